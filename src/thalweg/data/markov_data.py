@@ -1,0 +1,105 @@
+"""A training set and a held-out set of the Markov language, with strata and ceilings.
+
+Strata are cut by information content on the training set: "low" is its bottom quarter, "high" its top quarter. The same
+cuts, in bits, are applied to the held-out set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from thalweg.data.batches import Ceiling, EvaluationSet, Tokens, shuffled_rows
+from thalweg.data.markov import MarkovLanguage, long_tail
+from thalweg.errors import require
+
+
+@dataclass(frozen=True)
+class MarkovConfig:
+    """The Markov language and how much of it is seen."""
+
+    kind: ClassVar[str] = "markov"
+    vocabulary: int = 16
+    """Number of distinct tokens V."""
+    order: int = 2
+    """How many tokens decide the next one."""
+    length: int = 12
+    """Tokens of a sequence."""
+    simple: float = 0.4
+    """Share of the simple tokens."""
+    simple_sure: float = 0.98
+    """Probability of the likely next token after a simple one."""
+    complex_sure: float = 0.65
+    """Probability of the likely next token after a complex one."""
+    sequences: int = 8000
+    """Training sequences."""
+    held_out: int = 2000
+    """Held-out sequences."""
+    source_seed: int = 3
+    """Seed of the transition tensor; the language is the same for every run seed."""
+
+    def __post_init__(self) -> None:
+        require(self.vocabulary >= 2, "data.vocabulary", self.vocabulary, "at least 2 tokens")
+        require(self.order >= 1, "data.order", self.order, "at least 1: the next token depends on the last one")
+        longer = f"more tokens than the order {self.order}"
+        require(self.length > self.order, "data.length", self.length, longer)
+        require(0 <= self.simple <= 1, "data.simple", self.simple, "a share from 0 to 1")
+        for name in ("simple_sure", "complex_sure"):
+            require(0 < getattr(self, name) < 1, f"data.{name}", getattr(self, name), "a probability between 0 and 1")
+        for name in ("sequences", "held_out"):
+            require(getattr(self, name) >= 4, f"data.{name}", getattr(self, name), "at least 4, one for each quarter")
+        require(self.source_seed >= 0, "data.source_seed", self.source_seed, "a whole number of at least 0")
+
+
+class MarkovData:
+    """Sequences of one `MarkovLanguage`, drawn once per run seed and passed through again and again."""
+
+    def __init__(self, config: MarkovConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.vocabulary, self.length = config.vocabulary, config.length
+        self.source = MarkovLanguage(
+            config.vocabulary, config.order, config.simple, config.simple_sure, config.complex_sure, config.source_seed
+        )
+        self.tokens = self.source.sample(config.sequences, config.length, seed, "train")
+        held_out = self.source.sample(config.held_out, config.length, seed, "held-out")
+        information = self.source.information(self.tokens)
+        self.cuts = tuple(float(cut) for cut in np.quantile(information, [0.25, 0.75]))
+        self.tail = long_tail(information)
+        self.histogram = histogram(information)
+        self.evaluation = (self.scored("train", self.tokens), self.scored("held-out", held_out))
+
+    def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
+        rows = shuffled_rows(len(self.tokens), self.seed, step, size, rank, world)
+        return self.tokens[rows]
+
+    def scored(self, name: str, tokens: Tokens) -> EvaluationSet:
+        """An evaluation set with its strata and their ceilings."""
+        bits = self.source.information(tokens)
+        members = {"low": bits <= self.cuts[0], "high": bits >= self.cuts[1], "all": np.ones(len(bits), dtype=bool)}
+        members = {stratum: mask for stratum, mask in members.items() if mask.any()}
+        ceilings = {stratum: self.ceiling(tokens[mask]) for stratum, mask in members.items()}
+        return EvaluationSet(name, tokens, self.config.order, members, ceilings)
+
+    def ceiling(self, tokens: Tokens) -> Ceiling:
+        """The Bayes-optimal score on these sequences."""
+        best = self.source.bayes(tokens)
+        accuracy, loss = (tuple(float(x) for x in values) for values in (best.accuracy, best.loss))
+        return Ceiling(float(best.accuracy.mean()), float(best.loss.mean()), accuracy, loss)
+
+    def facts(self) -> dict:
+        return {
+            "kind": "markov",
+            "cuts_bits": list(self.cuts),
+            "long_tail": asdict(self.tail),
+            "histogram": self.histogram,
+            "ceilings": {s.name: {k: asdict(c) for k, c in s.ceilings.items()} for s in self.evaluation},
+            "strata": {s.name: {k: int(m.sum()) for k, m in s.strata.items()} for s in self.evaluation},
+        }
+
+
+def histogram(bits: np.ndarray, bins: int = 60) -> dict[str, list[float]]:
+    """Counts and edges of the information content, for a figure."""
+    counts, edges = np.histogram(bits, bins=bins)
+    return {"counts": [float(c) for c in counts], "edges_bits": [float(e) for e in edges]}

@@ -1,0 +1,68 @@
+"""The exceptions of thalweg, and the one way to refuse an input.
+
+Every message says three things: what was given, what was expected, what to do.
+``exit_code`` is what the command line returns: 1 for "failed", 2 for "bad input".
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ThalwegError(Exception):
+    """Base of everything thalweg raises on purpose."""
+
+    exit_code = 1
+
+
+class BadInputError(ThalwegError, ValueError):
+    """Something that the caller gave cannot be used; nothing was changed."""
+
+    exit_code = 2
+
+
+class FolderError(BadInputError):
+    """A folder belongs to another run or study, or another process is writing it."""
+
+
+class DamagedFileError(ThalwegError):
+    """A file that thalweg wrote cannot be read back; the message names it."""
+
+
+class DiskFullError(ThalwegError):
+    """The disk or quota is full; what was on disk before is still there."""
+
+
+class DivergedError(ThalwegError):
+    """Training stopped because a loss or gradient was no longer finite."""
+
+
+class StudyError(ThalwegError):
+    """Some runs of a study failed; those that finished are kept."""
+
+
+def require(ok: bool, what: str, given: object, expected: str) -> None:
+    """Raise `BadInputError` with one clear line unless ``ok``.
+
+    Example:
+        >>> require(0 > 1, "width", 0, "a whole number of at least 1")
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.BadInputError: width: given 0, expected a whole number of at least 1
+    """
+    if not ok:
+        raise BadInputError(f"{what}: given {given!r}, expected {expected}")
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
+    """The error for a name that does not exist, with the likely meaning.
+
+    Example:
+        >>> print(unknown("arm", "lopped", ["single", "looped"]))
+        unknown arm 'lopped'; did you mean 'looped'? Known: looped, single
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return BadInputError(f"unknown {what} {given!r}; {meant}Known: {', '.join(names)}")

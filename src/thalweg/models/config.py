@@ -1,0 +1,49 @@
+"""What a looped transformer is made of. Shapes in `thalweg.models.looped`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from thalweg.errors import require
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model of either family; the number of loops is chosen per call, not here."""
+
+    vocabulary: int = 16
+    """Number of distinct tokens V."""
+    length: int = 12
+    """Longest input in tokens; binding for learned positions only."""
+    width: int = 64
+    """Width D of the residual stream."""
+    layers: int = 1
+    """Blocks in the stack that one pass applies."""
+    heads: int = 1
+    """Attention heads; divides the width."""
+    block: Literal["attention", "gpt"] = "attention"
+    """"attention": e + attn(e), no output projection, no biases (the paper's section 3). "gpt": GPT-2's attention + MLP."""
+    attention: Literal["softmax", "linear"] = "softmax"
+    """"linear": no softmax, mean over the prefix."""
+    norm: Literal["pre", "none"] = "pre"
+    """"pre": LayerNorm before every sublayer and before the head."""
+    positions: Literal["learned", "rotary", "none"] = "learned"
+    """How the order of the tokens enters."""
+    injection: bool = False
+    """Add the embeddings again before every pass but the first."""
+    tied: bool = False
+    """The head shares the embedding's weights."""
+    expansion: int = 4
+    """Width of the MLP as a multiple of the width; block "gpt" only."""
+    value_scale: float = 1.0
+    """Factor on the value weights at initialisation (the rescaled-Single control sets it to T)."""
+
+    def __post_init__(self) -> None:
+        require(self.vocabulary >= 2, "model.vocabulary", self.vocabulary, "at least 2 tokens")
+        for name in ("length", "width", "layers", "heads", "expansion"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "a whole number of at least 1")
+        require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of the width {self.width}")
+        even = self.positions != "rotary" or self.width // self.heads % 2 == 0
+        require(even, "model.width", self.width, "an even width per head for rotary positions")
+        require(self.value_scale > 0, "model.value_scale", self.value_scale, "a positive number")

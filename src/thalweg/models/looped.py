@@ -1,0 +1,114 @@
+"""One transformer for Single-Attn and Looped-Attn.
+
+Shape letters: B batch, L length, D width, V vocabulary, T loops.
+
+The same stack of blocks is applied T times with the same weights; T is an argument of the call, and ``loops=1`` is
+Single-Attn. Each pass has a gain: the pass moves the state by ``gain * (stack(state) - state)``. At gain 1 that is the pass
+itself, at gain 0 the pass is not there, both to the last bit, so that a schedule can bring in new passes without a jump.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.errors import require
+from thalweg.models.attention import rotation_table
+from thalweg.models.block import AttentionBlock, GPTBlock, norm
+from thalweg.models.config import ModelConfig
+
+
+class LoopedTransformer(nn.Module):
+    """Causal language model ``tokens (B, L) -> logits (B, L, V)`` with a number of loops per call.
+
+    Args:
+        config: what it is made of.
+        generator: source of the initial weights; PyTorch's global one when absent.
+    Example:
+        >>> model = LoopedTransformer(ModelConfig(vocabulary=16, width=8))
+        >>> model(torch.zeros(2, 5, dtype=torch.long), loops=3).shape
+        torch.Size([2, 5, 16])
+    Source:
+        arXiv 2510.10089, section 3 (block "attention"); GPT-2 (block "gpt"); input injection: arXiv 2409.15647.
+    """
+
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        block = GPTBlock if config.block == "gpt" else AttentionBlock
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.length, config.width) if config.positions == "learned" else None
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
+        self.final_norm = norm(config)
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        if config.tied:
+            self.head.weight = self.embedding.weight
+        initialise(self, generator)
+
+    def forward(self, tokens: Tensor, loops: int = 1, gains: Sequence[float] | Tensor | None = None) -> Tensor:
+        """Logits after ``loops`` passes.
+
+        Args:
+            tokens: whole numbers below V, ``(B, L)``.
+            loops: number of passes T, at least 1.
+            gains: one factor per pass, the first 1; numbers (a pass at 0 is skipped, at 1 costs nothing extra) or a
+                tensor ``(T,)`` (every pass is computed, so that compiled graphs do not depend on the values).
+        Raises:
+            BadInputError: loops below 1, gains of another length, a sequence longer than the learned positions.
+        """
+        require(loops >= 1, "loops", loops, "a whole number of at least 1")
+        require(gains is None or len(gains) == loops, "gains", gains, f"one number for each of the {loops} passes")
+        embedded = self.embed(tokens)
+        rotation = self.rotation(tokens.shape[1], tokens.device)
+        fused = [block.attention.fused() for block in self.blocks]
+        states = embedded
+        for index in range(loops):
+            gain = 1.0 if gains is None or index == 0 else gains[index]
+            if isinstance(gain, float | int) and gain == 0:
+                continue
+            moved = states + embedded if self.config.injection and index > 0 else states
+            for block, weights in zip(self.blocks, fused, strict=True):
+                moved = block(moved, weights, rotation)
+            states = moved if isinstance(gain, float | int) and gain == 1 else torch.lerp(states, moved, gain)
+        return self.head(self.final_norm(states))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token embeddings plus learned positions, ``(B, L, D)``."""
+        if self.positions is None:
+            return self.embedding(tokens)
+        length = tokens.shape[1]
+        require(length <= self.config.length, "sequence", length, f"at most {self.config.length} tokens (model.length)")
+        return self.embedding(tokens) + self.positions.weight[:length]
+
+    def rotation(self, length: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """The rotary table for this length, or None."""
+        if self.config.positions != "rotary":
+            return None
+        return rotation_table(length, self.config.width // self.config.heads, device)
+
+
+def initialise(model: LoopedTransformer, generator: torch.Generator | None) -> None:
+    """Draw the initial weights, module by module in the order of their names.
+
+    Matrices are N(0, 1 / fan-in) in the attention-only family and N(0, 0.02) in the GPT family with the residual
+    projections divided by sqrt(2 * layers); embeddings N(0, 0.02) in GPT, N(0, 1) / sqrt(D) in attention-only.
+    The value weights are multiplied by ``value_scale``.
+
+    Source:
+        GPT-2's code for "gpt"; the paper gives no initialisation for its own model, so fan-in is our choice.
+    """
+    config = model.config
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            nn.init.constant_(parameter, 1.0 if name.endswith("norm.weight") else 0.0)
+            continue
+        deviation = 0.02 if config.block == "gpt" else 1 / math.sqrt(config.width)
+        if name.endswith(("output.weight", "down.weight")):
+            deviation /= math.sqrt(2 * config.layers)
+        nn.init.normal_(parameter, std=deviation, generator=generator)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.value.weight.mul_(config.value_scale)  # pyright: ignore

@@ -1,0 +1,119 @@
+"""Plain JSON and TOML values, to and from frozen dataclasses.
+
+One strict reader serves configs and records: unknown keys, wrong types and missing values are refused with the place, what
+was expected, and the likely meaning. A field that may hold one of several dataclasses is tagged by ``kind``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import types
+import typing
+from typing import Any, Literal, TypeVar, Union
+
+from thalweg.errors import BadInputError, unknown
+
+T = TypeVar("T")
+
+
+def to_dict(value: Any) -> Any:
+    """A dataclass as plain dicts, lists, numbers and strings; ``kind`` first where the class has one."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {"kind": value.kind} if hasattr(value, "kind") else {}  # pyright: ignore[reportAttributeAccessIssue]
+        return plain | {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_dict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dict(item) for item in value]
+    return value
+
+
+def from_dict(cls: type[T], values: Any, place: str = "") -> T:
+    """Build a dataclass from plain values, strictly.
+
+    Args:
+        cls: the dataclass.
+        values: what `to_dict` made, or what a user wrote; missing keys take their defaults.
+        place: where the values came from, for messages.
+    Raises:
+        BadInputError: an unknown or missing key, or a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise BadInputError(f"{place or cls.__name__}: given {values!r}, expected a section with keys")
+    hints, fields = hints_of(cls), {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    known: dict[str, Any] = {}
+    for key, value in values.items():
+        if key == "kind" and hasattr(cls, "kind"):
+            continue
+        if key not in fields:
+            raise unknown(f"key in {place or cls.__name__}", key, fields)
+        known[key] = convert(hints[key], value, f"{place}.{key}" if place else key)
+    for name, f in fields.items():
+        if name not in known and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise BadInputError(f"{place or cls.__name__}: key {name!r} is missing; expected {describe(hints[name])}")
+    return cls(**known)
+
+
+@functools.cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """The resolved types of a dataclass's fields."""
+    return typing.get_type_hints(cls)
+
+
+def convert(hint: Any, value: Any, place: str) -> Any:
+    """One value of the hinted type, or a clear refusal."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return convert_union(options, value, place)
+    if origin is Literal:
+        if value not in options:
+            raise unknown(place, str(value), [str(option) for option in options])
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, place)  # type: ignore[arg-type]
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(convert(options[0], item, f"{place}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: convert(options[1], item, f"{place}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
+        return value
+    raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)}")
+
+
+def convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
+    """None where it is allowed, else the dataclass that ``kind`` names, else the only other option."""
+    if value is None and type(None) in options:
+        return None
+    choices = [option for option in options if option is not type(None)]
+    kinds = {getattr(option, "kind", None): option for option in choices}
+    if None in kinds or len(choices) == 1:
+        return convert(choices[0], value, place)
+    if not isinstance(value, dict) or "kind" not in value:
+        raise BadInputError(f"{place}: expected a section with kind = one of {', '.join(sorted(kinds))}")
+    if value["kind"] not in kinds:
+        raise unknown(f"kind in {place}", str(value["kind"]), kinds)
+    return from_dict(kinds[value["kind"]], value, place)
+
+
+def describe(hint: Any) -> str:
+    """A type in a reader's words."""
+    words = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return f"a list, each {describe(options[0])}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(option) for option in options if option is not type(None))
+    return words.get(hint, f"a section ({getattr(hint, '__name__', hint)})")
+
+
+def fingerprint(value: Any) -> str:
+    """A short hash of a dataclass or plain value: equal exactly when the values are."""
+    text = json.dumps(to_dict(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,201 @@
+"""Results as frozen dataclasses: what runs and studies leave behind."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from thalweg.errors import BadInputError, DamagedFileError
+from thalweg.plain import from_dict
+from thalweg.storage import read_journal, read_json
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where numbers come from."""
+
+    version: str
+    commit: str
+    torch: str
+    python: str
+    machine: str
+    device: str
+    dtype: str
+    threads: int
+
+
+def provenance(device: str, dtype: str, threads: int, torch: str) -> Provenance:
+    """This installation and machine."""
+    return Provenance(
+        version=metadata.version("thalweg"),
+        commit=commit(),
+        torch=torch,
+        python=platform.python_version(),
+        machine=f"{platform.system()} {platform.machine()}",
+        device=device,
+        dtype=dtype,
+        threads=threads,
+    )
+
+
+@functools.cache
+def commit() -> str:
+    """Commit of the source tree, with "+" when it has changes; empty for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        asked = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean over the scored positions of a stratum: ``accuracy`` (share of top-1 hits) and ``loss`` (nats per token)."""
+
+    accuracy: float
+    loss: float
+
+
+Scores = dict[str, dict[str, Score]]
+"""Evaluation set -> stratum -> score."""
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """One evaluation during training."""
+
+    step: int
+    seconds: float
+    """Training time so far, evaluation and checkpoints not counted."""
+    flops: float
+    """Counted training operations so far."""
+    loops: int
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class SwitchRecord:
+    """One change of stage: ``step`` updates had been made when it was decided."""
+
+    step: int
+    seconds: float
+    flops: float
+    loops_before: int
+    loops_after: int
+    reason: str
+    scores_before: Scores
+    """With the passes of the stage that ends."""
+    scores_after: Scores
+    """With the passes and gains of the stage that begins, before any update in it."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The end of a run; what it holds is enough to find it again and to tell its cost."""
+
+    arm: str
+    seed: int
+    config_hash: str
+    steps: int
+    seconds: float
+    evaluation_seconds: float
+    flops: float
+    parameters: int
+    weights_sha256: str
+    evaluations: int
+    switches: tuple[SwitchRecord, ...]
+    final: Scores
+    ceilings: Scores
+    data: dict[str, Any]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that a run's folder tells, complete or not."""
+
+    name: str
+    evaluations: tuple[EvaluationRecord, ...]
+    switches: tuple[SwitchRecord, ...]
+    summary: RunSummary | None
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The records of a run, also of one that is still going on.
+
+    Raises:
+        DamagedFileError: a record cannot be read; names the file.
+    """
+    journal, summary = folder / "metrics.jsonl", folder / "summary.json"
+    by_type: dict[str, list[Any]] = {"evaluation": [], "switch": []}
+    classes = {"evaluation": EvaluationRecord, "switch": SwitchRecord}
+    for record in read_journal(journal) if journal.exists() else []:
+        kind = record.pop("type")
+        if kind in classes:
+            by_type[kind].append(recorded(classes[kind], record, journal))
+    done = recorded(RunSummary, read_json(summary), summary) if summary.exists() else None
+    return RunRecord(folder.name, tuple(by_type["evaluation"]), tuple(by_type["switch"]), done)
+
+
+def recorded(cls: type[T], values: Any, path: Path) -> T:
+    """A record from a file that thalweg wrote; anything unexpected in it is damage."""
+    try:
+        return from_dict(cls, values)
+    except BadInputError as error:
+        raise DamagedFileError(f"damaged record {path}: {error}; remove it and run the same command again") from None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean over seeds with its 95 % interval; no ends for a single seed, no mean when no seed has a value."""
+
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    """Seeds with a value."""
+    ceiling: float | None = None
+    """The best possible value, mean over the same seeds."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the study says of one claim, with the test that decided."""
+
+    claim: str
+    verdict: Literal["supported", "contradicted", "undecided"]
+    test: str
+    numbers: dict[str, Cell] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """Everything that the page and the table of a study show, beside the runs' own records."""
+
+    name: str
+    preset: str
+    task: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    complete: bool
+    missing: tuple[str, ...]
+    table: dict[str, dict[str, Cell]]
+    """Arm -> column -> cell."""
+    columns: dict[str, str]
+    """Column -> its heading with unit, in order."""
+    verdicts: tuple[Verdict, ...]
+    setup: dict[str, str]
+    """The set-up in words, by topic."""
+    target: str
+    """What "time to target" aims at, in words."""
+    provenance: Provenance

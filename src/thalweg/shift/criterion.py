@@ -1,0 +1,122 @@
+"""When to begin the next stage: rules on recorded numbers, each a frozen value with a pure step.
+
+``begin() -> state`` and ``observe(state, step, loss, grad_norm) -> (state, reason or None)``. The state holds JSON values
+only. ``step`` counts the updates made so far in the whole run, from 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from thalweg.errors import require
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """The SHIFT Criterion with Patience (SCP): loss on a plateau, gradient settled, both for a while.
+
+    Loss and gradient norm are averaged over windows of ``window`` updates; each full window is one check. A check holds when
+    the mean loss fell by less than ``delta_loss`` (relative to the window before; a rise counts as a plateau) and the mean
+    gradient norm moved by less than ``delta_grad`` (relative, either way). It fires when ``patience`` checks in a row hold.
+
+    Example:
+        >>> rule = Plateau(delta_loss=0.01, delta_grad=0.1, patience=2, window=1)
+        >>> state, reasons = rule.begin(), []
+        >>> for step, loss in enumerate([2.0, 1.0, 1.0, 1.0], start=1):
+        ...     state, reason = rule.observe(state, step, loss, grad_norm=1.0)
+        ...     reasons.append(reason is not None)
+        >>> reasons
+        [False, False, False, True]
+    Source:
+        arXiv 2510.10089, section 5 (thresholds delta_1, delta_2, patience W). The paper gives no values and no smoothing;
+        windows and defaults are ours.
+    """
+
+    kind: ClassVar[str] = "plateau"
+    delta_loss: float = 1e-2
+    """delta_1: relative fall of the mean loss per window below which it is a plateau."""
+    delta_grad: float = 0.1
+    """delta_2: relative change of the mean gradient norm per window below which it has settled."""
+    patience: int = 5
+    """W: checks in a row."""
+    window: int = 20
+    """Updates averaged into one check."""
+
+    def __post_init__(self) -> None:
+        require(self.delta_loss >= 0, "delta_loss", self.delta_loss, "a number of at least 0")
+        require(self.delta_grad >= 0, "delta_grad", self.delta_grad, "a number of at least 0")
+        require(self.patience >= 1, "patience", self.patience, "a whole number of at least 1")
+        require(self.window >= 1, "window", self.window, "a whole number of at least 1")
+
+    def begin(self) -> State:
+        return {"count": 0, "loss_sum": 0.0, "grad_sum": 0.0, "loss": None, "grad": None, "held": 0}
+
+    def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
+        state = state | {
+            "count": state["count"] + 1,
+            "loss_sum": state["loss_sum"] + loss,
+            "grad_sum": state["grad_sum"] + grad_norm,
+        }
+        if state["count"] < self.window:
+            return state, None
+        mean_loss, mean_grad = state["loss_sum"] / self.window, state["grad_sum"] / self.window
+        before = state["loss"], state["grad"]
+        fresh = self.begin() | {"loss": mean_loss, "grad": mean_grad}
+        if before[0] is None:
+            return fresh, None
+        fall = (before[0] - mean_loss) / max(abs(before[0]), 1e-30)
+        drift = abs(mean_grad - before[1]) / max(abs(before[1]), 1e-30)
+        holds = fall < self.delta_loss and drift < self.delta_grad
+        fresh["held"] = state["held"] + 1 if holds else 0
+        if fresh["held"] < self.patience:
+            return fresh, None
+        return fresh, (
+            f"SCP: for {self.patience} checks of {self.window} updates the loss fell by less than {self.delta_loss:g} a check "
+            f"(last {fall:+.2g}) and the gradient norm moved by less than {self.delta_grad:g} (last {drift:.2g})"
+        )
+
+
+@dataclass(frozen=True)
+class AtStep:
+    """Switch when ``step`` updates have been made."""
+
+    kind: ClassVar[str] = "at-step"
+    step: int = 1000
+    """Updates before the switch."""
+
+    def __post_init__(self) -> None:
+        require(self.step >= 1, "step", self.step, "a whole number of at least 1")
+
+    def begin(self) -> State:
+        return {}
+
+    def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
+        return state, f"{self.step} updates were made" if step >= self.step else None
+
+
+@dataclass(frozen=True)
+class AtFraction:
+    """Switch after a share of all updates."""
+
+    kind: ClassVar[str] = "at-fraction"
+    share: float = 0.35
+    """Part of the run before the switch, between 0 and 1."""
+    total_steps: int = 1000
+    """Updates of the whole run."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.share < 1, "share", self.share, "a share between 0 and 1")
+        require(self.total_steps >= 1, "total_steps", self.total_steps, "a whole number of at least 1")
+
+    def begin(self) -> State:
+        return {}
+
+    def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
+        reached = step >= self.share * self.total_steps
+        return state, f"{self.share:.0%} of {self.total_steps} updates were made" if reached else None
+
+
+Criterion = Plateau | AtStep | AtFraction

@@ -1,0 +1,185 @@
+"""Runs as functions: a recipe returns a config, an arm changes three lines of it, a preset says how much.
+
+Every arm of a study starts from the same config and seed, so that data, initial weights and order of the batches are paired
+over arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.text import TextConfig
+from thalweg.errors import require, unknown
+from thalweg.models.config import ModelConfig
+from thalweg.models.cost import cost
+from thalweg.shift.criterion import Plateau
+from thalweg.shift.onset import Hard, Ramp
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One task: the config that all arms start from, and the numbers that make the arms."""
+
+    base: RunConfig
+    loops: int
+    """T of Looped and of SHIFT's last stage."""
+    criterion: Plateau
+    """SCP of the SHIFT arms."""
+    ramp: Ramp
+    """Onset of the `shift` arm."""
+
+
+def markov(steps: int) -> Recipe:
+    """The paper's own question: attention-only model on the Markov language."""
+    base = RunConfig(
+        data=MarkovConfig(),
+        model=ModelConfig(vocabulary=16, length=11, width=64, norm="none"),
+        optimizer=OptimizerConfig(rate=3e-3),
+        training=TrainingConfig(steps=steps, batch=128, evaluate_every=steps // 30, threads=1),
+    )
+    return Recipe(base, loops=3, criterion=Plateau(delta_loss=0.02, patience=3, window=40), ramp=Ramp(steps=300))
+
+
+def text(steps: int, path: str = "") -> Recipe:
+    """Bytes of real text with the GPT-2-style block."""
+    base = RunConfig(
+        data=TextConfig(path=path, length=65),
+        model=ModelConfig(vocabulary=256, length=64, width=64, layers=1, heads=4, block="gpt"),
+        optimizer=OptimizerConfig(rate=3e-3, schedule="wsd", warmup=50, weight_decay=0.1, beta2=0.99),
+        training=TrainingConfig(steps=steps, batch=32, evaluate_every=steps // 20, threads=1),
+    )
+    return Recipe(base, loops=4, criterion=Plateau(delta_loss=0.02, patience=3, window=40), ramp=Ramp(steps=200))
+
+
+def single(recipe: Recipe) -> RunConfig:
+    """Single-Attn: one pass."""
+    return replace(recipe.base, shift=ShiftConfig(stages=(1,)))
+
+
+def looped(recipe: Recipe) -> RunConfig:
+    """Looped-Attn: T passes from the first update on."""
+    return replace(recipe.base, shift=ShiftConfig(stages=(recipe.loops,)))
+
+
+def shift(recipe: Recipe) -> RunConfig:
+    """SHIFT with SCP and our ramp."""
+    return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, recipe.ramp))
+
+
+def shift_hard(recipe: Recipe) -> RunConfig:
+    """SHIFT as in the paper: SCP and a hard onset."""
+    return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, Hard()))
+
+
+def single_rescaled(recipe: Recipe) -> RunConfig:
+    """Control: Single whose W_V is T times as large and whose step on it is scaled to match.
+
+    To first order Looped with step eta is Single at (T W_V, ...) with step T^2 eta on W_V under gradient descent; Adam's step
+    does not grow with the gradient, so there the factor is T.
+    """
+    run = single(recipe)
+    factor = recipe.loops if run.optimizer.name == "adamw" else recipe.loops**2
+    model = replace(run.model, value_scale=run.model.value_scale * recipe.loops)
+    return replace(run, model=model, optimizer=replace(run.optimizer, value_rate=run.optimizer.value_rate * factor))
+
+
+def single_flops(recipe: Recipe) -> RunConfig:
+    """Control: Single for as many updates as Looped's counted operations pay for."""
+    run = single(recipe)
+    length = run.data.length - 1
+    many, one = (cost(run.model, 1, length, loops).training_step for loops in (recipe.loops, 1))
+    settings, ratio = run.training, many / one
+    longer = replace(
+        settings, steps=round(settings.steps * ratio), evaluate_every=round(settings.evaluate_every * ratio)
+    )
+    return replace(run, training=longer)
+
+
+ARMS: dict[str, Callable[[Recipe], RunConfig]] = {
+    "single": single,
+    "looped": looped,
+    "shift": shift,
+    "shift-hard": shift_hard,
+    "single-rescaled": single_rescaled,
+    "single-flops": single_flops,
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much of a study is made."""
+
+    seeds: int
+    """Runs of every arm, with seeds 0, 1, ..."""
+    arms: tuple[str, ...]
+    steps: dict[str, int] = field(default_factory=dict)
+    """Updates of a run, by task."""
+
+
+PRESETS = {
+    "quick": Preset(3, ("single", "looped", "shift", "shift-hard"), {"markov": 1800, "text": 400}),
+    "paper": Preset(5, tuple(ARMS), {"markov": 6000, "text": 2000}),
+}
+TASKS = ("markov", "text")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What a study's folder belongs to; everything else follows from it."""
+
+    task: Literal["markov", "text"]
+    preset: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    text: str = ""
+    """File or folder of the text task."""
+    device: str = "auto"
+    compile: bool = False
+
+
+def plan(
+    task: str,
+    preset: str,
+    arms: tuple[str, ...] = (),
+    seeds: int = 0,
+    text: str = "",
+    device: str = "auto",
+    compile: bool = False,
+) -> StudyConfig:
+    """A study from what a user asks for; empty or zero takes the preset's own.
+
+    Raises:
+        BadInputError: an unknown task, preset or arm (with the likely meaning), or values that do not go together.
+    """
+    if task not in TASKS:
+        raise unknown("study", task, TASKS)
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    for arm in arms:
+        if arm not in ARMS:
+            raise unknown("arm", arm, ARMS)
+    require(not (text and task != "text"), "--text", text, "to go with the study `text`")
+    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
+    chosen = tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
+    return StudyConfig(task, preset, chosen, tuple(range(seeds or PRESETS[preset].seeds)), text, device, compile)  # type: ignore[arg-type]
+
+
+def recipe_of(study: StudyConfig) -> Recipe:
+    """The recipe of a study's task at its preset's length."""
+    steps = PRESETS[study.preset].steps[study.task]
+    return markov(steps) if study.task == "markov" else text(steps, study.text)
+
+
+def runs_of(study: StudyConfig) -> dict[str, RunConfig]:
+    """Run name -> config, for every arm and seed."""
+    recipe, runs = recipe_of(study), {}
+    for seed in study.seeds:
+        for arm in study.arms:
+            config = replace(ARMS[arm](recipe), arm=arm, seed=seed)
+            settings = replace(config.training, device=study.device, compile=study.compile)
+            runs[f"{arm}-seed{seed}"] = replace(config, training=settings)
+    return runs

@@ -1,0 +1,91 @@
+"""Being told what happens in a run: one base class, facts in one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from thalweg.records import EvaluationRecord, SwitchRecord
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """One update: ``step`` counts those made so far, this one included."""
+
+    step: int
+    steps: int
+    loss: float
+    grad_norm: float
+    rate: float
+    loops: int
+    gain: float
+    """Of the newest pass."""
+    seconds: float
+    flops: float
+
+
+class Callback:
+    """Override what you need; an exception stops the run."""
+
+    def on_begin(self, step: int, steps: int) -> None:
+        """Before the first update of this process; ``step`` is above 0 when a run is resumed."""
+
+    def on_step(self, facts: StepFacts) -> None:
+        """After every update."""
+
+    def on_evaluation(self, record: EvaluationRecord) -> None:
+        """After every evaluation."""
+
+    def on_switch(self, record: SwitchRecord) -> None:
+        """After every change of stage."""
+
+    def on_end(self) -> None:
+        """When the run stops, also when it fails."""
+
+
+def progress_bar(console: Console) -> Progress:
+    """The one look of progress: what, bar, count, time spent, time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+class ProgressBar(Callback):
+    """A bar on a terminal, plain lines elsewhere; always on standard error."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.console = Console(stderr=True)
+        self.bar = progress_bar(self.console)
+
+    def on_begin(self, step: int, steps: int) -> None:
+        self.bar.start()
+        self.task = self.bar.add_task(self.label, total=steps, completed=step, note="")
+
+    def on_step(self, facts: StepFacts) -> None:
+        if facts.step % 10 == 0 or facts.step == facts.steps:
+            self.bar.update(self.task, completed=facts.step, note=f"loss {facts.loss:.3f}, loops {facts.loops}")
+
+    def on_evaluation(self, record: EvaluationRecord) -> None:
+        words = ", ".join(f"{name} {strata['all'].loss:.4f}" for name, strata in record.scores.items())
+        if not self.console.is_terminal:
+            self.console.print(f"{self.label}: step {record.step}, loss {words}", highlight=False)
+
+    def on_switch(self, record: SwitchRecord) -> None:
+        self.console.print(
+            f"{self.label}: step {record.step}, {record.loops_before} -> {record.loops_after} loops: {record.reason}",
+            highlight=False,
+        )
+
+    def on_end(self) -> None:
+        self.bar.stop()

@@ -1,0 +1,134 @@
+"""Checkpoints: one safetensors file holds everything, is there whole or not at all, and is checked when it is read.
+
+Tensors: ``model.<name>``, ``optimizer.<index>.<key>``, ``random.cpu``. The header holds one JSON text with step, schedule,
+clock, offset of the journal, hash of the config, and a hash of all tensors. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from thalweg.errors import DamagedFileError
+from thalweg.storage import atomic_stream
+
+FORMAT = 1
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A checkpoint could not be read and the one before it is used."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read from one file."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """The trainable tensors by name; a tied weight once."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def gather(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor that the next update depends on."""
+    tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put everything back where `gather` took it from."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(checkpoint.tensors[f"model.{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(checkpoint.tensors["random.cpu"])
+    if torch.cuda.is_available() and "random.cuda" in checkpoint.tensors:
+        torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"])
+
+
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int) -> Path:
+    """Write ``step-<number>.safetensors`` and remove all but the newest ``keep``."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"thalweg": json.dumps(facts | {"format": FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)}
+    path = folder / f"step-{step:09d}.safetensors"
+    atomic_stream(path, [save(tensors, metadata=header)])
+    for old in checkpoints(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint files of a run, oldest first."""
+    return sorted(folder.glob("step-*.safetensors"))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read one file and check it.
+
+    Raises:
+        DamagedFileError: it is cut short, not safetensors, of another format, or its bytes do not match its hash.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts = json.loads((file.metadata() or {})["thalweg"])
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise DamagedFileError(f"damaged checkpoint {path}: {error}") from None
+    if facts.get("format") != FORMAT:
+        raise DamagedFileError(f"checkpoint {path}: format {facts.get('format')}, expected {FORMAT}")
+    if digest(tensors) != facts["sha256"]:
+        raise DamagedFileError(f"damaged checkpoint {path}: its bytes do not match the hash that was stored with them")
+    return Checkpoint(path, tensors, facts)
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read; None for a run without any.
+
+    A damaged one is named in a warning and the one before it is taken.
+
+    Raises:
+        DamagedFileError: there are checkpoints, but not one can be read.
+    """
+    last: DamagedFileError | None = None
+    for path in reversed(checkpoints(folder)):
+        try:
+            return read_checkpoint(path)
+        except DamagedFileError as error:
+            warnings.warn(f"{error}; going back to the one before", DamagedCheckpointWarning, stacklevel=2)
+            last = error
+    if last is not None:
+        raise DamagedFileError(f"{last}; no older one can be read; remove {folder.parent} to begin this run again")
+    return None

@@ -1,0 +1,185 @@
+"""Everything that is needed to repeat a run, and its way to and from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tomlkit
+
+from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.text import TextConfig
+from thalweg.errors import BadInputError, require
+from thalweg.models.config import ModelConfig
+from thalweg.plain import from_dict, to_dict
+from thalweg.shift.criterion import AtFraction, AtStep, Plateau
+from thalweg.shift.onset import Hard, Ramp
+from thalweg.shift.schedule import Shift
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How a gradient becomes an update."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (decoupled weight decay), or SGD with momentum."""
+    rate: float = 3e-3
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """Rate over the run after the warm-up: constant; cosine to zero; or stable, then linear to zero ("wsd")."""
+    warmup: int = 0
+    """Updates of linear warm-up from zero."""
+    decay_share: float = 0.2
+    """Last share of the run in which "wsd" decays."""
+    momentum: float = 0.9
+    """Of SGD."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean."""
+    beta2: float = 0.999
+    """AdamW's decay of the mean square."""
+    weight_decay: float = 0.0
+    """Decoupled decay of the matrices; vectors are never decayed. In SGD it is added to the gradient."""
+    clip: float = 1.0
+    """Largest norm of the whole gradient; 0 for no clipping."""
+    value_rate: float = 1.0
+    """Factor on the rate of the value weights W_V (for the rescaled-Single control)."""
+
+    def __post_init__(self) -> None:
+        require(self.rate > 0, "optimizer.rate", self.rate, "a positive number")
+        for name in ("warmup", "weight_decay", "clip"):
+            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
+        for name in ("momentum", "beta1", "beta2"):
+            good = 0 <= getattr(self, name) < 1
+            require(good, f"optimizer.{name}", getattr(self, name), "a number from 0 up to, not including, 1")
+        require(0 < self.decay_share <= 1, "optimizer.decay_share", self.decay_share, "a share above 0, at most 1")
+        require(self.value_rate > 0, "optimizer.value_rate", self.value_rate, "a positive number")
+
+
+@dataclass(frozen=True)
+class ShiftConfig:
+    """The stages of a run; one stage is plain training."""
+
+    stages: tuple[int, ...] = (1,)
+    """Loop counts, rising: [1] is Single, [T] is Looped, [1, T] is SHIFT."""
+    criterion: Plateau | AtStep | AtFraction = field(default_factory=Plateau)
+    """When the next stage begins."""
+    onset: Hard | Ramp = field(default_factory=Ramp)
+    """How it begins."""
+
+    def __post_init__(self) -> None:
+        self.schedule()
+
+    def schedule(self) -> Shift:
+        """A fresh schedule of these stages."""
+        return Shift(stages=self.stages, criterion=self.criterion, onset=self.onset)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Length, rhythm and place of a run."""
+
+    steps: int = 3750
+    """Updates."""
+    batch: int = 128
+    """Sequences of an update."""
+    evaluate_every: int = 125
+    """Updates between evaluations; the first is before any update, the last after all."""
+    checkpoint_every: int = 500
+    """Updates between checkpoints; the last is after all."""
+    keep: int = 2
+    """Checkpoints kept, the newest ones."""
+    log_every: int = 25
+    """Updates between lines with loss, rate and gradient norm."""
+    device: str = "auto"
+    """"auto" takes a GPU when there is one; or a name that PyTorch knows."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's own choice. Bit equality holds for equal numbers."""
+    compile: bool = False
+    """Compile the model; every stage's graph is built before the clock starts."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "evaluate_every", "checkpoint_every", "keep", "log_every"):
+            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "a whole number of at least 1")
+        require(self.threads >= 0, "training.threads", self.threads, "a whole number of at least 0")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run."""
+
+    arm: str = "run"
+    """Name of the arm in a study, or any label."""
+    seed: int = 0
+    """Root of every random stream of the run."""
+    data: MarkovConfig | TextConfig = field(default_factory=MarkovConfig)
+    """What is learned."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What learns."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """How it learns."""
+    shift: ShiftConfig = field(default_factory=ShiftConfig)
+    """In which stages."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """For how long and where."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        tokens = self.data.vocabulary if isinstance(self.data, MarkovConfig) else 256
+        require(self.model.vocabulary == tokens, "model.vocabulary", self.model.vocabulary, f"the data's {tokens} tokens")
+        need = self.data.length - 1
+        fits = self.model.positions != "learned" or self.model.length >= need
+        require(fits, "model.length", self.model.length, f"at least {need}, one less than data.length")
+        rule = self.shift.criterion
+        fits = not isinstance(rule, AtFraction) or rule.total_steps == self.training.steps
+        require(fits, "shift.criterion.total_steps", getattr(rule, "total_steps", 0), f"training.steps, {self.training.steps}")
+
+
+def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
+    """A run's config from a TOML file, with ``section.key=value`` changes on top.
+
+    Raises:
+        BadInputError: the file is missing or not TOML, or a key or value is not right.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (FileNotFoundError, IsADirectoryError):
+        advice = "`thalweg recipe markov` prints one to start from"
+        raise BadInputError(f"config {path}: there is no such file; expected a TOML file; {advice}") from None
+    except OSError as error:
+        raise BadInputError(f"config {path}: {error.strerror}; expected a readable TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(f"config {path}: not TOML ({error})") from None
+    for change in changes:
+        apply_change(values, change)
+    try:
+        return from_dict(RunConfig, values)
+    except BadInputError as error:
+        raise BadInputError(f"config {path}: {error}") from None
+
+
+def apply_change(values: dict[str, Any], change: str) -> None:
+    """Set one value in nested dicts, as ``--set training.steps=100`` asks; the value is read as TOML, else as text."""
+    key, separator, text = change.partition("=")
+    require(bool(separator and key), "--set", change, "section.key=value, such as training.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        require(isinstance(values, dict), "--set", change, f"{section} to be a section")
+    values[last] = value
+
+
+def config_text(config: RunConfig) -> str:
+    """The config as TOML."""
+    return tomlkit.dumps(to_dict(config))
+
+
+def with_seed(config: RunConfig, seed: int) -> RunConfig:
+    """The same run with another root seed."""
+    return replace(config, seed=seed)

@@ -1,0 +1,80 @@
+"""One update: forward, loss, backward, clip, step.
+
+Shape letters: B batch, L tokens of a sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from thalweg.train.config import OptimizerConfig
+
+Gains = Sequence[float] | Tensor | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one update showed: ``loss`` in nats per token and the gradient's norm, both before the update."""
+
+    loss: float
+    grad_norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether both are numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def next_token_loss(model: Callable[..., Tensor], tokens: Tensor, loops: int, gains: Gains = None) -> Tensor:
+    """Mean cross-entropy in nats of every next token of ``(B, L)``."""
+    logits = model(tokens[:, :-1], loops=loops, gains=gains)
+    return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def train_step(
+    model: Callable[..., Tensor],
+    optimizer: torch.optim.Optimizer,
+    tokens: Tensor,
+    *,
+    loops: int,
+    gains: Gains,
+    rate: float,
+    clip: float,
+) -> Outcome:
+    """Make one update in place; nothing is changed when loss or gradient are not finite.
+
+    Loss and norm are read in one transfer, the only point where a GPU is waited for.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.zero_grad(set_to_none=True)
+    loss = next_token_loss(model, tokens, loops, gains)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else math.inf)
+    outcome = Outcome(*torch.stack((loss.detach(), norm)).tolist())
+    if outcome.finite:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["rate_factor"]
+        optimizer.step()
+    return outcome
+
+
+def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer with groups for what has a rate or a decay of its own.
+
+    PyTorch's fused kernels: the same arithmetic in one pass over the weights.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        factor = config.value_rate if name.endswith("attention.value.weight") else 1.0
+        decay = config.weight_decay if parameter.dim() >= 2 else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    made = [{"params": ps, "weight_decay": decay, "rate_factor": factor} for (factor, decay), ps in groups.items()]
+    if config.name == "adamw":
+        return torch.optim.AdamW(made, lr=config.rate, betas=(config.beta1, config.beta2), fused=True)
+    return torch.optim.SGD(made, lr=config.rate, momentum=config.momentum, fused=True)

@@ -1,0 +1,326 @@
+"""The story of one run: data, forward, loss, backward, clip, step, record, callback, checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from thalweg.data.batches import Data
+from thalweg.data.markov_data import MarkovConfig, MarkovData
+from thalweg.data.text import TextConfig, TextData
+from thalweg.errors import BadInputError, DivergedError, FolderError
+from thalweg.models.cost import cost, parameters
+from thalweg.models.looped import LoopedTransformer
+from thalweg.plain import fingerprint, from_dict, to_dict
+from thalweg.records import (
+    EvaluationRecord,
+    RunSummary,
+    Score,
+    Scores,
+    SwitchRecord,
+    provenance,
+    read_run,
+    recorded,
+)
+from thalweg.shift.onset import Ramp
+from thalweg.storage import Journal, locked, read_json, write_json, write_text
+from thalweg.streams import stream
+from thalweg.train.callbacks import Callback, StepFacts
+from thalweg.train.checkpoint import digest, gather, newest_checkpoint, save_checkpoint, scatter, weights
+from thalweg.train.config import RunConfig, config_text, read_config
+from thalweg.train.evaluate import evaluate
+from thalweg.train.rates import rate_at
+from thalweg.train.step import Gains, make_optimizer, next_token_loss, train_step
+
+
+@dataclass
+class Clock:
+    """What a run has spent so far."""
+
+    seconds: float = 0.0
+    """Training only."""
+    evaluation_seconds: float = 0.0
+    flops: float = 0.0
+    evaluations: int = 0
+
+
+def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> RunSummary:
+    """Make a run, or go on with it where it was stopped.
+
+    The same config in the same folder gives the same weights, bit for bit, however often the process was killed on the way
+    (on one machine, with the same number of threads). A run that is complete is not made again.
+
+    Args:
+        config: the run.
+        folder: where it is kept; made when missing.
+        callbacks: told what happens.
+    Raises:
+        FolderError: the folder holds another run, or another process writes it.
+        DivergedError: loss or gradient not finite; the message names step, rate, norm and the last good checkpoint.
+        DamagedFileError: no checkpoint of the run can be read.
+    """
+    with locked(folder, "run"):
+        claim(config, folder)
+        if (folder / "summary.json").exists():
+            return recorded(RunSummary, read_json(folder / "summary.json"), folder / "summary.json")
+        run = Run(config, folder, callbacks)
+        try:
+            run.resume()
+            run.warm_up()
+            run.go()
+            return run.finish()
+        finally:
+            run.close()
+
+
+def claim(config: RunConfig, folder: Path) -> None:
+    """Write the config into a new folder, or check that the folder is this run's."""
+    path = folder / "config.toml"
+    if not path.exists():
+        others = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+        if others:
+            raise FolderError(f"run {folder}: the folder holds {others[0]!r} and is no run; choose an empty or new --out")
+        write_text(path, config_text(config))
+        return
+    if read_config(path) != config:
+        raise FolderError(f"run {folder}: the folder belongs to a run with another config; choose another --out")
+
+
+class Run:
+    """Everything that changes while a run goes on."""
+
+    def __init__(self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> None:
+        self.config, self.folder, self.callbacks = config, folder, callbacks
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        self.device = choose_device(config.training.device)
+        self.data = make_data(config)
+        self.model = make_model(config).to(self.device)
+        self.forward: Callable[..., Tensor] = torch.compile(self.model) if config.training.compile else self.model
+        self.optimizer = make_optimizer(config.optimizer, self.model)
+        self.shift = config.shift.schedule()
+        self.switches: list[SwitchRecord] = []
+        self.clock = Clock()
+        self.journal: Journal | None = None
+
+    def resume(self) -> None:
+        """Take everything from the newest good checkpoint, if there is one, and cut the journal back to it."""
+        found = newest_checkpoint(self.folder / "checkpoints")
+        if found is not None:
+            scatter(found, self.model, self.optimizer)
+            self.shift.load_state_dict(found.facts["shift"])
+            self.switches = [from_dict(SwitchRecord, record) for record in found.facts["switches"]]
+            self.clock = Clock(**found.facts["clock"])
+        path = self.folder / "metrics.jsonl"
+        offset = found.facts["journal"] if found else 0
+        if offset > (path.stat().st_size if path.exists() else 0):
+            raise FolderError(f"damaged record {path}: shorter than its checkpoint says; remove {self.folder} and run again")
+        self.journal = Journal(path, offset)
+
+    def warm_up(self) -> None:
+        """Build the compiled graph of every stage, with and without gains, before the clock starts."""
+        if not self.config.training.compile:
+            return
+        tokens = self.tokens(0)
+        for index, loops in enumerate(self.shift.stages):
+            ramped = index > 0 and isinstance(self.shift.onset, Ramp)
+            for gains in (None, torch.ones(loops, device=self.device)) if ramped else (None,):
+                next_token_loss(self.forward, tokens, loops, gains).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def go(self) -> None:
+        """The loop."""
+        settings = self.config.training
+        for callback in self.callbacks:
+            callback.on_begin(self.shift.step, settings.steps)
+        if self.shift.step == 0:
+            self.evaluate()
+        while self.shift.step < settings.steps:
+            self.update()
+            step, last = self.shift.step, self.shift.step == settings.steps
+            if step % settings.evaluate_every == 0 or last:
+                self.evaluate()
+            if step % settings.checkpoint_every == 0 or last:
+                self.save()
+
+    def update(self) -> None:
+        """One update, its record, and what the schedule makes of it."""
+        started, step, settings = time.perf_counter(), self.shift.step, self.config
+        loops, gains = self.shift.loops, self.gains()
+        newest = self.shift.gains[-1]
+        rate = rate_at(settings.optimizer, step, settings.training.steps)
+        outcome = train_step(
+            self.forward, self.optimizer, self.tokens(step), loops=loops, gains=gains, rate=rate, clip=settings.optimizer.clip
+        )
+        if not outcome.finite:
+            self.stop_diverged(step, rate, outcome.loss, outcome.grad_norm)
+        switched = self.shift.update(outcome.loss, outcome.grad_norm)
+        self.clock.flops += self.flops(loops)
+        self.clock.seconds += time.perf_counter() - started
+        facts = StepFacts(
+            step=step + 1,
+            steps=settings.training.steps,
+            loss=outcome.loss,
+            grad_norm=outcome.grad_norm,
+            rate=rate,
+            loops=loops,
+            gain=newest,
+            seconds=self.clock.seconds,
+            flops=self.clock.flops,
+        )
+        if facts.step % settings.training.log_every == 0:
+            self.record("step", asdict(facts))
+        if switched:
+            self.record_switch()
+        for callback in self.callbacks:
+            callback.on_step(facts)
+
+    def gains(self) -> Gains:
+        """The gains in the form that the model wants: None when all are 1, a tensor when it is compiled."""
+        if self.shift.settled:
+            return None
+        return torch.tensor(self.shift.gains, device=self.device) if self.config.training.compile else self.shift.gains
+
+    def tokens(self, step: int) -> Tensor:
+        """The batch of one step on the device."""
+        batch = self.data.batch(step, self.config.training.batch)
+        return torch.from_numpy(batch).to(self.device, non_blocking=True)
+
+    def flops(self, loops: int) -> float:
+        """Counted operations of one update."""
+        return cost(self.config.model, self.config.training.batch, self.data.length - 1, loops).training_step
+
+    def evaluate(self) -> None:
+        """Score all sets with the passes and gains now in use, and record it."""
+        scores = self.scores(self.shift.loops, self.gains())
+        self.clock.evaluations += 1
+        record = EvaluationRecord(self.shift.step, self.clock.seconds, self.clock.flops, self.shift.loops, scores)
+        self.record("evaluation", to_dict(record))
+        for callback in self.callbacks:
+            callback.on_evaluation(record)
+
+    def scores(self, loops: int, gains: Gains) -> Scores:
+        """Scores of all sets, on a clock of their own."""
+        started = time.perf_counter()
+        scores = evaluate(self.model, self.data.evaluation, self.device, loops, gains)
+        self.clock.evaluation_seconds += time.perf_counter() - started
+        return scores
+
+    def record_switch(self) -> None:
+        """Write down a change of stage, with the scores of the same weights on both sides of it."""
+        switch = self.shift.switches[-1]
+        record = SwitchRecord(
+            step=switch.step,
+            seconds=self.clock.seconds,
+            flops=self.clock.flops,
+            loops_before=switch.loops_before,
+            loops_after=switch.loops_after,
+            reason=switch.reason,
+            scores_before=self.scores(switch.loops_before, None),
+            scores_after=self.scores(self.shift.loops, self.gains()),
+        )
+        self.switches.append(record)
+        self.record("switch", to_dict(record))
+        for callback in self.callbacks:
+            callback.on_switch(record)
+
+    def record(self, kind: str, values: dict) -> None:
+        """One line of the journal."""
+        assert self.journal is not None
+        self.journal.append({"type": kind} | values)
+
+    def save(self) -> None:
+        """A checkpoint of everything; the journal reaches the disk first."""
+        assert self.journal is not None
+        self.journal.sync()
+        facts = {
+            "config_hash": fingerprint(self.config),
+            "shift": self.shift.state_dict(),
+            "switches": to_dict(self.switches),
+            "clock": asdict(self.clock),
+            "journal": self.journal.offset,
+        }
+        tensors = gather(self.model, self.optimizer)
+        save_checkpoint(self.folder / "checkpoints", self.shift.step, tensors, facts, self.config.training.keep)
+
+    def stop_diverged(self, step: int, rate: float, loss: float, norm: float) -> None:
+        """Stop with everything that helps to find out why."""
+        good = newest_checkpoint(self.folder / "checkpoints")
+        where = str(good.path) if good else "none yet"
+        raise DivergedError(
+            f"loss not finite in update {step + 1}: loss {loss}, gradient norm {norm}, rate {rate:g}, "
+            f"loops {self.shift.loops}; last good checkpoint: {where}; lower optimizer.rate or optimizer.clip"
+        )
+
+    def finish(self) -> RunSummary:
+        """The summary, written last: a run with a summary is complete."""
+        ceilings = {
+            one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in self.data.evaluation
+        }
+        summary = RunSummary(
+            arm=self.config.arm,
+            seed=self.config.seed,
+            config_hash=fingerprint(self.config),
+            steps=self.shift.step,
+            seconds=self.clock.seconds,
+            evaluation_seconds=self.clock.evaluation_seconds,
+            flops=self.clock.flops,
+            parameters=parameters(self.model),
+            weights_sha256=digest(weights(self.model)),
+            evaluations=self.clock.evaluations,
+            switches=tuple(self.switches),
+            final=read_run(self.folder).evaluations[-1].scores,
+            ceilings=ceilings,
+            data=self.data.facts(),
+            provenance=provenance(str(self.device), "float32", torch.get_num_threads(), torch.__version__),
+        )
+        write_json(self.folder / "summary.json", to_dict(summary))
+        return summary
+
+    def close(self) -> None:
+        """Give back files and the screen."""
+        for callback in self.callbacks:
+            callback.on_end()
+        if self.journal is not None:
+            self.journal.close()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a config names.
+
+    Raises:
+        BadInputError: PyTorch does not know it, or this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInputError(f"training.device: given {name!r}, expected a device of this machine ({reason})") from None
+    return device
+
+
+def make_data(config: RunConfig) -> Data:
+    """The data that a config describes, under its seed."""
+    if isinstance(config.data, MarkovConfig):
+        return MarkovData(config.data, config.seed)
+    assert isinstance(config.data, TextConfig)
+    return TextData(config.data, config.seed)
+
+
+def make_model(config: RunConfig) -> LoopedTransformer:
+    """The model of a config with the initial weights of its seed."""
+    seed = int(stream(config.seed, "init").integers(2**63))
+    return LoopedTransformer(config.model, torch.Generator().manual_seed(seed))
+
+
+def on_device(config: RunConfig, device: str) -> RunConfig:
+    """The same run on another device."""
+    return replace(config, training=replace(config.training, device=device))
