@@ -1,0 +1,197 @@
+"""The command line: one table from command to function. Heavy imports wait inside the calls, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from thalweg.errors import StudyError, ThalwegError
+
+app = App(
+    name="thalweg",
+    help="Train looped transformers in stages, and see the landscape they train in.",
+    help_epilogue="Example: thalweg study markov --preset quick",
+    version_flags=["--version"],
+    help_format="markdown",
+)
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+
+
+@app.command
+def study(
+    task: str,
+    /,
+    *,
+    preset: str = "quick",
+    out: Path | None = None,
+    arms: Annotated[str, Parameter(name="--arms")] = "",
+    seeds: int = 0,
+    jobs: int = 0,
+    text: str = "",
+    device: str = "auto",
+    compile: bool = False,
+    json_: Json = False,
+) -> None:
+    """Make a whole study: runs of every arm over seeds, then table, verdicts, figures and report.html.
+
+    A study that was interrupted goes on where it was when the same command is given again.
+
+    Example: `thalweg study markov --preset quick --out results/markov`
+
+    Parameters
+    ----------
+    task:
+        What is learned: `markov` (the Markov language) or `text` (bytes of real text).
+    preset:
+        `quick` (3 seeds, minutes) or `paper` (5 seeds, all arms).
+    out:
+        Folder of the study; results/TASK-PRESET when not given.
+    arms:
+        Some arms only, with commas: single,looped,shift,shift-hard,single-rescaled,single-flops.
+    seeds:
+        Number of seeds; 0 takes the preset's.
+    jobs:
+        Runs at a time; 0 takes one for each core.
+    text:
+        File or folder to learn (task `text`); Python's standard library when not given.
+    device:
+        `auto`, `cpu`, `cuda`, ...
+    compile:
+        Compile the models before their clocks start.
+    json_:
+        Print the summary as JSON on standard output.
+    """
+    from thalweg.study.commands import run_study
+    from thalweg.study.recipes import plan
+
+    chosen = tuple(arm.strip() for arm in arms.split(",") if arm.strip())
+    planned = plan(task, preset, chosen, seeds, text, device, compile)
+    run_study(planned, out or Path("results") / f"{task}-{preset}", jobs, json_)
+
+
+@app.command
+def train(
+    config: Path,
+    /,
+    *,
+    out: Path | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    json_: Json = False,
+) -> None:
+    """Make one run from a TOML config, or go on with it where it was stopped.
+
+    Example: `thalweg train run.toml --out results/run --set training.steps=500`
+
+    Parameters
+    ----------
+    config:
+        TOML file; `thalweg recipe markov` prints one to start from.
+    out:
+        Folder of the run; results/NAME-OF-THE-FILE when not given.
+    set_:
+        Change a value: section.key=value. May be given many times.
+    json_:
+        Print the run's summary as JSON on standard output.
+    """
+    from thalweg.plain import to_dict
+    from thalweg.train.callbacks import ProgressBar
+    from thalweg.train.config import read_config
+    from thalweg.train.trainer import train as make_run
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ThalwegError("train: started on several ranks, expected one process; start it without torchrun")
+    settings = read_config(config, set_)
+    folder = out or Path("results") / config.stem
+    label = f"{settings.arm} seed {settings.seed}"
+    summary = make_run(settings, folder, [ProgressBar(label)])
+    if json_:
+        print(json.dumps(to_dict(summary)))
+        return
+    scores = ", ".join(f"{name} loss {strata['all'].loss:.4f}" for name, strata in summary.final.items())
+    print(f"{label}: {summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
+
+
+@app.command
+def report(folder: Path, /, *, json_: Json = False) -> None:
+    """Make table, verdicts, figures and report.html of a study again, from its records.
+
+    Works on a study that is still going on: what is missing is named.
+
+    Example: `thalweg report results/markov-quick`
+
+    Parameters
+    ----------
+    folder:
+        The --out folder of `thalweg study`.
+    json_:
+        Print the summary as JSON on standard output.
+    """
+    from thalweg.study.commands import make_report
+
+    make_report(folder, json_)
+
+
+@app.command
+def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: int = 0) -> None:
+    """Print the config of one run as TOML, to change and to give to `thalweg train`.
+
+    Example: `thalweg recipe markov --arm shift > run.toml`
+
+    Parameters
+    ----------
+    task:
+        `markov` or `text`.
+    arm:
+        single, looped, shift, shift-hard, single-rescaled or single-flops.
+    preset:
+        `quick` or `paper`.
+    seed:
+        Root seed of the run.
+    """
+    from thalweg.study.recipes import plan, runs_of
+    from thalweg.train.config import config_text, with_seed
+
+    run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
+    print(config_text(with_seed(run, seed)), end="")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; exit 0 when it worked, 1 when it failed, 2 when the input was bad, 130 when interrupted."""
+    warnings.showwarning = one_line
+    sys.exit(call(sys.argv[1:] if arguments is None else arguments))
+
+
+def call(arguments: list[str]) -> int:
+    """Run a command and return its exit code; errors become one line on standard error."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return complain(" ".join(str(error).split()), 2)
+    except StudyError as error:
+        return complain(str(error), error.exit_code)
+    except ThalwegError as error:
+        return complain(" ".join(str(error).split()), error.exit_code)
+    except KeyboardInterrupt:
+        return complain("interrupted; give the same command again to go on", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    return 0
+
+
+def complain(message: str, code: int) -> int:
+    """Say what is wrong and hand the exit code on."""
+    print(f"thalweg: {message}", file=sys.stderr)
+    return code
+
+
+def one_line(message: Any, *_: Any) -> None:
+    """Warnings as one line, without the source around them."""
+    print(f"thalweg: warning: {message}", file=sys.stderr)

@@ -1,0 +1,112 @@
+"""What the commands `study` and `report` do, with progress on standard error and the table on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from thalweg.errors import StudyError, require
+from thalweg.plain import to_dict
+from thalweg.records import Cell, StudySummary, read_run
+from thalweg.report.page import write_report
+from thalweg.storage import locked
+from thalweg.study.queue import Job, work_off
+from thalweg.study.recipes import StudyConfig
+from thalweg.study.study import claim_study, jobs_of, read_study, summarise
+from thalweg.train.callbacks import progress_bar
+
+
+def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> None:
+    """Make all runs that are not complete, then the report.
+
+    Raises:
+        StudyError: some runs failed; the report of the others is made first.
+    """
+    require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
+    with locked(folder, "study"):
+        claim_study(study, folder)
+        jobs = jobs_of(study, folder)
+        failed = make_runs(jobs, workers or os.cpu_count() or 1)
+        if len(failed) == len(jobs):
+            raise failure(failed, folder)
+        show(report_on(study, folder), folder, as_json)
+        if failed:
+            raise failure(failed, folder)
+
+
+def make_runs(jobs: list[Job], workers: int) -> dict[str, str]:
+    """Work off the queue behind a progress bar."""
+    console = Console(stderr=True)
+    done = sum(job.complete for job in jobs)
+    console.print(f"{len(jobs)} runs, {done} complete already, {workers} at a time", highlight=False)
+    with progress_bar(console) as bar:
+        task = bar.add_task("study", total=100, note="")
+        said = 0
+
+        def on_progress(share: float, names: list[str]) -> None:
+            nonlocal said
+            bar.update(task, completed=round(100 * share, 1), note=", ".join(names))
+            if not console.is_terminal and share >= (said + 1) / 10:
+                said = int(share * 10)
+                console.print(f"study: {said * 10} % of the work is done", highlight=False)
+
+        return work_off(jobs, workers, on_progress)
+
+
+def failure(failed: dict[str, str], folder: Path) -> StudyError:
+    """The error that names every failed run and what it said."""
+    lines = "".join(f"\n  {name}: {said}" for name, said in sorted(failed.items()))
+    return StudyError(f"{len(failed)} runs failed (logs: {folder}/runs/*/stderr.log); run the same command again{lines}")
+
+
+def make_report(folder: Path, as_json: bool) -> None:
+    """Table, verdicts, figures and page of a study that is there."""
+    study = read_study(folder)
+    show(report_on(study, folder), folder, as_json)
+
+
+def report_on(study: StudyConfig, folder: Path) -> StudySummary:
+    """Summarise and write figures and page."""
+    summary = summarise(study, folder)
+    runs = {job.name: read_run(job.folder) for job in jobs_of(study, folder) if job.complete}
+    write_report(summary, runs, folder)
+    return summary
+
+
+def show(summary: StudySummary, folder: Path, as_json: bool) -> None:
+    """The table and verdicts on standard output."""
+    if as_json:
+        print(json.dumps(to_dict(summary)))
+        return
+    console = Console(width=None if Console().is_terminal else 200)
+    table = Table(title=f"{summary.name}: {summary.task}, {len(summary.seeds)} seeds, mean and 95 % interval", title_justify="left")
+    table.add_column("arm")
+    for heading in summary.columns.values():
+        table.add_column(heading, justify="right")
+    for arm, row in summary.table.items():
+        table.add_row(arm, *(in_words(row[column], len(summary.seeds), column) for column in summary.columns))
+    console.print(table)
+    for verdict in summary.verdicts:
+        numbers = "; ".join(f"{name} {in_words(value, value.n)}" for name, value in verdict.numbers.items())
+        console.print(f"{verdict.verdict:>12}: {verdict.claim} ({numbers})", highlight=False)
+    if summary.missing:
+        console.print(f"missing: {', '.join(summary.missing)}")
+    console.print(f"page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def in_words(value: Cell, seeds: int, column: str = "") -> str:
+    """A cell for the terminal: mean, interval, ceiling; "never" where no seed has a value."""
+    if value.mean is None:
+        return f"never ({seeds} seeds)" if column.startswith("target") else "-"
+    text = f"{value.mean:.4g}"
+    if value.low is not None and value.high is not None:
+        text += f" [{value.low:.4g}, {value.high:.4g}]"
+    if value.ceiling is not None:
+        text += f" of {value.ceiling:.4g}"
+    if value.n < seeds:
+        text += f" ({value.n} of {seeds} seeds)"
+    return text

@@ -1,0 +1,72 @@
+"""Numbers of one run, and numbers over seeds: what the table and the verdicts are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from thalweg.intervals import Interval, interval, slope
+from thalweg.records import Cell, EvaluationRecord, RunRecord
+
+LAST = 3
+"""Evaluations averaged into a final value, and into each point of the curve that is asked for a target."""
+
+Pairs = dict[int, RunRecord]
+"""Seed -> run of one arm."""
+
+
+def final(run: RunRecord, where: str, stratum: str, what: str) -> float:
+    """Mean of the last evaluations: ``what`` is "accuracy" or "loss"."""
+    values = [getattr(e.scores[where][stratum], what) for e in run.evaluations[-LAST:]]
+    return sum(values) / len(values)
+
+
+def last_third_rise(run: RunRecord, where: str, stratum: str) -> float:
+    """Accuracy gained over the last third of the run, by the least-squares slope there."""
+    steps = run.evaluations[-1].step
+    late = [e for e in run.evaluations if e.step >= steps * 2 / 3]
+    return slope([e.step for e in late], [e.scores[where][stratum].accuracy for e in late]) * steps / 3
+
+
+def cost_to_target(run: RunRecord, target: float, spent: Callable[[EvaluationRecord], float]) -> float | None:
+    """What the run had spent when its smoothed held-out loss first reached the target; None when it never did.
+
+    The curve is the mean over `LAST` evaluations; between two points it is a straight line.
+    """
+    points = []
+    for index in range(LAST - 1, len(run.evaluations)):
+        window = run.evaluations[index - LAST + 1 : index + 1]
+        points.append((spent(window[-1]), sum(e.scores["held-out"]["all"].loss for e in window) / LAST))
+    for (x0, y0), (x1, y1) in zip(points[:1] + points, points, strict=False):
+        if y1 <= target:
+            return x1 if y0 <= target or y0 == y1 else x0 + (x1 - x0) * (y0 - target) / (y0 - y1)
+    return None
+
+
+def cell(values: Sequence[float | None], ceilings: Sequence[float] = ()) -> Cell:
+    """Mean and interval over the seeds that have a value."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return Cell(None)
+    found = interval(known)
+    return Cell(found.mean, found.low, found.high, found.n, sum(ceilings) / len(ceilings) if ceilings else None)
+
+
+def as_cell(found: Interval) -> Cell:
+    """An interval as a record."""
+    return Cell(found.mean, found.low, found.high, found.n)
+
+
+def paired(a: Pairs, b: Pairs, measure: Callable[[RunRecord], float | None]) -> list[float]:
+    """``measure(a) - measure(b)`` for every seed at which both have a value."""
+    differences = []
+    for seed in sorted(a.keys() & b.keys()):
+        one, other = measure(a[seed]), measure(b[seed])
+        if one is not None and other is not None:
+            differences.append(one - other)
+    return differences
+
+
+def bits_per_byte(nats: float) -> float:
+    """Nats per byte as bits per byte."""
+    return nats / math.log(2)

@@ -1,0 +1,216 @@
+"""One study from plan to page: runs in a queue, then table, verdicts, figures and page from their records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from thalweg.errors import FolderError
+from thalweg.models.config import ModelConfig
+from thalweg.plain import from_dict, to_dict
+from thalweg.records import Cell, RunRecord, StudySummary, read_run, recorded
+from thalweg.storage import read_json, write_json
+from thalweg.study.measures import bits_per_byte, cell, cost_to_target, final
+from thalweg.study.queue import Job, prepare
+from thalweg.study.recipes import Recipe, StudyConfig, recipe_of, runs_of
+from thalweg.study.verdicts import Runs, markov_verdicts, text_verdicts
+from thalweg.train.config import RunConfig
+
+TARGET = "the mean held-out loss of Looped's last 3 evaluations at the same seed; every curve is smoothed over 3 evaluations"
+
+
+def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
+    """The runs of a study as jobs in ``runs/``."""
+    return [Job(name, config, folder / "runs" / name) for name, config in runs_of(study).items()]
+
+
+def claim_study(study: StudyConfig, folder: Path) -> None:
+    """Write the plan into a new folder, or check that the folder is this study's.
+
+    Raises:
+        FolderError: the folder holds another study, or something else.
+    """
+    path = folder / "study.json"
+    if path.exists():
+        if read_study(folder) != study:
+            raise FolderError(f"study {folder}: the folder belongs to another study or other settings; choose another --out")
+    elif others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")):
+        raise FolderError(f"study {folder}: the folder holds {others[0]!r} and is no study; choose an empty or new --out")
+    else:
+        write_json(path, to_dict(study))
+    prepare(jobs_of(study, folder))
+
+
+def read_study(folder: Path) -> StudyConfig:
+    """The plan that a study's folder belongs to.
+
+    Raises:
+        FolderError: it is no study.
+        DamagedFileError: its plan cannot be read.
+    """
+    path = folder / "study.json"
+    if not path.exists():
+        raise FolderError(f"study {folder}: there is no study.json in it; expected the --out folder of `thalweg study`")
+    return recorded(StudyConfig, read_json(path), path)
+
+
+def summarise(study: StudyConfig, folder: Path) -> StudySummary:
+    """Table and verdicts from the records of the complete runs; what is missing is named. Writes ``summary.json``."""
+    jobs = jobs_of(study, folder)
+    runs: Runs = {arm: {} for arm in study.arms}
+    for job in jobs:
+        if job.complete:
+            runs[job.config.arm][job.config.seed] = read_run(job.folder)
+    missing = tuple(job.name for job in jobs if not job.complete)
+    if len(missing) == len(jobs):
+        raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study` again")
+    columns, rows = (markov_table if study.task == "markov" else text_table)(runs)
+    verdicts = (markov_verdicts if study.task == "markov" else text_verdicts)(runs)
+    some = next(run for seeds in runs.values() for run in seeds.values()).summary
+    assert some is not None
+    summary = StudySummary(
+        name=folder.resolve().name,
+        preset=study.preset,
+        task=study.task,
+        arms=study.arms,
+        seeds=study.seeds,
+        complete=not missing,
+        missing=missing,
+        table=rows,
+        columns=columns,
+        verdicts=tuple(verdicts),
+        setup=setup_in_words(study, recipe_of(study), some.data),
+        target=TARGET,
+        provenance=some.provenance,
+    )
+    write_json(folder / "summary.json", to_dict(summary))
+    write_json(folder / "verdicts.json", to_dict(summary.verdicts))
+    return summary
+
+
+def read_summary(folder: Path) -> StudySummary:
+    """The summary that `summarise` wrote."""
+    path = folder / "summary.json"
+    return from_dict(StudySummary, read_json(path), str(path))
+
+
+def markov_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
+    """Columns and rows for a source with strata and ceilings."""
+    wanted = [
+        ("train", "low", "accuracy", "train low acc."),
+        ("train", "high", "accuracy", "train high acc."),
+        ("held-out", "low", "accuracy", "held-out low acc."),
+        ("held-out", "high", "accuracy", "held-out high acc."),
+        ("held-out", "all", "loss", "held-out loss (nats)"),
+    ]
+    columns = {f"{where} {stratum} {what}": heading for where, stratum, what, heading in wanted}
+    rows: dict[str, dict[str, Cell]] = {}
+    for arm, seeds in runs.items():
+        if seeds:
+            rows[arm] = {
+                f"{where} {stratum} {what}": cell(
+                    [final(run, where, stratum, what) for run in seeds.values()],
+                    [getattr(ceiling_of(run, where, stratum), what) for run in seeds.values()],
+                )
+                for where, stratum, what, _ in wanted
+            }
+            rows[arm] |= cost_cells(seeds, runs.get("looped", {}))
+    return columns | COST_COLUMNS, rows
+
+
+def text_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
+    """Columns and rows for real text, in bits per byte."""
+    columns = {"train bits": "train bits per byte", "held-out bits": "held-out bits per byte", "accuracy": "held-out acc."}
+    rows: dict[str, dict[str, Cell]] = {}
+    for arm, seeds in runs.items():
+        if seeds:
+            rows[arm] = {
+                "train bits": cell([bits_per_byte(final(run, "train", "all", "loss")) for run in seeds.values()]),
+                "held-out bits": cell([bits_per_byte(final(run, "held-out", "all", "loss")) for run in seeds.values()]),
+                "accuracy": cell([final(run, "held-out", "all", "accuracy") for run in seeds.values()]),
+            }
+            rows[arm] |= cost_cells(seeds, runs.get("looped", {}))
+    return columns | COST_COLUMNS, rows
+
+
+COST_COLUMNS = {
+    "seconds": "training (s)",
+    "teraflops": "counted TFLOP",
+    "target seconds": "time to Looped's quality (s)",
+    "target teraflops": "TFLOP to Looped's quality",
+}
+
+
+def cost_cells(seeds: dict[int, RunRecord], looped: dict[int, RunRecord]) -> dict[str, Cell]:
+    """What an arm cost, and what it had cost when it reached Looped's final quality at the same seed."""
+    ends = [run.evaluations[-1] for run in seeds.values()]
+    targets = {seed: final(looped[seed], "held-out", "all", "loss") for seed in seeds.keys() & looped.keys()}
+    return {
+        "seconds": cell([end.seconds for end in ends]),
+        "teraflops": cell([end.flops / 1e12 for end in ends]),
+        "target seconds": cell([cost_to_target(seeds[s], t, lambda e: e.seconds) for s, t in targets.items()]),
+        "target teraflops": cell([cost_to_target(seeds[s], t, lambda e: e.flops / 1e12) for s, t in targets.items()]),
+    }
+
+
+def ceiling_of(run: RunRecord, where: str, stratum: str):  # noqa: ANN201
+    """The best possible score of a stratum in this run's data."""
+    assert run.summary is not None
+    return run.summary.ceilings[where][stratum]
+
+
+def setup_in_words(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str, str]:
+    """Everything that is needed to repeat the study, by topic."""
+    base, rule = recipe.base, recipe.criterion
+    model, settings, optimizer = base.model, base.training, base.optimizer
+    describe: Callable[[RunConfig, dict], str] = markov_words if study.task == "markov" else text_words
+    return {
+        "Data": describe(base, data),
+        "Model": model_words(model),
+        "Training": (
+            f"{settings.steps} updates of {settings.batch} sequences, {optimizer.name} at rate {optimizer.rate:g} "
+            f"({optimizer.schedule}, warm-up {optimizer.warmup}), weight decay {optimizer.weight_decay:g}, clip "
+            f"{optimizer.clip:g}, float32, next-token loss at all positions; scored every {settings.evaluate_every} updates, "
+            f"{settings.threads or 'all'} thread(s) a run"
+        ),
+        "Arms": (
+            f"single = 1 pass; looped = {recipe.loops} passes; shift = 1 then {recipe.loops}, when SCP fires (delta_loss "
+            f"{rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} updates), "
+            f"with a ramp of {recipe.ramp.steps} updates; shift-hard = the same without a ramp; single-rescaled = 1 pass with "
+            f"W_V and its rate times {recipe.loops}; single-flops = 1 pass for as many updates as looped's operations pay for"
+        ),
+        "Seeds": f"{len(study.seeds)} ({', '.join(map(str, study.seeds))}), paired over arms: same data, weights and batches",
+        "Figures of merit": (
+            "final values are means of the last 3 evaluations; intervals are two-sided 95 % t-intervals over seeds; training "
+            "seconds leave out evaluation and checkpoints; FLOPs count matrix products, backward = 2 x forward"
+        ),
+    }
+
+
+def markov_words(base: RunConfig, data: dict) -> str:
+    """The Markov language in a sentence."""
+    c, tail = base.data, data["long_tail"]
+    return (
+        f"Markov language: vocabulary {c.vocabulary}, order {c.order}, {c.simple:.0%} simple tokens (sure to "  # type: ignore[union-attr]
+        f"{c.simple_sure:g}, complex {c.complex_sure:g}), language seed {c.source_seed}; {c.sequences} training and "  # type: ignore[union-attr]
+        f"{c.held_out} held-out sequences of {c.length} tokens; low / high = bottom / top quarter by information content, cut on "  # type: ignore[union-attr]
+        f"the training set (mean {tail['mean']:.2f} bits, skewness {tail['skewness']:.2f}, top quarter holds "
+        f"{tail['top_quarter_share']:.0%} of the bits); scored from token {c.order + 1} on"  # type: ignore[union-attr]
+    )
+
+
+def text_words(base: RunConfig, data: dict) -> str:
+    """The corpus in a sentence."""
+    return (
+        f"bytes of {data['name']} ({data['files']} files, sha256 {data['sha256'][:16]}): {data['train_bytes']} training bytes, "
+        f"{data['held_out_bytes']} in {data['held_out_files']} held-out files; windows of {base.data.length} bytes"
+    )
+
+
+def model_words(model: ModelConfig) -> str:
+    """The model in a sentence."""
+    family = "attention-only" if model.block == "attention" else "GPT-2-style block (attention + MLP)"
+    return (
+        f"{family}, {model.layers} layer(s), width {model.width}, {model.heads} head(s), {model.attention} attention, "
+        f"norm {model.norm}, {model.positions} positions, {'tied' if model.tied else 'untied'} head"
+    )
