@@ -1,0 +1,70 @@
+"""Train looped transformers in stages, and see the landscape they train in.
+
+The public names below are loaded when they are first used, so that ``import thalweg`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thalweg.data.markov import MarkovLanguage
+    from thalweg.errors import BadInputError, ThalwegError
+    from thalweg.models.config import ModelConfig
+    from thalweg.models.cost import cost
+    from thalweg.models.looped import LoopedTransformer
+    from thalweg.shift.criterion import AtFraction, AtStep, Plateau
+    from thalweg.shift.onset import Hard, Ramp
+    from thalweg.shift.schedule import Shift
+    from thalweg.train.config import RunConfig
+    from thalweg.train.trainer import train as train_run
+
+PLACES = {
+    "AtFraction": "thalweg.shift.criterion",
+    "AtStep": "thalweg.shift.criterion",
+    "BadInputError": "thalweg.errors",
+    "Hard": "thalweg.shift.onset",
+    "LoopedTransformer": "thalweg.models.looped",
+    "MarkovLanguage": "thalweg.data.markov",
+    "ModelConfig": "thalweg.models.config",
+    "Plateau": "thalweg.shift.criterion",
+    "Ramp": "thalweg.shift.onset",
+    "RunConfig": "thalweg.train.config",
+    "Shift": "thalweg.shift.schedule",
+    "ThalwegError": "thalweg.errors",
+    "cost": "thalweg.models.cost",
+    "train_run": "thalweg.train.trainer",
+}
+"""Public name -> module that defines it."""
+RENAMED = {"train_run": "train"}
+"""`thalweg.train` is the room; its function goes by this name here."""
+
+__all__ = [
+    "AtFraction",
+    "AtStep",
+    "BadInputError",
+    "Hard",
+    "LoopedTransformer",
+    "MarkovLanguage",
+    "ModelConfig",
+    "Plateau",
+    "Ramp",
+    "RunConfig",
+    "Shift",
+    "ThalwegError",
+    "cost",
+    "train_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(PLACES[name]), RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

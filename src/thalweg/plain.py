@@ -88,13 +88,13 @@ def convert(hint: Any, value: Any, place: str) -> Any:
 
 
 def convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
-    """None where it is allowed, else the dataclass that ``kind`` names, else the only other option."""
+    """None where it is allowed, else the only other option, else the dataclass that ``kind`` names."""
     if value is None and type(None) in options:
         return None
     choices = [option for option in options if option is not type(None)]
-    kinds = {getattr(option, "kind", None): option for option in choices}
-    if None in kinds or len(choices) == 1:
+    if len(choices) == 1:
         return convert(choices[0], value, place)
+    kinds: dict[str, Any] = {option.kind: option for option in choices}
     if not isinstance(value, dict) or "kind" not in value:
         raise BadInputError(f"{place}: expected a section with kind = one of {', '.join(sorted(kinds))}")
     if value["kind"] not in kinds:

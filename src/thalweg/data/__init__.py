@@ -1,0 +1,1 @@
+"""Something to learn: sources, and batches indexed by (step, rank, seed)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -63,17 +64,21 @@ class LoopedTransformer(nn.Module):
         require(gains is None or len(gains) == loops, "gains", gains, f"one number for each of the {loops} passes")
         embedded = self.embed(tokens)
         rotation = self.rotation(tokens.shape[1], tokens.device)
-        fused = [block.attention.fused() for block in self.blocks]
+        stack = [(block, block.attention.fused()) for block in self.stack()]
         states = embedded
         for index in range(loops):
             gain = 1.0 if gains is None or index == 0 else gains[index]
             if isinstance(gain, float | int) and gain == 0:
                 continue
             moved = states + embedded if self.config.injection and index > 0 else states
-            for block, weights in zip(self.blocks, fused, strict=True):
+            for block, weights in stack:
                 moved = block(moved, weights, rotation)
             states = moved if isinstance(gain, float | int) and gain == 1 else torch.lerp(states, moved, gain)
         return self.head(self.final_norm(states))
+
+    def stack(self) -> list[AttentionBlock]:
+        """The blocks that one pass applies, in order."""
+        return cast(list[AttentionBlock], list(self.blocks))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings plus learned positions, ``(B, L, D)``."""
@@ -110,5 +115,5 @@ def initialise(model: LoopedTransformer, generator: torch.Generator | None) -> N
             deviation /= math.sqrt(2 * config.layers)
         nn.init.normal_(parameter, std=deviation, generator=generator)
     with torch.no_grad():
-        for block in model.blocks:
-            block.attention.value.weight.mul_(config.value_scale)  # pyright: ignore
+        for block in model.stack():
+            block.attention.value.weight.mul_(config.value_scale)

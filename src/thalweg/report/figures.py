@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ COLOURS = {
 }
 """Okabe and Ito's palette, safe for colour-blind readers."""
 DASHES = {"shift-hard": (4, 2), "single-rescaled": (2, 1), "single-flops": (1, 1)}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -241,7 +242,7 @@ def long_tail(summary: StudySummary, grouped: Grouped) -> Drawn:
     right.legend(fontsize=8)
     caption = (
         f"Left: the long tail of information, seed {run.seed}: mean {tail['mean']:.2f} bits, median {tail['median']:.2f}, skewness "
-        f"{tail['skewness']:.2f}; the top quarter of the sequences holds {tail['top_quarter_share']:.0%} of the bits, the top tenth "
+        f"{tail['skewness']:.2f}; the top quarter holds {tail['top_quarter_share']:.0%} of the bits, the top tenth "
         f"{tail['top_tenth_share']:.0%}. Right: accuracy of the Bayes-optimal predictor by position. {summary.setup['Data']}."
     )
     alt = f"Histogram of information content with skewness {tail['skewness']:.2f}, and Bayes accuracy by position and stratum."

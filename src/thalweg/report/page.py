@@ -62,7 +62,7 @@ def answer(summary: StudySummary) -> str:
 
 def number(value: float | None) -> str:
     """Four significant digits."""
-    return "–" if value is None else f"{value:.4g}"
+    return "-" if value is None else f"{value:.4g}"
 
 
 def show(cell: Cell) -> str:

@@ -1,0 +1,1 @@
+"""Staged training: numbers in, number of passes out. Knows no model."""

@@ -117,9 +117,7 @@ class Shift:
         """What changed, when and why; one line a switch."""
         if not self.switches:
             return f"no switch in {self.step} updates: {self.loops} loops"
-        lines = (
-            f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches
-        )
+        lines = (f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches)
         return "\n".join(lines)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Many runs: recipes, queue, measures and verdicts."""

@@ -37,7 +37,7 @@ def markov(steps: int) -> Recipe:
     """The paper's own question: attention-only model on the Markov language."""
     base = RunConfig(
         data=MarkovConfig(),
-        model=ModelConfig(vocabulary=16, length=11, width=64, norm="none"),
+        model=ModelConfig(vocabulary=16, length=11, width=64, attention="linear"),
         optimizer=OptimizerConfig(rate=3e-3),
         training=TrainingConfig(steps=steps, batch=128, evaluate_every=steps // 30, threads=1),
     )
@@ -93,9 +93,7 @@ def single_flops(recipe: Recipe) -> RunConfig:
     length = run.data.length - 1
     many, one = (cost(run.model, 1, length, loops).training_step for loops in (recipe.loops, 1))
     settings, ratio = run.training, many / one
-    longer = replace(
-        settings, steps=round(settings.steps * ratio), evaluate_every=round(settings.evaluate_every * ratio)
-    )
+    longer = replace(settings, steps=round(settings.steps * ratio), evaluate_every=round(settings.evaluate_every * ratio))
     return replace(run, training=longer)
 
 

@@ -153,7 +153,7 @@ def cost_cells(seeds: dict[int, RunRecord], looped: dict[int, RunRecord]) -> dic
     }
 
 
-def ceiling_of(run: RunRecord, where: str, stratum: str):  # noqa: ANN201
+def ceiling_of(run: RunRecord, where: str, stratum: str):
     """The best possible score of a stratum in this run's data."""
     assert run.summary is not None
     return run.summary.ceilings[where][stratum]

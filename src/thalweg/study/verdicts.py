@@ -113,7 +113,12 @@ def markov_verdicts(runs: Runs) -> list[Verdict]:
             (
                 {"single", "looped"},
                 lambda where=where: better(
-                    runs, "looped", "single", where, "high", f"looped rises above single on high-information sequences ({where})"
+                    runs,
+                    "looped",
+                    "single",
+                    where,
+                    "high",
+                    f"looped rises above single on high-information sequences ({where})",
                 ),
             ),
         ]

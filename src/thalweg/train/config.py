@@ -134,7 +134,8 @@ class RunConfig:
         require(fits, "model.length", self.model.length, f"at least {need}, one less than data.length")
         rule = self.shift.criterion
         fits = not isinstance(rule, AtFraction) or rule.total_steps == self.training.steps
-        require(fits, "shift.criterion.total_steps", getattr(rule, "total_steps", 0), f"training.steps, {self.training.steps}")
+        total = f"training.steps, {self.training.steps}"
+        require(fits, "shift.criterion.total_steps", getattr(rule, "total_steps", 0), total)
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:

@@ -29,16 +29,12 @@ def sequence_scores(model: nn.Module, tokens: Tensor, scored_from: int, loops: i
     return torch.cat(hits), torch.cat(losses)
 
 
-def evaluate(
-    model: nn.Module, sets: tuple[EvaluationSet, ...], device: torch.device, loops: int, gains: Gains = None
-) -> Scores:
+def evaluate(model: nn.Module, sets: tuple[EvaluationSet, ...], device: torch.device, loops: int, gains: Gains = None) -> Scores:
     """Scores of every stratum of every set, with the passes and gains now in use."""
     scores: Scores = {}
     for one in sets:
         tokens = torch.from_numpy(one.tokens).to(device)
         hits, losses = (x.cpu() for x in sequence_scores(model, tokens, one.scored_from, loops, gains))
         members = {name: torch.from_numpy(mask) for name, mask in one.strata.items()}
-        scores[one.name] = {
-            name: Score(float(hits[mask].mean()), float(losses[mask].mean())) for name, mask in members.items()
-        }
+        scores[one.name] = {name: Score(float(hits[mask].mean()), float(losses[mask].mean())) for name, mask in members.items()}
     return scores

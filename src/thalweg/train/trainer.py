@@ -13,7 +13,7 @@ from torch import Tensor
 from thalweg.data.batches import Data
 from thalweg.data.markov_data import MarkovConfig, MarkovData
 from thalweg.data.text import TextConfig, TextData
-from thalweg.errors import BadInputError, DivergedError, FolderError
+from thalweg.errors import BadInputError, DamagedFileError, DivergedError, FolderError
 from thalweg.models.cost import cost, parameters
 from thalweg.models.looped import LoopedTransformer
 from thalweg.plain import fingerprint, from_dict, to_dict
@@ -119,7 +119,7 @@ class Run:
         path = self.folder / "metrics.jsonl"
         offset = found.facts["journal"] if found else 0
         if offset > (path.stat().st_size if path.exists() else 0):
-            raise FolderError(f"damaged record {path}: shorter than its checkpoint says; remove {self.folder} and run again")
+            raise DamagedFileError(f"damaged record {path}: shorter than its checkpoint says; remove {self.folder}")
         self.journal = Journal(path, offset)
 
     def warm_up(self) -> None:
@@ -150,13 +150,11 @@ class Run:
 
     def update(self) -> None:
         """One update, its record, and what the schedule makes of it."""
-        started, step, settings = time.perf_counter(), self.shift.step, self.config
-        loops, gains = self.shift.loops, self.gains()
-        newest = self.shift.gains[-1]
-        rate = rate_at(settings.optimizer, step, settings.training.steps)
-        outcome = train_step(
-            self.forward, self.optimizer, self.tokens(step), loops=loops, gains=gains, rate=rate, clip=settings.optimizer.clip
-        )
+        started, step, settings = time.perf_counter(), self.shift.step, self.config.training
+        loops, gains, newest = self.shift.loops, self.gains(), self.shift.gains[-1]
+        rate = rate_at(self.config.optimizer, step, settings.steps)
+        clip = self.config.optimizer.clip
+        outcome = train_step(self.forward, self.optimizer, self.tokens(step), loops=loops, gains=gains, rate=rate, clip=clip)
         if not outcome.finite:
             self.stop_diverged(step, rate, outcome.loss, outcome.grad_norm)
         switched = self.shift.update(outcome.loss, outcome.grad_norm)
@@ -164,7 +162,7 @@ class Run:
         self.clock.seconds += time.perf_counter() - started
         facts = StepFacts(
             step=step + 1,
-            steps=settings.training.steps,
+            steps=settings.steps,
             loss=outcome.loss,
             grad_norm=outcome.grad_norm,
             rate=rate,
@@ -173,7 +171,7 @@ class Run:
             seconds=self.clock.seconds,
             flops=self.clock.flops,
         )
-        if facts.step % settings.training.log_every == 0:
+        if facts.step % settings.log_every == 0:
             self.record("step", asdict(facts))
         if switched:
             self.record_switch()
@@ -259,9 +257,7 @@ class Run:
 
     def finish(self) -> RunSummary:
         """The summary, written last: a run with a summary is complete."""
-        ceilings = {
-            one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in self.data.evaluation
-        }
+        ceilings = {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in self.data.evaluation}
         summary = RunSummary(
             arm=self.config.arm,
             seed=self.config.seed,

@@ -1,0 +1,34 @@
+# One stamp file for each environment, so that nothing is installed twice.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt
+DEPENDS := pyproject.toml requirements/constraints.txt
+
+.PHONY: demo test bench lint clean
+
+demo: .stamps/run
+	$(BIN)/thalweg study markov --preset quick --out results/markov-quick
+
+test: .stamps/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: .stamps/lint .stamps/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/basedpyright
+
+bench: .stamps/bench
+	for claim in benchmarks/*_*.py; do $(BIN)/python $$claim || exit 1; done
+
+.stamps/run: $(DEPENDS)
+	$(PYTHON) -m venv .venv
+	$(PIP) -e .
+	mkdir -p .stamps && touch $@
+
+.stamps/test .stamps/lint .stamps/bench: .stamps/%: .stamps/run
+	$(PIP) -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv .stamps results

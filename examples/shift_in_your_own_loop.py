@@ -1,0 +1,23 @@
+"""SHIFT in a training loop that is not ours: the schedule asks for loss and gradient norm, and says how many loops to use."""
+
+import torch
+
+import thalweg as tw
+
+source = tw.MarkovLanguage(vocabulary=16, order=2, seed=3)
+tokens = torch.from_numpy(source.sample(2000, 12, seed=0))
+model = tw.LoopedTransformer(tw.ModelConfig(vocabulary=16, length=11, width=32), torch.Generator().manual_seed(0))
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+shift = tw.Shift(loops=3, criterion=tw.Plateau(delta_loss=0.05, patience=2, window=20), onset=tw.Ramp(steps=50))
+
+for step in range(300):
+    rows = tokens[torch.randint(len(tokens), (128,), generator=torch.Generator().manual_seed(step))]
+    logits = model(rows[:, :-1], loops=shift.loops, gains=shift.gains)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    if shift.update(loss.item(), grad_norm.item()):
+        print(f"loss {loss.item():.3f}:", shift.explain())
+print(f"loss {loss.item():.3f} with {shift.loops} loops; gains {shift.gains}")

@@ -1,0 +1,15 @@
+"""The Markov language by itself: how information is spread, and the best that any model can reach."""
+
+import numpy as np
+
+import thalweg as tw
+from thalweg.data.markov import long_tail
+
+source = tw.MarkovLanguage(vocabulary=16, order=2, seed=3)
+tokens = source.sample(4000, length=12, seed=0)
+bits = source.information(tokens)
+tail = long_tail(bits)
+print(f"information: mean {tail.mean:.2f} bits, skewness {tail.skewness:.2f}; top quarter holds {tail.top_quarter_share:.0%}")
+for name, rows in {"low": bits <= np.quantile(bits, 0.25), "high": bits >= np.quantile(bits, 0.75)}.items():
+    best = source.bayes(tokens[rows])
+    print(f"{name}: Bayes accuracy {best.accuracy.mean():.3f}, cross-entropy {best.loss.mean():.3f} nats")

@@ -1,0 +1,50 @@
+import pytest
+
+from thalweg import errors
+from thalweg.errors import BadInputError, FolderError, ThalwegError, require, unknown
+
+ON_PURPOSE = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
+
+
+@pytest.mark.parametrize("error", ON_PURPOSE)
+def test_everything_raised_on_purpose_is_a_thalweg_error(error):
+    assert issubclass(error, ThalwegError)
+
+
+@pytest.mark.parametrize("error", ON_PURPOSE)
+def test_the_command_line_returns_two_for_bad_input_and_one_for_the_rest(error):
+    assert error.exit_code == (2 if issubclass(error, BadInputError) else 1)
+
+
+def test_bad_input_is_a_value_error_for_callers_who_do_not_know_thalweg():
+    assert issubclass(BadInputError, ValueError)
+
+
+def test_a_folder_in_use_counts_as_bad_input():
+    assert issubclass(FolderError, BadInputError)
+
+
+def test_require_is_silent_when_the_condition_holds():
+    assert require(True, "width", 3, "anything") is None
+
+
+def test_require_says_what_was_given_and_what_was_expected():
+    with pytest.raises(BadInputError, match="^path: given 'x y', expected a folder$"):
+        require(False, "path", "x y", "a folder")
+
+
+def test_unknown_suggests_the_nearest_name():
+    assert "did you mean 'looped'?" in str(unknown("arm", "lopped", ["single", "looped"]))
+
+
+def test_unknown_suggests_nothing_when_nothing_is_near():
+    assert str(unknown("arm", "zzz", ["single", "looped"])) == "unknown arm 'zzz'; Known: looped, single"
+
+
+def test_unknown_lists_the_known_names_in_order():
+    assert str(unknown("arm", "?", iter("cab"))).endswith("Known: a, b, c")
+
+
+def test_unknown_returns_an_error_that_can_be_raised():
+    with pytest.raises(BadInputError, match="unknown arm 'q'; Known: a"):
+        raise unknown("arm", "q", ["a"])
