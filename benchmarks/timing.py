@@ -21,9 +21,7 @@ def arguments(docstring: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def interleaved(
-    candidates: Mapping[str, Callable[[], object]], rounds: int, calls: int = 10, warmup: int = 5
-) -> Times:
+def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, calls: int = 10, warmup: int = 5) -> Times:
     """Let the candidates take turns, so that what else the machine does meets all of them alike.
 
     A turn is ``calls`` calls and counts as their median; every round begins with another candidate.

@@ -29,7 +29,7 @@ def test_require_is_silent_when_the_condition_holds():
 
 
 def test_require_says_what_was_given_and_what_was_expected():
-    with pytest.raises(BadInputError, match="^path: given 'x y', expected a folder$"):
+    with pytest.raises(BadInputError, match=r"^path: given 'x y', expected a folder$"):
         require(False, "path", "x y", "a folder")
 
 

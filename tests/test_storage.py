@@ -252,7 +252,7 @@ def test_a_journal_whose_sync_fails_says_so(journal, monkeypatch):
 
 
 def test_a_journal_in_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(BadInputError, match="cannot use .*gone/j: No such file or directory"):
+    with pytest.raises(BadInputError, match=r"cannot use .*gone/j: No such file or directory"):
         Journal(tmp_path / "gone" / "j")
 
 

@@ -19,6 +19,8 @@ app = App(
     help_epilogue="Example: thalweg study markov --preset quick",
     version_flags=["--version"],
     help_format="markdown",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]

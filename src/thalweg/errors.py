@@ -65,4 +65,4 @@ def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    return BadInputError(f"unknown {what} {given!r}; {meant}Known: {', '.join(names)}")
+    return BadInputError(f"unknown {what} {given!r}; {meant}Known: {', '.join(names) or 'none'}")

@@ -15,9 +15,10 @@ from thalweg.records import Cell, StudySummary, read_run
 from thalweg.report.page import write_report
 from thalweg.storage import locked
 from thalweg.study.queue import Job, work_off
-from thalweg.study.recipes import StudyConfig
+from thalweg.study.recipes import StudyConfig, runs_of
 from thalweg.study.study import claim_study, jobs_of, read_study, summarise
 from thalweg.train.callbacks import progress_bar
+from thalweg.train.trainer import make_data
 
 
 def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> None:
@@ -27,6 +28,7 @@ def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> 
         StudyError: some runs failed; the report of the others is made first.
     """
     require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
+    make_data(next(iter(runs_of(study).values())))  # refuses a bad --text before anything is written; joins the corpus once
     with locked(folder, "study"):
         claim_study(study, folder)
         jobs = jobs_of(study, folder)

@@ -162,7 +162,10 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
 
 
 def apply_change(values: dict[str, Any], change: str) -> None:
-    """Set one value in nested dicts, as ``--set training.steps=100`` asks; the value is read as TOML, else as text."""
+    """Set one value in nested dicts, as ``--set training.steps=100`` asks; the value is read as TOML, else as text.
+
+    A new ``kind`` empties its section first: the keys of the old kind mean nothing to the new one.
+    """
     key, separator, text = change.partition("=")
     require(bool(separator and key), "--set", change, "section.key=value, such as training.steps=100")
     try:
@@ -173,6 +176,8 @@ def apply_change(values: dict[str, Any], change: str) -> None:
     for section in sections:
         values = values.setdefault(section, {})
         require(isinstance(values, dict), "--set", change, f"{section} to be a section")
+    if last == "kind" and values.get("kind") != value:
+        values.clear()
     values[last] = value
 
 

@@ -272,7 +272,7 @@ class Run:
             switches=tuple(self.switches),
             final=read_run(self.folder).evaluations[-1].scores,
             ceilings=ceilings,
-            data=self.data.facts(),
+            data=to_dict(self.data.facts()),
             provenance=provenance(str(self.device), "float32", torch.get_num_threads(), torch.__version__),
         )
         write_json(self.folder / "summary.json", to_dict(summary))

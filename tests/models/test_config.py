@@ -1,0 +1,49 @@
+import dataclasses
+
+import pytest
+
+from thalweg.errors import BadInputError
+from thalweg.models.config import ModelConfig
+from thalweg.plain import from_dict, to_dict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vocabulary": 1}, r"model\.vocabulary: given 1, expected at least 2 tokens"),
+        ({"length": 0}, r"model\.length: given 0, expected a whole number of at least 1"),
+        ({"width": 0}, r"model\.width: given 0, expected a whole number of at least 1"),
+        ({"layers": 0}, r"model\.layers: given 0, expected a whole number of at least 1"),
+        ({"heads": 0}, r"model\.heads: given 0, expected a whole number of at least 1"),
+        ({"expansion": 0}, r"model\.expansion: given 0, expected a whole number of at least 1"),
+        ({"width": 8, "heads": 3}, r"model\.heads: given 3, expected a divisor of the width 8"),
+        ({"width": 6, "heads": 2, "positions": "rotary"}, r"model\.width: given 6, expected an even width per head"),
+        ({"value_scale": 0.0}, r"model\.value_scale: given 0\.0, expected a positive number"),
+        ({"value_scale": -1.0}, r"model\.value_scale: given -1\.0, expected a positive number"),
+    ],
+    ids=str,
+)
+def test_a_value_out_of_range_is_refused_with_its_key(arguments, message):
+    with pytest.raises(BadInputError, match=message):
+        ModelConfig(**arguments)
+
+
+@pytest.mark.parametrize("positions", ["learned", "none"])
+def test_an_odd_width_per_head_is_fine_without_rotary_positions(positions):
+    assert ModelConfig(width=6, heads=2, positions=positions).width == 6
+
+
+@pytest.mark.parametrize("key", ["block", "attention", "norm", "positions"])
+def test_an_unknown_choice_is_refused_when_it_is_read(key):
+    with pytest.raises(BadInputError, match=rf"unknown model\.{key} 'wrong'"):
+        from_dict(ModelConfig, {key: "wrong"}, "model")
+
+
+def test_a_config_survives_the_way_through_plain_values():
+    config = ModelConfig(width=12, heads=3, block="gpt", attention="linear", norm="none", positions="none", tied=True)
+    assert from_dict(ModelConfig, to_dict(config)) == config
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'width'"):
+        ModelConfig().width = 3

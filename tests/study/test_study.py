@@ -1,0 +1,157 @@
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from thalweg import cli
+from thalweg.errors import DamagedFileError, FolderError
+from thalweg.study import recipes
+from thalweg.study.commands import make_report, run_study
+from thalweg.study.queue import Job, last_line, prepare, work_off
+from thalweg.study.recipes import Preset, plan
+from thalweg.study.study import read_study, read_summary
+from thalweg.train.config import RunConfig
+
+ARMS = ("single", "looped", "shift", "shift-hard")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Presets of seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes.PRESETS, "quick", Preset(2, ARMS, {"markov": 90, "text": 60}))
+        yield
+
+
+@pytest.fixture(scope="module")
+def once(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("once") / "study"
+    run_study(plan("markov", "quick"), folder, 2, as_json=False)
+    return folder
+
+
+@pytest.fixture
+def made(once: Path, tmp_path: Path) -> Path:
+    """A complete study that a test may spoil."""
+    return Path(shutil.copytree(once, tmp_path / "study"))
+
+
+@pytest.mark.slow
+def test_a_study_ends_with_table_verdicts_figures_and_page(made: Path, capsys: pytest.CaptureFixture) -> None:
+    make_report(made, as_json=False)
+    said = capsys.readouterr().out
+    summary = read_summary(made)
+    assert summary.complete
+    assert all(word in said for word in ("looped", "shift-hard", "train high acc.", "report.html"))
+    assert {p.suffix for p in (made / "figures").iterdir()} == {".svg", ".png"}
+    assert json.loads((made / "verdicts.json").read_text())[0]["claim"]
+    cells = summary.table["looped"]
+    assert cells["train high accuracy"].ceiling == pytest.approx(0.695, abs=0.02)
+    assert cells["target seconds"].n == 2
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was_and_skips_what_is_done(made: Path) -> None:
+    summary = made / "runs" / "single-seed0" / "summary.json"
+    before = summary.stat().st_mtime_ns
+    page = (made / "summary.json").read_text()
+    for path in (made / "runs" / "looped-seed1").rglob("*"):
+        if path.is_file() and path.name != "config.toml":
+            path.unlink()
+    weights = json.loads((made / "runs" / "looped-seed0" / "summary.json").read_text())["weights_sha256"]
+    run_study(plan("markov", "quick"), made, 2, as_json=True)
+    assert summary.stat().st_mtime_ns == before
+    assert json.loads((made / "runs" / "looped-seed1" / "summary.json").read_text())["weights_sha256"] != weights
+    assert (
+        json.loads(page)["table"]["looped"]["train high accuracy"]
+        == (json.loads((made / "summary.json").read_text())["table"]["looped"]["train high accuracy"])
+    )
+
+
+@pytest.mark.slow
+def test_a_partial_study_is_reported_with_what_is_missing(made: Path) -> None:
+    (made / "runs" / "shift-seed1" / "summary.json").unlink()
+    make_report(made, as_json=True)
+    assert read_summary(made).missing == ("shift-seed1",)
+    assert "Missing runs: shift-seed1" in (made / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_damaged_record_is_named(made: Path) -> None:
+    journal = made / "runs" / "single-seed1" / "metrics.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    lines[2] = lines[2][:-5]
+    journal.write_bytes(b"\n".join(lines))
+    with pytest.raises(DamagedFileError, match=r"damaged record .*single-seed1/metrics.jsonl, line 3"):
+        make_report(made, as_json=True)
+
+
+@pytest.mark.slow
+def test_text_study_speaks_in_bits_per_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THALWEG_CACHE", str(tmp_path / "cache"))
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(20):
+        (corpus / f"{number}.txt").write_text(f"{number}: the river runs down the valley, hopping\n" * 40)
+    run_study(plan("text", "quick", arms=("looped",), seeds=1, text=str(corpus)), tmp_path / "study", 2, as_json=False)
+    row = read_summary(tmp_path / "study").table["looped"]
+    assert 0 < row["held-out bits"].mean < 8  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_a_failed_run_leaves_the_others_and_is_named(tiny: RunConfig, tmp_path: Path) -> None:
+    jobs = [Job("good", tiny, tmp_path / "good"), Job("bad", replace(tiny, seed=1), tmp_path / "bad")]
+    prepare(jobs)
+    (tmp_path / "bad" / "checkpoints").mkdir()
+    (tmp_path / "bad" / "checkpoints" / "step-000000007.safetensors").write_bytes(b"junk")
+    shares = []
+    failed = work_off(jobs, 2, lambda share, names: shares.append(share))
+    assert list(failed) == ["bad"]
+    assert "damaged checkpoint" in failed["bad"]
+    assert jobs[0].complete
+    assert shares == sorted(shares)
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_stops_its_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "thalweg", "study", "markov", "--out", str(tmp_path / "s"), "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    began = time.monotonic()
+    while not list(tmp_path.glob("s/runs/*/metrics.jsonl")) and time.monotonic() - began < 90:
+        time.sleep(0.1)
+    process.send_signal(2)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; give the same command again to go on" in said
+
+
+def test_a_folder_of_another_study_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thalweg.study.study import claim_study
+
+    claim_study(plan("markov", "quick"), tmp_path)
+    assert read_study(tmp_path) == plan("markov", "quick")
+    with pytest.raises(FolderError, match="belongs to another study or other settings"):
+        claim_study(plan("text", "quick"), tmp_path)
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    assert cli.call(["study", "markov", "--out", str(tmp_path)]) == 2
+
+
+def test_a_study_without_complete_runs_says_so(tmp_path: Path) -> None:
+    from thalweg.study.study import claim_study
+
+    claim_study(plan("markov", "quick"), tmp_path)
+    with pytest.raises(FolderError, match="none of its 8 runs is complete"):
+        make_report(tmp_path, as_json=False)
+
+
+def test_the_last_line_of_an_empty_log_says_so(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("\n\n")
+    assert last_line(tmp_path / "log") == "it said nothing"

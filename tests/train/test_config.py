@@ -1,0 +1,99 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from thalweg.errors import BadInputError
+from thalweg.models.config import ModelConfig
+from thalweg.shift.criterion import AtFraction, Plateau
+from thalweg.shift.onset import Hard
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig, config_text, read_config
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "shift",
+    [
+        ShiftConfig(),
+        ShiftConfig((1, 2, 4), Plateau(delta_loss=0.5), Hard()),
+        ShiftConfig((1, 4), AtFraction(0.3, 3750)),
+    ],
+)
+def test_config_survives_the_way_to_toml_and_back(tmp_path: Path, shift: ShiftConfig) -> None:
+    config = RunConfig(arm="x", seed=3, shift=shift)
+    assert read_config(written(tmp_path, config_text(config))) == config
+
+
+def test_text_config_survives_the_way_to_toml_and_back(tmp_path: Path, tiny_text: RunConfig) -> None:
+    assert read_config(written(tmp_path, config_text(tiny_text))) == tiny_text
+
+
+def test_changes_are_applied_on_top_of_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, config_text(RunConfig()))
+    config = read_config(
+        path, ["training.steps=7", "arm=abc", "shift.stages=[1, 5]", "shift.onset.kind=hard", "optimizer.rate=1e-4"]
+    )
+    assert (config.training.steps, config.arm, config.shift.stages, config.optimizer.rate) == (7, "abc", (1, 5), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model]\nwidht = 4", "unknown key in model 'widht'; did you mean 'width'"),
+        ("[modle]\nwidth = 4", "unknown key in RunConfig 'modle'; did you mean 'model'"),
+        ("[model]\nwidth = 'wide'", "model.width: given 'wide', expected a whole number"),
+        ("[model]\nwidth = 0", "model.width: given 0, expected a whole number of at least 1"),
+        ("[model]\nwidth = 10\nheads = 3", "model.heads: given 3, expected a divisor of the width 10"),
+        ("[model]\nvocabulary = 1", "model.vocabulary: given 1, expected at least 2 tokens"),
+        ("[model]\nattention = 'sofmax'", "unknown model.attention 'sofmax'; did you mean 'softmax'"),
+        ("[data]\nkind = 'markow'", "unknown kind in data 'markow'; did you mean 'markov'"),
+        ("[data]\nvocabulary = 8", "expected a section with kind = one of markov, text"),
+        ("[data]\nkind = 'markov'\nvocabulary = 1", "data.vocabulary: given 1, expected at least 2 tokens"),
+        ("[data]\nkind = 'markov'\norder = 0", "data.order: given 0, expected at least 1"),
+        ("[data]\nkind = 'markov'\nlength = 2", "data.length: given 2, expected more tokens than the order 2"),
+        ("[data]\nkind = 'markov'\nvocabulary = 8", "model.vocabulary: given 16, expected the data's 8 tokens"),
+        ("[data]\nkind = 'markov'\nlength = 20", "model.length: given 12, expected at least 19"),
+        ("[shift]\nstages = [3, 1]", "stages: given .*expected loop counts of at least 1 that rise"),
+        ("[shift]\nstages = [0, 2]", "expected loop counts of at least 1 that rise"),
+        ("[shift.criterion]\nkind = 'plateau'\npatience = 0", "patience: given 0, expected a whole number of at least 1"),
+        ("[shift.onset]\nkind = 'ramp'\nsteps = 0", "ramp steps: given 0, expected a whole number of at least 1"),
+        ("[optimizer]\nrate = -1.0", "optimizer.rate: given -1.0, expected a positive number"),
+        ("[optimizer]\nname = 'adam'", "unknown optimizer.name 'adam'; did you mean 'adamw'"),
+        ("[optimizer]\nbeta2 = 1.0", "optimizer.beta2: given 1.0, expected a number from 0 up to, not including, 1"),
+        ("[training]\nsteps = 0", "training.steps: given 0, expected a whole number of at least 1"),
+        ("[training]\nsteps = true", "training.steps: given True, expected a whole number"),
+        ("seed = -1", "seed: given -1, expected a whole number from 0"),
+        ("seed = ", "not TOML"),
+    ],
+)
+def test_bad_config_gets_one_line_that_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(BadInputError, match=message) as caught:
+        read_config(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_config_says_where_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"no such file; expected a TOML file; `thalweg recipe markov`"):
+        read_config(tmp_path / "none.toml")
+
+
+def test_a_change_without_a_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"--set: given 'training.steps', expected section.key=value"):
+        read_config(written(tmp_path, ""), ["training.steps"])
+
+
+def test_fraction_of_another_length_is_refused() -> None:
+    with pytest.raises(BadInputError, match=r"total_steps: given 10, expected training.steps, 3750"):
+        RunConfig(shift=ShiftConfig((1, 2), AtFraction(0.5, 10)))
+
+
+def test_sequences_may_be_longer_than_the_model_without_learned_positions() -> None:
+    config = RunConfig(model=ModelConfig(length=1, positions="none"))
+    assert replace(config, optimizer=OptimizerConfig(), training=TrainingConfig()).model.length == 1

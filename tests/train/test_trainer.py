@@ -1,0 +1,280 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from thalweg.errors import BadInputError, DamagedFileError, DiskFullError, DivergedError, FolderError
+from thalweg.models.cost import cost
+from thalweg.records import read_run
+from thalweg.shift.criterion import AtStep, Plateau
+from thalweg.shift.onset import Hard, Ramp
+from thalweg.storage import read_journal
+from thalweg.train import checkpoint as checkpoint_module
+from thalweg.train.callbacks import Callback, StepFacts
+from thalweg.train.checkpoint import checkpoints
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, config_text
+from thalweg.train.trainer import train
+
+
+class StopAt(Callback):
+    """Ends a run after some updates, as an interrupt would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, facts: StepFacts) -> None:
+        if facts.step == self.step:
+            raise KeyboardInterrupt
+
+
+def without_seconds(folder: Path) -> list[dict]:
+    records = read_journal(folder / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def test_twin_runs_are_bit_identical(tmp_path: Path, tiny: RunConfig) -> None:
+    a, b = train(tiny, tmp_path / "a"), train(tiny, tmp_path / "b")
+    assert a.weights_sha256 == b.weights_sha256
+    assert without_seconds(tmp_path / "a") == without_seconds(tmp_path / "b")
+
+
+def test_another_seed_is_another_run(tmp_path: Path, tiny: RunConfig) -> None:
+    other = train(replace(tiny, seed=1), tmp_path / "b")
+    assert train(tiny, tmp_path / "a").weights_sha256 != other.weights_sha256
+
+
+@pytest.mark.parametrize("stop", [1, 6, 7, 8, 12, 13, 17, 22, 39])
+def test_a_run_stopped_anywhere_ends_like_one_that_was_not(tmp_path: Path, tiny: RunConfig, stop: int) -> None:
+    whole = train(tiny, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path / "cut", [StopAt(stop)])
+    resumed = train(tiny, tmp_path / "cut")
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
+    assert (resumed.flops, resumed.evaluations) == (whole.flops, whole.evaluations)
+
+
+@pytest.mark.parametrize("criterion", [Plateau(delta_loss=1.0, delta_grad=9.0, patience=2, window=5)])
+@pytest.mark.parametrize("onset", [Hard(), Ramp(9)])
+@pytest.mark.parametrize("optimizer", [OptimizerConfig(schedule="wsd", warmup=5), OptimizerConfig(name="sgd", rate=0.1)])
+def test_every_schedule_and_optimizer_resumes_bit_for_bit(tmp_path: Path, tiny: RunConfig, criterion, onset, optimizer) -> None:
+    config = replace(tiny, optimizer=optimizer, shift=ShiftConfig((1, 2, 4), criterion, onset))
+    whole = train(config, tmp_path / "whole")
+    for stop in (10, 16, 31):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "cut", [StopAt(stop)])
+    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+    assert whole.switches[-1].loops_after == 4
+
+
+def test_text_resumes_bit_for_bit(tmp_path: Path, tiny_text: RunConfig) -> None:
+    whole = train(tiny_text, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_text, tmp_path / "cut", [StopAt(20)])
+    assert train(tiny_text, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.slow
+def test_five_kills_at_random_moments_change_no_bit(tmp_path: Path, tiny: RunConfig, python: str) -> None:
+    """SIGKILL from outside, wherever the process happens to be: importing, training, writing."""
+    config = replace(tiny, training=replace(tiny.training, steps=1500, checkpoint_every=3, evaluate_every=50))
+    whole = train(config, tmp_path / "whole")
+    (tmp_path / "run.toml").write_text(config_text(config))
+    command = [python, "-m", "thalweg", "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "cut")]
+    dice, kills = random.Random(0), 0
+    while kills < 5:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        began = time.monotonic()
+        while not (tmp_path / "cut" / "checkpoints").exists() and time.monotonic() - began < 60:
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0.0, 0.6) + (2.0 if kills else 0.0))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed: make it longer"
+        kills += 1
+    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+    assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
+
+
+def test_a_complete_run_is_not_made_again(tmp_path: Path, tiny: RunConfig) -> None:
+    first = train(tiny, tmp_path)
+    assert train(tiny, tmp_path, [StopAt(1)]) == first
+
+
+def test_losing_the_newest_checkpoint_costs_time_but_no_bit(tmp_path: Path, tiny: RunConfig) -> None:
+    whole = train(tiny, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path / "cut", [StopAt(30)])
+    newest = checkpoints(tmp_path / "cut" / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="damaged checkpoint"):
+        assert train(tiny, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+
+
+def test_seconds_and_flops_count_training_only(tmp_path: Path, tiny: RunConfig) -> None:
+    summary = train(tiny, tmp_path)
+    steps = [cost(tiny.model, 16, 11, loops).training_step for loops in [1] * 12 + [3] * 28]
+    assert summary.flops == sum(steps)
+    assert summary.evaluation_seconds > 0
+    assert read_run(tmp_path).evaluations[0].seconds == 0
+
+
+def test_records_tell_the_switch_with_both_sides_scored(tmp_path: Path, tiny: RunConfig) -> None:
+    (switch,) = train(tiny, tmp_path).switches
+    assert (switch.step, switch.loops_before, switch.loops_after) == (12, 1, 3)
+    assert switch.scores_before == switch.scores_after  # a ramp begins at gain 0
+
+
+def test_a_hard_switch_changes_the_function(tmp_path: Path, tiny: RunConfig) -> None:
+    (switch,) = train(replace(tiny, shift=ShiftConfig((1, 3), AtStep(12), Hard())), tmp_path).switches
+    assert switch.scores_before != switch.scores_after
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_everything_named(tmp_path: Path, tiny: RunConfig) -> None:
+    class Poison(StopAt):
+        def on_step(self, facts: StepFacts) -> None:
+            if facts.step == self.step:
+                torch.set_default_dtype(torch.float32)
+                self.model.head.weight.data.fill_(float("inf"))
+
+    poison = Poison(16)
+    import thalweg.train.trainer as module
+
+    original = module.Run.warm_up
+
+    def capture(run) -> None:
+        poison.model = run.model
+        original(run)
+
+    module.Run.warm_up = capture
+    try:
+        with pytest.raises(DivergedError, match=r"update 17: loss nan, gradient norm nan, rate 0.003, loops 3; .*step-000000014"):
+            train(tiny, tmp_path, [poison])
+    finally:
+        module.Run.warm_up = original
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_folder_of_another_config_is_refused_and_left_alone(tmp_path: Path, tiny: RunConfig) -> None:
+    train(tiny, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(FolderError, match="belongs to a run with another config; choose another --out"):
+        train(replace(tiny, seed=5), tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path, tiny: RunConfig) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(FolderError, match=r"holds 'thesis.tex' and is no run; choose an empty or new --out"):
+        train(tiny, tmp_path)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, tiny: RunConfig, python: str) -> None:
+    holder = (
+        "import sys, time; from pathlib import Path; from thalweg.storage import locked\n"
+        f"with locked(Path({str(tmp_path)!r}), 'run'): print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([python, "-c", holder], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(FolderError, match="is in use by another process"):
+            train(tiny, tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path: Path, tiny: RunConfig) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BadInputError, match="cannot use"):
+        train(tiny, tmp_path / "file")
+
+
+def test_a_full_disk_names_the_file_and_loses_nothing(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(tiny, tmp_path / "whole")
+    real, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 12:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFullError, match=r"no space left to write .*; what was there before is untouched"):
+        train(tiny, tmp_path / "cut")
+    monkeypatch.undo()
+    assert not list((tmp_path / "cut").rglob("*.tmp"))
+    assert train(tiny, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+
+
+def test_a_journal_shorter_than_its_checkpoint_is_damage(tmp_path: Path, tiny: RunConfig) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path, [StopAt(20)])
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(DamagedFileError, match=r"metrics.jsonl: shorter than its checkpoint says"):
+        train(tiny, tmp_path)
+
+
+def test_a_damaged_summary_is_named(tmp_path: Path, tiny: RunConfig) -> None:
+    train(tiny, tmp_path)
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(DamagedFileError, match=r"damaged record .*summary.json"):
+        train(tiny, tmp_path)
+
+
+def test_a_summary_with_other_keys_is_damage(tmp_path: Path, tiny: RunConfig) -> None:
+    train(tiny, tmp_path)
+    values = json.loads((tmp_path / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps(values | {"extra": 1}))
+    with pytest.raises(DamagedFileError, match=r"damaged record .*unknown key in RunSummary 'extra'"):
+        train(tiny, tmp_path)
+
+
+def test_an_unknown_device_is_refused(tmp_path: Path, tiny: RunConfig) -> None:
+    with pytest.raises(BadInputError, match=r"training.device: given 'warp', expected a device of this machine"):
+        train(replace(tiny, training=replace(tiny.training, device="warp")), tmp_path)
+
+
+def test_no_pickle_is_written_or_read(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("pickle was used")
+
+    for name in ("load", "save"):
+        monkeypatch.setattr(torch, name, forbidden)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path, [StopAt(20)])
+    assert train(tiny, tmp_path).steps == 40
+    assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} <= {".toml", ".jsonl", ".json", ".safetensors", ""}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_changing_loops_never_compiles_in_the_middle_of_a_run(tmp_path: Path, tiny: RunConfig) -> None:
+    from torch._dynamo.utils import counters
+
+    class Count(Callback):
+        graphs: list[int] = []  # noqa: RUF012
+
+        def on_step(self, facts: StepFacts) -> None:
+            self.graphs.append(counters["stats"]["unique_graphs"])
+
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = train(replace(tiny, training=replace(tiny.training, compile=True)), tmp_path / "compiled", [Count()])
+    eager = train(tiny, tmp_path / "eager")
+    assert Count.graphs[0] >= 2
+    assert len(set(Count.graphs)) == 1
+    assert compiled.final["train"]["all"].loss == pytest.approx(eager.final["train"]["all"].loss, rel=1e-3)
+
+
+def test_checkpoint_module_keeps_what_the_config_asks(tmp_path: Path, tiny: RunConfig) -> None:
+    train(replace(tiny, training=replace(tiny.training, keep=3)), tmp_path)
+    assert len(checkpoint_module.checkpoints(tmp_path / "checkpoints")) == 3
