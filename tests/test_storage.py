@@ -187,7 +187,6 @@ def test_bytes_that_are_no_text_are_reported_with_their_line(journal):
         read_journal(journal.path)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: a line of JSON that is not an object is returned as a record")
 def test_a_line_that_is_no_object_is_reported(journal):
     journal.path.write_bytes(b"[1]\n{}\n")
     with pytest.raises(DamagedFileError, match="line 1: expected one JSON object"):

@@ -86,6 +86,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
         2.0
     """
     data = np.asarray(values, dtype=np.float64)
+    require(0 < level < 1, "level", level, "a number between 0 and 1")
     require(data.size >= 1, "values", list(values), "at least one number")
     mean = float(data.mean())
     if data.size == 1:

@@ -23,7 +23,8 @@ def to_dict(value: Any) -> Any:
     """A dataclass as plain dicts, lists, numbers and strings; ``kind`` first where the class has one."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {"kind": value.kind} if hasattr(value, "kind") else {}  # pyright: ignore[reportAttributeAccessIssue]
-        return plain | {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        hints = hints_of(type(value))
+        return plain | {f.name: to_dict(as_hinted(hints[f.name], getattr(value, f.name))) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): to_dict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -47,6 +48,8 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
     known: dict[str, Any] = {}
     for key, value in values.items():
         if key == "kind" and hasattr(cls, "kind"):
+            if value != cls.kind:  # pyright: ignore[reportAttributeAccessIssue]
+                raise BadInputError(f"{place or cls.__name__}: given kind {value!r}, expected {cls.kind!r}")  # pyright: ignore[reportAttributeAccessIssue]
             continue
         if key not in fields:
             raise unknown(f"key in {place or cls.__name__}", key, fields)
@@ -87,6 +90,11 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)}")
 
 
+def as_hinted(hint: Any, value: Any) -> Any:
+    """A whole number in a field for numbers as the float that it equals, so that equal values have equal text."""
+    return float(value) if hint is float and type(value) is int else value
+
+
 def convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
     """None where it is allowed, else the only other option, else the dataclass that ``kind`` names."""
     if value is None and type(None) in options:
@@ -97,7 +105,7 @@ def convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
     kinds: dict[str, Any] = {option.kind: option for option in choices}
     if not isinstance(value, dict) or "kind" not in value:
         raise BadInputError(f"{place}: expected a section with kind = one of {', '.join(sorted(kinds))}")
-    if value["kind"] not in kinds:
+    if not isinstance(value["kind"], str) or value["kind"] not in kinds:
         raise unknown(f"kind in {place}", str(value["kind"]), kinds)
     return from_dict(kinds[value["kind"]], value, place)
 
@@ -108,6 +116,8 @@ def describe(hint: Any) -> str:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         return f"a list, each {describe(options[0])}"
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, options))
     if origin in (Union, types.UnionType):
         return " or ".join(describe(option) for option in options if option is not type(None))
     return words.get(hint, f"a section ({getattr(hint, '__name__', hint)})")

@@ -128,11 +128,14 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
+            record = None
+        if not isinstance(record, dict):
             raise DamagedFileError(
                 f"damaged record {path}, line {number}: expected one JSON object; remove the run's folder and run again"
-            ) from None
+            )
+        records.append(record)
     return records
 
 

@@ -258,12 +258,10 @@ def test_a_held_out_part_shorter_than_a_window_is_refused(tmp_path):
     refused(path, "its held-out part has 5 bytes, expected at least 8 .*give more text or a shorter length")
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="reported: mapping an empty part is a bare ValueError of numpy")
 def test_a_file_too_short_to_hold_anything_out_is_refused(tmp_path):
     refused(write(tmp_path / "tiny.txt", "abcd"), "its held-out part has 0 bytes", length=2)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="reported: mapping an empty part is a bare ValueError of numpy")
 def test_an_empty_file_beside_one_with_text_is_refused_or_worked_around(tmp_path):
     write(tmp_path / "two" / "e.txt", "")
     write(tmp_path / "two" / "x.txt", "abc" * 100)

@@ -135,7 +135,6 @@ def test_at_fraction_fires_at_the_next_update_when_the_share_is_no_whole_number(
     assert fired(AtFraction(0.5, 5), [1.0] * 5)[0] == 3
 
 
-@pytest.mark.xfail(strict=True, reason="reported: share * total rounds up past the whole number, so it fires one update late")
 @pytest.mark.parametrize(("share", "total", "first"), [(0.07, 100, 7), (0.28, 50, 14), (0.55, 100, 55), (0.68, 5000, 3400)])
 def test_at_fraction_fires_on_time_where_floating_point_rounds_up(share, total, first):
     assert fired(AtFraction(share, total), [1.0] * total)[0] == first

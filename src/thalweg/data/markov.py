@@ -47,6 +47,7 @@ class MarkovLanguage:
         (2, 6)
         >>> bool(np.allclose(source.transitions.sum(-1), 1))
         True
+
     Source:
         arXiv 2510.10089, section 4; the paper names no values, these are ours.
     """

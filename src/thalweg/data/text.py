@@ -14,7 +14,7 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import numpy as np
 
@@ -127,8 +127,14 @@ def corpus(path: str, held_out_share: float) -> Corpus:
     for target, parts in (("train.bin", train), ("held-out.bin", held_out)):
         if not (folder / target).exists():
             atomic_stream(folder / target, joined(parts))
-    maps = [np.memmap(folder / target, dtype=np.uint8, mode="r") for target in ("train.bin", "held-out.bin")]
-    return Corpus(name, key, len(files), len({part.file for part in held_out}), maps[0], maps[1])
+    return Corpus(
+        name, key, len(files), len({p.file for p in held_out}), mapped(folder / "train.bin"), mapped(folder / "held-out.bin")
+    )
+
+
+def mapped(file: Path) -> np.ndarray:
+    """The bytes of a file, read from the disk when they are used; an empty file cannot be mapped."""
+    return np.memmap(file, dtype=np.uint8, mode="r") if file.stat().st_size else np.empty(0, dtype=np.uint8)
 
 
 def find_files(path: str) -> tuple[str, Path, list[Path]]:
@@ -165,11 +171,11 @@ def read(file: Path, limit: int = -1) -> bytes:
         with file.open("rb") as handle:
             return handle.read(limit)
     except OSError as error:
-        raise unreadable(error) from None
+        unreadable(error)
 
 
-def unreadable(error: OSError) -> BadInputError:
-    """One clear line for a file or folder that cannot be opened; raised by ``os.walk``, returned to others."""
+def unreadable(error: OSError) -> NoReturn:
+    """One clear line for a file or folder that cannot be opened."""
     raise BadInputError(
         f"text: cannot read {error.filename} ({error.strerror}); expected readable files; leave it out or fix its rights"
     )

@@ -32,6 +32,7 @@ class LoopedTransformer(nn.Module):
         >>> model = LoopedTransformer(ModelConfig(vocabulary=16, width=8))
         >>> model(torch.zeros(2, 5, dtype=torch.long), loops=3).shape
         torch.Size([2, 5, 16])
+
     Source:
         arXiv 2510.10089, section 3 (block "attention"); GPT-2 (block "gpt"); input injection: arXiv 2409.15647.
     """

@@ -30,6 +30,7 @@ class Plateau:
         ...     reasons.append(reason is not None)
         >>> reasons
         [False, False, False, True]
+
     Source:
         arXiv 2510.10089, section 5 (thresholds delta_1, delta_2, patience W). The paper gives no values and no smoothing;
         windows and defaults are ours.
@@ -115,7 +116,7 @@ class AtFraction:
         return {}
 
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
-        reached = step >= self.share * self.total_steps
+        reached = step >= self.share * self.total_steps - 1e-9  # 0.07 * 100 is a little above 7
         return state, f"{self.share:.0%} of {self.total_steps} updates were made" if reached else None
 
 

@@ -46,6 +46,7 @@ class Shift:
         3 (1.0, 0.5, 0.5) False
         >>> shift.explain()
         'after 2 updates: 1 -> 3 loops, because 2 updates were made'
+
     Source:
         arXiv 2510.10089, section 5; the paper's procedure is two stages, SCP and a hard onset. The ramp is ours.
     """
@@ -101,8 +102,9 @@ class Shift:
 
         While a ramp lasts no criterion is asked: the curve then shows the onset, not the stage.
         """
+        settled = self.settled
         self.step += 1
-        if self.stage == len(self.criteria) or not self.settled:
+        if self.stage == len(self.criteria) or not settled:
             return False
         rule = self.criteria[self.stage]
         self._state, reason = rule.observe(self._state, self.step, float(loss), float(grad_norm))
@@ -125,7 +127,7 @@ class Shift:
         return {
             "stages": list(self.stages),
             "step": self.step,
-            "switches": [vars(s) for s in self.switches],
+            "switches": [dict(vars(s)) for s in self.switches],
             "criterion": dict(self._state),
         }
 
