@@ -40,8 +40,8 @@ class Attention(nn.Module):
 
     def forward(self, states: Tensor, fused: Fused, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
         batch, length, width = states.shape
-        joined = functional.linear(states, *fused).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = joined.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, L, K)
+        parts = functional.linear(states, *fused).split(width, dim=-1)
+        query, key, value = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in parts)  # each (B, H, L, K)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         if self.kind == "softmax":

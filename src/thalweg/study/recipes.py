@@ -39,7 +39,7 @@ def markov(steps: int) -> Recipe:
         data=MarkovConfig(),
         model=ModelConfig(vocabulary=16, length=11, width=64, attention="linear"),
         optimizer=OptimizerConfig(rate=3e-3),
-        training=TrainingConfig(steps=steps, batch=128, evaluate_every=steps // 30, threads=1),
+        training=TrainingConfig(steps=steps, batch=128, evaluate_every=steps // 24, threads=1),
     )
     return Recipe(base, loops=3, criterion=Plateau(delta_loss=0.02, patience=3, window=40), ramp=Ramp(steps=300))
 

@@ -55,9 +55,11 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     loss = next_token_loss(model, tokens, loops, gains)
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, clip if clip > 0 else math.inf)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     outcome = Outcome(*torch.stack((loss.detach(), norm)).tolist())
     if outcome.finite:
+        if 0 < clip < outcome.grad_norm:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
         optimizer.step()
