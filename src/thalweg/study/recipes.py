@@ -119,7 +119,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset(3, ("single", "looped", "shift", "shift-hard"), {"markov": 1800, "text": 400}),
+    "quick": Preset(3, ("single", "looped", "shift", "shift-hard"), {"markov": 1600, "text": 400}),
     "paper": Preset(5, tuple(ARMS), {"markov": 6000, "text": 2000}),
 }
 TASKS = ("markov", "text")
