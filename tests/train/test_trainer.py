@@ -17,6 +17,7 @@ from thalweg.shift.criterion import AtStep, Plateau
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.storage import read_journal
 from thalweg.train import checkpoint as checkpoint_module
+from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import checkpoints
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, config_text
@@ -136,28 +137,27 @@ def test_a_hard_switch_changes_the_function(tmp_path: Path, tiny: RunConfig) -> 
     assert switch.scores_before != switch.scores_after
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_everything_named(tmp_path: Path, tiny: RunConfig) -> None:
-    class Poison(StopAt):
-        def on_step(self, facts: StepFacts) -> None:
-            if facts.step == self.step:
-                torch.set_default_dtype(torch.float32)
-                self.model.head.weight.data.fill_(float("inf"))
+@pytest.mark.parametrize(
+    ("poisoned_after", "message"),
+    [
+        (16, r"not finite in update 17: loss nan, gradient norm nan, rate 0.003, loops 3; .*step-000000014"),
+        (10, r"not finite in scores after update 10: losses \[nan.*step-000000007"),
+        (3, r"not finite in update 4: .*last good checkpoint: none yet; lower optimizer.rate"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_with_everything_named(
+    tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, poisoned_after: int, message: str
+) -> None:
+    real = trainer_module.Run.update
 
-    poison = Poison(16)
-    import thalweg.train.trainer as module
+    def poisoned(run: trainer_module.Run) -> None:
+        real(run)
+        if run.shift.step == poisoned_after:
+            run.model.head.weight.data.fill_(float("inf"))
 
-    original = module.Run.warm_up
-
-    def capture(run) -> None:
-        poison.model = run.model
-        original(run)
-
-    module.Run.warm_up = capture
-    try:
-        with pytest.raises(DivergedError, match=r"update 17: loss nan, gradient norm nan, rate 0.003, loops 3; .*step-000000014"):
-            train(tiny, tmp_path, [poison])
-    finally:
-        module.Run.warm_up = original
+    monkeypatch.setattr(trainer_module.Run, "update", poisoned)
+    with pytest.raises(DivergedError, match=message):
+        train(tiny, tmp_path)
     assert not (tmp_path / "summary.json").exists()
 
 

@@ -20,6 +20,8 @@ from thalweg.streams import stream
 
 Tokens = NDArray[np.int64]
 Floats = NDArray[np.float64]
+CHUNK = 4096
+"""Contexts whose transitions are drawn at once; changes the memory, not the numbers."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +146,19 @@ def draw_transitions(
     likely = np.where(last < simple, successor[last], rng.integers(vocabulary, size=contexts))
     zipf = 1 / np.arange(1, vocabulary)
     rest = (1 - complex_sure) * zipf / zipf.sum()
+    base = np.arange(vocabulary - 1)
     rows = np.empty((contexts, vocabulary))
-    for context in range(contexts):
-        others = np.delete(np.arange(vocabulary), likely[context])
-        if last[context] < simple:
-            rows[context, others], sure = (1 - simple_sure) / (vocabulary - 1), simple_sure
-        else:
-            rows[context, rng.permutation(others)], sure = rest, complex_sure
-        rows[context, likely[context]] = sure
+    for first in range(0, contexts, CHUNK):  # in chunks, as the working copies are several times the size of their rows
+        part = slice(first, min(first + CHUNK, contexts))
+        complicated = last[part] >= simple
+        spread = np.full((len(complicated), vocabulary - 1), (1 - simple_sure) / (vocabulary - 1))
+        order_of_rest = rng.permuted(np.tile(base, (int(complicated.sum()), 1)), axis=1)
+        scattered = np.empty(order_of_rest.shape)
+        np.put_along_axis(scattered, order_of_rest, rest[None, :], axis=1)
+        spread[complicated] = scattered
+        others = base + (base >= likely[part, None])  # every token but the likely one
+        np.put_along_axis(rows[part], others, spread, axis=1)
+        rows[np.arange(part.start, part.stop), likely[part]] = np.where(complicated, complex_sure, simple_sure)
     return rows.reshape((vocabulary,) * (order + 1))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -156,7 +158,8 @@ class Run:
         clip = self.config.optimizer.clip
         outcome = train_step(self.forward, self.optimizer, self.tokens(step), loops=loops, gains=gains, rate=rate, clip=clip)
         if not outcome.finite:
-            self.stop_diverged(step, rate, outcome.loss, outcome.grad_norm)
+            said = f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}"
+            self.stop_diverged(f"update {step + 1}", said)
         switched = self.shift.update(outcome.loss, outcome.grad_norm)
         self.clock.flops += self.flops(loops)
         self.clock.seconds += time.perf_counter() - started
@@ -207,6 +210,9 @@ class Run:
         started = time.perf_counter()
         scores = evaluate(self.model, self.data.evaluation, self.device, loops, gains)
         self.clock.evaluation_seconds += time.perf_counter() - started
+        losses = [score.loss for strata in scores.values() for score in strata.values()]
+        if not all(math.isfinite(loss) for loss in losses):
+            self.stop_diverged(f"scores after update {self.shift.step}", f"losses {losses}")
         return scores
 
     def record_switch(self) -> None:
@@ -246,13 +252,13 @@ class Run:
         tensors = gather(self.model, self.optimizer)
         save_checkpoint(self.folder / "checkpoints", self.shift.step, tensors, facts, self.config.training.keep)
 
-    def stop_diverged(self, step: int, rate: float, loss: float, norm: float) -> None:
+    def stop_diverged(self, when: str, said: str) -> NoReturn:
         """Stop with everything that helps to find out why."""
         good = newest_checkpoint(self.folder / "checkpoints")
         where = str(good.path) if good else "none yet"
         raise DivergedError(
-            f"loss not finite in update {step + 1}: loss {loss}, gradient norm {norm}, rate {rate:g}, "
-            f"loops {self.shift.loops}; last good checkpoint: {where}; lower optimizer.rate or optimizer.clip"
+            f"loss not finite in {when}: {said}, loops {self.shift.loops}; "
+            f"last good checkpoint: {where}; lower optimizer.rate or optimizer.clip"
         )
 
     def finish(self) -> RunSummary:
