@@ -139,8 +139,7 @@ def accuracy_by_stratum(summary: StudySummary, grouped: Grouped) -> Drawn:
             best = ceiling(grouped, where, stratum)
             if best is not None:
                 axes.axhline(best, color="black", linewidth=0.9, dashes=(6, 3), label="Bayes ceiling")
-                finals = [runs[0].evaluations[-1].scores[where][stratum].accuracy for runs in shown.values()]
-                axes.set_ylim(min(finals) - 0.12 * (2 if stratum == "high" else 1), best + 0.02)
+                axes.set_ylim(early_accuracy(shown, where, stratum) - 0.02, best + 0.02)
             axes.set_title(f"{stratum} information, {where}", fontsize=9)
             axes.set_ylabel("accuracy (share of top-1 hits)" if column == 0 else "")
             axes.set_xlabel("updates" if row == 1 else "")
@@ -157,6 +156,12 @@ def accuracy_by_stratum(summary: StudySummary, grouped: Grouped) -> Drawn:
 def band_end(runs: list[RunRecord], where: str, stratum: str) -> float:
     """Mean accuracy at the last evaluation."""
     return sum(run.evaluations[-1].scores[where][stratum].accuracy for run in runs) / len(runs)
+
+
+def early_accuracy(grouped: Grouped, where: str, stratum: str) -> float:
+    """The lowest accuracy at the second evaluation after the start: where the steep first rise is over."""
+    runs = [run for one in grouped.values() for run in one]
+    return min(run.evaluations[min(2, len(run.evaluations) - 1)].scores[where][stratum].accuracy for run in runs)
 
 
 def loss_against_cost(summary: StudySummary, grouped: Grouped) -> Drawn:
