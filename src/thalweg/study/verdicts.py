@@ -110,6 +110,7 @@ def markov_verdicts(runs: Runs) -> list[Verdict]:
     for where in ("train", "held-out"):
         rules += [
             ({"single"}, lambda where=where: stalls(runs, "single", where)),
+            ({"single-flops"}, lambda where=where: stalls(runs, "single-flops", where)),
             (
                 {"single", "looped"},
                 lambda where=where: better(
