@@ -69,8 +69,8 @@ def test_pairing_takes_out_what_seeds_share() -> None:
     assert (found.low, found.high) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
 
 
-def falling(floor: float, speed: float, seconds: float = 0.01):
-    return lambda seed: run(lambda s: floor + 0.001 * seed + np.exp(-s * speed), lambda s: 0.5, seconds)
+def falling(floor: float, speed: float, jump: float | None = 0.0):
+    return lambda seed: run(lambda s: floor + 0.001 * seed + np.exp(-s * speed), lambda s: 0.5, jump=jump)
 
 
 def test_lower_loss_is_supported_for_the_lower_one() -> None:
@@ -89,6 +89,12 @@ def test_never_reaching_it_contradicts_and_is_counted() -> None:
     runs = {"looped": seeds(falling(0.8, 0.01)), "shift": seeds(falling(0.9, 0.01))}
     found = sooner(runs, "shift", "looped")
     assert (found.verdict, found.numbers["seeds that never reached it"].mean) == ("contradicted", 5)
+
+
+def test_a_shift_that_never_switched_proves_nothing() -> None:
+    runs = {"looped": seeds(falling(0.8, 0.001)), "shift": seeds(falling(0.7, 0.002, jump=None))}
+    found = sooner(runs, "shift", "looped")
+    assert (found.verdict, found.numbers["seeds that switched"].mean) == ("undecided", 0)
 
 
 def test_one_seed_that_never_reaches_it_leaves_it_undecided() -> None:

@@ -139,11 +139,13 @@ def accuracy_by_stratum(summary: StudySummary, grouped: Grouped) -> Drawn:
             best = ceiling(grouped, where, stratum)
             if best is not None:
                 axes.axhline(best, color="black", linewidth=0.9, dashes=(6, 3), label="Bayes ceiling")
-                axes.set_ylim(early_accuracy(shown, where, stratum) - 0.02, best + 0.02)
+                early = early_accuracy(shown, where, stratum)
+                axes.set_ylim(early - 0.1 * (best - early), best + 0.1 * (best - early))
             axes.set_title(f"{stratum} information, {where}", fontsize=9)
             axes.set_ylabel("accuracy (share of top-1 hits)" if column == 0 else "")
             axes.set_xlabel("updates" if row == 1 else "")
-    grid[0][1].legend(fontsize=8, loc="lower right")
+    lines, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
     caption = (
         "Accuracy of high- and low-information sequences over training. Lines: mean over seeds; bands: 95 % t-interval; dotted "
         f"verticals: switches of shift, one a seed; dashed: the Bayes-optimal predictor on the same sequences. {setup(summary)}"

@@ -48,11 +48,11 @@ def text(steps: int, path: str = "") -> Recipe:
     """Bytes of real text with the GPT-2-style block."""
     base = RunConfig(
         data=TextConfig(path=path, length=65),
-        model=ModelConfig(vocabulary=256, length=64, width=64, layers=1, heads=4, block="gpt"),
+        model=ModelConfig(vocabulary=256, length=64, width=64, heads=4, block="gpt", injection=True),
         optimizer=OptimizerConfig(rate=3e-3, schedule="wsd", warmup=50, weight_decay=0.1, beta2=0.99),
         training=TrainingConfig(steps=steps, batch=32, evaluate_every=steps // 20, threads=1),
     )
-    return Recipe(base, loops=4, criterion=Plateau(delta_loss=0.02, patience=3, window=40), ramp=Ramp(steps=200))
+    return Recipe(base, loops=4, criterion=Plateau(delta_loss=0.05, patience=2, window=20), ramp=Ramp(steps=100))
 
 
 def single(recipe: Recipe) -> RunConfig:

@@ -213,4 +213,5 @@ def model_words(model: ModelConfig) -> str:
     return (
         f"{family}, {model.layers} layer(s), width {model.width}, {model.heads} head(s), {model.attention} attention, "
         f"norm {model.norm}, {model.positions} positions, {'tied' if model.tied else 'untied'} head"
+        f"{', input injection' if model.injection else ''}"
     )

@@ -62,6 +62,7 @@ def lower_loss(runs: Runs, arm: str, other: str, claim: str) -> Verdict:
 
 def sooner(runs: Runs, arm: str, other: str) -> Verdict:
     """One arm reaches the other's final quality in less than the other's training time."""
+    switched = Cell(float(sum(bool(run.switches) for run in runs[arm].values())), n=len(runs[arm]))
     shares, missed = [], 0
     for seed in sorted(runs[arm].keys() & runs[other].keys()):
         reference, run = runs[other][seed], runs[arm][seed]
@@ -72,6 +73,8 @@ def sooner(runs: Runs, arm: str, other: str) -> Verdict:
             shares.append(math.log(spent / reference.evaluations[-1].seconds))
     claim = f"{arm} reaches {other}'s final held-out loss in less time than {other} takes"
     test = f"log of (time to target / {other}'s training time), paired by seed, t-interval against 0; every seed must reach it"
+    if not switched.mean:
+        return verdict(claim, "undecided", f"{test}; no seed of {arm} has switched", {"seeds that switched": switched})
     if not shares or missed:
         numbers = {"seeds that never reached it": Cell(float(missed), n=missed + len(shares))}
         return verdict(claim, "undecided" if shares else "contradicted", test, numbers)
