@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from thalweg.errors import DamagedFileError
+from thalweg.train.assemble import make_data, make_model
 from thalweg.train.checkpoint import (
     DamagedCheckpointWarning,
     checkpoints,
@@ -20,7 +21,6 @@ from thalweg.train.checkpoint import (
 )
 from thalweg.train.config import OptimizerConfig, RunConfig
 from thalweg.train.step import make_optimizer, train_step
-from thalweg.train.trainer import make_data, make_model
 
 FACTS = {"note": "x"}
 

@@ -17,8 +17,8 @@ from thalweg.storage import locked
 from thalweg.study.queue import Job, work_off
 from thalweg.study.recipes import StudyConfig, runs_of
 from thalweg.study.study import claim_study, jobs_of, read_study, summarise
+from thalweg.train.assemble import make_data
 from thalweg.train.callbacks import progress_bar
-from thalweg.train.trainer import make_data
 
 
 def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from thalweg.data.batches import Data
-from thalweg.data.markov_data import MarkovConfig, MarkovData
-from thalweg.data.text import TextConfig, TextData
-from thalweg.errors import BadInputError, DamagedFileError, DivergedError, FolderError
+from thalweg.errors import DamagedFileError, DivergedError, FolderError
 from thalweg.models.cost import cost, parameters
-from thalweg.models.looped import LoopedTransformer
 from thalweg.plain import fingerprint, from_dict, to_dict
 from thalweg.records import (
     EvaluationRecord,
@@ -31,7 +27,7 @@ from thalweg.records import (
 )
 from thalweg.shift.onset import Ramp
 from thalweg.storage import Journal, locked, read_json, write_json, write_text
-from thalweg.streams import stream
+from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import digest, gather, newest_checkpoint, save_checkpoint, scatter, weights
 from thalweg.train.config import RunConfig, config_text, read_config
@@ -290,39 +286,3 @@ class Run:
             callback.on_end()
         if self.journal is not None:
             self.journal.close()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that a config names.
-
-    Raises:
-        BadInputError: PyTorch does not know it, or this machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInputError(f"training.device: given {name!r}, expected a device of this machine ({reason})") from None
-    return device
-
-
-def make_data(config: RunConfig) -> Data:
-    """The data that a config describes, under its seed."""
-    if isinstance(config.data, MarkovConfig):
-        return MarkovData(config.data, config.seed)
-    assert isinstance(config.data, TextConfig)
-    return TextData(config.data, config.seed)
-
-
-def make_model(config: RunConfig) -> LoopedTransformer:
-    """The model of a config with the initial weights of its seed."""
-    seed = int(stream(config.seed, "init").integers(2**63))
-    return LoopedTransformer(config.model, torch.Generator().manual_seed(seed))
-
-
-def on_device(config: RunConfig, device: str) -> RunConfig:
-    """The same run on another device."""
-    return replace(config, training=replace(config.training, device=device))
