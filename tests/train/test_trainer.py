@@ -241,6 +241,7 @@ def test_a_summary_with_other_keys_is_damage(tmp_path: Path, tiny: RunConfig) ->
 def test_an_unknown_device_is_refused(tmp_path: Path, tiny: RunConfig) -> None:
     with pytest.raises(BadInputError, match=r"training.device: given 'warp', expected a device of this machine"):
         train(replace(tiny, training=replace(tiny.training, device="warp")), tmp_path)
+    assert train(tiny, tmp_path).steps == 40  # nothing of the refused run stands in the way
 
 
 def test_no_pickle_is_written_or_read(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,11 +63,13 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
         DamagedFileError: no checkpoint of the run can be read.
     """
     with locked(folder, "run"):
-        claim(config, folder)
+        new = check_owner(config, folder)
         if (folder / "summary.json").exists():
             return recorded(RunSummary, read_json(folder / "summary.json"), folder / "summary.json")
-        run = Run(config, folder, callbacks)
+        run = Run(config, folder, callbacks)  # refuses a device or text that is not there before anything is written
         try:
+            if new:
+                write_text(folder / "config.toml", config_text(config))
             run.resume()
             run.warm_up()
             run.go()
@@ -76,17 +78,17 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
             run.close()
 
 
-def claim(config: RunConfig, folder: Path) -> None:
-    """Write the config into a new folder, or check that the folder is this run's."""
+def check_owner(config: RunConfig, folder: Path) -> bool:
+    """Whether the folder is new; otherwise it must be this run's."""
     path = folder / "config.toml"
     if not path.exists():
         others = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
         if others:
             raise FolderError(f"run {folder}: the folder holds {others[0]!r} and is no run; choose an empty or new --out")
-        write_text(path, config_text(config))
-        return
+        return True
     if read_config(path) != config:
         raise FolderError(f"run {folder}: the folder belongs to a run with another config; choose another --out")
+    return False
 
 
 class Run:
