@@ -15,7 +15,9 @@ from thalweg.errors import StudyError, ThalwegError
 
 app = App(
     name="thalweg",
-    help="Train looped transformers in stages, and see the landscape they train in.\n\nExample: `thalweg study markov --preset quick`",
+    help="""Train looped transformers in stages, and see the landscape they train in.
+
+Example: `thalweg study markov --preset quick`""",
     version_flags=["--version"],
     help_format="markdown",
     result_action="return_value",
