@@ -269,9 +269,12 @@ def test_changing_loops_never_compiles_in_the_middle_of_a_run(tmp_path: Path, ti
 
     torch._dynamo.reset()
     counters.clear()
+    rule = Plateau(delta_loss=1.0, delta_grad=9.0, patience=1, window=3)
+    tiny = replace(tiny, shift=ShiftConfig((1, 2, 3, 4, 5), rule, Ramp(2)))
     compiled = train(replace(tiny, training=replace(tiny.training, compile=True)), tmp_path / "compiled", [Count()])
     eager = train(tiny, tmp_path / "eager")
-    assert Count.graphs[0] >= 2
+    assert compiled.switches[-1].loops_after == 5
+    assert Count.graphs[0] >= 9  # one for the first stage, two for each other one
     assert len(set(Count.graphs)) == 1
     assert compiled.final["train"]["all"].loss == pytest.approx(eager.final["train"]["all"].loss, rel=1e-3)
 

@@ -120,7 +120,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(3, ("single", "looped", "shift", "shift-hard"), {"markov": 1600, "text": 400}),
-    "paper": Preset(5, tuple(ARMS), {"markov": 9000, "text": 2000}),
+    "paper": Preset(5, tuple(ARMS), {"markov": 6000, "text": 2000}),
 }
 TASKS = ("markov", "text")
 

@@ -101,7 +101,9 @@ class Run:
         self.device = choose_device(config.training.device)
         self.data = make_data(config)
         self.model = make_model(config).to(self.device)
-        self.forward: Callable[..., Tensor] = torch.compile(self.model) if config.training.compile else self.model
+        # Static: one graph for each number of loops, rather than one that is traced again when the number is a new one.
+        compiled = config.training.compile
+        self.forward: Callable[..., Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
         self.optimizer = make_optimizer(config.optimizer, self.model)
         self.shift = config.shift.schedule()
         self.switches: list[SwitchRecord] = []
@@ -126,6 +128,7 @@ class Run:
         """Build the compiled graph of every stage, with and without gains, before the clock starts."""
         if not self.config.training.compile:
             return
+        torch._dynamo.config.recompile_limit = max(8, 2 * len(self.shift.stages))
         tokens = self.tokens(0)
         for index, loops in enumerate(self.shift.stages):
             ramped = index > 0 and isinstance(self.shift.onset, Ramp)
