@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,10 +160,10 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: in
         Root seed of the run.
     """
     from thalweg.study.recipes import plan, runs_of
-    from thalweg.train.config import config_text, with_seed
+    from thalweg.train.config import config_text
 
     run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
-    print(config_text(with_seed(run, seed)), end="")
+    print(config_text(replace(run, seed=seed)), end="")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from thalweg.errors import FolderError
 from thalweg.models.config import ModelConfig
-from thalweg.plain import from_dict, to_dict
-from thalweg.records import Cell, RunRecord, StudySummary, read_run, recorded
+from thalweg.plain import to_dict
+from thalweg.records import Cell, RunRecord, Score, StudySummary, read_run, recorded
 from thalweg.storage import read_json, write_json
 from thalweg.study.measures import bits_per_byte, cell, cost_to_target, final
 from thalweg.study.queue import Job, prepare
@@ -91,7 +91,7 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
 def read_summary(folder: Path) -> StudySummary:
     """The summary that `summarise` wrote."""
     path = folder / "summary.json"
-    return from_dict(StudySummary, read_json(path), str(path))
+    return recorded(StudySummary, read_json(path), path)
 
 
 def markov_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
@@ -153,7 +153,7 @@ def cost_cells(seeds: dict[int, RunRecord], looped: dict[int, RunRecord]) -> dic
     }
 
 
-def ceiling_of(run: RunRecord, where: str, stratum: str):
+def ceiling_of(run: RunRecord, where: str, stratum: str) -> Score:
     """The best possible score of a stratum in this run's data."""
     assert run.summary is not None
     return run.summary.ceilings[where][stratum]

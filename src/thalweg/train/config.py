@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,8 +184,3 @@ def apply_change(values: dict[str, Any], change: str) -> None:
 def config_text(config: RunConfig) -> str:
     """The config as TOML."""
     return tomlkit.dumps(to_dict(config))
-
-
-def with_seed(config: RunConfig, seed: int) -> RunConfig:
-    """The same run with another root seed."""
-    return replace(config, seed=seed)
