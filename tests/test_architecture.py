@@ -10,9 +10,9 @@ import thalweg
 ROOT = Path(thalweg.__file__).parent
 FLOORS = (
     ("errors",),
-    ("plain", "storage", "streams", "intervals"),
+    ("plain", "storage", "streams", "intervals", "vectors", "ranks"),
     ("records",),
-    ("data", "models", "report"),
+    ("data", "models", "curvature", "report"),
     ("shift",),
     ("train",),
     ("study",),

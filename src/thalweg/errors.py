@@ -42,6 +42,46 @@ class StudyError(ThalwegError):
     """Some runs of a study failed; those that finished are kept."""
 
 
+class NonFiniteError(BadInputError):
+    """NaN or infinity where a number must be finite."""
+
+
+class ShapeMismatchError(BadInputError):
+    """A tensor does not have the shape that the operator or the formula needs."""
+
+
+class NotSymmetricError(ThalwegError):
+    """A matrix or operator that must be symmetric is not."""
+
+
+class NotDeterministicError(BadInputError):
+    """The same loss at the same point gave two values."""
+
+
+class NotDifferentiableError(BadInputError):
+    """The loss has no gradient, or its gradient has no derivative."""
+
+
+class WrongProductError(ThalwegError):
+    """A product is not the derivative of the gradient, by central differences."""
+
+
+class NotConvergedError(ThalwegError):
+    """An iteration ended before its residuals were small enough; the message says how far it came."""
+
+
+class ResolutionError(BadInputError):
+    """A question finer than what the estimate can resolve."""
+
+
+class MemoryLimitError(BadInputError):
+    """More memory would be needed than the limit allows."""
+
+
+class KinkWarning(UserWarning):
+    """The loss has kinks (ReLU and its like): its second derivative is that of the smooth pieces, the kinks left out."""
+
+
 def require(ok: bool, what: str, given: object, expected: str) -> None:
     """Raise `BadInputError` with one clear line unless ``ok``.
 

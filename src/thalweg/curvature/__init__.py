@@ -1,0 +1,1 @@
+"""Second-order facts about any loss: products, matrices, spectra, traces. Takes callables; never imports a model."""
