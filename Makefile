@@ -9,7 +9,7 @@ DEPENDS := pyproject.toml requirements/constraints.txt
 demo: .stamps/run
 	$(BIN)/thalweg study markov --preset quick --out results/markov-quick
 
-test: .stamps/test
+test: .stamps/test .stamps/rivals
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: .stamps/lint .stamps/test
@@ -18,7 +18,7 @@ lint: .stamps/lint .stamps/test
 	$(BIN)/codespell
 	$(BIN)/basedpyright
 
-bench: .stamps/bench
+bench: .stamps/bench .stamps/rivals
 	for claim in benchmarks/*_*.py; do $(BIN)/python $$claim || exit 1; done
 
 .stamps/run: $(DEPENDS)
@@ -28,6 +28,10 @@ bench: .stamps/bench
 
 .stamps/test .stamps/lint .stamps/bench: .stamps/%: .stamps/run
 	$(PIP) -e '.[$*]'
+	touch $@
+
+.stamps/rivals: .stamps/run requirements/rivals.txt
+	$(PIP) --no-deps -r requirements/rivals.txt
 	touch $@
 
 clean:

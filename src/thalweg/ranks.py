@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from thalweg.errors import BadInputError
 
 
 def active() -> bool:
@@ -29,6 +35,22 @@ def total(value: Tensor) -> Tensor:
     """
     if world() == 1:
         return value
-    summed = value.contiguous().clone()
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else value.device
+    summed = value.detach().to(device, copy=True).contiguous()
     dist.all_reduce(summed)
-    return summed
+    return summed.to(value.device)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """When one rank fails inside, all fail, instead of waiting for it: it with its own error, the others with a pointer to it."""
+    problem: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        problem = error
+    failed = total(torch.tensor(float(problem is not None)))
+    if problem is not None:
+        raise problem
+    if failed > 0:
+        raise BadInputError(f"rank {rank()}: another rank refused its input; see its message")

@@ -1,0 +1,47 @@
+"""How much memory there is, and the one line that refuses more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from thalweg.errors import MemoryLimitError, require
+
+SHARE = 0.5
+"""Of the memory that is free now, what a computation takes when the caller sets no limit."""
+
+
+def free(device: torch.device | None = None) -> int:
+    """Bytes that are free now on the device (the CPU's where none is given)."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        if "MemAvailable" in lines:
+            return 1024 * int(lines["MemAvailable"].split()[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 4 << 30
+
+
+def budget(limit: int | None, device: torch.device | None = None) -> int:
+    """Bytes that may be used: the caller's limit, or half of what is free now."""
+    require(limit is None or limit > 0, "memory", limit, "a positive number of bytes, or None for half of what is free")
+    return int(SHARE * free(device)) if limit is None else limit
+
+
+def ensure(needed: int, allowed: int, what: str, instead: str) -> None:
+    """Refuse before anything is allocated when more is needed than allowed."""
+    if needed > allowed:
+        raise MemoryLimitError(f"{what}: needs {words(needed)}, the limit is {words(allowed)}; {instead}")
+
+
+def words(size: int) -> str:
+    """Bytes as MiB or GiB.
+
+    Example:
+        >>> words(3 << 29)
+        '1.5 GiB'
+    """
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

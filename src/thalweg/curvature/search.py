@@ -1,0 +1,156 @@
+"""The state of a search for eigenpairs: pairs that are locked, and a Krylov basis at right angles to them.
+
+Shape letters: P dimension, c capacity in vectors, k pairs wanted, l pairs locked, m vectors of the running basis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from thalweg.curvature.lanczos import orthogonalise
+from thalweg.curvature.operator import Operator
+from thalweg.curvature.probes import gaussian
+
+ORDERS: dict[str, Callable[[Tensor], Tensor]] = {"magnitude": torch.abs, "largest": torch.clone, "smallest": torch.neg}
+"""What is large for the pairs that come first."""
+
+ROUNDING = 10
+"""Units in the last place below which a residual is no direction; smaller than for quadrature, so that pairs get sharper."""
+
+COLUMNS = 1 << 16
+"""Entries of each vector mixed at once when the basis is cut down; bounds the scratch memory."""
+
+
+class Ritz(NamedTuple):
+    """The running basis' approximate eigenpairs, best first."""
+
+    values: Tensor
+    """``(m,)``."""
+    mix: Tensor
+    """Coefficients in the running basis, columns, ``(m, m)``."""
+    residuals: Tensor
+    """``||A y - value y||``, ``(m,)``: the part along the next vector and the part along the locked ones."""
+
+
+class Search:
+    """Thick-restart Lanczos around locked pairs; every vector made orthogonal to all others, twice.
+
+    With V the running rows, W the locked ones and q the next direction,
+    ``A V^T = V^T projected + W^T coupling + beta q e_m^T``, so residuals cost no product.
+
+    Source:
+        Wu and Simon 2000 for the restart.
+    """
+
+    def __init__(self, operator: Operator, k: int, which: str, capacity: int, seed: int) -> None:
+        self.operator, self.k, self.key, self.capacity, self.seed = operator, k, ORDERS[which], capacity, seed
+        self.rows = torch.empty(capacity, operator.dim, dtype=torch.float64, device=operator.device)
+        self.values = self.rows.new_empty(0)
+        """Of the locked pairs, ``(l,)``."""
+        self.residuals = self.rows.new_empty(0)
+        """Of the locked pairs, ``(l,)``."""
+        self.scale, self.largest, self.products, self.restarts, self.rounds = 0.0, 0.0, 0, 0, 0
+        self.begin()
+
+    def begin(self) -> None:
+        """A new running basis, from a random direction at right angles to the locked vectors."""
+        self.locked, self.m, self.steps = len(self.values), 0, 0
+        self.beta, self.exhausted = 0.0, False
+        room = self.capacity - self.locked
+        self.projected = self.rows.new_zeros(room, room)
+        self.coupling = self.rows.new_zeros(self.locked, room)
+        direction = gaussian(self.operator, self.rounds, self.seed)
+        for _ in range(2):  # the second time on unit length, where most of the first draw was locked
+            direction, _ = orthogonalise(direction, self.rows[: self.locked])
+            direction /= direction.norm()
+        self.next = direction
+        self.rounds += 1
+
+    @property
+    def spans_all(self) -> bool:
+        """Whether locked and running vectors together span the whole space."""
+        return self.locked + self.m == self.operator.dim
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another vector."""
+        return self.locked + self.m == self.capacity
+
+    def grow(self) -> None:
+        """One product: the running basis gains its next vector."""
+        here = self.locked + self.m
+        self.rows[here] = self.next
+        product = self.operator @ self.next
+        self.scale = max(self.scale, float(product.norm()))
+        rest, taken = orthogonalise(product, self.rows[: here + 1])
+        self.coupling[:, self.m] = taken[: self.locked]
+        self.projected[: self.m + 1, self.m] = self.projected[self.m, : self.m + 1] = taken[self.locked :]
+        self.m, self.steps, self.products = self.m + 1, self.steps + 1, self.products + 1
+        self.beta = float(rest.norm())
+        self.exhausted = self.spans_all or self.beta <= ROUNDING * torch.finfo(self.operator.dtype).eps * self.scale
+        if not self.exhausted:
+            self.next = rest / self.beta
+
+    def ritz(self) -> Ritz:
+        """Rayleigh-Ritz in the running basis."""
+        values, mix = torch.linalg.eigh(self.projected[: self.m, : self.m])
+        order = self.key(values).argsort(descending=True)
+        values, mix = values[order], mix[:, order]
+        along_next, along_locked = self.beta * mix[-1], self.coupling[:, : self.m] @ mix
+        return Ritz(values, mix, (along_next**2 + (along_locked**2).sum(0)).sqrt())
+
+    def bound(self, ritz: Ritz, tolerance: float) -> float:
+        """The largest residual that counts as converged: relative to the largest absolute Ritz value so far."""
+        self.largest = max(self.largest, float(ritz.values.abs().max()))
+        return tolerance * self.largest
+
+    def wanted(self, ritz: Ritz, slack: float) -> int:
+        """How many of the Ritz pairs belong to the best k; to replace a locked pair they must be better by ``slack``."""
+        shift = slack if self.locked >= self.k else 0.0
+        keys = torch.cat([self.key(self.values), self.key(ritz.values) - shift])
+        count = int((keys.argsort(descending=True, stable=True)[: self.k] >= self.locked).sum())
+        room = self.capacity - self.locked
+        return min(count, room if self.capacity == self.operator.dim else room - 2)
+
+    def nothing_better(self, ritz: Ritz, slack: float) -> bool:
+        """Whether the complement of the k locked vectors holds nothing that belongs among them, see `eigenpairs`."""
+        scale = max(self.scale, 1e-300)
+        gap, chance = 0.1, 0.01  # Kuczynski and Wozniakowski 1992, theorem 4.1 (b)
+        least = math.log(1.648 * math.sqrt(self.operator.dim) / chance) / (2 * math.sqrt(gap)) + 0.5
+        top, worst = self.key(ritz.values[:1]) + ritz.residuals[:1], self.key(self.values).min()
+        seen = self.steps >= least and bool(top <= worst + slack or ritz.residuals[0] <= 1e-3 * scale)
+        return self.exhausted or seen
+
+    def lock(self, ritz: Ritz, count: int) -> None:
+        """Keep the best k of the locked pairs and the first ``count`` Ritz pairs; the running basis is dropped."""
+        keys = torch.cat([self.key(self.values), self.key(ritz.values[:count])])
+        best = keys.argsort(descending=True, stable=True)[: self.k]
+        mix = self.rows.new_zeros(self.locked + self.m, self.locked + count)
+        mix[: self.locked, : self.locked] = torch.eye(self.locked, dtype=mix.dtype, device=mix.device)
+        mix[self.locked :, self.locked :] = ritz.mix[:, :count]
+        self._combine(0, self.locked + self.m, mix[:, best])
+        self.values = torch.cat([self.values, ritz.values[:count]])[best]
+        self.residuals = torch.cat([self.residuals, ritz.residuals[:count]])[best]
+        self.locked, self.m = len(best), 0
+
+    def restart(self, ritz: Ritz, needed: int) -> None:
+        """Cut the full running basis down to its best Ritz vectors: those needed, and a third of the room beside them."""
+        room = self.capacity - self.locked
+        keep = max(1, needed) + (room - max(1, needed)) // 3
+        mix = ritz.mix[:, :keep]
+        self._combine(self.locked, self.locked + self.m, mix)
+        self.coupling[:, :keep] = self.coupling[:, : self.m] @ mix
+        self.projected.zero_()
+        self.projected[:keep, :keep] = torch.diag(ritz.values[:keep])
+        self.m, self.restarts = keep, self.restarts + 1
+
+    def _combine(self, first: int, last: int, mix: Tensor) -> None:
+        """Replace rows from ``first`` up to ``last`` by fewer mixtures of them, in place."""
+        for start in range(0, self.operator.dim, COLUMNS):
+            part = self.rows[:, start : start + COLUMNS]
+            part[first : first + mix.shape[1]] = mix.T @ part[first:last]

@@ -1,0 +1,153 @@
+"""Fewer steps for the same linear map: chains of scalings become one factor each.
+
+A step ``v * c`` with a constant c is not carried out where it stands: it is remembered as the pair (v, c) and joined with
+the scalings after it, ``(v * c) * d = v * (c d)``, with its neighbours in sums, ``v * c + v * d = v * (c + d)``, and with the sum
+itself, ``w + v * c = addcmul(w, v, c)``. What reads the value in any other way gets it multiplied out, once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from thalweg.curvature.linear import Program, Slot, Step, is_slot
+
+aten = torch.ops.aten
+Factor = Tensor | float
+PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar, torch.ops.prims.mul.default)
+QUOTIENTS = (aten.div.Tensor, aten.div.Scalar)
+SUMS = (aten.add.Tensor, torch.ops.prims.add.default)
+DIFFERENCES = (aten.sub.Tensor,)
+VIEWS = (aten.view.default, aten._unsafe_view.default)
+
+
+def shorten(program: Program) -> Program:
+    """The same map in fewer steps.
+
+    Rounding differs in the last bits: factors are multiplied with each other before they meet the vector.
+    """
+    shortening = Shortening(program)
+    for step in program.steps:
+        shortening.take(step)
+    outputs = [shortening.value(output) if isinstance(output, Slot) else output for output in program.outputs]
+    return Program(program.inputs, shortening.steps, outputs)
+
+
+class Shortening:
+    """The state of one pass over a program."""
+
+    def __init__(self, program: Program) -> None:
+        self.steps: list[Step] = []
+        self.scaled: dict[Slot, tuple[Slot, Factor]] = {}
+        self.shapes: dict[Slot, torch.Size] = {}
+        self.done: dict[Slot, Slot] = {}
+        self.next = 1 + max(
+            (slot.number for step in program.steps for slot in step.fills if slot is not None), default=len(program.inputs)
+        )
+        self.readers = Counter(slot for step in program.steps for slot in step.reads())
+
+    def take(self, step: Step) -> None:
+        """Copy one step, or remember it as a scaling, or join it with others."""
+        out = step.fills[0]
+        if step.several or out is None:
+            self.copy(step)
+            return
+        self.shapes[out] = step.shape
+        if self.same(step, out) or self.scaling(step, out) or self.sum(step, out):
+            return
+        self.copy(step)
+
+    def copy(self, step: Step) -> None:
+        """The step as it is, its arguments multiplied out."""
+        fill = lambda leaf: self.value(leaf) if isinstance(leaf, Slot) else leaf  # noqa: E731
+        arguments, keywords = pytree.tree_map(fill, (step.arguments, step.keywords), is_leaf=is_slot)
+        function = aten.reshape.default if step.function in VIEWS else step.function
+        self.steps.append(Step(function, arguments, keywords, step.fills, step.several, step.shape))
+
+    def same(self, step: Step, out: Slot) -> bool:
+        """A copy to the dtype that the value has already changes nothing."""
+        if step.function is not aten._to_copy.default or set(step.keywords) - {"dtype"}:
+            return False
+        source = step.arguments[0]
+        self.scaled[out] = self.scaled.get(source, (source, 1.0))
+        return True
+
+    def scaling(self, step: Step, out: Slot) -> bool:
+        """``v * c``, ``v / c`` or ``-v`` where c neither depends on the direction nor makes v larger."""
+        arguments = step.arguments
+        if step.function is aten.neg.default:
+            source, factor = arguments[0], -1.0
+        elif step.function in PRODUCTS and isinstance(arguments[0], Slot) != isinstance(arguments[1], Slot):
+            source, factor = arguments if isinstance(arguments[0], Slot) else arguments[::-1]
+        elif step.function in QUOTIENTS and isinstance(arguments[0], Slot) and not isinstance(arguments[1], Slot):
+            source, factor = arguments[0], 1 / arguments[1]
+        else:
+            return False
+        base, before = self.scaled.get(source, (source, 1.0))
+        if step.keywords or self.shapes.get(base, None) != step.shape:
+            return False
+        self.scaled[out] = (base, times(before, factor))
+        return True
+
+    def sum(self, step: Step, out: Slot) -> bool:
+        """``x + y`` or ``x - y`` of two values of one shape that both depend on the direction."""
+        if step.function not in SUMS + DIFFERENCES or step.keywords.get("alpha", 1) != 1 or len(step.arguments) != 2:
+            return False
+        x, y = step.arguments
+        if not (isinstance(x, Slot) and isinstance(y, Slot)):
+            return False
+        sign = -1.0 if step.function in DIFFERENCES else 1.0
+        (left, a), (right, b) = (self.scaled.get(slot, (slot, 1.0)) for slot in (x, y))
+        b = times(b, sign)
+        if left == right:
+            self.scaled[out] = (left, plus(a, b))
+            return True
+        if self.shapes.get(left) != step.shape or self.shapes.get(right) != step.shape:
+            return False
+        if isinstance(b, float) and not isinstance(a, float):
+            (left, a), (right, b) = (right, b), (left, a)
+        start = self.multiplied(left, a)
+        if isinstance(b, float):
+            self.emit(aten.add.Tensor, (start, right), {"alpha": b} if b != 1 else {}, out)
+        else:
+            self.emit(aten.addcmul.default, (start, right, b), {}, out)
+        return True
+
+    def value(self, slot: Slot) -> Slot:
+        """The slot that holds this value, multiplied out if it was only remembered."""
+        if slot not in self.scaled:
+            return slot
+        if slot not in self.done:
+            self.done[slot] = self.multiplied(*self.scaled[slot])
+        return self.done[slot]
+
+    def multiplied(self, base: Slot, factor: Factor) -> Slot:
+        """``base * factor`` as a step, or the base itself for factor 1."""
+        if isinstance(factor, float) and factor == 1.0:
+            return base
+        out = Slot(self.next)
+        self.next += 1
+        self.emit(aten.mul.Tensor, (base, factor), {}, out)
+        return out
+
+    def emit(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], out: Slot) -> None:
+        """Append a step whose result has the shape of its first argument."""
+        shape = self.shapes[arguments[0]]
+        self.shapes[out] = shape
+        self.steps.append(Step(function, arguments, keywords, (out,), False, shape))
+
+
+def times(a: Factor, b: Factor | int) -> Factor:
+    """Product of two factors; numbers stay numbers."""
+    product = a * b
+    return product if isinstance(product, Tensor) else float(product)
+
+
+def plus(a: Factor, b: Factor) -> Factor:
+    """Sum of two factors; numbers stay numbers."""
+    total = a + b
+    return total if isinstance(total, Tensor) else float(total)
