@@ -6,15 +6,19 @@ the columns of deep groups are cheap: their tangents start late, and their backw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from thalweg.curvature.objective import Objective, quiet
+
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -26,26 +30,32 @@ class Block:
 
 
 class FirstUse(TorchDispatchMode):
-    """Notes the order in which parameters first meet an operation that computes."""
+    """Notes the order in which parameters first meet data; joining, copying and reshaping weights is no use yet."""
 
-    def __init__(self, storages: dict[int, str]) -> None:
+    CARRIES = (aten.cat.default, aten.stack.default, aten.clone.default, aten._to_copy.default, aten.copy_.default)
+
+    def __init__(self, parameters: dict[str, Tensor]) -> None:
         super().__init__()
-        self.storages, self.order = storages, list[str]()
+        self.carried: MutableMapping[Tensor, tuple[str, ...]] = WeakTensorKeyDictionary()
+        self.carried.update({parameter: (name,) for name, parameter in parameters.items()})
+        self.order: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.is_view:
-            for leaf in pytree.tree_leaves((args, kwargs)):
-                name = self.storages.get(leaf.untyped_storage().data_ptr()) if isinstance(leaf, Tensor) else None
-                if name is not None and name not in self.order:
-                    self.order.append(name)
-        return func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        names = [name for tensor in tensors for name in self.carried.get(tensor, ())]
+        result = func(*args, **(kwargs or {}))
+        if func.is_view or func in self.CARRIES:
+            self.carried.update({leaf: tuple(names) for leaf in pytree.tree_leaves(result) if names and isinstance(leaf, Tensor)})
+        else:
+            self.order += [name for name in dict.fromkeys(names) if name not in self.order]
+        return result
 
 
 def by_depth(objective: Objective) -> list[str]:
     """The parameters' names in the order of their first use; those that the first batch does not use come last."""
     parts = {name: part.clone() for name, part in objective.layout.split(objective.point).items()}
-    mode = FirstUse({part.untyped_storage().data_ptr(): name for name, part in parts.items()})
-    with quiet(objective.model), mode:
+    mode = FirstUse(parts)
+    with quiet(objective.model), torch.no_grad(), mode:
         objective.total(0, parts)
     return mode.order + [name for name in parts if name not in mode.order]
 

@@ -5,9 +5,13 @@ Shape letters: P number of chosen parameters, C directions in one pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +21,14 @@ from thalweg import ranks
 from thalweg.curvature import memory
 from thalweg.curvature.blocks import Block, blocks, by_depth
 from thalweg.curvature.check import DIFFERENCE, SYMMETRY, signs
+from thalweg.curvature.compiled import COMPILED, compiled, replayed
 from thalweg.curvature.hessian import Hessian
-from thalweg.curvature.linear import CannotRecordError, Program, record
+from thalweg.curvature.linear import Program, record
+from thalweg.curvature.loss_operator import gaussian
 from thalweg.curvature.microbatches import microbatches
 from thalweg.curvature.objective import LossFunction, Objective, quiet
 from thalweg.curvature.shorten import shorten
-from thalweg.errors import NonFiniteError, NotSymmetricError, WrongProductError, require
+from thalweg.errors import NonFiniteError, NotSymmetricError, WrongProductError
 from thalweg.vectors import Choice, Layout
 
 Progress = Callable[[int, int], None]
@@ -65,17 +71,21 @@ def dense_hessian(
     dtype: torch.dtype | None = None,
     *,
     memory_limit: int | None = None,
+    compile: Compile = "auto",
+    matrices: int = 1,
     progress: Progress | None = None,
 ) -> DenseHessian:
     """All P x P second derivatives of the mean loss, at the model's present weights.
 
     Columns are computed many at a time as replays of a recorded linear program, on pieces of the batches that stay in the cache
-    (only if the loss adds up over samples, which is tried), and only on and below the diagonal of parameter groups ordered by depth.
+    (only if the loss adds up over samples, which is tried), on and below the diagonal of parameter groups ordered by depth.
     The result is compared with an independent product before it is given out.
 
     Args:
         loss_fn, model, batches, params, dtype: as for `thalweg.curvature.hessian.Hessian`.
         memory_limit: bytes for the matrix and its making; None takes half of what is free.
+        compile: "always", "never", or "auto" where the expected cost decides (20 s a block, once a structure).
+        matrices: how many Hessians of this structure are to come, checkpoints, seeds and arms together; counts for "auto".
         progress: called as columns are done.
     Raises:
         MemoryLimitError: two copies of the matrix do not fit; the message says how much is needed.
@@ -90,34 +100,72 @@ def dense_hessian(
     instead = "choose fewer parameters with params=, or work matrix-free with Hessian"
     memory.ensure(int(2.2 * size), allowed, f"dense Hessian of {objective.dim:,} parameters", instead)
     pieces, told = microbatches(objective)
-    maker = Maker(objective, pieces, progress)
+    maker = Maker(objective, pieces, compile, matrices, progress)
     maker.fill()
     return maker.finished(Hessian(loss_fn, model, batches, params, dtype, method="rebuilt", check=False), told)
 
 
-PIECE_BYTES = 128 << 10
+Compile = Literal["auto", "always", "never"]
 PASS_BYTES = 4 << 20
+"""Largest intermediate of one pass over many directions."""
+COMPILE_SECONDS = 20.0
+"""Expected cost of compiling one block's program (measured: 15 to 24 s on two cores)."""
+COMPILE_GAIN = 2.5
+"""Expected quotient of replayed over compiled time (measured: 2.2 to 2.9)."""
 
 
 class Maker:
     """The matrix while it is being filled."""
 
-    def __init__(self, objective: Objective, pieces: Sequence[Any], progress: Progress | None) -> None:
+    def __init__(
+        self, objective: Objective, pieces: Sequence[Any], compile: Compile, matrices: int, progress: Progress | None
+    ) -> None:
         self.objective, self.pieces, self.progress = objective, pieces, progress
-        self.sizes = dict(zip(objective.layout.names, objective.layout.sizes, strict=True))
-        self.blocks = blocks(by_depth(objective), self.sizes, smallest=16)
-        ends = torch.tensor(objective.layout.sizes).cumsum(0).tolist()
-        self.starts = {
-            name: end - size for name, end, size in zip(objective.layout.names, ends, objective.layout.sizes, strict=True)
-        }
+        self.compile, self.matrices = compile, matrices
+        names, sizes = objective.layout.names, objective.layout.sizes
+        self.sizes = dict(zip(names, sizes, strict=True))
+        self.spans = dict(
+            zip(names, (slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)), strict=True)
+        )
+        self.blocks = blocks(by_depth(objective), self.sizes, smallest=min(256, objective.dim // 8))
         self.matrix = objective.point.new_zeros(objective.dim, objective.dim)
         self.done = 0
+        self.how = "replayed"
+        self.pool: Callable[..., Iterable[int]] = map
 
     def fill(self) -> None:
         """Add every piece's columns of every block."""
-        for piece in self.pieces:
-            for block in self.blocks:
-                self.add(block, self.program(block, piece))
+        with self.workers():
+            for number, piece in enumerate(self.pieces):
+                for block in self.blocks:
+                    started = time.perf_counter()
+                    self.add(block, self.program(block, piece))
+                    if number == 0 and block is self.blocks[0] and self.compile == "auto":
+                        self.decide(time.perf_counter() - started)
+
+    @contextlib.contextmanager
+    def workers(self) -> Iterator[None]:
+        """Passes run side by side, one thread each: their tensors are too small to be shared out within one operation."""
+        threads = torch.get_num_threads()
+        if self.matrix.device.type != "cpu" or threads == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as executor:
+                self.pool = executor.map
+                yield
+        finally:
+            self.pool = map
+            torch.set_num_threads(threads)
+
+    def decide(self, seconds: float) -> None:
+        """Compile the rest if that is expected to take less time, from what the first block took."""
+        share = sum(self.sizes[name] for name in self.blocks[0].columns) / self.objective.dim
+        expected = seconds / share * len(self.pieces) * self.matrices
+        saved, cost = expected * (1 - 1 / COMPILE_GAIN), COMPILE_SECONDS * len(self.blocks)
+        self.compile = "always" if saved > cost or COMPILED else "never"
+        self.how = f"replayed (about {expected:.0f} s expected; compiling costs about {cost:.0f} s and would save {saved:.0f} s)"
 
     def program(self, block: Block, piece: Any) -> Program:
         """The linear map from a direction in the block's columns to the gradient's change in its rows."""
@@ -135,31 +183,54 @@ class Maker:
             return [change[name] for name in block.rows]
 
         with quiet(self.objective.model), torch.no_grad():
-            return shorten(record(along, [torch.zeros_like(parts[name]) for name in block.columns]))
+            return shorten(record(along, [gaussian(parts[name]) for name in block.columns]))
 
     def add(self, block: Block, program: Program) -> None:
-        """Replay the program over all one-hot directions of the block."""
-        shapes = [self.objective.layout.split(self.objective.point)[name].shape for name in block.columns]
-        sizes = [self.sizes[name] for name in block.columns]
-        places = [torch.arange(self.starts[name], self.starts[name] + self.sizes[name]) for name in block.columns]
-        columns = torch.cat(places).to(self.matrix.device)
-        count = max(1, PASS_BYTES // program.largest())
-        identity = torch.eye(sum(sizes), dtype=self.matrix.dtype, device=self.matrix.device)
+        """The program's results for all one-hot directions of the block."""
+        columns = torch.cat([torch.arange(self.dim)[self.spans[name]] for name in block.columns]).to(self.matrix.device)
+        count = min(len(columns), max(1, PASS_BYTES // program.largest()))
+        run = self.runner(block, program, count)
 
-        def one(direction: Tensor) -> tuple[Tensor, ...]:
-            parts = [part.view(shape) for part, shape in zip(direction.split(sizes), shapes, strict=True)]
-            return tuple(program(*parts))
-
-        with torch.no_grad():
-            for first in range(0, len(identity), count):
-                chunk = identity[first : first + count]
-                changes = torch.vmap(one)(chunk)
+        def take(first: int) -> int:
+            places = columns[first : first + count]
+            with torch.no_grad():
+                changes = run(*self.one_hot(block, first, count))
                 for name, change in zip(block.rows, changes, strict=True):
-                    rows = slice(self.starts[name], self.starts[name] + self.sizes[name])
-                    self.matrix[columns[first : first + count], rows] += change.flatten(1)
-                self.done += len(chunk)
-                if self.progress is not None:
-                    self.progress(self.done, self.objective.dim * len(self.pieces))
+                    self.matrix[places, self.spans[name]] += change[: len(places)].flatten(1)
+            return len(places)
+
+        for done in self.pool(take, range(0, len(columns), count)):
+            self.done += done
+            if self.progress is not None:
+                self.progress(self.done, self.dim * len(self.pieces))
+
+    def runner(self, block: Block, program: Program, count: int) -> Callable[..., tuple[Tensor, ...]]:
+        """The program over ``count`` directions at once: compiled if that was decided, otherwise replayed under vmap."""
+        if self.compile == "always":
+            try:
+                with torch.no_grad():
+                    run = compiled(program, self.one_hot(block, 0, count))
+            except (RuntimeError, ImportError, OSError) as problem:
+                self.compile = "never"
+                self.how = "replayed; compilation failed: " + str(problem).strip().splitlines()[0]
+            else:
+                self.how = "compiled"
+                return run
+        return replayed(program)
+
+    def one_hot(self, block: Block, first: int, count: int) -> list[Tensor]:
+        """Directions ``first .. first + count`` of the block in its parameters' shapes; zeros beyond the last."""
+        sizes = [self.sizes[name] for name in block.columns]
+        rows = torch.zeros(count, sum(sizes), dtype=self.matrix.dtype, device=self.matrix.device)
+        rows.diagonal(first)[:] = 1
+        shapes = dict(zip(self.objective.layout.names, self.objective.layout.shapes, strict=True))
+        parts = zip(rows.split(sizes, dim=1), block.columns, strict=True)
+        return [part.reshape(count, *shapes[name]) for part, name in parts]
+
+    @property
+    def dim(self) -> int:
+        """P."""
+        return self.objective.dim
 
     def finished(self, hessian: Hessian, told: str) -> DenseHessian:
         """Sum over ranks, measure, mirror, compare."""
@@ -178,21 +249,18 @@ class Maker:
             raise WrongProductError(
                 f"dense Hessian: H v differs from a product by {apart:.1e}; run Hessian(...).check() to see which is wrong"
             )
-        how = f"{len(self.blocks)} blocks by depth, {told}, eager"
+        how = f"{len(self.blocks)} blocks by depth, {told}, {self.how}"
         return DenseHessian(matrix, self.objective.layout, residual, apart, how)
 
     def mirror(self, matrix: Tensor) -> float:
         """Make the matrix symmetric in place; the residual of the blocks that were computed on both sides."""
         apart, whole = 0.0, 0.0
         for block in self.blocks:
-            places = [torch.arange(self.starts[name], self.starts[name] + self.sizes[name]) for name in block.columns]
-            inside = torch.cat(places).to(matrix.device)
-            later = [name for name in block.rows if name not in block.columns]
+            inside = torch.cat([torch.arange(self.dim)[self.spans[name]] for name in block.columns]).to(matrix.device)
             diagonal = matrix[inside][:, inside]
             apart += float((diagonal - diagonal.T).double().square().sum())
             whole += float(diagonal.double().square().sum())
             matrix[inside.unsqueeze(1), inside] = (diagonal + diagonal.T) / 2
-            for name in later:
-                rows = slice(self.starts[name], self.starts[name] + self.sizes[name])
-                matrix[rows, inside] = matrix[inside, rows].T
+            for name in block.rows[len(block.columns) :]:
+                matrix[self.spans[name], inside] = matrix[inside, self.spans[name]].T
         return (apart / whole) ** 0.5 if whole else 0.0

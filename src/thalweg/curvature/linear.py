@@ -9,7 +9,7 @@ direction takes part in; everything else has become a constant. `shorten` then j
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 aten = torch.ops.aten
 SAME = (aten.detach.default, aten.alias.default, aten.lift_fresh.default)
 """Operations whose result is their argument."""
+SUMS = (aten.add.Tensor, aten.sub.Tensor, torch.ops.prims.add.default)
 TESTS = ("is_same_size", "_has_same_storage_numel", "_version")
 """Questions that autograd asks about tensors; they have no part in the result."""
 
@@ -51,6 +52,11 @@ class Step:
     def reads(self) -> list[Slot]:
         """Slots among its arguments."""
         return [leaf for leaf in pytree.tree_leaves((self.arguments, self.keywords)) if isinstance(leaf, Slot)]
+
+    def with_leaves(self, change: Callable[[Any], Any]) -> Step:
+        """The step with every argument changed."""
+        arguments, keywords = pytree.tree_map(change, (self.arguments, self.keywords), is_leaf=is_slot)
+        return replace(self, arguments=arguments, keywords=keywords)
 
 
 @dataclass
@@ -139,16 +145,25 @@ class Recorder(TorchDispatchMode):
         self.slots[tensor] = slot
         return slot
 
+    def takes_part(self, args: Any, kwargs: Any) -> bool:
+        """Is a tracked tensor among the arguments? Asked for every operation, so without a walk over trees."""
+        for leaf in (*args, *kwargs.values()):
+            if isinstance(leaf, Tensor):
+                if leaf in self.slots:
+                    return True
+            elif isinstance(leaf, list | tuple) and any(isinstance(one, Tensor) and one in self.slots for one in leaf):
+                return True
+        return False
+
     def seen(self, leaf: Any) -> Any:
         """The slot of a tracked tensor, anything else as it is."""
         return self.slots.get(leaf, leaf) if isinstance(leaf, Tensor) else leaf
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        arguments, keywords = pytree.tree_map(self.seen, (args, kwargs))
-        tracked = any(isinstance(leaf, Slot) for leaf in pytree.tree_leaves((arguments, keywords)))
-        if not tracked or func._schema.name.split("::")[1] in TESTS:
+        if not self.takes_part(args, kwargs) or func._schema.name.split("::")[1] in TESTS:
             return func(*args, **kwargs)
+        arguments, keywords = pytree.tree_map(self.seen, (args, kwargs))
         if func in (aten._local_scalar_dense.default, aten.equal.default):
             raise CannotRecordError("a number is read from a value in the middle of the computation")
         function = func
@@ -162,11 +177,28 @@ class Recorder(TorchDispatchMode):
         if func in SAME:
             self.slots[result] = arguments[0]
             return result
+        if func in SUMS and not result.is_meta and self.adds_nothing(args, arguments, result):
+            self.slots[result] = next(leaf for leaf in arguments if isinstance(leaf, Slot))
+            return result
         several = isinstance(result, list | tuple)
-        fills = tuple(self.track(value) if isinstance(value, Tensor) else None for value in (result if several else (result,)))
-        first = next(value for value in pytree.tree_leaves(result) if isinstance(value, Tensor))
+        if any(isinstance(value, Tensor) and value.is_meta for value in pytree.tree_leaves(result)):
+            return result
+        values = result if several else (result,)
+        fills = tuple(self.track(value) if isinstance(value, Tensor) and value.any() else None for value in values)
+        if not any(fills):
+            return result
+        first = next(value for value in values if isinstance(value, Tensor))
         self.steps.append(Step(function, tuple(arguments), keywords, fills, several, first.shape))
         return result
+
+    @staticmethod
+    def adds_nothing(args: Any, arguments: Any, result: Tensor) -> bool:
+        """A sum with a zero that does not depend on the direction, ``x + 0`` or ``x - 0``."""
+        fixed = [i for i, leaf in enumerate(arguments[:2]) if not isinstance(leaf, Slot)]
+        if len(fixed) != 1 or not isinstance(args[fixed[0]], Tensor) or args[fixed[0]].any():
+            return False
+        moving = args[1 - fixed[0]]
+        return (moving.shape, moving.dtype) == (result.shape, result.dtype) and bool((moving == result).all())
 
     def out_of_place(self, func: Any, args: Any, arguments: Any) -> tuple[Any, Any]:
         """The pure twin of an in-place operation on a tensor that nothing else looks at."""
@@ -191,13 +223,15 @@ def copied(target: Tensor, source: Tensor) -> Tensor:
 def record(function: Callable[..., Sequence[Tensor]], directions: Sequence[Tensor]) -> Program:
     """Run a function that is linear in its arguments once, and keep what depends on them.
 
+    A value that is zero for a random direction is zero for all of them, and is left out with everything that it alone feeds.
+
     Args:
         function: ``(*directions) -> results``; run under no_grad and without further transforms around it.
-        directions: one tensor for each argument; their values do not matter, their shapes and dtypes do.
+        directions: one random tensor for each argument.
     Raises:
         CannotRecordError: it writes into shared memory or reads a number from a value.
     Example:
-        >>> double = record(lambda v: [2 * v], [torch.zeros(3)])
+        >>> double = record(lambda v: [2 * v], [torch.tensor([0.3, 0.1, 0.7])])
         >>> double(torch.ones(3))[0].tolist()
         [2.0, 2.0, 2.0]
     """

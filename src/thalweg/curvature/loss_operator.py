@@ -19,6 +19,7 @@ from thalweg.curvature.objective import LossFunction, Objective, quiet
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.shorten import shorten
 from thalweg.errors import NotDifferentiableError, require
+from thalweg.streams import stream
 from thalweg.vectors import Choice
 
 Method = Literal["auto", "recorded", "rebuilt", "differences"]
@@ -81,7 +82,7 @@ class LossOperator(Operator):
     def recorded(self, index: int) -> Program:
         """The program of one batch."""
         with quiet(self.objective.model), torch.no_grad():
-            directions = list(self.layout.split(torch.zeros_like(self.objective.point)).values())
+            directions = list(self.layout.split(gaussian(self.objective.point)).values())
             return shorten(record(self.derivative(index), directions))
 
     def rows(self, vectors: Tensor) -> Tensor:
@@ -114,6 +115,12 @@ class LossOperator(Operator):
         words += [self.reason] if self.reason else []
         words += [f"kinks left out: {', '.join(self.objective.kinks)}"] if self.objective.kinks else []
         return "; ".join(words)
+
+
+def gaussian(like: Tensor) -> Tensor:
+    """A fixed random direction in the shape, dtype and place of a tensor."""
+    drawn = stream(0, "probes").standard_normal(like.numel())
+    return torch.from_numpy(drawn).to(like.device, like.dtype).view(like.shape)
 
 
 def differentiated_twice(value: Callable[[Parts], Tensor], parts: Parts, direction: Parts) -> list[Tensor]:

@@ -17,8 +17,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 def microbatches(objective: Objective, samples: int = 32) -> tuple[list[Any], str]:
     """The batches cut into pieces of about ``samples`` samples, or as they are, and which in words.
 
-    All tensors of a batch with one leading dimension are cut alike. Whether the loss adds up over samples cannot be known from outside
-    (a contrastive loss does not), so the pieces' gradients are compared with the whole's.
+    All tensors of a batch with one leading dimension are cut alike. Whether the loss adds up over samples cannot be known from
+    outside (a contrastive loss does not), so the pieces' gradients are compared with the whole's.
     """
     cut = [pieces(batch, samples) for batch in objective.batches]
     if objective.bare or all(len(part) == 1 for part in cut):

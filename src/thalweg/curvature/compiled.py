@@ -1,0 +1,104 @@
+"""Recorded programs as compiled functions: one for all programs of the same structure, whatever their numbers.
+
+Pieces, checkpoints, seeds and arms of a study differ in their constants, not in their steps, so constants are arguments and the
+structure is the key. Compiled code is compared with the replay on its first directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from thalweg.curvature.linear import Program, Slot, is_slot
+from thalweg.errors import WrongProductError
+
+Function = Callable[..., tuple[Tensor, ...]]
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+"""Largest relative distance between compiled and replayed results."""
+COMPILED: dict[str, Function] = {}
+"""Structure and number of directions -> compiled function."""
+
+
+def structure(program: Program, count: int) -> str:
+    """All that decides the code: steps, shapes, strides and numbers, without the tensors' values."""
+    places = {id(tensor): i for i, tensor in enumerate(distinct(program))}
+
+    def word(leaf: Any) -> str:
+        if isinstance(leaf, Slot):
+            return f"s{leaf.number}"
+        if isinstance(leaf, Tensor):
+            return f"c{places[id(leaf)]}:{tuple(leaf.shape)}{leaf.stride()}{leaf.dtype}{leaf.device}"
+        return repr(leaf)
+
+    lines = [
+        f"{count} {[slot.number for slot in program.inputs]} {[word(output) for output in program.outputs if is_slot(output)]}"
+    ]
+    for step in program.steps:
+        leaves, form = pytree.tree_flatten((step.arguments, step.keywords), is_leaf=is_slot)
+        lines.append(f"{step.function} {form} {[word(leaf) for leaf in leaves]} {step.fills} {tuple(step.shape)}")
+    return "\n".join(lines)
+
+
+def distinct(program: Program) -> list[Tensor]:
+    """The program's constants, each once, in the order of their first use."""
+    return list({id(tensor): tensor for tensor in program.constants()}.values())
+
+
+def lifted(program: Program) -> Function:
+    """``(*directions, *constants) -> results``: the program with its constants as arguments."""
+    places = {id(tensor): i for i, tensor in enumerate(distinct(program))}
+    width = len(program.inputs)
+
+    def function(*arguments: Tensor) -> tuple[Tensor, ...]:
+        constants = arguments[width:]
+        swapped = Program(program.inputs, program.steps, program.outputs)
+        swapped.steps = [
+            step.with_leaves(lambda leaf: constants[places[id(leaf)]] if isinstance(leaf, Tensor) else leaf)
+            for step in swapped.steps
+        ]
+        return tuple(swapped(*arguments[:width]))
+
+    return function
+
+
+def compiled(program: Program, directions: list[Tensor]) -> Function:
+    """The compiled ``(*directions) -> results`` of a program, for as many directions as the example holds.
+
+    Args:
+        program: what to compile; its constants are bound to the result.
+        directions: examples with a leading dimension C, which later calls must have too.
+    Raises:
+        WrongProductError: the compiled code does not agree with the replay.
+    """
+    constants = distinct(program)
+    key = structure(program, len(directions[0]))
+    fresh = key not in COMPILED
+    if fresh:
+        many = torch.vmap(lifted(program), in_dims=(0,) * len(directions) + (None,) * len(constants))
+        COMPILED[key] = torch.compile(make_fx(many)(*directions, *constants), dynamic=False)
+    run = COMPILED[key]
+    if fresh:
+        compare(run(*directions, *constants), replayed(program)(*directions))
+    return lambda *parts: run(*parts, *constants)
+
+
+def replayed(program: Program) -> Function:
+    """The program over C directions at once, step by step."""
+
+    def function(*parts: Any) -> tuple[Tensor, ...]:
+        return tuple(program(*parts))
+
+    return torch.vmap(function)
+
+
+def compare(results: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    """Refuse compiled code that computes something else."""
+    apart = torch.stack([(a - b).norm() for a, b in zip(results, expected, strict=True)]).norm()
+    size = torch.stack([b.norm() for b in expected]).norm()
+    if not apart <= TOLERANCE[expected[0].dtype] * size:
+        raise WrongProductError(f"compiled product: differs from the replay by {float(apart / size):.1e}; use compile='never'")

@@ -1,0 +1,52 @@
+import subprocess
+
+import pytest
+import torch
+
+from thalweg import ranks
+
+PAIR = """
+import sys
+import torch
+import torch.distributed as dist
+from thalweg import ranks
+me = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=me, world_size=2)
+value = torch.tensor([1.0 + me, 10.0])
+print(ranks.rank(), ranks.world(), ranks.total(value).tolist(), value.tolist())
+try:
+    with ranks.together():
+        if me == 1:
+            raise KeyError("mine")
+except (KeyError, BadInputError) as error:
+    print(type(error).__name__, error)
+with ranks.together():
+    print("both")
+dist.destroy_process_group()
+"""
+
+
+def test_one_process_is_rank_zero_of_one():
+    assert (ranks.active(), ranks.rank(), ranks.world()) == (False, 0, 1)
+
+
+def test_a_total_over_one_process_is_the_value():
+    value = torch.ones(3)
+    assert ranks.total(value) is value
+
+
+def test_together_hands_on_the_error_of_one_process():
+    with pytest.raises(KeyError, match="mine"), ranks.together():
+        raise KeyError("mine")
+
+
+def test_two_processes_sum_and_fail_together(python, tmp_path):
+    script = [python, "-W", "ignore", "-c", PAIR]
+    started = [subprocess.Popen([*script, str(me), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True) for me in (0, 1)]
+    first, second = (process.communicate(timeout=60)[0].splitlines() for process in started)
+    assert first == [
+        "0 2 [3.0, 20.0] [1.0, 10.0]",
+        "BadInputError rank 0: another rank refused its input; see its message",
+        "both",
+    ]
+    assert second == ["1 2 [3.0, 20.0] [2.0, 10.0]", "KeyError 'mine'", "both"]
