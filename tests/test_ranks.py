@@ -10,6 +10,7 @@ import sys
 import torch
 import torch.distributed as dist
 from thalweg import ranks
+from thalweg.errors import BadInputError
 me = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=me, world_size=2)
 value = torch.tensor([1.0 + me, 10.0])

@@ -9,6 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thalweg.curvature.dense import dense_hessian
+    from thalweg.curvature.density import spectral_density
+    from thalweg.curvature.eigenpairs import eigenpairs
+    from thalweg.curvature.gauss_newton import GaussNewton
+    from thalweg.curvature.hessian import Hessian
     from thalweg.data.markov import MarkovLanguage
     from thalweg.errors import BadInputError, ThalwegError
     from thalweg.models.config import ModelConfig
@@ -24,7 +29,9 @@ PLACES = {
     "AtFraction": "thalweg.shift.criterion",
     "AtStep": "thalweg.shift.criterion",
     "BadInputError": "thalweg.errors",
+    "GaussNewton": "thalweg.curvature.gauss_newton",
     "Hard": "thalweg.shift.onset",
+    "Hessian": "thalweg.curvature.hessian",
     "LoopedTransformer": "thalweg.models.looped",
     "MarkovLanguage": "thalweg.data.markov",
     "ModelConfig": "thalweg.models.config",
@@ -34,6 +41,9 @@ PLACES = {
     "Shift": "thalweg.shift.schedule",
     "ThalwegError": "thalweg.errors",
     "cost": "thalweg.models.cost",
+    "dense_hessian": "thalweg.curvature.dense",
+    "eigenpairs": "thalweg.curvature.eigenpairs",
+    "spectral_density": "thalweg.curvature.density",
     "train_run": "thalweg.train.trainer",
 }
 """Public name -> module that defines it."""
@@ -44,7 +54,9 @@ __all__ = [
     "AtFraction",
     "AtStep",
     "BadInputError",
+    "GaussNewton",
     "Hard",
+    "Hessian",
     "LoopedTransformer",
     "MarkovLanguage",
     "ModelConfig",
@@ -54,6 +66,9 @@ __all__ = [
     "Shift",
     "ThalwegError",
     "cost",
+    "dense_hessian",
+    "eigenpairs",
+    "spectral_density",
     "train_run",
 ]
 

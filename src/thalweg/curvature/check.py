@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from thalweg import ranks
 from thalweg.curvature.differences import central_difference
-from thalweg.curvature.objective import Objective
+from thalweg.curvature.objective import Objective, quiet
 from thalweg.curvature.operator import Operator
 from thalweg.errors import NotDeterministicError, NotSymmetricError, WrongProductError
 from thalweg.streams import stream
@@ -57,6 +58,30 @@ def check_hessian(operator: Operator, objective: Objective, seed: int = 0) -> Ch
     difference = differing(operator, objective, v, product)
     symmetry = symmetric(operator, u, v, product)
     return CheckReport(symmetry, difference, repeat)
+
+
+def check_gauss_newton(
+    operator: Operator, objective: Objective, quadratic_form: Callable[[Tensor, float], float], seed: int = 0
+) -> CheckReport:
+    """As `check_hessian`, with ``v.G v`` compared with central differences of the outputs, in float64.
+
+    Raises:
+        NotDeterministicError, WrongProductError, NotSymmetricError: with what was measured and what to do.
+    """
+    repeat = repeated(objective)
+    u, v = (signs(operator.dim, seed, step, objective.point) for step in (0, 1))
+    product = operator @ v
+    step = STEP * max(1.0, float(objective.point.norm()))
+    with quiet(objective.model):
+        value = torch.tensor(quadratic_form(v, step), dtype=torch.float64)
+    expected = float(ranks.total(value))
+    apart = abs(float(v.double() @ product.double()) - expected)
+    if apart > DIFFERENCE[operator.dtype] * abs(expected) + NOISE[operator.dtype]:
+        raise WrongProductError(
+            f"product: v.G v differs from central differences of the outputs by {apart / max(abs(expected), 1e-300):.1e}; "
+            "an operation with a wrong derivative is the usual cause"
+        )
+    return CheckReport(symmetric(operator, u, v, product), apart / abs(expected) if expected else apart, repeat)
 
 
 def repeated(objective: Objective) -> float:

@@ -8,6 +8,7 @@ direction takes part in; everything else has become a constant. `shorten` then j
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -237,7 +238,9 @@ def record(function: Callable[..., Sequence[Tensor]], directions: Sequence[Tenso
     """
     recorder = Recorder()
     inputs = [recorder.track(direction) for direction in directions]
-    with recorder:
-        results = function(*directions)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)  # PyTorch's own first forward derivative
+        with recorder:
+            results = function(*directions)
     outputs = [recorder.seen(result) for result in results]
     return Program(inputs, recorder.steps, outputs)

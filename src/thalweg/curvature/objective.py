@@ -73,9 +73,17 @@ class Objective:
         """The batch on the parameters' device, its floating-point tensors in ``dtype``."""
         return pytree.tree_map(lambda leaf: cast(leaf.to(self.device), dtype) if isinstance(leaf, Tensor) else leaf, batch)
 
+    def call(self, function: LossFunction, batch: Any, parameters: Mapping[str, Tensor]) -> Any:
+        """``function(model, batch)`` with these weights in place of the model's, all in the weights' dtype."""
+        frozen, dtype = self.frozen, next(iter(parameters.values())).dtype
+        if dtype != self.dtype:
+            frozen = {name: cast(value, dtype) for name, value in frozen.items()}
+            batch = self.moved(batch, dtype)
+        return functional_call(Bound(self.model, function), named(parameters, frozen), (batch,))
+
     def part(self, batch: Any, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
         """What the loss function gives for one batch: ``(mean, None)`` or ``(total, count)``."""
-        return scalar_and_count(functional_call(Bound(self.model, self.loss_fn), named(parameters, self.frozen), (batch,)))
+        return scalar_and_count(self.call(self.loss_fn, batch, parameters))
 
     def total(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Loss of one batch as the loss function gives it; its share of the mean is this times ``weight``."""
@@ -131,14 +139,12 @@ class Objective:
     def gradient_at(self, point: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Gradient of the mean loss ``(P,)`` at another point, in ``dtype`` arithmetic; summed over ranks."""
         dtype = dtype or self.dtype
-        frozen = {name: cast(value, dtype) for name, value in self.frozen.items()}
         summed = torch.zeros_like(point, dtype=dtype)
         with quiet(self.model):
             for batch in self.batches:
                 leaf = point.detach().to(dtype).clone().requires_grad_()
-                arguments = (self.moved(batch, dtype),)
-                out = functional_call(Bound(self.model, self.loss_fn), named(self.layout.split(leaf), frozen), arguments)
-                summed += self.weight * torch.autograd.grad(scalar_and_count(out)[0], leaf)[0]
+                value = self.part(batch, self.layout.split(leaf))[0]
+                summed += self.weight * torch.autograd.grad(value, leaf)[0]
         return ranks.total(summed)
 
 

@@ -1,0 +1,121 @@
+import pytest
+import torch
+from tests.curvature.cases import CASES, case_of, mlp
+from torch.nn import functional
+
+from thalweg.curvature.check import check_hessian
+from thalweg.curvature.hessian import Hessian
+from thalweg.curvature.objective import Objective
+from thalweg.curvature.operator import Matrix, Operator
+from thalweg.errors import NotDeterministicError, NotSymmetricError, WrongProductError
+
+
+class Unchecked(Operator):
+    """Any matrix, symmetric or not."""
+
+    def __init__(self, entries):
+        self.entries, self.dim, self.dtype, self.device = entries, len(entries), entries.dtype, entries.device
+
+    def rows(self, vectors):
+        return vectors @ self.entries.T
+
+
+def entries_and_objective(dtype=torch.float64):
+    hessian = Hessian(*case_of("MLP").given, dtype=dtype)
+    return hessian @ torch.eye(hessian.dim, dtype=dtype), hessian.objective
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_matrix_itself_passes(dtype):
+    entries, objective = entries_and_objective(dtype)
+    report = check_hessian(Unchecked(entries), objective)
+    assert report.symmetry < 1e-5
+    assert report.difference < 1e-4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_wrong_symmetric_matrix_is_noticed(seed):
+    entries, objective = entries_and_objective()
+    with pytest.raises(WrongProductError, match=r"^product: differs from the central difference of the gradient by 1.0e-03 of its"):
+        check_hessian(Matrix(1.001 * entries), objective, seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_matrix_that_is_not_symmetric_is_noticed(seed):
+    entries, objective = entries_and_objective()
+    generator = torch.Generator().manual_seed(seed)
+    skew = torch.randn(entries.shape, dtype=torch.float64, generator=generator)
+    skew = (skew - skew.T) * 1e-7 * entries.norm() / skew.norm()  # below what the difference notices
+    with pytest.raises(NotSymmetricError, match=r"^operator: \|u.Hv - v.Hu\| is .* of its size, expected a symmetric operator"):
+        check_hessian(Unchecked(entries + skew), objective, seed)
+
+
+RANDOM = {
+    "noise": lambda m, b: (m(b[0]) + 0.1 * torch.randn(7, 2) - b[1]).square().mean(),
+    "functional dropout": lambda m, b: (functional.dropout(m(b[0]), 0.5, training=True) - b[1]).square().mean(),
+}
+
+
+@pytest.mark.parametrize("method", ["auto", "rebuilt", "differences"])
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_random_loss_is_noticed(name, method):
+    case = mlp()
+    with pytest.raises(
+        NotDeterministicError, match="^loss: two gradients at one point differ by .* of their size; take randomness"
+    ):
+        Hessian(RANDOM[name], case.model, case.batches, method=method)
+
+
+def test_a_loss_that_depends_on_how_often_it_was_called_is_noticed():
+    case, calls = mlp(), []
+
+    def loss_fn(model, batch):
+        calls.append(None)
+        return case.loss_fn(model, batch) * len(calls)
+
+    with pytest.raises(NotDeterministicError, match="two gradients at one point differ"):
+        Hessian(loss_fn, case.model, case.batches, method="rebuilt")
+
+
+class Wrong(torch.autograd.Function):
+    """A cube with the right first and a wrong second derivative: the square in it is taken for a constant."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 3 * ctx.saved_tensors[0].detach() ** 2 * grad
+
+
+@pytest.mark.parametrize("method", ["auto", "rebuilt"])
+def test_a_wrong_second_derivative_is_noticed(method):
+    case = mlp()
+    loss_fn = lambda m, b: (Wrong.apply(m(b[0])) - b[1]).square().mean()  # noqa: E731
+    with pytest.raises(
+        WrongProductError, match=r"of its size; an operation with a custom or wrong second .* method='differences'$"
+    ):
+        Hessian(loss_fn, case.model, case.batches, method=method)
+    assert Hessian(loss_fn, case.model, case.batches, method="differences").report.difference < 1e-3
+
+
+def test_a_check_at_a_stationary_point_passes():
+    model = torch.nn.Linear(3, 2)
+    hessian = Hessian(lambda m, x: (m(x) - m(x).detach()).square().mean(), model, [torch.randn(5, 3)], dtype=torch.float64)
+    assert not hessian.gradient.any()
+
+
+def test_the_check_can_be_left_out_and_asked_for():
+    hessian = Hessian(*mlp().given, check=False)
+    assert hessian.report is None
+    assert hessian.check().difference < 1e-4
+
+
+def test_the_objective_is_not_changed_by_a_check():
+    case = CASES["MLP"]()
+    objective = Objective(*case.given)
+    before = objective.point.clone()
+    check_hessian(Hessian(*case.given, check=False), objective)
+    assert torch.equal(objective.point, before)
