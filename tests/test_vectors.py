@@ -97,5 +97,5 @@ def test_weights_that_are_not_finite_are_named(bad):
 
 def test_complex_weights_are_refused():
     net = nn.Linear(2, 2, dtype=torch.complex64)
-    with pytest.raises(BadInputError, match="parameter weight: given torch.complex64, expected floating-point weights"):
+    with pytest.raises(BadInputError, match=r"parameter weight: given torch\.complex64, expected floating-point weights"):
         select(net)

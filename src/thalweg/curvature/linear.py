@@ -49,6 +49,8 @@ class Step:
     several: bool
     shape: torch.Size
     """Shape of the first value it fills."""
+    dtype: torch.dtype
+    """Its dtype."""
 
     def reads(self) -> list[Slot]:
         """Slots among its arguments."""
@@ -162,6 +164,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is aten._efficientzerotensor.default:
+            return torch.zeros(*args, **kwargs)  # PyTorch 2.13 crashes when such a tensor meets a number under a dispatch mode
         if not self.takes_part(args, kwargs) or func._schema.name.split("::")[1] in TESTS:
             return func(*args, **kwargs)
         arguments, keywords = pytree.tree_map(self.seen, (args, kwargs))
@@ -189,7 +193,7 @@ class Recorder(TorchDispatchMode):
         if not any(fills):
             return result
         first = next(value for value in values if isinstance(value, Tensor))
-        self.steps.append(Step(function, tuple(arguments), keywords, fills, several, first.shape))
+        self.steps.append(Step(function, tuple(arguments), keywords, fills, several, first.shape, first.dtype))
         return result
 
     @staticmethod

@@ -132,19 +132,12 @@ def differentiated_twice(value: Callable[[Parts], Tensor], parts: Parts, directi
     leaves = {name: part.detach().clone().requires_grad_() for name, part in parts.items()}
     gradients = torch.autograd.grad(value(leaves), list(leaves.values()), create_graph=True, allow_unused=True)
     pairs = [(g, direction[name]) for g, name in zip(gradients, leaves, strict=True) if g is not None and g.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(part) for part in leaves.values()]
     try:
-        second = torch.autograd.grad(
-            [pair[0] for pair in pairs],
-            list(leaves.values()),
-            [pair[1] for pair in pairs],
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        # Not autograd.grad with the leaves as inputs: that leaves out the nodes that would report a missing derivative.
+        torch.autograd.backward([pair[0] for pair in pairs], [pair[1] for pair in pairs])
     except RuntimeError as problem:
         if isinstance(problem, torch.OutOfMemoryError):
             raise
         line = str(problem).strip().splitlines()[0]
         raise NotDifferentiableError(f"loss: an operation has no second derivative ({line}); use method='differences'") from problem
-    return list(second)
+    return [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves.values()]

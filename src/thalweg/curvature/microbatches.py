@@ -14,7 +14,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Largest relative distance between the gradient of a batch and the sum over its pieces."""
 
 
-def microbatches(objective: Objective, samples: int = 32) -> tuple[list[Any], str]:
+def microbatches(objective: Objective, samples: int = 64) -> tuple[list[Any], str]:
     """The batches cut into pieces of about ``samples`` samples, or as they are, and which in words.
 
     All tensors of a batch with one leading dimension are cut alike. Whether the loss adds up over samples cannot be known from

@@ -49,6 +49,8 @@ class Operator(abc.ABC):
         require(vectors.is_floating_point(), "vectors", vectors.dtype, "a floating-point tensor")
         if not torch.isfinite(vectors).all():
             raise NonFiniteError("vectors: hold NaN or infinity, expected finite numbers")
+        if not vectors.numel():
+            return vectors.clone()
         given = vectors.detach().to(self.device, self.dtype)
         product = self.rows(given.unsqueeze(0) if given.dim() == 1 else given.T.contiguous())
         if not torch.isfinite(product).all():

@@ -7,7 +7,7 @@ itself, ``w + v * c = addcmul(w, v, c)``. What reads the value in any other way 
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,7 +48,8 @@ class Shortening:
         self.next = 1 + max(
             (slot.number for step in program.steps for slot in step.fills if slot is not None), default=len(program.inputs)
         )
-        self.readers = Counter(slot for step in program.steps for slot in step.reads())
+        self.dtypes = {slot: step.dtype for step in program.steps for slot in step.fills if slot is not None}
+        self.known: dict[Any, Step] = {}
 
     def take(self, step: Step) -> None:
         """Copy one step, or remember it as a scaling, or join it with others."""
@@ -62,17 +63,34 @@ class Shortening:
         self.copy(step)
 
     def copy(self, step: Step) -> None:
-        """The step as it is, its arguments multiplied out."""
-        fill = lambda leaf: self.value(leaf) if isinstance(leaf, Slot) else leaf  # noqa: E731
-        arguments, keywords = pytree.tree_map(fill, (step.arguments, step.keywords), is_leaf=is_slot)
+        """The step as it is, its arguments multiplied out; nothing if the same was computed before."""
+        whole = step.with_leaves(lambda leaf: self.value(leaf) if isinstance(leaf, Slot) else leaf)
         function = aten.reshape.default if step.function in VIEWS else step.function
-        self.steps.append(Step(function, arguments, keywords, step.fills, step.several, step.shape))
+        self.append(replace(whole, function=function))
+
+    def append(self, step: Step) -> None:
+        """Add a step, or let its results stand for those of an equal one."""
+        leaves, form = pytree.tree_flatten((step.arguments, step.keywords), is_leaf=is_slot)
+        words = tuple(id(leaf) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
+        key = (step.function, str(form), words)
+        before = self.known.get(key)
+        if before is None or len(before.fills) != len(step.fills) or (None in before.fills and before.fills != step.fills):
+            self.known[key] = step
+            self.steps.append(step)
+            return
+        self.scaled.update(
+            {new: (old, 1.0) for new, old in zip(step.fills, before.fills, strict=True) if new is not None and old is not None}
+        )
 
     def same(self, step: Step, out: Slot) -> bool:
-        """A copy to the dtype that the value has already changes nothing."""
-        if step.function is not aten._to_copy.default or set(step.keywords) - {"dtype"}:
+        """A copy to the dtype that the value has, or a new view in the shape that it has, changes nothing."""
+        source = step.arguments[0] if step.arguments else None
+        if not isinstance(source, Slot):
             return False
-        source = step.arguments[0]
+        copied = step.function is aten._to_copy.default and not set(step.keywords) - {"dtype"}
+        viewed = step.function in (*VIEWS, aten.reshape.default, aten.expand.default) and self.shapes.get(source) == step.shape
+        if not (viewed or (copied and self.dtypes.get(source) == step.dtype)):
+            return False
         self.scaled[out] = self.scaled.get(source, (source, 1.0))
         return True
 
@@ -136,9 +154,9 @@ class Shortening:
 
     def emit(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], out: Slot) -> None:
         """Append a step whose result has the shape of its first argument."""
-        shape = self.shapes[arguments[0]]
-        self.shapes[out] = shape
-        self.steps.append(Step(function, arguments, keywords, (out,), False, shape))
+        shape, dtype = self.shapes[arguments[0]], self.dtypes[arguments[0]]
+        self.shapes[out], self.dtypes[out] = shape, dtype
+        self.append(Step(function, arguments, keywords, (out,), False, shape, dtype))
 
 
 def times(a: Factor, b: Factor | int) -> Factor:

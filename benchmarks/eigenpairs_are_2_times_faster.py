@@ -1,0 +1,127 @@
+"""Ten eigenpairs of a GPT's Hessian are there 2 times sooner than from hessian-eigenthings or curvlinops with scipy.
+
+The GPT: `rivals.GPT`, 1,071,872 parameters, 4 x 128 tokens, float32. Wanted: the ten eigenvalues of largest magnitude, residuals
+below 1e-4 of the largest. Seconds are end to end, construction included: our recording and our check, their own first passes.
+
+hessian-eigenthings runs a fixed number of steps, by default without reorthogonalisation beyond 50; here reorthogonalisation is on,
+and the steps are the smallest of 40, 60, 80, 100 that bring the true residuals below 1e-4, found beforehand and not counted.
+scipy's eigsh gets its products from curvlinops; they are wrong where LayerNorms have weights, which the true residual shows.
+True residual: largest ``||H v - l v|| / |l_1|``, products in float64 by double backward.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import rivals
+import timing  # before torch
+import torch
+from torch import Tensor, nn
+
+from thalweg.curvature.eigenpairs import eigenpairs
+from thalweg.curvature.hessian import Hessian
+from thalweg.models.cost import parameters
+from thalweg.models.looped import LoopedTransformer
+
+COUNT, TOLERANCE = 10, 1e-4
+Found = tuple[Tensor, Tensor, int]
+"""Values ``(k,)``, vectors ``(P, k)``, products."""
+
+
+def ours(model: nn.Module, tokens: Tensor, verify: bool) -> Found:
+    hessian = Hessian(rivals.total_and_count, model, [tokens])
+    found = eigenpairs(hessian, COUNT, tolerance=TOLERANCE, verify=verify)
+    return found.values, found.vectors, found.products
+
+
+def eigenthings(model: nn.Module, tokens: Tensor, steps: int) -> Found:
+    from hessian_eigenthings import lanczos
+
+    with rivals.attention_by_products():
+        operator = rivals.eigenthings(model, tokens)
+        found = lanczos(operator, k=COUNT, max_iter=steps, tol=TOLERANCE, which="LM", reorthogonalize=True, seed=0)
+    return found.eigenvalues, found.eigenvectors.T, found.iterations
+
+
+def scipy_on_curvlinops(model: nn.Module, tokens: Tensor) -> Found:
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    products = 0
+
+    def product(vector: Any) -> Any:
+        nonlocal products
+        products += 1
+        return operator @ vector
+
+    with rivals.attention_by_products():
+        operator = rivals.curvlinops(model, tokens).to_scipy()
+        counted = LinearOperator(operator.shape, matvec=product, dtype=operator.dtype)
+        values, vectors = eigsh(counted, k=COUNT, which="LM", tol=TOLERANCE)
+    return torch.from_numpy(values), torch.from_numpy(vectors), products
+
+
+def true_residual(exact: Hessian, found: Found) -> float:
+    """Largest residual over the largest absolute value."""
+    values, vectors = found[0].double(), found[1].double()
+    vectors = vectors / vectors.norm(dim=0)
+    return float((exact @ vectors - vectors * values).norm(dim=0).max() / values.abs().max())
+
+
+def steps_needed(model: nn.Module, tokens: Tensor, exact: Hessian, choices: tuple[int, ...] = (40, 60, 80, 100)) -> int:
+    """The smallest number of steps that is enough; the largest if none is."""
+    for steps in choices:
+        residual = true_residual(exact, eigenthings(model, tokens, steps))
+        print(f"hessian-eigenthings, {steps} steps: true residual {residual:.1e}")
+        if residual <= TOLERANCE:
+            return steps
+    return choices[-1]
+
+
+def main() -> None:
+    parser = timing.arguments(__doc__, rounds=5)
+    parser.add_argument("--quick", action="store_true", help="a tiny model, to try the script")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    config, batch = (rivals.SMALL, 4) if options.quick else (rivals.GPT, 4)
+    model = LoopedTransformer(config)
+    tokens = torch.randint(config.vocabulary, (batch, config.length + 1))
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {parameters(model):,} parameters, {batch} x {config.length}"
+    )
+    exact = rivals.exact(model, tokens)
+    searches: dict[str, Callable[[], Found]] = {
+        "thalweg": lambda: ours(model, tokens, verify=True),
+        "thalweg, verify=False": lambda: ours(model, tokens, verify=False),
+    }
+    if rivals.installed("hessian_eigenthings"):
+        steps = steps_needed(model, tokens, exact)
+        searches[f"hessian-eigenthings, {steps} steps"] = lambda: eigenthings(model, tokens, steps)
+    if rivals.installed("curvlinops") and rivals.installed("scipy"):
+        searches["curvlinops + eigsh"] = lambda: scipy_on_curvlinops(model, tokens)
+    found = {name: search() for name, search in searches.items()}  # warms up as well
+    residuals = {name: true_residual(exact, pairs) for name, pairs in found.items()}
+    times = timing.interleaved(searches, options.rounds, calls=1, warmup=0)
+    rows = [
+        [
+            name,
+            timing.spread(times[name], unit=1),
+            f"{timing.ratio(times, name, 'thalweg'):.2f}",
+            str(found[name][2]),
+            f"{residuals[name]:.0e}",
+        ]
+        for name in searches
+    ]
+    timing.print_table(["search", "s [lowest, highest]", "it / thalweg", "products", "true residual"], rows)
+    others = [name for name in searches if not name.startswith("thalweg")]
+    if others:
+        rival = timing.fastest(times, others)
+        took = statistics.median(times[rival])
+        print(
+            f"\nratio of the fastest rival ({rival}, {took:.1f} s) to ours: {timing.ratio(times, rival, 'thalweg'):.2f} (claim: 2)"
+        )
+
+
+if __name__ == "__main__":
+    main()

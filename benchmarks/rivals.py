@@ -1,0 +1,94 @@
+"""Other libraries' Hessians for the benchmarks of curvature, where they are installed, and the model that they all are given."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import timing  # before torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from thalweg.curvature.hessian import Hessian
+from thalweg.models.config import ModelConfig
+
+GPT = ModelConfig(vocabulary=2048, length=128, width=128, layers=4, heads=4, block="gpt", tied=True)
+"""1,071,872 parameters."""
+SMALL = ModelConfig(vocabulary=64, length=16, width=16, layers=1, heads=2, block="gpt", tied=True)
+"""To try a script."""
+
+
+def installed(name: str) -> bool:
+    """Whether a rival can be imported; says so when not."""
+    found = importlib.util.find_spec(name) is not None
+    if not found:
+        print(f"left out: {name} is not installed")
+    return found
+
+
+def attention_by_products() -> Any:
+    """The only attention that has second derivatives; ours selects it by itself."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def total_and_count(model: nn.Module, tokens: Tensor) -> tuple[Tensor, int]:
+    """Next-token loss as a sum, and its number of targets."""
+    logits = model(tokens[:, :-1])
+    return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum"), tokens[:, 1:].numel()
+
+
+def mean_loss(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Next-token loss as a mean."""
+    return functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def eigenthings(model: nn.Module, tokens: Tensor) -> Any:
+    """The operator of hessian-eigenthings."""
+    from hessian_eigenthings import HessianOperator
+
+    return HessianOperator(model, [tokens], mean_loss)
+
+
+class FlatCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy of logits ``(B, L, V)``, as curvlinops takes one loss module."""
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean over ``(B, L)``."""
+        return super().forward(logits.flatten(0, 1), targets.flatten())
+
+
+def curvlinops(model: nn.Module, tokens: Tensor) -> Any:
+    """The operator of curvlinops."""
+    from curvlinops import HessianLinearOperator
+
+    batches = [(tokens[:, :-1], tokens[:, 1:])]
+    return HessianLinearOperator(model, FlatCrossEntropy(), list(model.parameters()), batches, check_deterministic=False)
+
+
+def inside(operator: Any) -> Callable[[Tensor], Tensor]:
+    """Its product, with attention that can be differentiated twice."""
+
+    def product(vector: Tensor) -> Tensor:
+        with attention_by_products():
+            return operator @ vector
+
+    return product
+
+
+def exact(model: nn.Module, tokens: Tensor) -> Hessian:
+    """Products in float64 by double backward: what errors are measured against."""
+    return Hessian(total_and_count, model, [tokens], dtype=torch.float64, method="rebuilt")
+
+
+def apart(given: Tensor, truth: Tensor) -> float:
+    """Distance relative to the second."""
+    return float((given.double() - truth).norm() / truth.norm())
+
+
+def gemm_peak(size: int = 1500) -> float:
+    """Operations a second of the fastest of some big float32 products."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / min(timing.seconds(lambda: torch.mm(left, right)) for _ in range(10))

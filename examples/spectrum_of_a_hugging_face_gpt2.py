@@ -1,0 +1,53 @@
+"""The spectrum of a Hugging Face GPT-2 from its config, on batches as its trainers make them: dicts, padding labelled -100."""
+
+import sys
+
+import torch
+
+import thalweg as tw
+
+try:
+    from transformers import GPT2Config, GPT2LMHeadModel
+except ImportError:
+    sys.exit(print("this example needs Hugging Face transformers: pip install 'thalweg[bench]'"))
+
+torch.manual_seed(0)
+config = GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, use_cache=False)
+model = GPT2LMHeadModel(config)
+batches = []
+for length in (16, 12):  # ragged on purpose
+    start = torch.randint(32, (8, 1))
+    tokens = (start + 3 * torch.arange(length)) % 32  # each token is the one before plus 3
+    labels = tokens.clone()
+    labels[:, : length // 4] = -100  # a prompt, which is not scored
+    batches.append({"input_ids": tokens, "labels": labels})
+
+
+def loss_fn(model, batch):
+    """Sum over the targets that count, and their number: the mean over ragged batches is then weighted as it should be."""
+    logits, targets = model(input_ids=batch["input_ids"]).logits[:, :-1], batch["labels"][:, 1:]
+    total = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    return total, int((targets != -100).sum())
+
+
+def show(when):
+    hessian = tw.Hessian(loss_fn, model, batches)  # evaluation mode and a kernel with second derivatives are set for each call
+    gauss_newton = tw.GaussNewton(lambda m, b: (m(input_ids=b["input_ids"]).logits[:, :-1], b["labels"][:, 1:]), model, batches)
+    density = tw.spectral_density(hessian, steps=30, probes=3)
+    print(f"{when}: loss {hessian.loss:.3f}; {hessian.explain()}")
+    for name, operator in {"Hessian": hessian, "Gauss-Newton": gauss_newton}.items():
+        pairs = tw.eigenpairs(operator, 5, tolerance=1e-4)
+        print(f"  {name}: largest in magnitude {pairs.values.numpy().round(3)}, {pairs.products} products")
+    low, high = density.extremes
+    share, error = density.mass(-density.resolution, density.resolution)
+    print(f"  from {low:.3f} to {high:.3f}; within one resolution ({density.resolution:.3f}) of zero: {share:.1%} +- {error:.1%}")
+
+
+show("at the start")
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+for _ in range(60):
+    total, count = loss_fn(model.train(), batches[0])
+    optimizer.zero_grad()
+    (total / count).backward()
+    optimizer.step()
+show("after 60 updates")

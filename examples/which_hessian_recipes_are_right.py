@@ -1,0 +1,59 @@
+"""Which recipes for a Hessian are right? Relative errors (Frobenius, float64) against differences of the gradient, in Markdown."""
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import thalweg as tw
+
+METHODS = ("recorded", "rebuilt", "differences")
+
+
+def errors(model, loss, batch, step=2e-4):
+    parts = {name: weight.detach() for name, weight in model.named_parameters()}
+    x = torch.cat([part.flatten() for part in parts.values()])
+    eye, leaf, given = torch.eye(len(x)).to(x), x.clone().requires_grad_(), (lambda m, b: loss(m(b[0]), b[1]), model, [batch])
+
+    def f(flat):
+        split = zip(parts.items(), flat.split([part.numel() for part in parts.values()]), strict=True)
+        return loss(functional_call(model, {name: new.view_as(old) for (name, old), new in split}, (batch[0],)), batch[1])
+
+    g, ahead = torch.autograd.grad(f(leaf), leaf, create_graph=True)[0], lambda h: vmap(lambda v: grad(f)(x + h * step * v))(eye)
+    recipes = {
+        "`torch.func.hessian`": lambda: hessian(f)(x),
+        "`jvp(jacrev)`": lambda: vmap(lambda v: jvp(jacrev(f), (x,), (v,))[1])(eye),
+        "`jacrev(jacrev)`": lambda: jacrev(jacrev(f))(x),
+        "`jvp(grad)`": lambda: vmap(lambda v: jvp(grad(f), (x,), (v,))[1])(eye),
+        "`vmap(vjp(grad))`": lambda: vmap(vjp(grad(f), x)[1])(eye)[0],
+        "double backward": lambda: torch.stack([torch.autograd.grad(g, leaf, v, retain_graph=True)[0] for v in eye]),
+        "`torch.autograd.functional.hessian`": lambda: torch.autograd.functional.hessian(f, x),
+        "`dense_hessian`": lambda: tw.dense_hessian(*given).matrix,
+    }
+    recipes |= {f"`Hessian`, {m}": lambda m=m: tw.Hessian(*given, method=m) @ eye for m in ("recorded", "rebuilt", "differences")}
+    try:
+        from curvlinops import HessianLinearOperator as Linear
+        from hessian_eigenthings import HessianOperator as Rival
+
+        recipes["curvlinops"] = lambda: Linear(model, loss, [*model.parameters()], [batch], check_deterministic=False) @ eye
+        recipes["hessian-eigenthings"] = lambda: torch.stack([Rival(model, [batch], given[0]) @ v for v in eye])
+    except ImportError as missing:
+        print(f"left out: {missing}")
+    truth = (8 * (ahead(1) - ahead(-1)) - ahead(2) + ahead(-2)) / (12 * step)
+    return {name: f"{float((recipe().detach() - truth).norm() / truth.norm()):.0e}" for name, recipe in recipes.items()}
+
+
+tokens = torch.randint(7, (4, 7), generator=torch.manual_seed(0))
+layers = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 6), nn.LayerNorm(6))
+transformers = [tw.LoopedTransformer(tw.ModelConfig(vocabulary=7, length=6, width=8, norm=norm)) for norm in ("pre", "none")]
+pre, none = (nn.Sequential(transformer, nn.Flatten(0, 1)) for transformer in transformers)
+models, columns = {"LayerNorm regression": layers, "pre-norm language model": pre, "the same, no norm": none}, {}
+for name, model in models.items():
+    for weight in model.double().parameters():
+        weight.data += 0.3 * torch.randn_like(weight)
+    loss = nn.PoissonNLLLoss() if model is layers else nn.CrossEntropyLoss()
+    data = torch.rand(2, 8, 6).double().unbind() if model is layers else (tokens[:, :-1], tokens[:, 1:].flatten())
+    with sdpa_kernel(SDPBackend.MATH):
+        columns[name] = errors(model, loss, data)
+for row in [["recipe", *columns], ["---"] * 4, *zip(columns[name], *(column.values() for column in columns.values()), strict=True)]:
+    print("|", " | ".join(row), "|")

@@ -1,0 +1,60 @@
+import subprocess
+import sys
+
+import pytest
+
+from thalweg.curvature import memory
+from thalweg.errors import BadInputError, MemoryLimitError
+
+PROGRAM = """
+import resource, sys, torch
+from torch import nn
+from thalweg.curvature.hessian import Hessian
+limit = int(sys.argv[1]) or None
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(64, 512), nn.GELU(), nn.Linear(512, 64))
+batches = [(torch.randn(2048, 64), torch.randn(2048, 64)) for _ in range(12)]
+loss_fn = lambda m, b: (m(b[0]) - b[1]).square().mean()
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+hessian = Hessian(loss_fn, model, batches[:1], memory=1, check=False)
+hessian @ torch.ones(hessian.dim)
+before = peak()
+hessian = Hessian(loss_fn, model, batches, memory=limit, check=False)
+product = hessian @ torch.ones(hessian.dim)
+print(peak() - before, sum(p.bytes() for p in hessian.programs.values()), len(hessian.programs), float(product.norm()))
+"""
+
+
+def measured(limit):
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(limit)], capture_output=True, text=True, timeout=300, check=True)
+    growth, held, programs, norm = done.stdout.split()
+    return int(growth), int(held), int(programs), float(norm)
+
+
+@pytest.mark.slow
+def test_peak_memory_stays_under_the_limit():
+    limit = 100 << 20
+    growth, held, programs, norm = measured(limit)
+    unlimited, everything, count, expected = measured(0)
+    assert count == 12
+    assert everything > limit
+    assert unlimited > limit
+    assert 0 < programs < 12
+    assert held <= limit
+    assert growth <= limit
+    assert norm == pytest.approx(expected, rel=1e-5)
+
+
+def test_more_than_allowed_is_refused_before_it_is_taken():
+    memory.ensure(10, 10, "this", "do that")
+    with pytest.raises(MemoryLimitError, match=r"^this: needs 2.0 GiB, the limit is 1.0 MiB; do that$"):
+        memory.ensure(2 << 30, 1 << 20, "this", "do that")
+
+
+def test_a_limit_must_be_positive():
+    with pytest.raises(BadInputError, match="memory: given 0, expected a positive number of bytes"):
+        memory.budget(0)
+
+
+def test_without_a_limit_half_of_what_is_free():
+    assert 0.3 * memory.free() < memory.budget(None) < 0.7 * memory.free()
