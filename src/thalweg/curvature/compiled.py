@@ -44,6 +44,11 @@ def structure(program: Program, count: int) -> str:
     return "\n".join(lines)
 
 
+def is_known(program: Program, count: int) -> bool:
+    """Has a program of this structure been compiled in this process?"""
+    return structure(program, count) in COMPILED
+
+
 def distinct(program: Program) -> list[Tensor]:
     """The program's constants, each once, in the order of their first use."""
     return list({id(tensor): tensor for tensor in program.constants()}.values())

@@ -21,7 +21,7 @@ from thalweg import ranks
 from thalweg.curvature import memory
 from thalweg.curvature.blocks import Block, blocks, by_depth
 from thalweg.curvature.check import DIFFERENCE, SYMMETRY, signs
-from thalweg.curvature.compiled import COMPILED, compiled, replayed
+from thalweg.curvature.compiled import compiled, is_known, replayed
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.linear import Program, record
 from thalweg.curvature.loss_operator import gaussian
@@ -139,9 +139,10 @@ class Maker:
             for number, piece in enumerate(self.pieces):
                 for block in self.blocks:
                     started = time.perf_counter()
-                    self.add(block, self.program(block, piece))
+                    program = self.program(block, piece)
+                    self.add(block, program)
                     if number == 0 and block is self.blocks[0] and self.compile == "auto":
-                        self.decide(time.perf_counter() - started)
+                        self.decide(time.perf_counter() - started, is_known(program, self.count(block, program)))
 
     @contextlib.contextmanager
     def workers(self) -> Iterator[None]:
@@ -159,12 +160,12 @@ class Maker:
             self.pool = map
             torch.set_num_threads(threads)
 
-    def decide(self, seconds: float) -> None:
-        """Compile the rest if that is expected to take less time, from what the first block took."""
+    def decide(self, seconds: float, known: bool) -> None:
+        """Compile the rest if that is expected to take less time, from what the first block took, or was done before."""
         share = sum(self.sizes[name] for name in self.blocks[0].columns) / self.objective.dim
         expected = seconds / share * len(self.pieces) * self.matrices
         saved, cost = expected * (1 - 1 / COMPILE_GAIN), COMPILE_SECONDS * len(self.blocks)
-        self.compile = "always" if saved > cost or COMPILED else "never"
+        self.compile = "always" if saved > cost or known else "never"
         self.how = f"replayed (about {expected:.0f} s expected; compiling costs about {cost:.0f} s and would save {saved:.0f} s)"
 
     def program(self, block: Block, piece: Any) -> Program:
@@ -188,7 +189,7 @@ class Maker:
     def add(self, block: Block, program: Program) -> None:
         """The program's results for all one-hot directions of the block."""
         columns = torch.cat([torch.arange(self.dim)[self.spans[name]] for name in block.columns]).to(self.matrix.device)
-        count = min(len(columns), max(1, PASS_BYTES // program.largest()))
+        count = self.count(block, program)
         run = self.runner(block, program, count)
 
         def take(first: int) -> int:
@@ -203,6 +204,10 @@ class Maker:
             self.done += done
             if self.progress is not None:
                 self.progress(self.done, self.dim * len(self.pieces))
+
+    def count(self, block: Block, program: Program) -> int:
+        """Directions in one pass."""
+        return min(sum(self.sizes[name] for name in block.columns), max(1, PASS_BYTES // program.largest()))
 
     def runner(self, block: Block, program: Program, count: int) -> Callable[..., tuple[Tensor, ...]]:
         """The program over ``count`` directions at once: compiled if that was decided, otherwise replayed under vmap."""

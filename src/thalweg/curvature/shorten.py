@@ -150,7 +150,7 @@ class Shortening:
         out = Slot(self.next)
         self.next += 1
         self.emit(aten.mul.Tensor, (base, factor), {}, out)
-        return out
+        return self.scaled.get(out, (out, 1.0))[0]  # an equal step may stand for it
 
     def emit(self, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], out: Slot) -> None:
         """Append a step whose result has the shape of its first argument."""
