@@ -1,13 +1,14 @@
 """A dense Hessian of 3,216 parameters is there 4 times sooner, compiled, than by ``vmap(vjp(grad))``.
 
-One layer of attention with LayerNorms (vocabulary 14, length 32, width 24), 256 sequences of 33 tokens, float32, loss as (sum, count).
+One layer of attention with LayerNorms (vocabulary 14, length 32, width 24), 256 sequences of 33 tokens, float32, loss as a sum and
+a count.
 Two threads by default. The candidates take turns:
 
-vmap(vjp(grad)), chunks of 16 directions over the whole batch: 6 chunks a round, scaled to all columns; its first pass is counted once.
+vmap(vjp(grad)), chunks of 16 directions over the whole batch: 6 chunks a round, scaled to all columns; first pass once.
 The same in pieces of 32 sequences with chunks of 32: one piece and 6 chunks a round, scaled to all columns and all pieces.
 hessian-eigenthings, one product with a unit vector a column: 6 columns a round, scaled.
-Ours replayed and ours compiled: the whole matrix, with its comparison against an independent product. What the first compiled call took
-beyond the later ones is shown apart: it is paid once for all weights and data of these shapes.
+Ours replayed and ours compiled: the whole matrix, with its comparison against an independent product. What the first compiled call
+took beyond the later ones is shown apart: it is paid once for all weights and data of these shapes.
 
 Errors are relative (Frobenius) over 8 columns drawn at random, against differences of the float64 gradient.
 The floor is 1.05 TFLOP of matrix products at the machine's speed on a 1500 x 1500 product; symmetry could halve it.

@@ -1,7 +1,7 @@
 """Dense Hessians along a run of forty checkpoints share one compilation, and are sooner there than by replaying.
 
-The paper's model: linear attention, no norm, three loops, 4,480 parameters, 128 x 12 tokens of 16, float32. The weights of each round
-are another checkpoint: the ones before, moved at random. ``matrices=40`` tells `dense_hessian` what is to come, and it decides by
+The paper's model: linear attention, no norm, three loops, 4,480 parameters, 128 x 12 tokens of 16, float32. The weights of each
+round are another checkpoint: the ones before, moved at random. ``matrices=40`` says what is to come, and `dense_hessian` decides by
 itself whether to compile (with --quick it is told to). The time of forty checkpoints is projected from the medians: forty times the
 replayed time, against what the first compiled call took and 39 times the later ones. No compilation may follow the first call's.
 """
@@ -51,7 +51,8 @@ def main() -> None:
     model = LoopedTransformer(config)
     tokens = torch.randint(config.vocabulary, (128, config.length + 1))
     print(
-        f"torch {torch.__version__}, {options.threads} threads, {parameters(model):,} parameters, 128 x {config.length}, {LOOPS} loops"
+        f"torch {torch.__version__}, {options.threads} threads, {parameters(model):,} parameters, "
+        f"128 x {config.length}, {LOOPS} loops"
     )
     first, found = timed(model, tokens, mode)
     print(f"first call {first:.1f} s: {found.how}")
