@@ -66,9 +66,9 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
         Giraud, Langou, Rozloznik and van den Eshof 2005.
     """
     first = basis @ vector
-    rest = vector - first @ basis
+    rest = torch.addmv(vector, basis.T, first, alpha=-1)
     second = basis @ rest
-    return rest - second @ basis, first + second
+    return rest.addmv_(basis.T, second, alpha=-1), first + second
 
 
 def breakdown_floor(operator: Operator, scale: float) -> float:

@@ -70,18 +70,25 @@ class Program:
     steps: list[Step]
     outputs: list[Slot | Tensor]
     """A tensor where the result does not depend on the direction: it is zero there."""
-    last: list[list[int]] = field(default_factory=list)
+    last: list[list[int]] = field(init=False)
+    places: list[list[tuple[int, int]] | None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.steps = needed(self.steps, self.outputs)
         self.last = last_uses(self.steps, self.outputs)
+        self.places = [flat_places(step) for step in self.steps]
 
     def __call__(self, *directions: Tensor) -> list[Tensor]:
         """The results for one direction, in the parts of the input; usable under `torch.vmap`."""
         values: dict[int, Any] = {slot.number: part for slot, part in zip(self.inputs, directions, strict=True)}
-        for step, done in zip(self.steps, self.last, strict=True):
-            fill = lambda leaf: values[leaf.number] if isinstance(leaf, Slot) else leaf  # noqa: E731
-            arguments, keywords = pytree.tree_map(fill, (step.arguments, step.keywords), is_leaf=is_slot)
+        fill = lambda leaf: values[leaf.number] if isinstance(leaf, Slot) else leaf  # noqa: E731
+        for step, places, done in zip(self.steps, self.places, self.last, strict=True):
+            if places is None:
+                arguments, keywords = pytree.tree_map(fill, (step.arguments, step.keywords), is_leaf=is_slot)
+            else:  # the usual case, without a walk over trees, which costs more than small operations do
+                arguments, keywords = list(step.arguments), step.keywords
+                for place, number in places:
+                    arguments[place] = values[number]
             result = step.function(*arguments, **keywords)
             for slot, value in zip(step.fills, result if step.several else (result,), strict=True):
                 if slot is not None:
@@ -103,6 +110,12 @@ class Program:
         """Memory that the constants hold; shared storage counts once."""
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in self.constants()}
         return sum(storages.values())
+
+
+def flat_places(step: Step) -> list[tuple[int, int]] | None:
+    """Position and number of every slot, where all of them are arguments by themselves; None if one lies in a list."""
+    places = [(place, leaf.number) for place, leaf in enumerate(step.arguments) if isinstance(leaf, Slot)]
+    return places if len(places) == len(step.reads()) else None
 
 
 def is_slot(leaf: object) -> bool:
