@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.func import grad, jvp
 
 from thalweg import ranks
-from thalweg.curvature import memory
+from thalweg.curvature import memory as limits
 from thalweg.curvature.blocks import Block, blocks, by_depth
 from thalweg.curvature.check import DIFFERENCE, SYMMETRY, signs
 from thalweg.curvature.compiled import compiled, is_known, replayed
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.linear import Program, record
-from thalweg.curvature.loss_operator import gaussian
+from thalweg.curvature.loss_operator import CACHE_BYTES, gaussian
 from thalweg.curvature.microbatches import microbatches
 from thalweg.curvature.objective import LossFunction, Objective, quiet
 from thalweg.curvature.shorten import shorten
@@ -70,7 +70,7 @@ def dense_hessian(
     params: Choice = None,
     dtype: torch.dtype | None = None,
     *,
-    memory_limit: int | None = None,
+    memory: int | None = None,
     compile: Compile = "auto",
     matrices: int = 1,
     progress: Progress | None = None,
@@ -83,7 +83,7 @@ def dense_hessian(
 
     Args:
         loss_fn, model, batches, params, dtype: as for `thalweg.curvature.hessian.Hessian`.
-        memory_limit: bytes for the matrix and its making; None takes half of what is free.
+        memory: bytes for the matrix and its making; None takes half of what is free.
         compile: "always", "never", or "auto" where the expected cost decides (20 s a block, once a structure).
         matrices: how many Hessians of this structure are to come, checkpoints, seeds and arms together; counts for "auto".
         progress: called as columns are done.
@@ -95,10 +95,10 @@ def dense_hessian(
         Forward over reverse; block-triangular order and recording are ours.
     """
     objective = Objective(loss_fn, model, batches, params, dtype)
-    allowed = memory.budget(memory_limit, objective.device)
+    allowed = limits.budget(memory, objective.device)
     size = objective.point.element_size() * objective.dim**2
     instead = "choose fewer parameters with params=, or work matrix-free with Hessian"
-    memory.ensure(int(2.2 * size), allowed, f"dense Hessian of {objective.dim:,} parameters", instead)
+    limits.ensure(int(2.2 * size), allowed, f"dense Hessian of {objective.dim:,} parameters", instead)
     pieces, told = microbatches(objective)
     maker = Maker(objective, pieces, compile, matrices, progress)
     maker.fill()
@@ -106,8 +106,6 @@ def dense_hessian(
 
 
 Compile = Literal["auto", "always", "never"]
-PASS_BYTES = 4 << 20
-"""Largest intermediate of one pass over many directions."""
 COMPILE_SECONDS = 20.0
 """Expected cost of compiling one block's program (measured: 15 to 24 s on two cores)."""
 COMPILE_GAIN = 2.5
@@ -207,7 +205,7 @@ class Maker:
 
     def count(self, block: Block, program: Program) -> int:
         """Directions in one pass."""
-        return min(sum(self.sizes[name] for name in block.columns), max(1, PASS_BYTES // program.largest()))
+        return min(sum(self.sizes[name] for name in block.columns), max(1, CACHE_BYTES // program.largest()))
 
     def runner(self, block: Block, program: Program, count: int) -> Callable[..., tuple[Tensor, ...]]:
         """The program over ``count`` directions at once: compiled if that was decided, otherwise replayed under vmap."""
