@@ -118,9 +118,7 @@ def main() -> None:
     if others:
         rival = timing.fastest(times, others)
         took = statistics.median(times[rival])
-        print(
-            f"\nratio of the fastest rival ({rival}, {took:.1f} s) to ours: {timing.ratio(times, rival, 'thalweg'):.2f} (claim: 0.9)"
-        )
+        print(f"\nratio of the fastest ({rival}, {took:.1f} s) to ours: {timing.ratio(times, rival, 'thalweg'):.2f} (claim: 0.9)")
 
 
 if __name__ == "__main__":
