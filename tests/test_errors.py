@@ -3,12 +3,19 @@ import pytest
 from thalweg import errors
 from thalweg.errors import BadInputError, FolderError, ThalwegError, require, unknown
 
-ON_PURPOSE = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
+PUBLIC = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
+WARNINGS = [error for error in PUBLIC if issubclass(error, Warning)]
+ON_PURPOSE = [error for error in PUBLIC if not issubclass(error, Warning)]
 
 
 @pytest.mark.parametrize("error", ON_PURPOSE)
 def test_everything_raised_on_purpose_is_a_thalweg_error(error):
     assert issubclass(error, ThalwegError)
+
+
+@pytest.mark.parametrize("warning", WARNINGS)
+def test_every_warning_can_be_silenced_as_a_user_warning(warning):
+    assert issubclass(warning, UserWarning)
 
 
 @pytest.mark.parametrize("error", ON_PURPOSE)
