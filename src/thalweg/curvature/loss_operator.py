@@ -25,8 +25,8 @@ from thalweg.vectors import Choice
 Method = Literal["auto", "recorded", "rebuilt", "differences"]
 CACHE_BYTES = 4 << 20
 """Largest intermediate of a pass over several vectors: about what stays in the last-level cache."""
-WHILE_RECORDING = 3
-"""What is alive while a batch is recorded, over what is kept of it (measured: 2.8 for an MLP)."""
+WHILE_RECORDING = 4
+"""What is alive while a batch is recorded, over what is kept of it (measured: up to 3, and the allocator keeps some)."""
 Parts = Mapping[str, Tensor]
 
 
