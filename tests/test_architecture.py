@@ -13,8 +13,8 @@ FLOORS = (
     ("plain", "storage", "streams", "intervals", "vectors", "ranks"),
     ("records",),
     ("data", "models", "curvature", "report"),
-    ("shift",),
-    ("train",),
+    ("shift", "theory"),
+    ("train", "verify"),
     ("study",),
     ("cli",),
 )

@@ -166,6 +166,26 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: in
     print(config_text(replace(run, seed=seed)), end="")
 
 
+@app.command
+def verify(*statements: str, json_: Json = False) -> None:
+    """Try every statement of the theory on this machine, counterexamples included, and print what was found.
+
+    Exit code 1 when one does not hold.
+
+    Example: `thalweg verify` or `thalweg verify 3.2 CE1`
+
+    Parameters
+    ----------
+    statements:
+        Numbers as in docs/theory.md; all when none is given.
+    json_:
+        Print the findings as JSON on standard output.
+    """
+    from thalweg.verify.commands import verify as try_all
+
+    try_all(statements, json_)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; exit 0 when it worked, 1 when it failed, 2 when the input was bad, 130 when interrupted."""
     warnings.showwarning = one_line

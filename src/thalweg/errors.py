@@ -42,6 +42,10 @@ class StudyError(ThalwegError):
     """Some runs of a study failed; those that finished are kept."""
 
 
+class VerificationError(ThalwegError):
+    """A statement of the theory did not hold on this machine."""
+
+
 class NonFiniteError(BadInputError):
     """NaN or infinity where a number must be finite."""
 
@@ -50,7 +54,7 @@ class ShapeMismatchError(BadInputError):
     """A tensor does not have the shape that the operator or the formula needs."""
 
 
-class NotSymmetricError(ThalwegError):
+class NotSymmetricError(BadInputError):
     """A matrix or operator that must be symmetric is not."""
 
 
@@ -76,6 +80,54 @@ class ResolutionError(BadInputError):
 
 class MemoryLimitError(BadInputError):
     """More memory would be needed than the limit allows."""
+
+
+class EmptySubspaceError(BadInputError):
+    """River or valley has no dimension where a formula needs one."""
+
+
+class StepSizeError(BadInputError):
+    """A rate that is not positive, or too large for the limit that was asked for."""
+
+
+class UnstableDirectionError(BadInputError):
+    """A limit or a class was asked for while some eigenvalue is negative."""
+
+
+class OrthonormalityError(BadInputError):
+    """The columns of a frame are not orthonormal."""
+
+
+class InsufficientDataError(BadInputError):
+    """Fewer seeds, checkpoints or steps than a method needs."""
+
+
+class EigenSplitCouplingWarning(UserWarning):
+    """The split comes from the eigenvectors of this same Hessian: its coupling is zero by construction."""
+
+
+class IndefiniteModelWarning(UserWarning):
+    """The quadratic model has no minimum: its coupling is larger than a positive semidefinite Hessian allows."""
+
+
+class NoPlateauWarning(UserWarning):
+    """No threshold separates river from valley over a wide range."""
+
+
+class HorizonWarning(UserWarning):
+    """The number of steps lies outside of the window in which the limit describes the run."""
+
+
+class NegativeMIWarning(UserWarning):
+    """Matrix mutual information of this order may be negative."""
+
+
+class GaugeWarning(UserWarning):
+    """Query and key weights are unbalanced: the same function with another spectrum."""
+
+
+class GrowthWarning(UserWarning):
+    """Too many loops for the bound on how far the linear model's states grow."""
 
 
 class KinkWarning(UserWarning):

@@ -1,0 +1,1 @@
+"""The statements of the theory, tried out on this machine one by one."""

@@ -1,0 +1,87 @@
+"""`thalweg verify`: every statement tried on this machine, line by line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from thalweg.errors import VerificationError, unknown
+from thalweg.verify import force
+from thalweg.verify.statement import Finding, Statement
+
+STATEMENTS: tuple[Statement, ...] = force.STATEMENTS
+"""In the order of docs/theory.md."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A statement tried."""
+
+    key: str
+    words: str
+    paper: str
+    holds: bool
+    finding: Finding
+    seconds: float
+
+
+def tried(statement: Statement) -> Line:
+    """Run one check; one that stops with an error does not hold, and the error is its words."""
+    begun = time.perf_counter()
+    try:
+        finding = statement.check()
+    except Exception as problem:
+        finding = Finding(0, float("nan"), 0.0, f"stopped: {type(problem).__name__}: {problem}")
+    return Line(statement.key, statement.words, statement.paper, finding.holds, finding, time.perf_counter() - begun)
+
+
+def in_words(line: Line) -> str:
+    """For the terminal."""
+    found = line.finding
+    figures = f"{found.tried} tried, worst {found.worst:.1e} (allowed {found.allowed:.0e})"
+    head = f"{'holds' if line.holds else 'FAILS':5}  {line.key:5} {line.words} [paper's version: {line.paper}]"
+    return f"{head}\n             {figures}, {line.seconds:.1f} s" + (f"; {found.words}" if found.words else "")
+
+
+def chosen(keys: Sequence[str]) -> tuple[Statement, ...]:
+    """The statements with these numbers, all where none is given.
+
+    Raises:
+        BadInputError: a number that is not in the list.
+    """
+    known = {statement.key: statement for statement in STATEMENTS}
+    for key in keys:
+        if key not in known:
+            raise unknown("statement", key, known)
+    return tuple(known[key] for key in keys) or STATEMENTS
+
+
+def verify(keys: Sequence[str], as_json: bool) -> None:
+    """Try the statements and print a line for each.
+
+    Raises:
+        VerificationError: some do not hold.
+    """
+    statements, begun, lines = chosen(keys), time.perf_counter(), []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("verify", total=len(statements))
+        for statement in statements:
+            progress.update(task, description=f"{statement.key:5}")
+            lines.append(tried(statement))
+            progress.advance(task)
+            if not as_json:
+                print(in_words(lines[-1]), flush=True)
+    failed = [line.key for line in lines if not line.holds]
+    seconds = time.perf_counter() - begun
+    if as_json:
+        print(json.dumps({"statements": [asdict(line) for line in lines], "failed": failed, "seconds": seconds}, default=str))
+    else:
+        print(f"{len(lines) - len(failed)} of {len(lines)} statements hold; {seconds:.0f} s")
+    if failed:
+        raise VerificationError(f"verify: {', '.join(failed)} did not hold; see the lines above")
