@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from thalweg.cli import main
-from thalweg.theory import bounds, compare, counterexamples, coupled, force, kernel, loss, quadratic
+from thalweg.theory import alignment, bounds, compare, counterexamples, coupled, force, kernel, looped_attention, loss, quadratic
 from thalweg.verify import commands
 from thalweg.verify.statement import Finding
 
@@ -76,6 +76,14 @@ WRONG = {
     "4.3": (loss, "loss_decrease_by_products", scaled(loss.loss_decrease_by_products)),
     "4.4": (compare, "compare_losses", changed(compare.compare_losses, second=lambda d: -d)),
     "4.5": (compare, "corollary_two", changed(compare.corollary_two, losses=lambda pair: pair[::-1])),
+    "6.1": (looped_attention, "gradients", changed(looped_attention.gradients, key=lambda g: 1.001 * g)),
+    "6.2": (looped_attention, "growth", changed(looped_attention.growth, states=lambda b: b / 2)),
+    "6.3": (alignment, "certificate", changed(alignment.certificate, cosine=lambda c: c / 2)),
+    "6.4": (alignment, "kernel_condition", changed(alignment.kernel_condition, held=lambda h: not h)),
+    "6.5": (looped_attention, "gradients", lambda *a, f=looped_attention.gradients: f(*a[:3], 1)),
+    "CE-A": (counterexamples, "opposed_gradients", scaled(counterexamples.opposed_gradients, -1)),
+    "CE-B": (counterexamples, "opposed_share", scaled(counterexamples.opposed_share, 0)),
+    "CE-C": (counterexamples, "opposed_batch", scaled(counterexamples.opposed_batch, 1.1)),
 }
 
 
@@ -83,8 +91,6 @@ WRONG = {
 def test_a_wrong_formula_turns_its_line_red(key, monkeypatch):
     module, name, wrong = WRONG[key]
     monkeypatch.setattr(module, name, wrong)
-    if module is compare or name in ("compare_losses",):
-        monkeypatch.setattr(compare, name, wrong)
     assert not STATEMENTS[key].check().holds
 
 

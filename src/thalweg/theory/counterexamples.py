@@ -1,16 +1,18 @@
-"""Small cases in which the paper's corollaries fail, with their numbers.
+"""Small cases in which the paper's corollaries and its theorem 3 fail, with their numbers.
 
-Each has a U-shaped valley (Single) and a V-shaped one (Looped) that the paper's assumptions allow, and an outcome that its
-corollaries exclude.
+Those of the corollaries have a U-shaped valley (Single) and a V-shaped one (Looped) that the paper's assumptions allow, and an
+outcome that its corollaries exclude.
 """
 
 from __future__ import annotations
 
 import torch
 
+from thalweg.theory.alignment import Aligned, alignment
 from thalweg.theory.bounds import upper_bounds
 from thalweg.theory.compare import corollary_two, last_loss
 from thalweg.theory.force import cumulative_force
+from thalweg.theory.looped_attention import Attention, gradients
 from thalweg.theory.quadratic import Quadratic, quadratic
 
 MANY = 5000
@@ -84,3 +86,33 @@ def flat_valley_keeps_loss() -> tuple[float, float]:
     """CE8: what is left of the loss after 20 steps at rate 1 from a unit displacement: 2e-13 at lam = 0.5, 4.5e-3 at 0.02."""
     left = [last_loss(quadratic(tensor([[lam]]), tensor([[0.0]])), tensor([1.0, 0.0]), 1.0, 20) for lam in (0.5, 0.02)]
     return left[0], left[1]
+
+
+def compared(weights: Attention, tokens: torch.Tensor, classes: torch.Tensor, loops: int) -> dict[str, Aligned]:
+    """Gradients with so many loops against those with one."""
+    return alignment(gradients(weights, tokens, classes, loops), gradients(weights, tokens, classes, 1))
+
+
+def opposed_gradients() -> tuple[float, ...]:
+    """CE-A: width 1, attention positive semidefinite. The largest of the four inner products at T = 2, 3, 4: all below zero."""
+    weights = Attention(tensor([[1.0]]), tensor([[1.0]]), tensor([[-1.8]]), tensor([[1.0], [-1.0]]))
+    tokens, classes = tensor([[[1.0]]]), torch.tensor([0])
+    return tuple(max(part.product for part in compared(weights, tokens, classes, loops).values()) for loops in (2, 3, 4))
+
+
+def opposed_share(heads: torch.Tensor, tokens: torch.Tensor, loops: int = 3) -> float:
+    """CE-B: ``Q = W_V = I``, nearly orthonormal tokens ``(d, n)``. Share of heads ``(S, C, d)`` with ``<g_T, g_1> < 0`` for W_K."""
+    eye, found = torch.eye(tokens.shape[0], dtype=torch.float64), []
+    for head in heads:
+        weights = Attention(eye, eye, eye, head)
+        found.append(compared(weights, tokens.unsqueeze(0), torch.tensor([0]), loops)["key"].product < 0)
+    return sum(found) / len(found)
+
+
+def opposed_batch() -> tuple[float, ...]:
+    """CE-C: cosines of W_K's gradient at T = 2 with that at T = 1: +1 and +1 for two samples, -1 for their sum. Then the sums."""
+    weights = Attention(tensor([[1.0]]), tensor([[0.746]]), tensor([[0.155]]), tensor([[2.01], [0.0]]))
+    tokens, classes = tensor([[[1.077, 1.187]], [[0.533, 0.321]]]), torch.tensor([0, 1])
+    found = compared(weights, tokens, classes, 2)["key"]
+    sums = [float(gradients(weights, tokens, classes, loops).key.sum()) for loops in (1, 2)]
+    return (*found.per_sample.tolist(), found.batch, *sums)

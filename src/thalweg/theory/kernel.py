@@ -137,7 +137,7 @@ def steps_to_limit(values: Tensor, rate: float, relative: float = 0.01) -> Tenso
     """K from which ``|s_K - 1 / lam| <= relative / lam``: log(1 / relative) / -log |1 - eta lam|, float64.
 
     Example:
-        >>> steps_to_limit(torch.tensor([0.5]), rate=1.0, relative=0.125).tolist()
+        >>> steps_to_limit(torch.tensor([0.5]), rate=1.0, relative=0.125).round(decimals=9).tolist()
         [3.0]
     """
     require(0 < relative < 1, "relative", relative, "a number between 0 and 1")

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from thalweg.errors import VerificationError, unknown
-from thalweg.verify import force
+from thalweg.verify import attention, force
 from thalweg.verify.statement import Finding, Statement
 
-STATEMENTS: tuple[Statement, ...] = force.STATEMENTS
+STATEMENTS: tuple[Statement, ...] = force.STATEMENTS + attention.STATEMENTS
 """In the order of docs/theory.md."""
 
 
