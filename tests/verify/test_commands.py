@@ -4,7 +4,19 @@ import pytest
 import torch
 
 from thalweg.cli import main
-from thalweg.theory import alignment, bounds, compare, counterexamples, coupled, force, kernel, looped_attention, loss, quadratic
+from thalweg.theory import (
+    alignment,
+    bounds,
+    compare,
+    counterexamples,
+    coupled,
+    force,
+    kernel,
+    looped_attention,
+    loss,
+    quadratic,
+    scaling,
+)
 from thalweg.verify import commands
 from thalweg.verify.statement import Finding
 
@@ -81,6 +93,8 @@ WRONG = {
     "6.3": (alignment, "certificate", changed(alignment.certificate, cosine=lambda c: c / 2)),
     "6.4": (alignment, "kernel_condition", changed(alignment.kernel_condition, held=lambda h: not h)),
     "6.5": (looped_attention, "gradients", lambda *a, f=looped_attention.gradients: f(*a[:3], 1)),
+    "6.6": (scaling, "gauss_newton", lambda *a, f=scaling.gauss_newton: f(*a) * a[2]),
+    "6.7": (scaling, "rescaled_single", changed(scaling.rescaled_single, value_rate=lambda rate: rate / 2)),
     "CE-A": (counterexamples, "opposed_gradients", scaled(counterexamples.opposed_gradients, -1)),
     "CE-B": (counterexamples, "opposed_share", scaled(counterexamples.opposed_share, 0)),
     "CE-C": (counterexamples, "opposed_batch", scaled(counterexamples.opposed_batch, 1.1)),
