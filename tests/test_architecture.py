@@ -14,6 +14,7 @@ FLOORS = (
     ("records",),
     ("data", "models", "curvature", "report"),
     ("shift", "theory"),
+    ("landscape",),
     ("train", "verify"),
     ("study",),
     ("cli",),

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from thalweg.theory import alignment, counterexamples, looped_attention, scaling
 from thalweg.theory.looped_attention import Attention, attention
-from thalweg.verify.force import normal, worst
-from thalweg.verify.statement import Finding, Statement, cases
+from thalweg.verify.statement import Finding, Statement, cases, normal, worst
 
 
 def drawn(draw: np.random.Generator, scale: float, width: int = 4, classes: int = 3) -> Attention:

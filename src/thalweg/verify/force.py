@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from thalweg.errors import EigenSplitCouplingWarning, IndefiniteModelWarning
 from thalweg.theory import bounds, compare, counterexamples, coupled, force, kernel, loss
 from thalweg.theory import quadratic as quadratics
 from thalweg.theory.quadratic import Quadratic, quadratic
-from thalweg.verify.statement import Finding, Statement, cases
-
-
-def normal(draw: np.random.Generator, *shape: int) -> Tensor:
-    """Standard normal, float64."""
-    return torch.from_numpy(draw.standard_normal(shape))
-
-
-def rotation(draw: np.random.Generator, dim: int) -> Tensor:
-    """Orthonormal columns ``(dim, dim)``."""
-    return torch.linalg.qr(normal(draw, dim, dim))[0]
+from thalweg.verify.statement import Finding, Statement, cases, normal, relative, rotation, worst
 
 
 def random_valley(draw: np.random.Generator, valley: int, river: int, low: float, high: float) -> Quadratic:
@@ -31,16 +19,6 @@ def random_valley(draw: np.random.Generator, valley: int, river: int, low: float
     values = 10 ** torch.from_numpy(draw.uniform(low, high, valley))
     u = rotation(draw, valley)
     return quadratic(u @ torch.diag(values) @ u.T, normal(draw, valley, river), river_gradient=normal(draw, river))
-
-
-def worst(errors: list[float], allowed: float, words: str = "") -> Finding:
-    """The largest of a list of errors."""
-    return Finding(len(errors), float(np.max(errors)) if errors else math.nan, allowed, words)
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    """``||found - expected|| / ||expected||``."""
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-300))
 
 
 def eigen_split_has_no_coupling() -> Finding:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from thalweg.streams import stream
 
@@ -46,3 +49,23 @@ class Statement:
 def cases(number: int) -> np.random.Generator:
     """The random numbers of one check; each check has a number of its own, so that none shifts another's cases."""
     return stream(0, "cases", number)
+
+
+def normal(draw: np.random.Generator, *shape: int) -> Tensor:
+    """Standard normal, float64."""
+    return torch.from_numpy(draw.standard_normal(shape))
+
+
+def rotation(draw: np.random.Generator, dim: int) -> Tensor:
+    """Orthonormal columns ``(dim, dim)``."""
+    return torch.linalg.qr(normal(draw, dim, dim))[0]
+
+
+def worst(errors: list[float], allowed: float, words: str = "") -> Finding:
+    """The largest of a list of errors."""
+    return Finding(len(errors), float(np.max(errors)) if errors else math.nan, allowed, words)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """``||found - expected|| / ||expected||``."""
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-300))

@@ -1,0 +1,1 @@
+"""The shape of the loss around a point and along a run."""
