@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -40,6 +41,9 @@ class Callback:
 
     def on_switch(self, record: SwitchRecord) -> None:
         """After every change of stage."""
+
+    def on_snapshot(self, path: Path) -> None:
+        """After every snapshot; the file is complete."""
 
     def on_end(self) -> None:
         """When the run stops, also when it fails."""

@@ -79,13 +79,13 @@ def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
         torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"])
 
 
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int) -> Path:
-    """Write ``step-<number>.safetensors`` and remove all but the newest ``keep``."""
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 0) -> Path:
+    """Write ``step-<number>.safetensors`` and remove all but the newest ``keep``; 0 keeps every one."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     header = {"thalweg": json.dumps(facts | {"format": FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)}
     path = folder / f"step-{step:09d}.safetensors"
     atomic_stream(path, [save(tensors, metadata=header)])
-    for old in checkpoints(folder)[:-keep]:
+    for old in checkpoints(folder)[:-keep] if keep else ():
         old.unlink(missing_ok=True)
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -91,6 +92,8 @@ class TrainingConfig:
     """Updates between checkpoints; the last is after all."""
     keep: int = 2
     """Checkpoints kept, the newest ones."""
+    snapshots: int = 0
+    """Checkpoints kept for good, from before the first update to after the last, see `log_spaced`; 0 for none."""
     log_every: int = 25
     """Updates between lines with loss, rate and gradient norm."""
     device: str = "auto"
@@ -104,6 +107,30 @@ class TrainingConfig:
         for name in ("steps", "batch", "evaluate_every", "checkpoint_every", "keep", "log_every"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "a whole number of at least 1")
         require(self.threads >= 0, "training.threads", self.threads, "a whole number of at least 0")
+        fits = self.snapshots == 0 or 2 <= self.snapshots <= self.steps + 1
+        require(fits, "training.snapshots", self.snapshots, "0, or from 2 to one more than training.steps")
+
+    @property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """After how many updates a snapshot is kept: whole numbers, as nearly equispaced in log(1 + step) as they can be."""
+        return log_spaced(self.steps, self.snapshots) if self.snapshots else ()
+
+
+def log_spaced(last: int, count: int) -> tuple[int, ...]:
+    """``count`` different whole numbers from 0 to ``last``, equispaced in log(1 + 100 number / last): a hundredth of the way is seen
+    as finely as the whole, and what comes before it evenly.
+
+    Each is the ideal number, or the one after its predecessor where that is larger.
+
+    Example:
+        >>> log_spaced(1000, 6)
+        (0, 15, 53, 150, 391, 1000)
+    """
+    found = [0]
+    for index in range(1, count):
+        ideal = round(math.expm1(math.log1p(100) * index / (count - 1)) * last / 100)
+        found.append(min(max(ideal, found[-1] + 1), last - (count - 1 - index)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ class Run:
         self.shift = config.shift.schedule()
         self.switches: list[SwitchRecord] = []
         self.clock = Clock()
+        self.snapshot_steps = frozenset(config.training.snapshot_steps)
         self.journal: Journal | None = None
 
     def resume(self) -> None:
@@ -143,11 +144,13 @@ class Run:
             callback.on_begin(self.shift.step, settings.steps)
         if self.shift.step == 0:
             self.evaluate()
+            self.snapshot()
         while self.shift.step < settings.steps:
             self.update()
             step, last = self.shift.step, self.shift.step == settings.steps
             if step % settings.evaluate_every == 0 or last:
                 self.evaluate()
+            self.snapshot()
             if step % settings.checkpoint_every == 0 or last:
                 self.save()
 
@@ -239,19 +242,31 @@ class Run:
         assert self.journal is not None
         self.journal.append({"type": kind} | values)
 
+    def snapshot(self) -> None:
+        """A checkpoint that stays, where the config asks for one; its journal is not needed to look at it."""
+        if self.shift.step in self.snapshot_steps:
+            tensors, facts = gather(self.model, self.optimizer), self.facts()
+            path = save_checkpoint(self.folder / "snapshots", self.shift.step, tensors, facts)
+            for callback in self.callbacks:
+                callback.on_snapshot(path)
+
     def save(self) -> None:
         """A checkpoint of everything; the journal reaches the disk first."""
         assert self.journal is not None
         self.journal.sync()
-        facts = {
+        tensors = gather(self.model, self.optimizer)
+        save_checkpoint(self.folder / "checkpoints", self.shift.step, tensors, self.facts(), self.config.training.keep)
+
+    def facts(self) -> dict:
+        """What a checkpoint holds beside tensors."""
+        assert self.journal is not None
+        return {
             "config_hash": fingerprint(self.config),
             "shift": self.shift.state_dict(),
             "switches": to_dict(self.switches),
             "clock": asdict(self.clock),
             "journal": self.journal.offset,
         }
-        tensors = gather(self.model, self.optimizer)
-        save_checkpoint(self.folder / "checkpoints", self.shift.step, tensors, facts, self.config.training.keep)
 
     def stop_diverged(self, when: str, said: str) -> NoReturn:
         """Stop with everything that helps to find out why."""
