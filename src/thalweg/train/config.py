@@ -124,7 +124,7 @@ def log_spaced(last: int, count: int) -> tuple[int, ...]:
 
     Example:
         >>> log_spaced(1000, 6)
-        (0, 15, 53, 150, 391, 1000)
+        (0, 15, 53, 149, 391, 1000)
     """
     found = [0]
     for index in range(1, count):
