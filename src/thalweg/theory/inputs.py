@@ -13,7 +13,7 @@ from torch import Tensor
 from thalweg.curvature.operator import Matrix
 from thalweg.errors import NonFiniteError, OrthonormalityError, ShapeMismatchError, StepSizeError, require
 
-ORTHONORMAL = 1e-8
+ORTHONORMAL = {torch.float64: 1e-8, torch.float32: 1e-5}
 """Largest entry of ``V^T V - I`` of a frame that counts as orthonormal."""
 
 
@@ -77,10 +77,11 @@ def frame(name: str, columns: Tensor, dim: int) -> Tensor:
     """
     if columns.dim() != 2 or columns.shape[0] != dim:
         raise ShapeMismatchError(f"{name}: given shape {tuple(columns.shape)}, expected ({dim}, d)")
+    allowed = ORTHONORMAL.get(columns.dtype, ORTHONORMAL[torch.float32])
     columns = finite(name, columns)
     gram = columns.T @ columns - torch.eye(columns.shape[1], dtype=torch.float64, device=columns.device)
-    if columns.shape[1] and float(gram.abs().max()) > ORTHONORMAL:
-        raise OrthonormalityError(f"{name}: |V^T V - I| is {float(gram.abs().max()):.1e}, expected at most {ORTHONORMAL:.0e}")
+    if columns.shape[1] and float(gram.abs().max()) > allowed:
+        raise OrthonormalityError(f"{name}: |V^T V - I| is {float(gram.abs().max()):.1e}, expected at most {allowed:.0e}")
     return columns
 
 

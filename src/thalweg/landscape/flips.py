@@ -1,0 +1,316 @@
+"""Does a direction hop? Sign flips of the gradient along it, in frames that do not flip by themselves.
+
+Shape letters: W steps of a window, P number of parameters, k columns of a frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from thalweg.errors import (
+    BadInputError,
+    EmptySubspaceError,
+    InsufficientDataError,
+    OrthonormalityError,
+    ShapeMismatchError,
+    require,
+)
+from thalweg.intervals import student_quantile
+from thalweg.theory.inputs import Condition, finite
+
+SHORTEST = 20
+"""Steps of the shortest window from which a share of flips is estimated."""
+MOST_DEGREES = 30.0
+"""Rotation of the frame within a window beyond which its directions are no longer the same directions."""
+FEWEST_BLOCKS = 4
+"""Blocks that an interval rests on, at least: the block is cut to a quarter of the window where it would be longer."""
+ORTHONORMAL = {torch.float64: 1e-8, torch.float32: 1e-5}
+"""Largest entry of ``V^T V - I`` of a frame that counts as orthonormal, by the precision in which it was given."""
+
+
+def checked_frames(name: str, frames: Tensor, dim: int, steps: int | None = None) -> Tensor:
+    """Frozen ``(P, k)`` as ``(1, P, k)``, or with steps given one a step ``(W, P, k)``; float64, orthonormal.
+
+    Raises:
+        ShapeMismatchError: neither of these shapes.
+        EmptySubspaceError: no column.
+        OrthonormalityError: an entry of ``V^T V - I`` above 1e-8 (float32: 1e-5).
+    """
+    columns = frames.unsqueeze(0) if frames.dim() == 2 else frames
+    if columns.dim() != 3 or columns.shape[1] != dim or (frames.dim() == 3 and len(frames) != steps):
+        moving = "" if steps is None else f" or ({steps}, {dim}, k)"
+        raise ShapeMismatchError(f"{name}: given shape {tuple(frames.shape)}, expected ({dim}, k){moving}")
+    if not columns.shape[2]:
+        raise EmptySubspaceError(f"{name}: has no direction, expected at least 1")
+    allowed, columns = ORTHONORMAL.get(frames.dtype, ORTHONORMAL[torch.float32]), finite(name, columns)
+    off = float((columns.mT @ columns - torch.eye(columns.shape[2], dtype=torch.float64, device=columns.device)).abs().max())
+    if off > allowed:
+        raise OrthonormalityError(f"{name}: |V^T V - I| is {off:.1e}, expected at most {allowed:.0e}")
+    return columns
+
+
+@dataclass(frozen=True)
+class AlignedFrames:
+    """Frames of a window in which a direction keeps its sign."""
+
+    frames: Tensor
+    """``(W, P, k)``."""
+    degrees: Tensor
+    """Rotation against the first frame, ``(W,)``: of the column that turned most, or the largest angle between the subspaces."""
+
+
+def aligned(frames: Tensor, block: bool = False) -> AlignedFrames:
+    """Choose the signs (or the basis) of each step's frame to continue the one before.
+
+    An eigenvector is defined up to its sign, so a frame that is diagonalised anew at each step makes ``v . g`` flip half of the
+    time in a run that does not hop at all.
+
+    Args:
+        frames: ``(W, P, k)``.
+        block: False keeps the columns and sets ``v_k <- v_k sign(v_k . v_{k-1})``: for separate eigenvalues. True keeps the
+            subspaces and turns each basis to the nearest one, ``V_k <- V_k U W^T`` with ``V_k^T V_{k-1} = U S W^T`` (Procrustes):
+            for eigenvalues that lie close or cross, where a column means nothing.
+    Example:
+        >>> v = torch.tensor([[1.0], [0.0]])
+        >>> aligned(torch.stack([v, -v, v])).frames[:, 0, 0].tolist()
+        [1.0, 1.0, 1.0]
+
+    Source:
+        Schönemann 1966 for the nearest basis.
+    """
+    if frames.dim() != 3 or not len(frames):
+        raise ShapeMismatchError(f"frames: given shape {tuple(frames.shape)}, expected (W, P, k) with W of at least 1")
+    columns = checked_frames("frames", frames, frames.shape[1], len(frames)).clone()
+    for step in range(1, len(columns)):
+        overlap = columns[step].T @ columns[step - 1]
+        if block:
+            u, _, wt = torch.linalg.svd(overlap)
+            columns[step] = columns[step] @ (u @ wt)
+        else:
+            columns[step] *= torch.where(overlap.diagonal() < 0, -1.0, 1.0)
+    against = columns[0].T @ columns
+    cosines = torch.linalg.svdvals(against) if block else against.diagonal(dim1=1, dim2=2)
+    return AlignedFrames(columns, torch.rad2deg(cosines.min(1).values.clamp(-1, 1).arccos()))
+
+
+def along(gradients: Tensor, frames: Tensor, block: bool = False, most_degrees: float = MOST_DEGREES) -> Tensor:
+    """``a_i(k) = v_i . g(theta_k)``, ``(W, k)``, in a frozen frame or in frames that are aligned first.
+
+    Args:
+        gradients: ``(W, P)``, on one fixed batch.
+        frames: ``(P, k)``, or one a step ``(W, P, k)``.
+        block: see `aligned`.
+        most_degrees: refuse a window in which the frame turns further.
+    Raises:
+        BadInputError: the frame rotates by more than that.
+    """
+    if gradients.dim() != 2:
+        raise ShapeMismatchError(f"gradients: given shape {tuple(gradients.shape)}, expected (W, P)")
+    g = finite("gradients", gradients)
+    columns = checked_frames("frames", frames, g.shape[1], len(g))
+    if frames.dim() == 2:
+        return g @ columns[0]
+    found = aligned(frames, block)
+    turned = float(found.degrees.max())
+    if turned > most_degrees:
+        words = "shorten the window" if block else "shorten the window, or block=True where eigenvalues cross"
+        raise BadInputError(f"frames: rotate by {turned:.0f} degrees, expected at most {most_degrees:g}; {words}")
+    return torch.einsum("wp,wpk->wk", g, found.frames)
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How often each direction's gradient changes its sign, and the curvature that this means."""
+
+    share: Tensor
+    """Of the W - 1 pairs of neighbours, ``(k,)``."""
+    low: Tensor
+    """Lower ends of the intervals, ``(k,)``; the k intervals hold together."""
+    high: Tensor
+    """Upper ends, ``(k,)``."""
+    threshold: float
+    """Share above which a direction hops: 1/2, and 2/3 for mini-batch gradients (less with momentum)."""
+    correlation: Tensor
+    """r1 = sum a_k a_{k+1} / sum a_k^2, ``(k,)``; NaN for a direction without a gradient."""
+    sharpness: Tensor
+    """eta lam from the correlations, ``(k,)``, without a Hessian; see `flips`."""
+    sharpness_from_share: Tensor
+    """eta lam from the share of flips, ``(k,)``; only where noise drives a run that has settled."""
+    block: Tensor
+    """Length of the bootstrap's blocks, ``(k,)``."""
+    conditions: tuple[Condition, ...]
+    """Whether the window holds enough blocks for the intervals."""
+
+    @property
+    def significant(self) -> Tensor:
+        """Whether the whole interval lies above the threshold, ``(k,)``."""
+        return self.low > self.threshold
+
+
+def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, level: float = 0.95) -> Flips:
+    """Share of sign flips with a block-bootstrap interval, and the dynamic curvature.
+
+    On a fixed batch a settled direction is an autoregression with ``r1 = 1 - eta lam``; it hops over its valley where
+    ``eta lam > 1``, which is a share above 1/2. With heavy ball (momentum beta) the same share means ``eta lam > 1 + beta``.
+    The curvature is ``sum a_k ((1 + beta) a_k - a_{k+1} - beta a_{k-1}) / sum a_k^2``, which is 1 - r1 without momentum: exact
+    for a quadratic without noise, consistent with noise. A direction whose gradient does not vanish in the mean flips less.
+
+    With gradients of the training mini-batches the correlation is ``-eta lam / 2`` for *every* rate, as each step is followed by
+    its own correction; so flips above 1/2 mean nothing. There the threshold is ``arccos(-(1 - beta^2) / 2) / pi``, 2/3 without
+    momentum, and the curvature is -2 r1.
+
+    Args:
+        coefficients: ``(W, k)``, see `along`.
+        momentum: beta, heavy ball; in the averaged form (Adam) eta is eta (1 - beta).
+        minibatch: whether they are the training mini-batches' own gradients.
+        level: coverage of the k intervals together (Bonferroni).
+    Returns:
+        Intervals from the circular block bootstrap with blocks of ``3 / (1 - |r1|)`` steps, its standard error in closed form
+        (what infinitely many resamples give) and Student's t for the number of blocks.
+    Raises:
+        InsufficientDataError: W below 20.
+    Example:
+        >>> found = flips(((-0.5) ** torch.arange(50.0)).unsqueeze(1))
+        >>> found.share.item(), round(found.sharpness.item(), 6)
+        (1.0, 1.5)
+
+    Source:
+        Politis and Romano 1992 for the bootstrap; the laws are ours.
+    """
+    if coefficients.dim() != 2 or not coefficients.shape[1]:
+        raise ShapeMismatchError(f"coefficients: given shape {tuple(coefficients.shape)}, expected (W, k) with k of at least 1")
+    if len(coefficients) < SHORTEST:
+        raise InsufficientDataError(f"window: {len(coefficients)} steps, expected at least {SHORTEST}")
+    checked_momentum(momentum)
+    require(0 < level < 1, "level", level, "a number between 0 and 1")
+    a = finite("coefficients", coefficients)
+    a = a / a.abs().amax(0).clamp_min(1e-300)  # squares of a series that decays would underflow
+    signs = a.sign()
+    happened = (signs[1:] * signs[:-1] < 0).double()
+    r1 = (a[1:] * a[:-1]).sum(0) / a[:-1].square().sum(0)
+    pairs, directions = happened.shape
+    wished = (3 / (1 - r1.nan_to_num().abs()).clamp_min(1e-6)).ceil()
+    block = wished.clamp_max(pairs // FEWEST_BLOCKS).long()
+    share, half = happened.mean(0), torch.empty_like(r1)
+    for length in block.unique().tolist():
+        same = block == length
+        half[same] = half_widths(happened[:, same], length, 1 - (1 - level) / directions)
+    cosine = (math.pi * share).cos()
+    return Flips(
+        share=share,
+        low=(share - half).clamp_min(0),
+        high=(share + half).clamp_max(1),
+        threshold=math.acos(-(1 - momentum**2) / 2) / math.pi if minibatch else 0.5,
+        correlation=r1,
+        sharpness=minibatch_sharpness(r1, momentum) if minibatch else driven_sharpness(a, momentum),
+        sharpness_from_share=minibatch_sharpness(cosine, momentum) if minibatch else (1 + momentum) * (1 - cosine),
+        block=block,
+        conditions=(
+            Condition("W / block >= 4", bool((FEWEST_BLOCKS * wished <= pairs).all()), float(pairs / wished.max())),
+            Condition("every direction has a gradient", not bool(r1.isnan().any()), float(a.abs().amax(0).min())),
+        ),
+    )
+
+
+def half_widths(series: Tensor, block: int, level: float) -> Tensor:
+    """Of the intervals of means ``(k,)``: the circular block bootstrap's standard error times Student's t.
+
+    ``n / (n - L)`` undoes that the L steps of a block share the mean that is subtracted.
+    """
+    n = len(series)
+    sums = torch.cat([series.new_zeros(1, series.shape[1]), series, series[: block - 1]]).cumsum(0)
+    means = (sums[block:] - sums[:-block]) / block
+    variance = (means - series.mean(0)).square().mean(0) * block / (n - block)
+    return quantile((1 + level) / 2, n // block - 1) * variance.sqrt()
+
+
+@lru_cache(maxsize=256)
+def quantile(probability: float, freedom: int) -> float:
+    """Student's, remembered: its bisection takes longer than the rest of a window."""
+    return student_quantile(probability, freedom)
+
+
+def driven_sharpness(a: Tensor, momentum: float) -> Tensor:
+    """eta lam by least squares on ``a_{k+1} = (1 + beta - eta lam) a_k - beta a_{k-1}``, ``(k,)``."""
+    if not momentum:
+        return 1 - (a[1:] * a[:-1]).sum(0) / a[:-1].square().sum(0)
+    rest = (1 + momentum) * a[1:-1] - a[2:] - momentum * a[:-2]
+    return (a[1:-1] * rest).sum(0) / a[1:-1].square().sum(0)
+
+
+def minibatch_sharpness(correlation: Tensor, momentum: float = 0.0) -> Tensor:
+    """eta lam = z from the lag-1 correlation of mini-batch gradients, ``(k,)``; -2 r1 without momentum.
+
+    ``r1 = z ((1 + beta)(2 beta - 1) - beta z) / (2 (1 - beta^2 + beta z))`` solved for z; NaN where r1 is above 0 with
+    momentum, as two curvatures may have it.
+    """
+    beta, a, c = momentum, (1 + momentum) * (2 * momentum - 1), 1 - momentum**2
+    if not beta:
+        return -2 * correlation
+    b = a - 2 * correlation * beta
+    root = (b.square() - 8 * beta * correlation * c).clamp_min(0).sqrt()
+    z = torch.where(b > 0, (b + root) / (2 * beta), 4 * correlation * c / (b - root))
+    return torch.where(correlation > 0, torch.nan, z)
+
+
+def checked_momentum(momentum: float) -> float:
+    """Beta, from 0 to below 1."""
+    require(0 <= momentum < 1, "momentum", momentum, "a number from 0 to below 1")
+    return momentum
+
+
+def deterministic_law(sharpness: float, momentum: float = 0.0) -> float:
+    """Share of flips without noise at eta lam: gradient descent 1 above 1 and 0 below; heavy ball phi / pi.
+
+    ``cos phi = (1 + beta - eta lam) / (2 sqrt(beta))`` where that is a cosine, that is for eta lam between ``(1 - sqrt(beta))^2``
+    and ``(1 + sqrt(beta))^2``; below no oscillation, above a flip at each step. A slow oscillation, phi / pi below 1/2, is
+    momentum swinging and not hopping.
+
+    Example:
+        >>> deterministic_law(1.5), deterministic_law(0.5), round(deterministic_law(1.9, momentum=0.9), 3)
+        (1.0, 0.0, 0.5)
+    """
+    beta = checked_momentum(momentum)
+    trace = 1 + beta - sharpness
+    if trace**2 >= 4 * beta:
+        return 1.0 if trace < 0 else 0.0
+    return math.acos(trace / (2 * beta**0.5)) / math.pi
+
+
+def driven_law(sharpness: float, momentum: float = 0.0) -> float:
+    """Share of flips of a settled run that Gaussian noise drives: ``arccos(1 - eta lam / (1 + beta)) / pi``, on a fixed batch.
+
+    Proof: x is an autoregression with lag-1 correlation ``(1 + beta - eta lam) / (1 + beta)``, and two Gaussians of correlation r
+    differ in sign with probability ``arccos(r) / pi``.
+
+    Example:
+        >>> driven_law(1.0), round(driven_law(1.5), 4)
+        (0.5, 0.6667)
+    """
+    return math.acos(1 - settled(sharpness, momentum) / (1 + momentum)) / math.pi
+
+
+def minibatch_law(sharpness: float, momentum: float = 0.0) -> float:
+    """The same with mini-batch gradients, whose noise is the noise that drives: ``arccos(-eta lam / 2) / pi`` without momentum.
+
+    Above 1/2 for every rate; 2/3 at eta lam = 1. With momentum see `minibatch_sharpness`.
+
+    Example:
+        >>> round(minibatch_law(0.1), 3), round(minibatch_law(1.0), 4)
+        (0.516, 0.6667)
+    """
+    z, beta = settled(sharpness, momentum), momentum
+    correlation = z * ((1 + beta) * (2 * beta - 1) - beta * z) / (2 * (1 - beta**2 + beta * z))
+    return math.acos(correlation) / math.pi
+
+
+def settled(sharpness: float, momentum: float) -> float:
+    """eta lam for which a run with noise settles at all."""
+    limit = 2 * (1 + checked_momentum(momentum))
+    require(0 < sharpness < limit, "sharpness", sharpness, f"eta lam between 0 and 2 (1 + momentum) = {limit:g}")
+    return sharpness

@@ -1,0 +1,157 @@
+"""The shape of a path: how far it went over how far it came, in the valley and along the river.
+
+Shape letters: W steps of a window, P number of parameters, d columns of a frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thalweg.errors import InsufficientDataError, ShapeMismatchError, require
+from thalweg.landscape.flips import SHORTEST, aligned, checked_frames
+from thalweg.theory.inputs import finite, positive_steps
+
+
+@dataclass(frozen=True)
+class Path:
+    """One part of a walk."""
+
+    length: float
+    """Sum of the steps' lengths, units of theta."""
+    net: float
+    """From the first point to the last."""
+
+    @property
+    def tortuosity(self) -> float:
+        """Length over net: 1 for a straight walk, infinite for a closed one, NaN for none."""
+        return ratio(self.length, self.net)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A window's walk across the valley and along the river."""
+
+    valley: Path
+    river: Path
+    amplitude: Tensor
+    """Root mean square around the moving average along each valley direction, ``(d,)``, units of theta."""
+
+    @property
+    def hop_ratio(self) -> float:
+        """Length across the valley for each unit of net river progress; infinite without progress, NaN without any motion."""
+        return ratio(self.valley.length, self.river.net)
+
+
+def ratio(top: float, bottom: float) -> float:
+    """With 1/0 infinite and 0/0 NaN."""
+    return top / bottom if bottom else (math.inf if top else math.nan)
+
+
+def path(steps: Tensor) -> Path:
+    """Length and net displacement of steps ``(W, P)``.
+
+    Example:
+        >>> path(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+        Path(length=7.0, net=5.0)
+    """
+    rows = finite("steps", steps)
+    return Path(float(rows.norm(dim=1).sum()), float(rows.sum(0).norm()))
+
+
+def geometry(points: Tensor, valley: Tensor, river: Tensor | None = None, average: int = 10) -> Geometry:
+    """Tortuosity of the valley's and the river's part of a run, hop ratio and amplitude.
+
+    ``tau_V = sum_k ||P_V (theta_{k+1} - theta_k)|| / ||P_V (theta_W - theta_0)||``, the river likewise. With one frame a step the
+    projected steps are added up in the whole space, where no sign or basis matters.
+
+    The moving average has weights ``(1/2, 1, ..., 1, 1/2) / m``: it removes hopping from side to side exactly and follows a
+    steady drift exactly, so the amplitude of hops +-a is a, and of a drift 0.
+
+    Args:
+        points: theta_0 ... theta_W, ``(W + 1, P)``.
+        valley: ``(P, d)`` or one a step ``(W, P, d)``.
+        river: the same; None takes all that is orthogonal to the valley.
+        average: m, even; steps that the moving average spans.
+    Raises:
+        InsufficientDataError: W below 20 or below m + 2.
+    Example:
+        >>> x = torch.arange(21.0)
+        >>> walk = torch.stack([(-1.0) ** x, x / 10], 1)
+        >>> found = geometry(walk, torch.eye(2)[:, :1])
+        >>> found.river.tortuosity, found.amplitude.tolist()
+        (1.0, [1.0])
+
+    Source:
+        Ours.
+    """
+    if points.dim() != 2:
+        raise ShapeMismatchError(f"points: given shape {tuple(points.shape)}, expected (W + 1, P)")
+    steps, dim = len(points) - 1, points.shape[1]
+    if steps < SHORTEST:
+        raise InsufficientDataError(f"window: {max(steps, 0)} steps, expected at least {SHORTEST}")
+    require(average >= 2 and average % 2 == 0, "average", average, "an even whole number of at least 2")
+    if steps < average + 2:
+        raise InsufficientDataError(f"window: {steps} steps, expected at least average + 2 = {average + 2}")
+    moves = finite("points", points).diff(dim=0)
+    across = checked_frames("valley frame", valley, dim, steps)
+    inside = projected(moves, across)
+    rest = moves - inside if river is None else projected(moves, checked_frames("river frame", river, dim, steps))
+    columns = across if len(across) == 1 else aligned(across).frames
+    coordinates = torch.einsum("wp,wpd->wd", moves, columns.expand(steps, -1, -1)).cumsum(0)
+    return Geometry(
+        path(inside), path(rest), amplitude(torch.cat([coordinates.new_zeros(1, coordinates.shape[1]), coordinates]), average)
+    )
+
+
+def projected(moves: Tensor, frames: Tensor) -> Tensor:
+    """``V_k V_k^T`` applied to each step, ``(W, P)``; frames ``(1, P, d)`` or ``(W, P, d)``."""
+    if len(frames) == 1:
+        return moves @ frames[0] @ frames[0].T
+    return (frames @ (frames.mT @ moves.unsqueeze(2))).squeeze(2)
+
+
+def amplitude(coordinates: Tensor, average: int = 10) -> Tensor:
+    """Root mean square around the centred moving average, ``(d,)``; ``average // 2`` points at either end have none.
+
+    Args:
+        coordinates: ``(n, d)``.
+        average: m, see `geometry`.
+    """
+    weights = torch.full((average + 1,), 1 / average, dtype=torch.float64, device=coordinates.device)
+    weights[[0, -1]] /= 2
+    smooth = coordinates.unfold(0, average + 1, 1) @ weights
+    half = average // 2
+    return (coordinates[half : len(coordinates) - half] - smooth).square().mean(0).sqrt()
+
+
+def quadratic_tortuosity(sharpness: float, steps: int) -> float:
+    """tau_V of gradient descent on a parabola: ``eta lam (1 - |q|^K) / ((1 - |q|) |1 - q^K|)``, q = 1 - eta lam.
+
+    That is 1 up to eta lam = 1. Beyond, it is ``eta lam / |2 - eta lam|`` for even K whatever K, and that times
+    ``|1 - |q|^K| / (1 + |q|^K)`` for odd K. So tau_V >= 2 says eta lam >= 4/3, more than hopping as such.
+
+    Args:
+        sharpness: eta lam, any sign and size.
+        steps: K.
+    Returns:
+        Infinite at eta lam = 2 for even K; NaN at 0, where nothing moves.
+    Example:
+        >>> quadratic_tortuosity(0.5, 10), round(quadratic_tortuosity(1.5, 10), 12)
+        (1.0, 3.0)
+
+    Source:
+        Ours.
+    """
+    require(math.isfinite(sharpness), "sharpness", sharpness, "a finite number")
+    k = positive_steps(steps)
+    if sharpness <= 1:
+        return 1.0 if sharpness else math.nan
+    r = sharpness - 1  # |q|
+    if r == 1:
+        return float(k) if k % 2 else math.inf
+    whole = (1 + r) / abs(1 - r)
+    return whole * math.tanh(k * abs(math.log(r)) / 2) if k % 2 else whole
