@@ -2,6 +2,10 @@ import json
 
 import pytest
 import torch
+import wrong_hopping
+import wrong_second_order
+import wrong_split
+import wrong_taylor
 from wrong import changed, held, scaled
 
 from thalweg.cli import main
@@ -69,6 +73,10 @@ WRONG = {
     "CE-A": (counterexamples, "opposed_gradients", scaled(counterexamples.opposed_gradients, -1)),
     "CE-B": (counterexamples, "opposed_share", scaled(counterexamples.opposed_share, 0)),
     "CE-C": (counterexamples, "opposed_batch", scaled(counterexamples.opposed_batch, 1.1)),
+    **wrong_hopping.WRONG,
+    **wrong_second_order.WRONG,
+    **wrong_split.WRONG,
+    **wrong_taylor.WRONG,
 }
 
 

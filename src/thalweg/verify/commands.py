@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from thalweg.errors import VerificationError, unknown
-from thalweg.verify import attention, force
+from thalweg.verify import attention, force, hopping, second_order, split, taylor
 from thalweg.verify.statement import Finding, Statement
 
-STATEMENTS: tuple[Statement, ...] = force.STATEMENTS + attention.STATEMENTS
-"""In the order of docs/theory.md."""
+ROOMS = (force, split, second_order, taylor, attention, hopping)
+STATEMENTS: tuple[Statement, ...] = tuple(statement for room in ROOMS for statement in room.STATEMENTS)
+"""Every statement that has a line."""
 
 
 @dataclass(frozen=True)
