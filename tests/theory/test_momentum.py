@@ -1,3 +1,4 @@
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import partial
 
@@ -78,6 +79,18 @@ def test_sum_and_displacement_are_those_of_the_recursion(beta, steps):
         # Relative; absolute in units of a term where the terms of the sum cancel.
         assert abs(float(found.total[i]) - total) <= CLOSED_FORM / 10 * max(abs(total), 0.1), x
         assert abs(float(found.displacement[i]) - place) <= CLOSED_FORM / 10 * max(abs(place), 0.1), x
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.99])
+def test_a_thousand_steps_at_the_edge_keep_ten_digits(beta):
+    """In decimals of 60 digits; doubling alone would leave 2e-8."""
+    for x in (roots_meet(beta)[1], 1.999 * (1 + beta), 2 * (1 + beta)):
+        with localcontext(prec=60):
+            here = before = Decimal(1)
+            for _ in range(1000):
+                here, before = here - Decimal(x) * here + Decimal(beta) * (here - before), here
+            place = float((1 - here) / Decimal(x))
+        assert float(heavy_ball(one([x]), 1.0, 1000, beta).displacement) == pytest.approx(place, rel=CLOSED_FORM)
 
 
 @pytest.mark.parametrize("beta", [0.3, 0.9])

@@ -9,7 +9,6 @@ Heavy ball: ``z_{k+1} = z_k - eta g_k + beta (z_k - z_{k-1})`` from rest, in the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -108,9 +107,8 @@ def by_roots(x: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
 
 def root_powers(x: Tensor, count: int, beta: float) -> Tensor:
     """``(a^n - b^n) / (a - b)``, ``n a^(n-1)`` for equal roots."""
-    trace, root = 1 + beta - x, math.sqrt(beta)
-    # The product keeps its leading digits where the roots meet; trace^2 - 4 beta would not.
-    gap = (x - (1 - root) ** 2) * (x - (1 + root) ** 2)
+    trace = 1 + beta - x
+    gap = trace**2 - 4 * beta
     half, size = gap.abs().sqrt(), trace.abs()
     angle = torch.atan2(half, size)
     turning = beta ** ((count - 1) / 2) * torch.sin(count * angle) / torch.sin(angle)

@@ -1,0 +1,80 @@
+"""Force, bounds, loss identity and theorem 2's certificate on a trained Single and Looped model, beside what a real run does.
+
+Trains both on the Markov language (width 16) and prints one column for each:
+`python examples/theorems_on_trained_models.py 6000 128` takes a few minutes; without numbers it is a quick look.
+"""
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import thalweg as tw
+from thalweg.curvature.objective import Objective
+from thalweg.landscape.slices import Slices
+from thalweg.landscape.split import eigen_split, frozen
+from thalweg.landscape.theorems import theorems_at
+from thalweg.landscape.threshold import threshold
+from thalweg.study.recipes import ARMS, markov
+from thalweg.theory.certificate import certify
+from thalweg.train.assemble import make_data, make_model
+from thalweg.train.checkpoint import checkpoints, read_checkpoint
+from thalweg.train.step import next_token_loss
+
+
+def column(arm: str, updates: int, sequences: int):
+    recipe = markov(updates)
+    config = replace(ARMS[arm](recipe), arm=arm)
+    settings = replace(config.training, checkpoint_every=max(1, updates // 12), device="cpu")
+    config = replace(config, model=replace(config.model, width=16), training=settings)
+    with tempfile.TemporaryDirectory() as folder:
+        tw.train_run(config, Path(folder))
+        earlier, last = (read_checkpoint(path) for path in checkpoints(Path(folder) / "checkpoints")[-2:])
+    loops, model = config.shift.stages[-1], make_model(config)
+    batch = torch.from_numpy(make_data(config).evaluation[0].tokens[:sequences])
+
+    def loss_fn(model, rows):
+        return next_token_loss(model, rows, loops)
+
+    spectra = []
+    for found in (earlier, last):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(found.tensors[f"model.{name}"])
+        spectra.append(tw.dense_hessian(loss_fn, model, [batch], dtype=torch.float64).matrix)
+    values, vectors = torch.linalg.eigh(spectra[0])
+    split = frozen(eigen_split(values, vectors, threshold(values).epsilon))
+    place = Objective(loss_fn, model, [batch], dtype=torch.float64)
+    largest = float(torch.linalg.eigvalsh(spectra[1])[-1])
+    slices = Slices(loss_fn, model, [batch], dtype=torch.float64)
+    lossy = lambda point: float(slices.losses(point.unsqueeze(0), 1, None)[0])  # noqa: E731
+    return theorems_at(lossy, place.gradient_at, spectra[1], place.point, split, 1 / largest, 20)
+
+
+def main(updates: int = 300, sequences: int = 32) -> None:
+    single, looped = (column(arm, updates, sequences) for arm in ("single", "looped"))
+    rows = {
+        "steps, rate": lambda t: f"{t.steps}, {t.rate:.3g}",
+        "valley, river": lambda t: f"{t.valley}, {t.river}",
+        "||B|| / ||H||": lambda t: f"{t.coupling:.3g}",
+        "distance of the floor, of the run": lambda t: f"{t.floor_distance:.3g}, {t.moved:.3g}",
+        "force C_K: formula, with feedback": lambda t: f"{t.force.predicted:.3g}, {t.force.with_feedback:.3g}",
+        "force C_K: measured (cosine)": lambda t: f"{t.force.measured:.3g} ({t.force.cosine:.3f})",
+        "force X_K: formula, measured (cosine)": lambda t: (
+            f"{t.relative.predicted:.3g}, {t.relative.measured:.3g} ({t.relative.cosine:.3f})"
+        ),
+        "bounds: lower, upper, paper's upper": lambda t: f"{t.lower_best:.3g}, {t.upper_best:.3g}, {t.upper_paper:.3g}",
+        "loss falls by: identity, real": lambda t: f"{t.decrease_predicted:.4g}, {t.decrease:.4g}",
+        "||e_K||: real, bound": lambda t: f"{t.error:.3g}, {t.error_bound:.3g}",
+        "|L - m|: real, Err_K": lambda t: f"{t.loss_error:.3g}, {t.loss.bound:.3g}",
+    }
+    for words, cell in rows.items():
+        print(f"{words:40} {cell(single):>28} {cell(looped):>28}")
+    found = certify(single.loss, looped.loss)
+    print(f"theorem 2, looped ends lower: {found.verdict} (lead {found.lead:.3g}, needed {found.needed:.3g})")
+
+
+if __name__ == "__main__":
+    main(*(int(word) for word in sys.argv[1:3]))

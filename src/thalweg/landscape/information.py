@@ -1,0 +1,385 @@
+"""How much one Hessian tells about the next: mutual information and its companions.
+
+Shape letters: n samples, d features, P dimension, k columns of a frame.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thalweg.curvature.density import SpectralDensity
+from thalweg.curvature.operator import Matrix, Operator, as_operator
+from thalweg.curvature.probes import Estimate, blocks, gaussian, require_probes
+from thalweg.errors import EmptySubspaceError, NegativeMIWarning, ShapeMismatchError, require
+from thalweg.landscape.entropy import jackknife, renyi
+from thalweg.streams import stream
+from thalweg.theory.inputs import finite, frame, spectrum, symmetric
+
+ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
+"""Of the largest eigenvalue: how negative the smallest of a Gram matrix may be by rounding alone."""
+
+PROPORTIONAL = 1e-14
+"""Squares of sines, and of what the trace leaves of a norm, below this are rounding."""
+
+PERMUTATIONS = 20
+"""Fewest permutations of a baseline."""
+
+
+class SortedPairsWarning(UserWarning):
+    """Sorted eigenvalues were paired by rank: independent spectra then look dependent."""
+
+
+@dataclass(frozen=True)
+class Information:
+    """Mutual information of n pairs, beside what independent pairs give by the same estimator."""
+
+    value: float
+    """I, in nats."""
+    baseline: float
+    """Mean of I over random pairings of the same samples; above zero, as n is finite."""
+    baseline_deviation: float
+    """Standard deviation of I over random pairings."""
+    bandwidth: float
+    """sigma of the kernel, in standard deviations of the samples."""
+    products: int
+    """Operator times one vector, counted; 0 where the samples were given."""
+
+    @property
+    def excess(self) -> float:
+        """I less its baseline."""
+        return self.value - self.baseline
+
+    @property
+    def z_score(self) -> float:
+        """The excess in standard deviations of the baseline."""
+        return self.excess / self.baseline_deviation if self.baseline_deviation else math.copysign(math.inf, self.excess)
+
+
+@dataclass(frozen=True)
+class GaussianInformation:
+    """Two matrices compared by their inner product."""
+
+    value: float
+    """``-1/2 log(1 - cosine^2)`` in nats; infinite for proportional matrices."""
+    standard_error: float
+    """Over probes; 0 from matrices, NaN where probes gave an infinite value."""
+    cosine: Estimate
+    """``tr(A B) / (||A|| ||B||)`` in [-1, 1]."""
+    deviatoric: Estimate
+    """The same of ``A - tr(A)/P I`` and ``B - tr(B)/P I``; NaN where one of them is zero."""
+
+
+def gaussian_gram(points: Tensor, bandwidth: float) -> Tensor:
+    """``K_ij = exp(-||x_i - x_j||^2 / (2 sigma^2))``, ``(n, n)``, of points ``(n,)`` or ``(n, d)``.
+
+    Information falls with the bandwidth, from log n to 0 whatever the data: keep it fixed over checkpoints.
+    """
+    require(0 < bandwidth < math.inf, "bandwidth", bandwidth, "a positive number")
+    if points.dim() not in (1, 2) or not len(points):
+        raise ShapeMismatchError(f"points: given shape {tuple(points.shape)}, expected (n,) or (n, d) with n of at least 1")
+    x = finite("points", points).reshape(len(points), -1) / bandwidth
+    return torch.exp(-torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square() / 2)
+
+
+def density_matrix(name: str, gram: Tensor) -> Tensor:
+    """``K_ij / (n sqrt(K_ii K_jj))``, trace 1, ``(n, n)``.
+
+    Raises:
+        BadInputError: not positive semidefinite, or a diagonal that is not positive: the product entry by entry of two such
+            matrices (of raw Hessians, say) has no entropy.
+    """
+    matrix = symmetric(name, gram)
+    diagonal = matrix.diagonal()
+    expected = "a positive diagonal and no negative eigenvalue; a Hessian needs quadratic_form_information or gaussian_information"
+    require(float(diagonal.min()) > 0, f"{name}, smallest diagonal entry", float(diagonal.min()), expected)
+    scaled = matrix / (len(matrix) * (diagonal.unsqueeze(1) * diagonal).sqrt())
+    values = torch.linalg.eigvalsh(scaled)
+    low = float(values[0] / values[-1])
+    require(low >= -ROUNDING[gram.dtype], f"{name}, smallest over largest eigenvalue", low, expected)
+    return scaled
+
+
+def density_entropy(matrix: Tensor, order: float) -> float:
+    """Renyi entropy of a density matrix, rounding below zero cut off."""
+    return renyi(torch.linalg.eigvalsh(matrix).clamp_min(0), order)
+
+
+def gram_entropy(gram: Tensor, order: float = 1.0) -> float:
+    """``S_alpha = log tr(A^alpha) / (1 - alpha)`` with ``A_ij = K_ij / (n sqrt(K_ii K_jj))``, in nats.
+
+    Example:
+        >>> round(math.exp(gram_entropy(torch.eye(5))), 9)  # five points that the kernel tells apart
+        5.0
+
+    Source:
+        Sanchez Giraldo, Rao and Principe 2015 (arXiv 1211.2459); theirs is in bits.
+    """
+    return density_entropy(density_matrix("gram", gram), order)
+
+
+def mutual_information(first: Tensor, second: Tensor, order: float = 1.0) -> float:
+    """``I_alpha = S_alpha(A) + S_alpha(B) - S_alpha(A o B / tr(A o B))`` of two Gram matrices of the same n samples, in nats.
+
+    For order 1, ``0 <= I <= min(S_A, S_B)``: n A o B has the spectrum of the separable state ``(1/n) sum_i |x_i y_i><x_i y_i|``, of
+    which A and B are marginals, so von Neumann entropy is subadditive and no marginal exceeds the whole. For other orders only the
+    upper bound is left (the joint is majorised by A and by B); Renyi entropy is not subadditive, and I may be negative.
+
+    Args:
+        first: positive semidefinite with a positive diagonal, ``(n, n)``.
+        second: of the same samples in the same order, ``(n, n)``.
+        order: alpha.
+    Warns:
+        NegativeMIWarning: an order other than 1.
+    Example:
+        >>> round(mutual_information(torch.eye(4), torch.eye(4)) / math.log(4), 9)  # each sample tells itself
+        1.0
+
+    Source:
+        Sanchez Giraldo, Rao and Principe 2015; they take order 1.01, which behaves like 1. The bounds' proof is ours.
+    """
+    if first.shape != second.shape:
+        raise ShapeMismatchError(f"grams: given shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same")
+    if order != 1:
+        words = f"order: given {order}, mutual information may be negative for orders other than 1; use order=1"
+        warnings.warn(words, NegativeMIWarning, stacklevel=2)
+    a, b = density_matrix("first", first), density_matrix("second", second)
+    return density_entropy(a, order) + density_entropy(b, order) - joint_entropy(a, b, order)
+
+
+def joint_entropy(first: Tensor, second: Tensor, order: float = 1.0) -> float:
+    """Of two density matrices with a diagonal of 1/n: that of their product entry by entry, times n."""
+    return density_entropy(first * second * len(first), order)
+
+
+def sample_information(
+    first: Tensor, second: Tensor, permutations: int = 20, bandwidth: float | None = None, seed: int = 0
+) -> Information:
+    """Mutual information of n pairs of numbers (order 1, Gaussian kernels), and its baseline over random pairings.
+
+    Samples are standardised and the bandwidth depends on n alone, so it is the same at every checkpoint.
+
+    Args:
+        first: ``(n,)``, n of at least 3.
+        second: ``(n,)``.
+        permutations: of the baseline, at least 20.
+        bandwidth: sigma, in standard deviations; None takes Silverman's ``1.06 n^(-1/5)``.
+        seed: of the permutations.
+    """
+    x, y = spectrum("first", first), spectrum("second", second)
+    if x.shape != y.shape:
+        raise ShapeMismatchError(f"samples: {len(x)} and {len(y)}, expected the same number")
+    require(len(x) >= 3, "samples", len(x), "at least 3 pairs")
+    require(permutations >= PERMUTATIONS, "permutations", permutations, f"at least {PERMUTATIONS}")
+    sigma = 1.06 * len(x) ** -0.2 if bandwidth is None else bandwidth
+    a, b = (gaussian_gram(standardised(samples), sigma) / len(x) for samples in (x, y))
+    apart = density_entropy(a, 1) + density_entropy(b, 1)
+    draw, chance = stream(seed, "bootstrap"), []
+    for _ in range(permutations):
+        order = torch.from_numpy(draw.permutation(len(x)))
+        chance.append(apart - joint_entropy(a, b[order][:, order]))
+    found = torch.tensor(chance, dtype=torch.float64)
+    return Information(apart - joint_entropy(a, b), float(found.mean()), float(found.std()), sigma, 0)
+
+
+def standardised(samples: Tensor) -> Tensor:
+    """Mean 0 and variance 1, refused where nothing varies."""
+    deviation = float(samples.std())
+    require(deviation > 1e-12 * float(samples.abs().max()), "samples, standard deviation", deviation, "samples that vary")
+    return (samples - samples.mean()) / deviation
+
+
+def quadratic_form_information(
+    first: Operator | Tensor,
+    second: Operator | Tensor,
+    probes: int = 400,
+    permutations: int = 20,
+    bandwidth: float | None = None,
+    seed: int = 0,
+) -> Information:
+    """Mutual information of ``z^T A z`` and ``z^T B z`` over Gaussian probes z: products only, any signs.
+
+    Their correlation is ``tr(A B) / (||A|| ||B||)``, so the information falls with the cosine of the two matrices, to the baseline
+    for an independently rotated copy of trace zero. Traces count as common: both forms then grow with ``||z||^2``. A change of
+    basis that both share changes nothing but the probes.
+
+    Args:
+        first: A, ``(P, P)`` or an operator.
+        second: B, of the same dimension.
+        probes: n; two products each. The baseline falls slowly with n (0.14 at 400): compare at the same n.
+    Source:
+        Ours; the functional is Sanchez Giraldo, Rao and Principe's.
+    """
+    a, b = pair(first, second)
+    require(probes >= 3, "probes", probes, "a whole number of at least 3")
+    forms = []
+    for index in range(probes):
+        z = gaussian(a, index, seed)
+        forms.append(torch.stack([z @ (a @ z), z @ (b @ z)]))
+    x, y = torch.stack(forms, 1)
+    found = sample_information(x, y, permutations, bandwidth, seed)
+    return Information(found.value, found.baseline, found.baseline_deviation, found.bandwidth, 2 * probes)
+
+
+def sorted_pairs_information(first: Tensor, second: Tensor, permutations: int = 20, seed: int = 0) -> Information:
+    """The paper's pairing, for comparison only: eigenvalues of two spectra as samples, paired by rank.
+
+    Sorting creates the dependence: two independent spectra look almost like twice the same one. The baseline here is that of a
+    random pairing of the same values.
+
+    Warns:
+        SortedPairsWarning: always.
+    """
+    words = "sorted: eigenvalues paired by rank look dependent whatever they are; use quadratic_form_information"
+    warnings.warn(words, SortedPairsWarning, stacklevel=2)
+    return sample_information(first.sort().values, second.sort().values, permutations, None, seed)
+
+
+def pair(first: Operator | Tensor, second: Operator | Tensor) -> tuple[Operator, Operator]:
+    """Two operators of one dimension; matrices in float64."""
+    a, b = (Matrix(symmetric("matrix", given)) if isinstance(given, Tensor) else as_operator(given) for given in (first, second))
+    if a.dim != b.dim:
+        raise ShapeMismatchError(f"operators: dimensions {a.dim} and {b.dim}, expected the same")
+    return a, b
+
+
+def moments(first: Operator | Tensor, second: Operator | Tensor, probes: int, seed: int) -> tuple[Tensor, int]:
+    """Rows with the mean ``||A||^2, ||B||^2, tr(A B), tr A, tr B``, one a Rademacher probe, and the products used.
+
+    Two matrices give a single row, which is exact.
+    """
+    a, b = pair(first, second)
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        identity = torch.eye(a.dim, dtype=torch.float64, device=first.device)
+        groups, products = [(a @ identity, b @ identity, identity)], 0
+    else:
+        require_probes(probes)
+        groups, products = [(a @ z, b @ z, z) for z in blocks(a, 0, probes, seed)], 2 * probes
+    parts = [torch.stack([(u * v).sum(0) for u, v in ((x, x), (y, y), (x, y), (z, x), (z, y))], 1) for x, y, z in groups]
+    return (torch.cat(parts) if products else parts[0].sum(0, keepdim=True)), products
+
+
+def summarised(rows: Tensor, function: Callable[[Tensor], Tensor], products: int) -> Estimate:
+    """A function of the means, and the jackknife's standard error; 0 for a single, exact row."""
+    value, error = jackknife(rows, function) if products else (float(function(rows[0])), 0.0)
+    return Estimate(value, error, products)
+
+
+def inner_product(first: Operator | Tensor, second: Operator | Tensor, probes: int = 60, seed: int = 0) -> Estimate:
+    """``tr(A B)``, half of the covariance of ``z^T A z`` and ``z^T B z`` over Gaussian z; exact from two matrices.
+
+    Otherwise the mean of ``(A z).(B z)`` over Rademacher probes, two products each.
+
+    Example:
+        >>> inner_product(torch.diag(torch.tensor([1.0, 2.0])), torch.diag(torch.tensor([3.0, -1.0]))).value
+        1.0
+    """
+    rows, products = moments(first, second, probes, seed)
+    return summarised(rows, lambda means: means[..., 2], products)
+
+
+def gaussian_information(
+    first: Operator | Tensor, second: Operator | Tensor, probes: int = 60, seed: int = 0
+) -> GaussianInformation:
+    """``I_G = -1/2 log(1 - cos^2)`` with ``cos = tr(A B) / (||A|| ||B||)``: what Gaussians of that correlation share.
+
+    ``z^T A z`` and ``z^T B z`` over Gaussian z have covariance ``2 tr(A B)`` and variances ``2 ||A||^2``, ``2 ||B||^2``: cos is
+    their correlation. The same after a common rotation and for ``c A``, and for any signs of the eigenvalues. The deviatoric
+    cosine leaves the trace out, which any two positive matrices have in common.
+
+    Args:
+        first: A, ``(P, P)`` or an operator.
+        second: B, of the same dimension.
+        probes: at least 2, two products each; not used for two matrices, which are exact.
+        seed: of the probes.
+    Raises:
+        BadInputError: a matrix of zeros.
+    Example:
+        >>> found = gaussian_information(torch.diag(torch.tensor([1.0, 0.0])), torch.eye(2))
+        >>> round(found.cosine.value**2, 9), round(found.value / math.log(2), 9)
+        (0.5, 0.5)
+
+    Source:
+        Ours.
+    """
+    rows, products = moments(first, second, probes, seed)
+    least = float(rows[:, :2].sum(0).min())
+    require(least > 0, "matrices, smallest squared norm", least, "a matrix that is not zero")
+    dim = (first if isinstance(first, Operator) else as_operator(first)).dim
+
+    def cosine(means: Tensor) -> Tensor:
+        return means[..., 2] / (means[..., 0].sqrt() * means[..., 1].sqrt())
+
+    def deviatoric(means: Tensor) -> Tensor:
+        left = torch.stack([means[..., i] - means[..., 3 + i].square() / dim for i in (0, 1)])
+        left = torch.where(left > PROPORTIONAL * means[..., :2].movedim(-1, 0), left, math.nan)
+        return (means[..., 2] - means[..., 3] * means[..., 4] / dim) / (left[0].sqrt() * left[1].sqrt())
+
+    def information(means: Tensor) -> Tensor:
+        gap = 1 - cosine(means).square()
+        return -torch.log(torch.where(gap > PROPORTIONAL, gap, 0.0)) / 2
+
+    value = summarised(rows, information, products)
+    return GaussianInformation(
+        value.value, value.standard_error, summarised(rows, cosine, products), summarised(rows, deviatoric, products)
+    )
+
+
+def subspace_overlap(first: Tensor, second: Tensor) -> float:
+    """``||V^T W||_F^2 / k`` in [0, 1]: 1 for the same space, ``k / P`` in the mean for random ones.
+
+    Args:
+        first: V, orthonormal columns ``(P, k)``.
+        second: W, ``(P, k)``.
+    Raises:
+        EmptySubspaceError: k is 0.
+    Example:
+        >>> subspace_overlap(torch.eye(4)[:, :2], torch.eye(4)[:, 1:3])
+        0.5
+    """
+    if first.shape != second.shape:
+        raise ShapeMismatchError(f"frames: given shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same")
+    v, w = frame("first", first, first.shape[0]), frame("second", second, first.shape[0])
+    if not v.shape[1]:
+        raise EmptySubspaceError("overlap: frames without a column, expected at least 1")
+    return float((v.T @ w).square().sum()) / v.shape[1]
+
+
+def log_spectrum_distance(first: Tensor | SpectralDensity, second: Tensor | SpectralDensity, floor: float = 0.0) -> float:
+    """1-Wasserstein distance of the distributions of ``log |lam|``, in nats: log of the factor between them, on average.
+
+    Args:
+        first: eigenvalues ``(n,)``, or a density from products.
+        second: of the same or another number.
+        floor: smaller ``|lam|`` count as this; needed where an eigenvalue is zero, and for densities, at their resolution.
+    Raises:
+        EmptySubspaceError: an eigenvalue of zero without a floor.
+    Example:
+        >>> lam = torch.tensor([1.0, -2.0, 3.0])
+        >>> round(math.exp(log_spectrum_distance(lam, 5 * lam)), 9)
+        5.0
+    """
+    require(0 <= floor < math.inf, "floor", floor, "a number of at least 0")
+    places, masses = zip(*(log_sizes(given, floor) for given in (first, second)), strict=True)
+    where, order = torch.cat(places).sort()
+    gaps = torch.cat([masses[0], -masses[1]])[order].cumsum(0)
+    return float(gaps[:-1].abs() @ where.diff())
+
+
+def log_sizes(given: Tensor | SpectralDensity, floor: float) -> tuple[Tensor, Tensor]:
+    """``log max(|lam|, floor)`` and masses of sum 1."""
+    if isinstance(given, SpectralDensity):
+        keep = given.weights > 0
+        sizes, masses = given.nodes[keep].abs(), given.weights[keep] / given.weights.sum()
+    else:
+        sizes = spectrum("values", given).abs()
+        masses = torch.full_like(sizes, 1 / max(len(sizes), 1))
+    sizes = sizes.clamp_min(floor)
+    if not len(sizes) or not float(sizes.min()):
+        raise EmptySubspaceError("distance: no eigenvalue, or one that is zero, expected positive sizes; give a floor")
+    return sizes.log(), masses

@@ -1,0 +1,320 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import wasserstein_distance
+
+from thalweg.curvature.density import spectral_density
+from thalweg.curvature.operator import Matrix
+from thalweg.errors import BadInputError, EmptySubspaceError, NegativeMIWarning, OrthonormalityError, ShapeMismatchError
+from thalweg.landscape.information import (
+    SortedPairsWarning,
+    gaussian_gram,
+    gaussian_information,
+    gram_entropy,
+    inner_product,
+    log_spectrum_distance,
+    mutual_information,
+    quadratic_form_information,
+    sample_information,
+    sorted_pairs_information,
+    subspace_overlap,
+)
+
+
+def drawn(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def hessian(seed, dim=30):
+    matrix = drawn(seed, dim, dim)
+    return (matrix + matrix.T) / 2
+
+
+def rotation(seed, dim=30):
+    return torch.linalg.qr(drawn(seed, dim, dim))[0]
+
+
+def rotated(matrix, q):
+    found = q @ matrix @ q.T
+    return (found + found.T) / 2
+
+
+def cross_grams():
+    """Points (0, j) and (i, 0), i and j from 1 to 10, and a kernel that tells different numbers apart."""
+    x = torch.tensor([0.0] * 10 + list(range(1, 11)))
+    y = torch.tensor([*range(1, 11)] + [0.0] * 10)
+    return [(v.unsqueeze(1) == v).double() for v in (x, y)]
+
+
+def at_order(order, *grams):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NegativeMIWarning)
+        return mutual_information(*grams, order=order)
+
+
+def test_a_partitions_entropy_is_that_of_its_shares():
+    x = torch.tensor([0.0, 0, 1, 2])
+    expected = {1: 1.5, 2: -math.log2(0.25 + 2 / 16), math.inf: 1.0}
+    for order, bits in expected.items():
+        assert gram_entropy((x.unsqueeze(1) == x).double(), order) / math.log(2) == pytest.approx(bits)
+
+
+def test_a_partitions_information_is_shannons():
+    """Counts (1, 1; 0, 2) of four samples."""
+    x, y = torch.tensor([0.0, 0, 1, 1]), torch.tensor([0.0, 1, 1, 1])
+    found = mutual_information(*((v.unsqueeze(1) == v).double() for v in (x, y)))
+    assert found / math.log(2) == pytest.approx(1 + 0.8112781 - 1.5)
+
+
+def test_the_entropy_is_the_same_for_rescaled_samples_of_the_feature_space():
+    gram = gaussian_gram(drawn(0, 12), 1.0)
+    scale = drawn(1, 12).abs() + 0.1
+    assert gram_entropy(scale.unsqueeze(1) * gram * scale) == pytest.approx(gram_entropy(gram))
+
+
+def test_renyi_information_may_be_negative():
+    found = [at_order(order, *cross_grams()) for order in (1, 2, 5)]
+    assert found == pytest.approx([0.6931, -0.4138, -1.2629], abs=1e-4)
+
+
+def test_a_narrow_gaussian_is_the_partition():
+    x = torch.tensor([0.0] * 10 + list(range(1, 11)))
+    assert mutual_information(gaussian_gram(x, 0.05), gaussian_gram(x, 0.05)) == pytest.approx(gram_entropy(cross_grams()[0]))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_order_one_lies_between_zero_and_either_entropy(seed):
+    n, width = 3 + seed % 12, 0.1 * (1 + seed % 7)
+    grams = [gaussian_gram(drawn(seed, n), width), drawn(seed + 100, n, 1 + seed % 4)]
+    grams[1] = grams[1] @ grams[1].T
+    found = mutual_information(*grams)
+    assert -1e-10 <= found <= min(gram_entropy(gram) for gram in grams) + 1e-10
+
+
+@pytest.mark.parametrize("order", [0.5, 2, 5])
+def test_at_any_order_the_joint_is_at_least_either(order):
+    for seed in range(10):
+        grams = [gaussian_gram(drawn(seed, 9), 0.5), gaussian_gram(drawn(seed + 50, 9), 0.9)]
+        assert at_order(order, *grams) <= min(gram_entropy(gram, order) for gram in grams) + 1e-10
+
+
+def test_orders_other_than_one_warn():
+    message = r"^order: given 2, mutual information may be negative for orders other than 1; use order=1$"
+    with pytest.warns(NegativeMIWarning, match=message):
+        mutual_information(torch.eye(3), torch.eye(3), order=2)
+
+
+def test_information_of_independent_points_falls_from_log_n_to_zero_with_the_bandwidth():
+    x, y = drawn(2, 60, 4), drawn(3, 60, 4)
+    found = [mutual_information(gaussian_gram(x, width), gaussian_gram(y, width)) for width in (0.05, 0.3, 1, 2, 30)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == pytest.approx(math.log(60))
+    assert found[-1] == pytest.approx(0, abs=1e-3)
+
+
+def test_raw_hessians_are_refused():
+    with pytest.raises(BadInputError, match=r"^first, smallest diagonal entry: given -.* a Hessian needs quadratic_form_info"):
+        mutual_information(hessian(0), hessian(1))
+    lifted = hessian(0) + 3 * torch.eye(30)
+    with pytest.raises(BadInputError, match=r"^first, smallest over largest eigenvalue: given -.*no negative eigenvalue"):
+        mutual_information(lifted, lifted)
+
+
+def test_float32_grams_pass():
+    gram = gaussian_gram(drawn(4, 60), 3.0)
+    assert mutual_information(gram.float(), gram.float()) == pytest.approx(mutual_information(gram, gram), abs=1e-4)
+
+
+def test_grams_of_different_sizes_are_refused():
+    with pytest.raises(ShapeMismatchError, match=r"^grams: given shapes \(2, 2\) and \(3, 3\), expected the same$"):
+        mutual_information(torch.eye(2), torch.eye(3))
+    with pytest.raises(ShapeMismatchError, match=r"^points: given shape \(1, 1, 1\), expected \(n,\) or \(n, d\)"):
+        gaussian_gram(torch.ones(1, 1, 1), 1.0)
+    with pytest.raises(BadInputError, match=r"^bandwidth: given 0, expected a positive number$"):
+        gaussian_gram(torch.ones(3), 0)
+
+
+def test_dependent_samples_stand_out_and_independent_ones_do_not():
+    x = drawn(5, 120)
+    assert sample_information(x, x.square() + 0.1 * drawn(6, 120)).z_score > 20
+    assert abs(sample_information(x, drawn(7, 120)).z_score) < 3
+
+
+def test_samples_in_other_units_are_the_same():
+    x, y = drawn(5, 50), drawn(6, 50)
+    assert sample_information(x, y).value == pytest.approx(sample_information(3 - 1e6 * x, 1e-6 * y).value)
+
+
+def test_the_value_is_that_of_the_grams_of_standardised_samples():
+    x, y = drawn(8, 30), drawn(9, 30)
+    scaled = [gaussian_gram((v - v.mean()) / v.std(), 1.06 * 30**-0.2) for v in (x, y)]
+    found = sample_information(x, y)
+    assert found.value == pytest.approx(mutual_information(*scaled))
+    assert found.bandwidth == 1.06 * 30**-0.2
+    assert found.excess == found.value - found.baseline
+
+
+def test_the_baseline_is_the_mean_over_random_pairings():
+    x = drawn(10, 40)
+    draw = np.random.default_rng(0)
+    chance = [sample_information(x, x[draw.permutation(40)]).value for _ in range(40)]
+    found = sample_information(x, x, permutations=40)
+    assert abs(found.baseline - np.mean(chance)) < 4 * np.std(chance) / math.sqrt(20)
+    assert 0.5 < found.baseline_deviation / np.std(chance) < 2
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    a, b = hessian(0), hessian(1)
+    assert quadratic_form_information(a, b, 40) == quadratic_form_information(a, b, 40)
+
+
+def test_samples_that_do_not_pair_or_vary_are_refused():
+    with pytest.raises(ShapeMismatchError, match=r"^samples: 3 and 4, expected the same number$"):
+        sample_information(torch.ones(3), torch.ones(4))
+    with pytest.raises(BadInputError, match=r"^samples, standard deviation: given 0.0, expected samples that vary$"):
+        sample_information(torch.ones(5), drawn(0, 5))
+    with pytest.raises(BadInputError, match=r"^permutations: given 5, expected at least 20$"):
+        sample_information(drawn(0, 5), drawn(1, 5), permutations=5)
+    with pytest.raises(BadInputError, match=r"^samples: given 2, expected at least 3 pairs$"):
+        sample_information(drawn(0, 2), drawn(1, 2))
+    with pytest.raises(BadInputError, match=r"^probes: given 2, expected a whole number of at least 3$"):
+        quadratic_form_information(hessian(0), hessian(1), probes=2)
+
+
+def test_sorted_independent_spectra_look_like_twice_the_same_one():
+    with pytest.warns(SortedPairsWarning, match=r"^sorted: eigenvalues paired by rank look dependent whatever they are; use"):
+        apart = sorted_pairs_information(drawn(11, 150), drawn(12, 150))
+    with pytest.warns(SortedPairsWarning):
+        same = sorted_pairs_information(drawn(11, 150), drawn(11, 150))
+    assert apart.value > 0.9 * same.value
+    assert apart.baseline < 0.25 * same.value
+
+
+def test_quadratic_forms_lose_information_with_the_cosine():
+    a, noise = hessian(0), hessian(1)
+    found = [quadratic_form_information(a, a + scale * noise, 150) for scale in (0.1, 0.5, 2)]
+    values = [one.value for one in found]
+    assert values == sorted(values, reverse=True)
+    assert found[0].z_score > 20
+    assert found[0].products == 300
+
+
+def test_the_rotated_copy_of_a_traceless_matrix_is_at_its_baseline():
+    a = hessian(0) - hessian(0).trace() / 30 * torch.eye(30)
+    assert quadratic_form_information(a, rotated(a, rotation(2)), 150).z_score < 4
+
+
+def test_the_inner_product_is_half_the_covariance_of_quadratic_forms():
+    a, b = hessian(0), hessian(0) + hessian(1)
+    z = drawn(13, 40000, 30)
+    x, y = ((z @ m * z).sum(1) for m in (a, b))
+    terms = (x - x.mean()) * (y - y.mean())
+    assert abs(float(terms.mean()) - 2 * inner_product(a, b).value) < 4 * float(terms.std()) / 200
+
+
+def test_matrices_are_exact_and_float32_is_taken():
+    a, b = hessian(0), hessian(1)
+    found = gaussian_information(a.float(), b.float())
+    cosine = float((a * b).sum() / (a.norm() * b.norm()))
+    assert found.cosine.value == pytest.approx(cosine, abs=1e-6)
+    assert found.value == pytest.approx(-math.log(1 - cosine**2) / 2, abs=1e-6)
+    assert found.standard_error == found.cosine.standard_error == found.deviatoric.products == 0
+
+
+def test_the_deviatoric_cosine_leaves_the_trace_out():
+    a, b = (m - m.trace() / 30 * torch.eye(30) for m in (hessian(0), hessian(1)))
+    found = gaussian_information(a + 5 * torch.eye(30), b + 7 * torch.eye(30))
+    assert found.deviatoric.value == pytest.approx(gaussian_information(a, b).cosine.value)
+    assert found.cosine.value > 0.6
+
+
+def test_the_closed_form_is_the_same_after_rotation_scaling_and_sign():
+    a, b, q = hessian(0), hessian(0) + hessian(1), rotation(3)
+    expected = gaussian_information(a, b).value
+    assert gaussian_information(rotated(a, q), rotated(b, q)).value == pytest.approx(expected)
+    assert gaussian_information(-3 * a, 1e-8 * b).value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_products_give_the_matrices_numbers_within_four_standard_errors(scale):
+    a, b = hessian(4) + torch.eye(30), hessian(4) + scale * hessian(5)
+    exact, found = gaussian_information(a, b), gaussian_information(Matrix(a), Matrix(b), probes=100)
+    assert abs(found.value - exact.value) < 4 * found.standard_error
+    for name in ("cosine", "deviatoric"):
+        one = getattr(found, name)
+        assert abs(one.value - getattr(exact, name).value) < 4 * one.standard_error
+        assert one.products == 200
+    inner = inner_product(Matrix(a), b, probes=100)
+    assert abs(inner.value - float((a * b).sum())) < 4 * inner.standard_error
+
+
+def test_standard_errors_are_the_scatter_over_seeds():
+    a, b = Matrix(hessian(4)), Matrix(hessian(4) + hessian(5))
+    found = [gaussian_information(a, b, probes=30, seed=seed) for seed in range(40)]
+    scatter = float(torch.tensor([one.value for one in found], dtype=torch.float64).std())
+    assert 0.6 < sum(one.standard_error for one in found) / 40 / scatter < 1.5
+
+
+def test_proportional_matrices_share_everything():
+    a = hessian(0)
+    assert gaussian_information(a, -2 * a).value == math.inf
+    assert gaussian_information(a, -2 * a).cosine.value == pytest.approx(-1)
+    found = gaussian_information(Matrix(a), Matrix(2 * a), probes=5)
+    assert (found.value, math.isnan(found.standard_error)) == (math.inf, True)
+
+
+def test_a_multiple_of_the_identity_has_no_deviatoric_cosine():
+    assert math.isnan(gaussian_information(torch.eye(30), hessian(0)).deviatoric.value)
+
+
+def test_matrices_that_cannot_be_compared_are_refused():
+    with pytest.raises(ShapeMismatchError, match=r"^operators: dimensions 2 and 3, expected the same$"):
+        gaussian_information(torch.eye(2), torch.eye(3))
+    with pytest.raises(BadInputError, match=r"^matrices, smallest squared norm: given 0.0, expected a matrix that is not zero$"):
+        gaussian_information(torch.eye(2), torch.zeros(2, 2))
+    with pytest.raises(BadInputError, match=r"^probes: given 1, expected a whole number of at least 2"):
+        gaussian_information(Matrix(torch.eye(2)), torch.eye(2), probes=1)
+
+
+def test_overlap_is_one_zero_and_k_over_p_in_the_mean():
+    q = rotation(6, 12)
+    mixed = q[:, :3] @ rotation(7, 3)
+    assert subspace_overlap(q[:, :3], mixed) == pytest.approx(1)
+    assert subspace_overlap(q[:, :3], q[:, 3:6]) == pytest.approx(0, abs=1e-12)
+    mean = np.mean([subspace_overlap(q[:, :3], rotation(seed, 12)[:, :3]) for seed in range(100, 200)])
+    assert mean == pytest.approx(0.25, abs=0.03)
+
+
+def test_what_is_no_frame_is_refused():
+    with pytest.raises(OrthonormalityError, match=r"^second: \|V\^T V - I\|"):
+        subspace_overlap(torch.eye(3)[:, :1], torch.ones(3, 1))
+    with pytest.raises(EmptySubspaceError, match=r"^overlap: frames without a column, expected at least 1$"):
+        subspace_overlap(torch.eye(3)[:, :0], torch.eye(3)[:, :0])
+    with pytest.raises(ShapeMismatchError, match=r"^frames: given shapes \(3, 1\) and \(3, 2\), expected the same$"):
+        subspace_overlap(torch.eye(3)[:, :1], torch.eye(3)[:, :2])
+
+
+def test_the_distance_of_log_spectra_is_scipys():
+    one, two = drawn(14, 30), 2 * drawn(15, 47)
+    expected = wasserstein_distance(one.abs().log().numpy(), two.abs().log().numpy())
+    assert log_spectrum_distance(one, two) == pytest.approx(expected)
+    assert log_spectrum_distance(one, one) == 0
+
+
+def test_a_floor_takes_the_place_of_zeros():
+    found = log_spectrum_distance(torch.tensor([0.0, 1.0]), torch.tensor([1e-3, 1.0]), floor=1e-2)
+    assert found == 0
+    message = r"^distance: no eigenvalue, or one that is zero, expected positive sizes; give a floor$"
+    for values in (torch.tensor([0.0, 1.0]), torch.zeros(0)):
+        with pytest.raises(EmptySubspaceError, match=message):
+            log_spectrum_distance(values, torch.ones(2))
+
+
+def test_a_density_stands_for_its_eigenvalues():
+    values = torch.linspace(1, 2, 40, dtype=torch.float64)
+    density = spectral_density(rotated(torch.diag(values), rotation(8, 40)), steps=40, probes=20)
+    assert log_spectrum_distance(density, values) < 0.02
+    assert log_spectrum_distance(density, 3 * values) == pytest.approx(math.log(3), abs=0.02)
