@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 import wrong_hopping
+import wrong_metrics
 import wrong_second_order
 import wrong_split
 import wrong_taylor
@@ -74,6 +75,7 @@ WRONG = {
     "CE-B": (counterexamples, "opposed_share", scaled(counterexamples.opposed_share, 0)),
     "CE-C": (counterexamples, "opposed_batch", scaled(counterexamples.opposed_batch, 1.1)),
     **wrong_hopping.WRONG,
+    **wrong_metrics.WRONG,
     **wrong_second_order.WRONG,
     **wrong_split.WRONG,
     **wrong_taylor.WRONG,

@@ -105,7 +105,7 @@ def density_matrix(name: str, gram: Tensor) -> Tensor:
     return scaled
 
 
-def density_entropy(matrix: Tensor, order: float) -> float:
+def density_matrix_entropy(matrix: Tensor, order: float) -> float:
     """Renyi entropy of a density matrix, rounding below zero cut off."""
     return renyi(torch.linalg.eigvalsh(matrix).clamp_min(0), order)
 
@@ -120,7 +120,7 @@ def gram_entropy(gram: Tensor, order: float = 1.0) -> float:
     Source:
         Sanchez Giraldo, Rao and Principe 2015 (arXiv 1211.2459); theirs is in bits.
     """
-    return density_entropy(density_matrix("gram", gram), order)
+    return density_matrix_entropy(density_matrix("gram", gram), order)
 
 
 def mutual_information(first: Tensor, second: Tensor, order: float = 1.0) -> float:
@@ -149,12 +149,12 @@ def mutual_information(first: Tensor, second: Tensor, order: float = 1.0) -> flo
         words = f"order: given {order}, mutual information may be negative for orders other than 1; use order=1"
         warnings.warn(words, NegativeMIWarning, stacklevel=2)
     a, b = density_matrix("first", first), density_matrix("second", second)
-    return density_entropy(a, order) + density_entropy(b, order) - joint_entropy(a, b, order)
+    return density_matrix_entropy(a, order) + density_matrix_entropy(b, order) - joint_entropy(a, b, order)
 
 
 def joint_entropy(first: Tensor, second: Tensor, order: float = 1.0) -> float:
     """Of two density matrices with a diagonal of 1/n: that of their product entry by entry, times n."""
-    return density_entropy(first * second * len(first), order)
+    return density_matrix_entropy(first * second * len(first), order)
 
 
 def sample_information(
@@ -178,7 +178,7 @@ def sample_information(
     require(permutations >= PERMUTATIONS, "permutations", permutations, f"at least {PERMUTATIONS}")
     sigma = 1.06 * len(x) ** -0.2 if bandwidth is None else bandwidth
     a, b = (gaussian_gram(standardised(samples), sigma) / len(x) for samples in (x, y))
-    apart = density_entropy(a, 1) + density_entropy(b, 1)
+    apart = density_matrix_entropy(a, 1) + density_matrix_entropy(b, 1)
     draw, chance = stream(seed, "bootstrap"), []
     for _ in range(permutations):
         order = torch.from_numpy(draw.permutation(len(x)))

@@ -237,6 +237,9 @@ def phases(
     range and four standard deviations of the noise. Ramps need lines: level shifts cut each of them into many steps. Information
     criteria are not calibrated here, as they take neighbours for independent.
 
+    Noise alone has a break in 6, 7 and 15 % of series of 120 (phi = 0, 0.5, 0.8), in 7, 15 and 24 % of 40: more checkpoints help.
+    The tolerance calls nearly all of those stable: another label in 0, 1 and 7 % of 120, never the three phases.
+
     Args:
         series: an entropy, say, at equally spaced checkpoints, ``(n,)``, n of at least 40.
         most: largest number of breaks.

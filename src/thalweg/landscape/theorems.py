@@ -69,7 +69,7 @@ class TheoremsAt:
     error_bound: float
     """Its a-posteriori bound, rigorous."""
     loss: LossBound
-    """m(phi_K) and Err_K, which `thalweg.theory.certificate.certify` compares between two models; rho is estimated along the run."""
+    """m(phi_K) and Err_K, for `thalweg.theory.certificate.certify`; rho is estimated along the run."""
     loss_error: float
     """``|L(theta_K) - m(phi_K)|``, to compare with Err_K."""
 

@@ -63,7 +63,9 @@ def loss_bound(model: TaylorModel, start_loss: float, rho: float | Lipschitz, fo
     cubic = given.value / 6 * distance * distance * distance if given.value else 0.0
     apart = math.inf if math.isinf(error) else float((model.gradient + pull).norm()) * error + model.size / 2 * error * error
     return LossBound(
-        predicted=float(finite("start loss", torch.tensor(start_loss)) + model.gradient @ last + last @ pull / 2),
+        predicted=float(
+            finite("start loss", torch.tensor(start_loss, dtype=torch.float64)) + model.gradient @ last + last @ pull / 2
+        ),
         bound=cubic + apart,
         cubic=cubic,
         apart=apart,

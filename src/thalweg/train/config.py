@@ -117,8 +117,9 @@ class TrainingConfig:
 
 
 def log_spaced(last: int, count: int) -> tuple[int, ...]:
-    """``count`` different whole numbers from 0 to ``last``, equispaced in log(1 + 100 number / last): a hundredth of the way is seen
-    as finely as the whole, and what comes before it evenly.
+    """``count`` different whole numbers from 0 to ``last``, equispaced in log(1 + 100 number / last).
+
+    A hundredth of the way is seen as finely as the whole, and what comes before it evenly.
 
     Each is the ideal number, or the one after its predecessor where that is larger.
 

@@ -7,14 +7,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from thalweg.errors import VerificationError, unknown
-from thalweg.verify import attention, force, hopping, second_order, split, taylor
+from thalweg.verify import attention, force, hopping, metrics, second_order, split, taylor
 from thalweg.verify.statement import Finding, Statement
 
-ROOMS = (force, split, second_order, taylor, attention, hopping)
+ROOMS = (force, split, second_order, taylor, attention, metrics, hopping)
 STATEMENTS: tuple[Statement, ...] = tuple(statement for room in ROOMS for statement in room.STATEMENTS)
 """Every statement that has a line."""
 
@@ -68,6 +69,7 @@ def verify(keys: Sequence[str], as_json: bool) -> None:
     Raises:
         VerificationError: some do not hold.
     """
+    torch.set_num_threads(1)  # the matrices are small: two threads wait for each other, on a busy machine for long
     statements, begun, lines = chosen(keys), time.perf_counter(), []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -1,0 +1,27 @@
+"""Wrong formulas for section 7."""
+
+import math
+
+from wrong import changed, scaled
+
+from thalweg.landscape import entropy, information, phases
+
+
+def unordered(first, second, f=information.sample_information):
+    """The pairing at random that independent spectra deserve."""
+    return f(first, second)
+
+
+def white(residuals, segments):
+    """Noise without correlation."""
+    return 0.0, math.sqrt(float(residuals @ residuals) / len(residuals))
+
+
+WRONG = {
+    "7.1": (entropy, "matrix_entropy", changed(entropy.matrix_entropy, value=lambda s: 1.001 * s)),
+    "7.2": (information, "mutual_information", scaled(information.mutual_information, 1.1)),
+    "7.3": (information, "mutual_information", lambda a, b, order, f=information.mutual_information: f(a, b, 1.01)),
+    "7.4": (information, "sorted_pairs_information", unordered),
+    "7.5": (information, "inner_product", changed(information.inner_product, value=lambda trace: trace / 2)),
+    "7.6": (phases, "noise_of", white),
+}
