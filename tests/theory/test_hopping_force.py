@@ -160,11 +160,17 @@ def test_the_diagonal_part_and_the_mixed_part_make_the_force():
     assert found.norm == pytest.approx(float((found.per_mode.sum(0) + cross).norm()))
 
 
-def test_a_hopping_direction_pushes_most_at_this_order_and_least_at_the_first():
+def test_a_direction_at_the_edge_pushes_much_at_this_order_and_least_at_the_first():
     third, lam = torch.eye(2, dtype=torch.float64).expand(1, 2, 2), one([0.5, 1.99])
     pushes = cubic_force(third, lam, torch.ones(2), 1.0, 500).per_mode.abs().flatten()
     assert pushes[1] > 30 * pushes[0]
     assert kernel(lam, 1.0, 500)[1] < kernel(lam, 1.0, 500)[0]
+
+
+def test_hopping_alone_does_not_make_the_push_large():
+    """``1.5`` hops and has a third of the kernel of ``0.1``, which does not; the least is at 1."""
+    hopping, flat, least = cubic_limit(one([1.5, 0.1, 1.0]), one([1.5, 0.1, 1.0]), 1.0).tolist()
+    assert least == 1 < hopping < flat / 3
 
 
 def test_no_displacement_no_force():

@@ -15,31 +15,8 @@ from torch import Tensor
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.errors import EmptySubspaceError, InsufficientDataError, ShapeMismatchError, require
-from thalweg.landscape.flips import SHORTEST, checked_momentum
+from thalweg.landscape.flips import SHORTEST
 from thalweg.theory.inputs import finite, positive_rate, shaped
-
-
-def edge_ratio(largest: float, rate: float, momentum: float = 0.0, averaged: bool = False) -> float:
-    """lam_max over the largest stable one: 1 at the edge of stability.
-
-    Gradient descent ``eta lam / 2``, heavy ball ``eta lam / (2 (1 + beta))``, and with an averaged momentum (Adam, or dampening
-    beta) ``eta lam (1 - beta) / (2 (1 + beta))``, which for beta = 0.9 is lam over 38 / eta. A direction hops above 1/2.
-
-    Args:
-        largest: lam_max, of the Hessian, or preconditioned (`preconditioned_sharpness`).
-        rate: eta.
-        momentum: beta.
-        averaged: whether the momentum is an average, ``m <- beta m + (1 - beta) g``.
-    Example:
-        >>> round(edge_ratio(38.0, rate=1.0, momentum=0.9, averaged=True), 12)
-        1.0
-
-    Source:
-        Cohen et al. 2021 and 2022 (arXiv 2103.00065, 2207.14484).
-    """
-    require(math.isfinite(largest), "largest", largest, "a finite number")
-    limit = 2 * (1 + checked_momentum(momentum)) / (1 - momentum if averaged else 1)
-    return positive_rate(rate) * largest / limit
 
 
 def adam_preconditioner(second: Tensor, step: int, beta: float = 0.999, epsilon: float = 1e-8) -> Tensor:

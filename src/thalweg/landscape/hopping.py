@@ -181,7 +181,7 @@ def trapped(
         river_gradient: ``||P_R g||`` now.
         first_gradient: ``||g_0||`` at the start of training.
         losses: of the window's steps, one each.
-        edge_ratio: see `edge.edge_ratio`; below 1/2 means eta lam_max < 1, with momentum < 1 + beta.
+        edge_ratio: see `thalweg.theory.momentum.edge_ratio`; below 1/2 means eta lam_max < 1, with momentum < 1 + beta.
         valley_class: "U", "V", "saddle" or "indeterminate".
         cubic_drift: see `hopping`.
     Raises:

@@ -104,8 +104,9 @@ def cubic_force(third: Tensor, values: Tensor, start_modes: Tensor, rate: float,
     """C_K = -1/2 sum_ij T_{r,ij} c_i c_j m_K(lam_i, lam_j): the river's displacement by the valley's motion where B = 0.
 
     Exact to second order in the displacement c: at B = D = 0, with no slope along the river, the relative error is of the
-    order of c. It points down the curvature of the excited directions, whether or not the loss is lower there. Directions with
-    ``1 < eta lam < 2``, which hop, add least to theorem 1's force and most to this one.
+    order of c. It points down the curvature of the excited directions, whether or not the loss is lower there. A direction
+    that hops, at ``eta lam = 2 - y``, has the kernel of a flat one at y, where theorem 1's gives it at most eta: large at the
+    edge of stability, and least of all at ``eta lam = 1``.
     Proof: the river's gradient is ``1/2 T[x_k, x_k]`` to second order, and ``x_k = q^k c``; the sum over k is m_K.
 
     Args:
