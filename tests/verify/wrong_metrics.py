@@ -4,7 +4,7 @@ import math
 
 from wrong import changed, scaled
 
-from thalweg.landscape import entropy, information, phases
+from thalweg.landscape import entropy, information, phases, similarity
 
 
 def unordered(first, second, f=information.sample_information):
@@ -22,6 +22,6 @@ WRONG = {
     "7.2": (information, "mutual_information", scaled(information.mutual_information, 1.1)),
     "7.3": (information, "mutual_information", lambda a, b, order, f=information.mutual_information: f(a, b, 1.01)),
     "7.4": (information, "sorted_pairs_information", unordered),
-    "7.5": (information, "inner_product", changed(information.inner_product, value=lambda trace: trace / 2)),
+    "7.5": (similarity, "inner_product", changed(similarity.inner_product, value=lambda trace: trace / 2)),
     "7.6": (phases, "noise_of", white),
 }

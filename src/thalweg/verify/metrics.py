@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import NegativeMIWarning
-from thalweg.landscape import entropy, information, phases
+from thalweg.landscape import entropy, information, phases, similarity
 from thalweg.landscape.information import SortedPairsWarning
 from thalweg.verify.statement import Finding, Statement, cases, normal, rotation, worst
 
@@ -76,7 +76,7 @@ def quadratic_forms_follow_the_cosine() -> Finding:
     z, mixed = normal(draw, 40000, 30), a + b
     x, y = ((z @ m * z).sum(1) for m in (a, mixed))
     terms = (x - x.mean()) * (y - y.mean())
-    score = abs(float(terms.mean()) - 2 * information.inner_product(a, mixed).value) / (float(terms.std()) / 200)
+    score = abs(float(terms.mean()) - 2 * similarity.inner_product(a, mixed).value) / (float(terms.std()) / 200)
     q = rotation(draw, 30)
     turned = q @ a @ q.T
     pairs = [
