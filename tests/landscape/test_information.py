@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from matrices import drawn, hessian, rotated, rotation
 
 from thalweg.errors import BadInputError, NegativeMIWarning, ShapeMismatchError
 from thalweg.landscape.information import (
@@ -15,24 +16,6 @@ from thalweg.landscape.information import (
     sample_information,
     sorted_pairs_information,
 )
-
-
-def drawn(seed, *shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def hessian(seed, dim=30):
-    matrix = drawn(seed, dim, dim)
-    return (matrix + matrix.T) / 2
-
-
-def rotation(seed, dim=30):
-    return torch.linalg.qr(drawn(seed, dim, dim))[0]
-
-
-def rotated(matrix, q):
-    found = q @ matrix @ q.T
-    return (found + found.T) / 2
 
 
 def cross_grams():

@@ -3,30 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from matrices import drawn, hessian, rotated, rotation
 from scipy.stats import wasserstein_distance
 
 from thalweg.curvature.density import spectral_density
 from thalweg.curvature.operator import Matrix
 from thalweg.errors import BadInputError, EmptySubspaceError, OrthonormalityError, ShapeMismatchError
 from thalweg.landscape.similarity import gaussian_information, inner_product, log_spectrum_distance, subspace_overlap
-
-
-def drawn(seed, *shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def hessian(seed, dim=30):
-    matrix = drawn(seed, dim, dim)
-    return (matrix + matrix.T) / 2
-
-
-def rotation(seed, dim=30):
-    return torch.linalg.qr(drawn(seed, dim, dim))[0]
-
-
-def rotated(matrix, q):
-    found = q @ matrix @ q.T
-    return (found + found.T) / 2
 
 
 def test_the_inner_product_is_half_the_covariance_of_quadratic_forms():

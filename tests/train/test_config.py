@@ -1,3 +1,5 @@
+import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from thalweg.errors import BadInputError
 from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import AtFraction, Plateau
 from thalweg.shift.onset import Hard
-from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig, config_text, read_config
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig, config_text, log_spaced, read_config
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -97,3 +99,24 @@ def test_fraction_of_another_length_is_refused() -> None:
 def test_sequences_may_be_longer_than_the_model_without_learned_positions() -> None:
     config = RunConfig(model=ModelConfig(length=1, positions="none"))
     assert replace(config, optimizer=OptimizerConfig(), training=TrainingConfig()).model.length == 1
+
+
+@pytest.mark.parametrize(("last", "count"), [(1, 2), (5, 6), (40, 12), (40, 41), (1600, 12), (6000, 41)])
+def test_snapshots_are_as_many_different_rising_steps_as_asked_from_first_to_last(last: int, count: int) -> None:
+    found = log_spaced(last, count)
+    assert len(found) == count
+    assert list(found) == sorted(set(found))
+    assert (found[0], found[-1]) == (0, last)
+
+
+def test_snapshots_lie_evenly_in_the_logarithm() -> None:
+    found = [math.log1p(100 * step / 60000) for step in log_spaced(60000, 41)]
+    gaps = [b - a for a, b in itertools.pairwise(found)]
+    assert max(gaps) - min(gaps) < 0.002
+
+
+@pytest.mark.parametrize("snapshots", [-1, 1, 12])
+def test_snapshots_that_do_not_fit_the_run_are_refused(snapshots: int) -> None:
+    message = rf"^training.snapshots: given {snapshots}, expected 0, or from 2 to one more than training.steps$"
+    with pytest.raises(BadInputError, match=message):
+        TrainingConfig(steps=10, snapshots=snapshots)

@@ -282,3 +282,39 @@ def test_changing_loops_never_compiles_in_the_middle_of_a_run(tmp_path: Path, ti
 def test_checkpoint_module_keeps_what_the_config_asks(tmp_path: Path, tiny: RunConfig) -> None:
     train(replace(tiny, training=replace(tiny.training, keep=3)), tmp_path)
     assert len(checkpoint_module.checkpoints(tmp_path / "checkpoints")) == 3
+
+
+def test_snapshots_stay_and_are_the_states_of_a_run_without_them(tmp_path: Path, tiny: RunConfig) -> None:
+    kept = replace(tiny, training=replace(tiny.training, snapshots=6))
+    assert train(kept, tmp_path / "kept").weights_sha256 == train(tiny, tmp_path / "plain").weights_sha256
+    steps = [checkpoint_module.read_checkpoint(path).facts["step"] for path in checkpoints(tmp_path / "kept" / "snapshots")]
+    assert tuple(steps) == kept.training.snapshot_steps
+    assert (steps[0], steps[-1], len(steps)) == (0, tiny.training.steps, 6)
+    assert not (tmp_path / "plain" / "snapshots").exists()
+
+
+def test_snapshots_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tmp_path: Path, tiny: RunConfig) -> None:
+    kept = replace(tiny, training=replace(tiny.training, snapshots=8))
+    train(kept, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(kept, tmp_path / "cut", [StopAt(17)])
+    train(kept, tmp_path / "cut")
+    names = [sorted(path.name for path in (tmp_path / run / "snapshots").iterdir()) for run in ("whole", "cut")]
+    assert names[0] == names[1]
+    for name in names[0]:
+        whole, cut = (checkpoint_module.read_checkpoint(tmp_path / run / "snapshots" / name).tensors for run in ("whole", "cut"))
+        assert whole.keys() == cut.keys()
+        assert all(torch.equal(whole[key], cut[key]) for key in whole if not key.startswith("random."))
+
+
+def test_callbacks_are_given_every_snapshot_when_it_is_complete(tmp_path: Path, tiny: RunConfig) -> None:
+    class Seen(Callback):
+        steps: list[int] = []  # noqa: RUF012
+
+        def on_snapshot(self, path: Path) -> None:
+            self.steps.append(checkpoint_module.read_checkpoint(path).facts["step"])
+
+    kept = replace(tiny, training=replace(tiny.training, snapshots=4))
+    seen = Seen()
+    train(kept, tmp_path / "run", [seen])
+    assert tuple(seen.steps) == kept.training.snapshot_steps

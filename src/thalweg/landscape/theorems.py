@@ -86,7 +86,7 @@ def theorems_at(
     """Every prediction of theorems 1 and 2 for K steps of full-batch gradient descent, and the run itself.
 
     The split must not come from this Hessian: its coupling would be zero. Take it from another point of the run (`frozen`).
-    Costs 5 K gradients, an eigendecomposition of H and one of A.
+    Costs 6 K gradients, two eigendecompositions of H's size (of H, and of both blocks together) and some of A's.
 
     Args:
         loss: of a flat point ``(P,)``.
@@ -113,7 +113,8 @@ def theorems_at(
     free, whole = cumulative_force(model, away, rate, steps).vector, coupled_from_floor(model, away, rate, steps)
     apart = relative_force(model, rate, steps)
     upper = upper_bounds(model, away, rate, steps)
-    taylor = taylor_model(matrix, g, rate, steps)
+    energy = gradient_measure(matrix, g)
+    taylor = taylor_model(matrix, g, rate, steps, (float(energy.values[0]), float(energy.values[-1])))
     followed = follow(taylor, gradient, points)
     before, after = float(loss(theta)), float(loss(points[-1]))
     bound = loss_bound(taylor, before, rho_directional(followed), followed)
@@ -130,7 +131,7 @@ def theorems_at(
         upper_paper=upper.paper,
         upper_best=upper.best,
         lower_best=lower_bounds(model, away, rate, steps, along=river_slope(model)).best,
-        decrease_predicted=float(loss_decrease(gradient_measure(matrix, g), rate, steps).sum()),
+        decrease_predicted=float(loss_decrease(energy, rate, steps).sum()),
         decrease=before - after,
         error=float(followed.errors[-1]),
         error_bound=float(followed.bound[-1]),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -63,16 +64,26 @@ def chosen(keys: Sequence[str]) -> tuple[Statement, ...]:
     return tuple(known[key] for key in keys) or STATEMENTS
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """The matrices are small: two threads wait for each other, on a busy machine for long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def verify(keys: Sequence[str], as_json: bool) -> None:
     """Try the statements and print a line for each.
 
     Raises:
         VerificationError: some do not hold.
     """
-    torch.set_num_threads(1)  # the matrices are small: two threads wait for each other, on a busy machine for long
     statements, begun, lines = chosen(keys), time.perf_counter(), []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with one_thread(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("verify", total=len(statements))
         for statement in statements:
             progress.update(task, description=f"{statement.key:5}")
