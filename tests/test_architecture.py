@@ -12,6 +12,7 @@ FLOORS = (
     ("errors",),
     ("plain", "storage", "streams", "intervals", "vectors", "ranks"),
     ("records",),
+    ("landscapes",),
     ("data", "models", "curvature", "report"),
     ("shift", "theory"),
     ("landscape",),

@@ -173,7 +173,7 @@ class Verdict:
     """What the study says of one claim, with the test that decided."""
 
     claim: str
-    verdict: Literal["supported", "contradicted", "undecided"]
+    verdict: Literal["supported", "contradicted", "undecided", "not measured"]
     test: str
     numbers: dict[str, Cell] = field(default_factory=dict)
 
