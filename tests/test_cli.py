@@ -16,7 +16,7 @@ def said(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]
     return code, out, err
 
 
-@pytest.mark.parametrize("command", [[], ["study"], ["train"], ["report"], ["recipe"]])
+@pytest.mark.parametrize("command", [[], ["study"], ["train"], ["report"], ["recipe"], ["landscape"]])
 def test_help_has_an_example_and_exits_with_0(command: list[str]) -> None:
     found = subprocess.run([sys.executable, "-m", "thalweg", *command, "--help"], capture_output=True, text=True, check=False)
     assert found.returncode == 0
@@ -45,6 +45,8 @@ def test_importing_thalweg_does_not_import_torch() -> None:
         (["study", "markov", "--prset", "quick"], "--prset"),
         (["study", "text", "--text", "/no/such/place", "--out", "OUT"], "/no/such/place"),
         (["train", "none.toml"], "config none.toml: there is no such file"),
+        (["landscape", "/no/such/run"], "there is no config.toml in it"),
+        (["study", "markov", "--preset", "large"], "--preset: given 'large', expected one that markov has"),
         (["report", "/no/such/study"], "there is no study.json in it"),
         (["recipe", "markov", "--arm", "shfit"], "unknown arm 'shfit'; did you mean 'shift'"),
     ],

@@ -41,6 +41,7 @@ def study(
     text: str = "",
     device: str = "auto",
     compile: bool = False,
+    landscape: bool = True,
     json_: Json = False,
 ) -> None:
     """Make a whole study: runs of every arm over seeds, then table, verdicts, figures and report.html.
@@ -54,7 +55,7 @@ def study(
     task:
         What is learned: `markov` (the Markov language) or `text` (bytes of real text).
     preset:
-        `quick` (3 seeds, minutes) or `paper` (5 seeds, all arms).
+        `quick` (3 seeds, minutes), `paper` (5 seeds, all arms, exact spectra), or for text `large` (a million parameters).
     out:
         Folder of the study; results/TASK-PRESET when not given.
     arms:
@@ -69,6 +70,8 @@ def study(
         `auto`, `cpu`, `cuda`, ...
     compile:
         Compile the models before their clocks start.
+    landscape:
+        Whether the landscape of every run is measured too; most of a study's time.
     json_:
         Print the summary as JSON on standard output.
     """
@@ -76,7 +79,7 @@ def study(
     from thalweg.study.recipes import plan
 
     chosen = tuple(arm.strip() for arm in arms.split(",") if arm.strip())
-    planned = plan(task, preset, chosen, seeds, text, device, compile)
+    planned = plan(task, preset, chosen, seeds, text, device, compile, landscape)
     run_study(planned, out or Path("results") / f"{task}-{preset}", jobs, json_)
 
 
@@ -87,6 +90,7 @@ def train(
     *,
     out: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    landscape: Annotated[bool, Parameter(negative="")] = False,
     json_: Json = False,
 ) -> None:
     """Make one run from a TOML config, or go on with it where it was stopped.
@@ -101,11 +105,13 @@ def train(
         Folder of the run; results/NAME-OF-THE-FILE when not given.
     set_:
         Change a value: section.key=value. May be given many times.
+    landscape:
+        Measure the landscape at each snapshot while the run goes on (needs training.snapshots); see `thalweg landscape`.
     json_:
         Print the run's summary as JSON on standard output.
     """
     from thalweg.plain import to_dict
-    from thalweg.train.callbacks import ProgressBar
+    from thalweg.train.callbacks import Callback, ProgressBar
     from thalweg.train.config import read_config
     from thalweg.train.trainer import train as make_run
 
@@ -114,12 +120,87 @@ def train(
     settings = read_config(config, set_)
     folder = out or Path("results") / config.stem
     label = f"{settings.arm} seed {settings.seed}"
-    summary = make_run(settings, folder, [ProgressBar(label)])
+    callbacks: list[Callback] = [ProgressBar(label)]
+    if landscape:
+        from thalweg.train.survey import along
+
+        callbacks.append(along(folder, settings))
+    summary = make_run(settings, folder, callbacks)
     if json_:
         print(json.dumps(to_dict(summary)))
         return
     scores = ", ".join(f"{name} loss {strata['all'].loss:.4f}" for name, strata in summary.final.items())
     print(f"{label}: {summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
+
+
+@app.command
+def landscape(
+    run: Path,
+    /,
+    *,
+    checkpoints: int | None = None,
+    sequences: int | None = None,
+    loops: int | None = None,
+    exact_seconds: float | None = None,
+    replays: int | None = None,
+    window: int | None = None,
+    lengths: tuple[int, ...] | None = None,
+    slices: bool | None = None,
+    dtype: str | None = None,
+    threads: int = 0,
+    json_: Json = False,
+) -> None:
+    """Measure the loss landscape along a run that is there: spectra, river and valley, alignment, hopping, lengths, slices.
+
+    Everything goes into RUN/landscape, figures too. A landscape that was interrupted goes on where it was when the same command is
+    given again; without options it keeps the plan it was begun with.
+
+    Example: `thalweg landscape results/markov-quick/runs/looped-seed0`
+
+    Parameters
+    ----------
+    run:
+        The --out folder of `thalweg train`, with snapshots (training.snapshots) or at least checkpoints.
+    checkpoints:
+        How many snapshots are looked at; all when not given. Phases of learning need 40.
+    sequences:
+        Training sequences of the fixed batch (64 when not given).
+    loops:
+        Passes of the Looped side of the alignment; the run's last stage when not given.
+    exact_seconds:
+        Longest time for one exact spectrum (60 when not given); above it spectra are matrix-free.
+    replays:
+        Windows of training gone over again, for hopping and trapping (3 when not given).
+    window:
+        Updates of a window (100 when not given).
+    lengths:
+        Multiples of the training length to score at, one --lengths for each (1, 2, 4, 8 when not given).
+    slices:
+        Whether planes of the loss are drawn.
+    dtype:
+        float32 or float64, arithmetic of the products.
+    threads:
+        CPU threads; 0 leaves PyTorch's own choice.
+    json_:
+        Print all records as JSON on standard output.
+    """
+    from thalweg.landscapes import LandscapePlan
+    from thalweg.plain import from_dict
+    from thalweg.train.look import look
+
+    given = {
+        "checkpoints": checkpoints,
+        "sequences": sequences,
+        "loops": loops,
+        "exact_seconds": exact_seconds,
+        "replays": replays,
+        "window": window,
+        "lengths": lengths,
+        "slices": slices,
+        "dtype": dtype,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    look(run, from_dict(LandscapePlan, chosen) if chosen else None, threads, json_)
 
 
 @app.command

@@ -25,6 +25,10 @@ class LandscapePlan:
     """Snapshots looked at, as evenly spread over those there are as can be, first and last always; 0 takes all."""
     sequences: int = 64
     """Training sequences of the fixed batch that every curvature is the curvature on."""
+    loops: int = 0
+    """T of the Looped side of the alignment; 0 takes the run's last stage, and for a run of one pass leaves the alignment out."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Arithmetic of products; eigensolvers always use float64."""
     exact_seconds: float = 60.0
     """Longest expected time of one exact spectrum; above it the spectrum is matrix-free."""
     top: int = 10
@@ -36,7 +40,7 @@ class LandscapePlan:
     alignment: bool = True
     """Gradients of one pass and of all passes at shared weights."""
     replays: int = 3
-    """Snapshots from which training is gone over again, in equal parts of the run; the last window ends with the run."""
+    """Snapshots from which training is gone over again, as nearly in equal parts of the run as snapshots allow, the last one late."""
     window: int = 100
     """Updates of a replay."""
     force_rate: float = 1e-3
@@ -52,6 +56,7 @@ class LandscapePlan:
         require(self.checkpoints == 0 or self.checkpoints >= 2, "checkpoints", self.checkpoints, "0 for all, or at least 2")
         for name, least in (("sequences", 2), ("top", 1), ("lanczos", 2), ("probes", 2), ("force_steps", 1)):
             require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number of at least {least}")
+        require(self.loops >= 0, "loops", self.loops, "a whole number of at least 0")
         require(self.exact_seconds >= 0, "exact_seconds", self.exact_seconds, "a number of at least 0")
         require(self.replays >= 0, "replays", self.replays, "a whole number of at least 0")
         require(self.window >= 20, "window", self.window, "at least 20 updates")
@@ -304,6 +309,15 @@ class SliceRecord:
 
 
 @dataclass(frozen=True)
+class NoteRecord:
+    """Something that could not be measured, and why."""
+
+    step: int
+    part: str
+    words: str
+
+
+@dataclass(frozen=True)
 class LandscapeSummary:
     """A complete landscape."""
 
@@ -332,6 +346,7 @@ class RunLandscape:
     theorems: tuple[TheoremsRecord, ...] = ()
     lengths: tuple[LengthRecord, ...] = ()
     slices: tuple[SliceRecord, ...] = ()
+    notes: tuple[NoteRecord, ...] = ()
     summary: LandscapeSummary | None = None
 
     def spectrum_path(self, step: int) -> Path:
@@ -346,6 +361,7 @@ KINDS: dict[str, tuple[str, type]] = {
     "theorems": ("theorems", TheoremsRecord),
     "length": ("lengths", LengthRecord),
     "slice": ("slices", SliceRecord),
+    "note": ("notes", NoteRecord),
 }
 """Type of a journal's line -> field of `RunLandscape`, class."""
 

@@ -3,15 +3,32 @@ from dataclasses import replace
 import pytest
 
 from thalweg.errors import BadInputError
-from thalweg.models.cost import cost
-from thalweg.study.recipes import ARMS, PRESETS, TASKS, markov, plan, recipe_of, runs_of, text
+from thalweg.models.cost import cost, parameters
+from thalweg.models.looped import LoopedTransformer
+from thalweg.study.recipes import ARMS, PRESETS, TASKS, landscape_of, markov, plan, recipe_of, runs_of, text
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("task", "preset"), [(task, name) for name, preset in PRESETS.items() for task in preset.steps])
 def test_every_preset_plans_every_arm_and_seed(task: str, preset: str) -> None:
     study = plan(task, preset)
     assert len(runs_of(study)) == len(PRESETS[preset].arms) * PRESETS[preset].seeds
+
+
+def test_snapshots_are_kept_for_the_landscape_that_is_planned() -> None:
+    study = plan("markov", "paper")
+    for config in runs_of(study).values():
+        measured = landscape_of(study, config.arm)
+        assert measured is not None
+        assert (config.training.snapshots, measured.loops) == (measured.checkpoints, 3)
+    assert landscape_of(study, "looped").checkpoints >= 40  # type: ignore[union-attr]
+    without = plan("markov", "paper", landscape=False)
+    assert {config.training.snapshots for config in runs_of(without).values()} == {0}
+    assert landscape_of(without, "looped") is None
+
+
+def test_the_large_preset_has_a_million_parameters() -> None:
+    config = runs_of(plan("text", "large"))["looped-seed0"]
+    assert parameters(LoopedTransformer(config.model)) >= 1_000_000
 
 
 def test_paper_preset_has_all_arms_over_five_seeds() -> None:
@@ -53,6 +70,7 @@ def test_single_flops_spends_what_looped_spends() -> None:
         ({"task": "markow", "preset": "quick"}, "unknown study 'markow'; did you mean 'markov'"),
         ({"task": "markov", "preset": "quik"}, "unknown preset 'quik'; did you mean 'quick'"),
         ({"task": "markov", "preset": "quick", "arms": ("lopped",)}, "unknown arm 'lopped'; did you mean 'looped'"),
+        ({"task": "markov", "preset": "large"}, "--preset: given 'large', expected one that markov has: quick, paper"),
         ({"task": "markov", "preset": "quick", "seeds": -1}, "--seeds: given -1, expected a whole number"),
         ({"task": "markov", "preset": "quick", "text": "x"}, "--text: given 'x', expected to go with the study `text`"),
     ],

@@ -44,6 +44,20 @@ class EvaluationSet:
     """Best possible score per stratum, where the source is known."""
 
 
+@dataclass(frozen=True)
+class Longer:
+    """Fresh sequences of a multiple of the training length, and how their mix of information differs from the training set's."""
+
+    set: EvaluationSet
+    """Its strata are cut at this length."""
+    bits_mean: float | None = None
+    """Information content for each scored token, mean over sequences; None where the source is not known."""
+    bits_deviation: float | None = None
+    """Its standard deviation over sequences."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Share of the sequences below the training set's "low" cut and above its "high" cut, both as bits for each scored token."""
+
+
 class Data(Protocol):
     """The face of everything that can be learned."""
 
@@ -55,6 +69,18 @@ class Data(Protocol):
 
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
         """Training sequences ``(B, L)`` of one step and rank."""
+        ...
+
+    def length_at(self, multiple: int) -> int:
+        """Tokens of a sequence of so many times the training length, targets included."""
+        ...
+
+    def longer(self, multiple: int, count: int = 1000) -> Longer:
+        """At most ``count`` sequences of so many times the training length, that nothing was learned from.
+
+        Raises:
+            InsufficientDataError: there is no sequence of this length.
+        """
         ...
 
     def facts(self) -> dict:

@@ -1,7 +1,7 @@
 """A training set and a held-out set of the Markov language, with strata and ceilings.
 
 Strata are cut by information content on the training set: "low" is its bottom quarter, "high" its top quarter. The same
-cuts, in bits, are applied to the held-out set.
+cuts, in bits, are applied to the held-out set. Sequences of another length (`MarkovData.longer`) have cuts of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from thalweg.data.batches import Ceiling, EvaluationSet, Tokens, shuffled_rows
+from thalweg.data.batches import Ceiling, EvaluationSet, Longer, Tokens, shuffled_rows
 from thalweg.data.markov import MarkovLanguage, long_tail
 from thalweg.errors import require
 
@@ -65,7 +65,7 @@ class MarkovData:
         self.tokens = self.source.sample(config.sequences, config.length, seed, "train")
         held_out = self.source.sample(config.held_out, config.length, seed, "held-out")
         information = self.source.information(self.tokens)
-        self.cuts = tuple(float(cut) for cut in np.quantile(information, [0.25, 0.75]))
+        self.cuts = quarters(information)
         self.tail = long_tail(information)
         self.histogram = histogram(information)
         self.evaluation = (self.scored("train", self.tokens), self.scored("held-out", held_out))
@@ -74,10 +74,38 @@ class MarkovData:
         rows = shuffled_rows(len(self.tokens), self.seed, step, size, rank, world)
         return self.tokens[rows]
 
-    def scored(self, name: str, tokens: Tokens) -> EvaluationSet:
-        """An evaluation set with its strata and their ceilings."""
-        bits = self.source.information(tokens)
-        members = {"low": bits <= self.cuts[0], "high": bits >= self.cuts[1], "all": np.ones(len(bits), dtype=bool)}
+    def length_at(self, multiple: int) -> int:
+        return multiple * self.length
+
+    def longer(self, multiple: int, count: int = 1000) -> Longer:
+        """Held-out sequences of ``multiple * length`` tokens, in quarters of the information content at this length.
+
+        Drawn from a part of the held-out stream that nothing else takes, so they share no random number with the training and
+        held-out sequences. Short sequences of few bits can still come out alike, as they do between those two sets: leaving
+        them out would change the language.
+
+        Args:
+            multiple: at least 1; 1 gives fresh sequences of the training length.
+            count: sequences, at least 4, one for each quarter.
+        Returns:
+            The set, and the mix of its information content, which concentrates as sequences grow: by the law of large numbers
+            both shares go to 0 if the mean lies between the cuts.
+        Raises:
+            BadInputError: a multiple below 1 or a count below 4.
+        """
+        require(multiple >= 1, "multiple", multiple, "a whole number of at least 1")
+        require(count >= 4, "count", count, "at least 4, one for each quarter")
+        tokens = self.source.sample(count, self.length_at(multiple), self.seed, "held-out", step=multiple)
+        information = self.source.information(tokens)
+        bits = information / (tokens.shape[1] - self.config.order)
+        low, high = (cut / (self.length - self.config.order) for cut in self.cuts)
+        shares = {"low": float((bits < low).mean()), "high": float((bits > high).mean())}
+        return Longer(self.scored(f"{multiple}x", tokens, quarters(information)), float(bits.mean()), float(bits.std()), shares)
+
+    def scored(self, name: str, tokens: Tokens, cuts: tuple[float, float] | None = None) -> EvaluationSet:
+        """An evaluation set with its strata, by default cut as the training set is, and their ceilings."""
+        bits, (low, high) = self.source.information(tokens), cuts or self.cuts
+        members = {"low": bits <= low, "high": bits >= high, "all": np.ones(len(bits), dtype=bool)}
         members = {stratum: mask for stratum, mask in members.items() if mask.any()}
         ceilings = {stratum: self.ceiling(tokens[mask]) for stratum, mask in members.items()}
         return EvaluationSet(name, tokens, self.config.order, members, ceilings)
@@ -97,6 +125,17 @@ class MarkovData:
             "ceilings": {s.name: {k: asdict(c) for k, c in s.ceilings.items()} for s in self.evaluation},
             "strata": {s.name: {k: int(m.sum()) for k, m in s.strata.items()} for s in self.evaluation},
         }
+
+
+def quarters(bits: np.ndarray) -> tuple[float, float]:
+    """Where the bottom quarter ends and the top quarter begins.
+
+    Example:
+        >>> quarters(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
+        (2.0, 4.0)
+    """
+    low, high = np.quantile(bits, [0.25, 0.75])
+    return float(low), float(high)
 
 
 def histogram(bits: np.ndarray, bins: int = 60) -> dict[str, list[float]]:

@@ -18,8 +18,8 @@ from typing import ClassVar, NoReturn
 
 import numpy as np
 
-from thalweg.data.batches import EvaluationSet, Tokens
-from thalweg.errors import BadInputError, require
+from thalweg.data.batches import EvaluationSet, Longer, Tokens
+from thalweg.errors import BadInputError, InsufficientDataError, require
 from thalweg.storage import atomic_stream
 from thalweg.streams import stream
 
@@ -68,11 +68,32 @@ class TextData:
         rng = stream(self.seed, "windows", step, rank)
         return windows(self.corpus.train, rng.integers(len(self.corpus.train) - self.length + 1, size=size), self.length)
 
-    def scored(self, name: str, part: np.ndarray) -> EvaluationSet:
-        """Evenly spaced windows of one part."""
-        count = min(self.config.windows, len(part) // self.length)
-        places = np.linspace(0, len(part) - self.length, count).astype(np.int64)
-        return EvaluationSet(name, windows(part, places, self.length), 1, {"all": np.ones(count, dtype=bool)})
+    def length_at(self, multiple: int) -> int:
+        return multiple * (self.length - 1) + 1
+
+    def longer(self, multiple: int, count: int = 1000) -> Longer:
+        """Held-out windows with ``multiple`` times the targets of a training window; fewer than ``count`` if no more fit.
+
+        Raises:
+            BadInputError: a multiple or a count below 1.
+            InsufficientDataError: the held-out part is shorter than one such window.
+        """
+        require(multiple >= 1, "multiple", multiple, "a whole number of at least 1")
+        require(count >= 1, "count", count, "at least 1")
+        part, length = self.corpus.held_out, self.length_at(multiple)
+        if len(part) < length:
+            raise InsufficientDataError(
+                f"text {self.corpus.name}: its held-out part has {len(part)} bytes, expected at least {length} "
+                f"({multiple} * (data.length - 1) + 1); give more text or a smaller multiple"
+            )
+        return Longer(self.scored(f"{multiple}x", part, length, count))
+
+    def scored(self, name: str, part: np.ndarray, length: int = 0, count: int = 0) -> EvaluationSet:
+        """Evenly spaced windows of one part; 0 takes length and number from the config."""
+        length, count = length or self.length, count or self.config.windows
+        count = min(count, len(part) // length)
+        places = np.linspace(0, len(part) - length, count).astype(np.int64)
+        return EvaluationSet(name, windows(part, places, length), 1, {"all": np.ones(count, dtype=bool)})
 
     def facts(self) -> dict:
         return {

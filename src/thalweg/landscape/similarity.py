@@ -21,6 +21,8 @@ from thalweg.theory.inputs import frame, spectrum, symmetric
 
 PROPORTIONAL = 1e-14
 """Squares of sines, and of what the trace leaves of a norm, below this are rounding."""
+ROWS = 1024
+"""Of a matrix, taken to float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,26 @@ def moments(first: Operator | Tensor, second: Operator | Tensor, probes: int, se
     Two matrices give a single row, which is exact.
     """
     a, b = pair(first, second)
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        identity = torch.eye(a.dim, dtype=torch.float64, device=first.device)
-        groups, products = [(a @ identity, b @ identity, identity)], 0
-    else:
-        require_probes(probes)
-        groups, products = [(a @ z, b @ z, z) for z in blocks(a, 0, probes, seed)], 2 * probes
-    parts = [torch.stack([(u * v).sum(0) for u, v in ((x, x), (y, y), (x, y), (z, x), (z, y))], 1) for x, y, z in groups]
-    return (torch.cat(parts) if products else parts[0].sum(0, keepdim=True)), products
+    if isinstance(first, Tensor) and isinstance(second, Tensor) and isinstance(a, Matrix) and isinstance(b, Matrix):
+        return matrix_row(a.entries, b.entries), 0
+    require_probes(probes)
+    return torch.cat([image_rows(a @ z, b @ z, z) for z in blocks(a, 0, probes, seed)]), 2 * probes
+
+
+def matrix_row(first: Tensor, second: Tensor) -> Tensor:
+    """The row of `moments` from two symmetric matrices ``(P, P)``, ``(1, 5)``; sums in float64, no matrix is copied."""
+    sums = torch.zeros(3, dtype=torch.float64, device=first.device)
+    for x, y in zip(first.split(ROWS), second.split(ROWS), strict=True):
+        x, y = x.double(), y.double()
+        sums += torch.stack([x.square().sum(), y.square().sum(), (x * y).sum()])
+    traces = torch.stack([matrix.diagonal().double().sum() for matrix in (first, second)])
+    return torch.cat([sums, traces]).unsqueeze(0)
+
+
+def image_rows(first: Tensor, second: Tensor, probes: Tensor) -> Tensor:
+    """Rows of `moments` from images ``A Z``, ``B Z`` of the same probes Z, ``(P, n)`` each: ``(n, 5)``."""
+    x, y, z = first, second, probes
+    return torch.stack([(u * v).sum(0) for u, v in ((x, x), (y, y), (x, y), (z, x), (z, y))], 1)
 
 
 def summarised(rows: Tensor, function: Callable[[Tensor], Tensor], products: int) -> Estimate:
@@ -105,9 +119,17 @@ def gaussian_information(
         Ours.
     """
     rows, products = moments(first, second, probes, seed)
+    return compared(rows, (first if isinstance(first, Operator) else as_operator(first)).dim, products)
+
+
+def compared(rows: Tensor, dim: int, products: int) -> GaussianInformation:
+    """`gaussian_information` from rows of `moments`: one exact row (0 products), or one for each probe.
+
+    Raises:
+        BadInputError: a matrix of zeros.
+    """
     least = float(rows[:, :2].sum(0).min())
     require(least > 0, "matrices, smallest squared norm", least, "a matrix that is not zero")
-    dim = (first if isinstance(first, Operator) else as_operator(first)).dim
 
     def cosine(means: Tensor) -> Tensor:
         return means[..., 2] / (means[..., 0].sqrt() * means[..., 1].sqrt())

@@ -11,14 +11,17 @@ from rich.table import Table
 
 from thalweg.errors import StudyError, require
 from thalweg.plain import to_dict
-from thalweg.records import Cell, StudySummary, read_run
+from thalweg.records import Cell, StudySummary, Verdict, read_run
 from thalweg.report.page import write_report
 from thalweg.storage import locked
 from thalweg.study.queue import Job, work_off
 from thalweg.study.recipes import StudyConfig, runs_of
-from thalweg.study.study import claim_study, jobs_of, read_study, summarise
+from thalweg.study.study import claim_study, jobs_of, landscapes_of, read_study, summarise
 from thalweg.train.assemble import make_data
 from thalweg.train.callbacks import progress_bar
+
+NUMBERS = 3
+"""Numbers of a verdict that the terminal shows; the page has them all."""
 
 
 def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> None:
@@ -43,8 +46,10 @@ def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> 
 def make_runs(jobs: list[Job], workers: int) -> dict[str, str]:
     """Work off the queue behind a progress bar."""
     console = Console(stderr=True)
-    done = sum(job.complete for job in jobs)
-    console.print(f"{len(jobs)} runs, {done} complete already, {workers} at a time", highlight=False)
+    done = sum(job.complete and job.measured for job in jobs)
+    landscapes = sum(job.plan is not None for job in jobs)
+    words = f"{len(jobs)} runs, {landscapes} landscapes, {done} complete already, {workers} at a time"
+    console.print(words, highlight=False)
     with progress_bar(console) as bar:
         task = bar.add_task("study", total=100, note="")
         said = 0
@@ -73,9 +78,9 @@ def make_report(folder: Path, as_json: bool) -> None:
 
 def report_on(study: StudyConfig, folder: Path) -> StudySummary:
     """Summarise and write figures and page."""
-    summary = summarise(study, folder)
-    runs = {job.name: read_run(job.folder) for job in jobs_of(study, folder) if job.complete}
-    write_report(summary, runs, folder)
+    summary, jobs = summarise(study, folder), jobs_of(study, folder)
+    runs = {job.name: read_run(job.folder) for job in jobs if job.complete}
+    write_report(summary, runs, folder, landscapes_of(jobs))
     return summary
 
 
@@ -93,11 +98,19 @@ def show(summary: StudySummary, folder: Path, as_json: bool) -> None:
         table.add_row(arm, *(in_words(row[column], len(summary.seeds), column) for column in summary.columns))
     console.print(table)
     for verdict in summary.verdicts:
-        numbers = "; ".join(f"{name} {in_words(value, value.n)}" for name, value in verdict.numbers.items())
-        console.print(f"{verdict.verdict:>12}: {verdict.claim} ({numbers})", highlight=False)
+        console.print(f"{verdict.verdict:>12}: {verdict.claim} ({evidence(verdict)})", highlight=False)
     if summary.missing:
         console.print(f"missing: {', '.join(summary.missing)}")
     console.print(f"page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def evidence(verdict: Verdict) -> str:
+    """The first numbers of a verdict; why, where it was not measured."""
+    if verdict.verdict == "not measured":
+        return verdict.test
+    numbers = [f"{name} {in_words(value, value.n)}" for name, value in verdict.numbers.items()]
+    more = f"; {len(numbers) - NUMBERS} more on the page" if len(numbers) > NUMBERS else ""
+    return "; ".join(numbers[:NUMBERS]) + more
 
 
 def in_words(value: Cell, seeds: int, column: str = "") -> str:

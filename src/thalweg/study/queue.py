@@ -1,6 +1,6 @@
-"""Run folders as a queue, worked off by subprocesses: one ``python -m thalweg train`` for each run.
+"""Run folders as a queue, worked off by subprocesses: ``python -m thalweg train`` for each run, then ``landscape``.
 
-A run that is complete is skipped, one that was stopped goes on, one that fails leaves the others alone.
+What is complete is skipped, what was stopped goes on, a run that fails leaves the others alone.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thalweg.errors import FolderError
+from thalweg.landscapes import LandscapePlan
 from thalweg.models.cost import cost
 from thalweg.storage import write_text
 from thalweg.train.config import RunConfig, config_text, read_config
+from thalweg.train.survey import claim
 
 POLL_SECONDS = 0.3
+
+
+PRODUCTS = {"exact": 4000, "matrix-free": 400}
+"""Hessian-vector products of one point, roughly, for the share of the work that is done."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +34,66 @@ class Job:
     name: str
     config: RunConfig
     folder: Path
+    plan: LandscapePlan | None = None
+    """Of the landscape that is measured when the run is complete."""
+
+    @property
+    def training_work(self) -> float:
+        """Expected operations: the whole run at its last stage's loops."""
+        return self.config.training.steps * self.step_cost(self.config.training.batch)
+
+    @property
+    def landscape_work(self) -> float:
+        """Expected operations: products of all points, two steps' worth each."""
+        if self.plan is None:
+            return 0.0
+        products = PRODUCTS["exact" if self.plan.exact_seconds else "matrix-free"]
+        return 2 * self.plan.checkpoints * products * self.step_cost(self.plan.sequences)
+
+    def step_cost(self, sequences: int) -> float:
+        """Operations of one update."""
+        return cost(self.config.model, sequences, self.config.data.length - 1, self.config.shift.stages[-1]).training_step
 
     @property
     def work(self) -> float:
-        """Expected operations: the whole run at its last stage's loops."""
-        settings, length = self.config.training, self.config.data.length - 1
-        return settings.steps * cost(self.config.model, settings.batch, length, self.config.shift.stages[-1]).training_step
+        """All expected operations."""
+        return self.training_work + self.landscape_work
 
     @property
     def complete(self) -> bool:
         """Whether the run has its summary."""
         return (self.folder / "summary.json").exists()
 
-    def share_done(self) -> float:
-        """Part of the updates made so far, from the last line of the journal."""
-        if self.complete:
+    @property
+    def measured(self) -> bool:
+        """Whether nothing is left to measure."""
+        return self.plan is None or (self.folder / "landscape" / "summary.json").exists()
+
+    def work_done(self) -> float:
+        """Operations made so far, from the journals."""
+        trained = 1.0 if self.complete else last_step(self.folder / "metrics.jsonl") / self.config.training.steps
+        return self.training_work * trained + self.landscape_work * self.share_measured()
+
+    def share_measured(self) -> float:
+        """Part of the points that are there; the rest of a landscape is small beside them."""
+        if self.plan is None or self.measured:
             return 1.0
         try:
-            with (self.folder / "metrics.jsonl").open("rb") as handle:
-                handle.seek(max(0, handle.seek(0, os.SEEK_END) - 4096))
-                steps = [line.split(b'"step": ')[1] for line in handle.read().split(b"\n") if b'"step": ' in line]
+            lines = (self.folder / "landscape" / "journal.jsonl").read_bytes().count(b'"type": "point"')
         except OSError:
             return 0.0
-        return int(steps[-1].split(b",")[0]) / self.config.training.steps if steps else 0.0
+        return min(1.0, lines / (self.plan.checkpoints + 1))
+
+
+def last_step(journal: Path) -> int:
+    """The step that the last line of a journal speaks of."""
+    try:
+        with journal.open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - 4096))
+            steps = [line.split(b'"step": ')[1] for line in handle.read().split(b"\n") if b'"step": ' in line]
+    except OSError:
+        return 0
+    return int(steps[-1].split(b",")[0]) if steps else 0
 
 
 def prepare(jobs: list[Job]) -> None:
@@ -61,6 +104,8 @@ def prepare(jobs: list[Job]) -> None:
             write_text(path, config_text(job.config))
         elif read_config(path) != job.config:
             raise FolderError(f"run {job.folder}: the folder belongs to a run with another config; choose another --out")
+        if job.plan is not None:
+            claim(job.folder / "landscape", job.plan)
 
 
 def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[str]], None]) -> dict[str, str]:
@@ -74,7 +119,7 @@ def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[s
         Name of each run that failed -> the last line it said.
     """
     total = sum(job.work for job in jobs)
-    waiting = sorted((job for job in jobs if not job.complete), key=lambda job: -job.work)
+    waiting = sorted((job for job in jobs if not (job.complete and job.measured)), key=lambda job: -job.work)
     running: dict[subprocess.Popen, Job] = {}
     failed: dict[str, str] = {}
     try:
@@ -87,7 +132,9 @@ def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[s
                 job = running.pop(process)
                 if process.returncode != 0:
                     failed[job.name] = last_line(job.folder / "stderr.log")
-            on_progress(sum(job.work * job.share_done() for job in jobs) / total, [j.name for j in running.values()])
+                elif not job.measured:
+                    waiting.insert(0, job)
+            on_progress(sum(job.work_done() for job in jobs) / total, [j.name for j in running.values()])
     finally:
         for process in running:
             process.terminate()
@@ -97,11 +144,12 @@ def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[s
 
 
 def start(job: Job, workers: int) -> subprocess.Popen:
-    """Begin one run as a subprocess; what it says goes to ``stderr.log`` in its folder."""
+    """Begin what is next for a run as a subprocess; what it says goes to ``stderr.log`` in its folder."""
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, "-m", "thalweg", "train", str(job.folder / "config.toml"), "--out", str(job.folder)]
-    with (job.folder / "stderr.log").open("wb") as log:
+    training = ["train", str(job.folder / "config.toml"), "--out", str(job.folder)]
+    command = [sys.executable, "-m", "thalweg", *(["landscape", str(job.folder)] if job.complete else training)]
+    with (job.folder / "stderr.log").open("ab" if job.complete else "wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment)
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import require, unknown
+from thalweg.landscapes import LandscapePlan
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.shift.criterion import Plateau
@@ -34,21 +35,24 @@ class Recipe:
 
 
 def markov(steps: int) -> Recipe:
-    """The paper's own question: attention-only model on the Markov language."""
+    """The paper's own question: attention-only model on the Markov language.
+
+    Width 24, so that every spectrum of a study can be exact; rotary positions, so that longer sequences can be scored.
+    """
     base = RunConfig(
         data=MarkovConfig(),
-        model=ModelConfig(vocabulary=16, length=11, width=64, attention="linear"),
+        model=ModelConfig(vocabulary=16, length=11, width=24, attention="linear", positions="rotary"),
         optimizer=OptimizerConfig(rate=3e-3),
         training=TrainingConfig(steps=steps, batch=128, evaluate_every=steps // 24, threads=1),
     )
     return Recipe(base, loops=3, criterion=Plateau(delta_loss=0.02, patience=3, window=40), ramp=Ramp(steps=300))
 
 
-def text(steps: int, path: str = "") -> Recipe:
-    """Bytes of real text with the GPT-2-style block."""
+def text(steps: int, path: str = "", width: int = 64) -> Recipe:
+    """Bytes of real text with the GPT-2-style block; width 288 makes a million parameters."""
     base = RunConfig(
         data=TextConfig(path=path, length=65),
-        model=ModelConfig(vocabulary=256, length=64, width=64, heads=4, block="gpt", injection=True),
+        model=ModelConfig(vocabulary=256, length=64, width=width, heads=4, block="gpt", positions="rotary", injection=True),
         optimizer=OptimizerConfig(rate=3e-3, schedule="wsd", warmup=50, weight_decay=0.1, beta2=0.99),
         training=TrainingConfig(steps=steps, batch=32, evaluate_every=steps // 20, threads=1),
     )
@@ -114,14 +118,46 @@ class Preset:
     seeds: int
     """Runs of every arm, with seeds 0, 1, ..."""
     arms: tuple[str, ...]
-    steps: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int]
     """Updates of a run, by task."""
+    landscapes: dict[str, tuple[LandscapePlan, LandscapePlan | None]] = field(default_factory=dict)
+    """By task: what is measured along Single and Looped, and along every other arm (None for nothing)."""
+
+
+COARSE = LandscapePlan(
+    checkpoints=12, exact_seconds=0, top=4, lanczos=40, probes=2, replays=1, window=60, lengths=(1, 4), sequences=64
+)
+"""Matrix-free, seconds a run."""
+FINE = LandscapePlan(checkpoints=40)
+"""Exact spectra, as many as phases need."""
+LARGE = LandscapePlan(
+    checkpoints=40, sequences=8, exact_seconds=0, top=3, lanczos=16, probes=2, replays=1, window=40, lengths=(1, 2, 4)
+)
+"""Matrix-free, for models of many thousand to a million parameters."""
+
+
+def fewer(plan: LandscapePlan) -> LandscapePlan:
+    """For controls: a third of the points, one window."""
+    return replace(plan, checkpoints=12, replays=1)
 
 
 PRESETS = {
-    "quick": Preset(3, ("single", "looped", "shift", "shift-hard"), {"markov": 1600, "text": 400}),
-    "paper": Preset(5, tuple(ARMS), {"markov": 6000, "text": 2000}),
+    "quick": Preset(
+        3,
+        ("single", "looped", "shift", "shift-hard"),
+        {"markov": 2400, "text": 400},
+        {"markov": (COARSE, None), "text": (replace(LARGE, checkpoints=8), None)},
+    ),
+    "paper": Preset(
+        5,
+        tuple(ARMS),
+        {"markov": 6000, "text": 2000},
+        {"markov": (FINE, fewer(FINE)), "text": (LARGE, fewer(LARGE))},
+    ),
+    "large": Preset(5, ("single", "looped"), {"text": 400}, {"text": (LARGE, fewer(LARGE))}),
 }
+WIDTHS = {"large": 288}
+"""Width of the text model, where it is not the recipe's own."""
 TASKS = ("markov", "text")
 
 
@@ -137,6 +173,8 @@ class StudyConfig:
     """File or folder of the text task."""
     device: str = "auto"
     compile: bool = False
+    landscape: bool = True
+    """Whether the landscape of every run is measured after it."""
 
 
 def plan(
@@ -147,6 +185,7 @@ def plan(
     text: str = "",
     device: str = "auto",
     compile: bool = False,
+    landscape: bool = True,
 ) -> StudyConfig:
     """A study from what a user asks for; empty or zero takes the preset's own.
 
@@ -160,16 +199,28 @@ def plan(
     for arm in arms:
         if arm not in ARMS:
             raise unknown("arm", arm, ARMS)
+    fits = task in PRESETS[preset].steps
+    require(fits, "--preset", preset, f"one that {task} has: {', '.join(n for n, p in PRESETS.items() if task in p.steps)}")
     require(not (text and task != "text"), "--text", text, "to go with the study `text`")
     require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
     chosen = tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
-    return StudyConfig(task, preset, chosen, tuple(range(seeds or PRESETS[preset].seeds)), text, device, compile)  # type: ignore[arg-type]
+    numbers = tuple(range(seeds or PRESETS[preset].seeds))
+    return StudyConfig(task, preset, chosen, numbers, text, device, compile, landscape)  # type: ignore[arg-type]
 
 
 def recipe_of(study: StudyConfig) -> Recipe:
     """The recipe of a study's task at its preset's length."""
     steps = PRESETS[study.preset].steps[study.task]
-    return markov(steps) if study.task == "markov" else text(steps, study.text)
+    return markov(steps) if study.task == "markov" else text(steps, study.text, WIDTHS.get(study.preset, 64))
+
+
+def landscape_of(study: StudyConfig, arm: str) -> LandscapePlan | None:
+    """What is measured along the runs of an arm; None where the study leaves landscapes out."""
+    found = PRESETS[study.preset].landscapes.get(study.task)
+    if found is None or not study.landscape:
+        return None
+    chosen = found[0] if arm in ("single", "looped") else found[1]
+    return replace(chosen, loops=recipe_of(study).loops) if chosen else None
 
 
 def runs_of(study: StudyConfig) -> dict[str, RunConfig]:
@@ -178,6 +229,8 @@ def runs_of(study: StudyConfig) -> dict[str, RunConfig]:
     for seed in study.seeds:
         for arm in study.arms:
             config = replace(ARMS[arm](recipe), arm=arm, seed=seed)
+            measured = landscape_of(study, arm)
             settings = replace(config.training, device=study.device, compile=study.compile)
+            settings = replace(settings, snapshots=measured.checkpoints if measured else 0)
             runs[f"{arm}-seed{seed}"] = replace(config, training=settings)
     return runs

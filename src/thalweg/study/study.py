@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import safe_open
+from torch import Tensor
+
 from thalweg.errors import FolderError
+from thalweg.landscapes import RunLandscape, read_landscape, spectrum_path
 from thalweg.models.config import ModelConfig
 from thalweg.plain import to_dict
 from thalweg.records import Cell, RunRecord, Score, StudySummary, read_run, recorded
 from thalweg.storage import read_json, write_json
+from thalweg.study.claims import landscape_verdicts
 from thalweg.study.measures import bits_per_byte, cell, cost_to_target, final
 from thalweg.study.queue import Job, prepare
-from thalweg.study.recipes import Recipe, StudyConfig, recipe_of, runs_of
+from thalweg.study.recipes import Recipe, StudyConfig, landscape_of, recipe_of, runs_of
 from thalweg.study.verdicts import Runs, markov_verdicts, text_verdicts
 from thalweg.train.config import RunConfig
 
@@ -21,7 +26,7 @@ TARGET = "the mean held-out loss of Looped's last 3 evaluations at the same seed
 
 def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
     """The runs of a study as jobs in ``runs/``."""
-    return [Job(name, config, folder / "runs" / name) for name, config in runs_of(study).items()]
+    return [Job(name, config, folder / "runs" / name, landscape_of(study, config.arm)) for name, config in runs_of(study).items()]
 
 
 def claim_study(study: StudyConfig, folder: Path) -> None:
@@ -62,10 +67,13 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
         if job.complete:
             runs[job.config.arm][job.config.seed] = read_run(job.folder)
     missing = tuple(job.name for job in jobs if not job.complete)
+    unmeasured = tuple(f"landscape of {job.name}" for job in jobs if job.complete and not job.measured)
     if len(missing) == len(jobs):
         raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study` again")
     columns, rows = (markov_table if study.task == "markov" else text_table)(runs)
     verdicts = (markov_verdicts if study.task == "markov" else text_verdicts)(runs)
+    if study.landscape:
+        verdicts += landscape_verdicts(runs, landscapes_of(jobs), spectra_of(jobs))
     some = next(run for seeds in runs.values() for run in seeds.values()).summary
     assert some is not None
     summary = StudySummary(
@@ -74,8 +82,8 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
         task=study.task,
         arms=study.arms,
         seeds=study.seeds,
-        complete=not missing,
-        missing=missing,
+        complete=not missing + unmeasured,
+        missing=missing + unmeasured,
         table=rows,
         columns=columns,
         verdicts=tuple(verdicts),
@@ -86,6 +94,30 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
     write_json(folder / "summary.json", to_dict(summary))
     write_json(folder / "verdicts.json", to_dict(summary.verdicts))
     return summary
+
+
+def landscapes_of(jobs: list[Job]) -> dict[str, dict[int, RunLandscape]]:
+    """Arm -> seed -> what is known of its landscape, of complete runs."""
+    found: dict[str, dict[int, RunLandscape]] = {}
+    for job in jobs:
+        measured = read_landscape(job.folder) if job.complete else None
+        if measured is not None:
+            found.setdefault(job.config.arm, {})[job.config.seed] = measured
+    return found
+
+
+def spectra_of(jobs: list[Job]) -> Callable[[str, int, int], Tensor | None]:
+    """``(arm, seed, step)`` -> exact eigenvalues ``(P,)`` in float64, or None where there are none."""
+    folders = {(job.config.arm, job.config.seed): job.folder / "landscape" for job in jobs}
+
+    def spectrum(arm: str, seed: int, step: int) -> Tensor | None:
+        path = spectrum_path(folders[arm, seed], step)
+        if not path.exists():
+            return None
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("values").double() if "values" in file.keys() else None  # noqa: SIM118
+
+    return spectrum
 
 
 def read_summary(folder: Path) -> StudySummary:

@@ -1,0 +1,57 @@
+"""What a study spends on landscapes and on training: 40 exact spectra of one run, beside the run itself.
+
+The study's attention-only model on the Markov language (vocabulary 16, 12 tokens), 64 sequences, float32 products, float64 eigenvalues.
+Width 24 (the study's own, 2,544 parameters) and 32 (4,160), Single and Looped with 3 passes. A run of 300 updates keeps 40 snapshots;
+its training time is scaled to the study's 6,000 updates. The goal is 180 s for 40 points of about 4,500 parameters on two cores.
+Rival: the same points matrix-free (10 eigenpairs, a density of 60 steps and 4 probes). Two threads by default.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import timing  # before torch
+
+from thalweg.landscapes import LandscapePlan, LandscapeSummary
+from thalweg.study.recipes import ARMS, markov
+from thalweg.train.survey import survey
+from thalweg.train.trainer import train
+
+UPDATES, STUDY = 300, 6000
+EXACT = LandscapePlan(alignment=False, replays=0, lengths=(), slices=False)
+
+
+def measured(folder: Path, plan: LandscapePlan) -> LandscapeSummary:
+    """The landscape of a run, measured anew."""
+    if (folder / "landscape").exists():
+        (folder / "landscape").rename(folder.parent / f"{folder.name}-first")
+    found = survey(folder, plan).summary
+    assert found is not None
+    return found
+
+
+def main() -> None:
+    print(timing.machine())
+    for width in (24, 32):
+        recipe = markov(UPDATES)
+        base = replace(recipe.base, model=replace(recipe.base.model, width=width))
+        settings = replace(base.training, snapshots=40, threads=timing.THREADS)
+        recipe = replace(recipe, base=replace(base, training=settings))
+        for arm in ("single", "looped"):
+            with tempfile.TemporaryDirectory() as place:
+                folder = Path(place) / arm
+                run = train(replace(ARMS[arm](recipe), arm=arm), folder)
+                exact = measured(folder, EXACT)
+                rival = measured(folder, replace(EXACT, exact_seconds=0))
+            training = run.seconds * STUDY / UPDATES
+            print(
+                f"{arm:>6}, width {width}, {run.parameters:,} parameters: {exact.points} exact points {exact.seconds:6.1f} s "
+                f"({180 / exact.seconds:.2f} of the goal's speed), matrix-free {rival.seconds:6.1f} s, training {training:6.1f} s; "
+                f"exact / matrix-free {exact.seconds / rival.seconds:.2f}, exact / training {exact.seconds / training:.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

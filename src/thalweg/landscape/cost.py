@@ -1,0 +1,87 @@
+"""What a spectrum takes, exact or matrix-free: products, seconds, bytes.
+
+Shape letters: P number of parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from thalweg.curvature.hessian import Hessian
+from thalweg.curvature.operator import Operator
+from thalweg.curvature.probes import rademacher
+from thalweg.streams import stream
+
+Progress = Callable[[int, int], None]
+"""Called with columns or products so far, and how many are expected."""
+COLUMN = 0.7
+"""Time of a dense Hessian over that of P single products (measured on one core: 0.40 to 0.87 at P = 336 to 4,016)."""
+TOGETHER = 64
+"""Products in one call that stand for single ones where the device is not a CPU."""
+SMALL = 800
+"""Size of the problem that the eigenvalue solver is timed on, once a process and device."""
+MATRIX_BYTES = 32
+"""For each entry at the peak: this point's matrix and the last one's, and three of float64 while one is made symmetric."""
+NOISE_BYTES, NOISE_EIGEN = (256, 40), 60
+"""What the noise floor adds: bytes for each entry, and for each entry and batch; and eigenvalue problems of size P."""
+
+
+class Counted(Operator):
+    """An operator that counts its products."""
+
+    def __init__(self, inner: Hessian, spent: int, expected: int, progress: Progress | None) -> None:
+        self.inner, self.dim, self.dtype, self.device = inner, inner.dim, inner.dtype, inner.device
+        self.products, self.expected, self.progress = spent, expected, progress
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        self.products += len(vectors)
+        if self.progress is not None:
+            self.progress(self.products, max(self.products, self.expected))
+        return self.inner.rows(vectors)
+
+
+def matrix_bytes(dim: int, batches: int) -> int:
+    """Of an exact point; batches only where the noise is asked for."""
+    return (MATRIX_BYTES + (NOISE_BYTES[0] + NOISE_BYTES[1] * batches if batches else 0)) * dim**2
+
+
+def column_seconds(operator: Operator) -> float:
+    """Expected time of one column of a dense Hessian, from three single products after one that warms up."""
+    count = 1 if operator.device.type == "cpu" else min(TOGETHER, operator.dim)
+    vectors, seconds = rademacher(operator, 0, 0).unsqueeze(1).repeat(1, count), []
+    for _ in range(4):
+        started = time.perf_counter()
+        float((operator @ vectors).sum())  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return COLUMN * min(seconds[1:]) / count
+
+
+def eigen_seconds(dim: int, device: torch.device, noise: bool) -> float:
+    """Expected time of all eigenvalues, ``~ P^3``; with those that the noise floor takes."""
+    return eigen_rate(device) * dim**3 * (NOISE_EIGEN if noise else 1)
+
+
+@functools.cache
+def eigen_rate(device: torch.device) -> float:
+    """Seconds over P^3, from one small problem; larger ones have been up to a third cheaper."""
+    drawn = torch.from_numpy(stream(0, "probes").standard_normal((SMALL, SMALL))).to(device)
+    matrix = drawn + drawn.T
+    float(torch.linalg.eigvalsh(matrix[:16, :16]).sum())
+    started = time.perf_counter()
+    float(torch.linalg.eigvalsh(matrix).sum())
+    return (time.perf_counter() - started) / SMALL**3
+
+
+def duration(seconds: float) -> str:
+    """In words.
+
+    Example:
+        >>> duration(3.21), duration(0.5), duration(4567.0)
+        ('3 s', '0.5 s', '4,567 s')
+    """
+    return f"{seconds:,.0f} s" if seconds >= 1 or not seconds else f"{seconds:.1g} s"

@@ -1,0 +1,111 @@
+"""What the command `landscape` does: a survey behind a progress bar, then figures, and a table on standard output."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from thalweg.landscapes import LandscapePlan, LandscapeRecord, RunLandscape, read_landscape
+from thalweg.plain import to_dict
+from thalweg.report.landscape_figures import run_figures
+from thalweg.train.callbacks import progress_bar
+from thalweg.train.config import read_config
+from thalweg.train.survey import survey
+
+ROWS = 12
+"""Points shown in the table; the journal has them all."""
+
+
+def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> None:
+    """Measure a run's landscape, draw it, and say what was found.
+
+    Args:
+        run: folder of a complete run.
+        plan: what is measured; None goes on with the plan that is there, or takes the default.
+        threads: CPU threads; 0 leaves PyTorch's own choice.
+        as_json: the whole landscape as JSON instead of a table.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    found = surveyed(run, plan or planned(run))
+    pictures = run_figures(found, caption(found))
+    if as_json:
+        print(json.dumps(to_dict(found) | {"folder": str(found.folder)}))
+        return
+    show(found)
+    names = sorted(path.stem for path in pictures if path.suffix == ".png")
+    print(f"figures: {', '.join(names)} in {found.folder / 'figures'}")
+
+
+def planned(run: Path) -> LandscapePlan:
+    """The plan of a landscape that was begun, or the default one."""
+    begun = read_landscape(run)
+    return begun.plan if begun else LandscapePlan()
+
+
+def surveyed(run: Path, plan: LandscapePlan) -> RunLandscape:
+    """The survey with a bar on a terminal, plain lines elsewhere."""
+    console, said = Console(stderr=True), -1
+    with progress_bar(console) as bar:
+        task = bar.add_task("landscape", total=None, note="")
+
+        def tell(done: int, total: int, words: str) -> None:
+            nonlocal said
+            bar.update(task, completed=done, total=total, note=words)
+            if not console.is_terminal and done * 10 // total > said:
+                said = done * 10 // total
+                console.print(f"landscape: {done} of {total} parts, {words}", highlight=False)
+
+        return survey(run, plan, tell)
+
+
+def caption(found: RunLandscape) -> str:
+    """The set-up in a sentence."""
+    config = read_config(found.folder.parent / "config.toml")
+    model, plan = config.model, found.plan
+    made = f"{found.summary.provenance.version} ({found.summary.provenance.commit})" if found.summary else ""
+    ways = sorted({point.how for point in found.points})
+    return (
+        f"{config.arm}, seed {config.seed}: {model.block} block, width {model.width}, {model.attention} attention, "
+        f"{model.positions} positions, {config.shift.stages[-1]} passes; {config.training.steps} updates at rate "
+        f"{config.optimizer.rate:g}; curvature on {plan.sequences} training sequences, {' and '.join(ways)}, {plan.dtype}; "
+        f"thalweg {made}"
+    )
+
+
+def show(found: RunLandscape) -> None:
+    """A table of the points, decisions of the replays, and what was not measured."""
+    console = Console(width=None if Console().is_terminal else 160)
+    table = Table(title=f"landscape of {found.folder.parent.name}", title_justify="left")
+    for heading in ("step", "how", "loss", "largest", "smallest", "entropy", "epsilon", "river", "valley", "ridge", "class"):
+        table.add_column(heading, justify="left" if heading in ("how", "class") else "right")
+    points = found.points
+    kept = sorted({round(index * (len(points) - 1) / (ROWS - 1)) for index in range(ROWS)}) if len(points) > ROWS else None
+    for point in points if kept is None else [points[index] for index in kept]:
+        table.add_row(*row(point))
+    console.print(table)
+    for window in found.replays:
+        words = ("hops" if window.hops else "does not hop", "flows" if window.flows else "does not flow")
+        state = ", ".join((*words, "trapped" if window.trapped else "not trapped"))
+        console.print(f"window from step {window.step}: {state}; hopping drives the river: {window.ablation}", highlight=False)
+    for note in found.notes:
+        console.print(f"not measured, {note.part} at step {note.step}: {note.words}", highlight=False, soft_wrap=True)
+    if found.summary:
+        spent, training = found.summary.seconds, found.summary.training_seconds
+        console.print(
+            f"{spent:.1f} s for the landscape" + (f", {training:.1f} s for training" if training else ""), highlight=False
+        )
+
+
+def row(point: LandscapeRecord) -> tuple[str, ...]:
+    """One point in words."""
+    entropy = f"{point.entropy.value:.3f}" + (f" +- {point.entropy.error:.3f}" if point.entropy.error else "")
+    known = (str(point.step), point.how, f"{point.loss:.4f}", f"{point.largest[0]:.4g}", f"{point.smallest:.4g}", entropy)
+    split = point.split
+    if split is None:
+        return (*known, "-", "-", "-", "-", "-")
+    return (*known, f"{split.epsilon:.3g}", str(split.river), str(split.valley), str(split.ridge), split.name)
