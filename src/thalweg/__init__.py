@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from thalweg.curvature.hessian import Hessian
     from thalweg.data.markov import MarkovLanguage
     from thalweg.errors import BadInputError, ThalwegError
+    from thalweg.landscape.probe import LandscapeProbe
     from thalweg.models.config import ModelConfig
     from thalweg.models.cost import cost
     from thalweg.models.looped import LoopedTransformer
@@ -32,6 +33,7 @@ PLACES = {
     "GaussNewton": "thalweg.curvature.gauss_newton",
     "Hard": "thalweg.shift.onset",
     "Hessian": "thalweg.curvature.hessian",
+    "LandscapeProbe": "thalweg.landscape.probe",
     "LoopedTransformer": "thalweg.models.looped",
     "MarkovLanguage": "thalweg.data.markov",
     "ModelConfig": "thalweg.models.config",
@@ -57,6 +59,7 @@ __all__ = [
     "GaussNewton",
     "Hard",
     "Hessian",
+    "LandscapeProbe",
     "LoopedTransformer",
     "MarkovLanguage",
     "ModelConfig",

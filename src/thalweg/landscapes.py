@@ -206,9 +206,9 @@ class ReplayRecord:
     window: int
     loops: int
     directions: int
-    """Valley directions followed, k."""
+    """Valley directions followed, k: those of the window's begin that turn by less than 30 degrees until its end."""
     degrees: float
-    """Largest principal angle between the valley's frame at the window's begin and end."""
+    """Their largest angle to the valley at the end; 30 or more where none is left."""
     loss_first: float
     loss_last: float
     """On the fixed batch."""

@@ -70,7 +70,7 @@ def next_token(model, tokens, loops=2):
 
 
 def language(**dials):
-    config = ModelConfig(vocabulary=5, length=4, width=8, **dials)
+    config = ModelConfig(**{"vocabulary": 5, "length": 4, "width": 8} | dials)
     model = LoopedTransformer(config, torch.Generator().manual_seed(0)).double()
     return model, [torch.randint(5, (12, 5), generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
 
@@ -132,8 +132,8 @@ def test_a_valley_that_is_empty_has_no_condition_number():
 
 
 def test_a_matrix_free_record_agrees_with_the_planted_spectrum():
-    (exact,) = series(with_values(VALUES))
-    (found,) = series(with_values(VALUES), method="matrix-free", lanczos=DIM, probes=30)
+    (exact,) = series(with_values(VALUES), top=5)
+    (found,) = series(with_values(VALUES), method="matrix-free", lanczos=DIM, probes=30, top=5)
     assert (found.how, found.split, found.resolution) == ("matrix-free", None, 0.0)
     assert found.largest == pytest.approx(exact.largest)
     assert found.smallest == pytest.approx(-0.5, abs=1e-6)
@@ -167,7 +167,7 @@ def test_errors_of_trace_and_norm_are_the_scatter_over_seeds():
         scores[-1].append((found.frobenius.value - float(spread.norm())) / found.frobenius.error)
     z = torch.tensor(scores, dtype=torch.float64)
     assert bool((z.mean(0).abs() < FOUR / math.sqrt(30)).all())
-    assert bool((0.6 < z.square().mean(0).sqrt()).all())
+    assert bool((z.square().mean(0).sqrt() > 0.6).all())
     assert bool((z.square().mean(0).sqrt() < 1.8).all())
 
 
@@ -188,7 +188,7 @@ def test_eigenvalues_above_one_are_counted_beyond_the_top():
 
 @pytest.mark.parametrize("block", ["attention", "gpt"])
 def test_both_ways_agree_on_a_looped_transformer(block):
-    model, batches = language(block=block, **({"expansion": 1} if block == "gpt" else {}))
+    model, batches = language(block=block, **({"expansion": 1, "width": 6} if block == "gpt" else {}))
     exact = probe().measure(next_token, model, batches)
     found = probe("matrix-free", lanczos=60, probes=8).measure(next_token, model, batches)
     assert (found.loss, found.gradient_norm) == pytest.approx((exact.loss, exact.gradient_norm))
@@ -196,7 +196,7 @@ def test_both_ways_agree_on_a_looped_transformer(block):
     assert found.smallest == pytest.approx(exact.smallest, abs=1e-5 * exact.largest[0])
     for name in ("trace", "frobenius", "entropy", "negative_mass"):
         one, known = getattr(found, name), getattr(exact, name).value
-        assert one.error < 0.15 * abs(known)
+        assert one.error < 0.3 * abs(known)
         assert within(one, known, floor=0.01 * abs(known))
     assert within(found.entropies["abs 2"], exact.entropies["abs 2"].value)
     assert within(found.above_one, exact.above_one.value)
@@ -206,10 +206,12 @@ def test_both_ways_agree_on_a_looped_transformer(block):
 def test_a_point_that_did_not_change_has_no_finite_information(method):
     found = series(hessian(0), hessian(0), method=method, forms=20)[1].change
     assert found is not None
-    assert (found.since, found.information, found.distance) == (0, None, 0.0)
+    assert (found.since, found.information) == (0, None)
+    assert found.distance == pytest.approx(0, abs=EXACT)
     assert (found.cosine.value, found.deviatoric.value, found.overlap) == pytest.approx((1, 1, 1))
     if method == "exact":
-        assert found.forms is not None and found.forms_baseline is not None
+        assert found.forms is not None
+        assert found.forms_baseline is not None
         assert found.forms > 2 * found.forms_baseline
     else:
         assert (found.forms, found.forms_baseline) == (None, None)
@@ -237,7 +239,8 @@ def test_the_cosine_of_a_rotated_hessian_is_that_of_its_trace_in_the_mean():
 def test_change_is_that_of_the_two_matrices():
     a, b = hessian(0, DIM), hessian(0, DIM) + hessian(1, DIM)
     found = series(a, b, forms=60, seed=3)[1].change
-    assert found is not None and found.information is not None
+    assert found is not None
+    assert found.information is not None
     known = gaussian_information(a, b)
     assert (found.information.value, found.information.error) == pytest.approx((known.value, 0.0), abs=EXACT)
     assert (found.cosine.value, found.deviatoric.value) == pytest.approx((known.cosine.value, known.deviatoric.value))
@@ -253,7 +256,10 @@ def test_matrix_free_change_is_within_its_errors():
     a, b = hessian(0, DIM) + torch.eye(DIM), hessian(0, DIM) + 0.5 * hessian(1, DIM)
     found = series(a, b, method="matrix-free", lanczos=DIM, probes=60)[1].change
     known = series(a, b)[1].change
-    assert found is not None and found.information is not None and known is not None and known.information is not None
+    assert found is not None
+    assert found.information is not None
+    assert known is not None
+    assert known.information is not None
     for one, exact in ((found.cosine, known.cosine), (found.deviatoric, known.deviatoric), (found.information, known.information)):
         assert 0 < one.error < 0.2
         assert within(one, exact.value)
@@ -355,7 +361,8 @@ def test_a_balanced_spectrum_is_the_same_for_all_gauges():
     assert plain[0].loss == pytest.approx(plain[1].loss)
     assert plain[0].entropy.value != pytest.approx(plain[1].entropy.value, rel=1e-3)
     assert plain[0].imbalance is None
-    assert records[0].imbalance is not None and records[1].imbalance is not None
+    assert records[0].imbalance is not None
+    assert records[1].imbalance is not None
     assert records[1].imbalance > records[0].imbalance >= 1
     assert records[1].loss == pytest.approx(plain[1].loss)
     assert all(torch.equal(value, kept[name]) for name, value in other.state_dict().items())
@@ -370,13 +377,16 @@ def test_noise_of_the_batches_enters_the_threshold():
     batches = [with_values(VALUES) + 0.01 * hessian(seed, DIM) for seed in range(6)]
     found = probe()
     record = found.measure(quadratic, Point(), batches, noise=True)
-    assert record.split is not None and found.hessian is not None
+    assert record.split is not None
+    assert found.hessian is not None
     assert torch.allclose(found.hessian, torch.stack(batches).mean(0), atol=1e-12)
     assert record.split.rules["noise_floor"] == pytest.approx(noise_floor(batches).epsilon, rel=1e-6)
-    assert (record.split.rule, record.split.valley, record.split.ridge) == ("noise_floor", 4, 1)
+    assert (record.split.valley, record.split.ridge) == (4, 1)
+    assert record.split.conditions[-1].words == "||E|| / gap < 1/2"
     plain = probe().measure(quadratic, Point(), batches)
     assert record.largest == pytest.approx(plain.largest)
-    assert plain.split is not None and "noise_floor" not in plain.split.rules
+    assert plain.split is not None
+    assert "noise_floor" not in plain.split.rules
 
 
 def test_noise_needs_several_batches_that_count_alike():
@@ -394,7 +404,8 @@ def test_tensors_hold_eigenvalues_and_their_vectors():
     found, matrix = probe(), with_values(VALUES)
     assert (found.spectrum, found.hessian) == (None, None)
     record = found.measure(quadratic, Point(), [matrix])
-    assert found.spectrum is not None and found.hessian is not None
+    assert found.spectrum is not None
+    assert found.hessian is not None
     tensors = found.spectrum.tensors()
     assert {name: (tuple(one.shape), one.dtype) for name, one in tensors.items()} == {
         "values": ((DIM,), torch.float64),
@@ -410,7 +421,8 @@ def test_tensors_hold_eigenvalues_and_their_vectors():
 def test_a_density_is_recomputed_from_its_tensors():
     found = probe("matrix-free", lanczos=9)
     record = found.measure(quadratic, Point(), [with_values(VALUES)])
-    assert found.spectrum is not None and found.hessian is None
+    assert found.spectrum is not None
+    assert found.hessian is None
     tensors = found.spectrum.tensors()
     assert set(tensors) == {"nodes", "weights", "resolution", "top"}
     density = SpectralDensity(tensors["nodes"], tensors["weights"], float(tensors["resolution"]), len(tensors["top"]), 0)
@@ -420,9 +432,6 @@ def test_a_density_is_recomputed_from_its_tensors():
 
 @pytest.mark.parametrize("method", ["exact", "matrix-free"])
 def test_pairs_that_did_not_converge_are_told_of(method, monkeypatch):
-    def short(operator, k, *rest, **named):
-        return eigenpairs(operator, k, *rest[:2], None, *rest[3:], **named | {"max_products": k + 1})
-
     def shorter(operator, k, which, *rest, **named):
         named |= {"max_products": k + 1}
         return eigenpairs(operator, k, which, **{name: named[name] for name in ("max_products", "seed", "strict") if name in named})

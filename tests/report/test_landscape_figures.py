@@ -1,27 +1,24 @@
-import io
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
-from made_up_landscapes import DIM, GROUPS, STEPS, make_landscape, spectrum, trajectory, write_plane
+from made_up_landscapes import GROUPS, STEPS, make_landscape, write_plane
 from made_up_records import make_summary, run
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from safetensors.numpy import save_file
 
-from thalweg.errors import DamagedFileError, InsufficientDataError
-from thalweg.landscapes import LandscapePlan, RunLandscape, SliceRecord
-from thalweg.records import Verdict
+from thalweg.errors import InsufficientDataError
+from thalweg.landscapes import LandscapePlan, LengthRecord, RunLandscape, SliceRecord
+from thalweg.records import Score, Verdict
 from thalweg.report import page
 from thalweg.report.landscape_curves import figure_alignment, figure_landscape
 from thalweg.report.landscape_figures import run_figures, study_figures
-from thalweg.report.landscape_slices import edges_of, figure_plane, figure_spectra, levels_of
 from thalweg.report.page import write_report
 
 HOSTILE = "</figcaption><img src=x onerror=alert(1)>\"'&{{ 7*7 }} $\\frac{$/.."
@@ -57,20 +54,16 @@ def bare(folder: Path) -> RunLandscape:
     return RunLandscape(folder, LandscapePlan())
 
 
-def panel(figure: Figure, words: str) -> Axes:
+def panel(figure: Figure, words: str) -> Any:
     return next(axes for axes in figure.axes if words in axes.get_ylabel())
 
 
-def band_of(axes: Axes) -> dict[float, tuple[float, float]]:
+def band_of(axes: Any) -> dict[float, tuple[float, float]]:
     """x -> low and high of the first band."""
     found: dict[float, list[float]] = {}
     for x, y in axes.collections[0].get_paths()[0].vertices:
         found.setdefault(float(x), []).append(float(y))
     return {x: (min(ys), max(ys)) for x, ys in found.items()}
-
-
-def heat(figure: Figure) -> np.ndarray:
-    return np.ma.filled(figure.axes[0].collections[0].get_array(), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +118,35 @@ def test_more_passes_are_marked_where_they_are_first_seen(tmp_path: Path) -> Non
 def test_update_zero_is_on_the_axis(one: RunLandscape) -> None:
     axes = panel(figure_landscape({"looped": [one]}), "entropy")
     assert axes.get_xlim()[0] < 0 < 1600 < axes.get_xlim()[1]
-    assert [tick.get_text() for tick in axes.get_xticklabels()][0] == "0"
+    assert axes.get_xticklabels()[0].get_text() == "0"
+
+
+def test_wide_bands_do_not_stretch_the_axis(seeds: list[RunLandscape]) -> None:
+    wild = replace(seeds[1], points=tuple(replace(p, largest=(100 * p.largest[0],)) for p in seeds[1].points))
+    axes = panel(figure_landscape({"looped": [seeds[0], wild]}), "largest")
+    means, (low, high) = axes.lines[0].get_ydata(), axes.get_ylim()
+    assert low < means.min() < means.max() < high < 10 * means.max()
+    assert low > means.min() / 10
+
+
+def test_panels_keep_to_what_values_can_be(seeds: list[RunLandscape]) -> None:
+    first, points = seeds[0].points[0], seeds[0].points[1:3]
+    runs = []
+    for overlaps in ((0.0, 0.8), (0.4, 1.0)):
+        changes = [replace(p.change, overlap=o) for p, o in zip(points, overlaps, strict=True) if p.change]
+        runs.append(replace(seeds[0], points=(first, *(replace(p, change=c) for p, c in zip(points, changes, strict=True)))))
+    low, high = panel(figure_landscape({"looped": runs}), "overlap").get_ylim()
+    assert -0.1 < low <= 0 < 1 <= high < 1.1
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-7, -3.0, 5e4])
+def test_any_size_of_eigenvalue_has_ticks_within_its_axis(seeds: list[RunLandscape], value: float) -> None:
+    points = tuple(replace(p, largest=(value,), smallest=-value) for p in seeds[0].points)
+    figure = figure_landscape({"looped": [replace(seeds[0], points=points)]})
+    for axes in (panel(figure, "largest"), panel(figure, "most negative")):
+        low, high = axes.get_ylim()
+        assert low < axes.lines[0].get_ydata()[0] < high
+        assert any(low <= tick <= high for tick in axes.get_yticks())
 
 
 @pytest.mark.parametrize("steps", [(0,), (700,), (0, 3), (0, 500, 1000, 1500, 2000)])
@@ -136,9 +157,9 @@ def test_few_checkpoints_are_enough(tmp_path: Path, steps: tuple[int, ...]) -> N
 
 def test_cosines_and_opposed_shares_are_those_of_the_records(seeds: list[RunLandscape]) -> None:
     figure = figure_alignment({"looped": seeds})
-    cosine = next(axes for axes in figure.axes if axes.get_title() == "value")
-    opposed = figure.axes[figure.axes.index(cosine) + 1]
-    for axes, what in ((cosine, "cosine"), (opposed, "opposed")):
+    panels: list[Any] = list(figure.axes)
+    number = [axes.get_title() for axes in panels].index("value")
+    for axes, what in zip(panels[number : number + 2], ("cosine", "opposed"), strict=True):
         kept = [step for step in STEPS if what == "opposed" or step != 5]  # no cosine there
         expected = np.mean([[getattr(a.groups["value"], what) for a in s.alignments if a.step in kept] for s in seeds], axis=0)
         x, y = axes.lines[0].get_data()
@@ -149,115 +170,6 @@ def test_cosines_and_opposed_shares_are_those_of_the_records(seeds: list[RunLand
 def test_every_matrix_has_its_panels(one: RunLandscape) -> None:
     figure = figure_alignment({"looped": [one]})
     assert [axes.get_title() for axes in figure.axes[::2]] == list(GROUPS)
-
-
-def test_every_column_of_the_heat_map_sums_to_one(one: RunLandscape) -> None:
-    shares = heat(figure_spectra(one))
-    assert shares.shape[1] == len(STEPS)
-    np.testing.assert_allclose(shares.sum(0), 1, rtol=1e-12)
-
-
-def test_heat_map_counts_the_eigenvalues(one: RunLandscape) -> None:
-    figure = figure_spectra(one)
-    edges = figure.axes[0].collections[0].get_coordinates()[:, 0, 1]
-    values, column = spectrum(STEPS[3], 0, 0.5), heat(figure)[:, 3]
-    for low, high, share in zip(edges, edges[1:], column, strict=False):
-        assert share == pytest.approx(((values >= low) & (values < high)).mean(), abs=1e-12)
-
-
-def test_heat_map_of_a_density_takes_its_weights(tmp_path: Path) -> None:
-    landscape = make_landscape(tmp_path, exact=0)
-    nodes, weights = np.array([[-1.0, 0.5, 2.0], [-0.3, 0.7, 3.0]]), np.array([[0.1, 0.6, 0.3], [0.2, 0.5, 0.3]])
-    save_file({"nodes": nodes, "weights": weights}, landscape.spectrum_path(0))
-    figure = figure_spectra(landscape)
-    edges = figure.axes[0].collections[0].get_coordinates()[:, 0, 1]
-    column = heat(figure)[:, 0]
-    assert column[edges[:-1] >= 0.1].sum() == pytest.approx(0.85)
-    assert column[edges[:-1] >= 1.5].sum() == pytest.approx(0.3)
-    assert column[edges[1:] <= -0.1].sum() == pytest.approx(0.15)
-
-
-@pytest.mark.parametrize(("floor", "largest"), [(1e-6, 3.0), (1e-3, 1e-3), (0.1, 1.0), (1e-2, 1000.0)])
-def test_bins_are_even_on_both_sides_and_hold_everything(floor: float, largest: float) -> None:
-    edges = edges_of(floor, largest)
-    np.testing.assert_allclose(edges, -edges[::-1])
-    assert edges[-1] >= largest
-    positive = edges[edges > 0]
-    assert positive[0] == floor
-    np.testing.assert_allclose(positive[1:] / positive[:-1], 10**0.25)
-
-
-def test_epsilon_is_drawn_where_there_is_a_split(one: RunLandscape) -> None:
-    above, below = figure_spectra(one).axes[0].lines
-    np.testing.assert_array_equal(above.get_ydata(), [3e-3] * EXACT + [np.nan] * (len(STEPS) - EXACT))
-    np.testing.assert_array_equal(below.get_ydata(), -np.asarray(above.get_ydata()))
-
-
-def test_eigenvalues_that_are_all_zero_can_be_drawn(tmp_path: Path) -> None:
-    landscape = make_landscape(tmp_path, steps=(0, 1), exact=2)
-    landscape = replace(landscape, points=tuple(replace(p, split=None) for p in landscape.points))
-    for step in (0, 1):
-        save_file({"values": np.zeros(DIM)}, landscape.spectrum_path(step))
-    np.testing.assert_allclose(heat(figure_spectra(landscape)).max(0), 1)
-
-
-def test_path_in_the_plane_is_the_given_one_with_its_ends(one: RunLandscape) -> None:
-    record = next(record for record in one.slices if record.name == "path")
-    axes = figure_plane(one, record).axes[0]
-    path = trajectory()
-    for line, points in zip(axes.lines, (path, path[:1], path[-1:]), strict=True):
-        np.testing.assert_allclose(np.stack(line.get_data(), 1), points)
-    assert [line.get_label() for line in axes.lines] == ["path of training", "begin", "end"]
-
-
-def test_plane_names_its_axes_and_the_share_it_holds(one: RunLandscape) -> None:
-    axes = figure_plane(one, next(record for record in one.slices if record.name == "path")).axes[0]
-    assert "PC 1" in axes.get_xlabel()
-    assert "PC 2" in axes.get_ylabel()
-    assert "93%" in axes.get_title()
-
-
-def test_plane_without_a_path_has_none(one: RunLandscape) -> None:
-    axes = figure_plane(one, next(record for record in one.slices if record.name == "random")).axes[0]
-    assert len(axes.lines) == 0
-    assert axes.get_title() == ""
-
-
-def test_losses_lie_where_they_were_measured(tmp_path: Path) -> None:
-    record = SliceRecord("corner", 0, ("a", "b"), None, 3)
-    (tmp_path / "slices").mkdir()
-    losses = np.ones((3, 4))
-    losses[2, 0] = 9.0  # first = 2, second = 0
-    made = {"first": np.arange(3.0), "second": np.arange(4.0), "losses": losses}
-    save_file(made, tmp_path / "slices" / "corner.safetensors")
-    filled = figure_plane(bare(tmp_path), record).axes[0].collections[0]
-    highest = filled.get_paths()[-1].vertices
-    assert highest[:, 0].max() == 2
-    assert highest[:, 1].max() < 1
-
-
-def test_contours_rise_logarithmically_from_the_lowest_loss() -> None:
-    levels = levels_of(np.array([[2.0, 3.0], [4.0, 12.0]]))
-    assert (levels[0], levels[-1]) == (2.0, pytest.approx(12.0))
-    above = levels[1:] - 2
-    np.testing.assert_allclose(above[1:] / above[:-1], above[1] / above[0])
-    assert above[0] == pytest.approx(0.01)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_losses_that_are_not_finite_leave_a_hole(tmp_path: Path, bad: float) -> None:
-    made = write_plane(bare(tmp_path), "holes", None)
-    made["losses"][0, 0] = bad
-    save_file(made, tmp_path / "slices" / "holes.safetensors")
-    figure = figure_plane(bare(tmp_path), SliceRecord("holes", 0, ("a", "b"), None, 25))
-    figure.savefig(io.BytesIO(), format="png")
-    assert np.isfinite(figure.axes[0].collections[0].levels).all()
-
-
-def test_a_flat_plane_can_be_drawn(tmp_path: Path) -> None:
-    made = write_plane(bare(tmp_path), "flat", None) | {"losses": np.full((25, 19), 2.0)}
-    save_file(made, tmp_path / "slices" / "flat.safetensors")
-    figure_plane(bare(tmp_path), SliceRecord("flat", 0, ("a", "b"), None, 25)).savefig(io.BytesIO(), format="png")
 
 
 def test_a_run_writes_what_was_measured_with_captions(one: RunLandscape) -> None:
@@ -289,22 +201,6 @@ def test_nothing_measured_writes_nothing(tmp_path: Path) -> None:
 def test_figures_of_nothing_are_refused(tmp_path: Path, draw) -> None:
     with pytest.raises(InsufficientDataError, match="measure"):
         draw({"looped": [bare(tmp_path)]})
-
-
-def test_pictures_of_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InsufficientDataError, match="spectra: given no file"):
-        figure_spectra(bare(tmp_path))
-    with pytest.raises(InsufficientDataError, match="plane gone: given no finite loss"):
-        figure_plane(bare(tmp_path), SliceRecord("gone", 0, ("a", "b"), None, 3))
-
-
-@pytest.mark.parametrize(("content", "said"), [(b"no tensors", "damaged arrays"), (None, "expected values")])
-def test_damaged_spectra_are_named(tmp_path: Path, content: bytes | None, said: str) -> None:
-    landscape = make_landscape(tmp_path, steps=(0,))
-    path = landscape.spectrum_path(0)
-    path.write_bytes(content) if content else save_file({"other": np.ones(2)}, path)
-    with pytest.raises(DamagedFileError, match=f"(?s){re.escape(path.name)}.*" if content else said):
-        figure_spectra(landscape)
 
 
 def test_the_same_landscapes_give_the_same_bytes(one: RunLandscape, tmp_path: Path) -> None:
@@ -374,15 +270,20 @@ def test_a_heavy_drawing_is_shown_as_pixels(one: RunLandscape, tmp_path: Path, m
     assert page.data_address(figure).startswith("data:image/png;base64,iVBORw0KGgo")
 
 
-def test_figures_of_other_parts_join_the_section(one: RunLandscape, tmp_path: Path) -> None:
-    some = study_figures({"looped": [replace(one, slices=(), points=())]}, tmp_path)
-    other = replace(some["alignment"], name="lengths", heading="How far does it reach?")
-    assert list(study_figures({}, tmp_path, extra=(other,))) == ["lengths"]
-    assert (tmp_path / "figures" / "lengths.svg").read_bytes() == other.svg
+def test_figures_of_other_parts_are_written_too(one: RunLandscape, tmp_path: Path) -> None:
+    some = study_figures({"looped": [replace(one, slices=(), points=())]}, tmp_path)["alignment"]
+    other = replace(some, name="other")
+    assert list(study_figures({}, tmp_path, extra=(other,))) == ["other"]
+    assert (tmp_path / "figures" / "other.svg").read_bytes() == other.svg
+
+
+def test_page_shows_the_lengths(tmp_path: Path) -> None:
+    score = {"all": Score(0.5, 1.0)}
+    lengths = tuple(LengthRecord(9, 1, m, 12 * m, 8, score, {}, None, None, {}) for m in (1, 2))
     runs = {"looped-seed0": run("looped", 0, 0.8)}
-    text = write_report(make_summary(runs), runs, tmp_path, extra=(other,)).read_text()
-    assert "<h2>Landscape</h2>" in text
-    assert "<h3>How far does it reach?</h3>" in text
+    landscapes = {"looped": {0: replace(bare(tmp_path), lengths=lengths)}, "single": {}}
+    tags = Tags(write_report(make_summary(runs), runs, tmp_path, landscapes).read_text())
+    assert [attributes["id"] for tag, attributes in tags.found if tag == "figure"][-1] == "lengths"
 
 
 def test_page_without_landscapes_has_no_such_section(tmp_path: Path) -> None:

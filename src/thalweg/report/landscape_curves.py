@@ -38,16 +38,23 @@ class Panel:
     label: str
     take: Callable[[LandscapeRecord], Measure | None]
     scale: str = "linear"
+    least: float = -math.inf
+    """No value is smaller; so is none larger than ``most``."""
+    most: float = math.inf
 
 
 PANELS = (
-    Panel("matrix entropy $S_1$ (nats)", lambda p: p.entropy),
+    Panel("matrix entropy $S_1$ (nats)", lambda p: p.entropy, least=0),
     Panel("largest eigenvalue", lambda p: Measure(p.largest[0]), "log"),
     Panel("most negative eigenvalue", lambda p: Measure(p.smallest), "signed"),
-    Panel("eigenvalues above 1 (count)", lambda p: p.above_one, "count"),
-    Panel("information, successive\nHessians (nats)", lambda p: p.change.information if p.change else None),
-    Panel("overlap, successive\ntop eigenspaces (0 to 1)", lambda p: Measure(p.change.overlap) if p.change else None),
+    Panel("eigenvalues above 1 (count)", lambda p: p.above_one, least=0),
+    Panel("information, successive\nHessians (nats)", lambda p: p.change.information if p.change else None, least=0),
+    Panel(
+        "overlap, successive\ntop eigenspaces (0 to 1)", lambda p: Measure(p.change.overlap) if p.change else None, least=0, most=1
+    ),
 )
+ROOM = 0.6
+"""Of the range of the means, for bands on either side of it at most: few seeds have wide ones."""
 
 
 def over_seeds(seeds: Sequence[Numbers]) -> tuple[Band, np.ndarray]:
@@ -93,7 +100,7 @@ def figure_landscape(arms: Arms) -> Figure:
     for axes, (panel, found) in zip(panels, curves, strict=True):
         for arm, (curve, error) in found.items():
             draw_curve(axes, arm, list(arms).index(arm), curve, error)
-        scale_axis(axes, panel, [curve for curve, _ in found.values()])
+        scale_axis(axes, panel, list(found.values()))
         axes.set_ylabel(panel.label, fontsize=8)
         training_axis(axes, steps)
         mark_passes(axes, arms)
@@ -112,19 +119,29 @@ def draw_curve(axes: Axes, arm: str, number: int, curve: Band, error: np.ndarray
         axes.errorbar(curve.x[rough], curve.mean[rough], error[rough], fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.5)
 
 
-def scale_axis(axes: Axes, panel: Panel, curves: list[Band]) -> None:
-    """Logarithmic where every mean allows it; the band's lower end must not stretch the axis, and counts end at 0."""
-    means, lows = (np.concatenate([getattr(curve, what) for curve in curves]) for what in ("mean", "low"))
+def scale_axis(axes: Axes, panel: Panel, curves: list[tuple[Band, np.ndarray]]) -> None:
+    """Logarithmic where it helps; wide enough for means and error bars, and for bands as far as there is `ROOM`."""
+    means = np.concatenate([curve.mean for curve, _ in curves])
     size = float(np.abs(means).max())
+    to, back = (float, float)
     if panel.scale == "log" and means.min() > 0:
         axes.set_yscale("log")
-        axes.set_ylim(bottom=max(0.8 * float(lows.min()), float(means.min()) / 3))
-        readable(axes)
+        to, back = math.log, math.exp
     elif panel.scale == "signed" and size > 0:
-        axes.set_yscale("symlog", linthresh=10.0 ** (math.floor(math.log10(size)) - 1), linscale=0.5)
+        linear = 10.0 ** (math.floor(math.log10(size)) - 1)
+        axes.set_yscale("symlog", linthresh=linear, linscale=0.5)
+        to, back = (lambda value: math.asinh(value / linear)), (lambda value: linear * math.sinh(value))
+    logarithmic = panel.scale == "log"
+    lowest = means.min() if logarithmic else min(float((curve.mean - error).min()) for curve, error in curves)
+    highest = max(float((curve.mean + error).max()) for curve, error in curves)
+    low, high = to(max(lowest, panel.least)), to(min(highest, panel.most))
+    room = ROOM * ((high - low) or abs(high) or 1.0)
+    bands = [float(end) for curve, _ in curves for end in (curve.low.min(), curve.high.max()) if not logarithmic or end > 0]
+    outer = [to(min(max(end, panel.least), panel.most)) for end in bands]
+    margin = 0.08 * room
+    axes.set_ylim(back(max(min([low, *outer]), low - room) - margin), back(min(max([high, *outer]), high + room) + margin))
+    if axes.get_yscale() != "linear":
         readable(axes)
-    elif panel.scale == "count":
-        axes.set_ylim(bottom=-0.03 * max(axes.get_ylim()[1], 1.0))
 
 
 def readable(axes: Axes) -> None:

@@ -23,7 +23,7 @@ from thalweg.report.landscape_curves import (
 from thalweg.report.landscape_slices import figure_planes, figure_spectra, has_plane
 from thalweg.storage import write_json
 
-BANDS = "Lines: means over seeds at the checkpoints that all seeds share; bands: 95 % t-intervals"
+BANDS = "Lines: means over seeds at the checkpoints that all seeds share; bands: 95 % t-intervals, cut off where they are wide"
 
 
 def measured(runs: Iterable[RunLandscape]) -> str:
@@ -105,7 +105,7 @@ def planes_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], name: str,
     """Loss planes side by side."""
     told = "; ".join(
         f"{of}: {record.name}, {record.points} x {record.points} points around update {record.step}"
-        + ("" if record.held is None else f", holds {record.held:.0%} of the path's squared motion")
+        + ("" if record.held is None else f", holds {100 * record.held:.2g} % of the path's squared motion")
         for of, (_, record) in planes.items()
     )
     words = (

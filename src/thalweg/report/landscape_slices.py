@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,13 +28,13 @@ from thalweg.report.figures import STYLE
 
 BINS = 4
 """Of a decade of the eigenvalues' size."""
-DECADES = 10
-"""Drawn on either side of zero, at most."""
+DECADES = 6
+"""Drawn on either side of zero, at most, unless epsilon needs more."""
 LEVELS = 15
 """Contours of a plane."""
 DEPTH = 1e-3
 """Lowest contour above the lowest loss, as a share of the range of losses."""
-REACH = 0.25
+REACH = 0.5
 """Of a plane's side, drawn outside of it at most, for a path that leaves it."""
 ACROSS = 3
 """Panels in a row."""
@@ -83,13 +84,16 @@ def spectra_of(landscape: RunLandscape) -> Spectra:
 
 
 def floor_of(runs: Sequence[Spectra]) -> float:
-    """Size below which eigenvalues share one bin: a power of ten below every epsilon, or below what densities resolve."""
+    """Size below which eigenvalues share one bin: a power of ten below epsilon and below most of the bulk, where it is resolved."""
     largest = max(float(np.abs(values).max()) for run in runs for values in run.values)
-    splits = [point.split.epsilon / 10 for run in runs for point in run.points if point.split is not None]
+    sizes = [
+        float(np.median(np.abs(v))) / 10 for run in runs for p, v in zip(run.points, run.values, strict=True) if p.how == "exact"
+    ]
     coarse = [point.resolution for run in runs for point in run.points if point.resolution]
-    wanted = min(splits or coarse or [largest * 1e-6])
-    least, most = largest * 10.0**-DECADES, largest / 100
-    return 10.0 ** math.floor(math.log10(min(max(wanted, least), most) or 1e-12))
+    bulk = max(min(sizes or coarse or [0.0]), largest * 10.0**-DECADES)
+    splits = [point.split.epsilon / 10 for run in runs for point in run.points if point.split is not None]
+    wanted = max(min([bulk, *splits]), largest * 1e-10)
+    return 10.0 ** math.floor(math.log10(min(wanted, largest / 100) or 1e-12))
 
 
 def edges_of(floor: float, largest: float) -> np.ndarray:
@@ -131,9 +135,9 @@ def figure_spectra(landscapes: RunLandscape | dict[str, RunLandscape]) -> Figure
         axes.tick_params(labelleft=number % ACROSS == 0)
     bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=panels, pad=0.02, aspect=28)
     bar.set_label("share of the eigenvalues")
-    handles, labels = panels[0].get_legend_handles_labels()
+    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if handles:
-        figure.legend(handles, labels, fontsize=8, loc="outside lower center")
+        figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -143,15 +147,22 @@ def heat_map(axes: Axes, run: Spectra, edges: np.ndarray, norm: LogNorm) -> None
     columns = np.arange(len(run.points) + 1)
     masked = np.ma.masked_equal(shares, 0)
     axes.pcolormesh(columns - 0.5, edges, masked, norm=norm, cmap="viridis", rasterized=True)
-    epsilon = np.array([math.nan if point.split is None else point.split.epsilon for point in run.points])
-    if not np.isnan(epsilon).all():
-        dotted = {"color": "#D55E00", "linewidth": 1.4, "marker": ".", "markersize": 3}
-        axes.plot(columns[:-1], epsilon, label="± epsilon: the river lies between", **dotted)
-        axes.plot(columns[:-1], -epsilon, **dotted)
+    epsilon = [None if point.split is None else point.split.epsilon for point in run.points]
+    both_signs(axes, epsilon, "± epsilon: the river lies between", color="#D55E00", linewidth=1.4, marker=".", markersize=3)
+    resolution = [point.resolution or None for point in run.points]
+    both_signs(axes, resolution, "± resolution of a matrix-free density", color="black", linewidth=0.9, linestyle="--")
     shown = np.unique(np.linspace(0, len(run.points) - 1, min(len(run.points), 5)).round().astype(int))
     axes.set_xticks(shown, [f"{run.points[i].step}" for i in shown])
     axes.set_xlabel("updates")
     axes.grid(visible=False)
+
+
+def both_signs(axes: Axes, sizes: Sequence[float | None], label: str, **line: Any) -> None:
+    """A size at each checkpoint as a line on either side of zero; nothing where there is none."""
+    given = np.array([math.nan if size is None else size for size in sizes])
+    if not np.isnan(given).all():
+        axes.plot(given, label=label, **line)
+        axes.plot(-given, **line)
 
 
 def signed_axis(axes: Axes, floor: float, largest: float) -> None:
@@ -191,7 +202,7 @@ def figure_planes(planes: dict[str, tuple[RunLandscape, SliceRecord]]) -> Figure
         contours(figure, axes, plane)
         words = [plain(name)]
         if record.held is not None:
-            words.append(f"holds {record.held:.0%} of the path's squared motion")
+            words.append(f"holds {100 * record.held:.2g} % of the path's squared motion")
         if "path" in plane and not follow(axes, plane):
             words.append("the path begins outside")
         axes.set_title("\n".join(word for word in words if word), fontsize=9)
@@ -246,7 +257,7 @@ def contours(figure: Figure, axes: Axes, plane: dict[str, np.ndarray]) -> None:
 
 
 def follow(axes: Axes, plane: dict[str, np.ndarray]) -> bool:
-    """Limits that hold the plane, and of the path what lies no further than a quarter outside; whether its begin is seen."""
+    """Limits that hold the plane, and of the path what lies no further than half a side outside; whether its begin is seen."""
     seen = True
     for places, path, limit in zip((plane["first"], plane["second"]), plane["path"].T, (axes.set_xlim, axes.set_ylim), strict=True):
         low, high = float(places.min()), float(places.max())

@@ -48,15 +48,24 @@ def markov(steps: int) -> Recipe:
     return Recipe(base, loops=3, criterion=Plateau(delta_loss=0.02, patience=3, window=40), ramp=Ramp(steps=300))
 
 
-def text(steps: int, path: str = "", width: int = 64) -> Recipe:
-    """Bytes of real text with the GPT-2-style block; width 288 makes a million parameters."""
+def text(steps: int, path: str = "") -> Recipe:
+    """Bytes of real text with the GPT-2-style block."""
     base = RunConfig(
         data=TextConfig(path=path, length=65),
-        model=ModelConfig(vocabulary=256, length=64, width=width, heads=4, block="gpt", positions="rotary", injection=True),
+        model=ModelConfig(vocabulary=256, length=64, width=64, heads=4, block="gpt", positions="rotary", injection=True),
         optimizer=OptimizerConfig(rate=3e-3, schedule="wsd", warmup=50, weight_decay=0.1, beta2=0.99),
         training=TrainingConfig(steps=steps, batch=32, evaluate_every=steps // 20, threads=1),
     )
     return Recipe(base, loops=4, criterion=Plateau(delta_loss=0.05, patience=2, window=20), ramp=Ramp(steps=100))
+
+
+def large_text(steps: int, path: str = "") -> Recipe:
+    """The same with a million parameters, on windows half as long, so that two cores can measure its curvature."""
+    recipe = text(steps, path)
+    base = recipe.base
+    model = replace(base.model, width=288, length=32)
+    data, settings = replace(base.data, length=33), replace(base.training, batch=16)
+    return replace(recipe, base=replace(base, data=data, model=model, training=settings))
 
 
 def single(recipe: Recipe) -> RunConfig:
@@ -130,10 +139,12 @@ COARSE = LandscapePlan(
 """Matrix-free, seconds a run."""
 FINE = LandscapePlan(checkpoints=40)
 """Exact spectra, as many as phases need."""
-LARGE = LandscapePlan(
+FREE = LandscapePlan(
     checkpoints=40, sequences=8, exact_seconds=0, top=3, lanczos=16, probes=2, replays=1, window=40, lengths=(1, 2, 4)
 )
-"""Matrix-free, for models of many thousand to a million parameters."""
+"""Matrix-free, for models of tens of thousands of parameters."""
+LARGE = replace(FREE, checkpoints=12, top=2, window=30, slices=False)
+"""Matrix-free, for a million parameters: phases need 40 points, which take hours on two cores."""
 
 
 def fewer(plan: LandscapePlan) -> LandscapePlan:
@@ -146,18 +157,16 @@ PRESETS = {
         3,
         ("single", "looped", "shift", "shift-hard"),
         {"markov": 2400, "text": 400},
-        {"markov": (COARSE, None), "text": (replace(LARGE, checkpoints=8), None)},
+        {"markov": (COARSE, None), "text": (replace(FREE, checkpoints=8), None)},
     ),
     "paper": Preset(
         5,
         tuple(ARMS),
         {"markov": 6000, "text": 2000},
-        {"markov": (FINE, fewer(FINE)), "text": (LARGE, fewer(LARGE))},
+        {"markov": (FINE, fewer(FINE)), "text": (FREE, fewer(FREE))},
     ),
-    "large": Preset(5, ("single", "looped"), {"text": 400}, {"text": (LARGE, fewer(LARGE))}),
+    "large": Preset(5, ("single", "looped"), {"text": 400}, {"text": (LARGE, LARGE)}),
 }
-WIDTHS = {"large": 288}
-"""Width of the text model, where it is not the recipe's own."""
 TASKS = ("markov", "text")
 
 
@@ -211,7 +220,9 @@ def plan(
 def recipe_of(study: StudyConfig) -> Recipe:
     """The recipe of a study's task at its preset's length."""
     steps = PRESETS[study.preset].steps[study.task]
-    return markov(steps) if study.task == "markov" else text(steps, study.text, WIDTHS.get(study.preset, 64))
+    if study.task == "markov":
+        return markov(steps)
+    return (large_text if study.preset == "large" else text)(steps, study.text)
 
 
 def landscape_of(study: StudyConfig, arm: str) -> LandscapePlan | None:

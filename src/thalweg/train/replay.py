@@ -39,6 +39,8 @@ ENDLESS = 1e12
 """What an infinite ratio is written as, such as the tortuosity of a closed walk; 0 stands for a ratio that does not exist."""
 RELATIVE = 1e-3
 """Of the largest eigenvalue: the valley's threshold where none is given."""
+HOPPING = 1.5
+"""eta lam_max of the ablation: half way between the smoothest descent and divergence."""
 BATCHES = 8
 """Mini-batches of the batch sharpness: the window's first."""
 
@@ -48,9 +50,9 @@ class Curvature:
     """What the loss looks like around a trajectory."""
 
     frame: Tensor
-    """Valley directions at the begin, sharpest first, orthonormal ``(P, k)``."""
+    """Valley directions at the begin, sharpest first, orthonormal ``(P, k)``; see `followed`."""
     degrees: float
-    """Largest principal angle to those at the end."""
+    """Largest angle of theirs to the valley at the end."""
     edge: Edge
     cubic_drift: float
     batch_sharpness: float | None
@@ -111,10 +113,10 @@ def surroundings(
         batch: the fixed batch.
         epsilon: eigenvalues above it are valley's; None takes a thousandth of the largest.
         top: valley directions at most; the sharpest is always one.
-        rate: of the ablation's gradient descent; None takes 1 / lam_max.
+        rate: of the ablation's gradient descent; None takes 1.5 / lam_max, which hops along the sharpest direction.
         batches: of training, for the batch sharpness (ratio of the means) at the first point.
     """
-    model, sharpness, degrees = copy.deepcopy(model), {}, 0.0
+    model, sharpness = copy.deepcopy(model), {}
 
     def hessian(point: int, rows: Tensor, method: Method = "auto") -> Hessian:
         load(model, path.points[point])
@@ -125,14 +127,13 @@ def surroundings(
     largest = float(pairs.values[0])
     above = int((pairs.values > (RELATIVE * abs(largest) if epsilon is None else epsilon)).sum())
     frame = pairs.vectors[:, : max(1, above)].contiguous()
+    end = hessian(path.window, batch)
+    frame, degrees = followed(frame, eigenpairs(end, min(2 * frame.shape[1], end.dim), "largest", strict=False).vectors)
+    for point, diagonal in path.diagonals.items():
+        here = {0: start, path.window: end}.get(point) or hessian(point, batch)
+        sharpness[point] = sharpest(here, diagonal)
     drift = cubic_drift(start.objective, frame)
     words, progress = ablated(start.objective, frame, largest, rate, path.window)
-    for point in sorted({0, path.window, *path.diagonals}):
-        here = start if point == 0 else hessian(point, batch)
-        if point in path.diagonals:
-            sharpness[point] = sharpest(here, path.diagonals[point])
-        if point == path.window:
-            degrees = turned(frame, eigenpairs(here, frame.shape[1], "largest", strict=False).vectors)
     eta = float(np.median(np.multiply(path.rates, path.shrunk)))
     noisy = edge_by_batches([hessian(0, rows, "rebuilt") for rows in batches], eta) if batches else None
     return Curvature(frame.cpu(), degrees, edge_along(path, sharpness), drift, noisy, words, progress)
@@ -170,11 +171,21 @@ def edge_by_batches(hessians: Sequence[Hessian], rate: float) -> float | None:
     return found.edge_ratios(rate)[0]
 
 
-def turned(first: Tensor, last: Tensor) -> float:
-    """Largest principal angle of two frames, degrees; a right angle where the second has fewer directions."""
-    if last.shape[1] < first.shape[1]:
-        return 90.0
-    return math.degrees(math.acos(min(1.0, float(torch.linalg.svdvals(first.T @ last)[-1]))))
+def followed(frame: Tensor, last: Tensor) -> tuple[Tensor, float]:
+    """The directions of a frame that turn by less than 30 degrees out of the space of another, and their largest angle.
+
+    The last frame has twice as many directions, so that one which changes places with its neighbour is not lost. Where none is
+    left, all stay, with the smallest angle.
+
+    Args:
+        frame: at the begin, ``(P, k)``.
+        last: at the end, ``(P, m)``.
+    """
+    angles = torch.rad2deg(torch.acos((last.T @ frame).norm(dim=0).clamp(max=1.0)))
+    kept = angles < MOST_DEGREES
+    if not kept.any():
+        return frame, float(angles.min())
+    return frame[:, kept].contiguous(), float(angles[kept].max())
 
 
 def cubic_drift(objective: Objective, frame: Tensor) -> float:
@@ -198,7 +209,7 @@ def ablated(objective: Objective, frame: Tensor, largest: float, rate: float | N
     if rate is None and largest <= 0:
         return f"not made: the largest eigenvalue is {largest:.3g}, no valley gives a rate", {}
     try:
-        found = ablation(objective.gradient_at, objective.point, frame, rate or 1 / largest, steps)
+        found = ablation(objective.gradient_at, objective.point, frame, rate or HOPPING / largest, steps)
     except (NonFiniteError, EmptySubspaceError) as error:
         return f"not made: {error}", {}
     names = ("plain", "bulk_only", "bulk_on_floor", "valley_only", "half_rate")
@@ -222,7 +233,7 @@ def judge(path: Trajectory, around: Curvature, first_gradient: float, valley_cla
     still = trapped(
         float(river_part(last, frame).norm()), first_gradient, path.losses.tolist(), around.edge.median, valley_class, drift
     )
-    steady = Held(f"frame turns < {MOST_DEGREES:g} degrees", around.degrees < MOST_DEGREES, around.degrees)
+    steady = Held(f"some direction turns < {MOST_DEGREES:g} degrees", around.degrees < MOST_DEGREES, around.degrees)
     conditions = {
         "hopping": (*held(hopping(signs, shape, around.edge, drift).conditions), steady, path.one_loss),
         "river": (*river_conditions(path, frame), path.one_loss),
