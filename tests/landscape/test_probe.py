@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from thalweg.curvature.density import SpectralDensity
 from thalweg.curvature.eigenpairs import eigenpairs
+from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.trace import trace
 from thalweg.errors import BadInputError, EmptySubspaceError, MemoryLimitError, NonFiniteError
 from thalweg.landscape import probe as module
@@ -17,7 +18,7 @@ from thalweg.landscape.gauge import Pair, scaled
 from thalweg.landscape.information import quadratic_form_information
 from thalweg.landscape.noise import noise_floor
 from thalweg.landscape.probe import LandscapeProbe
-from thalweg.landscape.similarity import gaussian_information
+from thalweg.landscape.similarity import gaussian_information, image_rows, matrix_row
 from thalweg.landscape.spectrum import refuse_non_finite
 from thalweg.landscapes import LandscapeRecord, Measure
 from thalweg.models.config import ModelConfig
@@ -146,7 +147,14 @@ def test_a_matrix_free_record_agrees_with_the_planted_spectrum():
     assert found.above_one == Measure(4.0, 0.0)
 
 
-def test_products_are_counted():
+def test_products_are_those_of_the_hessian(monkeypatch):
+    made, rows = [], Hessian.rows
+    monkeypatch.setattr(Hessian, "rows", lambda self, vectors: made.append(len(vectors)) or rows(self, vectors))
+    records = series(hessian(0, DIM), hessian(1, DIM), method="matrix-free", lanczos=10, probes=3)
+    assert sum(record.products for record in records) == sum(made)
+
+
+def test_products_are_told_while_they_are_made():
     found = probe("matrix-free", lanczos=10, probes=3)
     calls = []
     record = found.measure(quadratic, Point(), [with_values(VALUES)], progress=lambda done, total: calls.append((done, total)))
@@ -182,6 +190,7 @@ def test_the_top_is_taken_out_of_trace_and_norm():
 def test_eigenvalues_above_one_are_counted_beyond_the_top():
     spread = torch.cat([torch.linspace(2, 4, 15), torch.linspace(0, 0.4, DIM - 15)]).double()
     (found,) = series(with_values(spread), method="matrix-free", lanczos=12, probes=20, top=3)
+    assert series(with_values(spread))[0].above_one == Measure(15.0, 0.0)
     assert within(found.above_one, 15)
     assert 0 < found.above_one.error < 3
 
@@ -190,13 +199,14 @@ def test_eigenvalues_above_one_are_counted_beyond_the_top():
 def test_both_ways_agree_on_a_looped_transformer(block):
     model, batches = language(block=block, **({"expansion": 1, "width": 6} if block == "gpt" else {}))
     exact = probe().measure(next_token, model, batches)
-    found = probe("matrix-free", lanczos=60, probes=8).measure(next_token, model, batches)
+    # 30 probes, as the standard error of 8 is itself uncertain by a third: then 4 of them are missed in 3 of 100 seeds.
+    found = probe("matrix-free", lanczos=30, probes=30).measure(next_token, model, batches)
     assert (found.loss, found.gradient_norm) == pytest.approx((exact.loss, exact.gradient_norm))
     assert found.largest == pytest.approx(exact.largest, rel=1e-6)
     assert found.smallest == pytest.approx(exact.smallest, abs=1e-5 * exact.largest[0])
     for name in ("trace", "frobenius", "entropy", "negative_mass"):
         one, known = getattr(found, name), getattr(exact, name).value
-        assert one.error < 0.3 * abs(known)
+        assert one.error < 0.15 * abs(known)
         assert within(one, known, floor=0.01 * abs(known))
     assert within(found.entropies["abs 2"], exact.entropies["abs 2"].value)
     assert within(found.above_one, exact.above_one.value)
@@ -250,6 +260,21 @@ def test_change_is_that_of_the_two_matrices():
     assert found.overlap == pytest.approx(float((vectors[0].T @ vectors[1]).square().sum()) / 4, abs=1e-5)
     sizes = [torch.linalg.eigvalsh(m).abs().log().sort().values for m in (a, b)]
     assert found.distance == pytest.approx(float((sizes[0] - sizes[1]).abs().mean()))
+
+
+def test_sizes_below_the_machine_floor_do_not_enter_the_distance():
+    values = torch.cat([torch.tensor([8.0, 4.0, 4.0, 2.0, 1e-3]), torch.zeros(DIM - 5)]).double()
+    found = series(with_values(values), with_values(2 * values, seed=1))[1].change
+    assert found is not None
+    # The common floor is that of the coarser spectrum, so 35 roundings of zero are equal.
+    assert found.distance == pytest.approx(5 / DIM * math.log(2), rel=1e-6)
+
+
+def test_images_of_the_unit_vectors_give_the_numbers_of_the_matrices():
+    a, b, one = hessian(0) + torch.eye(30), hessian(1), torch.eye(30, dtype=torch.float64)
+    expected = [float(one_sum) for one_sum in ((a * a).sum(), (b * b).sum(), (a * b).sum(), a.trace(), b.trace())]
+    assert image_rows(a @ one, b @ one, one).sum(0).tolist() == pytest.approx(expected)
+    assert matrix_row(a, b)[0].tolist() == pytest.approx(expected)
 
 
 def test_matrix_free_change_is_within_its_errors():

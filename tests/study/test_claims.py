@@ -83,7 +83,7 @@ def everything() -> tuple[dict, dict, dict]:
             seed: landscape(
                 points=at.points,
                 replays=[replay(hops=True, trapped=True, ablation="supported")],
-                theorems=[theorems(1000, 1.0 + seed + 0.1 * len(arm), 1.0 + 0.1 * len(arm))],
+                theorems=[theorems(1000, 1.0 + seed + ARMS.index(arm), 1.0 + ARMS.index(arm))],
                 alignments=[alignment(k, {"query": 0.5, "all": 0.5}) for k in range(4)],
                 lengths=[length(m, 0.5 + 0.01 * seed, shares=(0.2, 0.2)) for m in (1, 2)],
             )

@@ -69,6 +69,13 @@ def test_drives_counts_seeds_with_most_ablations_supported(words: tuple[str, ...
         assert found.test == "ablations of looped: 2 seeds, at least 3 needed"
 
 
+def test_half_of_a_seeds_windows_are_not_most() -> None:
+    halves = [(replay(1000, ablation="supported"), replay(ablation="opposed"))] * 3
+    found = ask(drives, landscapes=windows("looped", *halves))
+    assert (found.decision, found.numbers["share of windows supported, looped"].mean) == ("undecided", 0.5)
+    assert "3 opposed, 3 supported" in found.test
+
+
 def forces(ratio, fall=lambda seed, k: 0.0, bound: float = 1.0) -> dict:
     """Two checkpoints common to both arms; Looped's force is the ratio times Single's there."""
 
@@ -156,6 +163,14 @@ def test_the_smallest_matrix_decides_on_early_alignment(query: float, noise: flo
     assert numbers["cosine query, early, along looped"].mean == pytest.approx(0.7)
     assert numbers["opposed samples key, late, along looped"].mean == pytest.approx(0.4)
     assert not any(" all," in name for name in numbers)
+
+
+def test_a_smallest_matrix_below_zero_has_to_be_so_beyond_the_choice_among_matrices() -> None:
+    sure, level = t_interval(NOISE)[2], 0.1
+    query = -1.1 * sure * level  # above the interval at 95 %, not at 97.5 %
+    found = ask(aligned_early, landscapes={"single": aligned(query, noise=level)})
+    assert found.numbers["cosine query, early, along single"].high < 0  # type: ignore[operator]
+    assert found.decision == "undecided"
 
 
 def test_alignment_falls_back_on_looped_and_ignores_matrices_without_a_cosine() -> None:

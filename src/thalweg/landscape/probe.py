@@ -69,6 +69,8 @@ class LandscapeProbe:
         top: k, of the largest eigenvalues, with their vectors.
         lanczos: steps of a matrix-free density.
         probes: n, of the density, and as many for the comparison of successive matrix-free points.
+            Standard errors over n probes are rough for small n (n - 1 degrees of freedom): the entropy of a small GPT lay more than
+            4 of them from the truth in 4 % of 300 seeds at n = 4, in 3 % at 8, in 1 % of 100 at 20.
         exact_seconds: longest expected time of an exact spectrum.
         memory: bytes; None takes half of what is free.
         dtype: arithmetic of the products, float32 or float64; eigenvalues are computed in float64.
@@ -148,7 +150,7 @@ class LandscapeProbe:
             step: updates made, for the record.
             progress: see `Progress`.
             noise: whether the batches' differences enter the threshold of an exact point (one dense Hessian a batch, and their
-                plain mean, so that all batches must count alike); nothing else changes.
+                plain mean, so that all batches must count alike); does nothing to a matrix-free one.
         Raises:
             BadInputError: another model than that of the point before; or what `Hessian` refuses.
             MemoryLimitError: method "exact", and the matrix does not fit.

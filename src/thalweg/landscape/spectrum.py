@@ -171,12 +171,13 @@ def above_one(density: SpectralDensity, pairs: EigenPairs) -> Measure:
 def sums(operator: Operator, density: SpectralDensity, pairs: EigenPairs, point: Point, seed: int) -> dict[str, Measure]:
     """Trace and Frobenius norm from products that were made anyway: first steps of the density's probes, and images of Z.
 
-    Both kinds of probe have ``E[z z^T] = I`` once scaled. The top eigenpairs, where they converged, are taken exactly and out of
-    each probe's ``z^T H z`` and ``||H z||^2``; only the rest is estimated.
+    Both kinds of probe have ``E[z z^T] = I`` once scaled. The top pairs' shares ``lam (v . z)^2`` and ``lam^2 (v . z)^2`` are taken
+    out of each probe's ``z^T H z`` and ``||H z||^2`` and put back exactly. That is unbiased for any pairs independent of
+    the probes, converged or not; how much it lowers the errors depends on how good they are.
     """
     assert point.probes is not None
     assert point.images is not None
-    lam, vectors = (pairs.values, pairs.vectors) if pairs.converged else (pairs.values[:0], pairs.vectors[:, :0])
+    lam, vectors = pairs.values, pairs.vectors
     drawn = torch.stack([gaussian(operator, index, seed).cpu() for index in range(len(density.nodes))], 1)
     shares = torch.cat([operator.dim * (vectors.T @ (drawn / drawn.norm(dim=0))).square(), (vectors.T @ point.probes).square()], 1)
     found = []
