@@ -1,7 +1,7 @@
 """What the landscape of a run leaves behind: its plan and its records, to and from disk.
 
-Layout of ``RUN/landscape/``: ``plan.json`` (`LandscapePlan`), ``journal.jsonl`` (one record a line), ``spectra/step-*.safetensors``,
-``slices/*.safetensors``, ``figures/``, ``summary.json`` (`LandscapeSummary`, written last: with it the landscape is complete).
+Layout of ``RUN/landscape/``: ``plan.json`` (`LandscapePlan`), ``journal.jsonl`` (one record a line), safetensors in ``spectra/`` and
+``slices/``, ``figures/``, ``summary.json`` (`LandscapeSummary`, written last: with it the landscape is complete).
 
 A number that does not exist is None. Steps count updates made.
 """
@@ -40,7 +40,7 @@ class LandscapePlan:
     alignment: bool = True
     """Gradients of one pass and of all passes at shared weights."""
     replays: int = 3
-    """Snapshots from which training is gone over again, as nearly in equal parts of the run as snapshots allow, the last one late."""
+    """Snapshots from which training is gone over again, in about equal parts of the run as far as there are snapshots."""
     window: int = 100
     """Updates of a replay."""
     force_rate: float = 1e-3

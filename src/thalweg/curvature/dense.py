@@ -125,7 +125,7 @@ class Maker:
         self.spans = dict(
             zip(names, (slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)), strict=True)
         )
-        self.blocks = blocks(by_depth(objective), self.sizes, smallest=min(256, objective.max(1, dim // 8)))
+        self.blocks = blocks(by_depth(objective), self.sizes, smallest=max(1, min(256, objective.dim // 8)))
         self.matrix = objective.point.new_zeros(objective.dim, objective.dim)
         self.done = 0
         self.how = "replayed"
