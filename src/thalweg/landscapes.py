@@ -1,7 +1,7 @@
 """What the landscape of a run leaves behind: its plan and its records, to and from disk.
 
-Layout of ``RUN/landscape/``: ``plan.json`` (`LandscapePlan`), ``journal.jsonl`` (one record a line), safetensors in ``spectra/`` and
-``slices/``, ``figures/``, ``summary.json`` (`LandscapeSummary`, written last: with it the landscape is complete).
+Layout of ``RUN/landscape/``: ``plan.json`` (`LandscapePlan`), ``journal.jsonl`` (one record a line), safetensors in ``spectra/``
+and ``slices/``, ``figures/``, ``summary.json`` (`LandscapeSummary`, written last: with it the landscape is complete).
 
 A number that does not exist is None. Steps count updates made.
 """

@@ -102,7 +102,7 @@ def test_nothing_of_the_callers_is_changed():
 
 @pytest.mark.parametrize("width", [1, 2, 7])
 def test_a_model_of_fewer_than_8_parameters_has_a_dense_hessian(width: int) -> None:
-    model = nn.Linear(width, 1, bias=False).double()
+    model = torch.nn.Linear(width, 1, bias=False).double()
     rows = torch.randn(9, width, dtype=torch.float64, generator=torch.Generator().manual_seed(width))
     found = dense_hessian(lambda m, x: m(x).square().mean(), model, [rows])
     torch.testing.assert_close(found.matrix, 2 * rows.T @ rows / 9)
