@@ -148,7 +148,7 @@ def readable(axes: Axes) -> None:
     """Few and plain numbers on a logarithmic axis: round ones, as dense as there is room."""
     low, high = (float(end) for end in axes.get_ylim())
     most = math.floor(math.log10(max(abs(low), abs(high))))
-    least = most - 2 if low <= 0 <= high else math.floor(math.log10(min(abs(low), abs(high))))
+    least = most - 1 if low <= 0 <= high else math.floor(math.log10(min(abs(low), abs(high))))
     places: list[float] = []
     for digits in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1,)):
         sizes = [digit * 10.0**power for power in range(least, most + 1) for digit in digits]
