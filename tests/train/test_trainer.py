@@ -85,7 +85,7 @@ def test_text_resumes_bit_for_bit(tmp_path: Path, tiny_text: RunConfig) -> None:
 @pytest.mark.slow
 def test_five_kills_at_random_moments_change_no_bit(tmp_path: Path, tiny: RunConfig, python: str) -> None:
     """SIGKILL from outside, wherever the process happens to be: importing, training, writing."""
-    config = replace(tiny, training=replace(tiny.training, steps=1500, checkpoint_every=3, evaluate_every=50))
+    config = replace(tiny, training=replace(tiny.training, steps=3000, checkpoint_every=3, evaluate_every=50))
     whole = train(config, tmp_path / "whole")
     (tmp_path / "run.toml").write_text(config_text(config))
     command = [python, "-m", "thalweg", "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "cut")]
