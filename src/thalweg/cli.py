@@ -122,7 +122,7 @@ def train(
     label = f"{settings.arm} seed {settings.seed}"
     callbacks: list[Callback] = [ProgressBar(label)]
     if landscape:
-        from thalweg.train.survey import along
+        from thalweg.train.along import along
 
         callbacks.append(along(folder, settings))
     summary = make_run(settings, folder, callbacks)

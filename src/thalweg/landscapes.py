@@ -8,11 +8,17 @@ A number that does not exist is None. Steps count updates made.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from thalweg.errors import require
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from thalweg.errors import DamagedFileError, require
 from thalweg.records import Provenance, Score, recorded
 from thalweg.storage import read_journal, read_json
 
@@ -353,6 +359,10 @@ class RunLandscape:
         """Tensors of one point: "values" ``(P,)`` of an exact spectrum, or "nodes", "weights" of a density; "top" ``(P, k)``."""
         return spectrum_path(self.folder, step)
 
+    def slice_path(self, name: str) -> Path:
+        """Arrays of one plane, see `SliceRecord`."""
+        return slice_path(self.folder, name)
+
 
 KINDS: dict[str, tuple[str, type]] = {
     "point": ("points", LandscapeRecord),
@@ -369,6 +379,33 @@ KINDS: dict[str, tuple[str, type]] = {
 def spectrum_path(folder: Path, step: int) -> Path:
     """The file of one point's spectrum in a landscape's folder."""
     return folder / "spectra" / f"step-{step:09d}.safetensors"
+
+
+def slice_path(folder: Path, name: str) -> Path:
+    """The file of one plane in a landscape's folder."""
+    return folder / "slices" / f"{name}.safetensors"
+
+
+def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of a file that thalweg wrote; nothing where there is no file.
+
+    Raises:
+        DamagedFileError: it cannot be read, or lacks one of ``names``.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(f"damaged arrays {path}: {error}; remove the file and measure again") from None
+    if lacking := [name for name in names if name not in found]:
+        raise DamagedFileError(f"damaged arrays {path}: expected {', '.join(lacking)}; remove the file and measure again")
+    return found
+
+
+def number(value: float) -> float | None:
+    """None in place of NaN and infinity, which no record holds."""
+    return value if math.isfinite(value) else None
 
 
 def read_landscape(run: Path) -> RunLandscape | None:

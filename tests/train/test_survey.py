@@ -17,6 +17,7 @@ from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import AtStep
 from thalweg.shift.onset import Ramp
 from thalweg.storage import read_journal
+from thalweg.train.along import LandscapeCallback, along
 from thalweg.train.assemble import make_data, make_model
 from thalweg.train.callbacks import Callback
 from thalweg.train.checkpoint import checkpoints, read_checkpoint
@@ -24,7 +25,7 @@ from thalweg.train.config import RunConfig, ShiftConfig, TrainingConfig
 from thalweg.train.parts import replayed
 from thalweg.train.place import gauge_pairs, matrix_groups, place_of
 from thalweg.train.step import next_token_loss
-from thalweg.train.survey import LandscapeCallback, Survey, along, survey
+from thalweg.train.survey import Survey, survey
 from thalweg.train.trainer import train
 
 PLAN = LandscapePlan(sequences=8, top=2, replays=1, window=20, lengths=(1, 2), force_steps=3)
@@ -251,3 +252,17 @@ def test_gauge_pairs_and_groups_name_every_matrix(tiny_text: RunConfig) -> None:
     assert set(groups) == {"query", "key", "value", "output", "up", "down", "head", "embedding", "positions"}
     norms = {name for name in names if "norm" in name}
     assert {name for members in groups.values() for name in members} == set(names) - norms
+
+
+def test_two_processes_cannot_measure_one_landscape(made: Path, rotary: RunConfig) -> None:
+    """Along the run or after the fact: the folder has one writer."""
+    first = Survey(made, PLAN)
+    try:
+        with pytest.raises(FolderError, match="another process"):
+            survey(made, PLAN)
+        callback = LandscapeCallback(made, PLAN)
+        with pytest.raises(FolderError, match="another process"):
+            callback.on_snapshot(checkpoints(made / "snapshots")[0])
+    finally:
+        first.close()
+    Survey(made, PLAN).close()

@@ -6,6 +6,7 @@ Shape letters: P number of parameters, k directions kept, n probes, m nodes of a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -23,7 +24,8 @@ from thalweg.landscape.noise import Batches
 from thalweg.landscape.similarity import compared, image_rows, log_spectrum_distance, matrix_row, subspace_overlap
 from thalweg.landscape.threshold import machine_floor, threshold
 from thalweg.landscape.valley import of_shape, shape
-from thalweg.landscapes import ChangeRecord, Held, Measure, SplitRecord
+from thalweg.landscapes import ChangeRecord, Held, Measure, SplitRecord, number
+from thalweg.theory.inputs import Condition
 from thalweg.vectors import Layout
 
 ENTROPIES: dict[str, tuple[str, float]] = {
@@ -87,11 +89,6 @@ class Point:
     """Z, ``(P, n)`` of a matrix-free point, the same in the whole series."""
     images: Tensor | None
     """``H Z``."""
-
-
-def number(value: float) -> float | None:
-    """None in place of NaN and infinity."""
-    return value if math.isfinite(value) else None
 
 
 def entropies(spectrum: Spectrum) -> dict[str, Measure]:
@@ -213,10 +210,13 @@ def split_record(values: Tensor, precision: torch.dtype, batches: Batches | None
         spread=number(seen.spread),
         negative_mass=seen.negative_mass,
         name=named.name,
-        conditions=tuple(
-            Held(one.words, one.held, number(one.measured)) for one in (*named.conditions, *(noise.conditions if noise else ()))
-        ),
+        conditions=held((*named.conditions, *(noise.conditions if noise else ()))),
     )
+
+
+def held(conditions: Sequence[Condition]) -> tuple[Held, ...]:
+    """As records keep them: None for what is not a number."""
+    return tuple(Held(one.words, bool(one.held), number(one.measured)) for one in conditions)
 
 
 def change_record(before: Point, now: Point, seed: int) -> ChangeRecord:

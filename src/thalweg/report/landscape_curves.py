@@ -19,7 +19,7 @@ from thalweg.intervals import interval
 from thalweg.landscapes import LandscapeRecord, Measure, RunLandscape
 from thalweg.report.curves import Band
 from thalweg.report.figures import COLOURS, DASHES, STYLE
-from thalweg.report.landscape_slices import paved, plain
+from thalweg.report.landscape_slices import below, paved, plain
 
 SPARE = ("#E69F00", "#000000", "#882255")
 """Colours of arms that no study has."""
@@ -108,9 +108,14 @@ def figure_landscape(arms: Arms) -> Figure:
     return figure
 
 
+def colour_of(arm: str, number: int) -> str:
+    """Of an arm, or of one of its runs; ``number`` chooses where no study has such an arm."""
+    return COLOURS.get(arm.rsplit("-seed", 1)[0]) or SPARE[number % len(SPARE)]
+
+
 def draw_curve(axes: Axes, arm: str, number: int, curve: Band, error: np.ndarray) -> None:
     """Mean, band, and error bars where probes were used."""
-    colour = COLOURS.get(arm.rsplit("-seed", 1)[0]) or SPARE[number % len(SPARE)]
+    colour = colour_of(arm, number)
     (line,) = axes.plot(curve.x, curve.mean, color=colour, label=plain(arm), linewidth=1.5, marker="o" if len(curve.x) < 3 else "")
     line.set_dashes(DASHES.get(arm, (None, None)))
     axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
@@ -177,17 +182,11 @@ def training_axis(axes: Axes, steps: Sequence[int], most: int = 4) -> None:
 def mark_passes(axes: Axes, arms: Arms) -> None:
     """A thin line at the first checkpoint after every change of the number of passes."""
     for number, (arm, runs) in enumerate(arms.items()):
-        colour = COLOURS.get(arm.rsplit("-seed", 1)[0]) or SPARE[number % len(SPARE)]
+        colour = colour_of(arm, number)
         for run in runs:
             for before, after in zip(run.points, run.points[1:], strict=False):
                 if before.loops != after.loops:
                     axes.axvline(after.step, color=colour, alpha=0.5, linewidth=0.8, dashes=(1, 2))
-
-
-def below(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels."""
-    lines = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines.keys(), fontsize=8, loc="outside lower center", ncols=min(len(lines), 6))
 
 
 def groups_of(arms: Arms) -> list[str]:

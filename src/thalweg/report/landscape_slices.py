@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -19,11 +18,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from thalweg.errors import DamagedFileError, InsufficientDataError
-from thalweg.landscapes import LandscapeRecord, RunLandscape, SliceRecord
+from thalweg.errors import InsufficientDataError
+from thalweg.landscapes import LandscapeRecord, RunLandscape, SliceRecord, read_arrays
 from thalweg.report.figures import STYLE
 
 BINS = 4
@@ -36,25 +33,10 @@ DEPTH = 1e-3
 """Lowest contour above the lowest loss, as a share of the range of losses."""
 REACH = 0.5
 """Of a plane's side, drawn outside of it at most, for a path that leaves it."""
+PLANE = ("first", "second", "losses")
+"""Arrays that every plane has."""
 ACROSS = 3
 """Panels in a row."""
-
-
-def arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays of a file that thalweg wrote; nothing where there is no file.
-
-    Raises:
-        DamagedFileError: it cannot be read, or lacks one of ``names``.
-    """
-    if not path.exists():
-        return {}
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DamagedFileError(f"damaged arrays {path}: {error}; remove the file and measure again") from None
-    if lacking := [name for name in names if name not in found]:
-        raise DamagedFileError(f"damaged arrays {path}: expected {', '.join(lacking)}; remove the file and measure again")
-    return found
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,7 @@ def spectra_of(landscape: RunLandscape) -> Spectra:
     """Every spectrum that a run has left on the disk."""
     points, values, weights = [], [], []
     for point in landscape.points:
-        found = arrays(landscape.spectrum_path(point.step), ("values",) if point.how == "exact" else ("nodes", "weights"))
+        found = read_arrays(landscape.spectrum_path(point.step), ("values",) if point.how == "exact" else ("nodes", "weights"))
         if found:
             places = found["values"] if point.how == "exact" else found["nodes"]
             share = np.ones_like(places) if point.how == "exact" else found["weights"]
@@ -135,9 +117,7 @@ def figure_spectra(landscapes: RunLandscape | dict[str, RunLandscape]) -> Figure
         axes.tick_params(labelleft=number % ACROSS == 0)
     bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=panels, pad=0.02, aspect=28)
     bar.set_label("share of the eigenvalues")
-    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    if handles:
-        figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=len(handles))
+    below(figure, panels)
     return figure
 
 
@@ -206,16 +186,14 @@ def figure_planes(planes: dict[str, tuple[RunLandscape, SliceRecord]]) -> Figure
         if "path" in plane and not follow(axes, plane):
             words.append("the path begins outside")
         axes.set_title("\n".join(word for word in words if word), fontsize=9)
-    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    if handles:
-        figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=len(handles))
+    below(figure, panels)
     return figure
 
 
 def plane_of(landscape: RunLandscape, record: SliceRecord) -> dict[str, np.ndarray]:
     """The arrays of a plane: first ``(n,)``, second ``(m,)``, losses ``(n, m)``, and path ``(K, 2)`` where there is one."""
-    path = landscape.folder / "slices" / f"{record.name}.safetensors"
-    found = arrays(path, ("first", "second", "losses"))
+    path = landscape.slice_path(record.name)
+    found = read_arrays(path, PLANE)
     if not found or not np.isfinite(found["losses"]).any():
         raise InsufficientDataError(f"plane {record.name}: given no finite loss in {path}, expected some; measure it again")
     return found
@@ -223,7 +201,7 @@ def plane_of(landscape: RunLandscape, record: SliceRecord) -> dict[str, np.ndarr
 
 def has_plane(landscape: RunLandscape, record: SliceRecord) -> bool:
     """Whether there is something to draw."""
-    found = arrays(landscape.folder / "slices" / f"{record.name}.safetensors", ("first", "second", "losses"))
+    found = read_arrays(landscape.slice_path(record.name), PLANE)
     return bool(found) and min(found["losses"].shape) >= 2 and bool(np.isfinite(found["losses"]).any())
 
 
@@ -279,6 +257,13 @@ def paved(count: int, alone: tuple[float, float], row: tuple[float, float]) -> t
     figure = Figure(figsize=size, dpi=160, layout="constrained")
     panels = [figure.add_subplot(rows, across, number + 1) for number in range(count)]
     return figure, panels
+
+
+def below(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all panels, if there is anything to name."""
+    lines = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if lines:
+        figure.legend(lines.values(), lines.keys(), fontsize=8, loc="outside lower center", ncols=min(len(lines), 6))
 
 
 def plain(text: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import safe_open
+import torch
 from torch import Tensor
 
 from thalweg.errors import FolderError
-from thalweg.landscapes import RunLandscape, read_landscape, spectrum_path
+from thalweg.landscapes import RunLandscape, read_arrays, read_landscape, spectrum_path
 from thalweg.models.config import ModelConfig
 from thalweg.plain import to_dict
 from thalweg.records import Cell, RunRecord, Score, StudySummary, read_run, recorded
@@ -111,11 +111,8 @@ def spectra_of(jobs: list[Job]) -> Callable[[str, int, int], Tensor | None]:
     folders = {(job.config.arm, job.config.seed): job.folder / "landscape" for job in jobs}
 
     def spectrum(arm: str, seed: int, step: int) -> Tensor | None:
-        path = spectrum_path(folders[arm, seed], step)
-        if not path.exists():
-            return None
-        with safe_open(path, "pt") as file:
-            return file.get_tensor("values").double() if "values" in file.keys() else None  # noqa: SIM118
+        values = read_arrays(spectrum_path(folders[arm, seed], step)).get("values")
+        return None if values is None else torch.from_numpy(values).double()
 
     return spectrum
 

@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from thalweg.landscapes import LandscapePlan, LandscapeRecord, RunLandscape, read_landscape
+from thalweg.landscapes import LandscapePlan, LandscapeRecord, RunLandscape
 from thalweg.plain import to_dict
 from thalweg.report.landscape_figures import run_figures
 from thalweg.train.callbacks import progress_bar
 from thalweg.train.config import read_config
-from thalweg.train.survey import survey
+from thalweg.train.survey import plan_of, survey
 
 ROWS = 12
 """Points shown in the table; the journal has them all."""
@@ -31,7 +31,7 @@ def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> 
     """
     if threads:
         torch.set_num_threads(threads)
-    found = surveyed(run, plan or planned(run))
+    found = surveyed(run, plan or plan_of(run))
     pictures = run_figures(found, caption(found))
     if as_json:
         print(json.dumps(to_dict(found) | {"folder": str(found.folder)}))
@@ -39,12 +39,6 @@ def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> 
     show(found)
     names = sorted(path.stem for path in pictures if path.suffix == ".png")
     print(f"figures: {', '.join(names)} in {found.folder / 'figures'}")
-
-
-def planned(run: Path) -> LandscapePlan:
-    """The plan of a landscape that was begun, or the default one."""
-    begun = read_landscape(run)
-    return begun.plan if begun else LandscapePlan()
 
 
 def surveyed(run: Path, plan: LandscapePlan) -> RunLandscape:

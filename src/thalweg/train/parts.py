@@ -22,7 +22,7 @@ from thalweg.landscape.directions import Direction, eigendirection, filter_norma
 from thalweg.landscape.slices import Slices
 from thalweg.landscape.split import eigen_split, frozen
 from thalweg.landscape.threshold import threshold
-from thalweg.landscapes import AlignmentRecord, GroupRecord, LandscapePlan, SliceRecord, TheoremsRecord
+from thalweg.landscapes import AlignmentRecord, GroupRecord, LandscapePlan, SliceRecord, TheoremsRecord, number, slice_path
 from thalweg.storage import atomic_stream
 from thalweg.train.beside import theorems_beside
 from thalweg.train.place import Place, matrix_groups, step_of
@@ -67,11 +67,6 @@ def group_record(found: GroupAlignment) -> GroupRecord:
     )
 
 
-def number(value: float) -> float | None:
-    """A float for JSON."""
-    return value if math.isfinite(value) else None
-
-
 def replayed(paths: Sequence[Path], count: int, window: int, steps: int) -> list[Path]:
     """The snapshots to go on from: nearest to ``count`` equal parts of the run, with a whole window left."""
     fit = [path for path in paths if 0 < step_of(path) <= steps - window]
@@ -112,7 +107,7 @@ def flat(model: nn.Module) -> Tensor:
 
 
 def planes(places: Places, paths: Sequence[Path], folder: Path) -> list[SliceRecord]:
-    """Planes of the loss through the run's end, with the trajectory in them; the arrays are written into ``folder``.
+    """Planes of the loss through the run's end, with the trajectory in them; the arrays are written into the landscape's folder.
 
     Four: principal directions of the trajectory, the two steepest eigenvectors, river against valley, two random directions.
     """
@@ -128,7 +123,7 @@ def planes(places: Places, paths: Sequence[Path], folder: Path) -> list[SliceRec
         tensors = {"first": plane.first, "second": plane.second, "losses": plane.losses}
         if plane.path is not None:
             tensors["path"] = plane.path
-        atomic_stream(folder / f"{name}.safetensors", [save({key: value.contiguous() for key, value in tensors.items()})])
+        atomic_stream(slice_path(folder, name), [save({key: value.contiguous() for key, value in tensors.items()})])
         held = None if plane.held is None else number(plane.held)
         records.append(SliceRecord(name, here.step, plane.names, held, side))
     return records

@@ -27,9 +27,9 @@ from thalweg.landscape.edge import Edge, batch_sharpness, edge, preconditioned_s
 from thalweg.landscape.flips import MOST_DEGREES, along, flips
 from thalweg.landscape.geometry import geometry
 from thalweg.landscape.hopping import hopping, river_motion, trapped
+from thalweg.landscape.spectrum import held
 from thalweg.landscapes import Held, ReplayRecord
 from thalweg.theory.hopping_force import curvature_gradient
-from thalweg.theory.inputs import Condition
 from thalweg.theory.momentum import edge_ratio
 from thalweg.train.checkpoint import Checkpoint
 from thalweg.train.config import RunConfig
@@ -274,11 +274,6 @@ def river_conditions(path: Trajectory, frame: Tensor) -> tuple[Held, ...]:
         return held(river_motion(path.points, -path.gradients[0], valley=frame).conditions)
     except EmptySubspaceError:
         return (Held("the first gradient has a part in the river", False, 0.0),)
-
-
-def held(conditions: Sequence[Condition]) -> tuple[Held, ...]:
-    """As records keep them: None for what is not a number."""
-    return tuple(Held(one.words, bool(one.held), one.measured if math.isfinite(one.measured) else None) for one in conditions)
 
 
 def written(ratio: float) -> float:

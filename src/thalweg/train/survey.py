@@ -1,29 +1,29 @@
 """The landscape of one run: every part that its plan asks for, at the run's snapshots, resumable at every record.
 
-Along a run as a callback (`LandscapeCallback`), or after the fact from the folder (`survey`).
-
+After the fact from the folder (`survey`), or while the run goes on (`thalweg.train.along`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
-from thalweg.errors import FolderError, InsufficientDataError, ThalwegError, require
+from thalweg.errors import FolderError, InsufficientDataError, ThalwegError
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.landscapes import (
     LandscapePlan,
-    LandscapeRecord,
     LandscapeSummary,
     NoteRecord,
     ReplayRecord,
     RunLandscape,
+    SplitRecord,
     read_landscape,
     spectrum_path,
 )
@@ -31,7 +31,6 @@ from thalweg.plain import to_dict
 from thalweg.records import RunSummary, provenance, recorded
 from thalweg.storage import Journal, atomic_stream, locked, read_journal, read_json, write_json
 from thalweg.train.assemble import choose_device, make_data, make_model
-from thalweg.train.callbacks import Callback
 from thalweg.train.checkpoint import checkpoints
 from thalweg.train.config import RunConfig, read_config
 from thalweg.train.lengths import score_lengths
@@ -51,19 +50,27 @@ class Survey:
         plan: what is measured.
         tell: see `Tell`.
     Raises:
-        FolderError: no run, or a landscape with another plan.
+        FolderError: no run, a landscape with another plan, or another process measures it.
     """
 
     def __init__(self, run: Path, plan: LandscapePlan, tell: Tell | None = None) -> None:
         self.run, self.plan, self.tell = run, plan, tell
         self.config = config_of(run)
         self.folder = run / "landscape"
-        claim(self.folder, plan)
-        path = self.folder / "journal.jsonl"
-        whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-        lines = read_journal(path) if path.exists() else []
-        self.journal = Journal(path, whole)
-        self.done = {key(line) for line in lines} | {(line["part"], line["step"]) for line in lines if line["type"] == "cost"}
+        with ExitStack() as opened:
+            opened.enter_context(locked(self.folder, "landscape"))
+            claim(self.folder, plan)
+            path = self.folder / "journal.jsonl"
+            lines = read_journal(path) if path.exists() else []
+            self.journal = Journal(path, path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0)
+            opened.callback(self.journal.close)
+            self.prepare(lines)
+            self.opened = opened.pop_all()
+
+    def prepare(self, lines: list[dict[str, Any]]) -> None:
+        """Everything that measures, given the journal so far."""
+        plan = self.plan
+        self.done = {(line["part"], line["step"]) for line in lines if line["type"] == "cost"}
         self.written = {identity(line) for line in lines}
         self.counted = 0
         self.device = choose_device(self.config.training.device)
@@ -99,37 +106,33 @@ class Survey:
         """Spectrum and alignment at one snapshot, unless they are there."""
         step = step_of(path)
         before, self.last = self.last, path
-        if ("point", step) not in self.done:
+        if ("spectra", step) not in self.done:
             if before is not None and self.seen != before:  # measured by an earlier process
                 earlier = self.place(before)
                 self.probe.remember(earlier.loss, earlier.model, [earlier.batch], step=earlier.step)
-            with self.part("spectra", "point", step):
+            with self.part("spectra", step):
                 self.write_point(self.place(path))
             self.seen = path
         if self.plan.alignment and self.loops > 1 and ("alignment", step) not in self.done:
-            with self.part("alignment", "alignment", step):
+            with self.part("alignment", step):
                 self.record("alignment", align(self.place(path), self.loops))
 
     def write_point(self, place: Place) -> None:
         """The record of one point, after its spectrum is on the disk."""
-        found: LandscapeRecord = self.probe.measure(place.loss, place.model, [place.batch], step=place.step)
-        values, spectrum = to_dict(found) | {"loops": place.loops}, self.probe.spectrum
+        found = self.probe.measure(place.loss, place.model, [place.batch], step=place.step)
+        spectrum = self.probe.spectrum
         assert spectrum is not None
         atomic_stream(spectrum_path(self.folder, place.step), [save(spectrum.tensors())])
-        self.journal.append({"type": "point"} | values)
+        self.record("point", replace(found, loops=place.loops))
 
     def record(self, kind: str, found: Any) -> None:
-        """One line of the journal."""
+        """One line of the journal, unless it is there: a part may have been cut before it was known to be done."""
         line = {"type": kind} | to_dict(found)
-        if identity(line) not in self.written:  # a part of several records may have been cut in the middle
+        if identity(line) not in self.written:
             self.journal.append(line)
 
-    def note(self, step: int, part: str, words: str) -> None:
-        """Write down what could not be measured."""
-        self.record("note", NoteRecord(step, part, " ".join(words.split())))
-
     @contextmanager
-    def part(self, part: str, kind: str, step: int) -> Iterator[None]:
+    def part(self, part: str, step: int) -> Iterator[None]:
         """Time a part; what the input cannot give becomes a note, so that one point never costs a run its landscape."""
         started = time.perf_counter()
         self.say(f"{part} at step {step}")
@@ -138,15 +141,16 @@ class Survey:
         except ThalwegError as error:
             if error.exit_code != 2 or isinstance(error, FolderError):
                 raise
-            self.note(step, kind, str(error))
+            self.record("note", NoteRecord(step, part, " ".join(str(error).split())))
         self.journal.append({"type": "cost", "part": part, "step": step, "seconds": time.perf_counter() - started})
-        self.done.add((kind, step))
+        self.done.add((part, step))
         self.counted += 1
 
     def say(self, words: str) -> None:
         """Tell how far it is."""
         if self.tell is not None:
-            self.tell(min(self.counted, self.total), self.total, words)
+            total = self.total
+            self.tell(min(self.counted, total), total, words)
 
     @property
     def total(self) -> int:
@@ -157,8 +161,7 @@ class Survey:
 
     def chosen(self) -> list[Path]:
         """The snapshots that are there and wanted, oldest first."""
-        there = checkpoints(self.run / "snapshots") or checkpoints(self.run / "checkpoints")
-        wanted = self.plan.checkpoints
+        there, wanted = states(self.run), self.plan.checkpoints
         if not wanted or len(there) <= wanted:
             return there
         places = {round(index * (len(there) - 1) / (wanted - 1)) for index in range(wanted)}
@@ -197,45 +200,36 @@ class Survey:
 
     def replays(self, chosen: list[Path]) -> None:
         """Windows of training gone over again, and the theorems beside gradient descent from the same places."""
-        steps = self.config.training.steps
-        first = float(self.points[0].gradient_norm) if self.points else 1.0
-        for path in replayed(chosen, self.plan.replays, self.plan.window, steps):
-            step = step_of(path)
-            if ("replay", step) not in self.done:
-                with self.part("replays", "replay", step):
-                    self.record("replay", self.replay(self.place(path), first))
-            earlier = chosen[chosen.index(path) - 1]
-            if ("theorems", step) not in self.done and self.exact(step) and earlier != path:
-                with self.part("theorems", "theorems", step):
+        found = read_landscape(self.run)
+        points = {point.step: point for point in found.points} if found else {}
+        first = points[min(points)].gradient_norm if points else 1.0
+        for path in replayed(chosen, self.plan.replays, self.plan.window, self.config.training.steps):
+            step, earlier = step_of(path), chosen[chosen.index(path) - 1]
+            point = points.get(step)
+            if ("replays", step) not in self.done:
+                with self.part("replays", step):
+                    self.record("replay", self.replay(self.place(path), first, point.split if point else None))
+            exact = point is not None and point.how == "exact"
+            if ("theorems", step) not in self.done and exact and earlier != path:
+                with self.part("theorems", step):
                     self.record("theorems", theorems(self.place, earlier, path, self.plan))
 
     def ends(self, chosen: list[Path]) -> None:
         """What is asked of the run's end: other lengths, and planes of the loss."""
         last = chosen[-1]
         if self.plan.lengths and ("lengths", step_of(last)) not in self.done:
-            with self.part("lengths", "length", step_of(last)):
+            with self.part("lengths", step_of(last)):
                 here = self.place(last)
                 multiples = self.plan.lengths
                 for found in score_lengths(here.model, self.config, self.data, here.loops, here.step, multiples, gains=here.gains):
                     self.record("length", found)
         if self.plan.slices and ("slices", step_of(last)) not in self.done:
-            with self.part("slices", "slice", step_of(last)):
-                for found in planes(self.place, chosen, self.folder / "slices"):
+            with self.part("slices", step_of(last)):
+                for found in planes(self.place, chosen, self.folder):
                     self.record("slice", found)
 
-    @property
-    def points(self) -> tuple[LandscapeRecord, ...]:
-        """The points on the disk."""
-        found = read_landscape(self.run)
-        return found.points if found else ()
-
-    def exact(self, step: int) -> bool:
-        """Whether the spectrum at a step is exact."""
-        return any(point.step == step and point.how == "exact" for point in self.points)
-
-    def replay(self, place: Place, first: float) -> ReplayRecord:
+    def replay(self, place: Place, first: float, split: SplitRecord | None) -> ReplayRecord:
         """One window, judged with the class of the valley that was found where it begins."""
-        split = next((point.split for point in self.points if point.step == place.step), None)
         return replay(
             self.config,
             place.checkpoint,
@@ -249,50 +243,8 @@ class Survey:
         )
 
     def close(self) -> None:
-        """Give the journal back."""
-        self.journal.close()
-
-
-class LandscapeCallback(Callback):
-    """A landscape measured while the run goes on, at each of its snapshots.
-
-    Args:
-        run: folder of the run; its config must ask for ``training.snapshots``.
-        plan: what is measured.
-    """
-
-    def __init__(self, run: Path, plan: LandscapePlan) -> None:
-        self.run, self.plan = run, plan
-        self.survey: Survey | None = None
-
-    def on_snapshot(self, path: Path) -> None:
-        with torch.random.fork_rng():  # measuring leaves no trace in training
-            if self.survey is None:
-                self.survey = Survey(self.run, self.plan)
-                for earlier in self.survey.chosen():
-                    if earlier != path:
-                        self.survey.look(earlier)
-            if path in self.survey.chosen():
-                self.survey.look(path)
-
-    def on_end(self) -> None:
-        if self.survey is not None:
-            try:
-                if (self.run / "summary.json").exists():
-                    self.survey.finish()
-            finally:
-                self.survey.close()
-
-
-def along(run: Path, config: RunConfig) -> LandscapeCallback:
-    """The callback for a run that keeps snapshots.
-
-    Raises:
-        BadInputError: it keeps none.
-    """
-    require(config.training.snapshots > 0, "training.snapshots", 0, "at least 2 for a landscape along the run, such as 40")
-    begun = read_landscape(run)
-    return LandscapeCallback(run, begun.plan if begun else LandscapePlan())
+        """Give journal and folder back."""
+        self.opened.close()
 
 
 def survey(run: Path, plan: LandscapePlan, tell: Tell | None = None) -> RunLandscape:
@@ -307,7 +259,7 @@ def survey(run: Path, plan: LandscapePlan, tell: Tell | None = None) -> RunLands
         InsufficientDataError: fewer snapshots than the plan asks for.
     """
     config = config_of(run)
-    there = checkpoints(run / "snapshots") or checkpoints(run / "checkpoints")
+    there = states(run)
     if not there:
         advice = f"expected snapshots; train it with --set training.snapshots=40 (it was {config.training.snapshots})"
         raise FolderError(f"run {run}: no snapshots and no checkpoints in it; {advice}")
@@ -316,11 +268,10 @@ def survey(run: Path, plan: LandscapePlan, tell: Tell | None = None) -> RunLands
             f"run {run}: asked for {plan.checkpoints} checkpoints, it has {len(there)}; ask for fewer, or train with "
             f"--set training.snapshots={plan.checkpoints}"
         )
-    with locked(run / "landscape", "landscape"):
-        if (run / "landscape" / "summary.json").exists():
-            claim(run / "landscape", plan)
-        else:
-            measure(Survey(run, plan, tell))
+    if (run / "landscape" / "summary.json").exists():
+        claim(run / "landscape", plan)
+    else:
+        measure(Survey(run, plan, tell))
     found = read_landscape(run)
     assert found is not None
     return found
@@ -347,6 +298,17 @@ def claim(folder: Path, plan: LandscapePlan) -> None:
         )
 
 
+def states(run: Path) -> list[Path]:
+    """The full states that a run has kept, oldest first: snapshots, or checkpoints where there are none."""
+    return checkpoints(run / "snapshots") or checkpoints(run / "checkpoints")
+
+
+def plan_of(run: Path) -> LandscapePlan:
+    """The plan of a landscape that was begun, or the default one."""
+    begun = read_landscape(run)
+    return begun.plan if begun else LandscapePlan()
+
+
 def config_of(run: Path) -> RunConfig:
     """The config of a run's folder.
 
@@ -361,9 +323,3 @@ def config_of(run: Path) -> RunConfig:
 def identity(line: dict[str, Any]) -> tuple[Any, ...]:
     """What no two records of a landscape share."""
     return line["type"], line.get("step"), line.get("multiple"), line.get("name"), line.get("part")
-
-
-def key(line: dict[str, Any]) -> tuple[str, int]:
-    """What a line of the journal says is done."""
-    kind = line["part"] if line["type"] == "note" else line["type"]
-    return kind, int(line.get("step", -1))
