@@ -20,7 +20,7 @@ from thalweg.landscape.threshold import threshold
 from thalweg.study.recipes import ARMS, markov
 from thalweg.theory.certificate import certify
 from thalweg.train.assemble import make_data, make_model
-from thalweg.train.checkpoint import checkpoints, read_checkpoint
+from thalweg.train.checkpoint import checkpoints, load_weights, read_checkpoint
 from thalweg.train.step import next_token_loss
 
 
@@ -40,9 +40,7 @@ def column(arm: str, updates: int, sequences: int) -> list[TheoremsAt]:
 
     spectra = []
     for found in (earlier, last):
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(found.tensors[f"model.{name}"])
+        load_weights(found, model)
         spectra.append(tw.dense_hessian(loss_fn, model, [batch], dtype=torch.float64).matrix)
     values, vectors = torch.linalg.eigh(spectra[0])
     split = frozen(eigen_split(values, vectors, threshold(values).epsilon))

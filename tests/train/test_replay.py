@@ -21,10 +21,11 @@ from thalweg.train import replay as replay_module
 from thalweg.train.assemble import make_data, make_model
 from thalweg.train.checkpoint import Checkpoint, checkpoints, digest, read_checkpoint
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig
+from thalweg.train.place import Passes
 from thalweg.train.replay import Curvature, edge_ratios, judge, replay, surroundings
 from thalweg.train.step import make_optimizer, next_token_loss
 from thalweg.train.trainer import train
-from thalweg.train.trajectory import Passes, Trajectory, trajectory
+from thalweg.train.trajectory import Trajectory, trajectory
 
 OPTIMIZERS = {
     "adam": OptimizerConfig(schedule="wsd", warmup=10, weight_decay=0.1, value_rate=2.0),

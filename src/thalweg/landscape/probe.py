@@ -208,7 +208,8 @@ class LandscapeProbe:
         elif self.method == "auto":
             way, reason, operator = self.decided(scene, noise, progress)
         else:
-            way, reason = get_args(Way)[self.method == "matrix-free"], f"{self.method}: {scene.layout.dim:,} parameters, asked for"
+            way = "exact" if self.method == "exact" else "matrix-free"
+            reason = f"{way}: {scene.layout.dim:,} parameters, asked for"
         spent = operator.products if operator is not None else 0
         if way == "exact":
             found, products = self.exact(scene, step, progress, noise), scene.layout.dim + spent
@@ -258,7 +259,7 @@ class LandscapeProbe:
         if known is None and seconds <= self.exact_seconds:
             operator = self.operator(scene, progress)
             seconds += dim * column_seconds(operator)
-        way = get_args(Way)[seconds > self.exact_seconds]
+        way: Way = "matrix-free" if seconds > self.exact_seconds else "exact"
         told = f"about {duration(seconds)} expected" if known is None else f"{duration(seconds)} measured before"
         return way, f"{way}: {words}{told} of {duration(self.exact_seconds)} allowed", operator
 

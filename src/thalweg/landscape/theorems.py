@@ -44,6 +44,8 @@ class TheoremsAt:
 
     rate: float
     steps: int
+    largest: float
+    """lam_max of H."""
     valley: int
     river: int
     coupling: float
@@ -121,6 +123,7 @@ def theorems_at(
     return TheoremsAt(
         rate=rate,
         steps=steps,
+        largest=float(energy.values[-1]),
         valley=valley.shape[1],
         river=river.shape[1],
         coupling=float(model.coupling.norm() / matrix.norm()),

@@ -56,18 +56,17 @@ def theorems_beside(
             return place.weight * float(place.total(0, place.layout.split(point)))
 
     found = theorems_at(loss, place.gradient_at, hessian, place.point, split, rate, steps)
-    largest = float(torch.linalg.eigvalsh(hessian)[-1])
-    return complete(recorded(found, step, split_step, largest))
+    return complete(recorded(found, step, split_step))
 
 
-def recorded(found: TheoremsAt, step: int, split_step: int, largest: float) -> TheoremsRecord:
-    """The numbers that a record keeps; lam_max is ``largest``."""
+def recorded(found: TheoremsAt, step: int, split_step: int) -> TheoremsRecord:
+    """The numbers that a record keeps."""
     return TheoremsRecord(
         step=step,
         split_step=split_step,
         rate=found.rate,
         steps=found.steps,
-        sharpness=found.rate * largest,
+        sharpness=found.rate * found.largest,
         valley=found.valley,
         river=found.river,
         coupling=found.coupling,

@@ -63,11 +63,16 @@ def gather(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tens
     return tensors
 
 
-def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put everything back where `gather` took it from."""
+def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Put the weights alone back into a model."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(checkpoint.tensors[f"model.{name}"])
+
+
+def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put everything back where `gather` took it from."""
+    load_weights(checkpoint, model)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
         if name.startswith("optimizer."):

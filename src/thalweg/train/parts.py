@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from thalweg.curvature.dense import dense_hessian
 from thalweg.curvature.eigenpairs import EigenPairs, eigenpairs
@@ -81,14 +82,12 @@ def theorems(places: Places, earlier: Path, path: Path, plan: LandscapePlan) -> 
         BadInputError: the two have other passes, so that their losses are two functions.
     """
     before = places(earlier)
-    loops, gains = before.loops, before.gains
     values, vectors = torch.linalg.eigh(dense_at(before, plan))
     split = frozen(eigen_split(values, vectors, threshold(values, precision=getattr(torch, plan.dtype)).epsilon))
     here = places(path)
-    if (here.loops, here.gains) != (loops, gains):
-        raise BadInputError(
-            f"theorems: {loops} passes at step {before.step} and {here.loops} at step {here.step}, expected the same"
-        )
+    if here.passes != before.passes:
+        words = f"{before.passes.loops} passes at step {before.step} and {here.passes.loops} at step {here.step}"
+        raise BadInputError(f"theorems: {words}, expected the same")
     matrix = dense_at(here, plan)
     return theorems_beside(
         here.loss, here.model, here.batch, matrix, split, before.step, here.step, plan.force_rate, plan.force_steps
@@ -101,17 +100,12 @@ def dense_at(place: Place, plan: LandscapePlan) -> Tensor:
     return dense_hessian(place.loss, place.model, [place.batch], dtype=dtype, compile="never").matrix.to(torch.float64)
 
 
-def flat(model: nn.Module) -> Tensor:
-    """All weights, ``(P,)`` in float64."""
-    return torch.cat([parameter.detach().flatten().double().cpu() for _, parameter in model.named_parameters()])
-
-
 def planes(places: Places, paths: Sequence[Path], folder: Path) -> list[SliceRecord]:
     """Planes of the loss through the run's end, with the trajectory in them; the arrays are written into the landscape's folder.
 
     Four: principal directions of the trajectory, the two steepest eigenvectors, river against valley, two random directions.
     """
-    trajectory = torch.stack([flat(places(path).model) for path in paths])
+    trajectory = torch.stack([parameters_to_vector(places(path).model.parameters()).detach().double().cpu() for path in paths])
     here = places(paths[-1])
     pairs = eigenpairs(Hessian(here.loss, here.model, [here.batch], check=False), k=2, strict=False)
     slices = Slices(here.loss, here.model, [here.batch])

@@ -5,35 +5,48 @@ Shape letters: N sequences, L tokens of a sequence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from thalweg.landscape.gauge import Pair
-from thalweg.train.checkpoint import Checkpoint, read_checkpoint
+from thalweg.train.checkpoint import Checkpoint, load_weights, read_checkpoint
 from thalweg.train.config import RunConfig
-from thalweg.train.step import Gains, next_token_loss
+from thalweg.train.step import next_token_loss
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What a loss depends on beside weights and batch."""
+
+    loops: int
+    gains: tuple[float, ...] | None = None
+    """None where every pass counts in full."""
+
+    def loss(self, model: nn.Module, rows: Tensor) -> Tensor:
+        """Mean next-token loss of ``(N, L)``."""
+        return next_token_loss(model, rows, self.loops, self.gains)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Weights, passes and gains of one moment, and the batch that every moment is judged on."""
+    """Weights and passes of one moment, and the batch that every moment is judged on."""
 
     checkpoint: Checkpoint
     step: int
     """Updates made."""
-    loops: int
-    gains: Gains
+    passes: Passes
+    """For the next update."""
     model: nn.Module
     batch: Tensor
     """Training sequences ``(N, L)``, the same at every place."""
 
-    def loss(self, model: nn.Module, rows: Tensor) -> Tensor:
-        """Mean loss with the passes and gains of that moment."""
-        return next_token_loss(model, rows, self.loops, self.gains)
+    @property
+    def loss(self) -> Callable[[nn.Module, Tensor], Tensor]:
+        """``(model, rows)`` -> mean loss with the passes of that moment."""
+        return self.passes.loss
 
 
 def place_of(path: Path, config: RunConfig, model: nn.Module, batch: Tensor) -> Place:
@@ -41,10 +54,8 @@ def place_of(path: Path, config: RunConfig, model: nn.Module, batch: Tensor) -> 
     found = read_checkpoint(path)
     shift = config.shift.schedule()
     shift.load_state_dict(found.facts["shift"])
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(found.tensors[f"model.{name}"])
-    return Place(found, int(found.facts["step"]), shift.loops, None if shift.settled else shift.gains, model, batch)
+    load_weights(found, model)
+    return Place(found, int(found.facts["step"]), Passes(shift.loops, None if shift.settled else shift.gains), model, batch)
 
 
 def step_of(path: Path) -> int:

@@ -123,7 +123,7 @@ class Survey:
         spectrum = self.probe.spectrum
         assert spectrum is not None
         atomic_stream(spectrum_path(self.folder, place.step), [save(spectrum.tensors())])
-        self.record("point", replace(found, loops=place.loops))
+        self.record("point", replace(found, loops=place.passes.loops))
 
     def record(self, kind: str, found: Any) -> None:
         """One line of the journal, unless it is there: a part may have been cut before it was known to be done."""
@@ -220,8 +220,8 @@ class Survey:
         if self.plan.lengths and ("lengths", step_of(last)) not in self.done:
             with self.part("lengths", step_of(last)):
                 here = self.place(last)
-                multiples = self.plan.lengths
-                for found in score_lengths(here.model, self.config, self.data, here.loops, here.step, multiples, gains=here.gains):
+                loops, gains, multiples = here.passes.loops, here.passes.gains, self.plan.lengths
+                for found in score_lengths(here.model, self.config, self.data, loops, here.step, multiples, gains=gains):
                     self.record("length", found)
         if self.plan.slices and ("slices", step_of(last)) not in self.done:
             with self.part("slices", step_of(last)):

@@ -12,6 +12,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from thalweg.data.batches import Data
 from thalweg.errors import DamagedFileError, DivergedError, FolderError
 from thalweg.models.cost import cost, parameters
 from thalweg.plain import fingerprint, from_dict, to_dict
@@ -94,12 +95,12 @@ def check_owner(config: RunConfig, folder: Path) -> bool:
 class Run:
     """Everything that changes while a run goes on."""
 
-    def __init__(self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> None:
+    def __init__(self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: Data | None = None) -> None:
         self.config, self.folder, self.callbacks = config, folder, callbacks
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.device = choose_device(config.training.device)
-        self.data = make_data(config)
+        self.data = make_data(config) if data is None else data
         self.model = make_model(config).to(self.device)
         # Static: one graph for each number of loops, rather than one that is traced again when the number is a new one.
         compiled = config.training.compile

@@ -24,8 +24,9 @@ from thalweg.landscape.flips import SHORTEST
 from thalweg.landscapes import Held
 from thalweg.train.checkpoint import Checkpoint, scatter
 from thalweg.train.config import RunConfig
+from thalweg.train.place import Passes
 from thalweg.train.rates import rate_at
-from thalweg.train.step import next_token_loss, train_step
+from thalweg.train.step import train_step
 from thalweg.train.trainer import Run
 
 ROOM = 6
@@ -33,19 +34,6 @@ ROOM = 6
 
 Progress = Callable[[int, int], None]
 """Called with (updates done, updates in all)."""
-
-
-@dataclass(frozen=True)
-class Passes:
-    """What a loss depends on beside weights and batch."""
-
-    loops: int
-    gains: tuple[float, ...] | None = None
-    """None where every pass counts in full."""
-
-    def loss(self, model: nn.Module, rows: Tensor) -> Tensor:
-        """Mean next-token loss of ``(N, L)``."""
-        return next_token_loss(model, rows, self.loops, self.gains)
 
 
 @dataclass(frozen=True)
@@ -126,8 +114,7 @@ def rerun(config: RunConfig, checkpoint: Checkpoint, window: int, data: Data | N
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices):
-            run = Run(config, checkpoint.path.parent)
-            run.data = data or run.data
+            run = Run(config, checkpoint.path.parent, data=data)
             # Copies: an optimizer goes on in the very tensors that it is given.
             tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
             scatter(replace(checkpoint, tensors=tensors), run.model, run.optimizer)
