@@ -109,8 +109,9 @@ def planes_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], name: str,
         for of, (_, record) in planes.items()
     )
     words = (
-        "Loss in a plane through the run's weights; contours lie logarithmically above the lowest loss of the plane. Circle: where "
-        f"the path begins; star: where it ends; the path is projected into the plane, and cut off far outside of it. {told}. "
+        "Loss in a plane through the run's weights, axes in multiples of their directions; contours lie logarithmically above the "
+        "lowest loss of the plane. Circle: where the path begins; star: where it ends; the path is projected into the plane, and "
+        f"cut off far outside of it. {told}. "
         f"{whose({of: run for of, (run, _) in planes.items()})} {caption}"
     )
     figure = figure_planes(planes)

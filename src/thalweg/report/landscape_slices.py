@@ -176,8 +176,8 @@ def figure_planes(planes: dict[str, tuple[RunLandscape, SliceRecord]]) -> Figure
     """
     figure, panels = paved(len(planes), (5.4, 4.2), (9.2, 3.4))
     for axes, (name, (landscape, record)) in zip(panels, planes.items(), strict=True):
-        axes.set_xlabel(f"{plain(record.names[0])} (multiples of the direction)")
-        axes.set_ylabel(f"{plain(record.names[1])} (multiples of the direction)")
+        axes.set_xlabel(plain(record.names[0]))
+        axes.set_ylabel(plain(record.names[1]))
         plane = plane_of(landscape, record)
         contours(figure, axes, plane)
         words = [plain(name)]

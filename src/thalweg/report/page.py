@@ -27,6 +27,8 @@ PAGES = Environment(
 
 HEAVY = 300_000
 """Bytes of an SVG above which the page holds the PNG instead; both lie in ``figures/``."""
+NUMBERS = 3
+"""Numbers of a verdict that are shown at once."""
 
 
 def write_report(
@@ -64,6 +66,7 @@ def render(summary: StudySummary, figures: list[Drawn], folder: Path, landscape:
         again=shlex.join(["thalweg", "report", str(folder)]),
         answer=answer(summary),
         show=show,
+        first=NUMBERS,
         number=number,
     )
 

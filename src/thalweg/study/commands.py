@@ -12,16 +12,13 @@ from rich.table import Table
 from thalweg.errors import StudyError, require
 from thalweg.plain import to_dict
 from thalweg.records import Cell, StudySummary, Verdict, read_run
-from thalweg.report.page import write_report
+from thalweg.report.page import NUMBERS, write_report
 from thalweg.storage import locked
 from thalweg.study.queue import Job, work_off
 from thalweg.study.recipes import StudyConfig, runs_of
 from thalweg.study.study import claim_study, jobs_of, landscapes_of, read_study, summarise
 from thalweg.train.assemble import make_data
 from thalweg.train.callbacks import progress_bar
-
-NUMBERS = 3
-"""Numbers of a verdict that the terminal shows; the page has them all."""
 
 
 def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> None:
