@@ -120,11 +120,12 @@ def train(
     settings = read_config(config, set_)
     folder = out or Path("results") / config.stem
     label = f"{settings.arm} seed {settings.seed}"
-    callbacks: list[Callback] = [ProgressBar(label)]
+    bar = ProgressBar(label)
+    callbacks: list[Callback] = [bar]
     if landscape:
         from thalweg.train.along import along
 
-        callbacks.append(along(folder, settings))
+        callbacks.insert(0, along(folder, settings, bar.measuring))  # first, so that the bar stays while the end is measured
     summary = make_run(settings, folder, callbacks)
     if json_:
         print(json.dumps(to_dict(summary)))

@@ -394,12 +394,13 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """
     if not path.exists():
         return {}
+    advice = f"move {path.parents[1]} away and measure again"
     try:
         found = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise DamagedFileError(f"damaged arrays {path}: {error}; remove the file and measure again") from None
+        raise DamagedFileError(f"damaged arrays {path}: {error}; {advice}") from None
     if lacking := [name for name in names if name not in found]:
-        raise DamagedFileError(f"damaged arrays {path}: expected {', '.join(lacking)}; remove the file and measure again")
+        raise DamagedFileError(f"damaged arrays {path}: expected {', '.join(lacking)}; {advice}")
     return found
 
 

@@ -152,6 +152,22 @@ def test_along_the_run_gives_what_comes_after_the_fact(whole: Path, rotary: RunC
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[1] if name != "random.cpu")
 
 
+@pytest.mark.slow
+def test_fewer_points_than_snapshots_are_the_same_ones_along_and_after(made: Path, rotary: RunConfig, tmp_path: Path) -> None:
+    plan = replace(PLAN, checkpoints=3, alignment=False, replays=0, lengths=(), slices=False)
+    train(rotary, tmp_path / "along", [LandscapeCallback(tmp_path / "along", plan)])
+    steps = [[point.step for point in found.points] for found in (survey(made, plan), landscape(tmp_path / "along"))]
+    snapshots = rotary.training.snapshot_steps
+    assert steps[0] == steps[1] == [snapshots[0], snapshots[2], snapshots[5]]
+
+
+def test_a_run_without_snapshots_is_measured_at_its_checkpoints(made: Path) -> None:
+    shutil.rmtree(made / "snapshots")
+    here = Survey(made, PLAN)
+    assert here.chosen() == checkpoints(made / "checkpoints")
+    here.close()
+
+
 def test_measuring_leaves_the_random_state_of_training_alone(rotary: RunConfig, made: Path) -> None:
     callback = LandscapeCallback(made, replace(PLAN, checkpoints=2, alignment=False))
     before = torch.get_rng_state()

@@ -18,7 +18,7 @@ from thalweg.study.queue import Job, work_off
 from thalweg.study.recipes import StudyConfig, runs_of
 from thalweg.study.study import claim_study, jobs_of, landscapes_of, read_study, summarise
 from thalweg.train.assemble import make_data
-from thalweg.train.callbacks import progress_bar
+from thalweg.train.callbacks import Tenths, progress_bar
 
 
 def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> None:
@@ -49,14 +49,11 @@ def make_runs(jobs: list[Job], workers: int) -> dict[str, str]:
     console.print(words, highlight=False)
     with progress_bar(console) as bar:
         task = bar.add_task("study", total=100, note="")
-        said = 0
+        tenths = Tenths(console, first=1)
 
         def on_progress(share: float, names: list[str]) -> None:
-            nonlocal said
             bar.update(task, completed=round(100 * share, 1), note=", ".join(names))
-            if not console.is_terminal and share >= (said + 1) / 10:
-                said = int(share * 10)
-                console.print(f"study: {said * 10} % of the work is done", highlight=False)
+            tenths(share, f"study: {int(share * 10) * 10} % of the work is done")
 
         return work_off(jobs, workers, on_progress)
 

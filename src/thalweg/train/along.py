@@ -10,7 +10,7 @@ from thalweg.errors import require
 from thalweg.landscapes import LandscapePlan
 from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig
-from thalweg.train.survey import Survey, plan_of
+from thalweg.train.survey import Survey, Tell, plan_of
 
 
 class LandscapeCallback(Callback):
@@ -19,16 +19,17 @@ class LandscapeCallback(Callback):
     Args:
         run: folder of the run; its config must ask for ``training.snapshots``.
         plan: what is measured.
+        tell: see `thalweg.train.survey.Tell`.
     """
 
-    def __init__(self, run: Path, plan: LandscapePlan) -> None:
-        self.run, self.plan = run, plan
+    def __init__(self, run: Path, plan: LandscapePlan, tell: Tell | None = None) -> None:
+        self.run, self.plan, self.tell = run, plan, tell
         self.survey: Survey | None = None
 
     def on_snapshot(self, path: Path) -> None:
         with torch.random.fork_rng():  # measuring leaves no trace in training
             if self.survey is None:
-                self.survey = Survey(self.run, self.plan)
+                self.survey = Survey(self.run, self.plan, self.tell)
                 for earlier in self.survey.chosen():
                     if earlier != path:
                         self.survey.look(earlier)
@@ -44,11 +45,11 @@ class LandscapeCallback(Callback):
                 self.survey.close()
 
 
-def along(run: Path, config: RunConfig) -> LandscapeCallback:
+def along(run: Path, config: RunConfig, tell: Tell | None = None) -> LandscapeCallback:
     """The callback for a run that keeps snapshots.
 
     Raises:
         BadInputError: it keeps none.
     """
     require(config.training.snapshots > 0, "training.snapshots", 0, "at least 2 for a landscape along the run, such as 40")
-    return LandscapeCallback(run, plan_of(run))
+    return LandscapeCallback(run, plan_of(run), tell)

@@ -64,6 +64,18 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
+class Tenths:
+    """Plain lines in place of a bar where there is no terminal: one whenever another tenth is done."""
+
+    def __init__(self, console: Console, first: int = 0) -> None:
+        self.console, self.next = console, first
+
+    def __call__(self, share: float, words: str) -> None:
+        if not self.console.is_terminal and int(share * 10) >= self.next:
+            self.next = int(share * 10) + 1
+            self.console.print(words, highlight=False)
+
+
 class ProgressBar(Callback):
     """A bar on a terminal, plain lines elsewhere; always on standard error."""
 
@@ -71,6 +83,12 @@ class ProgressBar(Callback):
         self.label = label
         self.console = Console(stderr=True)
         self.bar = progress_bar(self.console)
+        self.tenths = Tenths(self.console)
+
+    def measuring(self, done: int, total: int, words: str) -> None:
+        """Say what is measured along the run; a `thalweg.train.survey.Tell`."""
+        self.bar.update(self.task, note=words)
+        self.tenths(done / total, f"{self.label}: landscape, {done} of {total} parts, {words}")
 
     def on_begin(self, step: int, steps: int) -> None:
         self.bar.start()

@@ -12,7 +12,7 @@ from rich.table import Table
 from thalweg.landscapes import LandscapePlan, LandscapeRecord, RunLandscape
 from thalweg.plain import to_dict
 from thalweg.report.landscape_figures import run_figures
-from thalweg.train.callbacks import progress_bar
+from thalweg.train.callbacks import Tenths, progress_bar
 from thalweg.train.config import read_config
 from thalweg.train.survey import plan_of, survey
 
@@ -43,16 +43,14 @@ def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> 
 
 def surveyed(run: Path, plan: LandscapePlan) -> RunLandscape:
     """The survey with a bar on a terminal, plain lines elsewhere."""
-    console, said = Console(stderr=True), -1
+    console = Console(stderr=True)
+    tenths = Tenths(console)
     with progress_bar(console) as bar:
         task = bar.add_task("landscape", total=None, note="")
 
         def tell(done: int, total: int, words: str) -> None:
-            nonlocal said
             bar.update(task, completed=done, total=total, note=words)
-            if not console.is_terminal and done * 10 // total > said:
-                said = done * 10 // total
-                console.print(f"landscape: {done} of {total} parts, {words}", highlight=False)
+            tenths(done / total, f"landscape: {done} of {total} parts, {words}")
 
         return survey(run, plan, tell)
 

@@ -155,17 +155,23 @@ class Survey:
     @property
     def total(self) -> int:
         """Parts in all, as far as is known."""
-        points = len(self.chosen())
+        points = len(self.wanted())
         each = 2 if self.plan.alignment and self.loops > 1 else 1
         return points * each + 2 * self.plan.replays + (1 if self.plan.lengths else 0) + (1 if self.plan.slices else 0)
 
+    def wanted(self) -> list[int]:
+        """Steps that are looked at, evenly spread over the snapshots that the run keeps; also while some are still to come."""
+        kept, there = checkpoints(self.run / "snapshots"), [step_of(path) for path in states(self.run)]
+        steps = list(self.config.training.snapshot_steps) if kept else there
+        count = self.plan.checkpoints
+        if not count or len(steps) <= count:
+            return steps
+        return [steps[place] for place in sorted({round(index * (len(steps) - 1) / (count - 1)) for index in range(count)})]
+
     def chosen(self) -> list[Path]:
-        """The snapshots that are there and wanted, oldest first."""
-        there, wanted = states(self.run), self.plan.checkpoints
-        if not wanted or len(there) <= wanted:
-            return there
-        places = {round(index * (len(there) - 1) / (wanted - 1)) for index in range(wanted)}
-        return [path for number, path in enumerate(there) if number in places]
+        """The states that are there and wanted, oldest first."""
+        wanted = set(self.wanted())
+        return [path for path in states(self.run) if step_of(path) in wanted]
 
     def finish(self) -> LandscapeSummary:
         """Replays, theorems, lengths and slices, then the summary; the run must be complete.
