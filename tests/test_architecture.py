@@ -12,7 +12,7 @@ FLOORS = (
     ("errors",),
     ("plain", "storage", "streams", "intervals", "vectors", "ranks"),
     ("records",),
-    ("landscapes",),
+    ("landscapes", "sweeps"),
     ("data", "models", "curvature", "report"),
     ("shift", "theory"),
     ("landscape",),

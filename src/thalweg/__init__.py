@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from thalweg.models.config import ModelConfig
     from thalweg.models.cost import cost
     from thalweg.models.looped import LoopedTransformer
-    from thalweg.shift.criterion import AtFraction, AtStep, Plateau
-    from thalweg.shift.onset import Hard, Ramp
-    from thalweg.shift.schedule import Shift
+    from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, Plateau
+    from thalweg.shift.net import SafetyNet
+    from thalweg.shift.onset import Handover, Hard, Ramp
+    from thalweg.shift.schedule import Shift, doubling
     from thalweg.train.config import RunConfig
     from thalweg.train.trainer import train as train_run
 
@@ -31,19 +32,23 @@ PLACES = {
     "AtStep": "thalweg.shift.criterion",
     "BadInputError": "thalweg.errors",
     "GaussNewton": "thalweg.curvature.gauss_newton",
+    "Handover": "thalweg.shift.onset",
     "Hard": "thalweg.shift.onset",
     "Hessian": "thalweg.curvature.hessian",
     "LandscapeProbe": "thalweg.landscape.probe",
+    "LookAhead": "thalweg.shift.criterion",
     "LoopedTransformer": "thalweg.models.looped",
     "MarkovLanguage": "thalweg.data.markov",
     "ModelConfig": "thalweg.models.config",
     "Plateau": "thalweg.shift.criterion",
     "Ramp": "thalweg.shift.onset",
     "RunConfig": "thalweg.train.config",
+    "SafetyNet": "thalweg.shift.net",
     "Shift": "thalweg.shift.schedule",
     "ThalwegError": "thalweg.errors",
     "cost": "thalweg.models.cost",
     "dense_hessian": "thalweg.curvature.dense",
+    "doubling": "thalweg.shift.schedule",
     "eigenpairs": "thalweg.curvature.eigenpairs",
     "spectral_density": "thalweg.curvature.density",
     "train_run": "thalweg.train.trainer",
@@ -57,19 +62,23 @@ __all__ = [
     "AtStep",
     "BadInputError",
     "GaussNewton",
+    "Handover",
     "Hard",
     "Hessian",
     "LandscapeProbe",
+    "LookAhead",
     "LoopedTransformer",
     "MarkovLanguage",
     "ModelConfig",
     "Plateau",
     "Ramp",
     "RunConfig",
+    "SafetyNet",
     "Shift",
     "ThalwegError",
     "cost",
     "dense_hessian",
+    "doubling",
     "eigenpairs",
     "spectral_density",
     "train_run",

@@ -41,6 +41,15 @@ def total(value: Tensor) -> Tensor:
     return summed.to(value.device)
 
 
+def mean(value: Tensor) -> Tensor:
+    """Mean over the ranks, the same on every rank; the value itself without a group.
+
+    Args:
+        value: any shape, the same on every rank; not changed.
+    """
+    return value if world() == 1 else total(value) / world()
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """When one rank fails inside, all fail, instead of waiting for it: it with its own error, the others with a pointer to it."""

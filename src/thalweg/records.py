@@ -100,6 +100,19 @@ class SwitchRecord:
 
 
 @dataclass(frozen=True)
+class RetreatRecord:
+    """One switch that the safety net took back; what the try had cost stays in the run's seconds and operations."""
+
+    step: int
+    """Updates made when it was noticed."""
+    back_to: int
+    """Updates made at the switch."""
+    reason: str
+    seconds: float
+    flops: float
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The end of a run; what it holds is enough to find it again and to tell its cost."""
 
@@ -118,6 +131,7 @@ class RunSummary:
     ceilings: Scores
     data: dict[str, Any]
     provenance: Provenance
+    retreats: tuple[RetreatRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,8 @@ class RunRecord:
     evaluations: tuple[EvaluationRecord, ...]
     switches: tuple[SwitchRecord, ...]
     summary: RunSummary | None
+    retreats: tuple[RetreatRecord, ...] = ()
+    """Switches that were taken back; what was recorded of the tries themselves is left out."""
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -137,14 +153,21 @@ def read_run(folder: Path) -> RunRecord:
         DamagedFileError: a record cannot be read; names the file.
     """
     journal, summary = folder / "metrics.jsonl", folder / "summary.json"
-    by_type: dict[str, list[Any]] = {"evaluation": [], "switch": []}
-    classes = {"evaluation": EvaluationRecord, "switch": SwitchRecord}
+    evaluations: list[EvaluationRecord] = []
+    switches: list[SwitchRecord] = []
+    retreats: list[RetreatRecord] = []
     for record in read_journal(journal) if journal.exists() else []:
         kind = record.pop("type")
-        if kind in classes:
-            by_type[kind].append(recorded(classes[kind], record, journal))
+        if kind == "evaluation":
+            evaluations.append(recorded(EvaluationRecord, record, journal))
+        elif kind == "switch":
+            switches.append(recorded(SwitchRecord, record, journal))
+        elif kind == "retreat":
+            retreats.append(recorded(RetreatRecord, record, journal))
+            evaluations = [one for one in evaluations if one.step <= retreats[-1].back_to]
+            switches = [one for one in switches if one.step < retreats[-1].back_to]
     done = recorded(RunSummary, read_json(summary), summary) if summary.exists() else None
-    return RunRecord(folder.name, tuple(by_type["evaluation"]), tuple(by_type["switch"]), done)
+    return RunRecord(folder.name, tuple(evaluations), tuple(switches), done, tuple(retreats))
 
 
 def recorded(cls: type[T], values: Any, path: Path) -> T:

@@ -12,7 +12,7 @@ import numpy as np
 
 from thalweg.errors import require, unknown
 
-NAMES = ("transitions", "train", "held-out", "init", "order", "windows", "probes", "cases", "bootstrap")
+NAMES = ("transitions", "train", "held-out", "init", "order", "windows", "probes", "cases", "bootstrap", "loops")
 """The streams, in the order of their number. Append only: a number that moves changes every old run."""
 
 

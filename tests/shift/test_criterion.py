@@ -1,11 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, Glance, LookAhead, Plateau
 
 EIGHTHS = st.integers(1, 40).map(lambda n: n / 8)  # sums and halves of these are exact
 
@@ -161,3 +162,70 @@ def test_at_fraction_says_why_it_fired():
 def test_a_value_out_of_range_is_refused(rule, arguments, message):
     with pytest.raises(BadInputError, match=message):
         rule(**arguments)
+
+
+HERE, WORSE, BETTER = Glance(0.2, 1.0), Glance(0.5, 3.0), Glance(0.7, 3.0)
+
+
+def looks(rule, verdicts):
+    """Whether each look at a next stage fires, beside `HERE`."""
+    state, fired = rule.begin(), []
+    for ahead in verdicts:
+        state, reason = rule.judge(state, HERE, ahead)
+        fired.append(reason is not None)
+    return fired
+
+
+def test_a_look_ahead_compares_gains_for_their_cost():
+    assert looks(LookAhead(patience=1), [WORSE, BETTER]) == [False, True]
+
+
+def test_a_look_ahead_waits_for_its_patience_in_a_row():
+    assert looks(LookAhead(patience=2), [BETTER, WORSE, BETTER, BETTER]) == [False, False, False, True]
+
+
+def test_a_next_stage_that_loses_is_not_taken_although_this_one_loses_more():
+    assert LookAhead().judge(LookAhead().begin(), Glance(-1.0, 1.0), Glance(-0.1, 1.0))[1] is None
+
+
+def test_a_look_is_due_every_so_many_updates_and_once():
+    rule, state, due = LookAhead(every=5, updates=4), LookAhead().begin(), []
+    for step in range(1, 12):
+        state, reason = rule.observe(state, step, 1.0, 1.0)
+        assert reason is None
+        if rule.due(state):
+            due.append(step)
+            state, _ = rule.judge(state, HERE, WORSE)
+            assert not rule.due(state)
+    assert due == [5, 10]
+
+
+def test_looks_that_overlap_are_refused():
+    with pytest.raises(BadInputError, match="look-ahead every: given 10, expected at least the 40 updates of a look"):
+        LookAhead(every=10)
+
+
+def alarm_rate(rule, fall, noise, updates, runs=300):
+    """Share of noisy runs in which the rule fires; the loss falls by ``fall`` (relative) in each of its windows."""
+    dice, fires = np.random.default_rng(0), 0
+    for _ in range(runs):
+        losses = np.exp(-fall * np.arange(updates) / rule.window) + noise * dice.standard_normal(updates)
+        grads = 1 + 0.3 * dice.standard_normal(updates)
+        fires += bool(fired(rule, losses.tolist(), grads.tolist()))
+    return fires / runs
+
+
+def test_on_flat_noise_scp_fires_and_on_a_clear_fall_it_does_not():
+    rule = Plateau(delta_loss=0.02, delta_grad=0.5, patience=3, window=20)
+    assert alarm_rate(rule, 0.0, 0.02, 400) > 0.99
+    assert alarm_rate(rule, 0.04, 0.02, 400) < 0.01
+
+
+def test_patience_and_windows_lower_the_false_alarms_of_a_slow_fall():
+    """Half as much again as the threshold, under noise of a tenth: one check is often wrong, several in a row seldom."""
+    rates = [alarm_rate(Plateau(0.02, 0.5, patience, window=20), 0.03, 0.1, 600) for patience in (1, 3, 5)]
+    assert rates[0] > 0.9
+    assert rates[0] > 2 * rates[1] > 8 * rates[2]
+    assert alarm_rate(Plateau(0.02, 0.5, 1, window=20), 0.03, 0.1, 600) > alarm_rate(
+        Plateau(0.08, 0.5, 1, window=80), 0.12, 0.1, 600
+    )

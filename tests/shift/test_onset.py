@@ -1,38 +1,75 @@
+import itertools
+import math
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
-from thalweg.shift.onset import Hard, Ramp
+from thalweg.shift.onset import Handover, Hard, Ramp
+
+RAMPS = [Ramp(8, shape, order) for shape in ("linear", "cosine") for order in ("together", "in turn")]
+every_ramp = pytest.mark.parametrize("ramp", RAMPS, ids=lambda ramp: f"{ramp.shape}-{ramp.order}")
 
 
 @pytest.mark.parametrize("age", [0, 1, 1000])
 def test_a_hard_onset_counts_in_full_at_once(age):
-    assert Hard().gain(age) == 1
+    assert Hard().gains(age, 3) == (1.0, 1.0, 1.0)
 
 
-@given(steps=st.integers(1, 10_000))
-def test_a_ramp_begins_at_zero(steps):
-    assert Ramp(steps).gain(0) == 0
+@every_ramp
+@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
+@pytest.mark.parametrize("added", [1, 2, 5])
+def test_a_ramp_begins_at_zero_is_full_after_its_steps_and_not_before(ramp, steps, added):
+    ramp = replace(ramp, steps=steps)
+    assert ramp.gains(0, added) == (0.0,) * added
+    assert ramp.gains(steps, added) == ramp.gains(steps + 50, added) == (1.0,) * added
+    assert ramp.gains(steps - 1, added)[-1] < 1
 
 
-@given(steps=st.integers(1, 10_000), later=st.integers(0, 10_000))
-def test_a_ramp_counts_in_full_after_its_steps(steps, later):
-    assert Ramp(steps).gain(steps + later) == 1
+@every_ramp
+@given(age=st.integers(0, 100), steps=st.integers(1, 90), added=st.integers(1, 6))
+def test_a_gain_never_falls_and_stays_between_zero_and_one(ramp, age, steps, added):
+    ramp = replace(ramp, steps=steps)
+    now, after = ramp.gains(age, added), ramp.gains(age + 1, added)
+    assert len(now) == added
+    assert all(0 <= a <= b <= 1 for a, b in zip(now, after, strict=True))
 
 
-@given(steps=st.integers(1, 1000), age=st.integers(0, 1000))
-def test_a_ramp_never_falls(steps, age):
-    assert Ramp(steps).gain(age) <= Ramp(steps).gain(age + 1)
+def test_a_linear_ramp_is_linear_and_a_cosine_one_is_half_a_cosine():
+    assert [Ramp(8).gains(age, 1)[0] for age in range(9)] == [age / 8 for age in range(9)]
+    cosine = [Ramp(8, "cosine").gains(age, 1)[0] for age in range(9)]
+    assert cosine == pytest.approx([math.sin(math.pi * age / 16) ** 2 for age in range(9)])
 
 
-@given(steps=st.integers(2, 1000))
-def test_a_ramp_is_not_full_before_its_last_step(steps):
-    assert Ramp(steps).gain(steps - 1) < 1
+def test_in_turn_a_pass_begins_when_the_one_before_it_counts_in_full():
+    for age in range(30):
+        gains = Ramp(29, order="in turn").gains(age, 4)
+        assert all(later == 0 or earlier == 1 for earlier, later in itertools.pairwise(gains))
+    assert sum(Ramp(30, order="in turn").gains(15, 4)) == pytest.approx(2)
 
 
-def test_a_ramp_is_linear():
-    assert [Ramp(8).gain(age) for age in range(9)] == [age / 8 for age in range(9)]
+def test_a_handover_leaves_the_rate_alone_before_a_switch_and_by_default():
+    assert Handover(rate=0.1, rewarm=50).rate_factor(0, 0) == 1
+    assert [Handover().rate_factor(age, 2) for age in (0, 3)] == [1, 1]
+
+
+def test_a_handover_lowers_the_rate_once_a_switch_and_warms_it_up_again():
+    assert [Handover(rate=0.5, rewarm=4).rate_factor(age, 2) for age in (0, 1, 3, 9)] == [0.0625, 0.125, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"rate": 0.0}, "handover rate: given 0.0, expected a positive number"),
+        ({"rewarm": -1}, "handover rewarm: given -1, expected a whole number of at least 0"),
+        ({"moments_factor": 2.0}, "handover moments_factor: given 2.0, expected a number above 0, at most 1"),
+    ],
+)
+def test_a_handover_that_makes_no_sense_is_refused(made, message):
+    with pytest.raises(BadInputError, match=message):
+        Handover(**made)
 
 
 def test_a_ramp_without_steps_is_refused():

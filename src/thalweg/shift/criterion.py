@@ -120,4 +120,67 @@ class AtFraction:
         return state, f"{self.share:.0%} of {self.total_steps} updates were made" if reached else None
 
 
-Criterion = Plateau | AtStep | AtFraction
+@dataclass(frozen=True)
+class Glance:
+    """What a short look ahead showed of one stage: how far the loss fell, and what that cost."""
+
+    gain: float
+    """Loss before minus loss after, on the same batches."""
+    cost: float
+    """Counted operations, or any cost that is the same on every machine."""
+
+    @property
+    def rate(self) -> float:
+        """Gain for each unit of cost."""
+        return self.gain / self.cost
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """Switch when the next stage is expected to gain more for its cost than this one.
+
+    Every ``every`` updates both stages are trained for ``updates`` on copies, over the same coming batches, the next stage with a
+    ramp over the first half; the run then goes on from where it was. Gains are compared per counted operation, not per second:
+    seconds differ from run to run, and with them the decision would. The looks cost what they cost, and it is counted.
+
+    It is asked through ``due`` and ``judge``, since loss and gradient norm alone cannot tell it anything.
+
+    Source:
+        Ours.
+    """
+
+    kind: ClassVar[str] = "look-ahead"
+    every: int = 200
+    """Updates between looks."""
+    updates: int = 40
+    """Updates of a look, in each of the two stages."""
+    patience: int = 1
+    """Looks in a row that must prefer the next stage."""
+
+    def __post_init__(self) -> None:
+        require(self.updates >= 4, "look-ahead updates", self.updates, "a whole number of at least 4")
+        require(self.every >= self.updates, "look-ahead every", self.every, f"at least the {self.updates} updates of a look")
+        require(self.patience >= 1, "patience", self.patience, "a whole number of at least 1")
+
+    def begin(self) -> State:
+        return {"held": 0, "due": False}
+
+    def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
+        return state | {"due": step % self.every == 0}, None
+
+    def due(self, state: State) -> bool:
+        """Whether a look is wanted now."""
+        return state["due"]
+
+    def judge(self, state: State, here: Glance, ahead: Glance) -> tuple[State, str | None]:
+        """What a look at this stage and at the next one means."""
+        better = ahead.gain > 0 and ahead.rate > here.rate
+        state = {"held": state["held"] + 1 if better else 0, "due": False}
+        if state["held"] < self.patience:
+            return state, None
+        return state, (
+            f"{self.updates} updates ahead the next stage gains {ahead.rate:.3g} for each unit of cost and this one {here.rate:.3g}"
+        )
+
+
+Criterion = Plateau | AtStep | AtFraction | LookAhead

@@ -7,12 +7,14 @@ with which gains.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from thalweg.errors import BadInputError, require
-from thalweg.shift.criterion import Criterion, Plateau, State
-from thalweg.shift.onset import Onset, Ramp
+from thalweg.shift.criterion import Criterion, Glance, LookAhead, Plateau, State
+from thalweg.shift.net import SafetyNet
+from thalweg.shift.onset import Handover, Onset, Ramp
+from thalweg.streams import stream
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,28 @@ class Switch:
     loops_before: int
     loops_after: int
     reason: str
+    softened: int = 0
+    """How often its onset was softened by the safety net."""
+
+
+@dataclass(frozen=True)
+class Retreat:
+    """One switch that was taken back: noticed after ``step`` updates, back to ``back_to``."""
+
+    step: int
+    back_to: int
+    reason: str
+
+
+def doubling(loops: int) -> tuple[int, ...]:
+    """The ladder 1, 2, 4, ... up to ``loops``.
+
+    Example:
+        >>> doubling(12)
+        (1, 2, 4, 8, 12)
+    """
+    require(loops >= 1, "loops", loops, "a whole number of at least 1")
+    return (*(2**k for k in range(loops.bit_length()) if 2**k < loops), loops)
 
 
 class Shift:
@@ -32,9 +56,14 @@ class Shift:
         loops: passes of the last stage; shorthand for ``stages=(1, loops)``.
         criterion: when the next stage begins; one rule for every change, or a sequence with one for each.
         onset: how it begins.
-        stages: the ladder of loop counts, rising; a single stage never changes.
+        stages: the ladder of loop counts, rising, see `doubling`; a single stage never changes.
+        handover: what becomes of the optimizer at a switch; the loop has to do it.
+        net: when a switch is taken back; the loop has to restore the weights.
+        spread: draw the loops of every update from ``1 - spread`` to ``1 + spread`` times those of the stage, so that the model
+            works at depths that it is not trained for alone. Not in a stage of one loop and not during a ramp.
+        seed: of the drawn loops.
     Raises:
-        BadInputError: stages that do not rise, or a number of criteria that does not fit.
+        BadInputError: stages that do not rise, a number of criteria that does not fit, a spread outside 0 to 1.
     Example:
         >>> from thalweg.shift.criterion import AtStep
         >>> shift = Shift(loops=3, criterion=AtStep(2), onset=Ramp(steps=2))
@@ -48,7 +77,8 @@ class Shift:
         'after 2 updates: 1 -> 3 loops, because 2 updates were made'
 
     Source:
-        arXiv 2510.10089, section 5; the paper's procedure is two stages, SCP and a hard onset. The ramp is ours.
+        arXiv 2510.10089, section 5; the paper's procedure is two stages, SCP and a hard onset. All else is ours; random loops
+        follow arXiv 2502.05171.
     """
 
     def __init__(
@@ -57,6 +87,11 @@ class Shift:
         criterion: Criterion | Sequence[Criterion] | None = None,
         onset: Onset | None = None,
         stages: Sequence[int] | None = None,
+        *,
+        handover: Handover | None = None,
+        net: SafetyNet | None = None,
+        spread: float = 0.0,
+        seed: int = 0,
     ) -> None:
         if (loops is None) == (stages is None):
             raise BadInputError("Shift: expected either loops (stages 1 -> loops) or stages, and not both")
@@ -68,10 +103,18 @@ class Shift:
         given = criterion if criterion is not None else Plateau()
         self.criteria = tuple(given) if isinstance(given, Sequence) else (given,) * changes
         require(len(self.criteria) == changes, "criteria", len(self.criteria), f"one for each of {changes} changes")
-        self.onset: Onset = onset if onset is not None else Ramp()
+        require(0 <= spread < 1, "spread", spread, "a share from 0 up to, not including, 1")
+        self.first_onset: Onset = onset if onset is not None else Ramp()
+        self.handover, self.net = handover or Handover(), net or SafetyNet()
+        self.spread, self.seed = spread, seed
         self.step = 0
         self.switches: list[Switch] = []
+        self.retreats: list[Retreat] = []
+        self.retreat_reason: str | None = None
+        """Why the last switch has to be taken back now; None while all is well."""
         self._state: State = self.criteria[0].begin() if changes else {}
+        self._recent: list[float] = []
+        self._watch: State | None = None
 
     @property
     def stage(self) -> int:
@@ -79,47 +122,131 @@ class Shift:
         return len(self.switches)
 
     @property
-    def loops(self) -> int:
-        """Passes to use for the next update."""
+    def depth(self) -> int:
+        """Passes of the current stage: those to evaluate with."""
         return self.stages[self.stage]
+
+    @property
+    def loops(self) -> int:
+        """Passes to use for the next update: the stage's, or drawn around them."""
+        low, high = self.range_of(self.depth)
+        if low == high or len(self.onset_gains()) > 0:
+            return self.depth
+        return int(stream(self.seed, "loops", self.step).integers(low, high + 1))
 
     @property
     def gains(self) -> tuple[float, ...]:
         """One factor per pass for the next update; the first is always 1."""
-        if not self.switches:
-            return (1.0,) * self.loops
-        switch = self.switches[-1]
-        gain = self.onset.gain(self.step - switch.step)
-        return (1.0,) * switch.loops_before + (gain,) * (self.loops - switch.loops_before)
+        added = self.onset_gains()
+        return (1.0,) * (self.loops - len(added)) + added
+
+    @property
+    def depth_gains(self) -> tuple[float, ...]:
+        """One factor for each of the stage's passes, to evaluate with."""
+        added = self.onset_gains()
+        return (1.0,) * (self.depth - len(added)) + added
+
+    @property
+    def onset(self) -> Onset:
+        """How the current stage begins; softer after a retreat."""
+        return self.net.softer(self.first_onset, self.switches[-1].softened) if self.switches else self.first_onset
 
     @property
     def settled(self) -> bool:
         """Whether every pass counts in full."""
-        return self.gains[-1] == 1.0
+        return not self.onset_gains()
+
+    @property
+    def rate_factor(self) -> float:
+        """Factor on the learning rate of the next update."""
+        age = self.step - self.switches[-1].step if self.switches else 0
+        return self.handover.rate_factor(age, self.stage)
+
+    def range_of(self, loops: int) -> tuple[int, int]:
+        """Fewest and most passes that a stage of ``loops`` uses."""
+        if loops == 1 or not self.spread:
+            return loops, loops
+        return max(1, round((1 - self.spread) * loops)), round((1 + self.spread) * loops)
+
+    def onset_gains(self) -> tuple[float, ...]:
+        """Gains of the passes that are being brought in; none when all count in full."""
+        if not self.switches:
+            return ()
+        switch = self.switches[-1]
+        gains = self.onset.gains(self.step - switch.step, self.depth - switch.loops_before)
+        return () if all(gain == 1 for gain in gains) else gains
 
     def update(self, loss: float, grad_norm: float) -> bool:
         """Tell the outcome of one update; True when the next one belongs to a new stage.
 
-        While a ramp lasts no criterion is asked: the curve then shows the onset, not the stage.
+        On several ranks tell every rank the same numbers: their mean. While a ramp or the watch of the safety net lasts no
+        criterion is asked: the curve then shows the onset, not the stage.
         """
         settled = self.settled
         self.step += 1
+        if self.net.tries:
+            self._recent = [*self._recent[1 - self.net.window :], float(loss)]
+            if self._watch is not None:
+                self._watch, self.retreat_reason = self.net.observe(self._watch, settled, float(loss))
+                return False
         if self.stage == len(self.criteria) or not settled:
             return False
+        self._state, reason = self.criteria[self.stage].observe(self._state, self.step, float(loss), float(grad_norm))
+        return self._begin_next(reason)
+
+    @property
+    def look_due(self) -> bool:
+        """Whether the criterion wants both stages to be tried now; then call `looked`."""
+        rule = self.criteria[self.stage] if self.stage < len(self.criteria) else None
+        return isinstance(rule, LookAhead) and rule.due(self._state)
+
+    def looked(self, here: Glance, ahead: Glance) -> bool:
+        """Tell what a look at this stage and at the next one showed; True when the next update belongs to a new stage."""
         rule = self.criteria[self.stage]
-        self._state, reason = rule.observe(self._state, self.step, float(loss), float(grad_norm))
+        assert isinstance(rule, LookAhead), "looked() without look_due"
+        self._state, reason = rule.judge(self._state, here, ahead)
+        return self._begin_next(reason)
+
+    def _begin_next(self, reason: str | None) -> bool:
         if reason is None:
             return False
-        before = self.loops
-        self.switches.append(Switch(self.step, before, self.stages[self.stage + 1], reason))
+        self.switches.append(Switch(self.step, self.depth, self.stages[self.stage + 1], reason))
         self._state = self.criteria[self.stage].begin() if self.stage < len(self.criteria) else {}
+        if self.net.tries:
+            self._watch = self.net.begin(sum(self._recent) / len(self._recent))
         return True
 
+    @property
+    def watching(self) -> bool:
+        """Whether the last switch can still be taken back."""
+        return self._watch is not None
+
+    def go_back(self, reason: str | None = None) -> Retreat:
+        """Take the last switch back and make it again with a softer onset; the loop restores the weights it had then.
+
+        Args:
+            reason: why, where the loop knows it and not the schedule (a loss that is not finite).
+        """
+        why = reason or self.retreat_reason
+        watch = self._watch
+        if watch is None or why is None:
+            raise BadInputError(
+                f"go_back after {self.step} updates: expected a switch that is watched and a reason to take it back"
+            )
+        switch = self.switches[-1]
+        retreat = Retreat(self.step, switch.step, why)
+        self.retreats.append(retreat)
+        self.switches[-1] = replace(switch, softened=switch.softened + 1)
+        self.step, self.retreat_reason = switch.step, None
+        self._watch = self.net.begin(watch["reference"]) if switch.softened + 1 < self.net.tries else None
+        return retreat
+
     def explain(self) -> str:
-        """What changed, when and why; one line a switch."""
+        """What changed, when and why; one line a switch, and one for each that was taken back."""
         if not self.switches:
-            return f"no switch in {self.step} updates: {self.loops} loops"
-        lines = (f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches)
+            return f"no switch in {self.step} updates: {self.depth} loops"
+        lines = [f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches]
+        lines += [f"after {r.step} updates: back to {r.back_to} and a softer onset, because {r.reason}" for r in self.retreats]
         return "\n".join(lines)
 
     def state_dict(self) -> dict[str, Any]:
@@ -128,7 +255,10 @@ class Shift:
             "stages": list(self.stages),
             "step": self.step,
             "switches": [dict(vars(s)) for s in self.switches],
+            "retreats": [dict(vars(r)) for r in self.retreats],
             "criterion": dict(self._state),
+            "recent": list(self._recent),
+            "watch": dict(self._watch) if self._watch is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -140,4 +270,8 @@ class Shift:
         require(tuple(state["stages"]) == self.stages, "saved stages", state["stages"], f"those of this run, {self.stages}")
         self.step = state["step"]
         self.switches = [Switch(**s) for s in state["switches"]]
+        self.retreats = [Retreat(**r) for r in state.get("retreats", [])]
+        self.retreat_reason = None
         self._state = dict(state["criterion"])
+        self._recent = list(state.get("recent", []))
+        self._watch = dict(state["watch"]) if state.get("watch") else None

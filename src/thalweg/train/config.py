@@ -16,8 +16,9 @@ from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
 from thalweg.plain import from_dict, to_dict
-from thalweg.shift.criterion import AtFraction, AtStep, Plateau
-from thalweg.shift.onset import Hard, Ramp
+from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, Plateau
+from thalweg.shift.net import SafetyNet
+from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift
 
 
@@ -65,17 +66,31 @@ class ShiftConfig:
 
     stages: tuple[int, ...] = (1,)
     """Loop counts, rising: [1] is Single, [T] is Looped, [1, T] is SHIFT."""
-    criterion: Plateau | AtStep | AtFraction = field(default_factory=Plateau)
+    criterion: Plateau | AtStep | AtFraction | LookAhead = field(default_factory=Plateau)
     """When the next stage begins."""
     onset: Hard | Ramp = field(default_factory=Ramp)
     """How it begins."""
+    handover: Handover = field(default_factory=Handover)
+    """What becomes of the optimizer at a switch."""
+    net: SafetyNet = field(default_factory=SafetyNet)
+    """When a switch is taken back."""
+    spread: float = 0.0
+    """Within a stage the loops of every update are drawn from (1 - spread) to (1 + spread) of the stage's; 0 for no draw."""
 
     def __post_init__(self) -> None:
         self.schedule()
 
-    def schedule(self) -> Shift:
-        """A fresh schedule of these stages."""
-        return Shift(stages=self.stages, criterion=self.criterion, onset=self.onset)
+    def schedule(self, seed: int = 0) -> Shift:
+        """A fresh schedule of these stages; ``seed`` draws the loops where they are random."""
+        return Shift(
+            stages=self.stages,
+            criterion=self.criterion,
+            onset=self.onset,
+            handover=self.handover,
+            net=self.net,
+            spread=self.spread,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True)

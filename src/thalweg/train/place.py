@@ -55,7 +55,7 @@ def place_of(path: Path, config: RunConfig, model: nn.Module, batch: Tensor) -> 
     shift = config.shift.schedule()
     shift.load_state_dict(found.facts["shift"])
     load_weights(found, model)
-    return Place(found, int(found.facts["step"]), Passes(shift.loops, None if shift.settled else shift.gains), model, batch)
+    return Place(found, int(found.facts["step"]), Passes(shift.depth, None if shift.settled else shift.depth_gains), model, batch)
 
 
 def step_of(path: Path) -> int:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from thalweg import ranks
+from thalweg.shift.onset import Handover
 from thalweg.train.config import OptimizerConfig
 
 Gains = Sequence[float] | Tensor | None
@@ -20,7 +22,7 @@ Gains = Sequence[float] | Tensor | None
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one update showed: ``loss`` in nats per token and the gradient's norm, both before the update."""
+    """What one update showed: ``loss`` in nats per token and the gradient's norm, both before the update, mean over ranks."""
 
     loss: float
     grad_norm: float
@@ -56,7 +58,7 @@ def train_step(
     loss = next_token_loss(model, tokens, loops, gains)
     loss.backward()
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    outcome = Outcome(*torch.stack((loss.detach(), norm)).tolist())
+    outcome = Outcome(*ranks.mean(torch.stack((loss.detach(), norm))).tolist())
     if outcome.finite:
         if 0 < clip < outcome.grad_norm:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
@@ -80,3 +82,16 @@ def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Opt
     if config.name == "adamw":
         return torch.optim.AdamW(made, lr=config.rate, betas=(config.beta1, config.beta2), fused=True)
     return torch.optim.SGD(made, lr=config.rate, momentum=config.momentum, fused=True)
+
+
+def hand_over(optimizer: torch.optim.Optimizer, handover: Handover) -> None:
+    """Do at a switch what is asked of the optimizer's running means; a reset forgets how many updates they hold, too."""
+    if handover.moments == "keep":
+        return
+    factor = 0.0 if handover.moments == "reset" else handover.moments_factor
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if name == "step":
+                value.mul_(0 if handover.moments == "reset" else 1)
+            elif isinstance(value, Tensor):
+                value.mul_(factor**2 if name == "exp_avg_sq" else factor)

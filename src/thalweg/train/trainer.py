@@ -18,6 +18,7 @@ from thalweg.models.cost import cost, parameters
 from thalweg.plain import fingerprint, from_dict, to_dict
 from thalweg.records import (
     EvaluationRecord,
+    RetreatRecord,
     RunSummary,
     Score,
     Scores,
@@ -26,15 +27,18 @@ from thalweg.records import (
     read_run,
     recorded,
 )
+from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp
 from thalweg.storage import Journal, locked, read_json, write_json, write_text
+from thalweg.train.ahead import look_ahead
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import digest, gather, newest_checkpoint, save_checkpoint, scatter, weights
 from thalweg.train.config import RunConfig, config_text, read_config
 from thalweg.train.evaluate import evaluate
 from thalweg.train.rates import rate_at
-from thalweg.train.step import Gains, make_optimizer, next_token_loss, train_step
+from thalweg.train.retreat import go_back, tie
+from thalweg.train.step import Gains, Outcome, hand_over, make_optimizer, next_token_loss, train_step
 
 
 @dataclass
@@ -106,8 +110,9 @@ class Run:
         compiled = config.training.compile
         self.forward: Callable[..., Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
         self.optimizer = make_optimizer(config.optimizer, self.model)
-        self.shift = config.shift.schedule()
+        self.shift = config.shift.schedule(config.seed)
         self.switches: list[SwitchRecord] = []
+        self.retreats: list[RetreatRecord] = []
         self.clock = Clock()
         self.snapshot_steps = frozenset(config.training.snapshot_steps)
         self.journal: Journal | None = None
@@ -119,6 +124,7 @@ class Run:
             scatter(found, self.model, self.optimizer)
             self.shift.load_state_dict(found.facts["shift"])
             self.switches = [from_dict(SwitchRecord, record) for record in found.facts["switches"]]
+            self.retreats = [from_dict(RetreatRecord, record) for record in found.facts.get("retreats", [])]
             self.clock = Clock(**found.facts["clock"])
         path = self.folder / "metrics.jsonl"
         offset = found.facts["journal"] if found else 0
@@ -130,11 +136,14 @@ class Run:
         """Build the compiled graph of every stage, with and without gains, before the clock starts."""
         if not self.config.training.compile:
             return
-        torch._dynamo.config.recompile_limit = max(8, 2 * len(self.shift.stages))
-        tokens = self.tokens(0)
-        for index, loops in enumerate(self.shift.stages):
-            ramped = index > 0 and isinstance(self.shift.onset, Ramp)
-            for gains in (None, torch.ones(loops, device=self.device)) if ramped else (None,):
+        shift, tokens = self.shift, self.tokens(0)
+        ramped = isinstance(shift.onset, Ramp) or shift.net.tries or any(isinstance(rule, LookAhead) for rule in shift.criteria)
+        ranges = (shift.range_of(stage) for stage in shift.stages)
+        depths = {loops: False for low, high in ranges for loops in range(low, high + 1)}
+        depths |= dict.fromkeys(shift.stages[1:], ramped) | {shift.stages[0]: False}
+        torch._dynamo.config.recompile_limit = max(8, 2 * len(depths))
+        for loops, with_gains in depths.items():
+            for gains in (None, torch.ones(loops, device=self.device)) if with_gains else (None,):
                 next_token_loss(self.forward, tokens, loops, gains).backward()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -147,25 +156,35 @@ class Run:
             self.evaluate()
             self.snapshot()
         while self.shift.step < settings.steps:
-            self.update()
-            step, last = self.shift.step, self.shift.step == settings.steps
-            if step % settings.evaluate_every == 0 or last:
-                self.evaluate()
-            self.snapshot()
-            if step % settings.checkpoint_every == 0 or last:
-                self.save()
+            try:
+                self.update()
+                if self.shift.retreat_reason is None:
+                    self.keep_up()
+            except DivergedError as error:
+                if not self.shift.watching:
+                    raise
+                go_back(self, str(error).partition(";")[0])
+            if self.shift.retreat_reason is not None:
+                go_back(self)
+
+    def keep_up(self) -> None:
+        """What follows an update where its time has come: scores, a snapshot, a checkpoint."""
+        step, settings = self.shift.step, self.config.training
+        last = step == settings.steps
+        if step % settings.evaluate_every == 0 or last:
+            self.evaluate()
+        self.snapshot()
+        if step % settings.checkpoint_every == 0 or last:
+            self.save()
 
     def update(self) -> None:
         """One update, its record, and what the schedule makes of it."""
         started, step, settings = time.perf_counter(), self.shift.step, self.config.training
-        loops, gains, newest = self.shift.loops, self.gains(), self.shift.gains[-1]
-        rate = rate_at(self.config.optimizer, step, settings.steps)
-        clip = self.config.optimizer.clip
-        outcome = train_step(self.forward, self.optimizer, self.tokens(step), loops=loops, gains=gains, rate=rate, clip=clip)
+        loops, newest, rate, clip = self.shift.loops, self.shift.gains[-1], self.rate(), self.config.optimizer.clip
+        outcome = train_step(self.forward, self.optimizer, self.tokens(step), loops=loops, gains=self.gains(), rate=rate, clip=clip)
         if not outcome.finite:
-            said = f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}"
-            self.stop_diverged(f"update {step + 1}", said)
-        switched = self.shift.update(outcome.loss, outcome.grad_norm)
+            self.stop_diverged(f"update {step + 1}", f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}")
+        switched = self.advance(outcome)
         self.clock.flops += self.flops(loops)
         self.clock.seconds += time.perf_counter() - started
         facts = StepFacts(
@@ -182,15 +201,33 @@ class Run:
         if facts.step % settings.log_every == 0:
             self.record("step", asdict(facts))
         if switched:
+            tie(self)
             self.record_switch()
         for callback in self.callbacks:
             callback.on_step(facts)
 
+    def advance(self, outcome: Outcome) -> bool:
+        """Tell the schedule of an update, look ahead where it asks for it, and hand the optimizer over at a switch."""
+        switched = self.shift.update(outcome.loss, outcome.grad_norm)
+        if self.shift.look_due:
+            switched = look_ahead(self)
+        if switched:
+            hand_over(self.optimizer, self.shift.handover)
+        return switched
+
+    def rate(self) -> float:
+        """Learning rate of the next update."""
+        return rate_at(self.config.optimizer, self.shift.step, self.config.training.steps) * self.shift.rate_factor
+
     def gains(self) -> Gains:
-        """The gains in the form that the model wants: None when all are 1, a tensor when it is compiled."""
-        if self.shift.settled:
+        """The gains of the next update."""
+        return self.as_gains(self.shift.gains)
+
+    def as_gains(self, gains: tuple[float, ...]) -> Gains:
+        """Gains in the form that the model wants: None when all are 1, a tensor when it is compiled."""
+        if all(gain == 1 for gain in gains):
             return None
-        return torch.tensor(self.shift.gains, device=self.device) if self.config.training.compile else self.shift.gains
+        return torch.tensor(gains, device=self.device) if self.config.training.compile else gains
 
     def tokens(self, step: int) -> Tensor:
         """The batch of one step on the device."""
@@ -203,9 +240,9 @@ class Run:
 
     def evaluate(self) -> None:
         """Score all sets with the passes and gains now in use, and record it."""
-        scores = self.scores(self.shift.loops, self.gains())
+        scores = self.scores(self.shift.depth, self.as_gains(self.shift.depth_gains))
         self.clock.evaluations += 1
-        record = EvaluationRecord(self.shift.step, self.clock.seconds, self.clock.flops, self.shift.loops, scores)
+        record = EvaluationRecord(self.shift.step, self.clock.seconds, self.clock.flops, self.shift.depth, scores)
         self.record("evaluation", to_dict(record))
         for callback in self.callbacks:
             callback.on_evaluation(record)
@@ -265,6 +302,7 @@ class Run:
             "config_hash": fingerprint(self.config),
             "shift": self.shift.state_dict(),
             "switches": to_dict(self.switches),
+            "retreats": to_dict(self.retreats),
             "clock": asdict(self.clock),
             "journal": self.journal.offset,
         }
@@ -293,6 +331,7 @@ class Run:
             weights_sha256=digest(weights(self.model)),
             evaluations=self.clock.evaluations,
             switches=tuple(self.switches),
+            retreats=tuple(self.retreats),
             final=read_run(self.folder).evaluations[-1].scores,
             ceilings=ceilings,
             data=to_dict(self.data.facts()),

@@ -25,7 +25,6 @@ from thalweg.landscapes import Held
 from thalweg.train.checkpoint import Checkpoint, scatter
 from thalweg.train.config import RunConfig
 from thalweg.train.place import Passes
-from thalweg.train.rates import rate_at
 from thalweg.train.step import train_step
 from thalweg.train.trainer import Run
 
@@ -149,12 +148,12 @@ def go_over(run: Run, batch: Tensor, window: int, memory: int | None, progress: 
         step, gains = run.shift.step, run.gains()
         passes.append(Passes(run.shift.loops, None if gains is None else run.shift.gains))
         look(point)
-        rate, tokens = rate_at(optimizer, step, run.config.training.steps), run.tokens(step)
+        rate, tokens = run.rate(), run.tokens(step)
         made = train_step(run.forward, run.optimizer, tokens, loops=run.shift.loops, gains=gains, rate=rate, clip=optimizer.clip)
         if not made.finite:
             said = f"loss {made.loss}, gradient norm {made.grad_norm} in update {step + 1}"
             raise NonFiniteError(f"replay: {said}, expected those of the run; replay it on the machine that made it")
-        run.shift.update(made.loss, made.grad_norm)
+        run.advance(made)
         rates.append(rate)
         shrunk.append(optimizer.clip / made.grad_norm if 0 < optimizer.clip < made.grad_norm else 1.0)
     look(window)

@@ -1,0 +1,74 @@
+"""A short look ahead: both stages are trained a little on copies, and the run goes on from where it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from thalweg.shift.criterion import Glance, LookAhead
+from thalweg.shift.onset import Hard, Onset, Ramp
+from thalweg.train.checkpoint import Checkpoint, gather, scatter
+from thalweg.train.step import next_token_loss, train_step
+
+if TYPE_CHECKING:
+    from thalweg.train.trainer import Run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Passes of a look: those of now, and those that are brought in over its first half."""
+
+    loops: int
+    added: int
+    onset: Onset
+
+    def gains(self, age: int) -> tuple[float, ...]:
+        """One factor for each pass."""
+        return (1.0,) * (self.loops - self.added) + self.onset.gains(age, self.added)
+
+
+def look_ahead(run: Run) -> bool:
+    """Try this stage and the next one, tell the schedule, and put everything back; True when the next stage begins.
+
+    What it costs is added to the run's operations; the caller's clock runs on.
+    """
+    shift = run.shift
+    rule = shift.criteria[shift.stage]
+    assert isinstance(rule, LookAhead)
+    tokens = [run.tokens(shift.step + k) for k in range(rule.updates)]
+    judged = max(1, rule.updates // 4)
+    with torch.no_grad():
+        before = sum(next_token_loss(run.forward, rows, shift.depth).item() for rows in tokens[-judged:]) / judged
+    run.clock.flops += judged * run.flops(shift.depth) / 3
+    following = shift.stages[shift.stage + 1]
+    stages = (Stage(shift.depth, 0, Hard()), Stage(following, following - shift.depth, Ramp(rule.updates // 2)))
+    kept = {name: tensor.detach().clone() for name, tensor in gather(run.model, run.optimizer).items()}
+    glances = []
+    for stage in stages:
+        after = sum(losses(run, stage, tokens)[-judged:]) / judged
+        cost = rule.updates * run.flops(stage.loops)
+        run.clock.flops += cost
+        glances.append(Glance(before - after, cost))
+        # Copies: an optimizer goes on in the very tensors that it is given.
+        scatter(Checkpoint(run.folder, {name: tensor.clone() for name, tensor in kept.items()}, {}), run.model, run.optimizer)
+    return shift.looked(*glances)
+
+
+def losses(run: Run, stage: Stage, batches: list[Tensor]) -> list[float]:
+    """Train on the batches at the rate of now; the loss before each update."""
+    found = []
+    for age, tokens in enumerate(batches):
+        made = train_step(
+            run.forward,
+            run.optimizer,
+            tokens,
+            loops=stage.loops,
+            gains=run.as_gains(stage.gains(age)),
+            rate=run.rate(),
+            clip=run.config.optimizer.clip,
+        )
+        found.append(made.loss)
+    return found

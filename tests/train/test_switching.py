@@ -1,0 +1,238 @@
+"""What happens at a switch inside a real run: function, optimizer, looks ahead, retreats, random depth; and its resumption."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from thalweg.models.cost import cost
+from thalweg.models.looped import LoopedTransformer
+from thalweg.records import read_run
+from thalweg.shift.criterion import AtStep, Glance, LookAhead, Plateau
+from thalweg.shift.net import SafetyNet
+from thalweg.shift.onset import Handover, Hard, Ramp
+from thalweg.shift.schedule import Shift
+from thalweg.storage import read_journal
+from thalweg.train import ahead as ahead_module
+from thalweg.train import trainer as trainer_module
+from thalweg.train.callbacks import Callback
+from thalweg.train.checkpoint import gather
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig
+from thalweg.train.step import hand_over, make_optimizer
+from thalweg.train.trainer import Run, train
+
+LOOK = LookAhead(every=8, updates=4)
+NET = SafetyNet(tries=2, bound=0.001, within=4, window=2)
+STEEP = OptimizerConfig(rate=0.1)
+"""Fast before the switch; the net's handover all but stops the run after it, so that the loss does not come back."""
+SWITCHES = {
+    "cosine in turn": ShiftConfig((1, 4), AtStep(9), Ramp(12, "cosine", "in turn")),
+    "moments reset": ShiftConfig((1, 3), AtStep(9), Ramp(8), Handover(moments="reset")),
+    "moments scaled, rate lower, warmed up": ShiftConfig((1, 3), AtStep(9), Hard(), Handover(0.5, 6, "scale")),
+    "look ahead": ShiftConfig((1, 2, 3), LOOK, Ramp(5)),
+    "net": ShiftConfig((1, 3), AtStep(16), Hard(), Handover(rate=1e-3), NET),
+    "random depth": ShiftConfig((2, 4), AtStep(9), Ramp(6), spread=0.5),
+    "doubling ladder": ShiftConfig((1, 2, 4), Plateau(delta_loss=1.0, delta_grad=9.0, patience=1, window=3), Ramp(4)),
+}
+every_switch = pytest.mark.parametrize("shift", SWITCHES.values(), ids=SWITCHES)
+
+
+class StopAfter(Callback):
+    """Ends a process after some updates that it made itself."""
+
+    def __init__(self, updates: int) -> None:
+        self.left = updates
+
+    def on_step(self, facts: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@every_switch
+def test_stopped_at_random_moments_a_run_ends_bit_for_bit_the_same(
+    tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, shift: ShiftConfig
+) -> None:
+    judge = LookAhead.judge  # for this test every look prefers the next stage; what the looks do to a run is what counts
+    monkeypatch.setattr(LookAhead, "judge", lambda rule, state, *_: judge(rule, state, Glance(1.0, 1.0), Glance(2.0, 1.0)))
+    config = replace(tiny, optimizer=STEEP, shift=shift, training=replace(tiny.training, checkpoint_every=3))
+    whole = train(config, tmp_path / "whole")
+    assert whole.switches
+    dice, stops = random.Random(1), 0
+    while stops < 8:
+        try:
+            summary = train(config, tmp_path / "cut", [StopAfter(dice.randint(3, 9))])
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    else:
+        summary = train(config, tmp_path / "cut")
+    assert stops >= 3
+    assert summary.weights_sha256 == whole.weights_sha256
+    assert [s.step for s in summary.switches] == [s.step for s in whole.switches]
+    assert [s.scores_after for s in summary.switches] == [s.scores_after for s in whole.switches]
+
+
+@pytest.mark.parametrize("kind", ["linear", "softmax"])
+@pytest.mark.parametrize("norm", ["pre", "none"])
+@pytest.mark.parametrize("onset", [Ramp(5), Ramp(5, "cosine", "in turn")])
+def test_under_a_ramp_the_logits_before_and_after_a_switch_are_the_same_bits(tiny: RunConfig, kind, norm, onset) -> None:
+    model = LoopedTransformer(replace(tiny.model, attention=kind, norm=norm), torch.Generator().manual_seed(0))
+    tokens = torch.randint(16, (4, 11), generator=torch.Generator().manual_seed(1))
+    shift = Shift(stages=(1, 2, 5), criterion=[AtStep(1), AtStep(9)], onset=onset)
+    for _ in range(2):
+        before = model(tokens, loops=shift.loops, gains=shift.gains)
+        while not shift.update(1.0, 1.0):
+            before = model(tokens, loops=shift.loops, gains=shift.gains)
+        assert shift.gains[-1] == 0
+        assert torch.equal(model(tokens, loops=shift.loops, gains=shift.gains), before)
+        as_tensor = torch.tensor(shift.gains)  # the form of compiled models: every pass is computed
+        assert torch.equal(model(tokens, loops=shift.loops, gains=as_tensor), before)
+
+
+def some_optimizer(tiny: RunConfig, name: str) -> tuple[LoopedTransformer, torch.optim.Optimizer]:
+    model = LoopedTransformer(tiny.model, torch.Generator().manual_seed(0))
+    optimizer = make_optimizer(OptimizerConfig(name=name), model)  # type: ignore[arg-type]
+    for seed in range(3):
+        tokens = torch.randint(16, (4, 11), generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        model(tokens).square().mean().backward()
+        optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_moments_that_are_reset_make_the_next_update_that_of_a_new_optimizer(tiny: RunConfig, name: str) -> None:
+    model, optimizer = some_optimizer(tiny, name)
+    hand_over(optimizer, Handover(moments="reset"))
+    twin = LoopedTransformer(tiny.model)
+    twin.load_state_dict(model.state_dict())
+    fresh = make_optimizer(OptimizerConfig(name=name), twin)  # type: ignore[arg-type]
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        other.grad = parameter.grad.clone()
+    optimizer.step()
+    fresh.step()
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_moments_that_are_scaled_keep_the_direction_and_size_of_the_step(tiny: RunConfig) -> None:
+    model, optimizer = some_optimizer(tiny, "adamw")
+    state = optimizer.state[model.head.weight]
+    first, second, count = state["exp_avg"].clone(), state["exp_avg_sq"].clone(), state["step"].clone()
+    hand_over(optimizer, Handover(moments="scale", moments_factor=0.25))
+    assert torch.equal(state["exp_avg"], first / 4)
+    assert torch.equal(state["exp_avg_sq"], second / 16)
+    assert torch.equal(state["step"], count)
+
+
+def test_moments_that_are_kept_are_left_alone(tiny: RunConfig) -> None:
+    model, optimizer = some_optimizer(tiny, "adamw")
+    before = {name: tensor.clone() for name, tensor in gather(model, optimizer).items()}
+    hand_over(optimizer, Handover(rate=0.5))
+    assert all(torch.equal(before[name], tensor) for name, tensor in gather(model, optimizer).items())
+
+
+def test_a_run_uses_the_rate_that_the_handover_leaves(tmp_path: Path, tiny: RunConfig) -> None:
+    config = replace(tiny, shift=ShiftConfig((1, 2), AtStep(12), Hard(), Handover(rate=0.5, rewarm=10)))
+    train(replace(config, training=replace(tiny.training, log_every=1)), tmp_path)
+    rates = [r["rate"] for r in read_journal(tmp_path / "metrics.jsonl") if r["type"] == "step"]
+    assert rates == pytest.approx([3e-3] * 12 + [1.5e-4 * k for k in range(1, 11)] + [1.5e-3] * 18)
+
+
+def test_a_look_ahead_changes_nothing_but_the_count_of_operations(tmp_path: Path, tiny: RunConfig) -> None:
+    never = replace(tiny, shift=ShiftConfig((1, 3), LookAhead(every=8, updates=4, patience=99), Ramp(5)))
+    looked, plain = train(never, tmp_path / "look"), train(replace(tiny, shift=ShiftConfig((1,))), tmp_path / "plain")
+    assert looked.weights_sha256 == plain.weights_sha256
+    one, three = (cost(tiny.model, 16, 11, loops) for loops in (1, 3))
+    looks = 5  # after 8, 16, ..., 40 updates
+    assert looked.flops == plain.flops + looks * (4 * one.training_step + 4 * three.training_step + one.forward)
+
+
+def test_a_look_sees_what_training_each_stage_would_give(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against runs of those stages: the loss of the judged update of a run that really goes on in one stage or the other."""
+    seen: list[tuple[Glance, Glance]] = []
+    real = Shift.looked
+
+    def spy(shift: Shift, here: Glance, ahead: Glance) -> bool:
+        seen.append((here, ahead))
+        return real(shift, here, ahead)
+
+    monkeypatch.setattr(Shift, "looked", spy)
+    settings = replace(tiny.training, log_every=1, steps=12)
+    looking = ShiftConfig((1, 3), LookAhead(every=8, updates=4, patience=99))
+    train(replace(tiny, shift=looking, training=settings), tmp_path / "look")
+    after = []
+    for name, shift in (("here", ShiftConfig((1,))), ("ahead", ShiftConfig((1, 3), AtStep(8), Ramp(2)))):
+        train(replace(tiny, shift=shift, training=settings), tmp_path / name)
+        losses = [r["loss"] for r in read_journal(tmp_path / name / "metrics.jsonl") if r["type"] == "step"]
+        after.append(losses[11])
+    here, ahead = seen[0]
+    assert here.gain - ahead.gain == pytest.approx(after[1] - after[0], abs=1e-6)
+    assert ahead.cost / here.cost == pytest.approx(cost(tiny.model, 1, 11, 3).training_step / cost(tiny.model, 1, 11).training_step)
+
+
+def test_a_look_ahead_switches_when_the_next_stage_gains_more_for_its_cost(tmp_path: Path, tiny: RunConfig, monkeypatch) -> None:
+    gains = iter([1.0, 2.0, 1.0, 9.0])  # this stage, the next one; nine times the gain for less than three times the cost
+    monkeypatch.setattr(ahead_module, "losses", lambda run, stage, batches: [-next(gains)] * len(batches))
+    monkeypatch.setattr(ahead_module, "next_token_loss", lambda *_: torch.tensor(0.0))
+    summary = train(replace(tiny, shift=ShiftConfig((1, 3), LOOK, Ramp(5))), tmp_path)
+    assert [switch.step for switch in summary.switches] == [16]
+    assert "4 updates ahead the next stage gains" in summary.switches[0].reason
+
+
+def test_a_net_takes_a_bad_switch_back_and_tells(tmp_path: Path, tiny: RunConfig) -> None:
+    config = replace(tiny, optimizer=STEEP, shift=SWITCHES["net"])
+    summary = train(config, tmp_path / "net")
+    assert summary.retreats
+    assert all(retreat.back_to == 16 < retreat.step for retreat in summary.retreats)
+    assert summary.steps == 40
+    run = read_run(tmp_path / "net")
+    assert run.retreats == summary.retreats
+    assert [one.step for one in run.evaluations] == [0, 10, 20, 30, 40]
+    assert [one.step for one in run.switches] == [16]
+    wasted = summary.flops - train(replace(config, shift=replace(config.shift, net=SafetyNet())), tmp_path / "plain").flops
+    assert wasted > 0
+
+
+def test_after_a_retreat_a_run_is_the_one_with_the_softer_onset_from_the_start(tmp_path: Path, tiny: RunConfig) -> None:
+    config = replace(tiny, optimizer=STEEP, shift=SWITCHES["net"])
+    summary = train(config, tmp_path / "net")
+    onset = NET.softer(Hard(), len(summary.retreats))
+    soft = train(replace(config, shift=replace(config.shift, onset=onset, net=SafetyNet())), tmp_path / "soft")
+    assert summary.weights_sha256 == soft.weights_sha256
+    assert summary.final == soft.final
+
+
+def test_a_net_catches_a_loss_that_is_not_finite(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, poisoned = Run.update, []
+
+    def update(run: Run) -> None:
+        real(run)
+        if run.shift.step == 11 and not poisoned:
+            poisoned.append(True)
+            run.model.head.weight.data.fill_(float("inf"))
+
+    monkeypatch.setattr(trainer_module.Run, "update", update)
+    calm = ShiftConfig((1, 3), AtStep(9), Hard(), net=replace(NET, bound=9.0))
+    summary = train(replace(tiny, shift=calm), tmp_path / "net")
+    assert [(retreat.step, retreat.back_to) for retreat in summary.retreats] == [(11, 9)]
+    assert "not finite" in summary.retreats[0].reason
+    soft = train(replace(tiny, shift=ShiftConfig((1, 3), AtStep(9), Ramp(4))), tmp_path / "soft")
+    assert summary.weights_sha256 == soft.weights_sha256
+
+
+def test_random_depths_are_drawn_evenly_around_the_stage_and_not_during_a_ramp() -> None:
+    shift = Shift(stages=(1, 4), criterion=AtStep(5), onset=Ramp(5), spread=0.5, seed=3)
+    depths = []
+    for _ in range(3010):
+        assert len(shift.gains) == shift.loops
+        depths.append(shift.loops)
+        shift.update(1.0, 1.0)
+    assert depths[:10] == [1] * 5 + [4] * 5
+    assert shift.depth == 4
+    counts = Counter(depths[10:])
+    assert sorted(counts) == [2, 3, 4, 5, 6]
+    assert all(abs(count - 600) < 4 * (3000 * 0.2 * 0.8) ** 0.5 for count in counts.values())
