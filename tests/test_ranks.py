@@ -14,7 +14,7 @@ from thalweg.errors import BadInputError
 me = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=me, world_size=2)
 value = torch.tensor([1.0 + me, 10.0])
-print(ranks.rank(), ranks.world(), ranks.total(value).tolist(), value.tolist())
+print(ranks.rank(), ranks.world(), ranks.total(value).tolist(), ranks.mean(value).tolist(), value.tolist())
 try:
     with ranks.together():
         if me == 1:
@@ -33,7 +33,7 @@ def test_one_process_is_rank_zero_of_one():
 
 def test_a_total_over_one_process_is_the_value():
     value = torch.ones(3)
-    assert ranks.total(value) is value
+    assert ranks.total(value) is ranks.mean(value) is value
 
 
 def test_together_hands_on_the_error_of_one_process():
@@ -46,8 +46,39 @@ def test_two_processes_sum_and_fail_together(python, tmp_path):
     started = [subprocess.Popen([*script, str(me), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True) for me in (0, 1)]
     first, second = (process.communicate(timeout=60)[0].splitlines() for process in started)
     assert first == [
-        "0 2 [3.0, 20.0] [1.0, 10.0]",
+        "0 2 [3.0, 20.0] [1.5, 10.0] [1.0, 10.0]",
         "BadInputError rank 0: another rank refused its input; see its message",
         "both",
     ]
-    assert second == ["1 2 [3.0, 20.0] [2.0, 10.0]", "KeyError 'mine'", "both"]
+    assert second == ["1 2 [3.0, 20.0] [1.5, 10.0] [2.0, 10.0]", "KeyError 'mine'", "both"]
+
+
+SWITCHING = """
+import sys
+import torch
+import torch.distributed as dist
+from thalweg import Hard, Plateau, Shift
+from thalweg.models.config import ModelConfig
+from thalweg.models.looped import LoopedTransformer
+from thalweg.train.config import OptimizerConfig
+from thalweg.train.step import make_optimizer, train_step
+me = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=me, world_size=2)
+model = LoopedTransformer(ModelConfig(length=11, width=8), torch.Generator().manual_seed(0))
+optimizer = make_optimizer(OptimizerConfig(rate=1e-9), model)
+shift = Shift(loops=2, criterion=Plateau(0.01, 10.0, patience=1, window=1), onset=Hard())
+for step in range(12):
+    tokens = torch.randint(16, (2, 12), generator=torch.Generator().manual_seed(7 * step + me))  # each rank sees its own
+    made = train_step(model, optimizer, tokens, loops=1, gains=None, rate=1e-9, clip=1.0)
+    shift.update(made.loss, made.grad_norm)
+print(made.loss, made.grad_norm, shift.switches)
+dist.destroy_process_group()
+"""
+
+
+def test_two_ranks_that_see_different_batches_switch_at_the_same_update(python, tmp_path):
+    script = [python, "-W", "ignore", "-c", SWITCHING]
+    started = [subprocess.Popen([*script, str(me), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True) for me in (0, 1)]
+    first, second = (process.communicate(timeout=60)[0] for process in started)
+    assert first == second
+    assert "Switch(step=" in first
