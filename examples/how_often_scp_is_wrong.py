@@ -1,0 +1,43 @@
+"""False alarms of the SHIFT criterion: how often it fires on a loss that still falls, and how late on one that does not.
+
+The loss is drawn around a curve with the relative noise of one batch; windows, thresholds and patience as in `thalweg.Plateau`.
+
+    python examples/how_often_scp_is_wrong.py [runs]
+"""
+
+import sys
+
+import numpy as np
+
+import thalweg as tw
+
+UPDATES, GRAD_NOISE = 600, 0.15
+
+
+def first_fire(rule: tw.Plateau, losses: np.ndarray, norms: np.ndarray) -> int | None:
+    """The update at which the rule fires, if it does."""
+    state = rule.begin()
+    for step, (loss, norm) in enumerate(zip(losses.tolist(), norms.tolist(), strict=True), start=1):
+        state, reason = rule.observe(state, step, loss, norm)
+        if reason is not None:
+            return step
+    return None
+
+
+runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+dice = np.random.default_rng(0)
+print(f"{runs} runs of {UPDATES} updates; share that fire (median update), delta_loss 0.02, delta_grad 0.1, window 20")
+print("fall per window | noise | patience 1 | patience 2 | patience 3 | patience 5")
+for fall in (0.0, 0.01, 0.02, 0.03, 0.04):
+    for noise in (0.01, 0.03, 0.1):
+        cells = []
+        for patience in (1, 2, 3, 5):
+            rule = tw.Plateau(delta_loss=0.02, delta_grad=0.1, patience=patience, window=20)
+            fired = []
+            for _ in range(runs):
+                losses = np.exp(-fall * np.arange(UPDATES) / rule.window) * (1 + noise * dice.standard_normal(UPDATES))
+                norms = 1 + GRAD_NOISE * dice.standard_normal(UPDATES)
+                fired.append(first_fire(rule, losses, norms))
+            steps = [step for step in fired if step is not None]
+            cells.append(f"{len(steps) / runs:.2f}" + (f" ({int(np.median(steps))})" if steps else ""))
+        print(f"{fall:15.0%} | {noise:5.0%} | " + " | ".join(f"{cell:>10}" for cell in cells))
