@@ -19,6 +19,9 @@ from thalweg.plain import from_dict, to_dict
         ({"width": 8, "heads": 3}, r"model\.heads: given 3, expected a divisor of the width 8"),
         ({"width": 6, "heads": 2, "positions": "rotary"}, r"model\.width: given 6, expected an even width per head"),
         ({"value_scale": 0.0}, r"model\.value_scale: given 0\.0, expected a positive number"),
+        ({"residual_loops": 0}, r"model\.residual_loops: given 0, expected a whole number of at least 1"),
+        ({"learned_gains": 1}, r"model\.learned_gains: given 1, expected 0 for none, or a number of passes of at least 2"),
+        ({"learned_gains": -1}, r"model\.learned_gains: given -1, expected 0 for none"),
         ({"value_scale": -1.0}, r"model\.value_scale: given -1\.0, expected a positive number"),
     ],
     ids=str,
@@ -41,6 +44,11 @@ def test_an_unknown_choice_is_refused_when_it_is_read(key):
 
 def test_a_config_survives_the_way_through_plain_values():
     config = ModelConfig(width=12, heads=3, block="gpt", attention="linear", norm="none", positions="none", tied=True)
+    assert from_dict(ModelConfig, to_dict(config)) == config
+
+
+def test_the_fields_for_many_loops_survive_the_way_through_plain_values():
+    config = ModelConfig(learned_gains=4, loop_norm=True, residual_loops=8)
     assert from_dict(ModelConfig, to_dict(config)) == config
 
 

@@ -60,6 +60,20 @@ def test_positions_and_norms_cost_no_counted_operation(positions, norm):
     assert cost(config, BATCH, LENGTH, 2).forward == counted(config, 2)[0]
 
 
+@pytest.mark.parametrize("block", ["attention", "gpt"])
+def test_what_keeps_many_loops_stable_costs_no_counted_operation(block):
+    config = config_of(block=block, learned_gains=3, loop_norm=True, residual_loops=3)
+    forward, backward = counted(config, 3)
+    assert (cost(config, BATCH, LENGTH, 3).forward, cost(config, BATCH, LENGTH, 3).training_step) == (forward, forward + backward)
+
+
+@pytest.mark.parametrize(("block", "norms"), [("attention", 8), ("gpt", 16)])
+def test_the_parameters_for_many_loops_are_a_norm_and_a_gain_for_every_pass_but_the_first(block, norms):
+    many = config_of(block=block, learned_gains=5, loop_norm=True, residual_loops=3)
+    plain, found = (parameters(LoopedTransformer(config)) for config in (config_of(block=block), many))
+    assert found - plain == norms + 4
+
+
 def test_a_loop_costs_a_pass_and_no_head():
     one, four = (cost(config_of(), BATCH, LENGTH, loops) for loops in (1, 4))
     assert four.forward - one.forward == 3 * one.per_pass

@@ -30,6 +30,11 @@ MORE = [
     {"injection": True},
     {"layers": 2},
     {"tied": True},
+    {"learned_gains": 4},
+    {"loop_norm": True},
+    {"residual_loops": 3},
+    {"learned_gains": 5, "loop_norm": True, "residual_loops": 4, "injection": True, "norm": "none", "attention": "linear"},
+    {"learned_gains": 4, "loop_norm": True, "residual_loops": 2, "block": "gpt", "layers": 2},
     {"block": "gpt", "layers": 2, "injection": True, "positions": "rotary", "tied": True},
 ]
 EVERY = [*FAMILIES, *MORE]
@@ -58,7 +63,7 @@ def by_hand(model, tokens, loops):
     config, w = model.config, model.state_dict()
 
     def normed(x, name):
-        if config.norm == "none":
+        if config.norm == "none" and name != "loop_norm":
             return x
         scaled = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
         return scaled * w[f"{name}.weight"] + w.get(f"{name}.bias", 0.0)
@@ -87,17 +92,22 @@ def by_hand(model, tokens, loops):
     embedded = w["embedding.weight"][tokens]
     if config.positions == "learned":
         embedded = embedded + w["positions.weight"][: tokens.shape[1]]
-    states = embedded
+    states, share = embedded, config.residual_loops**-0.5
     for index in range(loops):
+        before = states
         if config.injection and index > 0:
             states = states + embedded
         for layer in range(config.layers):
             name = f"blocks.{layer}"
-            states = states + attended(normed(states, f"{name}.attention_norm"), f"{name}.attention")
+            states = states + share * attended(normed(states, f"{name}.attention_norm"), f"{name}.attention")
             if config.block == "gpt":
                 x = affine(normed(states, f"{name}.mlp_norm"), f"{name}.up")
                 x = x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-                states = states + affine(x, f"{name}.down")
+                states = states + share * affine(x, f"{name}.down")
+        if config.loop_norm:
+            states = normed(states, "loop_norm")
+        if config.learned_gains and index > 0:
+            states = before + w["pass_gains"][index - 1] * (states - before)
     return normed(states, "final_norm") @ w["head.weight"].T
 
 
@@ -142,10 +152,13 @@ def test_loops_apply_the_same_stack_again_and_again(variant):
     rotation = rotation_table(L, D // 2) if variant.get("positions") == "rotary" else None
     states = embedded = model.embed(TOKENS)
     for index in range(3):
+        before = states
         if variant.get("injection") and index:
             states = states + embedded
         for block in model.blocks:
             states = block(states, block.attention.fused(), rotation)
+        states = model.loop_norm(states) if variant.get("loop_norm") else states
+        states = before.lerp(states, model.pass_gains[index - 1]) if variant.get("learned_gains") and index else states
     assert torch.equal(model(TOKENS, loops=3), model.head(model.final_norm(states)))
 
 

@@ -38,12 +38,20 @@ class ModelConfig:
     """Width of the MLP as a multiple of the width; block "gpt" only."""
     value_scale: float = 1.0
     """Factor on the value weights at initialisation (the rescaled-Single control sets it to T)."""
+    learned_gains: int = 0
+    """Largest number of passes in a call where the gain of every pass but the first is a weight that begins at zero; 0 for none."""
+    loop_norm: bool = False
+    """LayerNorm of the state at the end of every pass, with ``norm = "none"`` too."""
+    residual_loops: int = 1
+    """Number of loops T that every residual branch is scaled for, by 1 / sqrt(T), whatever the loops of a call; 1 leaves them."""
 
     def __post_init__(self) -> None:
         require(self.vocabulary >= 2, "model.vocabulary", self.vocabulary, "at least 2 tokens")
-        for name in ("length", "width", "layers", "heads", "expansion"):
+        for name in ("length", "width", "layers", "heads", "expansion", "residual_loops"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "a whole number of at least 1")
         require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of the width {self.width}")
         even = self.positions != "rotary" or self.width // self.heads % 2 == 0
         require(even, "model.width", self.width, "an even width per head for rotary positions")
         require(self.value_scale > 0, "model.value_scale", self.value_scale, "a positive number")
+        several = "0 for none, or a number of passes of at least 2: the first one always counts in full"
+        require(self.learned_gains == 0 or self.learned_gains >= 2, "model.learned_gains", self.learned_gains, several)

@@ -2,8 +2,9 @@
 
 Counted: the matrix products (projections, attention scores and mixing over the full L x L square, MLP, head), with two
 operations per multiply-add. A backward pass is two products for each product of the forward pass. Not counted: everything
-element by element (norms, softmax, GELU, embedding look-up, loss, optimizer), and what a fused attention kernel computes
-again in its backward pass.
+element by element (norms, ``loop_norm`` too, gains, the scale and sum of residual branches, injection, softmax, GELU, embedding
+look-up, loss, optimizer), and what a fused attention kernel computes again in its backward pass. Every pass counts, those at a
+gain of zero too.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@ Shape letters: B batch, L length, D width, V vocabulary, T loops.
 The same stack of blocks is applied T times with the same weights; T is an argument of the call, and ``loops=1`` is
 Single-Attn. Each pass has a gain: the pass moves the state by ``gain * (stack(state) - state)``. At gain 1 that is the pass
 itself, at gain 0 the pass is not there, both to the last bit, so that a schedule can bring in new passes without a jump.
+
+Three fields of `ModelConfig` are there for many loops. With ``learned_gains`` the gain of a pass is multiplied by a weight of its
+own that begins at zero, so that even a hard switch is no jump. With ``loop_norm`` the stack ends in a LayerNorm. With
+``residual_loops`` the branches are scaled, see `thalweg.models.block`.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import require
 from thalweg.models.attention import rotation_table
-from thalweg.models.block import AttentionBlock, GPTBlock, norm
+from thalweg.models.block import AttentionBlock, GPTBlock, layer_norm, norm
 from thalweg.models.config import ModelConfig
 
 
@@ -34,7 +38,9 @@ class LoopedTransformer(nn.Module):
         torch.Size([2, 5, 16])
 
     Source:
-        arXiv 2510.10089, section 3 (block "attention"); GPT-2 (block "gpt"); input injection: arXiv 2409.15647.
+        arXiv 2510.10089, section 3 (block "attention"); GPT-2 (block "gpt"); input injection: arXiv 2409.15647; gains that are
+        weights and begin at zero: ReZero, arXiv 2003.04887, there for every layer; a norm of the state at the end of every pass:
+        arXiv 2502.05171, whose passes end in an RMSNorm of the residual stream.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
@@ -44,6 +50,9 @@ class LoopedTransformer(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.length, config.width) if config.positions == "learned" else None
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
+        self.pass_gains = nn.Parameter(torch.zeros(config.learned_gains - 1)) if config.learned_gains else None
+        """Gains of the passes from the second on, ``(learned_gains - 1,)``."""
+        self.loop_norm = layer_norm(config) if config.loop_norm else None
         self.final_norm = norm(config)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.tied:
@@ -58,24 +67,36 @@ class LoopedTransformer(nn.Module):
             loops: number of passes T, at least 1.
             gains: one factor per pass, the first 1; numbers (a pass at 0 is skipped, at 1 costs nothing extra) or a
                 tensor ``(T,)`` (every pass is computed, so that compiled graphs do not depend on the values).
+                Learned gains are multiplied with them.
         Raises:
-            BadInputError: loops below 1, gains of another length, a sequence longer than the learned positions.
+            BadInputError: loops below 1 or above ``learned_gains``, gains of another length, a sequence longer than the learned
+                positions.
         """
         require(loops >= 1, "loops", loops, "a whole number of at least 1")
+        most = self.config.learned_gains
+        require(not 0 < most < loops, "loops", loops, f"at most the {most} passes that have a gain (model.learned_gains)")
         require(gains is None or len(gains) == loops, "gains", gains, f"one number for each of the {loops} passes")
         embedded = self.embed(tokens)
         rotation = self.rotation(tokens.shape[1], tokens.device)
         stack = [(block, block.attention.fused()) for block in self.stack()]
         states = embedded
         for index in range(loops):
-            gain = 1.0 if gains is None or index == 0 else gains[index]
+            gain = self.gain(index, gains)
             if isinstance(gain, float | int) and gain == 0:
                 continue
             moved = states + embedded if self.config.injection and index > 0 else states
             for block, weights in stack:
                 moved = block(moved, weights, rotation)
+            if self.loop_norm is not None:
+                moved = self.loop_norm(moved)
             states = moved if isinstance(gain, float | int) and gain == 1 else torch.lerp(states, moved, gain)
         return self.head(self.final_norm(states))
+
+    def gain(self, index: int, gains: Sequence[float] | Tensor | None) -> float | Tensor:
+        """The gain of a pass, counted from 0: the given one, times the learned one; a given number 0 stays one."""
+        given = 1.0 if gains is None or index == 0 else gains[index]
+        skipped = isinstance(given, float | int) and given == 0
+        return given if self.pass_gains is None or index == 0 or skipped else given * self.pass_gains[index - 1]
 
     def stack(self) -> list[AttentionBlock]:
         """The blocks that one pass applies, in order."""

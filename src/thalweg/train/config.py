@@ -175,6 +175,9 @@ class RunConfig:
         need = self.data.length - 1
         fits = self.model.positions != "learned" or self.model.length >= need
         require(fits, "model.length", self.model.length, f"at least {need}, one less than data.length")
+        deepest = max(high for _, high in map(self.shift.schedule().range_of, self.shift.stages))
+        fits = self.model.learned_gains == 0 or self.model.learned_gains >= deepest
+        require(fits, "model.learned_gains", self.model.learned_gains, f"0, or at least the {deepest} passes that the run uses")
         rule = self.shift.criterion
         fits = not isinstance(rule, AtFraction) or rule.total_steps == self.training.steps
         total = f"training.steps, {self.training.steps}"

@@ -174,7 +174,7 @@ def loss_and_gradient(model: nn.Module, passes: Passes, batch: Tensor) -> tuple[
     parameters = list(model.parameters())
     with quiet(model):
         loss = passes.loss(model, batch)
-        parts = torch.autograd.grad(loss, parameters)
+        parts = torch.autograd.grad(loss, parameters, materialize_grads=True)  # learned gains are not used by one pass
     return loss.detach(), torch.cat([part.flatten() for part in parts])
 
 
