@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from thalweg.records import EvaluationRecord, RunRecord, StudySummary
 from thalweg.report.curves import band, by_arm
 from thalweg.storage import atomic_stream
+from thalweg.sweeps import SweepSummary
 
 COLOURS = {
     "single": "#0072B2",
@@ -33,6 +34,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
+    "hatch.linewidth": 0.5,
     "legend.frameon": False,
     "svg.hashsalt": "thalweg",
     "svg.fonttype": "path",
@@ -83,14 +85,13 @@ def drawn(figure: Figure, name: str, heading: str, caption: str, alt: str) -> Dr
     return Drawn(name, heading, caption, alt, svg.getvalue(), png.getvalue())
 
 
-def setup(summary: StudySummary) -> str:
+def setup(summary: StudySummary | SweepSummary) -> str:
     """The end of every caption: what is needed to repeat the figure."""
-    where = summary.provenance
+    where, told = summary.provenance, summary.setup
     commit = f", commit {where.commit}" if where.commit else ""
-    return (
-        f"{summary.setup['Model']}. {summary.setup['Training']}. Seeds: {summary.setup['Seeds']}. "
-        f"{where.device}, PyTorch {where.torch}, thalweg {where.version}{commit}."
-    )
+    seeds = told.get("Seeds", ", ".join(map(str, summary.seeds)))
+    words = [told[topic] for topic in ("Model", "Training") if topic in told]
+    return ". ".join([*words, f"Seeds: {seeds}", f"{where.device}, PyTorch {where.torch}, thalweg {where.version}{commit}."])
 
 
 def score(where: str, stratum: str, what: str, factor: float = 1.0) -> Measure:
