@@ -84,6 +84,60 @@ def study(
 
 
 @app.command
+def shift_sweep(
+    task: str,
+    /,
+    *,
+    preset: str = "quick",
+    loops: int = 0,
+    groups: Annotated[str, Parameter(name="--groups")] = "",
+    seeds: int = 0,
+    out: Path | None = None,
+    jobs: int = 0,
+    text: str = "",
+    device: str = "auto",
+    json_: Json = False,
+) -> None:
+    """Try ways to switch from one pass to many: when, how, and with what for the optimizer; heat maps and report.html.
+
+    Single, Looped, SHIFT and the paper's hard SHIFT are always made; --groups chooses what else. A sweep that was interrupted goes
+    on where it was when the same command is given again.
+
+    Example: `thalweg shift-sweep markov --preset quick --groups scp,share`
+
+    Parameters
+    ----------
+    task:
+        What is learned: `markov` (the Markov language) or `text` (bytes of real text).
+    preset:
+        `quick` (2 seeds, a small grid, minutes) or `paper` (5 seeds, 60 settings of SCP).
+    loops:
+        Passes after the switch; 0 takes 6 for markov and 4 for text.
+    groups:
+        With commas: scp (grid of thresholds and patience), share (fixed moments), onset, optimizer, stages (ladders), safety (the
+        net), or none; all when not given.
+    seeds:
+        Number of seeds; 0 takes the preset's.
+    out:
+        Folder of the sweep; results/TASK-shift-LOOPS-PRESET when not given.
+    jobs:
+        Runs at a time; 0 takes one for each core.
+    text:
+        File or folder to learn (task `text`); Python's standard library when not given.
+    device:
+        `auto`, `cpu`, `cuda`, ...
+    json_:
+        Print the summary as JSON on standard output.
+    """
+    from thalweg.study.sweep_commands import run_sweep
+    from thalweg.study.switching import GROUPS, sweep_of
+
+    chosen = tuple(group.strip() for group in groups.split(",") if group.strip() not in ("", "none")) if groups else GROUPS
+    planned = sweep_of(task, preset, loops, chosen, seeds, text, device)
+    run_sweep(planned, out or Path("results") / f"{task}-shift-{planned.loops}-{preset}", jobs, json_)
+
+
+@app.command
 def train(
     config: Path,
     /,
@@ -206,22 +260,22 @@ def landscape(
 
 @app.command
 def report(folder: Path, /, *, json_: Json = False) -> None:
-    """Make table, verdicts, figures and report.html of a study again, from its records.
+    """Make table, verdicts, figures and report.html of a study or a sweep again, from its records.
 
-    Works on a study that is still going on: what is missing is named.
+    Works on one that is still going on: what is missing is named.
 
     Example: `thalweg report results/markov-quick`
 
     Parameters
     ----------
     folder:
-        The --out folder of `thalweg study`.
+        The --out folder of `thalweg study` or `thalweg shift-sweep`.
     json_:
         Print the summary as JSON on standard output.
     """
-    from thalweg.study.commands import make_report
+    from thalweg.study.sweep_commands import report_on_any
 
-    make_report(folder, json_)
+    report_on_any(folder, json_)
 
 
 @app.command

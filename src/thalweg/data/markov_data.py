@@ -39,6 +39,8 @@ class MarkovConfig:
     """Held-out sequences."""
     source_seed: int = 3
     """Seed of the transition tensor; the language is the same for every run seed."""
+    scored: int = 0
+    """Training sequences, the first ones, that are scored as the set "train"; 0 for all."""
 
     def __post_init__(self) -> None:
         require(self.vocabulary >= 2, "data.vocabulary", self.vocabulary, "at least 2 tokens")
@@ -50,6 +52,8 @@ class MarkovConfig:
             require(0 < getattr(self, name) < 1, f"data.{name}", getattr(self, name), "a probability between 0 and 1")
         for name in ("sequences", "held_out"):
             require(getattr(self, name) >= 4, f"data.{name}", getattr(self, name), "at least 4, one for each quarter")
+        fits = self.scored == 0 or 4 <= self.scored <= self.sequences
+        require(fits, "data.scored", self.scored, f"0 for all, or from 4 to the {self.sequences} training sequences")
         require(self.source_seed >= 0, "data.source_seed", self.source_seed, "a whole number of at least 0")
 
 
@@ -68,7 +72,7 @@ class MarkovData:
         self.cuts = quarters(information)
         self.tail = long_tail(information)
         self.histogram = histogram(information)
-        self.evaluation = (self.scored("train", self.tokens), self.scored("held-out", held_out))
+        self.evaluation = (self.scored("train", self.tokens[: config.scored or None]), self.scored("held-out", held_out))
 
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
         rows = shuffled_rows(len(self.tokens), self.seed, step, size, rank, world)

@@ -40,20 +40,20 @@ def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> 
             raise failure(failed, folder)
 
 
-def make_runs(jobs: list[Job], workers: int) -> dict[str, str]:
+def make_runs(jobs: list[Job], workers: int, what: str = "study") -> dict[str, str]:
     """Work off the queue behind a progress bar."""
     console = Console(stderr=True)
     done = sum(job.complete and job.measured for job in jobs)
     landscapes = sum(job.plan is not None for job in jobs)
-    words = f"{len(jobs)} runs, {landscapes} landscapes, {done} complete already, {workers} at a time"
-    console.print(words, highlight=False)
+    also = f", {landscapes} landscapes" if landscapes else ""
+    console.print(f"{what}: {len(jobs)} runs{also}, {done} complete already, {workers} at a time", highlight=False)
     with progress_bar(console) as bar:
-        task = bar.add_task("study", total=100, note="")
+        task = bar.add_task(what, total=100, note="")
         tenths = Tenths(console, first=1)
 
         def on_progress(share: float, names: list[str]) -> None:
             bar.update(task, completed=round(100 * share, 1), note=", ".join(names))
-            tenths(share, f"study: {int(share * 10) * 10} % of the work is done")
+            tenths(share, f"{what}: {int(share * 10) * 10} % of the work is done")
 
         return work_off(jobs, workers, on_progress)
 

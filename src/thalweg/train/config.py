@@ -76,6 +76,8 @@ class ShiftConfig:
     """When a switch is taken back."""
     spread: float = 0.0
     """Within a stage the loops of every update are drawn from (1 - spread) to (1 + spread) of the stage's; 0 for no draw."""
+    criteria: tuple[Plateau | AtStep | AtFraction | LookAhead, ...] = ()
+    """One for each change of stage, in place of the one criterion."""
 
     def __post_init__(self) -> None:
         self.schedule()
@@ -84,7 +86,7 @@ class ShiftConfig:
         """A fresh schedule of these stages; ``seed`` draws the loops where they are random."""
         return Shift(
             stages=self.stages,
-            criterion=self.criterion,
+            criterion=self.criteria or self.criterion,
             onset=self.onset,
             handover=self.handover,
             net=self.net,
@@ -178,10 +180,10 @@ class RunConfig:
         deepest = max(high for _, high in map(self.shift.schedule().range_of, self.shift.stages))
         fits = self.model.learned_gains == 0 or self.model.learned_gains >= deepest
         require(fits, "model.learned_gains", self.model.learned_gains, f"0, or at least the {deepest} passes that the run uses")
-        rule = self.shift.criterion
-        fits = not isinstance(rule, AtFraction) or rule.total_steps == self.training.steps
-        total = f"training.steps, {self.training.steps}"
-        require(fits, "shift.criterion.total_steps", getattr(rule, "total_steps", 0), total)
+        for rule in self.shift.criteria or (self.shift.criterion,):
+            fits = not isinstance(rule, AtFraction) or rule.total_steps == self.training.steps
+            total = f"training.steps, {self.training.steps}"
+            require(fits, "shift.criterion.total_steps", getattr(rule, "total_steps", 0), total)
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:

@@ -1,0 +1,128 @@
+"""What one way to switch gave, over seeds: drop, jump, final quality, and its share of Looped's cost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+from thalweg.intervals import interval
+from thalweg.records import EvaluationRecord, RunRecord
+from thalweg.study.measures import LAST, cell, cost_to_target, final, paired
+from thalweg.sweeps import Outcome, Share
+
+WATCH = 400
+"""Updates after a switch in which a drop is looked for."""
+
+Runs = dict[int, RunRecord]
+"""Seed -> complete run."""
+
+
+def accuracy(scores: dict) -> float:
+    """Held-out accuracy of all sequences."""
+    return scores["held-out"]["all"].accuracy
+
+
+def loss_at_end(run: RunRecord) -> float:
+    """Held-out loss, mean of the last evaluations."""
+    return final(run, "held-out", "all", "loss")
+
+
+def drop(run: RunRecord) -> float | None:
+    """Percentage points of accuracy lost at the first switch; None without a switch.
+
+    Best of the last evaluations before it, its own scores included, minus the worst within the watch after it.
+    """
+    if not run.switches:
+        return None
+    switch = run.switches[0]
+    earlier = [accuracy(e.scores) for e in run.evaluations if e.step <= switch.step]
+    after = [accuracy(e.scores) for e in run.evaluations if switch.step < e.step <= switch.step + WATCH]
+    return 100 * (max([*earlier[-LAST:], accuracy(switch.scores_before)]) - min([*after, accuracy(switch.scores_after)]))
+
+
+def jump(run: RunRecord) -> float | None:
+    """Rise of the held-out loss at the first switch, same weights; None without one."""
+    if not run.switches:
+        return None
+    switch = run.switches[0]
+    return switch.scores_after["held-out"]["all"].loss - switch.scores_before["held-out"]["all"].loss
+
+
+def shares(runs: Runs, looped: Runs, spent: Callable[[EvaluationRecord], float]) -> dict[int, tuple[float, bool]]:
+    """Seed -> share of Looped's cost to Looped's final loss, and whether it was reached; the whole run's share where it was not."""
+    found = {}
+    for seed in sorted(runs.keys() & looped.keys()):
+        reference, run = looped[seed], runs[seed]
+        cost = cost_to_target(run, loss_at_end(reference), spent)
+        whole = spent(reference.evaluations[-1])
+        found[seed] = (spent(run.evaluations[-1]) / whole, False) if cost is None else (cost / whole, True)
+    return found
+
+
+def share_over_seeds(found: Sequence[tuple[float, bool]]) -> Share | None:
+    """Geometric mean and t-interval of the logarithms; with censored runs the median, as far as it is known.
+
+    Example:
+        >>> share_over_seeds([(0.5, True), (0.3, True), (1.1, False)])
+        Share(value=0.5, low=0.3, high=None, n=3, censored=1)
+    """
+    if not found:
+        return None
+    censored = sum(not reached for _, reached in found)
+    if not censored:
+        logs = interval([math.log(share) for share, _ in found])
+        ends = [None if end is None else math.exp(end) for end in (logs.low, logs.high)]
+        return Share(math.exp(logs.mean), ends[0], ends[1], len(found), 0)
+    # What is censored lies above all that is not, or is not known to: then the median is not known either.
+    ordered = sorted(found)
+    middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
+    known = all(reached for _, reached in ordered[: len(ordered) // 2 + 1])
+    reached = [share for share, is_known in ordered if is_known]
+    return Share(
+        value=sum(share for share, _ in middle) / len(middle) if known else None,
+        low=min(reached) if reached else None,
+        high=None,
+        n=len(found),
+        censored=censored,
+    )
+
+
+def ideal(run: RunRecord, single: RunRecord, looped: RunRecord) -> float | None:
+    """Share of Looped's time if every update were as good as Looped's, from the step times of Single and Looped.
+
+    A stage in between costs what its passes cost, in proportion; ramps count in full.
+    """
+    if not run.switches:
+        return None
+    ends = [other.evaluations[-1] for other in (single, looped)]
+    one, many = (end.seconds / end.step for end in ends)
+    deepest, steps = looped.evaluations[-1].loops, ends[1].step
+    edges = [0, *(switch.step for switch in run.switches), steps]
+    depths = [1, *(switch.loops_after for switch in run.switches)]
+    pairs = zip(itertools.pairwise(edges), depths, strict=True)
+    return sum((b - a) * (one + (many - one) * (depth - 1) / (deepest - 1)) for (a, b), depth in pairs) / (steps * many)
+
+
+def outcome_of(name: str, group: str, settings: dict, runs: Runs, single: Runs, looped: Runs) -> Outcome:
+    """One way over seeds."""
+    every = list(runs.values())
+    switched = [run for run in every if run.switches]
+    ideals = [ideal(runs[s], single[s], looped[s]) for s in sorted(runs.keys() & single.keys() & looped.keys())]
+    return Outcome(
+        name=name,
+        group=group,
+        settings=settings,
+        switch_step=cell([float(run.switches[0].step) for run in switched]),
+        switched=len(switched),
+        drop=cell([drop(run) for run in every]),
+        jump=cell([jump(run) for run in every]),
+        final_loss=cell([loss_at_end(run) for run in every]),
+        final_accuracy=cell([final(run, "held-out", "all", "accuracy") for run in every]),
+        difference=cell(paired(runs, looped, loss_at_end)),
+        share_seconds=share_over_seeds(list(shares(runs, looped, lambda e: e.seconds).values())),
+        share_flops=share_over_seeds(list(shares(runs, looped, lambda e: e.flops).values())),
+        ideal_seconds=cell(ideals),
+        seconds=cell([run.evaluations[-1].seconds for run in every]),
+        retreats=sum(len(run.retreats) for run in every),
+    )

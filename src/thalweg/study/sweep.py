@@ -1,0 +1,190 @@
+"""A sweep over ways to switch, from plan to page: references first, then one run for each way that is not one already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from thalweg.errors import FolderError
+from thalweg.plain import to_dict
+from thalweg.records import RunRecord, read_run, recorded
+from thalweg.report.sweep_page import write_sweep_report
+from thalweg.storage import read_journal, read_json, write_json
+from thalweg.study.outcomes import Runs, outcome_of
+from thalweg.study.queue import Job, prepare
+from thalweg.study.study import markov_words, model_words, text_words
+from thalweg.study.sweep_verdicts import verdicts_of
+from thalweg.study.switching import SweepConfig, Way, at_step, fires_at, halves, recipe_of, references, ways_of
+from thalweg.sweeps import SweepSummary
+from thalweg.train.config import RunConfig
+
+PLAN = "sweep.json"
+
+
+def slug(name: str) -> str:
+    """A name as part of a folder's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def job(folder: Path, arm: str, config: RunConfig, seed: int) -> Job:
+    """One run in the queue."""
+    name = f"{arm}-seed{seed}"
+    return Job(name, replace(config, arm=arm, seed=seed), folder / "runs" / name)
+
+
+def reference_jobs(sweep: SweepConfig, folder: Path) -> list[Job]:
+    """The runs that everything else is measured against, and replayed over."""
+    ways = references(recipe_of(sweep))
+    return [job(folder, way.name, way.config, seed) for way in ways for seed in sweep.seeds if way.config is not None]
+
+
+def places(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, tuple[str, RunConfig]]:
+    """Seed -> arm and config of the run that answers for a way; without the seeds whose Single is not complete yet."""
+    found = {}
+    for seed in sweep.seeds:
+        if way.criterion is not None:
+            step = fired(folder, way, seed)
+            if step is not None:
+                found[seed] = fixed(sweep, step) if step else ("single", references(recipe_of(sweep))[0].config)
+        elif "step" in way.settings:
+            found[seed] = fixed(sweep, int(way.settings["step"]))
+        else:
+            found[seed] = slug(way.name), way.config
+    return found
+
+
+def fixed(sweep: SweepConfig, step: int) -> tuple[str, RunConfig]:
+    """The run that switches after ``step`` updates."""
+    return f"at-{step:05d}", at_step(sweep, step)
+
+
+def fired(folder: Path, way: Way, seed: int) -> int | None:
+    """The update at which a setting of SCP fires over Single's journal; 0 for never, None while Single is not complete.
+
+    A setting that fires after the last update has nothing left to train, and counts as one that never does.
+    """
+    single = folder / "runs" / f"single-seed{seed}"
+    if not (single / "summary.json").exists():
+        return None
+    lines = [line for line in read_journal(single / "metrics.jsonl") if line["type"] == "step"]
+    assert way.criterion is not None
+    step = fires_at(way.criterion, [(line["step"], line["loss"], line["grad_norm"]) for line in lines])
+    return step if step is not None and step < lines[-1]["step"] else 0
+
+
+def jobs_of(sweep: SweepConfig, folder: Path) -> list[Job]:
+    """Every run, once; those of SCP's grid as far as Single is complete."""
+    made = {one.name: one for one in reference_jobs(sweep, folder)}
+    for way in ways_of(sweep):
+        for seed, (arm, config) in places(sweep, folder, way).items():
+            made.setdefault(f"{arm}-seed{seed}", job(folder, arm, config, seed))
+    return list(made.values())
+
+
+def claim_sweep(sweep: SweepConfig, folder: Path) -> None:
+    """Write the plan into a new folder, or check that the folder is this sweep's.
+
+    Raises:
+        FolderError: the folder holds another sweep, or something else.
+    """
+    path = folder / PLAN
+    if path.exists():
+        if read_sweep(folder) != sweep:
+            raise FolderError(f"sweep {folder}: the folder belongs to another sweep or other settings; choose another --out")
+    elif others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")):
+        raise FolderError(f"sweep {folder}: the folder holds {others[0]!r} and is no sweep; choose an empty or new --out")
+    else:
+        write_json(path, to_dict(sweep))
+    prepare(reference_jobs(sweep, folder))
+
+
+def read_sweep(folder: Path) -> SweepConfig:
+    """The plan that a sweep's folder belongs to."""
+    return recorded(SweepConfig, read_json(folder / PLAN), folder / PLAN)
+
+
+def runs_of(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, RunRecord]:
+    """Seed -> complete run that answers for a way."""
+    named = {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, way).items()}
+    return {seed: read_run(path) for seed, path in named.items() if (path / "summary.json").exists()}
+
+
+def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
+    """Outcomes and answers from the records of the complete runs; writes ``summary.json``.
+
+    Raises:
+        FolderError: nothing is complete yet.
+    """
+    jobs, ways, recipe = jobs_of(sweep, folder), ways_of(sweep), recipe_of(sweep)
+    runs: dict[str, Runs] = {way.name: runs_of(sweep, folder, way) for way in ways}
+    some = next((run for seeds in runs.values() for run in seeds.values()), None)
+    if some is None or some.summary is None:
+        raise FolderError(f"sweep {folder}: none of its {len(jobs)} runs is complete; run `thalweg shift-sweep` again")
+    outcomes = tuple(
+        outcome_of(way.name, way.group, way.settings, runs[way.name], runs["single"], runs["looped"])
+        for way in ways
+        if runs[way.name]
+    )
+    grid = sweep.grid
+    summary = SweepSummary(
+        name=folder.resolve().name,
+        task=sweep.task,
+        preset=sweep.preset,
+        loops=sweep.loops,
+        seeds=sweep.seeds,
+        complete=all(one.complete for one in jobs),
+        missing=tuple(one.name for one in jobs if not one.complete),
+        outcomes=outcomes,
+        axes={"delta_loss": grid.delta_loss, "delta_grad": grid.delta_grad, "patience": tuple(map(float, grid.patience))},
+        defaults={name: float(getattr(recipe.criterion, name)) for name in ("delta_loss", "delta_grad", "patience")},
+        verdicts=tuple(verdicts_of(ways, runs, recipe.criterion)),
+        setup=setup_in_words(sweep, some.summary.data),
+        provenance=some.summary.provenance,
+    )
+    write_json(folder / "summary.json", to_dict(summary))
+    return summary
+
+
+def report_on(sweep: SweepConfig, folder: Path) -> SweepSummary:
+    """Summarise and write figures and page."""
+    summary = summarise(sweep, folder)
+    arms = ("single", "looped", "shift", "shift-hard")
+    runs = {one.name: read_run(one.folder) for one in jobs_of(sweep, folder) if one.complete and one.config.arm in arms}
+    write_sweep_report(summary, runs, folder)
+    return summary
+
+
+def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
+    """Everything that is needed to repeat the sweep, by topic."""
+    recipe = recipe_of(sweep)
+    base, rule, ramp = recipe.base, recipe.criterion, recipe.ramp
+    settings, optimizer = base.training, base.optimizer
+    describe: Callable[[RunConfig, dict], str] = markov_words if sweep.task == "markov" else text_words
+    return {
+        "Data": describe(base, data),
+        "Model": model_words(base.model),
+        "Training": (
+            f"{settings.steps} updates of {settings.batch} sequences, {optimizer.name} at rate {optimizer.rate:g} "
+            f"({optimizer.schedule}, warm-up {optimizer.warmup}), weight decay {optimizer.weight_decay:g}, clip "
+            f"{optimizer.clip:g}, float32; scored every {settings.evaluate_every} updates, {settings.threads or 'all'} thread(s)"
+        ),
+        "Arms": (
+            f"single = 1 pass; looped = {recipe.loops} passes; shift = {' then '.join(map(str, halves(recipe.loops)))}, each when "
+            f"SCP fires (delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of "
+            f"{rule.window} updates) with a {ramp.shape} ramp of {ramp.steps} updates, passes {ramp.order}; shift-hard = "
+            f"the paper's: 1 then {recipe.loops} by the same SCP, all passes at once"
+        ),
+        "SCP's grid": (
+            "a setting is replayed over Single's journal, and each update at which any setting fires is trained once: until the "
+            "switch the runs are the same, bit for bit"
+        ),
+        "Seeds": f"{len(sweep.seeds)} ({', '.join(map(str, sweep.seeds))}), paired: same data, weights and batches",
+        "Figures of merit": (
+            "share = training seconds (or counted operations) to Looped's final held-out loss at the same seed over all that "
+            "Looped spent, curves smoothed over 3 evaluations; geometric mean with a 95 % t-interval, or where runs never got "
+            "there the median and no upper end; drop = best held-out accuracy of the 3 evaluations before the switch minus the "
+            "worst of the 400 updates after it; ideal = the share of Looped's time if every update were as good as Looped's"
+        ),
+    }

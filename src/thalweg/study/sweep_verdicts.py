@@ -1,0 +1,219 @@
+"""Answers that a sweep gives to the questions about SHIFT, each with the numbers it rests on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+
+from thalweg.intervals import Interval, interval
+from thalweg.records import Cell, EvaluationRecord, RunRecord
+from thalweg.shift.criterion import Plateau
+from thalweg.study.measures import LAST, as_cell, paired
+from thalweg.study.outcomes import Runs, drop, loss_at_end, share_over_seeds, shares
+from thalweg.study.switching import Way
+from thalweg.sweeps import SweepVerdict
+
+GOAL, GOAL_HIGH, GOAL_DROP = 0.45, 0.6, 0.5
+LOSS_NOISE, TIME_NOISE = 0.002, 0.05
+"""Differences in nats and in log time that are too small to matter, whatever their interval."""
+
+Ways = list[Way]
+AllRuns = dict[str, Runs]
+
+
+def verdicts_of(ways: Ways, runs: AllRuns, default: Plateau) -> list[SweepVerdict]:
+    """Every question that the runs can answer."""
+    found: list[SweepVerdict] = []
+    if runs.get("shift") and runs.get("looped"):
+        found += [sooner(runs), smooth(runs), as_good(runs)]
+    grid = [way for way in ways if way.group == "scp" and runs[way.name]]
+    if grid and runs.get("looped"):
+        found.append(region(grid, runs, default))
+    found += [against(runs, way.name) for way in ways if way.group == "share" and runs.get("shift") and runs[way.name]]
+    for group, words in (("onset", "onset"), ("optimizer", "treatment of the optimizer"), ("stages", "ladder")):
+        rivals = [way.name for way in ways if way.group == group and runs[way.name]]
+        if rivals and runs.get("shift"):
+            found.append(rivals_of_shift(rivals, words, runs))
+    return found
+
+
+def sooner(runs: AllRuns) -> SweepVerdict:
+    """The default against the goal of 0.45 of Looped's time."""
+    numbers: dict[str, Cell] = {}
+    for words, spent in (("seconds", seconds), ("operations", operations)):
+        for arm in ("shift", "shift-hard"):
+            found = share_over_seeds(list(shares(runs[arm], runs["looped"], spent).values())) if runs.get(arm) else None
+            if found is not None:
+                numbers[f"share of {words}, {arm}"] = Cell(found.value, found.low, found.high, found.n - found.censored)
+    found = share_over_seeds(list(shares(runs["shift"], runs["looped"], seconds).values()))
+    assert found is not None
+    if found.censored:
+        answer = f"not in every run: {found.censored} of {found.n} never reached it"
+    elif found.value is not None and found.value <= GOAL and found.high is not None and found.high < GOAL_HIGH:
+        answer = "yes"
+    else:
+        answer = f"no: {found.value:.2f} of its time" + (f", up to {found.high:.2f}" if found.high is not None else ", one seed")
+    return SweepVerdict(
+        f"Does SHIFT reach Looped's final loss in {GOAL:.0%} of its time (upper end below {GOAL_HIGH:.0%})?", answer, numbers
+    )
+
+
+def smooth(runs: AllRuns) -> SweepVerdict:
+    """Drop of accuracy at the switch."""
+    numbers = {}
+    for arm in ("shift", "shift-hard"):
+        drops = [value for run in runs.get(arm, {}).values() if (value := drop(run)) is not None]
+        if drops:
+            numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
+    mine = numbers.get("drop of shift (points)")
+    if mine is None:
+        return SweepVerdict(question_drop(), "no run has switched", numbers)
+    top = mine.high if mine.high is not None else mine.mean
+    return SweepVerdict(question_drop(), "yes" if top is not None and top <= GOAL_DROP else f"no: up to {top:.2f}", numbers)
+
+
+def question_drop() -> str:
+    """In words."""
+    return f"Is the drop in accuracy at SHIFT's switch at most {GOAL_DROP:g} points?"
+
+
+def as_good(runs: AllRuns) -> SweepVerdict:
+    """Final loss, paired."""
+    found = difference(runs["shift"], runs["looped"])
+    numbers = {"final loss, shift - looped": as_cell(found)}
+    if runs.get("shift-hard"):
+        numbers["final loss, shift-hard - looped"] = as_cell(difference(runs["shift-hard"], runs["looped"]))
+    answer = {-1: "yes, it is lower", 0: "no difference was found", 1: "no, it is higher"}[side(found)]
+    return SweepVerdict("Is SHIFT's final loss as good as Looped's?", answer, numbers)
+
+
+def region(grid: Ways, runs: AllRuns, default: Plateau) -> SweepVerdict:
+    """The settings of SCP whose outcome is within noise of the best one's."""
+    looped = runs["looped"]
+    best_loss = min(grid, key=lambda way: mean(loss_at_end(run) for run in runs[way.name].values()))
+    best_time = min(grid, key=lambda way: mean(logs(runs[way.name], looped).values()))
+    inside = []
+    for way in grid:
+        worse = difference(runs[way.name], runs[best_loss.name])
+        mine, best = logs(runs[way.name], looped), logs(runs[best_time.name], looped)
+        later = interval([mine[seed] - best[seed] for seed in sorted(mine.keys() & best.keys())])
+        if within(worse, LOSS_NOISE) and within(later, TIME_NOISE):
+            inside.append(way)
+    names = {way.name for way in inside}
+    place = {tuple(way.settings.values()): way.name for way in grid}
+    own = (default.delta_loss, default.delta_grad, default.patience)
+    near = neighbours(own, list(place))
+    ranges = ", ".join(
+        f"{axis} {min(float(way.settings[axis]) for way in inside):g} to {max(float(way.settings[axis]) for way in inside):g}"
+        for axis in ("delta_loss", "delta_grad", "patience")
+    )
+    stands = "inside" if place.get(own) in names else "outside"
+    answer = (
+        f"{len(inside)} of {len(grid)} settings ({ranges}); the default is {stands}, with "
+        f"{sum(place[n] in names for n in near)} of its {len(near)} neighbours inside"
+    )
+    numbers = {
+        f"final loss of the best, {best_loss.name}": as_cell(interval([loss_at_end(run) for run in runs[best_loss.name].values()])),
+        f"log share of time of the best, {best_time.name}": as_cell(interval(list(logs(runs[best_time.name], looped).values()))),
+    }
+    if place.get(own) in runs:
+        numbers["final loss, default - best"] = as_cell(difference(runs[place[own]], runs[best_loss.name]))
+    return SweepVerdict("Which settings of SCP are within noise of the best, in final loss and in time?", answer, numbers)
+
+
+def neighbours(own: tuple, settings: list[tuple]) -> list[tuple]:
+    """Settings one step away along one axis.
+
+    Example:
+        >>> neighbours((1, 1), [(0, 1), (1, 1), (1, 3), (2, 2), (1, 2)])
+        [(0, 1), (1, 2)]
+    """
+    axes = [sorted({setting[axis] for setting in settings} | {own[axis]}) for axis in range(len(own))]
+
+    def apart(other: tuple) -> int:
+        return sum(abs(values.index(a) - values.index(b)) for values, a, b in zip(axes, own, other, strict=True))
+
+    return [setting for setting in settings if apart(setting) == 1]
+
+
+def against(runs: AllRuns, name: str) -> SweepVerdict:
+    """SCP against another moment, at equal wall-clock."""
+    early, end = at_equal_time(runs["shift"], runs[name]), difference(runs[name], runs["shift"])
+    decided = side(early)
+    answer = {1: "SCP is better", 0: "no difference was found", -1: f"`{name}` is better"}[decided]
+    numbers = {f"loss at equal seconds, {name} - shift": as_cell(early), f"final loss, {name} - shift": as_cell(end)}
+    return SweepVerdict(f"SCP against `{name}`, at equal wall-clock?", answer, numbers)
+
+
+def rivals_of_shift(names: list[str], words: str, runs: AllRuns) -> SweepVerdict:
+    """Which others end better or worse than the default."""
+    found = {name: difference(runs[name], runs["shift"]) for name in names}
+    better, worse = ([name for name, one in found.items() if side(one) == sign] for sign in (-1, 1))
+    parts = [f"{verb}: {', '.join(some)}" for verb, some in (("better", better), ("worse", worse)) if some]
+    answer = "; ".join(parts) or "no difference was found"
+    return SweepVerdict(
+        f"Does another {words} end with another loss than the default?",
+        answer,
+        {f"final loss, {name} - shift": as_cell(one) for name, one in found.items()},
+    )
+
+
+def at_equal_time(shift: Runs, other: Runs) -> Interval:
+    """Smoothed held-out loss at the end of the shorter of the two runs, other minus shift, paired by seed."""
+    found = []
+    for seed in sorted(shift.keys() & other.keys()):
+        end = min(run.evaluations[-1].seconds for run in (shift[seed], other[seed]))
+        found.append(smoothed_at(other[seed], end) - smoothed_at(shift[seed], end))
+    return interval(found)
+
+
+def smoothed_at(run: RunRecord, when: float) -> float:
+    """Held-out loss at a moment in seconds: means over `LAST` evaluations, straight lines between them."""
+    points = []
+    for last in range(LAST - 1, len(run.evaluations)):
+        window = run.evaluations[last - LAST + 1 : last + 1]
+        points.append((window[-1].seconds, mean(e.scores["held-out"]["all"].loss for e in window)))
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x0 <= when <= x1:
+            return y0 + (y1 - y0) * (when - x0) / (x1 - x0) if x1 > x0 else y1
+    return points[0][1] if when < points[0][0] else points[-1][1]
+
+
+def logs(runs: Runs, looped: Runs) -> dict[int, float]:
+    """Seed -> log of the share of time; a censored run counts with its end, the least that it can be."""
+    return {seed: math.log(share) for seed, (share, _) in shares(runs, looped, seconds).items()}
+
+
+def within(worse: Interval, margin: float) -> bool:
+    """Whether a paired difference to the best is noise, or too small to matter."""
+    return worse.mean <= margin or (worse.low is not None and worse.low <= 0)
+
+
+def difference(runs: Runs, other: Runs) -> Interval:
+    """Final loss, paired by seed."""
+    return interval(paired(runs, other, loss_at_end))
+
+
+def side(found: Interval) -> int:
+    """-1, 0 or 1: where the interval lies."""
+    return 0 if not found.excludes_zero else (1 if found.mean > 0 else -1)
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of at least one."""
+    every = list(values)
+    return sum(every) / len(every)
+
+
+def seconds(record: EvaluationRecord) -> float:
+    """Training seconds spent."""
+    return record.seconds
+
+
+def operations(record: EvaluationRecord) -> float:
+    """Operations spent."""
+    return record.flops
+
+
+Spent = Callable[[EvaluationRecord], float]

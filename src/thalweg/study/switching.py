@@ -1,0 +1,268 @@
+"""Ways to switch, as a plan: which runs a sweep is made of, and which run answers for which setting.
+
+Every way starts from the same recipe, so that data, initial weights and batches are paired by seed. While the first stage lasts
+every criterion sees the same run of Single; so a setting of SCP is not trained but replayed over Single's journal, and each update
+at which any setting fires is trained once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from thalweg.data.markov_data import MarkovConfig
+from thalweg.errors import require, unknown
+from thalweg.models.config import ModelConfig
+from thalweg.shift.criterion import AtStep, LookAhead, Plateau
+from thalweg.shift.net import SafetyNet
+from thalweg.shift.onset import Handover, Onset, Ramp
+from thalweg.shift.schedule import doubling
+from thalweg.study.recipes import Recipe, looped, shift, shift_hard, single, text
+from thalweg.train.config import OptimizerConfig, RunConfig, TrainingConfig
+
+GROUPS = ("scp", "share", "onset", "optimizer", "stages", "safety")
+REFERENCES = ("single", "looped", "shift", "shift-hard")
+SHARES = (0.2, 0.35, 0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class SweepPreset:
+    """How much of a sweep is made."""
+
+    seeds: int
+    steps: dict[str, int]
+    """Updates of a run, by task."""
+    delta_loss: tuple[float, ...]
+    delta_grad: tuple[float, ...]
+    patience: tuple[int, ...]
+
+
+PRESETS = {
+    "quick": SweepPreset(2, {"markov": 600, "text": 300}, (0.02, 0.1), (0.1, 0.5), (1, 3)),
+    "paper": SweepPreset(5, {"markov": 2400, "text": 1000}, (0.005, 0.01, 0.02, 0.05, 0.1), (0.05, 0.1, 0.5), (1, 2, 3, 5)),
+}
+LOOPS = {"markov": 6, "text": 4}
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """What a sweep's folder belongs to; everything else follows from it."""
+
+    task: Literal["markov", "text"]
+    preset: str
+    loops: int
+    groups: tuple[str, ...]
+    seeds: tuple[int, ...]
+    text: str = ""
+    """File or folder of the text task."""
+    device: str = "auto"
+
+    @property
+    def grid(self) -> SweepPreset:
+        """Its preset."""
+        return PRESETS[self.preset]
+
+
+def sweep_of(
+    task: str, preset: str, loops: int = 0, groups: tuple[str, ...] = GROUPS, seeds: int = 0, text: str = "", device: str = "auto"
+) -> SweepConfig:
+    """A sweep from what a user asks for; zero takes the preset's own.
+
+    Raises:
+        BadInputError: an unknown task, preset or group (with the likely meaning), or values that do not go together.
+    """
+    if task not in LOOPS:
+        raise unknown("sweep", task, LOOPS)
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    for group in groups:
+        if group not in GROUPS:
+            raise unknown("group", group, GROUPS)
+    require(not (text and task != "text"), "--text", text, "to go with the sweep of `text`")
+    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
+    require(loops == 0 or loops >= 2, "--loops", loops, "at least 2 passes, as there is nothing to switch to otherwise")
+    numbers = tuple(range(seeds or PRESETS[preset].seeds))
+    chosen = tuple(group for group in GROUPS if group in groups)
+    return SweepConfig(task, preset, loops or LOOPS[task], chosen, numbers, text, device)  # type: ignore[arg-type]
+
+
+def recipe_of(sweep: SweepConfig) -> Recipe:
+    """What all ways to switch start from: pre-norm softmax attention, where loops pay."""
+    steps = sweep.grid.steps[sweep.task]
+    if sweep.task == "text":
+        recipe = text(steps, sweep.text)
+        base = replace(recipe.base, training=replace(recipe.base.training, evaluate_every=max(1, steps // 50), log_every=1))
+        recipe = replace(recipe, base=base, loops=sweep.loops, criterion=CRITERION, ramp=Ramp(max(1, steps // 10)))
+    else:
+        settings = TrainingConfig(steps=steps, batch=128, evaluate_every=max(1, steps // 48), threads=1, log_every=1)
+        model = ModelConfig(vocabulary=16, length=11, width=64)
+        base = RunConfig(data=MarkovConfig(scored=2000), model=model, optimizer=OptimizerConfig(rate=3e-3), training=settings)
+        recipe = Recipe(base, sweep.loops, CRITERION, Ramp(max(1, steps // 10)))
+    settings = replace(recipe.base.training, device=sweep.device)
+    return replace(recipe, base=replace(recipe.base, training=settings))
+
+
+CRITERION = Plateau(delta_loss=0.1, delta_grad=0.5, patience=1, window=20)
+"""SCP of every sweep's default."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train: how it is called, what was varied, and its config but for the seed."""
+
+    name: str
+    group: str
+    settings: dict[str, str | float | int]
+    config: RunConfig | None = None
+    criterion: Plateau | None = None
+    """Replayed over Single's journal in place of a run of its own."""
+
+
+def halves(loops: int) -> tuple[int, ...]:
+    """The default ladder: one pass, half of them, all.
+
+    Example:
+        >>> halves(3), halves(6), halves(12)
+        ((1, 3), (1, 3, 6), (1, 6, 12))
+    """
+    return (1, loops // 2, loops) if loops >= 4 else (1, loops)
+
+
+def staged(recipe: Recipe, arm: Callable[[Recipe], RunConfig] = shift) -> RunConfig:
+    """SHIFT on the default ladder."""
+    config = arm(recipe)
+    return replace(config, shift=replace(config.shift, stages=halves(recipe.loops)))
+
+
+def switching(recipe: Recipe, criterion: AtStep | LookAhead | None = None, onset: Onset | None = None) -> RunConfig:
+    """The default with another rule for its first switch, or another onset."""
+    config = staged(recipe).shift
+    changes = len(config.stages) - 1
+    rules = () if criterion is None else (criterion, *(recipe.criterion,) * (changes - 1))
+    return replace(recipe.base, shift=replace(config, criteria=rules, onset=onset or config.onset))
+
+
+def references(recipe: Recipe) -> list[Way]:
+    """What every way is measured against; the paper's SHIFT has two stages and a hard onset."""
+    made = {"single": single(recipe), "looped": looped(recipe), "shift": staged(recipe), "shift-hard": shift_hard(recipe)}
+    return [Way(name, "reference", {}, config) for name, config in made.items()]
+
+
+def thresholds(recipe: Recipe, grid: SweepPreset) -> list[Way]:
+    """SCP on a grid of its three settings, for the first switch; later ones have the default's."""
+    return [
+        Way(
+            f"scp {loss:g}, {grad:g}, {patience}",
+            "scp",
+            {"delta_loss": loss, "delta_grad": grad, "patience": patience},
+            criterion=replace(recipe.criterion, delta_loss=loss, delta_grad=grad, patience=patience),
+        )
+        for loss in grid.delta_loss
+        for grad in grid.delta_grad
+        for patience in grid.patience
+    ]
+
+
+def shares(recipe: Recipe) -> list[Way]:
+    """Fixed moments: the ramp from the first update on, and after shares of all updates; and the look ahead."""
+    steps = recipe.base.training.steps
+    fixed = {"at once": 1} | {f"share {share:g}": round(share * steps) for share in SHARES}
+    ways = [Way(name, "share", {"step": step}, switching(recipe, AtStep(step))) for name, step in fixed.items()]
+    every = max(4, steps // 15)
+    looking = LookAhead(every=every, updates=max(4, every // 5))
+    return [*ways, Way("look ahead", "share", {"every": looking.every, "updates": looking.updates}, switching(recipe, looking))]
+
+
+def onsets(recipe: Recipe) -> list[Way]:
+    """Hard, ramps of three lengths, two shapes and two orders, learned gains."""
+    base = recipe.ramp.steps
+    ramps = [Ramp(steps, order=order) for order in ("together", "in turn") for steps in (max(1, base // 4), base, 3 * base)]
+    ramps += [replace(recipe.ramp, shape="cosine")]
+    ways = [
+        Way(
+            f"ramp {r.steps}, {r.shape}, {r.order}",
+            "onset",
+            {"steps": r.steps, "shape": r.shape, "order": r.order},
+            switching(recipe, onset=r),
+        )
+        for r in ramps
+        if r != recipe.ramp
+    ]
+    hard = staged(recipe, shift_hard)
+    learned = replace(hard, model=replace(hard.model, learned_gains=recipe.loops))
+    return [*ways, Way("learned gains", "onset", {"learned gains": recipe.loops}, learned)]
+
+
+def optimizers(recipe: Recipe) -> list[Way]:
+    """What becomes of the optimizer at the switch."""
+    kinds = {
+        "moments reset": Handover(moments="reset"),
+        "moments scaled": Handover(moments="scale"),
+        "half the rate": Handover(rate=0.5),
+        "warmed up again": Handover(rewarm=100),
+    }
+    base = staged(recipe)
+    return [
+        Way(name, "optimizer", {"handover": name}, replace(base, shift=replace(base.shift, handover=kind)))
+        for name, kind in kinds.items()
+    ]
+
+
+def ladders(recipe: Recipe) -> list[Way]:
+    """Other ladders, and random depth."""
+    base, default = staged(recipe), halves(recipe.loops)
+    tried = [stages for stages in ((1, recipe.loops), doubling(recipe.loops)) if stages != default]
+    ways = [
+        Way(
+            f"ladder {'-'.join(map(str, stages))}",
+            "stages",
+            {"stages": len(stages)},
+            replace(base, shift=replace(base.shift, stages=stages)),
+        )
+        for stages in dict.fromkeys(tried)
+    ]
+    return [*ways, Way("random depth", "stages", {"spread": 0.5}, replace(base, shift=replace(base.shift, spread=0.5)))]
+
+
+def nets(recipe: Recipe) -> list[Way]:
+    """Hard switches, early and late, with and without the safety net."""
+    net, early = SafetyNet(tries=2), shift_hard(recipe)
+    late = replace(early, shift=replace(early.shift, criterion=AtStep(recipe.base.training.steps // 2)))
+    caught = [replace(config, shift=replace(config.shift, net=net)) for config in (early, late)]
+    return [
+        Way("hard, net", "safety", {"net": "yes"}, caught[0]),
+        Way("hard half way", "safety", {"net": "no"}, late),
+        Way("hard half way, net", "safety", {"net": "yes"}, caught[1]),
+    ]
+
+
+BUILT: dict[str, Callable[[Recipe], list[Way]]] = {
+    "share": shares,
+    "onset": onsets,
+    "optimizer": optimizers,
+    "stages": ladders,
+    "safety": nets,
+}
+
+
+def ways_of(sweep: SweepConfig) -> list[Way]:
+    """All ways of a sweep, references first."""
+    recipe = recipe_of(sweep)
+    grid = thresholds(recipe, sweep.grid) if "scp" in sweep.groups else []
+    return references(recipe) + grid + [way for group in sweep.groups if group in BUILT for way in BUILT[group](recipe)]
+
+
+def at_step(sweep: SweepConfig, step: int) -> RunConfig:
+    """The run of every setting that fires after ``step`` updates."""
+    return switching(recipe_of(sweep), AtStep(step))
+
+
+def fires_at(criterion: Plateau, told: list[tuple[int, float, float]]) -> int | None:
+    """The update at which a criterion fires over recorded ``(step, loss, gradient norm)``; None for never."""
+    state = criterion.begin()
+    for step, loss, norm in told:
+        state, reason = criterion.observe(state, step, loss, norm)
+        if reason is not None:
+            return step
+    return None
