@@ -16,7 +16,7 @@ def said(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]
     return code, out, err
 
 
-@pytest.mark.parametrize("command", [[], ["study"], ["train"], ["report"], ["recipe"], ["landscape"]])
+@pytest.mark.parametrize("command", [[], ["study"], ["train"], ["report"], ["recipe"], ["landscape"], ["shift-sweep"]])
 def test_help_has_an_example_and_exits_with_0(command: list[str]) -> None:
     found = subprocess.run([sys.executable, "-m", "thalweg", *command, "--help"], capture_output=True, text=True, check=False)
     assert found.returncode == 0
@@ -48,6 +48,9 @@ def test_importing_thalweg_does_not_import_torch() -> None:
         (["landscape", "/no/such/run"], "there is no config.toml in it"),
         (["study", "markov", "--preset", "large"], "--preset: given 'large', expected one that markov has"),
         (["report", "/no/such/study"], "there is no study.json in it"),
+        (["shift-sweep", "markov", "--groups", "scp,onsets"], "unknown group 'onsets'; did you mean 'onset'"),
+        (["shift-sweep", "markov", "--loops", "1"], "--loops: given 1, expected at least 2 passes"),
+        (["shift-sweep", "text", "--text", "/no/such/place", "--out", "OUT"], "/no/such/place"),
         (["recipe", "markov", "--arm", "shfit"], "unknown arm 'shfit'; did you mean 'shift'"),
     ],
 )

@@ -125,5 +125,7 @@ def test_snapshots_that_do_not_fit_the_run_are_refused(snapshots: int) -> None:
 def test_learned_gains_must_reach_the_deepest_pass():
     model = ModelConfig(length=11, learned_gains=4)
     RunConfig(model=model, shift=ShiftConfig((1, 4)))
-    with pytest.raises(BadInputError, match=r"model.learned_gains: given 4, expected 0, or at least the 6 passes that the run uses"):
+    with pytest.raises(
+        BadInputError, match=r"model.learned_gains: given 4, expected 0, or at least the 6 passes that the run uses"
+    ):
         RunConfig(model=model, shift=ShiftConfig((1, 4), spread=0.5))

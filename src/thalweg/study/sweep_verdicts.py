@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from thalweg.intervals import Interval, interval
 from thalweg.records import Cell, EvaluationRecord, RunRecord
@@ -15,6 +15,7 @@ from thalweg.study.switching import Way
 from thalweg.sweeps import SweepVerdict
 
 GOAL, GOAL_HIGH, GOAL_DROP = 0.45, 0.6, 0.5
+AXES = ("delta_loss", "delta_grad", "patience")
 LOSS_NOISE, TIME_NOISE = 0.002, 0.05
 """Differences in nats and in log time that are too small to matter, whatever their interval."""
 
@@ -100,26 +101,37 @@ def region(grid: Ways, runs: AllRuns, default: Plateau) -> SweepVerdict:
         later = interval([mine[seed] - best[seed] for seed in sorted(mine.keys() & best.keys())])
         if within(worse, LOSS_NOISE) and within(later, TIME_NOISE):
             inside.append(way)
-    names = {way.name for way in inside}
-    place = {tuple(way.settings.values()): way.name for way in grid}
-    own = (default.delta_loss, default.delta_grad, default.patience)
-    near = neighbours(own, list(place))
-    ranges = ", ".join(
-        f"{axis} {min(float(way.settings[axis]) for way in inside):g} to {max(float(way.settings[axis]) for way in inside):g}"
-        for axis in ("delta_loss", "delta_grad", "patience")
-    )
-    stands = "inside" if place.get(own) in names else "outside"
-    answer = (
-        f"{len(inside)} of {len(grid)} settings ({ranges}); the default is {stands}, with "
-        f"{sum(place[n] in names for n in near)} of its {len(near)} neighbours inside"
-    )
+    answer = region_in_words(inside, grid, default) if inside else "no setting is near the best in both"
     numbers = {
         f"final loss of the best, {best_loss.name}": as_cell(interval([loss_at_end(run) for run in runs[best_loss.name].values()])),
         f"log share of time of the best, {best_time.name}": as_cell(interval(list(logs(runs[best_time.name], looped).values()))),
     }
-    if place.get(own) in runs:
-        numbers["final loss, default - best"] = as_cell(difference(runs[place[own]], runs[best_loss.name]))
+    own = next((way for way in grid if setting_of(way) == default_setting(default)), None)
+    if own is not None:
+        numbers["final loss, default - best"] = as_cell(difference(runs[own.name], runs[best_loss.name]))
     return SweepVerdict("Which settings of SCP are within noise of the best, in final loss and in time?", answer, numbers)
+
+
+def setting_of(way: Way) -> tuple:
+    """A point of the grid."""
+    return tuple(way.settings[axis] for axis in AXES)
+
+
+def default_setting(default: Plateau) -> tuple:
+    """The default as a point of the grid."""
+    return tuple(getattr(default, axis) for axis in AXES)
+
+
+def region_in_words(inside: Ways, grid: Ways, default: Plateau) -> str:
+    """How large the region is, how far it reaches, and how well inside the default lies."""
+    points, own = {setting_of(way) for way in inside}, default_setting(default)
+    near = neighbours(own, [setting_of(way) for way in grid])
+    reach = [(axis, sorted(float(point[place]) for point in points)) for place, axis in enumerate(AXES)]
+    ranges = ", ".join(f"{axis} {values[0]:g} to {values[-1]:g}" for axis, values in reach)
+    stands = "inside" if own in points else "outside"
+    held = sum(point in points for point in near)
+    size = f"{len(inside)} of {len(grid)} settings ({ranges})"
+    return f"{size}; the default is {stands}, with {held} of its {len(near)} neighbours inside"
 
 
 def neighbours(own: tuple, settings: list[tuple]) -> list[tuple]:
@@ -214,6 +226,3 @@ def seconds(record: EvaluationRecord) -> float:
 def operations(record: EvaluationRecord) -> float:
     """Operations spent."""
     return record.flops
-
-
-Spent = Callable[[EvaluationRecord], float]

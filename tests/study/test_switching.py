@@ -1,0 +1,108 @@
+from dataclasses import replace
+
+import pytest
+
+from thalweg.errors import BadInputError
+from thalweg.shift.criterion import AtStep, Plateau
+from thalweg.shift.onset import Hard, Ramp
+from thalweg.storage import read_journal
+from thalweg.study.sweep import slug
+from thalweg.study.switching import GROUPS, LOOPS, fires_at, halves, recipe_of, references, sweep_of, switching, ways_of
+from thalweg.train.trainer import train
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+@pytest.mark.parametrize("task", LOOPS)
+@pytest.mark.parametrize("loops", [2, 3, 4, 6, 12])
+def test_every_way_has_a_name_and_a_folder_of_its_own_and_a_config_of_its_own(task, preset, loops):
+    ways = ways_of(sweep_of(task, preset, loops))
+    names = [way.name for way in ways]
+    assert len(set(names)) == len({slug(name) for name in names}) == len(ways)
+    made = [way.config for way in ways if way.config is not None]
+    assert all(a != b for index, a in enumerate(made) for b in made[:index])
+    assert all((way.config is None) == (way.criterion is not None) == (way.group == "scp") for way in ways)
+
+
+def test_all_ways_share_data_model_optimizer_and_length():
+    sweep = sweep_of("markov", "paper")
+    base = recipe_of(sweep).base
+    for way in ways_of(sweep):
+        if way.config is not None and way.name != "learned gains":
+            assert replace(way.config, shift=base.shift, arm=base.arm) == base
+
+
+def test_the_groups_that_are_asked_for_are_made_and_the_references_always():
+    assert {way.group for way in ways_of(sweep_of("markov", "quick", groups=("share", "safety")))} == {
+        "reference",
+        "share",
+        "safety",
+    }
+    assert {way.group for way in ways_of(sweep_of("markov", "quick", groups=()))} == {"reference"}
+    assert {way.group for way in ways_of(sweep_of("markov", "quick"))} == {"reference", *GROUPS}
+
+
+def test_the_papers_shift_has_two_stages_and_a_hard_onset():
+    found = {way.name: way.config for way in references(recipe_of(sweep_of("markov", "paper")))}
+    assert found["shift-hard"].shift.stages == (1, 6)
+    assert found["shift-hard"].shift.onset == Hard()
+    assert found["shift"].shift.stages == (1, 3, 6)
+    assert found["shift"].shift.criterion == found["shift-hard"].shift.criterion
+
+
+def test_the_default_lies_on_the_grid():
+    for preset in ("quick", "paper"):
+        sweep = sweep_of("markov", preset)
+        rule, grid = recipe_of(sweep).criterion, sweep.grid
+        assert rule.delta_loss in grid.delta_loss
+        assert rule.delta_grad in grid.delta_grad
+        assert rule.patience in grid.patience
+
+
+@pytest.mark.parametrize("stages", [(1, 3), (1, 2, 4)])
+def test_a_setting_that_is_replayed_has_the_weights_of_a_run_under_it(tmp_path, tiny, stages):
+    """Single's journal tells when the setting fires; the run that switches there is the run under the setting, bit for bit."""
+    rule = Plateau(delta_loss=0.05, delta_grad=9.0, patience=1, window=4)
+    settings = replace(tiny.training, log_every=1)
+    tiny = replace(tiny, training=settings)
+    train(replace(tiny, shift=replace(tiny.shift, stages=(1,))), tmp_path / "single")
+    lines = [line for line in read_journal(tmp_path / "single" / "metrics.jsonl") if line["type"] == "step"]
+    step = fires_at(rule, [(line["step"], line["loss"], line["grad_norm"]) for line in lines])
+    assert step is not None
+    under = replace(tiny.shift, stages=stages, onset=Ramp(3))
+    live = train(replace(tiny, shift=replace(under, criterion=rule)), tmp_path / "live")
+    rules = (AtStep(step), *(rule,) * (len(stages) - 2))
+    replayed = train(replace(tiny, shift=replace(under, criterion=rule, criteria=rules)), tmp_path / "replayed")
+    assert live.switches[0].step == replayed.switches[0].step == step
+    assert [s.step for s in live.switches] == [s.step for s in replayed.switches]
+    assert live.weights_sha256 == replayed.weights_sha256
+
+
+def test_a_criterion_that_never_fires_has_no_step():
+    assert fires_at(Plateau(0.01, 0.1, 1, 1), [(step, 1 / step, 1.0) for step in range(1, 30)]) is None
+
+
+def test_another_rule_is_that_of_the_first_switch_alone():
+    recipe = recipe_of(sweep_of("markov", "paper"))
+    assert switching(recipe, AtStep(7)).shift.criteria == (AtStep(7), recipe.criterion)
+    assert switching(recipe).shift.criteria == ()
+
+
+@pytest.mark.parametrize(("loops", "ladder"), [(2, (1, 2)), (3, (1, 3)), (4, (1, 2, 4)), (7, (1, 3, 7)), (16, (1, 8, 16))])
+def test_the_default_ladder_stops_half_way(loops, ladder):
+    assert halves(loops) == ladder
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"task": "markof"}, "unknown sweep 'markof'.*markov"),
+        ({"preset": "papr"}, "unknown preset 'papr'.*paper"),
+        ({"groups": ("scp", "onsets")}, "unknown group 'onsets'.*onset"),
+        ({"text": "a.txt"}, "--text: given 'a.txt', expected to go with the sweep of `text`"),
+        ({"seeds": -1}, "--seeds: given -1, expected a whole number of at least 1"),
+        ({"loops": 1}, "--loops: given 1, expected at least 2 passes"),
+    ],
+)
+def test_what_makes_no_sweep_is_refused_in_one_line(asked, message):
+    with pytest.raises(BadInputError, match=message):
+        sweep_of(**({"task": "markov", "preset": "quick"} | asked))
