@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,20 @@ def test_only_tokens_from_the_order_on_are_scored(scored):
 
 def test_the_training_sequences_are_those_that_are_scored(data):
     assert data.evaluation[0].tokens is data.tokens
+
+
+def test_only_the_first_training_sequences_are_scored_where_that_is_asked_and_the_cuts_stay(data):
+    some = MarkovData(replace(CONFIG, scored=100), seed=1)
+    assert np.array_equal(some.evaluation[0].tokens, data.tokens[:100])
+    assert some.cuts == data.cuts
+    assert np.array_equal(some.tokens, data.tokens)
+    assert np.array_equal(some.evaluation[1].tokens, data.evaluation[1].tokens)
+
+
+@pytest.mark.parametrize("scored", [3, 401, -1])
+def test_a_number_of_scored_sequences_that_are_not_there_is_refused(scored):
+    with pytest.raises(BadInputError, match=f"data.scored: given {scored}, expected 0 for all, or from 4 to the 400 training"):
+        replace(CONFIG, scored=scored)
 
 
 def test_the_strata_are_cut_at_the_quartiles_of_the_training_set(data):

@@ -10,7 +10,7 @@ import torch
 
 from thalweg.models.cost import cost
 from thalweg.models.looped import LoopedTransformer
-from thalweg.records import read_run
+from thalweg.records import RetreatRecord, read_run
 from thalweg.shift.criterion import AtStep, Glance, LookAhead, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
@@ -185,8 +185,11 @@ def test_a_look_ahead_switches_when_the_next_stage_gains_more_for_its_cost(tmp_p
 
 def test_a_net_takes_a_bad_switch_back_and_tells(tmp_path: Path, tiny: RunConfig) -> None:
     config = replace(tiny, optimizer=STEEP, shift=SWITCHES["net"])
-    summary = train(config, tmp_path / "net")
-    assert summary.retreats
+    told: list[RetreatRecord] = []
+    listener = Callback()
+    listener.on_retreat = told.append  # type: ignore[method-assign]
+    summary = train(config, tmp_path / "net", [listener])
+    assert summary.retreats == tuple(told) != ()
     assert all(retreat.back_to == 16 < retreat.step for retreat in summary.retreats)
     assert summary.steps == 40
     run = read_run(tmp_path / "net")

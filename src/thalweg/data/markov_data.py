@@ -72,7 +72,8 @@ class MarkovData:
         self.cuts = quarters(information)
         self.tail = long_tail(information)
         self.histogram = histogram(information)
-        self.evaluation = (self.scored("train", self.tokens[: config.scored or None]), self.scored("held-out", held_out))
+        first = self.tokens[: config.scored] if config.scored else self.tokens
+        self.evaluation = (self.scored("train", first), self.scored("held-out", held_out))
 
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
         rows = shuffled_rows(len(self.tokens), self.seed, step, size, rank, world)

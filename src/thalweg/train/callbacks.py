@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from thalweg.records import EvaluationRecord, SwitchRecord
+from thalweg.records import EvaluationRecord, RetreatRecord, SwitchRecord
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class Callback:
 
     def on_switch(self, record: SwitchRecord) -> None:
         """After every change of stage."""
+
+    def on_retreat(self, record: RetreatRecord) -> None:
+        """After a switch was taken back; the next update is made from the weights before it."""
 
     def on_snapshot(self, path: Path) -> None:
         """After every snapshot; the file is complete."""
@@ -108,6 +111,10 @@ class ProgressBar(Callback):
             f"{self.label}: step {record.step}, {record.loops_before} -> {record.loops_after} loops: {record.reason}",
             highlight=False,
         )
+
+    def on_retreat(self, record: RetreatRecord) -> None:
+        words = f"step {record.step}, back to {record.back_to} and a softer onset: {record.reason}"
+        self.console.print(f"{self.label}: {words}", highlight=False)
 
     def on_end(self) -> None:
         self.bar.stop()

@@ -38,6 +38,8 @@ def go_back(run: Run, reason: str | None = None) -> None:
     record = RetreatRecord(retreat.step, retreat.back_to, retreat.reason, run.clock.seconds, run.clock.flops)
     run.retreats.append(record)
     run.record("retreat", to_dict(record))
+    for callback in run.callbacks:
+        callback.on_retreat(record)
     run.switches = [switch for switch in run.switches if switch.step != retreat.back_to]
     run.record_switch()
     run.save()
