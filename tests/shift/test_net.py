@@ -110,6 +110,20 @@ def test_a_schedule_under_watch_goes_on_from_its_state(stop):
     assert len(whole.retreats) == 2
 
 
+def test_with_a_window_of_one_the_reference_is_the_last_loss():
+    net = SafetyNet(tries=1, bound=0.1, within=3, window=1)
+    assert told(caught(net), [5.0, 5.0, 5.0, 1.0] + [2.0] * 9) == 4 + 3
+
+
+def test_a_reason_to_go_back_survives_saving():
+    shift = caught()
+    told(shift, [1.0] * 4 + [2.0] * 20)
+    twin = caught()
+    twin.load_state_dict(json.loads(json.dumps(shift.state_dict())))
+    assert twin.retreat_reason == shift.retreat_reason
+    assert twin.go_back() == shift.go_back()
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, Glance, LookAhead, Plateau
 from thalweg.shift.onset import Hard, Ramp
-from thalweg.shift.schedule import Shift, Switch
+from thalweg.shift.schedule import Shift, Switch, doubling
 
 
 @dataclass
@@ -225,3 +225,34 @@ def test_less_than_one_loop_is_refused(loops):
 def test_a_number_of_criteria_that_does_not_fit_is_refused(count):
     with pytest.raises(BadInputError, match=f"criteria: given {count}, expected one for each of 2 changes"):
         Shift(stages=(1, 2, 3), criterion=[AtStep(1)] * count)
+
+
+def test_a_look_is_asked_of_the_loop_and_can_end_the_stage():
+    shift = Shift(loops=2, criterion=LookAhead(every=5, updates=4), onset=Hard())
+    due = []
+    for _ in range(12):
+        assert not shift.update(1.0, 1.0)
+        if shift.look_due:
+            due.append(shift.step)
+            if shift.looked(Glance(0.1, 1.0), Glance(0.5, 2.0) if len(due) == 2 else Glance(0.1, 2.0)):
+                break
+    assert due == [5, 10]
+    assert shift.loops == 2
+    assert not shift.look_due
+
+
+def test_a_look_that_was_not_due_is_refused():
+    with pytest.raises(BadInputError, match="looked after 0 updates: no look was due; call it where look_due is true"):
+        Shift(loops=2, criterion=LookAhead()).looked(Glance(1.0, 1.0), Glance(1.0, 1.0))
+
+
+def test_a_spread_of_a_whole_is_refused():
+    with pytest.raises(BadInputError, match="spread: given 1.0, expected a share from 0 up to, not including, 1"):
+        Shift(loops=2, spread=1.0)
+
+
+@pytest.mark.parametrize(
+    ("loops", "ladder"), [(1, (1,)), (2, (1, 2)), (8, (1, 2, 4, 8)), (9, (1, 2, 4, 8, 9)), (16, (1, 2, 4, 8, 16))]
+)
+def test_a_doubling_ladder_ends_with_all_loops(loops, ladder):
+    assert doubling(loops) == ladder

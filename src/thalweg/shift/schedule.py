@@ -185,7 +185,7 @@ class Shift:
         settled = self.settled
         self.step += 1
         if self.net.tries:
-            self._recent = [*self._recent[1 - self.net.window :], float(loss)]
+            self._recent = [*self._recent, float(loss)][-self.net.window :]
             if self._watch is not None:
                 self._watch, self.retreat_reason = self.net.observe(self._watch, settled, float(loss))
                 return False
@@ -202,8 +202,9 @@ class Shift:
 
     def looked(self, here: Glance, ahead: Glance) -> bool:
         """Tell what a look at this stage and at the next one showed; True when the next update belongs to a new stage."""
-        rule = self.criteria[self.stage]
-        assert isinstance(rule, LookAhead), "looked() without look_due"
+        rule = self.criteria[self.stage] if self.look_due else None
+        if not isinstance(rule, LookAhead):
+            raise BadInputError(f"looked after {self.step} updates: no look was due; call it where look_due is true")
         self._state, reason = rule.judge(self._state, here, ahead)
         return self._begin_next(reason)
 
@@ -259,6 +260,7 @@ class Shift:
             "criterion": dict(self._state),
             "recent": list(self._recent),
             "watch": dict(self._watch) if self._watch is not None else None,
+            "retreat": self.retreat_reason,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -271,7 +273,7 @@ class Shift:
         self.step = state["step"]
         self.switches = [Switch(**s) for s in state["switches"]]
         self.retreats = [Retreat(**r) for r in state.get("retreats", [])]
-        self.retreat_reason = None
+        self.retreat_reason = state.get("retreat")
         self._state = dict(state["criterion"])
         self._recent = list(state.get("recent", []))
         self._watch = dict(state["watch"]) if state.get("watch") else None
