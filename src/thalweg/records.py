@@ -164,7 +164,7 @@ def read_run(folder: Path) -> RunRecord:
             switches.append(recorded(SwitchRecord, record, journal))
         elif kind == "retreat":
             retreats.append(recorded(RetreatRecord, record, journal))
-            evaluations = [one for one in evaluations if one.step <= retreats[-1].back_to]
+            evaluations = [one for one in evaluations if one.step < retreats[-1].back_to]
             switches = [one for one in switches if one.step < retreats[-1].back_to]
     done = recorded(RunSummary, read_json(summary), summary) if summary.exists() else None
     return RunRecord(folder.name, tuple(evaluations), tuple(switches), done, tuple(retreats))

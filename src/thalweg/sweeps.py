@@ -7,6 +7,7 @@ Looped spent.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from thalweg.records import Cell, Provenance
 
@@ -33,16 +34,16 @@ class Outcome:
     name: str
     group: str
     """"reference", "scp", "share", "onset", "optimizer", "stages" or "safety"."""
-    settings: dict[str, str | float | int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     """What was varied."""
     switch_step: Cell = field(default_factory=lambda: Cell(None))
     """Updates before the first switch, over the seeds that switched."""
     switched: int = 0
     """Seeds that switched."""
     drop: Cell = field(default_factory=lambda: Cell(None))
-    """Accuracy lost: best before the switch minus worst within the watch after it, in percentage points."""
+    """Accuracy lost: best before a switch minus worst within the watch after it, in percentage points; of the worst switch."""
     jump: Cell = field(default_factory=lambda: Cell(None))
-    """Rise of the loss with the same weights, after minus before the switch."""
+    """Rise of the loss with the same weights, after minus before the switch; of the worst switch."""
     final_loss: Cell = field(default_factory=lambda: Cell(None))
     final_accuracy: Cell = field(default_factory=lambda: Cell(None))
     difference: Cell = field(default_factory=lambda: Cell(None))

@@ -247,7 +247,7 @@ def test_a_look_that_was_not_due_is_refused():
 
 
 def test_a_spread_of_a_whole_is_refused():
-    with pytest.raises(BadInputError, match="spread: given 1.0, expected a share from 0 up to, not including, 1"):
+    with pytest.raises(BadInputError, match=r"spread: given 1.0, expected a share from 0 up to, not including, 1"):
         Shift(loops=2, spread=1.0)
 
 

@@ -39,6 +39,13 @@ def test_the_drop_is_from_the_best_before_to_the_worst_within_the_watch():
     assert drop(found) == pytest.approx(100 * (0.9 - 0.3))  # 0.9 is among the last three before, 0.05 is after the watch
 
 
+def test_of_several_switches_the_worst_counts():
+    worse = switch(700, (1.0, 0.5), (1.4, 0.2), depths=(3, 6))
+    found = run(FALLING, switches=[switch(320, (1.0, 0.5), (1.1, 0.45), depths=(1, 3)), worse])
+    assert drop(found) == pytest.approx(30)
+    assert jump(found) == pytest.approx(0.4)
+
+
 def test_the_drop_sees_the_scores_at_the_switch_itself():
     found = run(FALLING, switches=[switch(320, (1.0, 0.62), (1.0, 0.11))])
     assert drop(found) == pytest.approx(51)

@@ -200,6 +200,14 @@ def test_a_net_takes_a_bad_switch_back_and_tells(tmp_path: Path, tiny: RunConfig
     assert wasted > 0
 
 
+def test_a_score_at_the_switch_is_that_of_the_softer_onset(tmp_path: Path, tiny: RunConfig) -> None:
+    config = replace(tiny, optimizer=STEEP, shift=SWITCHES["net"], training=replace(tiny.training, evaluate_every=8))
+    assert train(config, tmp_path / "net").retreats
+    run = read_run(tmp_path / "net")
+    assert [one.step for one in run.evaluations] == [0, 8, 16, 24, 32, 40]
+    assert run.evaluations[2].scores == run.switches[0].scores_after == run.switches[0].scores_before
+
+
 def test_after_a_retreat_a_run_is_the_one_with_the_softer_onset_from_the_start(tmp_path: Path, tiny: RunConfig) -> None:
     config = replace(tiny, optimizer=STEEP, shift=SWITCHES["net"])
     summary = train(config, tmp_path / "net")

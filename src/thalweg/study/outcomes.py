@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from thalweg.intervals import interval
-from thalweg.records import EvaluationRecord, RunRecord
+from thalweg.records import EvaluationRecord, RunRecord, SwitchRecord
 from thalweg.study.measures import LAST, cell, cost_to_target, final, paired
 from thalweg.sweeps import Outcome, Share
 
@@ -29,24 +29,25 @@ def loss_at_end(run: RunRecord) -> float:
 
 
 def drop(run: RunRecord) -> float | None:
-    """Percentage points of accuracy lost at the first switch; None without a switch.
+    """Percentage points of accuracy lost at a switch, the largest where there are several; None without one.
 
-    Best of the last evaluations before it, its own scores included, minus the worst within the watch after it.
+    Best of the last evaluations before it, its own scores included, minus the worst within the watch after it. An evaluation at the
+    same update was made after the switch; the switch's own scores stand for both sides.
     """
-    if not run.switches:
-        return None
-    switch = run.switches[0]
-    earlier = [accuracy(e.scores) for e in run.evaluations if e.step <= switch.step]
+    return max((drop_at(run, switch) for switch in run.switches), default=None)
+
+
+def drop_at(run: RunRecord, switch: SwitchRecord) -> float:
+    """Of one switch."""
+    earlier = [accuracy(e.scores) for e in run.evaluations if e.step < switch.step]
     after = [accuracy(e.scores) for e in run.evaluations if switch.step < e.step <= switch.step + WATCH]
     return 100 * (max([*earlier[-LAST:], accuracy(switch.scores_before)]) - min([*after, accuracy(switch.scores_after)]))
 
 
 def jump(run: RunRecord) -> float | None:
-    """Rise of the held-out loss at the first switch, same weights; None without one."""
-    if not run.switches:
-        return None
-    switch = run.switches[0]
-    return switch.scores_after["held-out"]["all"].loss - switch.scores_before["held-out"]["all"].loss
+    """Rise of the held-out loss at a switch, same weights, the largest where there are several; None without one."""
+    sides = [[scores["held-out"]["all"].loss for scores in (s.scores_before, s.scores_after)] for s in run.switches]
+    return max((after - before for before, after in sides), default=None)
 
 
 def shares(runs: Runs, looped: Runs, spent: Callable[[EvaluationRecord], float]) -> dict[int, tuple[float, bool]]:
@@ -104,8 +105,8 @@ def ideal(run: RunRecord, single: RunRecord, looped: RunRecord) -> float | None:
     return sum((b - a) * (one + (many - one) * (depth - 1) / (deepest - 1)) for (a, b), depth in pairs) / (steps * many)
 
 
-def outcome_of(name: str, group: str, settings: dict, runs: Runs, single: Runs, looped: Runs) -> Outcome:
-    """One way over seeds."""
+def outcome_of(name: str, group: str, settings: dict, runs: Runs, single: Runs, looped: Runs, failed: int = 0) -> Outcome:
+    """One way over seeds; ``failed`` runs of it have no record."""
     every = list(runs.values())
     switched = [run for run in every if run.switches]
     ideals = [ideal(runs[s], single[s], looped[s]) for s in sorted(runs.keys() & single.keys() & looped.keys())]
@@ -125,4 +126,5 @@ def outcome_of(name: str, group: str, settings: dict, runs: Runs, single: Runs, 
         ideal_seconds=cell(ideals),
         seconds=cell([run.evaluations[-1].seconds for run in every]),
         retreats=sum(len(run.retreats) for run in every),
+        failed=failed,
     )

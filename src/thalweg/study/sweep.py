@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from thalweg.records import RunRecord, read_run, recorded
 from thalweg.report.sweep_page import write_sweep_report
 from thalweg.storage import read_journal, read_json, write_json
 from thalweg.study.outcomes import Runs, outcome_of
-from thalweg.study.queue import Job, prepare
+from thalweg.study.queue import Job, last_line, prepare
 from thalweg.study.study import markov_words, model_words, text_words
 from thalweg.study.sweep_verdicts import verdicts_of
 from thalweg.study.switching import SweepConfig, Way, at_step, fires_at, halves, recipe_of, references, ways_of
@@ -68,10 +69,17 @@ def fired(folder: Path, way: Way, seed: int) -> int | None:
     single = folder / "runs" / f"single-seed{seed}"
     if not (single / "summary.json").exists():
         return None
-    lines = [line for line in read_journal(single / "metrics.jsonl") if line["type"] == "step"]
+    journal = single / "metrics.jsonl"
+    told = told_by(journal, journal.stat().st_mtime_ns)
     assert way.criterion is not None
-    step = fires_at(way.criterion, [(line["step"], line["loss"], line["grad_norm"]) for line in lines])
-    return step if step is not None and step < lines[-1]["step"] else 0
+    step = fires_at(way.criterion, told)
+    return step if step is not None and step < told[-1][0] else 0
+
+
+@functools.lru_cache(maxsize=32)
+def told_by(journal: Path, changed: int) -> list[tuple[int, float, float]]:
+    """``(step, loss, gradient norm)`` of every update; read once, though many settings are replayed over it."""
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in read_journal(journal) if line["type"] == "step"]
 
 
 def jobs_of(sweep: SweepConfig, folder: Path) -> list[Job]:
@@ -111,6 +119,14 @@ def runs_of(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, RunRecord]:
     return {seed: read_run(path) for seed, path in named.items() if (path / "summary.json").exists()}
 
 
+def failures_of(sweep: SweepConfig, folder: Path, way: Way) -> int:
+    """Seeds at which the run that answers for a way has ended with an error; an interruption is none."""
+    found = [folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, way).items()]
+    logs = [path / "stderr.log" for path in found if not (path / "summary.json").exists()]
+    said = [last_line(log) for log in logs if log.exists()]
+    return sum(line.startswith("thalweg: ") and "interrupted" not in line for line in said)
+
+
 def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
     """Outcomes and answers from the records of the complete runs; writes ``summary.json``.
 
@@ -122,10 +138,11 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
     some = next((run for seeds in runs.values() for run in seeds.values()), None)
     if some is None or some.summary is None:
         raise FolderError(f"sweep {folder}: none of its {len(jobs)} runs is complete; run `thalweg shift-sweep` again")
+    failed = {way.name: failures_of(sweep, folder, way) for way in ways}
     outcomes = tuple(
-        outcome_of(way.name, way.group, way.settings, runs[way.name], runs["single"], runs["looped"])
+        outcome_of(way.name, way.group, way.settings, runs[way.name], runs["single"], runs["looped"], failed[way.name])
         for way in ways
-        if runs[way.name]
+        if runs[way.name] or failed[way.name]
     )
     grid = sweep.grid
     summary = SweepSummary(

@@ -34,11 +34,10 @@ def run_sweep(sweep: SweepConfig, folder: Path, workers: int, as_json: bool) -> 
         claim_sweep(sweep, folder)
         at_once = workers or os.cpu_count() or 1
         failed = make_runs(reference_jobs(sweep, folder), at_once, "references")
-        if not failed:
-            jobs = jobs_of(sweep, folder)
-            prepare(jobs)
-            failed = make_runs(jobs, at_once, "sweep")
         if any(job.complete for job in reference_jobs(sweep, folder)):
+            jobs = [job for job in jobs_of(sweep, folder) if job.name not in failed]
+            prepare(jobs)
+            failed |= make_runs(jobs, at_once, "sweep")
             show_sweep(report_on(sweep, folder), folder, as_json)
         if failed:
             raise failure(failed, folder)

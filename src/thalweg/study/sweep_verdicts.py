@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from thalweg.intervals import Interval, interval
 from thalweg.records import Cell, EvaluationRecord, RunRecord
@@ -24,17 +24,23 @@ AllRuns = dict[str, Runs]
 
 
 def verdicts_of(ways: Ways, runs: AllRuns, default: Plateau) -> list[SweepVerdict]:
-    """Every question that the runs can answer."""
+    """Every question that the runs can answer; of a sweep that is still going on, those whose seeds can be paired."""
+
+    def pairs(a: str, b: str) -> bool:
+        return bool(runs.get(a, {}).keys() & runs.get(b, {}).keys())
+
     found: list[SweepVerdict] = []
-    if runs.get("shift") and runs.get("looped"):
+    if pairs("shift", "looped"):
         found += [sooner(runs), smooth(runs), as_good(runs)]
-    grid = [way for way in ways if way.group == "scp" and runs[way.name]]
-    if grid and runs.get("looped"):
-        found.append(region(grid, runs, default))
-    found += [against(runs, way.name) for way in ways if way.group == "share" and runs.get("shift") and runs[way.name]]
+    grid = [way for way in ways if way.group == "scp" and pairs(way.name, "looped")]
+    if grid:
+        looped = runs["looped"]
+        common = {way.name: {s: r for s, r in runs[way.name].items() if s in looped} for way in grid}
+        found.append(region(grid, runs | common, default))
+    found += [against(runs, way.name) for way in ways if way.group == "share" and pairs(way.name, "shift")]
     for group, words in (("onset", "onset"), ("optimizer", "treatment of the optimizer"), ("stages", "ladder")):
-        rivals = [way.name for way in ways if way.group == group and runs[way.name]]
-        if rivals and runs.get("shift"):
+        rivals = [way.name for way in ways if way.group == group and pairs(way.name, "shift")]
+        if rivals:
             found.append(rivals_of_shift(rivals, words, runs))
     return found
 
@@ -51,10 +57,12 @@ def sooner(runs: AllRuns) -> SweepVerdict:
     assert found is not None
     if found.censored:
         answer = f"not in every run: {found.censored} of {found.n} never reached it"
-    elif found.value is not None and found.value <= GOAL and found.high is not None and found.high < GOAL_HIGH:
+    elif found.high is None:
+        answer = f"undecided: {found.value:.2f} of its time at the only seed"
+    elif found.value is not None and found.value <= GOAL and found.high < GOAL_HIGH:
         answer = "yes"
     else:
-        answer = f"no: {found.value:.2f} of its time" + (f", up to {found.high:.2f}" if found.high is not None else ", one seed")
+        answer = f"no: {found.value:.2f} of its time, up to {found.high:.2f}"
     return SweepVerdict(
         f"Does SHIFT reach Looped's final loss in {GOAL:.0%} of its time (upper end below {GOAL_HIGH:.0%})?", answer, numbers
     )
@@ -70,8 +78,9 @@ def smooth(runs: AllRuns) -> SweepVerdict:
     mine = numbers.get("drop of shift (points)")
     if mine is None:
         return SweepVerdict(question_drop(), "no run has switched", numbers)
-    top = mine.high if mine.high is not None else mine.mean
-    return SweepVerdict(question_drop(), "yes" if top is not None and top <= GOAL_DROP else f"no: up to {top:.2f}", numbers)
+    if mine.high is None:
+        return SweepVerdict(question_drop(), f"undecided: {mine.mean:.2f} at the only seed", numbers)
+    return SweepVerdict(question_drop(), "yes" if mine.high <= GOAL_DROP else f"no: up to {mine.high:.2f}", numbers)
 
 
 def question_drop() -> str:
@@ -83,33 +92,52 @@ def as_good(runs: AllRuns) -> SweepVerdict:
     """Final loss, paired."""
     found = difference(runs["shift"], runs["looped"])
     numbers = {"final loss, shift - looped": as_cell(found)}
-    if runs.get("shift-hard"):
+    if runs.get("shift-hard", {}).keys() & runs["looped"].keys():
         numbers["final loss, shift-hard - looped"] = as_cell(difference(runs["shift-hard"], runs["looped"]))
     answer = {-1: "yes, it is lower", 0: "no difference was found", 1: "no, it is higher"}[side(found)]
     return SweepVerdict("Is SHIFT's final loss as good as Looped's?", answer, numbers)
 
 
 def region(grid: Ways, runs: AllRuns, default: Plateau) -> SweepVerdict:
-    """The settings of SCP whose outcome is within noise of the best one's."""
+    """The settings of SCP whose outcome is within noise of the best one's, in final loss and in time.
+
+    A setting with a run that never reaches Looped's loss has no time: what it spent may be as little as Single's. It is not the
+    fastest and not in the region, unless no setting reaches it at every seed; then the region is by final loss alone.
+    """
     looped = runs["looped"]
-    best_loss = min(grid, key=lambda way: mean(loss_at_end(run) for run in runs[way.name].values()))
-    best_time = min(grid, key=lambda way: mean(logs(runs[way.name], looped).values()))
-    inside = []
-    for way in grid:
-        worse = difference(runs[way.name], runs[best_loss.name])
-        mine, best = logs(runs[way.name], looped), logs(runs[best_time.name], looped)
-        later = interval([mine[seed] - best[seed] for seed in sorted(mine.keys() & best.keys())])
-        if within(worse, LOSS_NOISE) and within(later, TIME_NOISE):
-            inside.append(way)
+    best = min(grid, key=lambda way: mean(loss_at_end(run) for run in runs[way.name].values()))
+    reaching = [way for way in grid if reaches(runs[way.name], looped)]
+    fast = min(reaching, key=lambda way: mean(logs(runs[way.name], looped).values()), default=None)
+    inside = [way for way in reaching or grid if near(way, best, LOSS_NOISE, runs, losses)]
+    if fast is not None:
+        inside = [way for way in inside if near(way, fast, TIME_NOISE, runs, logs)]
     answer = region_in_words(inside, grid, default) if inside else "no setting is near the best in both"
-    numbers = {
-        f"final loss of the best, {best_loss.name}": as_cell(interval([loss_at_end(run) for run in runs[best_loss.name].values()])),
-        f"log share of time of the best, {best_time.name}": as_cell(interval(list(logs(runs[best_time.name], looped).values()))),
-    }
+    answer += "" if reaching else "; by final loss alone, as no setting reaches Looped's at every seed"
+    numbers = {f"final loss of the best, {best.name}": as_cell(interval([loss_at_end(run) for run in runs[best.name].values()]))}
+    if fast is not None:
+        times = interval(list(logs(runs[fast.name], looped).values()))
+        numbers[f"log share of time of the best, {fast.name}"] = as_cell(times)
     own = next((way for way in grid if setting_of(way) == default_setting(default)), None)
-    if own is not None:
-        numbers["final loss, default - best"] = as_cell(difference(runs[own.name], runs[best_loss.name]))
+    if own is not None and runs[own.name].keys() & runs[best.name].keys():
+        numbers["final loss, default - best"] = as_cell(difference(runs[own.name], runs[best.name]))
     return SweepVerdict("Which settings of SCP are within noise of the best, in final loss and in time?", answer, numbers)
+
+
+def near(way: Way, best: Way, margin: float, runs: AllRuns, measure: Callable[[Runs, Runs], dict[int, float]]) -> bool:
+    """Whether a setting is within noise of the best; not before they have a seed in common."""
+    mine, theirs = measure(runs[way.name], runs["looped"]), measure(runs[best.name], runs["looped"])
+    common = sorted(mine.keys() & theirs.keys())
+    return bool(common) and within(interval([mine[seed] - theirs[seed] for seed in common]), margin)
+
+
+def reaches(runs: Runs, looped: Runs) -> bool:
+    """Whether every run gets to Looped's final loss."""
+    return all(reached for _, reached in shares(runs, looped, seconds).values())
+
+
+def losses(runs: Runs, looped: Runs) -> dict[int, float]:
+    """Seed -> final loss, at the seeds that Looped has too."""
+    return {seed: loss_at_end(runs[seed]) for seed in sorted(runs.keys() & looped.keys())}
 
 
 def setting_of(way: Way) -> tuple:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.errors import require, unknown
@@ -40,7 +40,7 @@ class SweepPreset:
 
 PRESETS = {
     "quick": SweepPreset(2, {"markov": 600, "text": 300}, (0.02, 0.1), (0.1, 0.5), (1, 3)),
-    "paper": SweepPreset(5, {"markov": 2400, "text": 1000}, (0.005, 0.01, 0.02, 0.05, 0.1), (0.05, 0.1, 0.5), (1, 2, 3, 5)),
+    "paper": SweepPreset(5, {"markov": 2400, "text": 1000}, (0.01, 0.02, 0.05, 0.1, 0.2), (0.05, 0.1, 0.5, 1.0), (1, 2, 3, 5)),
 }
 LOOPS = {"markov": 6, "text": 4}
 
@@ -113,7 +113,7 @@ class Way:
 
     name: str
     group: str
-    settings: dict[str, str | float | int]
+    settings: dict[str, Any]
     config: RunConfig | None = None
     criterion: Plateau | None = None
     """Replayed over Single's journal in place of a run of its own."""
@@ -191,6 +191,8 @@ def onsets(recipe: Recipe) -> list[Way]:
     ]
     hard = staged(recipe, shift_hard)
     learned = replace(hard, model=replace(hard.model, learned_gains=recipe.loops))
+    if hard != shift_hard(recipe):  # which is among the references
+        ways.append(Way("hard, same ladder", "onset", {"steps": 0}, hard))
     return [*ways, Way("learned gains", "onset", {"learned gains": recipe.loops}, learned)]
 
 

@@ -42,6 +42,8 @@ def go_back(run: Run, reason: str | None = None) -> None:
         callback.on_retreat(record)
     run.switches = [switch for switch in run.switches if switch.step != retreat.back_to]
     run.record_switch()
+    if retreat.back_to % run.config.training.evaluate_every == 0:
+        run.evaluate()  # what the try's own passes scored here is left out
     run.save()
     for path in reversed(checkpoints(run.folder / "checkpoints")):
         if int(path.stem.removeprefix("step-")) > retreat.back_to:
