@@ -5,7 +5,7 @@ from scipy import stats
 
 from thalweg.records import Cell, EvaluationRecord, RunRecord, Score, SwitchRecord
 from thalweg.shift.criterion import Plateau
-from thalweg.study.outcomes import drop, ideal, jump, outcome_of, share_over_seeds, shares
+from thalweg.study.outcomes import drop, fluctuation, ideal, jump, outcome_of, share_over_seeds, shares
 from thalweg.study.sweep_verdicts import at_equal_time, region, smooth, smoothed_at, sooner, verdicts_of
 from thalweg.study.switching import Way
 from thalweg.sweeps import Share
@@ -49,6 +49,13 @@ def test_of_several_switches_the_worst_counts():
 def test_the_drop_sees_the_scores_at_the_switch_itself():
     found = run(FALLING, switches=[switch(320, (1.0, 0.62), (1.0, 0.11))])
     assert drop(found) == pytest.approx(51)
+
+
+def test_the_same_fluctuation_is_looked_for_without_a_switch():
+    accuracies = [0.1, 0.9, 0.4, 0.5, 0.3, 0.6, 0.7, 0.35, 0.05, 0.9, 0.9]
+    like = run(FALLING, switches=[switch(320), switch(900, depths=(3, 6))])
+    assert fluctuation(run(FALLING, accuracies=accuracies), like) == pytest.approx(100 * (0.9 - 0.3))
+    assert fluctuation(run(FALLING), run(FALLING)) is None
 
 
 def test_where_nothing_falls_the_drop_is_negative():
@@ -156,8 +163,8 @@ def test_a_drop_beyond_half_a_point_is_not_smooth():
     def arm(after: float) -> dict:
         return {seed: run(FALLING, switches=[switch(300, (1.0, 0.5), (1.0, after + 1e-5 * seed))]) for seed in range(3)}
 
-    assert smooth({"shift": arm(0.498)}).answer == "yes"
-    assert smooth({"shift": arm(0.48)}).answer.startswith("no: up to 2.0")
+    assert smooth({"shift": arm(0.498), "looped": {}}).answer == "yes"
+    assert smooth({"shift": arm(0.48), "looped": {}}).answer.startswith("no: 2.0")
 
 
 def test_the_region_holds_what_is_within_noise_of_the_best():

@@ -44,6 +44,17 @@ def drop_at(run: RunRecord, switch: SwitchRecord) -> float:
     return 100 * (max([*earlier[-LAST:], accuracy(switch.scores_before)]) - min([*after, accuracy(switch.scores_after)]))
 
 
+def fluctuation(run: RunRecord, like: RunRecord) -> float | None:
+    """The same measure along a run at the updates at which another one switched: what is lost without any switch."""
+    found = []
+    for switch in like.switches:
+        earlier = [accuracy(e.scores) for e in run.evaluations if e.step <= switch.step]
+        after = [accuracy(e.scores) for e in run.evaluations if switch.step < e.step <= switch.step + WATCH]
+        if earlier and after:
+            found.append(100 * (max(earlier[-LAST:]) - min(after)))
+    return max(found, default=None)
+
+
 def jump(run: RunRecord) -> float | None:
     """Rise of the held-out loss at a switch, same weights, the largest where there are several; None without one."""
     sides = [[scores["held-out"]["all"].loss for scores in (s.scores_before, s.scores_after)] for s in run.switches]

@@ -10,7 +10,7 @@ from thalweg.intervals import Interval, interval
 from thalweg.records import Cell, EvaluationRecord, RunRecord
 from thalweg.shift.criterion import Plateau
 from thalweg.study.measures import LAST, as_cell, paired
-from thalweg.study.outcomes import Runs, drop, loss_at_end, share_over_seeds, shares
+from thalweg.study.outcomes import Runs, drop, fluctuation, loss_at_end, share_over_seeds, shares
 from thalweg.study.switching import Way
 from thalweg.sweeps import SweepVerdict
 
@@ -70,17 +70,22 @@ def sooner(runs: AllRuns) -> SweepVerdict:
 
 def smooth(runs: AllRuns) -> SweepVerdict:
     """Drop of accuracy at the switch."""
-    numbers = {}
+    numbers: dict[str, Cell] = {}
     for arm in ("shift", "shift-hard"):
         drops = [value for run in runs.get(arm, {}).values() if (value := drop(run)) is not None]
         if drops:
             numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
+    pairs = [(runs["looped"][seed], run) for seed, run in runs["shift"].items() if seed in runs["looped"]]
+    same = [value for looped, run in pairs if (value := fluctuation(looped, run)) is not None]
+    if same:
+        numbers["the same along looped, at those updates, without a switch"] = as_cell(interval(same))
     mine = numbers.get("drop of shift (points)")
     if mine is None:
         return SweepVerdict(question_drop(), "no run has switched", numbers)
     if mine.high is None:
         return SweepVerdict(question_drop(), f"undecided: {mine.mean:.2f} at the only seed", numbers)
-    return SweepVerdict(question_drop(), "yes" if mine.high <= GOAL_DROP else f"no: up to {mine.high:.2f}", numbers)
+    answer = "yes" if mine.high <= GOAL_DROP else f"no: {mine.mean:.2f}, up to {mine.high:.2f}"
+    return SweepVerdict(question_drop(), answer, numbers)
 
 
 def question_drop() -> str:
