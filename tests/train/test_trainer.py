@@ -120,10 +120,17 @@ def test_losing_the_newest_checkpoint_costs_time_but_no_bit(tmp_path: Path, tiny
 
 def test_seconds_and_flops_count_training_only(tmp_path: Path, tiny: RunConfig) -> None:
     summary = train(tiny, tmp_path)
-    steps = [cost(tiny.model, 16, 11, loops).training_step for loops in [1] * 12 + [3] * 28]
+    steps = [cost(tiny.model, 16, 11, loops).training_step for loops in [1] * 13 + [3] * 27]
+    # A pass whose gain is 0 is not computed: the first update after the switch has one pass.
     assert summary.flops == sum(steps)
     assert summary.evaluation_seconds > 0
     assert read_run(tmp_path).evaluations[0].seconds == 0
+
+
+def test_a_ramp_in_turn_counts_the_passes_that_have_begun(tmp_path: Path, tiny: RunConfig) -> None:
+    summary = train(replace(tiny, shift=ShiftConfig((1, 3), AtStep(12), Ramp(10, order="in turn"))), tmp_path)
+    steps = [cost(tiny.model, 16, 11, loops).training_step for loops in [1] * 13 + [2] * 5 + [3] * 22]
+    assert summary.flops == sum(steps)
 
 
 def test_records_tell_the_switch_with_both_sides_scored(tmp_path: Path, tiny: RunConfig) -> None:

@@ -33,7 +33,7 @@ class Stage:
 def look_ahead(run: Run) -> bool:
     """Try this stage and the next one, tell the schedule, and put everything back; True when the next stage begins.
 
-    What it costs is added to the run's operations; the caller's clock runs on.
+    What it costs is added to the run's operations, every pass in full; the caller's clock runs on.
     """
     shift = run.shift
     rule = shift.criteria[shift.stage]

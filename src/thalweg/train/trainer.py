@@ -184,8 +184,9 @@ class Run:
         outcome = train_step(self.forward, self.optimizer, self.tokens(step), loops=loops, gains=self.gains(), rate=rate, clip=clip)
         if not outcome.finite:
             self.stop_diverged(f"update {step + 1}", f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}")
+        computed = loops if self.config.training.compile else sum(gain != 0 for gain in self.shift.gains)
         switched = self.advance(outcome)
-        self.clock.flops += self.flops(loops)
+        self.clock.flops += self.flops(computed)
         self.clock.seconds += time.perf_counter() - started
         facts = StepFacts(
             step=step + 1,
