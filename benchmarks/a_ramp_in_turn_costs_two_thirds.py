@@ -1,7 +1,7 @@
 """A ramp that brings six passes in one after the other costs two thirds of one that brings them in together.
 
-The passes that have not begun are skipped: on average 4 of 6 are computed. One update at each tenth of a ramp from 1 to 6 passes, the
-same model, batch and optimizer, in turn in one process. Learning cares for neither: see docs/log.md.
+The passes that have not begun are skipped: on average 4 of 6 are computed. One update in each tenth of a ramp from 1 to 6 passes,
+the same model, batch and optimizer, in turn in one process.
 
 Shapes: attention-only, width 64, 128 x 11 tokens of 16.
 """
