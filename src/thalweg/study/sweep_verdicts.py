@@ -16,8 +16,8 @@ from thalweg.sweeps import SweepVerdict
 
 GOAL, GOAL_HIGH, GOAL_DROP = 0.45, 0.6, 0.5
 AXES = ("delta_loss", "delta_grad", "patience")
-LOSS_NOISE, TIME_NOISE = 0.002, 0.05
-"""Differences in nats and in log time that are too small to matter, whatever their interval."""
+LOSS_NOISE, COST_NOISE = 0.002, 0.05
+"""Differences in nats and in log operations that are too small to matter, whatever their interval."""
 
 Ways = list[Way]
 AllRuns = dict[str, Runs]
@@ -104,10 +104,11 @@ def as_good(runs: AllRuns) -> SweepVerdict:
 
 
 def region(grid: Ways, runs: AllRuns, default: Plateau) -> SweepVerdict:
-    """The settings of SCP whose outcome is within noise of the best one's, in final loss and in time.
+    """The settings of SCP whose outcome is within noise of the best one's, in final loss and in operations to Looped's loss.
 
-    A setting with a run that never reaches Looped's loss has no time: what it spent may be as little as Single's. It is not the
-    fastest and not in the region, unless no setting reaches it at every seed; then the region is by final loss alone.
+    Operations, not seconds, which other work on the machine disturbs. A setting with a run that never reaches Looped's loss has
+    none: what it spent may be as little as Single's. It is not the fastest and not in the region, unless no setting reaches it at
+    every seed; then the region is by final loss alone.
     """
     looped = runs["looped"]
     best = min(grid, key=lambda way: mean(loss_at_end(run) for run in runs[way.name].values()))
@@ -115,17 +116,19 @@ def region(grid: Ways, runs: AllRuns, default: Plateau) -> SweepVerdict:
     fast = min(reaching, key=lambda way: mean(logs(runs[way.name], looped).values()), default=None)
     inside = [way for way in reaching or grid if near(way, best, LOSS_NOISE, runs, losses)]
     if fast is not None:
-        inside = [way for way in inside if near(way, fast, TIME_NOISE, runs, logs)]
+        inside = [way for way in inside if near(way, fast, COST_NOISE, runs, logs)]
     answer = region_in_words(inside, grid, default) if inside else "no setting is near the best in both"
     answer += "" if reaching else "; by final loss alone, as no setting reaches Looped's at every seed"
     numbers = {f"final loss of the best, {best.name}": as_cell(interval([loss_at_end(run) for run in runs[best.name].values()]))}
     if fast is not None:
         times = interval(list(logs(runs[fast.name], looped).values()))
-        numbers[f"log share of time of the best, {fast.name}"] = as_cell(times)
+        numbers[f"log share of operations of the best, {fast.name}"] = as_cell(times)
     own = next((way for way in grid if setting_of(way) == default_setting(default)), None)
     if own is not None and runs[own.name].keys() & runs[best.name].keys():
         numbers["final loss, default - best"] = as_cell(difference(runs[own.name], runs[best.name]))
-    return SweepVerdict("Which settings of SCP are within noise of the best, in final loss and in time?", answer, numbers)
+    return SweepVerdict(
+        "Which settings of SCP are within noise of the best, in final loss and in operations to Looped's loss?", answer, numbers
+    )
 
 
 def near(way: Way, best: Way, margin: float, runs: AllRuns, measure: Callable[[Runs, Runs], dict[int, float]]) -> bool:
@@ -137,7 +140,7 @@ def near(way: Way, best: Way, margin: float, runs: AllRuns, measure: Callable[[R
 
 def reaches(runs: Runs, looped: Runs) -> bool:
     """Whether every run gets to Looped's final loss."""
-    return all(reached for _, reached in shares(runs, looped, seconds).values())
+    return all(reached for _, reached in shares(runs, looped, operations).values())
 
 
 def losses(runs: Runs, looped: Runs) -> dict[int, float]:
@@ -226,8 +229,8 @@ def smoothed_at(run: RunRecord, when: float) -> float:
 
 
 def logs(runs: Runs, looped: Runs) -> dict[int, float]:
-    """Seed -> log of the share of time; a censored run counts with its end, the least that it can be."""
-    return {seed: math.log(share) for seed, (share, _) in shares(runs, looped, seconds).items()}
+    """Seed -> log of the share of operations; a censored run counts with its end, the least that it can be."""
+    return {seed: math.log(share) for seed, (share, _) in shares(runs, looped, operations).items()}
 
 
 def within(worse: Interval, margin: float) -> bool:
