@@ -30,20 +30,25 @@ def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
 
 
 def claim_study(study: StudyConfig, folder: Path) -> None:
-    """Write the plan into a new folder, or check that the folder is this study's.
+    """Write the plan into a new folder, or check that the folder is this study's; see `claim_folder`."""
+    claim_folder(study, folder / "study.json", "study")
+    prepare(jobs_of(study, folder))
+
+
+def claim_folder(plan: object, path: Path, what: str) -> None:
+    """Write a plan to its file in a new folder, or check that the folder is this plan's.
 
     Raises:
-        FolderError: the folder holds another study, or something else.
+        FolderError: the folder holds another plan, or something else.
     """
-    path = folder / "study.json"
+    folder = path.parent
     if path.exists():
-        if read_study(folder) != study:
-            raise FolderError(f"study {folder}: the folder belongs to another study or other settings; choose another --out")
+        if recorded(type(plan), read_json(path), path) != plan:
+            raise FolderError(f"{what} {folder}: the folder belongs to another {what} or other settings; choose another --out")
     elif others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")):
-        raise FolderError(f"study {folder}: the folder holds {others[0]!r} and is no study; choose an empty or new --out")
+        raise FolderError(f"{what} {folder}: the folder holds {others[0]!r} and is no {what}; choose an empty or new --out")
     else:
-        write_json(path, to_dict(study))
-    prepare(jobs_of(study, folder))
+        write_json(path, to_dict(plan))
 
 
 def read_study(folder: Path) -> StudyConfig:

@@ -15,7 +15,7 @@ from thalweg.report.sweep_page import write_sweep_report
 from thalweg.storage import read_journal, read_json, write_json
 from thalweg.study.outcomes import Runs, outcome_of
 from thalweg.study.queue import Job, last_line, prepare
-from thalweg.study.study import markov_words, model_words, text_words
+from thalweg.study.study import claim_folder, markov_words, model_words, text_words
 from thalweg.study.sweep_verdicts import verdicts_of
 from thalweg.study.switching import SweepConfig, Way, at_step, fires_at, halves, recipe_of, references, ways_of
 from thalweg.sweeps import SweepSummary
@@ -92,19 +92,8 @@ def jobs_of(sweep: SweepConfig, folder: Path) -> list[Job]:
 
 
 def claim_sweep(sweep: SweepConfig, folder: Path) -> None:
-    """Write the plan into a new folder, or check that the folder is this sweep's.
-
-    Raises:
-        FolderError: the folder holds another sweep, or something else.
-    """
-    path = folder / PLAN
-    if path.exists():
-        if read_sweep(folder) != sweep:
-            raise FolderError(f"sweep {folder}: the folder belongs to another sweep or other settings; choose another --out")
-    elif others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")):
-        raise FolderError(f"sweep {folder}: the folder holds {others[0]!r} and is no sweep; choose an empty or new --out")
-    else:
-        write_json(path, to_dict(sweep))
+    """Write the plan into a new folder, or check that the folder is this sweep's; see `claim_folder`."""
+    claim_folder(sweep, folder / PLAN, "sweep")
     prepare(reference_jobs(sweep, folder))
 
 
