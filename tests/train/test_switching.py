@@ -19,7 +19,7 @@ from thalweg.storage import read_journal
 from thalweg.train import ahead as ahead_module
 from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback
-from thalweg.train.checkpoint import gather
+from thalweg.train.checkpoint import checkpoints, gather
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig
 from thalweg.train.step import hand_over, make_optimizer
 from thalweg.train.trainer import Run, train
@@ -198,6 +198,20 @@ def test_a_net_takes_a_bad_switch_back_and_tells(tmp_path: Path, tiny: RunConfig
     assert [one.step for one in run.switches] == [16]
     wasted = summary.flops - train(replace(config, shift=replace(config.shift, net=SafetyNet())), tmp_path / "plain").flops
     assert wasted > 0
+
+
+def test_after_a_retreat_the_newest_checkpoint_is_that_of_the_switch(tmp_path: Path, tiny: RunConfig) -> None:
+    """Those of the try are higher in number; none of them is left, and none pushes the new one out."""
+    seen: list[list[str]] = []
+    listener = Callback()
+    config = replace(tiny, optimizer=STEEP, shift=SWITCHES["net"], training=replace(tiny.training, checkpoint_every=1, keep=2))
+
+    def after_the_retreat(_: object) -> None:
+        listener.on_step = lambda _: seen.append([path.name for path in checkpoints(tmp_path / "checkpoints")])  # type: ignore[method-assign]
+
+    listener.on_retreat = after_the_retreat  # type: ignore[method-assign]
+    train(config, tmp_path, [listener])
+    assert [name[-14:-12] for name in seen[0]] == ["16"]
 
 
 def test_a_score_at_the_switch_is_that_of_the_softer_onset(tmp_path: Path, tiny: RunConfig) -> None:

@@ -8,6 +8,7 @@ from thalweg.errors import DamagedFileError
 from thalweg.plain import to_dict
 from thalweg.records import RetreatRecord
 from thalweg.train.checkpoint import checkpoints, gather, read_checkpoint, save_checkpoint, scatter
+from thalweg.train.place import step_of
 
 if TYPE_CHECKING:
     from thalweg.train.trainer import Run
@@ -24,8 +25,9 @@ def tie(run: Run) -> None:
 def go_back(run: Run, reason: str | None = None) -> None:
     """Take the last switch back: weights, optimizer and step as they were, the clock as it is, a softer onset from here.
 
-    Later checkpoints are removed once the one of this moment is written; a process that is killed in between finds the later
-    one, fails in the same way and comes here again.
+    Later checkpoints are removed, the newest first, before the one of this moment is written, which would count as the oldest and
+    be pruned beside them. A process that is killed in between goes on from an earlier one, fails in the same way and comes here
+    again.
 
     Raises:
         DamagedFileError: the checkpoint of the switch is not there or cannot be read.
@@ -44,7 +46,7 @@ def go_back(run: Run, reason: str | None = None) -> None:
     run.record_switch()
     if retreat.back_to % run.config.training.evaluate_every == 0:
         run.evaluate()  # what the try's own passes scored here is left out
-    run.save()
     for path in reversed(checkpoints(run.folder / "checkpoints")):
-        if int(path.stem.removeprefix("step-")) > retreat.back_to:
+        if step_of(path) > retreat.back_to:
             path.unlink()
+    run.save()
