@@ -45,15 +45,14 @@ def look_ahead(run: Run) -> bool:
     run.clock.flops += judged * run.flops(shift.depth) / 3
     following = shift.stages[shift.stage + 1]
     stages = (Stage(shift.depth, 0, Hard()), Stage(following, following - shift.depth, Ramp(rule.updates // 2)))
-    kept = {name: tensor.detach().clone() for name, tensor in gather(run.model, run.optimizer).items()}
+    kept = Checkpoint(run.folder, {name: part.clone() for name, part in gather(run.model, run.optimizer).items()}, {})
     glances = []
     for stage in stages:
         after = sum(losses(run, stage, tokens)[-judged:]) / judged
         cost = rule.updates * run.flops(stage.loops)
         run.clock.flops += cost
         glances.append(Glance(before - after, cost))
-        # Copies: an optimizer goes on in the very tensors that it is given.
-        scatter(Checkpoint(run.folder, {name: tensor.clone() for name, tensor in kept.items()}, {}), run.model, run.optimizer)
+        scatter(kept, run.model, run.optimizer)
     return shift.looked(*glances)
 
 

@@ -71,13 +71,13 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
 
 
 def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put everything back where `gather` took it from."""
+    """Put everything back where `gather` took it from, as copies: an optimizer goes on in the very tensors that it is given."""
     load_weights(checkpoint, model)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
+            state.setdefault(int(index), {})[key] = tensor.clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(checkpoint.tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in checkpoint.tensors:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -114,9 +114,7 @@ def rerun(config: RunConfig, checkpoint: Checkpoint, window: int, data: Data | N
     try:
         with torch.random.fork_rng(devices):
             run = Run(config, checkpoint.path.parent, data=data)
-            # Copies: an optimizer goes on in the very tensors that it is given.
-            tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
-            scatter(replace(checkpoint, tensors=tensors), run.model, run.optimizer)
+            scatter(checkpoint, run.model, run.optimizer)
             run.shift.load_state_dict(checkpoint.facts["shift"])
             run.warm_up()
             yield run
