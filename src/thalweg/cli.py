@@ -110,7 +110,7 @@ def shift_sweep(
     task:
         What is learned: `markov` (the Markov language) or `text` (bytes of real text).
     preset:
-        `quick` (2 seeds, a small grid, minutes) or `paper` (5 seeds, 60 settings of SCP).
+        `quick` (2 seeds, a small grid, minutes) or `paper` (5 seeds, 80 settings of SCP).
     loops:
         Passes after the switch; 0 takes 6 for markov and 4 for text.
     groups:

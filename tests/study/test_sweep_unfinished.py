@@ -14,8 +14,9 @@ from thalweg.study import sweep as sweeps
 from thalweg.study import sweep_commands
 from thalweg.study.outcomes import drop
 from thalweg.study.queue import Job
-from thalweg.study.sweep_verdicts import AllRuns, region, smooth, sooner, verdicts_of
+from thalweg.study.sweep_verdicts import region, smooth, sooner, verdicts_of
 from thalweg.study.switching import Way, sweep_of, ways_of
+from thalweg.study.verdicts import Runs
 from thalweg.train.config import RunConfig, ShiftConfig
 from thalweg.train.trainer import train
 
@@ -38,7 +39,7 @@ def arm(end: float, pace: float, switched: bool = True) -> dict[int, RunRecord]:
     return {seed: falling(end + 0.001 * seed, pace, switched) for seed in range(3)}
 
 
-def grid_of(settings: dict[tuple[float, float, int], dict[int, RunRecord]]) -> tuple[list[Way], AllRuns]:
+def grid_of(settings: dict[tuple[float, float, int], dict[int, RunRecord]]) -> tuple[list[Way], Runs]:
     ways = [
         Way(f"{a:g}, {b:g}, {c}", "scp", {"delta_loss": a, "delta_grad": b, "patience": c}, criterion=Plateau(a, b, c, 20))
         for a, b, c in settings

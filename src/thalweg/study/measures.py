@@ -28,15 +28,21 @@ def last_third_rise(run: RunRecord, where: str, stratum: str) -> float:
     return slope([e.step for e in late], [e.scores[where][stratum].accuracy for e in late]) * steps / 3
 
 
-def cost_to_target(run: RunRecord, target: float, spent: Callable[[EvaluationRecord], float]) -> float | None:
-    """What the run had spent when its smoothed held-out loss first reached the target; None when it never did.
-
-    The curve is the mean over `LAST` evaluations; between two points it is a straight line.
-    """
+def smoothed(run: RunRecord, spent: Callable[[EvaluationRecord], float]) -> list[tuple[float, float]]:
+    """The held-out loss as means over `LAST` evaluations, each at what had been spent at the last of them."""
     points = []
     for index in range(LAST - 1, len(run.evaluations)):
         window = run.evaluations[index - LAST + 1 : index + 1]
         points.append((spent(window[-1]), sum(e.scores["held-out"]["all"].loss for e in window) / LAST))
+    return points
+
+
+def cost_to_target(run: RunRecord, target: float, spent: Callable[[EvaluationRecord], float]) -> float | None:
+    """What the run had spent when its smoothed held-out loss first reached the target; None when it never did.
+
+    The curve is `smoothed`; between two points it is a straight line.
+    """
+    points = smoothed(run, spent)
     for (x0, y0), (x1, y1) in zip(points[:1] + points, points, strict=False):
         if y1 <= target:
             return x1 if y0 <= target or y0 == y1 else x0 + (x1 - x0) * (y0 - target) / (y0 - y1)

@@ -8,19 +8,21 @@ from collections.abc import Callable, Sequence
 
 from thalweg.intervals import interval
 from thalweg.records import EvaluationRecord, RunRecord, SwitchRecord
-from thalweg.study.measures import LAST, cell, cost_to_target, final, paired
+from thalweg.study.measures import LAST, Pairs, cell, cost_to_target, final, paired
 from thalweg.sweeps import Outcome, Share
 
 WATCH = 400
 """Updates after a switch in which a drop is looked for."""
 
-Runs = dict[int, RunRecord]
-"""Seed -> complete run."""
-
 
 def accuracy(scores: dict) -> float:
     """Held-out accuracy of all sequences."""
     return scores["held-out"]["all"].accuracy
+
+
+def accuracies(run: RunRecord, after: int, until: int) -> list[float]:
+    """Of the evaluations after an update, until another one, that one included."""
+    return [accuracy(e.scores) for e in run.evaluations if after < e.step <= until]
 
 
 def loss_at_end(run: RunRecord) -> float:
@@ -39,19 +41,17 @@ def drop(run: RunRecord) -> float | None:
 
 def drop_at(run: RunRecord, switch: SwitchRecord) -> float:
     """Of one switch."""
-    earlier = [accuracy(e.scores) for e in run.evaluations if e.step < switch.step]
-    after = [accuracy(e.scores) for e in run.evaluations if switch.step < e.step <= switch.step + WATCH]
-    return 100 * (max([*earlier[-LAST:], accuracy(switch.scores_before)]) - min([*after, accuracy(switch.scores_after)]))
+    before, after = accuracies(run, -1, switch.step - 1)[-LAST:], accuracies(run, switch.step, switch.step + WATCH)
+    return 100 * (max([*before, accuracy(switch.scores_before)]) - min([*after, accuracy(switch.scores_after)]))
 
 
 def fluctuation(run: RunRecord, like: RunRecord) -> float | None:
     """The same measure along a run at the updates at which another one switched: what is lost without any switch."""
     found = []
     for switch in like.switches:
-        earlier = [accuracy(e.scores) for e in run.evaluations if e.step <= switch.step]
-        after = [accuracy(e.scores) for e in run.evaluations if switch.step < e.step <= switch.step + WATCH]
-        if earlier and after:
-            found.append(100 * (max(earlier[-LAST:]) - min(after)))
+        before, after = accuracies(run, -1, switch.step)[-LAST:], accuracies(run, switch.step, switch.step + WATCH)
+        if before and after:
+            found.append(100 * (max(before) - min(after)))
     return max(found, default=None)
 
 
@@ -61,7 +61,7 @@ def jump(run: RunRecord) -> float | None:
     return max((after - before for before, after in sides), default=None)
 
 
-def shares(runs: Runs, looped: Runs, spent: Callable[[EvaluationRecord], float]) -> dict[int, tuple[float, bool]]:
+def shares(runs: Pairs, looped: Pairs, spent: Callable[[EvaluationRecord], float]) -> dict[int, tuple[float, bool]]:
     """Seed -> share of Looped's cost to Looped's final loss, and whether it was reached; the whole run's share where it was not."""
     found = {}
     for seed in sorted(runs.keys() & looped.keys()):
@@ -116,7 +116,7 @@ def ideal(run: RunRecord, single: RunRecord, looped: RunRecord) -> float | None:
     return sum((b - a) * (one + (many - one) * (depth - 1) / (deepest - 1)) for (a, b), depth in pairs) / (steps * many)
 
 
-def outcome_of(name: str, group: str, settings: dict, runs: Runs, single: Runs, looped: Runs, failed: int = 0) -> Outcome:
+def outcome_of(name: str, group: str, settings: dict, runs: Pairs, single: Pairs, looped: Pairs, failed: int = 0) -> Outcome:
     """One way over seeds; ``failed`` runs of it have no record."""
     every = list(runs.values())
     switched = [run for run in every if run.switches]

@@ -13,7 +13,8 @@ from thalweg.plain import to_dict
 from thalweg.records import RunRecord, read_run, recorded
 from thalweg.report.sweep_page import write_sweep_report
 from thalweg.storage import read_journal, read_json, write_json
-from thalweg.study.outcomes import Runs, outcome_of
+from thalweg.study.measures import Pairs
+from thalweg.study.outcomes import outcome_of
 from thalweg.study.queue import Job, last_line, prepare
 from thalweg.study.study import claim_folder, markov_words, model_words, text_words
 from thalweg.study.sweep_verdicts import verdicts_of
@@ -123,7 +124,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         FolderError: nothing is complete yet.
     """
     jobs, ways, recipe = jobs_of(sweep, folder), ways_of(sweep), recipe_of(sweep)
-    runs: dict[str, Runs] = {way.name: runs_of(sweep, folder, way) for way in ways}
+    runs: dict[str, Pairs] = {way.name: runs_of(sweep, folder, way) for way in ways}
     some = next((run for seeds in runs.values() for run in seeds.values()), None)
     if some is None or some.summary is None:
         raise FolderError(f"sweep {folder}: none of its {len(jobs)} runs is complete; run `thalweg shift-sweep` again")
@@ -156,8 +157,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
 def report_on(sweep: SweepConfig, folder: Path) -> SweepSummary:
     """Summarise and write figures and page."""
     summary = summarise(sweep, folder)
-    arms = ("single", "looped", "shift", "shift-hard")
-    runs = {one.name: read_run(one.folder) for one in jobs_of(sweep, folder) if one.complete and one.config.arm in arms}
+    runs = {one.name: read_run(one.folder) for one in reference_jobs(sweep, folder) if one.complete}
     write_sweep_report(summary, runs, folder)
     return summary
 

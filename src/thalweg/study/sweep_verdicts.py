@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 from thalweg.intervals import Interval, interval
 from thalweg.records import Cell, EvaluationRecord, RunRecord
 from thalweg.shift.criterion import Plateau
-from thalweg.study.measures import LAST, as_cell, paired
-from thalweg.study.outcomes import Runs, drop, fluctuation, loss_at_end, share_over_seeds, shares
+from thalweg.study.measures import Pairs, as_cell, paired, smoothed
+from thalweg.study.outcomes import drop, fluctuation, loss_at_end, share_over_seeds, shares
 from thalweg.study.switching import Way
+from thalweg.study.verdicts import Runs
 from thalweg.sweeps import SweepVerdict
 
 GOAL, GOAL_HIGH, GOAL_DROP = 0.45, 0.6, 0.5
@@ -20,10 +21,9 @@ LOSS_NOISE, COST_NOISE = 0.002, 0.05
 """Differences in nats and in log operations that are too small to matter, whatever their interval."""
 
 Ways = list[Way]
-AllRuns = dict[str, Runs]
 
 
-def verdicts_of(ways: Ways, runs: AllRuns, default: Plateau) -> list[SweepVerdict]:
+def verdicts_of(ways: Ways, runs: Runs, default: Plateau) -> list[SweepVerdict]:
     """Every question that the runs can answer; of a sweep that is still going on, those whose seeds can be paired."""
 
     def pairs(a: str, b: str) -> bool:
@@ -45,7 +45,7 @@ def verdicts_of(ways: Ways, runs: AllRuns, default: Plateau) -> list[SweepVerdic
     return found
 
 
-def sooner(runs: AllRuns) -> SweepVerdict:
+def sooner(runs: Runs) -> SweepVerdict:
     """The default against the goal of 0.45 of Looped's time."""
     numbers: dict[str, Cell] = {}
     for words, spent in (("seconds", seconds), ("operations", operations)):
@@ -68,7 +68,7 @@ def sooner(runs: AllRuns) -> SweepVerdict:
     )
 
 
-def smooth(runs: AllRuns) -> SweepVerdict:
+def smooth(runs: Runs) -> SweepVerdict:
     """Drop of accuracy at the switch."""
     numbers: dict[str, Cell] = {}
     for arm in ("shift", "shift-hard"):
@@ -93,7 +93,7 @@ def question_drop() -> str:
     return f"Is the drop in accuracy at SHIFT's switch at most {GOAL_DROP:g} points?"
 
 
-def as_good(runs: AllRuns) -> SweepVerdict:
+def as_good(runs: Runs) -> SweepVerdict:
     """Final loss, paired."""
     found = difference(runs["shift"], runs["looped"])
     numbers = {"final loss, shift - looped": as_cell(found)}
@@ -103,7 +103,7 @@ def as_good(runs: AllRuns) -> SweepVerdict:
     return SweepVerdict("Is SHIFT's final loss as good as Looped's?", answer, numbers)
 
 
-def region(grid: Ways, runs: AllRuns, default: Plateau) -> SweepVerdict:
+def region(grid: Ways, runs: Runs, default: Plateau) -> SweepVerdict:
     """The settings of SCP whose outcome is within noise of the best one's, in final loss and in operations to Looped's loss.
 
     Operations, not seconds, which other work on the machine disturbs. A setting with a run that never reaches Looped's loss has
@@ -131,19 +131,19 @@ def region(grid: Ways, runs: AllRuns, default: Plateau) -> SweepVerdict:
     )
 
 
-def near(way: Way, best: Way, margin: float, runs: AllRuns, measure: Callable[[Runs, Runs], dict[int, float]]) -> bool:
+def near(way: Way, best: Way, margin: float, runs: Runs, measure: Callable[[Pairs, Pairs], dict[int, float]]) -> bool:
     """Whether a setting is within noise of the best; not before they have a seed in common."""
     mine, theirs = measure(runs[way.name], runs["looped"]), measure(runs[best.name], runs["looped"])
     common = sorted(mine.keys() & theirs.keys())
     return bool(common) and within(interval([mine[seed] - theirs[seed] for seed in common]), margin)
 
 
-def reaches(runs: Runs, looped: Runs) -> bool:
+def reaches(runs: Pairs, looped: Pairs) -> bool:
     """Whether every run gets to Looped's final loss."""
     return all(reached for _, reached in shares(runs, looped, operations).values())
 
 
-def losses(runs: Runs, looped: Runs) -> dict[int, float]:
+def losses(runs: Pairs, looped: Pairs) -> dict[int, float]:
     """Seed -> final loss, at the seeds that Looped has too."""
     return {seed: loss_at_end(runs[seed]) for seed in sorted(runs.keys() & looped.keys())}
 
@@ -185,7 +185,7 @@ def neighbours(own: tuple, settings: list[tuple]) -> list[tuple]:
     return [setting for setting in settings if apart(setting) == 1]
 
 
-def against(runs: AllRuns, name: str) -> SweepVerdict:
+def against(runs: Runs, name: str) -> SweepVerdict:
     """SCP against another moment, at equal wall-clock."""
     early, end = at_equal_time(runs["shift"], runs[name]), difference(runs[name], runs["shift"])
     decided = side(early)
@@ -194,7 +194,7 @@ def against(runs: AllRuns, name: str) -> SweepVerdict:
     return SweepVerdict(f"SCP against `{name}`, at equal wall-clock?", answer, numbers)
 
 
-def rivals_of_shift(names: list[str], words: str, runs: AllRuns) -> SweepVerdict:
+def rivals_of_shift(names: list[str], words: str, runs: Runs) -> SweepVerdict:
     """Which others end better or worse than the default."""
     found = {name: difference(runs[name], runs["shift"]) for name in names}
     better, worse = ([name for name, one in found.items() if side(one) == sign] for sign in (-1, 1))
@@ -207,7 +207,7 @@ def rivals_of_shift(names: list[str], words: str, runs: AllRuns) -> SweepVerdict
     )
 
 
-def at_equal_time(shift: Runs, other: Runs) -> Interval:
+def at_equal_time(shift: Pairs, other: Pairs) -> Interval:
     """Smoothed held-out loss at the end of the shorter of the two runs, other minus shift, paired by seed."""
     found = []
     for seed in sorted(shift.keys() & other.keys()):
@@ -217,18 +217,15 @@ def at_equal_time(shift: Runs, other: Runs) -> Interval:
 
 
 def smoothed_at(run: RunRecord, when: float) -> float:
-    """Held-out loss at a moment in seconds: means over `LAST` evaluations, straight lines between them."""
-    points = []
-    for last in range(LAST - 1, len(run.evaluations)):
-        window = run.evaluations[last - LAST + 1 : last + 1]
-        points.append((window[-1].seconds, mean(e.scores["held-out"]["all"].loss for e in window)))
+    """Held-out loss at a moment in seconds, on straight lines between the points of the smoothed curve."""
+    points = smoothed(run, seconds)
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x0 <= when <= x1:
             return y0 + (y1 - y0) * (when - x0) / (x1 - x0) if x1 > x0 else y1
     return points[0][1] if when < points[0][0] else points[-1][1]
 
 
-def logs(runs: Runs, looped: Runs) -> dict[int, float]:
+def logs(runs: Pairs, looped: Pairs) -> dict[int, float]:
     """Seed -> log of the share of operations; a censored run counts with its end, the least that it can be."""
     return {seed: math.log(share) for seed, (share, _) in shares(runs, looped, operations).items()}
 
@@ -238,7 +235,7 @@ def within(worse: Interval, margin: float) -> bool:
     return worse.mean <= margin or (worse.low is not None and worse.low <= 0)
 
 
-def difference(runs: Runs, other: Runs) -> Interval:
+def difference(runs: Pairs, other: Pairs) -> Interval:
     """Final loss, paired by seed."""
     return interval(paired(runs, other, loss_at_end))
 

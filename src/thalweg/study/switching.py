@@ -22,7 +22,6 @@ from thalweg.study.recipes import Recipe, looped, shift, shift_hard, single, tex
 from thalweg.train.config import OptimizerConfig, RunConfig, TrainingConfig
 
 GROUPS = ("scp", "share", "onset", "optimizer", "stages", "safety")
-REFERENCES = ("single", "looped", "shift", "shift-hard")
 SHARES = (0.2, 0.35, 0.5, 0.7)
 
 

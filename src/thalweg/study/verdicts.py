@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 
 from thalweg.intervals import Interval, interval
-from thalweg.records import Cell, RunRecord, Verdict
-from thalweg.study.measures import Pairs, as_cell, cost_to_target, final, last_third_rise, paired
+from thalweg.records import Cell, Verdict
+from thalweg.study.measures import Pairs, as_cell, final, last_third_rise, paired
+from thalweg.study.outcomes import jump, shares
 
 STALL_MARGIN = 0.01
 """A rise of less than one point of accuracy over the last third of a run counts as a stall."""
@@ -63,22 +64,16 @@ def lower_loss(runs: Runs, arm: str, other: str, claim: str) -> Verdict:
 def sooner(runs: Runs, arm: str, other: str) -> Verdict:
     """One arm reaches the other's final quality in less than the other's training time."""
     switched = Cell(float(sum(bool(run.switches) for run in runs[arm].values())), n=len(runs[arm]))
-    shares, missed = [], 0
-    for seed in sorted(runs[arm].keys() & runs[other].keys()):
-        reference, run = runs[other][seed], runs[arm][seed]
-        spent = cost_to_target(run, final(reference, "held-out", "all", "loss"), lambda e: e.seconds)
-        if spent is None:
-            missed += 1
-        else:
-            shares.append(math.log(spent / reference.evaluations[-1].seconds))
+    found = list(shares(runs[arm], runs[other], lambda e: e.seconds).values())
+    logs, missed = [math.log(share) for share, reached in found if reached], sum(not reached for _, reached in found)
     claim = f"{arm} reaches {other}'s final held-out loss in less time than {other} takes"
     test = f"log of (time to target / {other}'s training time), paired by seed, t-interval against 0; every seed must reach it"
     if not switched.mean:
         return verdict(claim, "undecided", f"{test}; no seed of {arm} has switched", {"seeds that switched": switched})
-    if not shares or missed:
-        numbers = {"seeds that never reached it": Cell(float(missed), n=missed + len(shares))}
-        return verdict(claim, "undecided" if shares else "contradicted", test, numbers)
-    found = interval(shares)
+    if not logs or missed:
+        numbers = {"seeds that never reached it": Cell(float(missed), n=missed + len(logs))}
+        return verdict(claim, "undecided" if logs else "contradicted", test, numbers)
+    found = interval(logs)
     ends = (None if end is None else math.exp(end) for end in (found.low, found.high))
     share = Cell(math.exp(found.mean), *ends, n=found.n)
     return verdict(claim, by_sign(Interval(-found.mean, *negated(found), found.n)), test, {"share of the time": share})
@@ -87,14 +82,6 @@ def sooner(runs: Runs, arm: str, other: str) -> Verdict:
 def negated(found: Interval) -> tuple[float | None, float | None]:
     """The ends of the interval of the opposite."""
     return (None if found.high is None else -found.high), (None if found.low is None else -found.low)
-
-
-def jump(run: RunRecord) -> float | None:
-    """Rise of the held-out loss at the first switch, same weights before and after."""
-    if not run.switches:
-        return None
-    switch = run.switches[0]
-    return switch.scores_after["held-out"]["all"].loss - switch.scores_before["held-out"]["all"].loss
 
 
 def smooth_switch(runs: Runs, arm: str, other: str) -> Verdict:
