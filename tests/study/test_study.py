@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -120,11 +121,14 @@ def test_a_failed_run_leaves_the_others_and_is_named(tiny: RunConfig, tmp_path: 
 @pytest.mark.slow
 def test_an_interrupted_study_stops_its_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "thalweg", "study", "markov", "--out", str(tmp_path / "s"), "--jobs", "2"]
+    # A shell that starts tests in the background hands down an interrupt that is ignored; a terminal does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    signal.signal(signal.SIGINT, before)
     began = time.monotonic()
     while not list(tmp_path.glob("s/runs/*/metrics.jsonl")) and time.monotonic() - began < 90:
         time.sleep(0.1)
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; give the same command again to go on" in said
