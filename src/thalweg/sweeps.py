@@ -7,7 +7,7 @@ Looped spent.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from thalweg.records import Cell, Provenance
 
@@ -29,7 +29,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One way to train, over seeds. Losses are held-out, in nats a token; accuracies are shares of top-1 hits."""
+    """One way to train, over seeds. Losses are held-out, in the unit of the sweep; accuracies are shares of top-1 hits."""
 
     name: str
     group: str
@@ -90,3 +90,10 @@ class SweepSummary:
     provenance: Provenance
     curves: dict[str, str] = field(default_factory=dict)
     """Name of an outcome -> arm whose runs are drawn as curves."""
+    unit: Literal["nats", "bits"] = "nats"
+    """Of every loss; a token each, which in text is a byte."""
+
+    @property
+    def per_token(self) -> str:
+        """The unit in words."""
+        return "bits per byte" if self.unit == "bits" else "nats per token"

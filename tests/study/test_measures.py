@@ -1,7 +1,10 @@
+import math
+from dataclasses import replace
+
 import pytest
 
-from thalweg.records import EvaluationRecord, RunRecord, Score
-from thalweg.study.measures import bits_per_byte, cell, cost_to_target, final, last_third_rise, paired
+from thalweg.records import EvaluationRecord, RunRecord, Score, SwitchRecord
+from thalweg.study.measures import bits_per_byte, cell, cost_to_target, final, in_bits, last_third_rise, paired
 
 
 def run(losses: list[float], accuracies: list[float] | None = None) -> RunRecord:
@@ -52,3 +55,16 @@ def test_cell_counts_only_seeds_with_a_value() -> None:
 
 def test_one_nat_is_1_4427_bits() -> None:
     assert bits_per_byte(1.0) == pytest.approx(1.4426950408889634)
+
+
+def test_a_run_in_bits_differs_by_its_losses_alone() -> None:
+    ends = [{"held-out": {"all": Score(0.4, loss)}} for loss in (math.log(2), math.log(8))]
+    made = replace(run([1, 2]), switches=(SwitchRecord(1, 2.0, 3.0, 1, 4, "because", *ends),))
+    found = in_bits(made)
+    assert [e.scores["held-out"]["all"].loss for e in found.evaluations] == pytest.approx(
+        [e.scores["held-out"]["all"].loss / math.log(2) for e in made.evaluations]
+    )
+    switch = found.switches[0]
+    assert [s["held-out"]["all"].loss for s in (switch.scores_before, switch.scores_after)] == pytest.approx([1, 3])
+    assert switch.scores_before["held-out"]["all"].accuracy == 0.4
+    assert (switch.step, found.summary) == (1, made.summary)

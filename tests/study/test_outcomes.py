@@ -1,12 +1,14 @@
 import math
+from dataclasses import replace
 
 import pytest
 from scipy import stats
 
-from thalweg.records import Cell, EvaluationRecord, RunRecord, Score, SwitchRecord
+from thalweg.records import Cell, EvaluationRecord, RetreatRecord, RunRecord, Score, SwitchRecord
 from thalweg.shift.criterion import Plateau
 from thalweg.study.outcomes import drop, fluctuation, ideal, jump, outcome_of, share_over_seeds, shares
-from thalweg.study.sweep_verdicts import at_equal_time, region, smooth, smoothed_at, sooner, verdicts_of
+from thalweg.study.scp_region import region
+from thalweg.study.sweep_verdicts import at_equal_time, smooth, smoothed_at, sooner, verdicts_of
 from thalweg.study.switching import Way
 from thalweg.sweeps import Share
 
@@ -192,9 +194,40 @@ def test_every_question_that_the_runs_can_answer_is_answered():
     questions = [one.question for one in verdicts_of(ways, runs, Plateau())]
     assert len(questions) == 5
     answers = {one.question: one.answer for one in verdicts_of(ways, runs, Plateau())}
-    assert answers["SCP against `early`, at equal wall-clock?"] == "`early` is better"
-    assert answers["Is SHIFT's final loss as good as Looped's?"] == "yes, it is lower"
-    assert answers["Does another onset end with another loss than the default?"] == "no difference was found"
+    assert answers["SCP against “early”, at equal wall-clock?"] == "“early” is better"
+    assert answers["Is SHIFT as good as Looped after as many updates?"] == "yes, its final loss is lower"
+    assert answers["Is another onset better than the default?"] == "no difference was found"
+
+
+def test_another_way_is_compared_by_its_end_and_by_operations_to_the_target():
+    runs = planted(looped=[2.0, 2.1, 2.2], shift=[1.5, 1.7, 1.6], slow=[1.4, 1.6, 1.5], never=[3.0, 3.1, 3.2])
+    for seed, one in runs["shift"].items():
+        runs["quick"] = runs.get("quick", {}) | {seed: run([e.scores["held-out"]["all"].loss for e in one.evaluations], 5.0 + seed)}
+    found = verdicts_of([Way(name, "onset", {}) for name in ("slow", "quick", "never")], runs, Plateau())[-1]
+    lower, higher, fewer = found.answer.split("; ")
+    assert (lower, higher, fewer) == ("lower final loss: slow", "higher final loss: never", "fewer operations: slow, quick")
+    costs = {name: cell for name, cell in found.numbers.items() if "operations" in name}
+    assert set(costs) == {f"log operations to Looped's loss, {name} - shift" for name in ("slow", "quick")}  # never: it has none
+    own = [one.evaluations[-1].flops for one in runs["shift"].values()]
+    ratios = [math.log(1e9 * (5 + seed) / flops) for seed, flops in enumerate(own)]
+    assert costs["log operations to Looped's loss, quick - shift"].mean == pytest.approx(sum(ratios) / 3)
+
+
+def test_a_short_run_is_asked_whether_it_ends_as_low():
+    runs = planted(looped=[2.0, 2.1, 2.2], short=[2.3, 2.5, 2.4])
+    runs["shift-short"] = runs.pop("short")
+    found = verdicts_of([], runs, Plateau())[0]
+    assert found.question.startswith("Is SHIFT as good as Looped after 45% of its updates")
+    assert found.answer == "no, its final loss is higher"
+    assert found.numbers["final loss, shift-short - looped"].mean == pytest.approx(0.9 * 0.3)  # mean of the last three of eleven
+
+
+def test_a_net_is_asked_whether_it_mends_the_same_switch_without_it():
+    runs = planted(hard=[3.0, 3.1, 3.3], caught=[2.0, 2.2, 2.1])
+    back = RetreatRecord(500, 300, "rose", 1.0, 1e9)
+    made = {seed: replace(one, retreats=(back,) * seed) for seed, one in runs["caught"].items()}
+    found = verdicts_of([], {"shift-hard": runs["hard"], "hard, net": made}, Plateau())[-1]
+    assert found.answer == "shift-hard: 3 taken back, lower loss"
 
 
 def test_where_the_best_in_loss_is_slow_and_the_fast_is_bad_no_setting_is_near_both():

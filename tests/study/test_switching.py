@@ -27,7 +27,7 @@ def test_all_ways_share_data_model_optimizer_and_length():
     sweep = sweep_of("markov", "paper")
     base = recipe_of(sweep).base
     for way in ways_of(sweep):
-        if way.config is not None and way.name != "learned gains":
+        if way.config is not None and way.name not in ("learned gains", "shift-short"):
             assert replace(way.config, shift=base.shift, arm=base.arm) == base
 
 
@@ -47,6 +47,14 @@ def test_the_papers_shift_has_two_stages_and_a_hard_onset():
     assert found["shift-hard"].shift.onset == Hard()
     assert found["shift"].shift.stages == (1, 3, 6)
     assert found["shift"].shift.criterion == found["shift-hard"].shift.criterion
+
+
+def test_the_short_run_has_45_percent_of_the_updates_and_all_else_in_proportion():
+    found = {way.name: way.config for way in references(recipe_of(sweep_of("text", "paper")))}
+    short, whole = found["shift-short"], found["shift"]
+    assert (short.training.steps, short.training.evaluate_every, short.shift.onset) == (450, 9, Ramp(45))
+    same = replace(short.training, steps=1000, evaluate_every=20)
+    assert replace(short, training=same, shift=replace(short.shift, onset=Ramp(100))) == whole
 
 
 def test_the_default_lies_on_the_grid():

@@ -52,7 +52,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Column:
-    """One panel: its label with the unit, Looped's own value, and the dot of an outcome."""
+    """One panel: its label with the unit (of losses: `SweepSummary.unit`), Looped's own value, and the dot of an outcome."""
 
     label: str
     looped: float | None
@@ -77,7 +77,7 @@ def cell_dot(cell: Cell) -> Dot:
 
 COLUMNS = (
     Column("share of Looped's time\nto its final loss", 1.0, share_dot),
-    Column("final held-out loss\nminus Looped's (nats)", 0.0, lambda _, outcome: cell_dot(outcome.difference)),
+    Column("final held-out loss\nminus Looped's ({unit})", 0.0, lambda _, outcome: cell_dot(outcome.difference)),
     Column("drop at the switch\n(percentage points)", None, lambda _, outcome: cell_dot(outcome.drop)),
 )
 
@@ -134,7 +134,7 @@ def figure_dots(summary: SweepSummary) -> Figure:
             draw_dot(axes, y, column.dot(summary, outcome), colour)
         for y in heads[1:]:
             axes.axhline(y - 0.1, color="#bbbbbb", linewidth=0.6)
-        axes.set_xlabel(column.label, fontsize=8.5)
+        axes.set_xlabel(column.label.format(unit=summary.unit), fontsize=8.5)
         axes.tick_params(axis="y", length=0)
         axes.tick_params(axis="x", labelsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
@@ -165,7 +165,7 @@ def dots_drawn(summary: SweepSummary) -> list[Drawn]:
         f'less time or less loss than Looped. "-": no number, as when no seed switched. {setup(summary)}'
     )
     told = "; ".join(f"{outcome.name} {in_words(outcome)}" for outcomes in groups.values() for outcome in outcomes)
-    alt = f"Three columns of dots. Share of Looped's time, loss difference in nats, drop in points: {told}."
+    alt = f"Three columns of dots. Share of Looped's time, loss difference in {summary.unit}, drop in points: {told}."
     return [drawn(figure_dots(summary), "other-ways", "What else changes the outcome?", caption, alt)]
 
 

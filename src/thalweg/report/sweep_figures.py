@@ -64,13 +64,15 @@ def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     axes.set_ylim(*zoom([run for runs in grouped.values() for run in runs], 1.0))
     axes.set_xlim(left=0)
     axes.set_xlabel("training time (s), evaluation left out")
-    axes.set_ylabel("held-out loss (nats per token)")
+    axes.set_ylabel(f"held-out loss ({summary.per_token})")
     axes.legend(fontsize=8)
     caption = (
         "Held-out loss against training time. Lines: mean over seeds on the stretch that all seeds cover; bands: 95 % t-interval; "
         f"dotted verticals: switches of shift, one a seed. The upper part of the first fall is cut off. {setup(summary)}"
     )
-    ends = "; ".join(f"{name} {last(runs, 'loss'):.3f} nats after {seconds(runs):.0f} s" for name, runs in grouped.items())
+    ends = "; ".join(
+        f"{name} {last(runs, 'loss'):.3f} {summary.unit} after {seconds(runs):.0f} s" for name, runs in grouped.items()
+    )
     alt = f"Curves of held-out loss over seconds. Last: {ends}." + ("" if goal is None else f" Looped's final loss: {goal:.3f}.")
     return [drawn(figure, "loss-over-time", "How fast is each way?", caption, alt)]
 
@@ -210,7 +212,9 @@ def figure_by_step(summary: SweepSummary) -> Figure:
         ring(axes, [point_of(summary, o, time) for o in grid if is_default(summary, o)])
         axes.axhline(1.0 if time else 0.0, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3))
         axes.set_xlabel("updates before the switch")
-        axes.set_ylabel("share of Looped's time to its final loss" if time else "final held-out loss minus Looped's (nats)")
+        axes.set_ylabel(
+            "share of Looped's time to its final loss" if time else f"final held-out loss minus Looped's ({summary.unit})"
+        )
     ideal = [(o.switch_step.mean, o.ideal_seconds.mean) for o in grid + steps if o.ideal_seconds.mean is not None]
     if ideal:
         panels[0].plot(*zip(*sorted(ideal), strict=True), color=GREY, linewidth=1.0, zorder=1)  # type: ignore[type-var]

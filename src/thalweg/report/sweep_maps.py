@@ -116,8 +116,8 @@ QUANTITIES = (
     Quantity(
         "scp-difference",
         "Which thresholds end where Looped ends?",
-        "final loss minus Looped's (nats)",
-        "Final held-out loss minus Looped's at the same seed, in nats a token; mean over seeds. Below zero is better than Looped",
+        "final loss minus Looped's ({unit})",
+        "Final held-out loss minus Looped's at the same seed, in {unit}; mean over seeds. Below zero is better than Looped",
         "RdBu_r",
         True,
         difference_tile,
@@ -224,7 +224,7 @@ def figure_map(summary: SweepSummary, quantity: Quantity) -> Figure:
     figure.supxlabel("delta_loss: relative fall of the loss per check", fontsize=9)
     figure.supylabel("delta_grad: relative change\nof the gradient norm per check", fontsize=9, ha="center")
     if any(tile.value is not None for tile in tiles.values()):
-        figure.colorbar(colours, ax=panels, label=quantity.label, fraction=0.03, pad=0.02)
+        figure.colorbar(colours, ax=panels, label=quantity.label.format(unit=summary.unit), fraction=0.03, pad=0.02)
     return figure
 
 
@@ -238,7 +238,7 @@ def maps_drawn(summary: SweepSummary) -> list[Drawn]:
     point = ", ".join(f"{key} {summary.defaults[key]:g}" for key in AXES if key in summary.defaults)
     where = f"Framed: the recipe's own point ({point})" if spot in grid else f"The recipe's own point ({point}) is not shown"
     for quantity in QUANTITIES:
-        caption = f"{quantity.words}. {where}. White: not run. {setup(summary)}"
+        caption = f"{quantity.words.format(unit=summary.unit)}. {where}. White: not run. {setup(summary)}"
         alt = f"Heat maps over delta_loss and delta_grad, {len(summary.axes['patience'])} panels. {extremes(summary, quantity)}"
         found.append(drawn(figure_map(summary, quantity), quantity.name, quantity.heading, caption, alt))
     return found
@@ -256,4 +256,4 @@ def extremes(summary: SweepSummary, quantity: Quantity) -> str:
             place = pick(known, key=lambda one: known[one])
             at = ", ".join(f"{key} {summary.axes[key][i]:g}" for key, i in zip(AXES, place, strict=True))
             told.append(f"{word} {tiles[place].text} at {at}")
-    return f"{quantity.label}: {'; '.join(told) or 'no value'}."
+    return f"{quantity.label.format(unit=summary.unit)}: {'; '.join(told) or 'no value'}."

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from thalweg.intervals import Interval, interval, slope
-from thalweg.records import Cell, EvaluationRecord, RunRecord
+from thalweg.records import Cell, EvaluationRecord, RunRecord, Scores
 
 LAST = 3
 """Evaluations averaged into a final value, and into each point of the curve that is asked for a target."""
@@ -76,3 +77,21 @@ def paired(a: Pairs, b: Pairs, measure: Callable[[RunRecord], float | None]) -> 
 def bits_per_byte(nats: float) -> float:
     """Nats per byte as bits per byte."""
     return nats / math.log(2)
+
+
+def in_bits(run: RunRecord) -> RunRecord:
+    """A run on text with every score's loss in bits per byte."""
+
+    def scores(made: Scores) -> Scores:
+        return {
+            where: {stratum: replace(one, loss=bits_per_byte(one.loss)) for stratum, one in strata.items()}
+            for where, strata in made.items()
+        }
+
+    return replace(
+        run,
+        evaluations=tuple(replace(e, scores=scores(e.scores)) for e in run.evaluations),
+        switches=tuple(
+            replace(s, scores_before=scores(s.scores_before), scores_after=scores(s.scores_after)) for s in run.switches
+        ),
+    )

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from thalweg.intervals import interval
+from thalweg.intervals import Interval, interval
 from thalweg.records import EvaluationRecord, RunRecord, SwitchRecord
 from thalweg.study.measures import LAST, Pairs, cell, cost_to_target, final, paired
 from thalweg.sweeps import Outcome, Share
@@ -139,3 +139,34 @@ def outcome_of(name: str, group: str, settings: dict, runs: Pairs, single: Pairs
         retreats=sum(len(run.retreats) for run in every),
         failed=failed,
     )
+
+
+def reaches(runs: Pairs, looped: Pairs) -> bool:
+    """Whether every run gets to Looped's final loss."""
+    found = shares(runs, looped, operations).values()
+    return bool(found) and all(reached for _, reached in found)
+
+
+def losses(runs: Pairs, looped: Pairs) -> dict[int, float]:
+    """Seed -> final loss, at the seeds that Looped has too."""
+    return {seed: loss_at_end(runs[seed]) for seed in sorted(runs.keys() & looped.keys())}
+
+
+def logs(runs: Pairs, looped: Pairs) -> dict[int, float]:
+    """Seed -> log of the share of operations; a censored run counts with its end, the least that it can be."""
+    return {seed: math.log(share) for seed, (share, _) in shares(runs, looped, operations).items()}
+
+
+def difference(runs: Pairs, other: Pairs) -> Interval:
+    """Final loss, paired by seed."""
+    return interval(paired(runs, other, loss_at_end))
+
+
+def seconds(record: EvaluationRecord) -> float:
+    """Training seconds spent."""
+    return record.seconds
+
+
+def operations(record: EvaluationRecord) -> float:
+    """Operations spent."""
+    return record.flops

@@ -13,7 +13,7 @@ from thalweg.plain import to_dict
 from thalweg.records import RunRecord, read_run, recorded
 from thalweg.report.sweep_page import write_sweep_report
 from thalweg.storage import read_journal, read_json, write_json
-from thalweg.study.measures import Pairs
+from thalweg.study.measures import Pairs, in_bits
 from thalweg.study.outcomes import outcome_of
 from thalweg.study.queue import Job, last_line, prepare
 from thalweg.study.study import claim_folder, markov_words, model_words, text_words
@@ -106,7 +106,13 @@ def read_sweep(folder: Path) -> SweepConfig:
 def runs_of(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, RunRecord]:
     """Seed -> complete run that answers for a way."""
     named = {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, way).items()}
-    return {seed: read_run(path) for seed, path in named.items() if (path / "summary.json").exists()}
+    return {seed: read_in_unit(sweep, path) for seed, path in named.items() if (path / "summary.json").exists()}
+
+
+def read_in_unit(sweep: SweepConfig, path: Path) -> RunRecord:
+    """A run whose losses are in the sweep's unit: bits per byte of text, else nats per token."""
+    run = read_run(path)
+    return in_bits(run) if sweep.task == "text" else run
 
 
 def failures_of(sweep: SweepConfig, folder: Path, way: Way) -> int:
@@ -149,6 +155,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         verdicts=tuple(verdicts_of(ways, runs, recipe.criterion)),
         setup=setup_in_words(sweep, some.summary.data),
         provenance=some.summary.provenance,
+        unit="bits" if sweep.task == "text" else "nats",
     )
     write_json(folder / "summary.json", to_dict(summary))
     return summary
@@ -157,7 +164,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
 def report_on(sweep: SweepConfig, folder: Path) -> SweepSummary:
     """Summarise and write figures and page."""
     summary = summarise(sweep, folder)
-    runs = {one.name: read_run(one.folder) for one in reference_jobs(sweep, folder) if one.complete}
+    runs = {one.name: read_in_unit(sweep, one.folder) for one in reference_jobs(sweep, folder) if one.complete}
     write_sweep_report(summary, runs, folder)
     return summary
 

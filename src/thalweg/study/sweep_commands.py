@@ -65,8 +65,8 @@ def show_sweep(summary: SweepSummary, folder: Path, as_json: bool) -> None:
     for heading in (
         "switch at",
         "drop (points)",
-        "jump (nats)",
-        "held-out loss (nats)",
+        f"jump ({summary.unit})",
+        f"held-out loss ({summary.unit})",
         "minus Looped's",
         "share of time",
         "ideal",

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterable
 
 from thalweg.intervals import Interval, interval
-from thalweg.records import Cell, EvaluationRecord, RunRecord
+from thalweg.records import Cell, RunRecord
 from thalweg.shift.criterion import Plateau
-from thalweg.study.measures import Pairs, as_cell, paired, smoothed
-from thalweg.study.outcomes import drop, fluctuation, loss_at_end, share_over_seeds, shares
-from thalweg.study.switching import Way
+from thalweg.study.measures import Pairs, as_cell, smoothed
+from thalweg.study.outcomes import difference, drop, fluctuation, logs, operations, reaches, seconds, share_over_seeds, shares
+from thalweg.study.scp_region import region
+from thalweg.study.switching import SHORT, Way
 from thalweg.study.verdicts import Runs
 from thalweg.sweeps import SweepVerdict
 
 GOAL, GOAL_HIGH, GOAL_DROP = 0.45, 0.6, 0.5
-AXES = ("delta_loss", "delta_grad", "patience")
-LOSS_NOISE, COST_NOISE = 0.002, 0.05
-"""Differences in nats and in log operations that are too small to matter, whatever their interval."""
+NETS = {"shift-hard": "hard, net", "hard half way": "hard half way, net"}
+"""A hard switch -> the same with the safety net."""
 
 Ways = list[Way]
 
@@ -32,6 +30,8 @@ def verdicts_of(ways: Ways, runs: Runs, default: Plateau) -> list[SweepVerdict]:
     found: list[SweepVerdict] = []
     if pairs("shift", "looped"):
         found += [sooner(runs), smooth(runs), as_good(runs)]
+    if pairs("shift-short", "looped"):
+        found.append(enough(runs))
     grid = [way for way in ways if way.group == "scp" and pairs(way.name, "looped")]
     if grid:
         looped = runs["looped"]
@@ -42,6 +42,8 @@ def verdicts_of(ways: Ways, runs: Runs, default: Plateau) -> list[SweepVerdict]:
         rivals = [way.name for way in ways if way.group == group and pairs(way.name, "shift")]
         if rivals:
             found.append(rivals_of_shift(rivals, words, runs))
+    if any(pairs(bare, name) for bare, name in NETS.items()):
+        found.append(caught(runs))
     return found
 
 
@@ -99,112 +101,73 @@ def as_good(runs: Runs) -> SweepVerdict:
     numbers = {"final loss, shift - looped": as_cell(found)}
     if runs.get("shift-hard", {}).keys() & runs["looped"].keys():
         numbers["final loss, shift-hard - looped"] = as_cell(difference(runs["shift-hard"], runs["looped"]))
-    answer = {-1: "yes, it is lower", 0: "no difference was found", 1: "no, it is higher"}[side(found)]
-    return SweepVerdict("Is SHIFT's final loss as good as Looped's?", answer, numbers)
+    return SweepVerdict("Is SHIFT as good as Looped after as many updates?", as_words(found), numbers)
 
 
-def region(grid: Ways, runs: Runs, default: Plateau) -> SweepVerdict:
-    """The settings of SCP whose outcome is within noise of the best one's, in final loss and in operations to Looped's loss.
-
-    Operations, not seconds, which other work on the machine disturbs. A setting with a run that never reaches Looped's loss has
-    none: what it spent may be as little as Single's. It is not the fastest and not in the region, unless no setting reaches it at
-    every seed; then the region is by final loss alone.
-    """
-    looped = runs["looped"]
-    best = min(grid, key=lambda way: mean(loss_at_end(run) for run in runs[way.name].values()))
-    reaching = [way for way in grid if reaches(runs[way.name], looped)]
-    fast = min(reaching, key=lambda way: mean(logs(runs[way.name], looped).values()), default=None)
-    inside = [way for way in reaching or grid if near(way, best, LOSS_NOISE, runs, losses)]
-    if fast is not None:
-        inside = [way for way in inside if near(way, fast, COST_NOISE, runs, logs)]
-    answer = region_in_words(inside, grid, default) if inside else "no setting is near the best in both"
-    answer += "" if reaching else "; by final loss alone, as no setting reaches Looped's at every seed"
-    numbers = {f"final loss of the best, {best.name}": as_cell(interval([loss_at_end(run) for run in runs[best.name].values()]))}
-    if fast is not None:
-        times = interval(list(logs(runs[fast.name], looped).values()))
-        numbers[f"log share of operations of the best, {fast.name}"] = as_cell(times)
-    own = next((way for way in grid if setting_of(way) == default_setting(default)), None)
-    if own is not None and runs[own.name].keys() & runs[best.name].keys():
-        numbers["final loss, default - best"] = as_cell(difference(runs[own.name], runs[best.name]))
+def enough(runs: Runs) -> SweepVerdict:
+    """The short run, with a decay of its own: under one that decays late, Looped's loss is reached late whatever the run."""
+    short, looped = runs["shift-short"], runs["looped"]
+    seeds = sorted(short.keys() & looped.keys())
+    numbers = {"final loss, shift-short - looped": as_cell(difference(short, looped))}
+    for words, spent in (("seconds", seconds), ("operations", operations)):
+        spends = [spent(short[seed].evaluations[-1]) / spent(looped[seed].evaluations[-1]) for seed in seeds]
+        numbers[f"{words} of the whole run as a share of looped's"] = as_cell(interval(spends))
     return SweepVerdict(
-        "Which settings of SCP are within noise of the best, in final loss and in operations to Looped's loss?", answer, numbers
+        f"Is SHIFT as good as Looped after {SHORT:.0%} of its updates, the rate's schedule fitted into them?",
+        as_words(difference(short, looped)),
+        numbers,
     )
 
 
-def near(way: Way, best: Way, margin: float, runs: Runs, measure: Callable[[Pairs, Pairs], dict[int, float]]) -> bool:
-    """Whether a setting is within noise of the best; not before they have a seed in common."""
-    mine, theirs = measure(runs[way.name], runs["looped"]), measure(runs[best.name], runs["looped"])
-    common = sorted(mine.keys() & theirs.keys())
-    return bool(common) and within(interval([mine[seed] - theirs[seed] for seed in common]), margin)
-
-
-def reaches(runs: Pairs, looped: Pairs) -> bool:
-    """Whether every run gets to Looped's final loss."""
-    return all(reached for _, reached in shares(runs, looped, operations).values())
-
-
-def losses(runs: Pairs, looped: Pairs) -> dict[int, float]:
-    """Seed -> final loss, at the seeds that Looped has too."""
-    return {seed: loss_at_end(runs[seed]) for seed in sorted(runs.keys() & looped.keys())}
-
-
-def setting_of(way: Way) -> tuple:
-    """A point of the grid."""
-    return tuple(way.settings[axis] for axis in AXES)
-
-
-def default_setting(default: Plateau) -> tuple:
-    """The default as a point of the grid."""
-    return tuple(getattr(default, axis) for axis in AXES)
-
-
-def region_in_words(inside: Ways, grid: Ways, default: Plateau) -> str:
-    """How large the region is, how far it reaches, and how well inside the default lies."""
-    points, own = {setting_of(way) for way in inside}, default_setting(default)
-    near = neighbours(own, [setting_of(way) for way in grid])
-    reach = [(axis, sorted(float(point[place]) for point in points)) for place, axis in enumerate(AXES)]
-    ranges = ", ".join(f"{axis} {values[0]:g} to {values[-1]:g}" for axis, values in reach)
-    stands = "inside" if own in points else "outside"
-    held = sum(point in points for point in near)
-    size = f"{len(inside)} of {len(grid)} settings ({ranges})"
-    return f"{size}; the default is {stands}, with {held} of its {len(near)} neighbours inside"
-
-
-def neighbours(own: tuple, settings: list[tuple]) -> list[tuple]:
-    """Settings one step away along one axis.
-
-    Example:
-        >>> neighbours((1, 1), [(0, 1), (1, 1), (1, 3), (2, 2), (1, 2)])
-        [(0, 1), (1, 2)]
-    """
-    axes = [sorted({setting[axis] for setting in settings} | {own[axis]}) for axis in range(len(own))]
-
-    def apart(other: tuple) -> int:
-        return sum(abs(values.index(a) - values.index(b)) for values, a, b in zip(axes, own, other, strict=True))
-
-    return [setting for setting in settings if apart(setting) == 1]
+def as_words(found: Interval) -> str:
+    """A paired difference to Looped's final loss as an answer."""
+    return {-1: "yes, its final loss is lower", 0: "no difference was found", 1: "no, its final loss is higher"}[side(found)]
 
 
 def against(runs: Runs, name: str) -> SweepVerdict:
     """SCP against another moment, at equal wall-clock."""
     early, end = at_equal_time(runs["shift"], runs[name]), difference(runs[name], runs["shift"])
     decided = side(early)
-    answer = {1: "SCP is better", 0: "no difference was found", -1: f"`{name}` is better"}[decided]
+    answer = {1: "SCP is better", 0: "no difference was found", -1: f"“{name}” is better"}[decided]
     numbers = {f"loss at equal seconds, {name} - shift": as_cell(early), f"final loss, {name} - shift": as_cell(end)}
-    return SweepVerdict(f"SCP against `{name}`, at equal wall-clock?", answer, numbers)
+    return SweepVerdict(f"SCP against “{name}”, at equal wall-clock?", answer, numbers)
 
 
 def rivals_of_shift(names: list[str], words: str, runs: Runs) -> SweepVerdict:
-    """Which others end better or worse than the default."""
-    found = {name: difference(runs[name], runs["shift"]) for name in names}
-    better, worse = ([name for name, one in found.items() if side(one) == sign] for sign in (-1, 1))
-    parts = [f"{verb}: {', '.join(some)}" for verb, some in (("better", better), ("worse", worse)) if some]
-    answer = "; ".join(parts) or "no difference was found"
-    return SweepVerdict(
-        f"Does another {words} end with another loss than the default?",
-        answer,
-        {f"final loss, {name} - shift": as_cell(one) for name, one in found.items()},
-    )
+    """Which others end lower than the default, or get to Looped's loss with fewer operations, where all runs get there."""
+    looped = runs.get("looped", {})
+    ends = {name: difference(runs[name], runs["shift"]) for name in names}
+    there = [name for name in ("shift", *names) if reaches(runs[name], looped)]
+    own = logs(runs["shift"], looped)
+    costs = {}
+    for name in there[1:] if "shift" in there else ():
+        theirs = logs(runs[name], looped)
+        costs[name] = interval([theirs[seed] - own[seed] for seed in sorted(theirs.keys() & own.keys())])
+    parts = sides(ends, "lower final loss", "higher final loss") + sides(costs, "fewer operations", "more operations")
+    numbers = {f"final loss, {name} - shift": as_cell(one) for name, one in ends.items()}
+    numbers |= {f"log operations to Looped's loss, {name} - shift": as_cell(one) for name, one in costs.items()}
+    return SweepVerdict(f"Is another {words} better than the default?", "; ".join(parts) or "no difference was found", numbers)
+
+
+def sides(found: dict[str, Interval], below: str, above: str) -> list[str]:
+    """The names whose interval lies below zero, and those above."""
+    named = {words: [name for name, one in found.items() if side(one) == sign] for words, sign in ((below, -1), (above, 1))}
+    return [f"{words}: {', '.join(names)}" for words, names in named.items() if names]
+
+
+def caught(runs: Runs) -> SweepVerdict:
+    """Hard switches with the safety net against the same without."""
+    numbers: dict[str, Cell] = {}
+    answers = []
+    for bare, name in NETS.items():
+        if runs.get(name, {}).keys() & runs.get(bare, {}).keys():
+            found = difference(runs[name], runs[bare])
+            numbers[f"final loss, {name} - {bare}"] = as_cell(found)
+            times = sum(len(run.retreats) for run in runs[name].values())
+            answers.append(
+                f"{bare}: {times} taken back, {('lower loss', 'no difference was found', 'higher loss')[side(found) + 1]}"
+            )
+    return SweepVerdict("Does the safety net mend a hard switch?", "; ".join(answers), numbers)
 
 
 def at_equal_time(shift: Pairs, other: Pairs) -> Interval:
@@ -225,37 +188,6 @@ def smoothed_at(run: RunRecord, when: float) -> float:
     return points[0][1] if when < points[0][0] else points[-1][1]
 
 
-def logs(runs: Pairs, looped: Pairs) -> dict[int, float]:
-    """Seed -> log of the share of operations; a censored run counts with its end, the least that it can be."""
-    return {seed: math.log(share) for seed, (share, _) in shares(runs, looped, operations).items()}
-
-
-def within(worse: Interval, margin: float) -> bool:
-    """Whether a paired difference to the best is noise, or too small to matter."""
-    return worse.mean <= margin or (worse.low is not None and worse.low <= 0)
-
-
-def difference(runs: Pairs, other: Pairs) -> Interval:
-    """Final loss, paired by seed."""
-    return interval(paired(runs, other, loss_at_end))
-
-
 def side(found: Interval) -> int:
     """-1, 0 or 1: where the interval lies."""
     return 0 if not found.excludes_zero else (1 if found.mean > 0 else -1)
-
-
-def mean(values: Iterable[float]) -> float:
-    """Of at least one."""
-    every = list(values)
-    return sum(every) / len(every)
-
-
-def seconds(record: EvaluationRecord) -> float:
-    """Training seconds spent."""
-    return record.seconds
-
-
-def operations(record: EvaluationRecord) -> float:
-    """Operations spent."""
-    return record.flops

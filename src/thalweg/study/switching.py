@@ -23,6 +23,8 @@ from thalweg.train.config import OptimizerConfig, RunConfig, TrainingConfig
 
 GROUPS = ("scp", "share", "onset", "optimizer", "stages", "safety")
 SHARES = (0.2, 0.35, 0.5, 0.7)
+SHORT = 0.45
+"""Updates of the short run as a share of Looped's: the goal for its time, if every update cost as much as Looped's."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,17 @@ def switching(recipe: Recipe, criterion: AtStep | LookAhead | None = None, onset
 def references(recipe: Recipe) -> list[Way]:
     """What every way is measured against; the paper's SHIFT has two stages and a hard onset."""
     made = {"single": single(recipe), "looped": looped(recipe), "shift": staged(recipe), "shift-hard": shift_hard(recipe)}
-    return [Way(name, "reference", {}, config) for name, config in made.items()]
+    ways = [Way(name, "reference", {}, config) for name, config in made.items()]
+    less = shorter(recipe, SHORT)
+    return [*ways, Way("shift-short", "reference", {"updates": less.base.training.steps}, staged(less))]
+
+
+def shorter(recipe: Recipe, share: float) -> Recipe:
+    """The same over fewer updates: rate schedule, ramp and evaluations shrink with them."""
+    settings = recipe.base.training
+    fewer = replace(settings, steps=round(share * settings.steps), evaluate_every=max(1, round(share * settings.evaluate_every)))
+    ramp = replace(recipe.ramp, steps=max(1, round(share * recipe.ramp.steps)))
+    return replace(recipe, base=replace(recipe.base, training=fewer), ramp=ramp)
 
 
 def thresholds(recipe: Recipe, grid: SweepPreset) -> list[Way]:
