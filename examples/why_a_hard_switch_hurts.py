@@ -31,10 +31,10 @@ def look(model, optimizer, batch, loops, gains, single) -> list[float]:
 
     loss = loss_fn(model, batch)
     gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
-    hessian = tw.Hessian(loss_fn, model, [batch[:128]])
+    hessian = tw.Hessian(loss_fn, model, [batch[:128]], dtype=torch.float64)
     largest = float(tw.eigenpairs(hessian, k=1, which="largest", tolerance=1e-3, verify=False).values[0])
     states = [optimizer.state[parameter] for parameter in model.parameters()]
-    second = torch.cat([state["exp_avg_sq"].flatten() for state in states])
+    second = torch.cat([state["exp_avg_sq"].flatten() for state in states]).double()
     sharp = preconditioned_sharpness(hessian, adam_preconditioner(second, int(states[0]["step"])))
     norm = float(gradient.norm())
     cosine = float(torch.nn.functional.cosine_similarity(gradient, single, dim=0)) if single is not None else 1.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from thalweg.records import Cell
 from thalweg.report.figures import COLOURS, Drawn, drawn, setup
@@ -57,6 +57,7 @@ class Column:
     label: str
     looped: float | None
     dot: Callable[[SweepSummary, Outcome], Dot]
+    logarithmic: bool = False
 
 
 def share_dot(summary: SweepSummary, outcome: Outcome) -> Dot:
@@ -76,7 +77,7 @@ def cell_dot(cell: Cell) -> Dot:
 
 
 COLUMNS = (
-    Column("share of Looped's time\nto its final loss", 1.0, share_dot),
+    Column("share of Looped's time\nto its final loss", 1.0, share_dot, logarithmic=True),
     Column("final held-out loss\nminus Looped's ({unit})", 0.0, lambda _, outcome: cell_dot(outcome.difference)),
     Column("drop at the switch\n(percentage points)", None, lambda _, outcome: cell_dot(outcome.drop)),
 )
@@ -111,6 +112,19 @@ def draw_dot(axes: Axes, row: int, dot: Dot, colour: str) -> None:
         axes.text(0.03, row, "-", transform=axes.get_yaxis_transform(), va="center", color="#777777")
 
 
+def scale_of(axes: Axes, column: Column) -> None:
+    """A few round ticks; shares on a logarithmic axis, where their intervals are even and twice is as far as half."""
+    if not column.logarithmic:
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
+        return
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    wide = high > 20 * low
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 3.0, 5.0, 7.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def figure_dots(summary: SweepSummary) -> Figure:
     """All groups, one row an outcome, one panel a number."""
     groups = dotted_groups(summary)
@@ -137,7 +151,7 @@ def figure_dots(summary: SweepSummary) -> Figure:
         axes.set_xlabel(column.label.format(unit=summary.unit), fontsize=8.5)
         axes.tick_params(axis="y", length=0)
         axes.tick_params(axis="x", labelsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
+        scale_of(axes, column)
         axes.margins(x=0.06)
     ticks = {y: (label_of(outcome), colour) for y, outcome, colour in rows}
     ticks |= {
