@@ -97,6 +97,8 @@ class SwitchRecord:
     """With the passes of the stage that ends."""
     scores_after: Scores
     """With the passes and gains of the stage that begins, before any update in it."""
+    onset: int = 0
+    """Updates until the new passes count in full."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Outcome:
 
     name: str
     group: str
-    """"reference", "scp", "share", "onset", "optimizer", "stages" or "safety"."""
+    """"reference", "scp", "share", "onset", "optimizer", "stages", "safety" or "model"."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What was varied."""
     switch_step: Cell = field(default_factory=lambda: Cell(None))
@@ -41,7 +41,7 @@ class Outcome:
     switched: int = 0
     """Seeds that switched."""
     drop: Cell = field(default_factory=lambda: Cell(None))
-    """Accuracy lost: best before a switch minus worst within the watch after it, in percentage points; of the worst switch."""
+    """Accuracy lost: largest fall below the best so far, in and after the onset, in percentage points; of the worst switch."""
     jump: Cell = field(default_factory=lambda: Cell(None))
     """Rise of the loss with the same weights, after minus before the switch; of the worst switch."""
     final_loss: Cell = field(default_factory=lambda: Cell(None))

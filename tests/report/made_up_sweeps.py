@@ -67,7 +67,7 @@ def make_runs(seeds: int = 5) -> dict[str, RunRecord]:
     for seed in range(seeds):
         switch = 700 + 37 * seed
         found += [run("single", seed, STEPS), run("looped", seed, 0)]
-        found += [run("shift", seed, switch, 0.01), run("shift-hard", seed, switch, 0.3)]
+        found += [run("shift", seed, 1), run("shift-scp", seed, switch, 0.01), run("shift-hard", seed, switch, 0.3)]
     return {one.name: one for one in found}
 
 
@@ -113,7 +113,7 @@ def spread(values: np.ndarray) -> tuple[float, float, float]:
 def make_sweep(seeds: int = 5, scp: bool = True, others: bool = True, few: bool = False) -> SweepSummary:
     """The full size: 48 settings of the grid and every other group; ``few``: 2 settings and one of every group."""
     axes = FEW if few else AXES
-    ends = {"single": STEPS, "looped": 0, "shift": 760, "shift-hard": 760}
+    ends = {"single": STEPS, "looped": 0, "shift": 1, "shift-scp": 760, "shift-hard": 760}
     found = [outcome(arm, "reference", step, 25.0 if arm == "shift-hard" else 1.0, seeds) for arm, step in ends.items()]
     for a, x in enumerate(axes["delta_loss"] if scp else ()):
         for b, y in enumerate(axes["delta_grad"]):

@@ -184,13 +184,13 @@ def test_around_a_switch_time_is_the_runs_own_and_both_scores_stand_at_zero(runs
 
 
 def test_a_switch_near_the_end_of_a_run_is_drawn_as_far_as_it_goes(runs) -> None:
-    run = runs["shift-seed0"]
+    run = runs["shift-scp-seed0"]
     (before, _), (after, _) = around(replace(run, evaluations=run.evaluations[:3]))
     assert (before[0], list(after)) == (-400, [0.0])
 
 
 def test_an_evaluation_at_the_switch_itself_does_not_count(runs) -> None:
-    run = runs["shift-seed0"]
+    run = runs["shift-scp-seed0"]
     switch = replace(run.switches[0], step=720)
     wrong = tuple(replace(e, scores={"held-out": {"all": Score(9.0, 9.0)}}) if e.step == 720 else e for e in run.evaluations)
     (_, low), (_, high) = around(replace(run, switches=(switch,), evaluations=wrong))
@@ -214,7 +214,7 @@ def test_curves_take_the_arms_that_the_sweep_names(sweep, runs) -> None:
 
 def test_incomplete_runs_are_no_curves(sweep, runs) -> None:
     half = {key: replace(run, summary=None) if key.startswith("single") else run for key, run in runs.items()}
-    assert list(curves_of(sweep, half)) == ["looped", "shift", "shift-hard"]
+    assert list(curves_of(sweep, half)) == ["looped", "shift", "shift-scp", "shift-hard"]
 
 
 def test_runs_that_never_switched_have_no_enlarged_switch(sweep, runs) -> None:
@@ -230,7 +230,7 @@ def test_the_curves_show_every_arm_and_loopeds_final_loss(figures, sweep) -> Non
 
 
 def test_a_single_seed_is_enough() -> None:
-    one = {name: study_run(name.removesuffix("-seed0"), 0, 0.8) for name in ("looped-seed0", "shift-seed0")}
+    one = {name: study_run(name.removesuffix("-seed0"), 0, 0.8) for name in ("looped-seed0", "shift-scp-seed0")}
     assert [f.name for f in draw_sweep(make_sweep(1, few=True), one)] == FULL
 
 

@@ -53,6 +53,13 @@ def test_the_drop_sees_the_scores_at_the_switch_itself():
     assert drop(found) == pytest.approx(51)
 
 
+def test_a_fall_late_in_a_ramp_is_a_drop_too():
+    accuracies = [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.65, 0.9, 0.9, 0.9]
+    early = replace(switch(1, (1.0, 0.1), (1.0, 0.1)), onset=400)
+    assert drop(run(FALLING, accuracies=accuracies, switches=[early])) == pytest.approx(15)
+    assert drop(run(FALLING, accuracies=accuracies, switches=[replace(early, onset=200)])) == 0  # 0.65 is after the watch
+
+
 def test_the_same_fluctuation_is_looked_for_without_a_switch():
     accuracies = [0.1, 0.9, 0.4, 0.5, 0.3, 0.6, 0.7, 0.35, 0.05, 0.9, 0.9]
     like = run(FALLING, switches=[switch(320), switch(900, depths=(3, 6))])
@@ -60,9 +67,9 @@ def test_the_same_fluctuation_is_looked_for_without_a_switch():
     assert fluctuation(run(FALLING), run(FALLING)) is None
 
 
-def test_where_nothing_falls_the_drop_is_negative():
+def test_where_nothing_falls_there_is_no_drop():
     found = run(FALLING, accuracies=[0.1 * k for k in range(11)], switches=[switch(500, (1.0, 0.5), (1.0, 0.52))])
-    assert drop(found) == pytest.approx(-2)
+    assert drop(found) == 0
 
 
 def test_a_run_without_a_switch_has_no_drop_jump_or_ideal():
@@ -190,13 +197,14 @@ def test_the_region_holds_what_is_within_noise_of_the_best():
 
 def test_every_question_that_the_runs_can_answer_is_answered():
     runs = planted(single=[3.0] * 3, looped=[2.0, 2.1, 2.2], shift=[1.5, 1.7, 1.6], early=[1.0, 1.1, 1.2], other=[1.5, 1.7, 1.6])
+    runs["shift-scp"] = runs["shift"]
     ways = [Way("early", "share", {}), Way("other", "onset", {})]
     questions = [one.question for one in verdicts_of(ways, runs, Plateau())]
-    assert len(questions) == 5
+    assert len(questions) == 6
     answers = {one.question: one.answer for one in verdicts_of(ways, runs, Plateau())}
     assert answers["SCP against “early”, at equal wall-clock?"] == "“early” is better"
     assert answers["Is SHIFT as good as Looped after as many updates?"] == "yes, its final loss is lower"
-    assert answers["Is another onset better than the default?"] == "no difference was found"
+    assert answers["Is another onset better than that of shift?"] == "no difference was found"
 
 
 def test_another_way_is_compared_by_its_end_and_by_operations_to_the_target():

@@ -19,7 +19,7 @@ def small():
     """A sweep of seconds: two settings, a run of 60 updates."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(switching.PRESETS, "quick", SweepPreset(1, {"markov": 60, "text": 60}, (1.0,), (9.0,), (1, 99)))
-        rule = replace(switching.CRITERION, delta_loss=1.0, delta_grad=9.0, window=10)
+        rule = replace(switching.CRITERION, delta_loss=1.0, delta_grad=9.0, patience=1, window=10)
         patch.setattr(switching, "CRITERION", rule)
         yield
 
@@ -45,20 +45,20 @@ def test_a_sweep_ends_with_table_answers_figures_and_page(made: Path, capsys: py
     assert "scp-drop.svg" in {path.name for path in (made / "figures").iterdir()}
     assert (made / "report.html").stat().st_size > 10_000
     report_on_any(made, as_json=True)
-    assert len(json.loads(capsys.readouterr().out)["outcomes"]) == 6
+    assert len(json.loads(capsys.readouterr().out)["outcomes"]) == 8
 
 
 @pytest.mark.slow
 def test_settings_share_runs_and_one_that_never_fires_is_single(made: Path) -> None:
     sweep = read_sweep(made)
-    assert len(jobs_of(sweep, made)) == 5  # four references, and one moment for two settings
+    assert len(jobs_of(sweep, made)) == 7  # six references, and one moment for two settings
     found = {outcome.name: outcome for outcome in summarise(sweep, made).outcomes}
     assert found["scp 1, 9, 99"].final_loss == found["single"].final_loss
     assert found["scp 1, 9, 99"].switched == 0
     at_20 = found["scp 1, 9, 1"]
     assert at_20.switch_step.mean == 20
-    assert at_20.final_loss == found["shift"].final_loss  # the default's own setting
-    weights = [read_run(made / "runs" / name).summary.weights_sha256 for name in ("shift-seed0", "at-00020-seed0")]
+    assert at_20.final_loss == found["shift-scp"].final_loss  # the default's own setting
+    weights = [read_run(made / "runs" / name).summary.weights_sha256 for name in ("shift-scp-seed0", "at-00020-seed0")]
     assert weights[0] == weights[1]
 
 
@@ -70,7 +70,7 @@ def test_a_sweep_goes_on_where_it_was(made: Path, capsys: pytest.CaptureFixture)
     assert not summarise(read_sweep(made), made).complete
     run_sweep(read_sweep(made), made, 1, as_json=False)
     again = summarise(read_sweep(made), made)
-    assert "5 runs, 4 complete already" in capsys.readouterr().err
+    assert "7 runs, 6 complete already" in capsys.readouterr().err
     assert [one.final_loss for one in again.outcomes] == [one.final_loss for one in whole.outcomes]
 
 
@@ -81,7 +81,7 @@ def test_a_sweep_that_is_still_going_on_says_what_is_missing(made: Path, capsys:
     assert "missing: looped-seed0" in capsys.readouterr().out
     for path in (made / "runs").iterdir():
         (path / "summary.json").unlink(missing_ok=True)
-    with pytest.raises(FolderError, match="none of its 4 runs is complete; run `thalweg shift-sweep` again"):
+    with pytest.raises(FolderError, match="none of its 6 runs is complete; run `thalweg shift-sweep` again"):
         summarise(read_sweep(made), made)
 
 

@@ -77,12 +77,11 @@ def test_one_seed_decides_nothing() -> None:
     assert smooth(runs).answer.startswith("undecided")
 
 
-def test_an_evaluation_at_the_switch_was_made_after_it() -> None:
-    """At update 20 the switch comes first: there the accuracy rose, and later it fell back to where it had been."""
-    accuracies = [0.5, 0.5, 0.7, 0.6, 0.5]
+def test_an_evaluation_at_the_switch_itself_is_left_to_the_switchs_own_scores() -> None:
+    accuracies = [0.5, 0.5, 0.9, 0.6, 0.6]
     records = [EvaluationRecord(10 * k, 0.0, 0.0, 6 if k >= 2 else 1, scores(1.0, a)) for k, a in enumerate(accuracies)]
     switch = SwitchRecord(20, 0.0, 0.0, 1, 6, "", scores(1.0, 0.5), scores(1.0, 0.7))
-    assert drop(RunRecord("r", tuple(records), (switch,), None)) == pytest.approx(0.0)
+    assert drop(RunRecord("r", tuple(records), (switch,), None)) == pytest.approx(10.0)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from thalweg.shift.criterion import AtStep, Plateau
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.storage import read_journal
 from thalweg.study.sweep import slug
-from thalweg.study.switching import GROUPS, LOOPS, fires_at, halves, recipe_of, references, sweep_of, switching, ways_of
+from thalweg.study.switching import GROUPS, LOOPS, fires_at, recipe_of, references, sweep_of, switching, ways_of
+from thalweg.train.config import ShiftConfig
 from thalweg.train.trainer import train
 
 
@@ -27,7 +28,7 @@ def test_all_ways_share_data_model_optimizer_and_length():
     sweep = sweep_of("markov", "paper")
     base = recipe_of(sweep).base
     for way in ways_of(sweep):
-        if way.config is not None and way.name not in ("learned gains", "shift-short"):
+        if way.config is not None and way.group != "model" and way.name != "shift-short":
             assert replace(way.config, shift=base.shift, arm=base.arm) == base
 
 
@@ -42,19 +43,32 @@ def test_the_groups_that_are_asked_for_are_made_and_the_references_always():
 
 
 def test_the_papers_shift_has_two_stages_and_a_hard_onset():
-    found = {way.name: way.config for way in references(recipe_of(sweep_of("markov", "paper")))}
-    assert found["shift-hard"].shift.stages == (1, 6)
-    assert found["shift-hard"].shift.onset == Hard()
-    assert found["shift"].shift.stages == (1, 3, 6)
-    assert found["shift"].shift.criterion == found["shift-hard"].shift.criterion
+    recipe = recipe_of(sweep_of("markov", "paper"))
+    found = {way.name: way.config.shift for way in references(recipe) if way.config is not None}
+    ramp = Ramp(480, order="in turn")
+    assert found["shift"] == ShiftConfig((1, 6), AtStep(1), ramp)
+    assert found["shift-scp"] == ShiftConfig((1, 6), recipe.criterion, ramp)
+    assert found["shift-hard"] == ShiftConfig((1, 6), recipe.criterion, Hard())
+
+
+@pytest.mark.parametrize(("loops", "ladders"), [(3, {(1, 2, 3)}), (6, {(1, 3, 6), (1, 2, 4, 6)}), (2, set())])
+def test_ladders_have_more_than_two_stages(loops, ladders):
+    ways = ways_of(sweep_of("markov", "quick", loops, ("stages",)))
+    assert {way.config.shift.stages for way in ways if way.name.startswith("ladder")} == ladders
+
+
+def test_a_deep_sweep_trains_a_model_that_stays_stable():
+    plain, deep = (recipe_of(sweep_of("markov", "quick", loops)).base.model for loops in (7, 8))
+    assert (plain.learned_gains, plain.loop_norm, plain.residual_loops) == (0, False, 1)
+    assert deep == plain.for_loops(8)
 
 
 def test_the_short_run_has_45_percent_of_the_updates_and_all_else_in_proportion():
     found = {way.name: way.config for way in references(recipe_of(sweep_of("text", "paper")))}
     short, whole = found["shift-short"], found["shift"]
-    assert (short.training.steps, short.training.evaluate_every, short.shift.onset) == (450, 9, Ramp(45))
+    assert (short.training.steps, short.training.evaluate_every, short.shift.onset) == (450, 9, Ramp(90, order="in turn"))
     same = replace(short.training, steps=1000, evaluate_every=20)
-    assert replace(short, training=same, shift=replace(short.shift, onset=Ramp(100))) == whole
+    assert replace(short, training=same, shift=replace(short.shift, onset=Ramp(200, order="in turn"))) == whole
 
 
 def test_the_default_lies_on_the_grid():
@@ -89,15 +103,9 @@ def test_a_criterion_that_never_fires_has_no_step():
     assert fires_at(Plateau(0.01, 0.1, 1, 1), [(step, 1 / step, 1.0) for step in range(1, 30)]) is None
 
 
-def test_another_rule_is_that_of_the_first_switch_alone():
+def test_another_rule_is_that_of_the_switch():
     recipe = recipe_of(sweep_of("markov", "paper"))
-    assert switching(recipe, AtStep(7)).shift.criteria == (AtStep(7), recipe.criterion)
-    assert switching(recipe).shift.criteria == ()
-
-
-@pytest.mark.parametrize(("loops", "ladder"), [(2, (1, 2)), (3, (1, 3)), (4, (1, 2, 4)), (7, (1, 3, 7)), (16, (1, 8, 16))])
-def test_the_default_ladder_stops_half_way(loops, ladder):
-    assert halves(loops) == ladder
+    assert switching(recipe, AtStep(7)).shift == ShiftConfig((1, 6), AtStep(7), recipe.ramp)
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,13 @@ COLOURS = {
     "looped": "#D55E00",
     "shift": "#009E73",
     "shift-hard": "#CC79A7",
+    "shift-scp": "#8A6D00",
+    "shift-short": "#009E73",
     "single-rescaled": "#56B4E9",
     "single-flops": "#8C8C8C",
 }
 """Okabe and Ito's palette, safe for colour-blind readers."""
-DASHES = {"shift-hard": (4, 2), "single-rescaled": (2, 1), "single-flops": (1, 1)}
+DASHES = {"shift-hard": (4, 2), "shift-scp": (5, 1.5), "shift-short": (1.5, 1), "single-rescaled": (2, 1), "single-flops": (1, 1)}
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,

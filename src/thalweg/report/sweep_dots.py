@@ -14,7 +14,7 @@ from thalweg.report.figures import COLOURS, Drawn, drawn, setup
 from thalweg.report.sweep_maps import WIDTH, outcome_named, whole_cost
 from thalweg.sweeps import Outcome, SweepSummary
 
-GROUPS = ("onset", "optimizer", "stages", "share", "safety")
+GROUPS = ("onset", "optimizer", "stages", "share", "safety", "model")
 """In the order of the figure; others come after them."""
 TITLES = {
     "reference": "references",
@@ -24,6 +24,7 @@ TITLES = {
     "stages": "stages",
     "share": "switch at a given update",
     "safety": "safety net",
+    "model": "model",
 }
 """Groups in a reader's words."""
 APART = ("reference", "scp")

@@ -18,7 +18,7 @@ from thalweg.report.sweep_dots import Dot, dots_drawn, share_dot
 from thalweg.report.sweep_maps import WIDTH, maps_drawn, outcome_named, place_of
 from thalweg.sweeps import Outcome, SweepSummary
 
-ARMS = ("single", "looped", "shift", "shift-hard")
+ARMS = ("single", "looped", "shift", "shift-scp", "shift-hard", "shift-short")
 """Drawn as curves."""
 REACH = 400
 """Updates on both sides of a switch."""
@@ -54,9 +54,9 @@ def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     axes = figure.subplots()
     for name, runs in grouped.items():
         draw_band(axes, name, runs, lambda e: e.seconds, score("held-out", "all", "loss"))
-    for run in grouped.get("shift", []):
+    for run in grouped.get("shift-scp", []):
         for switch in run.switches:
-            axes.axvline(switch.seconds, color=COLOURS["shift"], alpha=0.5, linewidth=0.8, dashes=(1, 2))
+            axes.axvline(switch.seconds, color=COLOURS["shift-scp"], alpha=0.5, linewidth=0.8, dashes=(1, 2))
     looped = outcome_named(summary, "looped")
     goal = looped.final_loss.mean if looped else None
     if goal is not None:
@@ -68,7 +68,7 @@ def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     axes.legend(fontsize=8)
     caption = (
         "Held-out loss against training time. Lines: mean over seeds on the stretch that all seeds cover; bands: 95 % t-interval; "
-        f"dotted verticals: switches of shift, one a seed. The upper part of the first fall is cut off. {setup(summary)}"
+        f"dotted verticals: switches of shift-scp, one a seed. The upper part of the first fall is cut off. {setup(summary)}"
     )
     ends = "; ".join(
         f"{name} {last(runs, 'loss'):.3f} {summary.unit} after {seconds(runs):.0f} s" for name, runs in grouped.items()
@@ -136,7 +136,7 @@ def draw_switches(axes: Axes, name: str, runs: list[RunRecord]) -> None:
 
 def switch_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     """The switch enlarged; nothing where no run of the two arms has switched."""
-    found = {name: [run for run in grouped.get(name, []) if run.switches] for name in ("shift", "shift-hard")}
+    found = {name: [run for run in grouped.get(name, []) if run.switches] for name in ("shift-scp", "shift-hard")}
     found = {name: runs for name, runs in found.items() if runs}
     if not found:
         return []

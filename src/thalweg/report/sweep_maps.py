@@ -107,8 +107,9 @@ QUANTITIES = (
         "scp-drop",
         "Which thresholds switch without a drop?",
         "drop (percentage points)",
-        "Accuracy lost at the switch: best held-out accuracy before it minus the worst within the watch after it, in percentage "
-        'points; mean over the seeds that switched. "No switch": no seed switched; "k of n": only k of n seeds did',
+        "Accuracy lost at the switch: largest fall of the held-out accuracy below its best so far, until 400 updates after the "
+        'onset, in percentage points; mean over the seeds that switched. "No switch": no seed switched; "k of n": only k of n '
+        "seeds did",
         "Oranges",
         False,
         drop_tile,

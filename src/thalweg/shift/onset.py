@@ -14,6 +14,7 @@ class Hard:
     """The new passes count in full from the first update on (the paper's way)."""
 
     kind: ClassVar[str] = "hard"
+    steps: ClassVar[int] = 0
 
     def gains(self, age: int, added: int) -> tuple[float, ...]:
         """Gains of the ``added`` new passes ``age`` updates after the switch."""

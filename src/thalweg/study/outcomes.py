@@ -12,7 +12,7 @@ from thalweg.study.measures import LAST, Pairs, cell, cost_to_target, final, pai
 from thalweg.sweeps import Outcome, Share
 
 WATCH = 400
-"""Updates after a switch in which a drop is looked for."""
+"""Updates after a switch's onset in which a drop is looked for."""
 
 
 def accuracy(scores: dict) -> float:
@@ -33,25 +33,37 @@ def loss_at_end(run: RunRecord) -> float:
 def drop(run: RunRecord) -> float | None:
     """Percentage points of accuracy lost at a switch, the largest where there are several; None without one.
 
-    Best of the last evaluations before it, its own scores included, minus the worst within the watch after it. An evaluation at the
-    same update was made after the switch; the switch's own scores stand for both sides.
+    The largest fall below the best so far, from the last evaluations before the switch until `WATCH` updates after its onset. An
+    evaluation at the same update was made after the switch; the switch's own scores stand for both sides.
     """
     return max((drop_at(run, switch) for switch in run.switches), default=None)
 
 
 def drop_at(run: RunRecord, switch: SwitchRecord) -> float:
     """Of one switch."""
-    before, after = accuracies(run, -1, switch.step - 1)[-LAST:], accuracies(run, switch.step, switch.step + WATCH)
-    return 100 * (max([*before, accuracy(switch.scores_before)]) - min([*after, accuracy(switch.scores_after)]))
+    before, after = accuracies(run, -1, switch.step - 1)[-LAST:], accuracies(run, switch.step, end_of_watch(switch))
+    ends = [accuracy(scores) for scores in (switch.scores_before, switch.scores_after)]
+    return fall([max([*before, ends[0]]), ends[1], *after])
+
+
+def end_of_watch(switch: SwitchRecord) -> int:
+    """The last update at which a drop is looked for."""
+    return switch.step + switch.onset + WATCH
+
+
+def fall(accuracies: Sequence[float]) -> float:
+    """The largest fall below the best so far, in percentage points."""
+    best = itertools.accumulate(accuracies, max)
+    return 100 * max(top - one for top, one in zip(best, accuracies, strict=True))
 
 
 def fluctuation(run: RunRecord, like: RunRecord) -> float | None:
     """The same measure along a run at the updates at which another one switched: what is lost without any switch."""
     found = []
     for switch in like.switches:
-        before, after = accuracies(run, -1, switch.step)[-LAST:], accuracies(run, switch.step, switch.step + WATCH)
+        before, after = accuracies(run, -1, switch.step)[-LAST:], accuracies(run, switch.step, end_of_watch(switch))
         if before and after:
-            found.append(100 * (max(before) - min(after)))
+            found.append(fall([max(before), *after]))
     return max(found, default=None)
 
 

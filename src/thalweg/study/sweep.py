@@ -18,7 +18,7 @@ from thalweg.study.outcomes import outcome_of
 from thalweg.study.queue import Job, last_line, prepare
 from thalweg.study.study import claim_folder, markov_words, model_words, text_words
 from thalweg.study.sweep_verdicts import verdicts_of
-from thalweg.study.switching import SweepConfig, Way, at_step, fires_at, halves, recipe_of, references, ways_of
+from thalweg.study.switching import SweepConfig, Way, at_step, fires_at, recipe_of, references, ways_of
 from thalweg.sweeps import SweepSummary
 from thalweg.train.config import RunConfig
 
@@ -184,10 +184,11 @@ def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
             f"{optimizer.clip:g}, float32; scored every {settings.evaluate_every} updates, {settings.threads or 'all'} thread(s)"
         ),
         "Arms": (
-            f"single = 1 pass; looped = {recipe.loops} passes; shift = {' then '.join(map(str, halves(recipe.loops)))}, each when "
-            f"SCP fires (delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of "
-            f"{rule.window} updates) with a {ramp.shape} ramp of {ramp.steps} updates, passes {ramp.order}; shift-hard = "
-            f"the paper's: 1 then {recipe.loops} by the same SCP, all passes at once"
+            f"single = 1 pass; looped = {recipe.loops} passes; shift = 1 then {recipe.loops} from the first update on, a "
+            f"{ramp.shape} ramp of {ramp.steps} updates, passes {ramp.order}; shift-scp = the same ramp when SCP fires "
+            f"(delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} "
+            "updates); shift-hard = the paper's: the same SCP, all passes at once; shift-short = shift with 45 % of the updates, "
+            "ramp and rate schedule fitted into them"
         ),
         "SCP's grid": (
             "a setting is replayed over Single's journal, and each update at which any setting fires is trained once: until the "
@@ -197,7 +198,8 @@ def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
         "Figures of merit": (
             "share = training seconds (or counted operations) to Looped's final held-out loss at the same seed over all that "
             "Looped spent, curves smoothed over 3 evaluations; geometric mean with a 95 % t-interval, or where runs never got "
-            "there the median and no upper end; drop = best held-out accuracy of the 3 evaluations before the switch minus the "
-            "worst of the 400 updates after it; ideal = the share of Looped's time if every update were as good as Looped's"
+            "there the median and no upper end; drop = the largest fall of the held-out accuracy below its best so far, from the 3 "
+            "evaluations before the switch until 400 updates after its onset; ideal = the share of Looped's time if every update "
+            "were as good as Looped's"
         ),
     }

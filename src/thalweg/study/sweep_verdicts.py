@@ -15,6 +15,13 @@ from thalweg.study.verdicts import Runs
 from thalweg.sweeps import SweepVerdict
 
 GOAL, GOAL_HIGH, GOAL_DROP = 0.45, 0.6, 0.5
+BASES = {
+    "onset": ("another onset", "shift"),
+    "optimizer": ("another treatment of the optimizer", "shift-scp"),
+    "stages": ("another ladder", "shift"),
+    "model": ("another model, looped or in stages,", "shift"),
+}
+"""Group -> what is asked of it, and the way that its members are compared with."""
 NETS = {"shift-hard": "hard, net", "hard half way": "hard half way, net"}
 """A hard switch -> the same with the safety net."""
 
@@ -37,11 +44,13 @@ def verdicts_of(ways: Ways, runs: Runs, default: Plateau) -> list[SweepVerdict]:
         looped = runs["looped"]
         common = {way.name: {s: r for s, r in runs[way.name].items() if s in looped} for way in grid}
         found.append(region(grid, runs | common, default))
-    found += [against(runs, way.name) for way in ways if way.group == "share" and pairs(way.name, "shift")]
-    for group, words in (("onset", "onset"), ("optimizer", "treatment of the optimizer"), ("stages", "ladder")):
-        rivals = [way.name for way in ways if way.group == group and pairs(way.name, "shift")]
+    rivals = ["shift", *(way.name for way in ways if way.group == "share")]
+    found += [against(runs, name) for name in rivals if pairs(name, "shift-scp")]
+    for group, (words, base) in BASES.items():
+        rivals = [way.name for way in ways if way.group == group and pairs(way.name, base)]
         if rivals:
-            found.append(rivals_of_shift(rivals, words, runs))
+            found.append(rivals_of(base, rivals, words, runs))
+    found += [needless(runs, kind) for kind in ("learned gains", "stable") if pairs(f"shift, {kind}", f"looped, {kind}")]
     if any(pairs(bare, name) for bare, name in NETS.items()):
         found.append(caught(runs))
     return found
@@ -51,7 +60,7 @@ def sooner(runs: Runs) -> SweepVerdict:
     """The default against the goal of 0.45 of Looped's time."""
     numbers: dict[str, Cell] = {}
     for words, spent in (("seconds", seconds), ("operations", operations)):
-        for arm in ("shift", "shift-hard"):
+        for arm in ("shift", "shift-scp", "shift-hard"):
             found = share_over_seeds(list(shares(runs[arm], runs["looped"], spent).values())) if runs.get(arm) else None
             if found is not None:
                 numbers[f"share of {words}, {arm}"] = Cell(found.value, found.low, found.high, found.n - found.censored)
@@ -73,7 +82,7 @@ def sooner(runs: Runs) -> SweepVerdict:
 def smooth(runs: Runs) -> SweepVerdict:
     """Drop of accuracy at the switch."""
     numbers: dict[str, Cell] = {}
-    for arm in ("shift", "shift-hard"):
+    for arm in ("shift", "shift-scp", "shift-hard"):
         drops = [value for run in runs.get(arm, {}).values() if (value := drop(run)) is not None]
         if drops:
             numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
@@ -99,8 +108,9 @@ def as_good(runs: Runs) -> SweepVerdict:
     """Final loss, paired."""
     found = difference(runs["shift"], runs["looped"])
     numbers = {"final loss, shift - looped": as_cell(found)}
-    if runs.get("shift-hard", {}).keys() & runs["looped"].keys():
-        numbers["final loss, shift-hard - looped"] = as_cell(difference(runs["shift-hard"], runs["looped"]))
+    for arm in ("shift-scp", "shift-hard", "single"):
+        if runs.get(arm, {}).keys() & runs["looped"].keys():
+            numbers[f"final loss, {arm} - looped"] = as_cell(difference(runs[arm], runs["looped"]))
     return SweepVerdict("Is SHIFT as good as Looped after as many updates?", as_words(found), numbers)
 
 
@@ -125,28 +135,44 @@ def as_words(found: Interval) -> str:
 
 
 def against(runs: Runs, name: str) -> SweepVerdict:
-    """SCP against another moment, at equal wall-clock."""
-    early, end = at_equal_time(runs["shift"], runs[name]), difference(runs[name], runs["shift"])
+    """SCP against another moment, with the same ramp, at equal wall-clock."""
+    early, end = at_equal_time(runs["shift-scp"], runs[name]), difference(runs[name], runs["shift-scp"])
     decided = side(early)
     answer = {1: "SCP is better", 0: "no difference was found", -1: f"“{name}” is better"}[decided]
-    numbers = {f"loss at equal seconds, {name} - shift": as_cell(early), f"final loss, {name} - shift": as_cell(end)}
+    numbers = {f"loss at equal seconds, {name} - shift-scp": as_cell(early), f"final loss, {name} - shift-scp": as_cell(end)}
     return SweepVerdict(f"SCP against “{name}”, at equal wall-clock?", answer, numbers)
 
 
-def rivals_of_shift(names: list[str], words: str, runs: Runs) -> SweepVerdict:
-    """Which others end lower than the default, or get to Looped's loss with fewer operations, where all runs get there."""
+def rivals_of(base: str, names: list[str], words: str, runs: Runs) -> SweepVerdict:
+    """Which others end lower than one way, or get to Looped's loss with fewer operations, where all runs get there."""
     looped = runs.get("looped", {})
-    ends = {name: difference(runs[name], runs["shift"]) for name in names}
-    there = [name for name in ("shift", *names) if reaches(runs[name], looped)]
-    own = logs(runs["shift"], looped)
+    ends = {name: difference(runs[name], runs[base]) for name in names}
+    there = [name for name in (base, *names) if reaches(runs[name], looped)]
+    own = logs(runs[base], looped)
     costs = {}
-    for name in there[1:] if "shift" in there else ():
+    for name in there[1:] if base in there else ():
         theirs = logs(runs[name], looped)
         costs[name] = interval([theirs[seed] - own[seed] for seed in sorted(theirs.keys() & own.keys())])
     parts = sides(ends, "lower final loss", "higher final loss") + sides(costs, "fewer operations", "more operations")
-    numbers = {f"final loss, {name} - shift": as_cell(one) for name, one in ends.items()}
-    numbers |= {f"log operations to Looped's loss, {name} - shift": as_cell(one) for name, one in costs.items()}
-    return SweepVerdict(f"Is another {words} better than the default?", "; ".join(parts) or "no difference was found", numbers)
+    numbers = {f"final loss, {name} - {base}": as_cell(one) for name, one in ends.items()}
+    numbers |= {f"log operations to Looped's loss, {name} - {base}": as_cell(one) for name, one in costs.items()}
+    return SweepVerdict(f"Is {words} better than that of {base}?", "; ".join(parts) or "no difference was found", numbers)
+
+
+def needless(runs: Runs, kind: str) -> SweepVerdict:
+    """Whether SHIFT still saves something where the model itself brings its passes in softly: against that model's own Looped."""
+    shift, looped = runs[f"shift, {kind}"], runs[f"looped, {kind}"]
+    share = share_over_seeds(list(shares(shift, looped, operations).values()))
+    assert share is not None
+    apart = difference(shift, looped)
+    numbers = {"final loss, shift - looped": as_cell(apart)}
+    numbers["share of operations, shift"] = Cell(share.value, share.low, share.high, share.n - share.censored)
+    if share.censored:
+        answer = f"not in every run: {share.censored} of {share.n} never reached its loss"
+    else:
+        answer = "yes" if share.high is not None and share.high < 1 else "not shown"
+        answer += f": {share.value:.2f} of its operations to its final loss"
+    return SweepVerdict(f"With the model “{kind}”, does SHIFT save something against the same model looped?", answer, numbers)
 
 
 def sides(found: dict[str, Interval], below: str, above: str) -> list[str]:

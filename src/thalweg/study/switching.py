@@ -19,9 +19,9 @@ from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Onset, Ramp
 from thalweg.shift.schedule import doubling
 from thalweg.study.recipes import Recipe, looped, shift, shift_hard, single, text
-from thalweg.train.config import OptimizerConfig, RunConfig, TrainingConfig
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
 
-GROUPS = ("scp", "share", "onset", "optimizer", "stages", "safety")
+GROUPS = ("scp", "share", "onset", "optimizer", "stages", "safety", "model")
 SHARES = (0.2, 0.35, 0.5, 0.7)
 SHORT = 0.45
 """Updates of the short run as a share of Looped's: the goal for its time, if every update cost as much as Looped's."""
@@ -40,7 +40,7 @@ class SweepPreset:
 
 
 PRESETS = {
-    "quick": SweepPreset(2, {"markov": 600, "text": 300}, (0.02, 0.1), (0.1, 0.5), (1, 3)),
+    "quick": SweepPreset(2, {"markov": 600, "text": 300}, (0.02, 0.1), (0.1, 0.5), (1, 2)),
     "paper": SweepPreset(5, {"markov": 2400, "text": 1000}, (0.01, 0.02, 0.05, 0.1, 0.2), (0.05, 0.1, 0.5, 1.0), (1, 2, 3, 5)),
 }
 LOOPS = {"markov": 6, "text": 4}
@@ -89,23 +89,24 @@ def sweep_of(
 
 
 def recipe_of(sweep: SweepConfig) -> Recipe:
-    """What all ways to switch start from: pre-norm softmax attention, where loops pay."""
+    """What all ways to switch start from; from `DEEP` loops on the model is one that stays stable."""
     steps = sweep.grid.steps[sweep.task]
     if sweep.task == "text":
-        recipe = text(steps, sweep.text)
-        base = replace(recipe.base, training=replace(recipe.base.training, evaluate_every=max(1, steps // 50), log_every=1))
-        recipe = replace(recipe, base=base, loops=sweep.loops, criterion=CRITERION, ramp=Ramp(max(1, steps // 10)))
+        base = text(steps, sweep.text).base
+        settings = replace(base.training, evaluate_every=max(1, steps // 50), log_every=1)
     else:
-        settings = TrainingConfig(steps=steps, batch=128, evaluate_every=max(1, steps // 48), threads=1, log_every=1)
         model = ModelConfig(vocabulary=16, length=11, width=64)
-        base = RunConfig(data=MarkovConfig(scored=2000), model=model, optimizer=OptimizerConfig(rate=3e-3), training=settings)
-        recipe = Recipe(base, sweep.loops, CRITERION, Ramp(max(1, steps // 10)))
-    settings = replace(recipe.base.training, device=sweep.device)
-    return replace(recipe, base=replace(recipe.base, training=settings))
+        base = RunConfig(data=MarkovConfig(scored=2000), model=model, optimizer=OptimizerConfig(rate=3e-3))
+        settings = TrainingConfig(steps=steps, batch=128, evaluate_every=max(1, steps // 48), threads=1, log_every=1)
+    model = base.model.for_loops(sweep.loops) if sweep.loops >= DEEP else base.model
+    base = replace(base, model=model, training=replace(settings, device=sweep.device))
+    return Recipe(base, sweep.loops, CRITERION, Ramp(max(1, steps // 5), order="in turn"))
 
 
-CRITERION = Plateau(delta_loss=0.1, delta_grad=0.5, patience=1, window=20)
-"""SCP of every sweep's default."""
+CRITERION = Plateau(delta_loss=0.1, delta_grad=0.5, patience=2, window=20)
+"""SCP of every sweep's ways that wait for it."""
+DEEP = 8
+"""Loops from which plain pre-norm does not train."""
 
 
 @dataclass(frozen=True)
@@ -120,36 +121,28 @@ class Way:
     """Replayed over Single's journal in place of a run of its own."""
 
 
-def halves(loops: int) -> tuple[int, ...]:
-    """The default ladder: one pass, half of them, all.
-
-    Example:
-        >>> halves(3), halves(6), halves(12)
-        ((1, 3), (1, 3, 6), (1, 6, 12))
-    """
-    return (1, loops // 2, loops) if loops >= 4 else (1, loops)
+def early(recipe: Recipe) -> RunConfig:
+    """SHIFT as it is by default: the passes come in one after the other from the first update on."""
+    return switching(recipe, AtStep(1))
 
 
-def staged(recipe: Recipe, arm: Callable[[Recipe], RunConfig] = shift) -> RunConfig:
-    """SHIFT on the default ladder."""
-    config = arm(recipe)
-    return replace(config, shift=replace(config.shift, stages=halves(recipe.loops)))
-
-
-def switching(recipe: Recipe, criterion: AtStep | LookAhead | None = None, onset: Onset | None = None) -> RunConfig:
-    """The default with another rule for its first switch, or another onset."""
-    config = staged(recipe).shift
-    changes = len(config.stages) - 1
-    rules = () if criterion is None else (criterion, *(recipe.criterion,) * (changes - 1))
-    return replace(recipe.base, shift=replace(config, criteria=rules, onset=onset or config.onset))
+def switching(recipe: Recipe, criterion: AtStep | LookAhead, onset: Onset | None = None) -> RunConfig:
+    """SHIFT in two stages with another rule than SCP, or another onset."""
+    return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), criterion, onset or recipe.ramp))
 
 
 def references(recipe: Recipe) -> list[Way]:
-    """What every way is measured against; the paper's SHIFT has two stages and a hard onset."""
-    made = {"single": single(recipe), "looped": looped(recipe), "shift": staged(recipe), "shift-hard": shift_hard(recipe)}
+    """What every way is measured against; the paper's SHIFT is `shift-hard`."""
+    made = {
+        "single": single(recipe),
+        "looped": looped(recipe),
+        "shift": early(recipe),
+        "shift-scp": shift(recipe),
+        "shift-hard": shift_hard(recipe),
+    }
     ways = [Way(name, "reference", {}, config) for name, config in made.items()]
     less = shorter(recipe, SHORT)
-    return [*ways, Way("shift-short", "reference", {"updates": less.base.training.steps}, staged(less))]
+    return [*ways, Way("shift-short", "reference", {"updates": less.base.training.steps}, early(less))]
 
 
 def shorter(recipe: Recipe, share: float) -> Recipe:
@@ -176,9 +169,9 @@ def thresholds(recipe: Recipe, grid: SweepPreset) -> list[Way]:
 
 
 def shares(recipe: Recipe) -> list[Way]:
-    """Fixed moments: the ramp from the first update on, and after shares of all updates; and the look ahead."""
+    """Switches after fixed shares of all updates, and the look ahead."""
     steps = recipe.base.training.steps
-    fixed = {"at once": 1} | {f"share {share:g}": round(share * steps) for share in SHARES}
+    fixed = {f"share {share:g}": round(share * steps) for share in SHARES}
     ways = [Way(name, "share", {"step": step}, switching(recipe, AtStep(step))) for name, step in fixed.items()]
     every = max(4, steps // 15)
     looking = LookAhead(every=every, updates=max(4, every // 5))
@@ -186,36 +179,31 @@ def shares(recipe: Recipe) -> list[Way]:
 
 
 def onsets(recipe: Recipe) -> list[Way]:
-    """Hard, ramps of three lengths, two shapes and two orders, learned gains."""
+    """Ramps of three lengths in two orders and another shape, all from the first update on."""
     base = recipe.ramp.steps
-    ramps = [Ramp(steps, order=order) for order in ("together", "in turn") for steps in (max(1, base // 4), base, 3 * base)]
+    ramps = [Ramp(steps, order=order) for order in ("together", "in turn") for steps in (max(1, base // 4), base, 2 * base)]
     ramps += [replace(recipe.ramp, shape="cosine")]
-    ways = [
+    return [
         Way(
             f"ramp {r.steps}, {r.shape}, {r.order}",
             "onset",
             {"steps": r.steps, "shape": r.shape, "order": r.order},
-            switching(recipe, onset=r),
+            switching(recipe, AtStep(1), r),
         )
         for r in ramps
         if r != recipe.ramp
     ]
-    hard = staged(recipe, shift_hard)
-    learned = replace(hard, model=replace(hard.model, learned_gains=recipe.loops))
-    if hard != shift_hard(recipe):  # which is among the references
-        ways.append(Way("hard, same ladder", "onset", {"steps": 0}, hard))
-    return [*ways, Way("learned gains", "onset", {"learned gains": recipe.loops}, learned)]
 
 
 def optimizers(recipe: Recipe) -> list[Way]:
-    """What becomes of the optimizer at the switch."""
+    """What becomes of the optimizer at the switch, when SCP fires."""
     kinds = {
         "moments reset": Handover(moments="reset"),
         "moments scaled": Handover(moments="scale"),
         "half the rate": Handover(rate=0.5),
         "warmed up again": Handover(rewarm=100),
     }
-    base = staged(recipe)
+    base = shift(recipe)
     return [
         Way(name, "optimizer", {"handover": name}, replace(base, shift=replace(base.shift, handover=kind)))
         for name, kind in kinds.items()
@@ -223,26 +211,36 @@ def optimizers(recipe: Recipe) -> list[Way]:
 
 
 def ladders(recipe: Recipe) -> list[Way]:
-    """Other ladders, and random depth."""
-    base, default = staged(recipe), halves(recipe.loops)
-    tried = [stages for stages in ((1, recipe.loops), doubling(recipe.loops)) if stages != default]
-    ways = [
-        Way(
-            f"ladder {'-'.join(map(str, stages))}",
-            "stages",
-            {"stages": len(stages)},
-            replace(base, shift=replace(base.shift, stages=stages)),
-        )
-        for stages in dict.fromkeys(tried)
+    """More stages, each with a ramp of its own and SCP between them; and random depth."""
+    base, loops = early(recipe), recipe.loops
+    tried = [stages for stages in ((1, max(2, loops // 2), loops), doubling(loops)) if len(stages) > 2 and stages[-2] < loops]
+    ways = []
+    for stages in dict.fromkeys(tried):
+        rules = (AtStep(1), *(recipe.criterion,) * (len(stages) - 2))
+        config = replace(base, shift=replace(base.shift, stages=stages, criteria=rules))
+        ways.append(Way(f"ladder {'-'.join(map(str, stages))}", "stages", {"stages": len(stages)}, config))
+    most = base.model.learned_gains + loops // 2 if base.model.learned_gains else 0
+    drawn = replace(base, model=replace(base.model, learned_gains=most), shift=replace(base.shift, spread=0.5))
+    return [*ways, Way("random depth", "stages", {"spread": 0.5}, drawn)]
+
+
+def models(recipe: Recipe) -> list[Way]:
+    """Controls: do passes whose gains are learned from zero, or all that keeps loops stable, make SHIFT needless?"""
+    plain, loops = recipe.base.model, recipe.loops
+    kinds = {"learned gains": replace(plain, learned_gains=loops), "stable": plain.for_loops(loops)}
+    return [
+        Way(f"{arm}, {name}", "model", {"model": name}, replace(made, model=kind))
+        for name, kind in kinds.items()
+        if kind != plain
+        for arm, made in (("looped", looped(recipe)), ("shift", early(recipe)))
     ]
-    return [*ways, Way("random depth", "stages", {"spread": 0.5}, replace(base, shift=replace(base.shift, spread=0.5)))]
 
 
 def nets(recipe: Recipe) -> list[Way]:
     """Hard switches, early and late, with and without the safety net."""
-    net, early = SafetyNet(tries=2), shift_hard(recipe)
-    late = replace(early, shift=replace(early.shift, criterion=AtStep(recipe.base.training.steps // 2)))
-    caught = [replace(config, shift=replace(config.shift, net=net)) for config in (early, late)]
+    net, soon = SafetyNet(tries=2), shift_hard(recipe)
+    late = replace(soon, shift=replace(soon.shift, criterion=AtStep(recipe.base.training.steps // 2)))
+    caught = [replace(config, shift=replace(config.shift, net=net)) for config in (soon, late)]
     return [
         Way("hard, net", "safety", {"net": "yes"}, caught[0]),
         Way("hard half way", "safety", {"net": "no"}, late),
@@ -256,6 +254,7 @@ BUILT: dict[str, Callable[[Recipe], list[Way]]] = {
     "optimizer": optimizers,
     "stages": ladders,
     "safety": nets,
+    "model": models,
 }
 
 

@@ -270,6 +270,7 @@ class Run:
             reason=switch.reason,
             scores_before=self.scores(switch.loops_before, None),
             scores_after=self.scores(self.shift.loops, self.gains()),
+            onset=self.shift.onset.steps,
         )
         self.switches.append(record)
         self.record("switch", to_dict(record))
