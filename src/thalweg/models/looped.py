@@ -14,16 +14,28 @@ own that begins at zero, so that even a hard switch is no jump. With ``loop_norm
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from thalweg.errors import require
-from thalweg.models.attention import rotation_table
+from thalweg.models.attention import Fused, rotation_table
 from thalweg.models.block import AttentionBlock, GPTBlock, layer_norm, norm
 from thalweg.models.config import ModelConfig
+
+Loops = int | Tensor
+"""Passes of a call: one number, or one for each sequence."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the passes of one call share: the blocks, each with its joined weights, and the rotary table."""
+
+    stack: list[tuple[AttentionBlock, Fused]]
+    rotation: tuple[Tensor, Tensor] | None
 
 
 class LoopedTransformer(nn.Module):
@@ -59,37 +71,83 @@ class LoopedTransformer(nn.Module):
             self.head.weight = self.embedding.weight
         initialise(self, generator)
 
-    def forward(self, tokens: Tensor, loops: int = 1, gains: Sequence[float] | Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, loops: Loops = 1, gains: Sequence[float] | Tensor | None = None) -> Tensor:
         """Logits after ``loops`` passes.
 
         Args:
             tokens: whole numbers below V, ``(B, L)``.
-            loops: number of passes T, at least 1.
+            loops: number of passes T, at least 1; or one for each sequence, ``(B,)`` on the CPU: a sequence that has had its
+                passes changes no more, and later passes are computed for the others alone.
             gains: one factor per pass, the first 1; numbers (a pass at 0 is skipped, at 1 costs nothing extra) or a
                 tensor ``(T,)`` (every pass is computed, so that compiled graphs do not depend on the values).
-                Learned gains are multiplied with them.
+                Learned gains are multiplied with them. With loops for each sequence T is the largest of them.
         Raises:
-            BadInputError: loops below 1 or above ``learned_gains``, gains of another length, a sequence longer than the learned
-                positions.
+            BadInputError: loops below 1 or above ``learned_gains``, loops for another number of sequences, gains of another
+                length, a sequence longer than the learned positions.
         """
-        require(loops >= 1, "loops", loops, "a whole number of at least 1")
-        most = self.config.learned_gains
-        require(not 0 < most < loops, "loops", loops, f"at most the {most} passes that have a gain (model.learned_gains)")
-        require(gains is None or len(gains) == loops, "gains", gains, f"one number for each of the {loops} passes")
-        embedded = self.embed(tokens)
-        rotation = self.rotation(tokens.shape[1], tokens.device)
-        stack = [(block, block.attention.fused()) for block in self.stack()]
+        if isinstance(loops, Tensor):
+            return self.forward_each(tokens, loops, gains)
+        self.check(loops, loops, gains)
+        embedded, context = self.embed(tokens), self.context(tokens)
         states = embedded
         for index in range(loops):
-            gain = self.gain(index, gains)
-            if isinstance(gain, float | int) and gain == 0:
-                continue
-            moved = states + embedded if self.config.injection and index > 0 else states
-            for block, weights in stack:
-                moved = block(moved, weights, rotation)
-            if self.loop_norm is not None:
-                moved = self.loop_norm(moved)
-            states = moved if isinstance(gain, float | int) and gain == 1 else torch.lerp(states, moved, gain)
+            states = self.one_pass(states, embedded, index, gains, context)
+        return self.read(states)
+
+    def forward_each(self, tokens: Tensor, loops: Tensor, gains: Sequence[float] | Tensor | None) -> Tensor:
+        """The same with loops for each sequence: the deepest come first, and each pass is for as many as still go on."""
+        require(loops.shape == tokens.shape[:1], "loops", tuple(loops.shape), f"one number for each of {len(tokens)} sequences")
+        order = loops.argsort(descending=True, stable=True)
+        ranked = loops[order].tolist()
+        self.check(ranked[-1], ranked[0], gains)
+        tokens = tokens[order.to(tokens.device)]
+        embedded, context = self.embed(tokens), self.context(tokens)
+        states, done = embedded, []
+        for index in range(ranked[0]):
+            going = sum(one > index for one in ranked)
+            if going < len(states):
+                done.append(states[going:])
+                states, embedded = states[:going], embedded[:going]
+            states = self.one_pass(states, embedded, index, gains, context)
+        return self.read(torch.cat([states, *reversed(done)]))[order.argsort().to(tokens.device)]
+
+    def unrolled(self, tokens: Tensor, loops: int) -> Iterator[Tensor]:
+        """Logits ``(B, L, V)`` after one pass, after two, and so on to ``loops``."""
+        self.check(loops, loops, None)
+        embedded, context = self.embed(tokens), self.context(tokens)
+        states = embedded
+        for index in range(loops):
+            states = self.one_pass(states, embedded, index, None, context)
+            yield self.read(states)
+
+    def check(self, fewest: int, most: int, gains: Sequence[float] | Tensor | None) -> None:
+        """Refuse numbers of passes that there are not."""
+        require(fewest >= 1, "loops", fewest, "a whole number of at least 1")
+        allowed = self.config.learned_gains
+        require(not 0 < allowed < most, "loops", most, f"at most the {allowed} passes that have a gain (model.learned_gains)")
+        require(gains is None or len(gains) == most, "gains", gains, f"one number for each of the {most} passes")
+
+    def one_pass(
+        self, states: Tensor, embedded: Tensor, index: int, gains: Sequence[float] | Tensor | None, context: Context
+    ) -> Tensor:
+        """The states ``(B, L, D)`` after the pass of this index, counted from 0."""
+        gain = self.gain(index, gains)
+        if isinstance(gain, float | int) and gain == 0:
+            return states
+        moved = states + embedded if self.config.injection and index > 0 else states
+        for block, weights in context.stack:
+            moved = block(moved, weights, context.rotation)
+        if self.loop_norm is not None:
+            moved = self.loop_norm(moved)
+        return moved if isinstance(gain, float | int) and gain == 1 else torch.lerp(states, moved, gain)
+
+    def context(self, tokens: Tensor) -> Context:
+        """What all passes of a call share."""
+        stack = [(block, block.attention.fused()) for block in self.stack()]
+        return Context(stack, self.rotation(tokens.shape[1], tokens.device))
+
+    def read(self, states: Tensor) -> Tensor:
+        """Logits of states."""
         return self.head(self.final_norm(states))
 
     def gain(self, index: int, gains: Sequence[float] | Tensor | None) -> float | Tensor:
