@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from thalweg.errors import StudyError, ThalwegError
+from thalweg.errors import StudyError, ThalwegError, require
 
 app = App(
     name="thalweg",
@@ -39,6 +39,7 @@ def study(
     seeds: int = 0,
     jobs: int = 0,
     text: str = "",
+    tasks: Annotated[str, Parameter(name="--task")] = "",
     device: str = "auto",
     compile: bool = False,
     landscape: bool = True,
@@ -53,19 +54,24 @@ def study(
     Parameters
     ----------
     task:
-        What is learned: `markov` (the Markov language) or `text` (bytes of real text).
+        What is learned: `markov` (the Markov language), `text` (bytes of real text) or `tasks` (algorithmic tasks).
     preset:
-        `quick` (3 seeds, minutes), `paper` (5 seeds, all arms, exact spectra), or for text `large` (a million parameters).
+        `quick` (3 seeds, minutes), `paper` (all arms; markov and text: 5 seeds, spectra), for text `large` (a million parameters),
+        for tasks `gpu` (the source's size).
     out:
         Folder of the study; results/TASK-PRESET when not given.
     arms:
-        Some arms only, with commas: single,looped,shift,shift-hard,single-rescaled,single-flops.
+        Some arms only, with commas: single,looped,shift,shift-hard,single-rescaled,single-flops; of tasks single,looped,shift,
+        shift-hard,next-token,fixed,random.
     seeds:
         Number of seeds; 0 takes the preset's.
     jobs:
         Runs at a time; 0 takes one for each core.
     text:
         File or folder to learn (task `text`); Python's standard library when not given.
+    tasks:
+        Of the study `tasks`, with commas: parity,copy,addition,binary-sum,multiplication,unique-set, or a task of your own as
+        module:attribute; all six when not given.
     device:
         `auto`, `cpu`, `cuda`, ...
     compile:
@@ -78,7 +84,16 @@ def study(
     from thalweg.study.commands import run_study
     from thalweg.study.recipes import plan
 
-    chosen = tuple(arm.strip() for arm in arms.split(",") if arm.strip())
+    chosen = listed(arms)
+    require(not tasks or task == "tasks", "--task", tasks, "to go with the study `tasks`")
+    if task == "tasks":
+        from thalweg.study.task_recipes import plan_tasks
+        from thalweg.study.task_study import run_task_study
+
+        run_task_study(
+            plan_tasks(preset, listed(tasks), chosen, seeds, device), out or Path("results") / f"{task}-{preset}", jobs, json_
+        )
+        return
     planned = plan(task, preset, chosen, seeds, text, device, compile, landscape)
     run_study(planned, out or Path("results") / f"{task}-{preset}", jobs, json_)
 
@@ -100,7 +115,8 @@ def shift_sweep(
 ) -> None:
     """Try ways to switch from one pass to many: when, how, and with what for the optimizer; heat maps and report.html.
 
-    Single, Looped, SHIFT and the paper's hard SHIFT are always made; --groups chooses what else. A sweep that was interrupted goes
+    Single, Looped, SHIFT from the first update on, by SCP, and as in the paper, and a short one are always made; --groups chooses
+    what else. A sweep that was interrupted goes
     on where it was when the same command is given again.
 
     Example: `thalweg shift-sweep markov --preset quick --groups scp,share`
@@ -110,12 +126,12 @@ def shift_sweep(
     task:
         What is learned: `markov` (the Markov language) or `text` (bytes of real text).
     preset:
-        `quick` (2 seeds, a small grid, minutes) or `paper` (5 seeds, 80 settings of SCP).
+        `quick` (2 seeds, a small grid, minutes) or `paper` (5 seeds, 36 settings of SCP).
     loops:
         Passes after the switch; 0 takes 6 for markov and 4 for text.
     groups:
         With commas: scp (grid of thresholds and patience), share (fixed moments), onset, optimizer, stages (ladders), safety (the
-        net), or none; all when not given.
+        net), model (controls that keep loops stable by themselves), or none; all when not given.
     seeds:
         Number of seeds; 0 takes the preset's.
     out:
@@ -132,7 +148,7 @@ def shift_sweep(
     from thalweg.study.sweep_commands import run_sweep
     from thalweg.study.switching import GROUPS, sweep_of
 
-    chosen = tuple(group.strip() for group in groups.split(",") if group.strip() not in ("", "none")) if groups else GROUPS
+    chosen = tuple(group for group in listed(groups) if group != "none") if groups else GROUPS
     planned = sweep_of(task, preset, loops, chosen, seeds, text, device)
     run_sweep(planned, out or Path("results") / f"{task}-shift-{planned.loops}-{preset}", jobs, json_)
 
@@ -260,7 +276,7 @@ def landscape(
 
 @app.command
 def report(folder: Path, /, *, json_: Json = False) -> None:
-    """Make table, verdicts, figures and report.html of a study or a sweep again, from its records.
+    """Make table, answers, figures and report.html of a study or a sweep again, from its records.
 
     Works on one that is still going on: what is missing is named.
 
@@ -273,6 +289,11 @@ def report(folder: Path, /, *, json_: Json = False) -> None:
     json_:
         Print the summary as JSON on standard output.
     """
+    from thalweg.study.task_study import PLAN, read_task_study, report_on_tasks, show_tasks
+
+    if (folder / PLAN).exists():
+        show_tasks(report_on_tasks(read_task_study(folder), folder), folder, json_)
+        return
     from thalweg.study.sweep_commands import report_on_any
 
     report_on_any(folder, json_)
@@ -320,6 +341,11 @@ def verify(*statements: str, json_: Json = False) -> None:
     from thalweg.verify.commands import verify as try_all
 
     try_all(statements, json_)
+
+
+def listed(words: str) -> tuple[str, ...]:
+    """The words between commas."""
+    return tuple(word.strip() for word in words.split(",") if word.strip())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -137,6 +137,26 @@ class RunSummary:
 
 
 @dataclass(frozen=True)
+class TaskLength:
+    """Exact match of a trained model on fresh samples of one length of its task."""
+
+    length: int
+    loops: int
+    """Passes that the length asks for, or the fewer ones that the model was trained with."""
+    samples: int
+    accuracy: float
+    """Share of whole answers that are right after ``loops`` passes."""
+    confident: float
+    """The same where each sample halts when the model is surest of its own answer."""
+    confident_loops: float
+    """Passes of that, mean over samples."""
+    confident_batch: float
+    """The same where all samples halt together."""
+    by_loops: tuple[float, ...]
+    """Exact match after 1, 2, ... passes."""
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """Everything that a run's folder tells, complete or not."""
 
@@ -170,6 +190,16 @@ def read_run(folder: Path) -> RunRecord:
             switches = [one for one in switches if one.step < retreats[-1].back_to]
     done = recorded(RunSummary, read_json(summary), summary) if summary.exists() else None
     return RunRecord(folder.name, tuple(evaluations), tuple(switches), done, tuple(retreats))
+
+
+def read_lengths(folder: Path) -> tuple[TaskLength, ...]:
+    """What a complete run on a task answered at each length; none for other runs.
+
+    Raises:
+        DamagedFileError: the record cannot be read.
+    """
+    path = folder / "lengths.json"
+    return tuple(recorded(TaskLength, one, path) for one in read_json(path)) if path.exists() else ()
 
 
 def recorded(cls: type[T], values: Any, path: Path) -> T:

@@ -12,7 +12,21 @@ import numpy as np
 
 from thalweg.errors import require, unknown
 
-NAMES = ("transitions", "train", "held-out", "init", "order", "windows", "probes", "cases", "bootstrap", "loops")
+NAMES = (
+    "transitions",
+    "train",
+    "held-out",
+    "init",
+    "order",
+    "windows",
+    "probes",
+    "cases",
+    "bootstrap",
+    "loops",
+    "tasks",
+    "task-held-out",
+    "task-tests",
+)
 """The streams, in the order of their number. Append only: a number that moves changes every old run."""
 
 

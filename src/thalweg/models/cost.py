@@ -25,7 +25,8 @@ class Cost:
     """One pass of the stack."""
     head: float
     """The head, once per call."""
-    loops: int
+    loops: float
+    """Passes; the mean, where every sequence has its own."""
 
     @property
     def forward(self) -> float:
@@ -38,7 +39,7 @@ class Cost:
         return 3 * self.forward
 
 
-def cost(config: ModelConfig, batch: int, length: int, loops: int = 1) -> Cost:
+def cost(config: ModelConfig, batch: int, length: int, loops: float = 1) -> Cost:
     """The counted operations of a call on ``(batch, length)`` tokens.
 
     Example:
@@ -46,7 +47,7 @@ def cost(config: ModelConfig, batch: int, length: int, loops: int = 1) -> Cost:
         >>> cost(small, batch=1, length=2).forward  # 2*2*8*24 projections, 2 * 2*2*2*8 attention, 2*2*8*16 head
         1408.0
     """
-    require(loops >= 1, "loops", loops, "a whole number of at least 1")
+    require(loops >= 1, "loops", loops, "at least 1")
     tokens, width = batch * length, config.width
     block = 2 * tokens * width * 3 * width + 2 * (2 * batch * length * length * width)
     if config.block == "gpt":

@@ -17,6 +17,7 @@ from thalweg.records import EvaluationRecord, RunRecord, StudySummary
 from thalweg.report.curves import band, by_arm
 from thalweg.storage import atomic_stream
 from thalweg.sweeps import SweepSummary
+from thalweg.task_studies import TaskStudySummary
 
 COLOURS = {
     "single": "#0072B2",
@@ -27,9 +28,21 @@ COLOURS = {
     "shift-short": "#009E73",
     "single-rescaled": "#56B4E9",
     "single-flops": "#8C8C8C",
+    "next-token": "#333333",
+    "fixed": "#E69F00",
+    "random": "#56B4E9",
 }
 """Okabe and Ito's palette, safe for colour-blind readers."""
-DASHES = {"shift-hard": (4, 2), "shift-scp": (5, 1.5), "shift-short": (1.5, 1), "single-rescaled": (2, 1), "single-flops": (1, 1)}
+DASHES = {
+    "shift-hard": (4, 2),
+    "shift-scp": (5, 1.5),
+    "shift-short": (1.5, 1),
+    "next-token": (1, 1),
+    "fixed": (4, 1),
+    "random": (2, 2),
+    "single-rescaled": (2, 1),
+    "single-flops": (1, 1),
+}
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -87,7 +100,7 @@ def drawn(figure: Figure, name: str, heading: str, caption: str, alt: str) -> Dr
     return Drawn(name, heading, caption, alt, svg.getvalue(), png.getvalue())
 
 
-def setup(summary: StudySummary | SweepSummary) -> str:
+def setup(summary: StudySummary | SweepSummary | TaskStudySummary) -> str:
     """The end of every caption: what is needed to repeat the figure."""
     where, told = summary.provenance, summary.setup
     commit = f", commit {where.commit}" if where.commit else ""

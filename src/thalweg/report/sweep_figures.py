@@ -121,17 +121,16 @@ def mean_of(curves: Sequence[Curve]) -> Curve:
     return grid, np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
 
 
-def draw_switches(axes: Axes, name: str, runs: list[RunRecord]) -> None:
+def draw_switches(axes: Axes, name: str, runs: list[RunRecord], label: str = "") -> None:
     """Every seed thin, the mean thick; vertical at 0 between the scores before and after the switch."""
+    label = label or f"{name}, mean of {len(runs)} seed{'s' * (len(runs) > 1)}"
     sides = [around(run) for run in runs]
     for before, after in sides:
         x, y = (np.append(a, b) for a, b in zip(before, after, strict=True))
         axes.plot(x, y, color=COLOURS[name], linewidth=0.6, alpha=0.45)
     x, y = (np.append(a, b) for a, b in zip(mean_of([a for a, _ in sides]), mean_of([b for _, b in sides]), strict=True))
     dashes = DASHES.get(name, (None, None))
-    axes.plot(
-        x, y, color=COLOURS[name], linewidth=2.2, label=f"{name}, mean of {len(runs)} seed{'s' * (len(runs) > 1)}", dashes=dashes
-    )  # type: ignore[arg-type]
+    axes.plot(x, y, color=COLOURS[name], linewidth=2.2, label=label, dashes=dashes)  # type: ignore[arg-type]
 
 
 def switch_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:

@@ -12,6 +12,9 @@ from thalweg.records import Cell, EvaluationRecord, RunRecord, Scores
 LAST = 3
 """Evaluations averaged into a final value, and into each point of the curve that is asked for a target."""
 
+Measure = Callable[[EvaluationRecord], float]
+"""A number of one evaluation."""
+
 Pairs = dict[int, RunRecord]
 """Seed -> run of one arm."""
 
@@ -29,21 +32,31 @@ def last_third_rise(run: RunRecord, where: str, stratum: str) -> float:
     return slope([e.step for e in late], [e.scores[where][stratum].accuracy for e in late]) * steps / 3
 
 
-def smoothed(run: RunRecord, spent: Callable[[EvaluationRecord], float]) -> list[tuple[float, float]]:
-    """The held-out loss as means over `LAST` evaluations, each at what had been spent at the last of them."""
+def held_out_loss(evaluation: EvaluationRecord) -> float:
+    """Of all held-out sequences."""
+    return evaluation.scores["held-out"]["all"].loss
+
+
+def held_out_errors(evaluation: EvaluationRecord) -> float:
+    """Share of all held-out sequences' targets (of a task: whole answers) that are wrong."""
+    return 1 - evaluation.scores["held-out"]["all"].accuracy
+
+
+def smoothed(run: RunRecord, spent: Measure, measure: Measure = held_out_loss) -> list[tuple[float, float]]:
+    """A measure as means over `LAST` evaluations, each at what had been spent at the last of them."""
     points = []
     for index in range(LAST - 1, len(run.evaluations)):
         window = run.evaluations[index - LAST + 1 : index + 1]
-        points.append((spent(window[-1]), sum(e.scores["held-out"]["all"].loss for e in window) / LAST))
+        points.append((spent(window[-1]), sum(map(measure, window)) / LAST))
     return points
 
 
-def cost_to_target(run: RunRecord, target: float, spent: Callable[[EvaluationRecord], float]) -> float | None:
-    """What the run had spent when its smoothed held-out loss first reached the target; None when it never did.
+def cost_to_target(run: RunRecord, target: float, spent: Measure, measure: Measure = held_out_loss) -> float | None:
+    """What the run had spent when the smoothed measure first was at or below the target; None when it never was.
 
     The curve is `smoothed`; between two points it is a straight line.
     """
-    points = smoothed(run, spent)
+    points = smoothed(run, spent, measure)
     for (x0, y0), (x1, y1) in zip(points[:1] + points, points, strict=False):
         if y1 <= target:
             return x1 if y0 <= target or y0 == y1 else x0 + (x1 - x0) * (y0 - target) / (y0 - y1)

@@ -153,6 +153,13 @@ def start(job: Job, workers: int) -> subprocess.Popen:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment)
 
 
+def failed_for_good(folder: Path) -> bool:
+    """Whether a run that is not complete has ended with an error; an interruption is none."""
+    log = folder / "stderr.log"
+    said = last_line(log) if log.exists() else ""
+    return said.startswith("thalweg: ") and "interrupted" not in said
+
+
 def last_line(log: Path) -> str:
     """The last line of a run's log that says something."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]

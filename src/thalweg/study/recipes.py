@@ -168,6 +168,7 @@ PRESETS = {
     "large": Preset(5, ("single", "looped"), {"text": 400}, {"text": (LARGE, LARGE)}),
 }
 TASKS = ("markov", "text")
+"""Beside these, `thalweg study tasks` has recipes of its own, see `thalweg.study.task_recipes`."""
 
 
 @dataclass(frozen=True)

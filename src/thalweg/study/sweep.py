@@ -15,7 +15,7 @@ from thalweg.report.sweep_page import write_sweep_report
 from thalweg.storage import read_journal, read_json, write_json
 from thalweg.study.measures import Pairs, in_bits
 from thalweg.study.outcomes import outcome_of
-from thalweg.study.queue import Job, last_line, prepare
+from thalweg.study.queue import Job, failed_for_good, prepare
 from thalweg.study.study import claim_folder, markov_words, model_words, text_words
 from thalweg.study.sweep_verdicts import verdicts_of
 from thalweg.study.switching import SweepConfig, Way, at_step, fires_at, recipe_of, references, ways_of
@@ -118,9 +118,7 @@ def read_in_unit(sweep: SweepConfig, path: Path) -> RunRecord:
 def failures_of(sweep: SweepConfig, folder: Path, way: Way) -> int:
     """Seeds at which the run that answers for a way has ended with an error; an interruption is none."""
     found = [folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, way).items()]
-    logs = [path / "stderr.log" for path in found if not (path / "summary.json").exists()]
-    said = [last_line(log) for log in logs if log.exists()]
-    return sum(line.startswith("thalweg: ") and "interrupted" not in line for line in said)
+    return sum(failed_for_good(path) for path in found if not (path / "summary.json").exists())
 
 
 def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from thalweg.shift.criterion import Glance, LookAhead
 from thalweg.shift.onset import Hard, Onset, Ramp
 from thalweg.train.checkpoint import Checkpoint, gather, scatter
-from thalweg.train.step import next_token_loss, train_step
+from thalweg.train.step import Batch, mean_loss, train_step
 
 if TYPE_CHECKING:
     from thalweg.train.trainer import Run
@@ -38,32 +37,32 @@ def look_ahead(run: Run) -> bool:
     shift = run.shift
     rule = shift.criteria[shift.stage]
     assert isinstance(rule, LookAhead)
-    tokens = [run.tokens(shift.step + k) for k in range(rule.updates)]
+    batches = [run.batch(shift.step + k) for k in range(rule.updates)]
     judged = max(1, rule.updates // 4)
     with torch.no_grad():
-        before = sum(next_token_loss(run.forward, rows, shift.depth).item() for rows in tokens[-judged:]) / judged
-    run.clock.flops += judged * run.flops(shift.depth) / 3
+        before = sum(mean_loss(run.forward, batch, shift.depth).item() for batch in batches[-judged:]) / judged
+    run.clock.flops += sum(run.flops(batch, shift.depth) for batch in batches[-judged:]) / 3
     following = shift.stages[shift.stage + 1]
     stages = (Stage(shift.depth, 0, Hard()), Stage(following, following - shift.depth, Ramp(rule.updates // 2)))
     kept = Checkpoint(run.folder, {name: part.clone() for name, part in gather(run.model, run.optimizer).items()}, {})
     glances = []
     for stage in stages:
-        after = sum(losses(run, stage, tokens)[-judged:]) / judged
-        cost = rule.updates * run.flops(stage.loops)
+        after = sum(losses(run, stage, batches)[-judged:]) / judged
+        cost = sum(run.flops(batch, stage.loops) for batch in batches)
         run.clock.flops += cost
         glances.append(Glance(before - after, cost))
         scatter(kept, run.model, run.optimizer)
     return shift.looked(*glances)
 
 
-def losses(run: Run, stage: Stage, batches: list[Tensor]) -> list[float]:
+def losses(run: Run, stage: Stage, batches: list[Batch]) -> list[float]:
     """Train on the batches at the rate of now; the loss before each update."""
     found = []
-    for age, tokens in enumerate(batches):
+    for age, batch in enumerate(batches):
         made = train_step(
             run.forward,
             run.optimizer,
-            tokens,
+            batch,
             loops=stage.loops,
             gains=run.as_gains(stage.gains(age)),
             rate=run.rate(),

@@ -6,6 +6,7 @@ import torch
 
 from thalweg.data.batches import Data
 from thalweg.data.markov_data import MarkovConfig, MarkovData
+from thalweg.data.task_data import TaskConfig, TaskData
 from thalweg.data.text import TextData
 from thalweg.errors import BadInputError
 from thalweg.models.looped import LoopedTransformer
@@ -30,10 +31,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def make_data(config: RunConfig) -> Data:
+def make_data(config: RunConfig) -> Data | TaskData:
     """The data that a config describes, under its seed."""
     if isinstance(config.data, MarkovConfig):
         return MarkovData(config.data, config.seed)
+    if isinstance(config.data, TaskConfig):
+        return TaskData(config.data, config.seed)
     return TextData(config.data, config.seed)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import tomlkit
 
 from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
@@ -159,7 +160,7 @@ class RunConfig:
     """Name of the arm in a study, or any label."""
     seed: int = 0
     """Root of every random stream of the run."""
-    data: MarkovConfig | TextConfig = field(default_factory=MarkovConfig)
+    data: MarkovConfig | TextConfig | TaskConfig = field(default_factory=MarkovConfig)
     """What is learned."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """What learns."""
@@ -172,7 +173,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
-        tokens = self.data.vocabulary if isinstance(self.data, MarkovConfig) else 256
+        tokens = 256 if isinstance(self.data, TextConfig) else self.data.vocabulary
         require(self.model.vocabulary == tokens, "model.vocabulary", self.model.vocabulary, f"the data's {tokens} tokens")
         need = self.data.length - 1
         fits = self.model.positions != "learned" or self.model.length >= need

@@ -5,12 +5,16 @@ Shape letters: N sequences, L tokens of a sequence.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from thalweg.data.batches import EvaluationSet
+from thalweg.data.task_data import TaskSet
 from thalweg.records import Score, Scores
+from thalweg.train.answers import score_answers
 from thalweg.train.step import Gains
 
 ROWS = 512
@@ -29,10 +33,15 @@ def sequence_scores(model: nn.Module, tokens: Tensor, scored_from: int, loops: i
     return torch.cat(hits), torch.cat(losses)
 
 
-def evaluate(model: nn.Module, sets: tuple[EvaluationSet, ...], device: torch.device, loops: int, gains: Gains = None) -> Scores:
-    """Scores of every stratum of every set, with the passes and gains now in use."""
+def evaluate(
+    model: nn.Module, sets: Sequence[EvaluationSet | TaskSet], device: torch.device, loops: int, gains: Gains = None
+) -> Scores:
+    """Scores of every stratum of every set, with the passes and gains now in use; of tasks see `score_answers`."""
     scores: Scores = {}
     for one in sets:
+        if isinstance(one, TaskSet):
+            scores[one.name] = score_answers(model, one, device, loops, gains)
+            continue
         tokens = torch.from_numpy(one.tokens).to(device)
         hits, losses = (x.cpu() for x in sequence_scores(model, tokens, one.scored_from, loops, gains))
         members = {name: torch.from_numpy(mask) for name, mask in one.strata.items()}

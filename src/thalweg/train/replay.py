@@ -84,7 +84,8 @@ def replay(
     """
     plain = config.optimizer.name == "sgd" and not config.optimizer.momentum
     with rerun(config, checkpoint, window, data) as run:
-        batches = [run.tokens(run.shift.step + k) for k in range(BATCHES)] if plain else []
+        made = [run.batch(run.shift.step + k) for k in range(BATCHES)] if plain else []
+        batches = [tokens for tokens in made if isinstance(tokens, Tensor)]
         rows = batch.to(run.device)
         path = go_over(run, rows, window, memory, progress)
         around = surroundings(path, path.loss_at, run.model, rows, epsilon, top, rate, batches)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thalweg import ranks
+from thalweg.data.batches import Tokens
+from thalweg.data.task_data import IGNORED, Examples
 from thalweg.shift.onset import Handover
 from thalweg.train.config import OptimizerConfig
 
@@ -39,10 +41,48 @@ def next_token_loss(model: Callable[..., Tensor], tokens: Tensor, loops: int, ga
     return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
+@dataclass(frozen=True)
+class TaskBatch:
+    """Samples of an algorithmic task: inputs and targets ``(B, L)`` on the device, passes that each needs ``(B,)`` on the CPU."""
+
+    inputs: Tensor
+    targets: Tensor
+    """`IGNORED` where nothing is asked."""
+    loops: Tensor
+
+    def capped(self, cap: int) -> Tensor:
+        """Passes of each sample when none has more than ``cap``."""
+        return self.loops.clamp(max=cap)
+
+
+Batch = Tensor | TaskBatch
+"""Tokens ``(B, L)`` whose every next token is a target, or samples of a task."""
+
+
+def on_device(made: Tokens | Examples, device: torch.device) -> Batch:
+    """A batch as tensors."""
+    if isinstance(made, Examples):
+        inputs, targets = (torch.from_numpy(part).to(device, non_blocking=True) for part in (made.inputs, made.targets))
+        return TaskBatch(inputs, targets, torch.from_numpy(made.loops))
+    return torch.from_numpy(made).to(device, non_blocking=True)
+
+
+def answer_loss(model: Callable[..., Tensor], batch: TaskBatch, loops: int, gains: Gains = None) -> Tensor:
+    """Mean cross-entropy in nats of all positions that are asked, each sample after its own passes, ``loops`` at most."""
+    passes = batch.capped(loops)
+    logits = model(batch.inputs, loops=passes, gains=None if gains is None else gains[: int(passes.max())])
+    return functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+
+
+def mean_loss(model: Callable[..., Tensor], batch: Batch, loops: int, gains: Gains = None) -> Tensor:
+    """What is trained on: `next_token_loss` of tokens, `answer_loss` of samples of a task."""
+    return (next_token_loss if isinstance(batch, Tensor) else answer_loss)(model, batch, loops, gains)  # type: ignore[arg-type]
+
+
 def train_step(
     model: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
-    tokens: Tensor,
+    batch: Batch,
     *,
     loops: int,
     gains: Gains,
@@ -55,7 +95,7 @@ def train_step(
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad(set_to_none=True)
-    loss = next_token_loss(model, tokens, loops, gains)
+    loss = mean_loss(model, batch, loops, gains)
     loss.backward()
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     outcome = Outcome(*ranks.mean(torch.stack((loss.detach(), norm))).tolist())

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from thalweg.errors import FolderError, InsufficientDataError, ThalwegError
+from thalweg.data.batches import Data
+from thalweg.data.task_data import TaskConfig, TaskData
+from thalweg.errors import BadInputError, FolderError, InsufficientDataError, ThalwegError
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.landscapes import (
     LandscapePlan,
@@ -74,7 +76,9 @@ class Survey:
         self.written = {identity(line) for line in lines}
         self.counted = 0
         self.device = choose_device(self.config.training.device)
-        self.data = make_data(self.config)
+        data = make_data(self.config)
+        assert not isinstance(data, TaskData)  # `config_of` refuses them
+        self.data: Data = data
         self.model = make_model(self.config).to(self.device)
         self.batch = torch.from_numpy(self.data.evaluation[0].tokens[: plan.sequences]).to(self.device)
         names = [name for name, _ in self.model.named_parameters()]
@@ -320,10 +324,14 @@ def config_of(run: Path) -> RunConfig:
 
     Raises:
         FolderError: there is none.
+        BadInputError: it learns a task, whose landscape is not measured.
     """
     if not (run / "config.toml").exists():
         raise FolderError(f"run {run}: there is no config.toml in it; expected the --out folder of `thalweg train`")
-    return read_config(run / "config.toml")
+    config = read_config(run / "config.toml")
+    if isinstance(config.data, TaskConfig):
+        raise BadInputError(f"landscape of {run}: given a run on a task, expected one on the Markov language or on text")
+    return config
 
 
 def identity(line: dict[str, Any]) -> tuple[Any, ...]:

@@ -12,7 +12,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from thalweg.data.batches import Data
+from thalweg.data.batches import Data, EvaluationSet
+from thalweg.data.task_data import TaskData
 from thalweg.errors import DamagedFileError, DivergedError, FolderError
 from thalweg.models.cost import cost, parameters
 from thalweg.plain import fingerprint, from_dict, to_dict
@@ -31,6 +32,7 @@ from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp
 from thalweg.storage import Journal, locked, read_json, write_json, write_text
 from thalweg.train.ahead import look_ahead
+from thalweg.train.answers import score_length
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import digest, gather, newest_checkpoint, save_checkpoint, scatter, weights
@@ -38,7 +40,17 @@ from thalweg.train.config import RunConfig, config_text, read_config
 from thalweg.train.evaluate import evaluate
 from thalweg.train.rates import rate_at
 from thalweg.train.retreat import go_back, tie
-from thalweg.train.step import Gains, Outcome, hand_over, make_optimizer, next_token_loss, train_step
+from thalweg.train.step import (
+    Batch,
+    Gains,
+    Outcome,
+    TaskBatch,
+    hand_over,
+    make_optimizer,
+    mean_loss,
+    on_device,
+    train_step,
+)
 
 
 @dataclass
@@ -99,7 +111,9 @@ def check_owner(config: RunConfig, folder: Path) -> bool:
 class Run:
     """Everything that changes while a run goes on."""
 
-    def __init__(self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: Data | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: Data | TaskData | None = None
+    ) -> None:
         self.config, self.folder, self.callbacks = config, folder, callbacks
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
@@ -136,7 +150,7 @@ class Run:
         """Build the compiled graph of every stage, with and without gains, before the clock starts."""
         if not self.config.training.compile:
             return
-        shift, tokens = self.shift, self.tokens(0)
+        shift, batch = self.shift, self.batch(0)
         ramped = isinstance(shift.onset, Ramp) or shift.net.tries or any(isinstance(rule, LookAhead) for rule in shift.criteria)
         ranges = (shift.range_of(stage) for stage in shift.stages)
         depths = {loops: False for low, high in ranges for loops in range(low, high + 1)}
@@ -144,7 +158,7 @@ class Run:
         torch._dynamo.config.recompile_limit = max(8, 2 * len(depths))
         for loops, with_gains in depths.items():
             for gains in (None, torch.ones(loops, device=self.device)) if with_gains else (None,):
-                next_token_loss(self.forward, tokens, loops, gains).backward()
+                mean_loss(self.forward, batch, loops, gains).backward()
         self.optimizer.zero_grad(set_to_none=True)
 
     def go(self) -> None:
@@ -181,12 +195,13 @@ class Run:
         """One update, its record, and what the schedule makes of it."""
         started, step, settings = time.perf_counter(), self.shift.step, self.config.training
         loops, newest, rate, clip = self.shift.loops, self.shift.gains[-1], self.rate(), self.config.optimizer.clip
-        outcome = train_step(self.forward, self.optimizer, self.tokens(step), loops=loops, gains=self.gains(), rate=rate, clip=clip)
+        batch = self.batch(step)
+        outcome = train_step(self.forward, self.optimizer, batch, loops=loops, gains=self.gains(), rate=rate, clip=clip)
         if not outcome.finite:
             self.stop_diverged(f"update {step + 1}", f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}")
         computed = loops if self.config.training.compile else sum(gain != 0 for gain in self.shift.gains)
         switched = self.advance(outcome)
-        self.clock.flops += self.flops(computed)
+        self.clock.flops += self.flops(batch, computed)
         self.clock.seconds += time.perf_counter() - started
         facts = StepFacts(
             step=step + 1,
@@ -230,14 +245,17 @@ class Run:
             return None
         return torch.tensor(gains, device=self.device) if self.config.training.compile else gains
 
-    def tokens(self, step: int) -> Tensor:
+    def batch(self, step: int) -> Batch:
         """The batch of one step on the device."""
-        batch = self.data.batch(step, self.config.training.batch)
-        return torch.from_numpy(batch).to(self.device, non_blocking=True)
+        return on_device(self.data.batch(step, self.config.training.batch), self.device)
 
-    def flops(self, loops: int) -> float:
-        """Counted operations of one update."""
-        return cost(self.config.model, self.config.training.batch, self.data.length - 1, loops).training_step
+    def flops(self, batch: Batch, loops: int) -> float:
+        """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most."""
+        if isinstance(batch, TaskBatch):
+            passes = batch.capped(loops).double().mean().item()
+            rows, length = batch.inputs.shape
+            return cost(self.config.model, rows, length, passes).training_step
+        return cost(self.config.model, len(batch), batch.shape[1] - 1, loops).training_step
 
     def evaluate(self) -> None:
         """Score all sets with the passes and gains now in use, and record it."""
@@ -320,7 +338,10 @@ class Run:
 
     def finish(self) -> RunSummary:
         """The summary, written last: a run with a summary is complete."""
-        ceilings = {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in self.data.evaluation}
+        if isinstance(self.data, TaskData):
+            self.test_answers(self.data)
+        sets = [one for one in self.data.evaluation if isinstance(one, EvaluationSet)]
+        ceilings = {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in sets}
         summary = RunSummary(
             arm=self.config.arm,
             seed=self.config.seed,
@@ -341,6 +362,16 @@ class Run:
         )
         write_json(self.folder / "summary.json", to_dict(summary))
         return summary
+
+    def test_answers(self, data: TaskData) -> None:
+        """Score fresh samples of every tested length of a task."""
+        started = time.perf_counter()
+        config = data.config
+        found = [
+            score_length(self.model, data, self.device, length, config.tests, self.shift.depth) for length in config.tested_lengths
+        ]
+        self.clock.evaluation_seconds += time.perf_counter() - started
+        write_json(self.folder / "lengths.json", to_dict(found))
 
     def close(self) -> None:
         """Give back files and the screen."""

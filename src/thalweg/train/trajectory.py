@@ -146,7 +146,7 @@ def go_over(run: Run, batch: Tensor, window: int, memory: int | None, progress: 
         step, gains = run.shift.step, run.gains()
         passes.append(Passes(run.shift.loops, None if gains is None else run.shift.gains))
         look(point)
-        rate, tokens = run.rate(), run.tokens(step)
+        rate, tokens = run.rate(), run.batch(step)
         made = train_step(run.forward, run.optimizer, tokens, loops=run.shift.loops, gains=gains, rate=rate, clip=optimizer.clip)
         if not made.finite:
             said = f"loss {made.loss}, gradient norm {made.grad_norm} in update {step + 1}"

@@ -1,0 +1,184 @@
+"""An algorithmic task as data: fresh samples for every update, at lengths that may grow.
+
+Shape letters: B samples, L positions.
+
+*Full-output prediction* (`format` "full"): the input is the query and one end token for each slot of the answer; the whole answer
+is asked at those slots at once. *Next-token prediction* ("next"): the slots hold the end token and then the answer but its last
+token. Both ask for the same tokens at the same places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from thalweg.data.batches import Tokens
+from thalweg.data.task import Task, check_task, find_task
+from thalweg.errors import require
+from thalweg.streams import stream
+
+IGNORED = -100
+"""Target of a position where nothing is asked."""
+EXTRA = 0.5
+"""Loops that are drawn on top of T(n), at most, as a share of it; `loops` "random" only."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Samples of a task, padded at the end with the end token."""
+
+    inputs: Tokens
+    """``(B, L)``."""
+    targets: Tokens
+    """``(B, L)``, `IGNORED` where nothing is asked."""
+    lengths: Tokens
+    """n of each sample, ``(B,)``."""
+    loops: Tokens
+    """Passes of each sample before any cap, ``(B,)``."""
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Samples that are scored, in groups of one length."""
+
+    name: str
+    groups: tuple[Examples, ...]
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A task, its lengths, and how it is asked."""
+
+    kind: ClassVar[str] = "task"
+    task: str = "parity"
+    """parity, copy, addition, binary-sum, multiplication, unique-set, or a task of your own as module:attribute."""
+    longest: int = 20
+    """Training lengths are 1 to this."""
+    start: int = 3
+    """Longest length at the first update."""
+    grow: int = 0
+    """Updates over which the maximum grows linearly from `start` to `longest`; 0 for `longest` from the first update on."""
+    format: Literal["full", "next"] = "full"
+    """The whole answer at once, or token by token."""
+    loops: Literal["length", "fixed", "random"] = "length"
+    """T(n) passes; T(longest) at every length; or T(n) and in training up to half as many more, drawn for every sample."""
+    samples: int = 50
+    """Of every training length, scored during training."""
+    tested: tuple[int, ...] = ()
+    """Lengths tested after training; empty for quarters of `longest` up to twice it."""
+    tests: int = 1000
+    """Samples of each."""
+
+    def __post_init__(self) -> None:
+        for name in ("longest", "samples", "tests"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "a whole number of at least 1")
+        require(1 <= self.start <= self.longest, "data.start", self.start, f"a length from 1 to data.longest, {self.longest}")
+        require(self.grow >= 0, "data.grow", self.grow, "a number of updates of at least 0")
+        require(all(n >= 1 for n in self.tested), "data.tested", self.tested, "lengths of at least 1")
+        task = find_task(self.task)
+        for length in (1, self.longest):
+            require(task.loops(length) >= 1, f"task {task.name}: loops at length {length}", task.loops(length), "at least 1")
+
+    @property
+    def vocabulary(self) -> int:
+        """Symbols and the end token."""
+        return find_task(self.task).symbols + 1
+
+    @property
+    def length(self) -> int:
+        """One more than the positions of the longest training input, as a model that predicts next tokens counts."""
+        task = find_task(self.task)
+        width = task.query(self.longest, 1, np.random.default_rng(0)).shape[1]
+        return width + task.slots(self.longest) + 1
+
+    @property
+    def deepest(self) -> int:
+        """Most passes of a training sample."""
+        task = find_task(self.task)
+        most = max(task.loops(length) for length in range(1, self.longest + 1))
+        return most + int(EXTRA * most) if self.loops == "random" else most
+
+    @property
+    def tested_lengths(self) -> tuple[int, ...]:
+        """Lengths tested after training."""
+        quarters = (round(self.longest * quarter / 4) for quarter in range(1, 9))
+        return self.tested or tuple(dict.fromkeys(max(1, length) for length in quarters))
+
+
+class TaskData:
+    """Samples of a task, each a function of its index."""
+
+    def __init__(self, config: TaskConfig, seed: int, task: Task | None = None) -> None:
+        """``task`` stands in for the one that the config names.
+
+        Raises:
+            BadInputError: a task of the user's own that contradicts itself, see `check_task`.
+        """
+        self.config, self.seed = config, seed
+        self.task = task or find_task(config.task)
+        if task is not None or ":" in config.task:
+            check_task(self.task)
+        self.vocabulary, self.length, self.deepest = self.task.symbols + 1, config.length, config.deepest
+        groups = [self.drawn(n, config.samples, stream(seed, "task-held-out", n)) for n in range(1, config.longest + 1)]
+        self.evaluation = (TaskSet("held-out", tuple(groups)),)
+
+    def longest_at(self, step: int) -> int:
+        """Longest length of the batch of a step."""
+        start, longest, grow = self.config.start, self.config.longest, self.config.grow
+        return longest if step >= grow else start + (longest - start) * step // grow
+
+    def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Examples:
+        """Samples of one step and rank, lengths uniform from 1 to `longest_at`, the shortest first."""
+        rng = stream(self.seed, "tasks", step, rank)
+        lengths, counts = np.unique(rng.integers(1, self.longest_at(step) + 1, size=size), return_counts=True)
+        made = joined([self.drawn(int(n), int(count), rng) for n, count in zip(lengths, counts, strict=True)], self.task.symbols)
+        if self.config.loops != "random":
+            return made
+        extra = rng.integers(0, (EXTRA * made.loops).astype(np.int64) + 1)
+        return Examples(made.inputs, made.targets, made.lengths, made.loops + extra)
+
+    def at(self, length: int, count: int) -> Examples:
+        """Samples of one length, in or out of the trained range, that are neither trained on nor scored during training.
+
+        Raises:
+            BadInputError: a length or count below 1.
+        """
+        require(length >= 1, "length", length, "a whole number of at least 1")
+        require(count >= 1, "count", count, "at least 1")
+        return self.drawn(length, count, stream(self.seed, "task-tests", length))
+
+    def drawn(self, length: int, count: int, rng: np.random.Generator) -> Examples:
+        """Samples of one length."""
+        query = self.task.query(length, count, rng)
+        answer = self.task.answer(query, length)
+        slots = np.full(answer.shape, self.task.symbols)
+        if self.config.format == "next":
+            slots[:, 1:] = answer[:, :-1]
+        asked = self.config.longest if self.config.loops == "fixed" else length
+        return Examples(
+            inputs=np.concatenate([query, slots], axis=1),
+            targets=np.concatenate([np.full(query.shape, IGNORED), answer], axis=1),
+            lengths=np.full(count, length),
+            loops=np.full(count, self.task.loops(asked)),
+        )
+
+    def facts(self) -> dict:
+        """What a record needs to know about the data; JSON values."""
+        return {"kind": "task", "task": self.config.task, "longest": self.config.longest, "format": self.config.format}
+
+
+def joined(parts: list[Examples], end: int) -> Examples:
+    """Samples of several lengths in one batch, as wide as the longest of them."""
+    width = max(part.inputs.shape[1] for part in parts)
+
+    def padded(tokens: Tokens, value: int) -> Tokens:
+        return np.pad(tokens, ((0, 0), (0, width - tokens.shape[1])), constant_values=value)
+
+    return Examples(
+        inputs=np.concatenate([padded(part.inputs, end) for part in parts]),
+        targets=np.concatenate([padded(part.targets, IGNORED) for part in parts]),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        loops=np.concatenate([part.loops for part in parts]),
+    )

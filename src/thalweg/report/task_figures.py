@@ -1,0 +1,441 @@
+"""Figures of a study of algorithmic tasks, from its records alone: a panel for each task, and every seed beside the mean.
+
+Shape letters: N tested lengths, P passes, S seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from thalweg.records import RunRecord
+from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, Grouped, draw_band, drawn, score, setup
+from thalweg.report.sweep_dots import COLUMNS, LONGEST, Dot, cell_dot, digits, draw_dot, scale_of
+from thalweg.report.sweep_figures import REACH, at_switch, draw_switches
+from thalweg.report.sweep_maps import WIDTH
+from thalweg.sweeps import Share
+from thalweg.task_studies import TaskOutcome, TaskStudySummary
+
+LOOPING = ("looped", "shift")
+"""Arms whose passes are varied after training."""
+SWITCHING = ("shift", "shift-hard")
+TIMED = ("single", "looped", "shift", "shift-hard")
+KINDS = {"in the trained range": ("o", ()), "at its edge": ("s", (4, 1.5)), "beyond it": ("^", (1, 1))}
+"""Kind of a tested length -> its mark and dashes."""
+NEAR = 2.0
+"""Percentage points within which halting counts as good as T(n)."""
+GOAL = 0.7
+"""Share of Looped's time that SHIFT is to need."""
+TALL = 2.15
+"""Height of a panel, inches."""
+SHADE = {"color": "black", "alpha": 0.06, "linewidth": 0}
+
+Outcomes = dict[str, dict[str, TaskOutcome]]
+"""Task -> arm -> outcome."""
+
+
+@matplotlib.rc_context(STYLE)
+def draw_tasks(summary: TaskStudySummary, runs: dict[str, RunRecord]) -> list[Drawn]:
+    """Every figure that the study has records for, in the order of the page.
+
+    Args:
+        summary: of the study, complete or not.
+        runs: by name, "<task>-<arm>-seed<n>".
+    """
+    grouped = runs_of(summary, runs)
+    figures = [lengths_drawn(summary), loops_drawn(summary), switches_drawn(summary, grouped)]
+    figures += [times_drawn(summary, grouped), halting_drawn(summary), saved_drawn(summary)]
+    return [figure for figure in figures if figure is not None]
+
+
+def runs_of(summary: TaskStudySummary, runs: dict[str, RunRecord]) -> dict[str, Grouped]:
+    """Task -> arm -> its complete runs; without tasks and arms that have none."""
+    found: dict[str, Grouped] = {}
+    for task in summary.tasks:
+        for arm in summary.arms:
+            named = (runs.get(f"{task}-{arm}-seed{seed}") for seed in summary.seeds)
+            mine = [run for run in named if run is not None and run.summary and run.evaluations]
+            if mine:
+                found.setdefault(task, {})[arm] = mine
+    return found
+
+
+def tested(summary: TaskStudySummary, arms: Sequence[str]) -> Outcomes:
+    """The outcomes that were tested after training, of some arms, in the order of tasks and arms; without empty tasks."""
+    named = {(one.task, one.arm): one for one in summary.outcomes if one.lengths and one.seeds}
+    found = {task: {arm: named[task, arm] for arm in arms if (task, arm) in named} for task in summary.tasks}
+    return {task: outcomes for task, outcomes in found.items() if outcomes}
+
+
+def chosen(grouped: dict[str, Grouped], arms: Sequence[str], fits: Callable[[RunRecord], bool]) -> dict[str, Grouped]:
+    """Task -> arm -> the runs that fit, of some arms; without tasks and arms that have none."""
+    found: dict[str, Grouped] = {}
+    for task, every in grouped.items():
+        for arm in arms:
+            mine = [run for run in every.get(arm, []) if fits(run)]
+            if mine:
+                found.setdefault(task, {})[arm] = mine
+    return found
+
+
+def panels_of(tasks: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each task, with the axes' labels (and units) at the left and where nothing is below."""
+    columns = len(tasks) if len(tasks) <= 3 else 2 if len(tasks) == 4 else 3
+    rows = math.ceil(len(tasks) / columns)
+    figure = Figure(figsize=(WIDTH, TALL * rows + 0.7), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for place, axes in enumerate(grid):
+        if place >= len(tasks):
+            axes.remove()
+            continue
+        axes.set_title(named(tasks[place]), fontsize=9, parse_math=False)
+        axes.set_xlabel(x if place + columns >= len(tasks) else "")
+        axes.set_ylabel(y if place % columns == 0 else "")
+    return figure, dict(zip(tasks, grid, strict=False))
+
+
+def named(task: str) -> str:
+    """The name, cut if it is long."""
+    return task if len(task) <= LONGEST else task[: LONGEST - 1] + "…"
+
+
+def line_of(arm: str) -> Line2D:
+    """An arm in a legend."""
+    return Line2D([], [], color=COLOURS.get(arm, "black"), linewidth=1.6, label=arm, dashes=DASHES.get(arm, (None, None)))  # type: ignore[arg-type]
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """One legend for all panels."""
+    figure.legend(handles=list(handles), fontsize=8, loc="outside lower center", ncols=min(8, len(handles)), columnspacing=1.4)
+
+
+def arms_in(groups: Iterable[Iterable[str]], order: Sequence[str]) -> list[str]:
+    """The arms that some panel shows, in order."""
+    present = {arm for group in groups for arm in group}
+    return [arm for arm in order if arm in present]
+
+
+def in_percent(table: Sequence[Sequence[float]]) -> np.ndarray:
+    """Shares as per cent, ``(rows, S)``."""
+    return 100 * np.array(table, dtype=float)
+
+
+def setting(summary: TaskStudySummary) -> str:
+    """The end of every caption."""
+    return setup(summary)  # type: ignore[arg-type]  # it has all that is read there
+
+
+def lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
+    """Exact match over length, in and out of the trained range, all arms; None where nothing was tested."""
+    outcomes = tested(summary, summary.arms)
+    if not outcomes:
+        return None
+    figure, panels = panels_of(list(outcomes), "length n", "exact match (%)")
+    for task, arms in outcomes.items():
+        for place, one in enumerate(arms.values()):
+            draw_lengths(panels[task], one, place - (len(arms) - 1) / 2)
+        shade_trained(panels[task], summary.longest[task])
+        panels[task].set_ylim(-4, 104)
+    shown = arms_in(outcomes.values(), summary.arms)
+    legend_below(figure, [*map(line_of, shown), Patch(**SHADE, label="trained lengths")])  # type: ignore[arg-type]
+    caption = (
+        f"Exact match (the whole answer is right) on {samples_of(outcomes)} fresh samples of each length after training. Lines: "
+        "mean over seeds; points: every seed, arms side by side so that equal ones can be seen; shaded: lengths up to the longest "
+        f"in training. {setting(summary)}"
+    )
+    told = ". ".join(f"{task}: " + "; ".join(map(ends_in_words, arms.values())) for task, arms in outcomes.items())
+    alt = f"Curves of exact match over length, a panel for each task. Means at the edges of the tested lengths. {told}."
+    return drawn(figure, "accuracy-over-length", "How far do the arms generalise?", caption, alt)
+
+
+def draw_lengths(axes: Axes, one: TaskOutcome, aside: float) -> None:
+    """Mean as a line, every seed as a faint point, ``aside`` hundredths of the tested range beside its length."""
+    accuracy, colour = in_percent(one.accuracy), COLOURS.get(one.arm, "black")
+    axes.plot(one.lengths, accuracy.mean(1), color=colour, linewidth=1.5, dashes=DASHES.get(one.arm, (None, None)))  # type: ignore[arg-type]
+    places = np.repeat(one.lengths, accuracy.shape[1]) + 0.01 * aside * (max(one.lengths) - min(one.lengths))
+    axes.plot(places, accuracy.ravel(), "o", color=colour, markersize=2.6, alpha=0.4, markeredgewidth=0)
+
+
+def shade_trained(axes: Axes, longest: int) -> None:
+    """The lengths that training has seen, as far as the axis shows them."""
+    low, high = axes.get_xlim()
+    if longest > low:
+        axes.axvspan(low, min(longest, high), **SHADE, zorder=0)  # type: ignore[arg-type]
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def samples_of(outcomes: Outcomes) -> str:
+    """Samples tested of each length."""
+    counts = sorted({one.samples for arms in outcomes.values() for one in arms.values()})
+    return " or ".join(f"{count:,}" for count in counts)
+
+
+def ends_in_words(one: TaskOutcome) -> str:
+    """Mean exact match at the shortest and the longest tested length."""
+    accuracy = in_percent(one.accuracy).mean(1)
+    return f"{one.arm} {accuracy[0]:.1f} % at {one.lengths[0]}, {accuracy[-1]:.1f} % at {one.lengths[-1]}"
+
+
+def three_lengths(lengths: Sequence[int], longest: int) -> dict[str, int]:
+    """Kind -> the tested length nearest to half of the longest training length, the last up to it, the nearest to 1.5 of it.
+
+    Kinds without a length are left out, and so is the first where it would be the second again.
+    """
+    inside, outside = [n for n in lengths if n <= longest], [n for n in lengths if n > longest]
+    found: dict[str, int] = {}
+    first, edge, beyond = KINDS
+    if len(inside) > 1:
+        found[first] = min(inside[:-1], key=lambda n: abs(n - longest / 2))
+    if inside:
+        found[edge] = inside[-1]
+    if outside:
+        found[beyond] = min(outside, key=lambda n: abs(n - 1.5 * longest))
+    return found
+
+
+def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
+    """Exact match over passes at three lengths, Looped and SHIFT; None where no passes were varied."""
+    outcomes = tested(summary, LOOPING)
+    outcomes = {task: arms for task, arms in outcomes.items() if any(one.by_loops for one in arms.values())}
+    if not outcomes:
+        return None
+    figure, panels = panels_of(list(outcomes), "passes", "exact match (%)")
+    told: list[str] = []
+    for task, arms in outcomes.items():
+        lengths: dict[str, None] = {}
+        for one in arms.values():
+            for kind, length in three_lengths(one.lengths, summary.longest[task]).items():
+                if str(length) in one.by_loops:
+                    draw_loops(panels[task], one, length, kind)
+                    told.append(f"{task}, {one.arm}: {passes_in_words(one, length)}")
+                    lengths[str(length)] = None
+        panels[task].set_title(f"{named(task)}, n = {', '.join(lengths)}", fontsize=9, parse_math=False)
+        panels[task].set_ylim(-4, 104)
+        panels[task].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    kinds = [Line2D([], [], color="#555555", lw=1.4, marker=m, ms=5, ls=(0, d or None), label=k) for k, (m, d) in KINDS.items()]  # type: ignore[arg-type]
+    legend_below(figure, [*(Line2D([], [], color=COLOURS[arm], label=arm) for arm in arms_in(outcomes.values(), LOOPING)), *kinds])
+    caption = (
+        f"Exact match after each number of passes, on {samples_of(outcomes)} fresh samples of three lengths n (in the panel's title, "
+        "in order of the legend). Lines: mean over seeds; large marks: at T(n), the passes that the length asks for; faint marks "
+        f"there: every seed. {setting(summary)}"
+    )
+    alt = f"Curves of exact match over passes, a panel for each task. {'. '.join(told)}."
+    return drawn(figure, "accuracy-over-loops", "Do more passes than T(n) help or harm?", caption, alt)
+
+
+def draw_loops(axes: Axes, one: TaskOutcome, length: int, kind: str) -> None:
+    """One length of one arm: the mean over passes, and the seeds at T(n)."""
+    accuracy, colour = in_percent(one.by_loops[str(length)]), COLOURS[one.arm]
+    mark, dashes = KINDS[kind]
+    mean, own = accuracy.mean(1), passes_at(one, length)
+    axes.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=1.3, alpha=0.85, dashes=dashes or (None, None))  # type: ignore[arg-type]
+    axes.plot([own] * accuracy.shape[1], accuracy[own - 1], mark, color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
+    axes.plot([own], mean[own - 1 : own], mark, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.8)
+
+
+def passes_at(one: TaskOutcome, length: int) -> int:
+    """T(n), or the fewer passes that the model was trained with."""
+    return one.loops[one.lengths.index(length)]
+
+
+def passes_in_words(one: TaskOutcome, length: int) -> str:
+    """Mean exact match at T(n) and after the most passes that were tried."""
+    mean, own = in_percent(one.by_loops[str(length)]).mean(1), passes_at(one, length)
+    return f"n = {length}: {mean[own - 1]:.1f} % after T(n) = {own} passes, {mean[-1]:.1f} % after {len(mean)}"
+
+
+def switches_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Drawn | None:
+    """Held-out exact match around the switch; None where no run has switched."""
+    found = chosen(grouped, SWITCHING, lambda run: bool(run.switches))
+    if not found:
+        return None
+    figure, panels = panels_of(list(found), "updates since the run's own switch", "held-out exact match (%)")
+    for task, arms in found.items():
+        for arm, runs in arms.items():
+            draw_switches(panels[task], arm, runs)
+        panels[task].axvline(0, color="black", linewidth=0.6, alpha=0.5, zorder=1)
+        panels[task].set_xlim(-REACH, REACH)
+    legend_below(figure, [line_of(arm) for arm in arms_in(found.values(), SWITCHING)])
+    caption = (
+        f"Held-out exact match on the trained lengths within {REACH} updates of each run's own switch. Thin: one line a seed; "
+        "thick: mean over seeds. At 0 the same weights are scored before and after the switch. Each panel has its own vertical "
+        f"axis. {setting(summary)}"
+    )
+    told = "; ".join(
+        f"{task}, {arm} from {at_switch(runs, True):.1f} % to {at_switch(runs, False):.1f} %"
+        for task, arms in found.items()
+        for arm, runs in arms.items()
+    )
+    alt = f"Curves of held-out exact match around the switch, a panel for each task. At the switch itself: {told}."
+    return drawn(figure, "switch-by-task", "What does the switch do to the exact match?", caption, alt)
+
+
+def times_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Drawn | None:
+    """Held-out exact match over training time; None where there are no such runs."""
+    found = chosen(grouped, TIMED, lambda run: True)
+    if not found:
+        return None
+    figure, panels = panels_of(list(found), "training time (s), evaluation left out", "held-out exact match (%)")
+    for task, arms in found.items():
+        for arm, runs in arms.items():
+            draw_band(panels[task], arm, runs, lambda e: e.seconds, score("held-out", "all", "accuracy", 100))
+        panels[task].set_ylim(-4, 104)
+        panels[task].set_xlim(left=0)
+        panels[task].xaxis.set_major_locator(MaxNLocator(5))
+    legend_below(figure, [line_of(arm) for arm in arms_in(found.values(), TIMED)])
+    caption = (
+        "Held-out exact match on all trained lengths over training time. Lines: mean over seeds on the stretch that all seeds "
+        f"cover; bands: 95 % t-interval, cut at the axis. {setting(summary)}"
+    )
+    told = "; ".join(f"{task}, {arm} {end_in_words(runs)}" for task, arms in found.items() for arm, runs in arms.items())
+    alt = f"Curves of held-out exact match over seconds, a panel for each task. At the end, means over seeds: {told}."
+    return drawn(figure, "accuracy-over-time", "Who gets there first?", caption, alt)
+
+
+def end_in_words(runs: Sequence[RunRecord]) -> str:
+    """Mean of the last evaluation and its time."""
+    ends = [run.evaluations[-1] for run in runs]
+    accuracy = np.mean([100 * end.scores["held-out"]["all"].accuracy for end in ends])
+    return f"{accuracy:.1f} % after {np.mean([end.seconds for end in ends]):.0f} s"
+
+
+def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
+    """What halting by confidence costs against T(n), Looped; None where Looped was not tested."""
+    outcomes = tested(summary, ("looped",))
+    if not outcomes:
+        return None
+    figure, panels = panels_of(list(outcomes), "length n", "exact match minus\nthat at T(n) (points)")
+    told: list[str] = []
+    for task, arms in outcomes.items():
+        axes, one = panels[task], arms["looped"]
+        axes.axhspan(-NEAR, NEAR, **SHADE, zorder=0)  # type: ignore[arg-type]
+        axes.axvline(summary.longest[task], color="black", linewidth=0.8, dashes=(1, 2))
+        own = in_percent(one.accuracy)
+        apart = {name: in_percent(table) - own for name, table in (("sample", one.confident), ("batch", one.confident_batch))}
+        for name, gaps in apart.items():
+            draw_gaps(axes, one.lengths, gaps, name)
+        lowest, highest = (end(gaps.min() if end is min else gaps.max() for gaps in apart.values()) for end in (min, max))
+        axes.set_ylim(min(-2 * NEAR, 1.1 * lowest), max(2 * NEAR, 1.1 * highest))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        told += [f"{task}, per {name} {gaps.min():+.1f} to {gaps.max():+.1f}" for name, gaps in apart.items()]
+    legend_below(figure, [*(gap_line(name) for name in HALTS), Patch(**SHADE, label=f"within {NEAR:g} points")])  # type: ignore[arg-type]
+    caption = (
+        f"Exact match of Looped where it halts when it is surest of its own answer, minus that after T(n) passes, on "
+        f"{samples_of(outcomes)} fresh samples of each length. Per sample: each halts by itself; per batch: all samples of a length "
+        "halt together. Lines: mean over seeds; points: every seed; dotted vertical: the longest training length. "
+        f"{setting(summary)}"
+    )
+    alt = f"Curves of the difference over length, a panel for each task. Least and most over lengths and seeds: {'; '.join(told)}."
+    return drawn(figure, "halting", "Can the model tell by itself when to halt?", caption, alt)
+
+
+HALTS = {"sample": (COLOURS["looped"], "o", (None, None)), "batch": ("#333333", "s", (3, 1.5))}
+"""What halts together -> colour, mark and dashes."""
+
+
+def gap_line(name: str) -> Line2D:
+    """A way to halt in a legend."""
+    colour, mark, dashes = HALTS[name]
+    return Line2D([], [], color=colour, marker=mark, ms=4, lw=1.4, dashes=dashes, label=f"looped, halting per {name}")  # type: ignore[arg-type]
+
+
+def draw_gaps(axes: Axes, lengths: Sequence[int], gaps: np.ndarray, name: str) -> None:
+    """Differences ``(N, S)`` in percentage points: the mean as a line, every seed as a faint point."""
+    colour, mark, dashes = HALTS[name]
+    axes.plot(lengths, gaps.mean(1), color=colour, linewidth=1.4, dashes=dashes)
+    axes.plot(np.repeat(lengths, gaps.shape[1]), gaps.ravel(), mark, color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
+
+
+def saved_rows(summary: TaskStudySummary) -> dict[int, TaskOutcome]:
+    """Row -> outcome with a share of time or a drop; rows of a task lie together, with one free row between tasks."""
+    rows: dict[int, TaskOutcome] = {}
+    row = 0
+    for task in summary.tasks:
+        named = {one.arm: one for one in summary.outcomes if one.task == task}
+        mine = [named[arm] for arm in SWITCHING if arm in named]
+        mine = [one for one in mine if one.share_seconds is not None or one.drop.mean is not None]
+        rows |= {row + place: one for place, one in enumerate(mine)}
+        row += len(mine) + bool(mine)
+    return rows
+
+
+def saved_dot(share: Share | None) -> Dot:
+    """A share; without an upper end where runs never got there."""
+    if share is None:
+        return Dot(None, None, None)
+    return Dot(share.value, share.low, None if share.censored else share.high, None, share.censored > 0)
+
+
+def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
+    """Share of Looped's time and drop at the switch; None where there are neither."""
+    rows = saved_rows(summary)
+    if not rows:
+        return None
+    caption = (
+        "Left: training time to Looped's final exact match on trained lengths less one point, as a share of Looped's own time to "
+        "it, on a logarithmic axis. Right: largest fall of the held-out exact match below its best so far, from the switch on. "
+        "Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: runs that never got there; the "
+        'dot is then the median, the line begins at the smallest share, and there is no dot where the median run never did. "-": '
+        f"no number. {setting(summary)}"
+    )
+    told = "; ".join(f"{one.task}, {one.arm}: {saved_in_words(one)}" for one in rows.values())
+    alt = f"Two columns of dots: share of Looped's time, and drop in percentage points. {told}."
+    return drawn(figure_saved(rows), "time-saved", "How much time does SHIFT save, and what does the switch cost?", caption, alt)
+
+
+def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
+    """One row a task and arm: share of time on the left, drop on the right."""
+    figure = Figure(figsize=(WIDTH, 0.2 * max(rows) + 1.6), layout="constrained")
+    share, drop = figure.subplots(1, 2, sharey=True)
+    share.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3))
+    share.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5))
+    draw_shares(share, {row: saved_dot(one.share_seconds) for row, one in rows.items()}, rows)
+    for row, one in rows.items():
+        draw_dot(drop, row, cell_dot(one.drop), COLOURS[one.arm])
+    scale_of(drop, COLUMNS[-1])
+    share.set_xlabel("share of Looped's time to its exact match")
+    drop.set_xlabel("drop at the switch (percentage points)")
+    share.tick_params(axis="y", length=0)
+    drop.tick_params(axis="y", length=0)
+    heads = {task: [row for row, one in rows.items() if one.task == task] for task in dict.fromkeys(o.task for o in rows.values())}
+    middles = [(mine[0] + mine[-1]) / 2 for mine in heads.values()]
+    share.set_yticks(middles, [named(task) for task in heads], fontsize=8.5, parse_math=False)
+    share.set_ylim(max(rows) + 0.8, -0.8)
+    handles: list[Artist] = [
+        Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm)
+        for arm in arms_in([[o.arm for o in rows.values()]], SWITCHING)
+    ]
+    handles.append(Line2D([], [], color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped"))
+    handles.append(Line2D([], [], color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}"))
+    legend_below(figure, handles)
+    return figure
+
+
+def draw_shares(axes: Axes, dots: dict[int, Dot], rows: dict[int, TaskOutcome]) -> None:
+    """Shares on a logarithmic axis; arrows of runs that never got there end at its right edge."""
+    known = [x for dot in dots.values() for x in dot.known] + [GOAL, 1.0]
+    low, high = min(known) / 1.15, max(known) * 1.25
+    axes.set_xlim(low, high)
+    scale_of(axes, COLUMNS[0])
+    for row, dot in dots.items():
+        beyond = high / 1.04 if dot.censored and dot.known else None
+        draw_dot(axes, row, replace(dot, beyond=beyond), COLOURS[rows[row].arm])
+
+
+def saved_in_words(one: TaskOutcome) -> str:
+    """Share and drop of a row."""
+    share = one.share_seconds
+    value = digits(None if share is None else share.value, ".2f")
+    never = f" ({share.censored} of {share.n} never)" if share and share.censored else ""
+    return f"share {value}{never}, drop {digits(one.drop.mean, '.1f')}"

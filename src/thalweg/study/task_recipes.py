@@ -1,0 +1,178 @@
+"""Runs on algorithmic tasks as functions: a recipe for each task, arms as few changed lines, presets as amounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from thalweg.data.task import find_task
+from thalweg.data.task_data import TaskConfig
+from thalweg.data.tasks import TASKS
+from thalweg.errors import require, unknown
+from thalweg.models.config import ModelConfig
+from thalweg.shift.criterion import Plateau
+from thalweg.shift.onset import Hard, Ramp
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class TaskPreset:
+    """How much of a study of tasks is made."""
+
+    seeds: int
+    arms: tuple[str, ...]
+    steps: int
+    """Updates of a run."""
+    longest: int
+    """Length up to which is trained; twice that is tested."""
+    width: int
+    deepest: int
+    """Most blocks in the stack."""
+
+
+ALL = ("single", "looped", "shift", "shift-hard", "next-token", "fixed", "random")
+PRESETS = {
+    "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 2000, 10, 32, 2),
+    "paper": TaskPreset(3, ALL, 8000, 20, 64, 2),
+    "gpu": TaskPreset(5, ALL, 100_000, 20, 256, 4),
+}
+"""The first two for two cores, minutes and hours; the last is the source's size."""
+LAYERS = {"parity": 1, "copy": 2, "addition": 3, "binary-sum": 3, "multiplication": 4, "unique-set": 3}
+"""Blocks in the stack, as in the source; other tasks have 2."""
+
+
+@dataclass(frozen=True)
+class TaskStudyConfig:
+    """What a folder of a study of tasks belongs to; everything else follows from it."""
+
+    preset: str
+    tasks: tuple[str, ...]
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    device: str = "auto"
+
+
+def plan_tasks(
+    preset: str, tasks: tuple[str, ...] = (), arms: tuple[str, ...] = (), seeds: int = 0, device: str = "auto"
+) -> TaskStudyConfig:
+    """A study of tasks from what a user asks for; empty or zero takes the preset's own, and all six tasks.
+
+    Raises:
+        BadInputError: an unknown preset, task or arm (with the likely meaning), or a number of seeds below 1.
+    """
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    for task in tasks:
+        find_task(task)
+    for arm in arms:
+        if arm not in ALL:
+            raise unknown("arm", arm, ALL)
+    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
+    numbers = tuple(range(seeds or PRESETS[preset].seeds))
+    return TaskStudyConfig(preset, tuple(dict.fromkeys(tasks)) or tuple(TASKS), arms or PRESETS[preset].arms, numbers, device)
+
+
+@dataclass(frozen=True)
+class TaskRecipe:
+    """One task: the config that all arms start from, and the numbers that make the arms."""
+
+    base: RunConfig
+    loops: int
+    """T of the longest training length: the cap of Looped, and of SHIFT's last stage, that is none."""
+    criterion: Plateau
+    ramp: Ramp
+
+    @property
+    def data(self) -> TaskConfig:
+        """The data of every arm."""
+        assert isinstance(self.base.data, TaskConfig)
+        return self.base.data
+
+
+def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskRecipe:
+    """GPT-2-style block without positions, input injection, lengths that grow over half of the run."""
+    task = find_task(name)
+    data = TaskConfig(task=name, longest=preset.longest, start=min(3, preset.longest), grow=preset.steps // 2)
+    model = ModelConfig(
+        vocabulary=task.symbols + 1,
+        length=data.length,
+        width=preset.width,
+        layers=min(preset.deepest, LAYERS.get(name, 2)),
+        heads=4,
+        block="gpt",
+        positions="none",
+        injection=True,
+    )
+    settings = TrainingConfig(
+        steps=preset.steps,
+        batch=64,
+        evaluate_every=max(1, preset.steps // 50),
+        checkpoint_every=max(1, preset.steps // 10),
+        threads=1,
+        device=device,
+    )
+    optimizer = OptimizerConfig(rate=1e-3, warmup=min(200, preset.steps // 10), schedule="wsd", beta2=0.98)
+    base = RunConfig(data=data, model=model, optimizer=optimizer, training=settings)
+    rule = Plateau(delta_loss=0.1, delta_grad=0.5, patience=2, window=max(10, preset.steps // 100))
+    return TaskRecipe(base, data.deepest, rule, Ramp(max(1, preset.steps // 5), order="in turn"))
+
+
+def single(recipe: TaskRecipe) -> RunConfig:
+    """One pass at every length."""
+    return replace(recipe.base, shift=ShiftConfig(stages=(1,)))
+
+
+def looped(recipe: TaskRecipe) -> RunConfig:
+    """T(n) passes from the first update on."""
+    return replace(recipe.base, shift=ShiftConfig(stages=(recipe.loops,)))
+
+
+def shift(recipe: TaskRecipe) -> RunConfig:
+    """SHIFT: the stage caps T(n), at first at one pass; SCP and our ramp."""
+    return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, recipe.ramp))
+
+
+def shift_hard(recipe: TaskRecipe) -> RunConfig:
+    """SHIFT as in the paper: SCP and a hard onset."""
+    return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, Hard()))
+
+
+def next_token(recipe: TaskRecipe) -> RunConfig:
+    """Baseline: the answer token by token, one pass."""
+    run = single(recipe)
+    return replace(run, data=replace(recipe.data, format="next"))
+
+
+def fixed(recipe: TaskRecipe) -> RunConfig:
+    """Baseline: the loops of the longest training length at every length."""
+    run = looped(recipe)
+    return replace(run, data=replace(recipe.data, loops="fixed"))
+
+
+def random_loops(recipe: TaskRecipe) -> RunConfig:
+    """From T(n) to half as many again in training, drawn for every sample; T(n) in testing."""
+    run = looped(recipe)
+    data = replace(recipe.data, loops="random")
+    return replace(run, data=data, shift=ShiftConfig(stages=(data.deepest,)))
+
+
+ARMS: dict[str, Callable[[TaskRecipe], RunConfig]] = {
+    "single": single,
+    "looped": looped,
+    "shift": shift,
+    "shift-hard": shift_hard,
+    "next-token": next_token,
+    "fixed": fixed,
+    "random": random_loops,
+}
+
+
+def task_runs(study: TaskStudyConfig) -> dict[tuple[str, str, int], RunConfig]:
+    """(task, arm, seed) -> config."""
+    preset, found = PRESETS[study.preset], {}
+    for name in study.tasks:
+        recipe = task_recipe(name, preset, study.device)
+        for arm in study.arms:
+            for seed in study.seeds:
+                found[name, arm, seed] = replace(ARMS[arm](recipe), arm=arm, seed=seed)
+    return found

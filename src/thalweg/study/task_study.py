@@ -1,0 +1,197 @@
+"""A study of algorithmic tasks from plan to page."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from thalweg.errors import FolderError, require
+from thalweg.plain import to_dict
+from thalweg.records import RunRecord, read_lengths, read_run, recorded
+from thalweg.report.sweep_page import share_in_words
+from thalweg.report.task_page import write_task_report
+from thalweg.storage import locked, read_json, write_json
+from thalweg.study.commands import failure, in_words, make_runs
+from thalweg.study.measures import Pairs
+from thalweg.study.queue import Job, failed_for_good, prepare
+from thalweg.study.study import claim_folder, model_words
+from thalweg.study.sweep import slug
+from thalweg.study.task_outcomes import Lengths, task_outcome
+from thalweg.study.task_recipes import PRESETS, TaskStudyConfig, task_recipe, task_runs
+from thalweg.study.task_verdicts import task_verdicts
+from thalweg.task_studies import TaskOutcome, TaskStudySummary
+
+PLAN = "tasks.json"
+
+
+def task_jobs(study: TaskStudyConfig, folder: Path) -> dict[tuple[str, str, int], Job]:
+    """(task, arm, seed) -> its run in the queue."""
+    return {
+        key: Job(name, config, folder / "runs" / name) for key, config in task_runs(study).items() for name in (run_name(*key),)
+    }
+
+
+def run_name(task: str, arm: str, seed: int) -> str:
+    """Of a run and its folder."""
+    return f"{slug(task)}-{arm}-seed{seed}"
+
+
+def run_task_study(study: TaskStudyConfig, folder: Path, workers: int, as_json: bool) -> None:
+    """Make all runs that are not complete, then the report.
+
+    Raises:
+        StudyError: some runs failed; the report of the others is made first.
+    """
+    require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
+    with locked(folder, "study"):
+        claim_folder(study, folder / PLAN, "study")
+        jobs = list(task_jobs(study, folder).values())
+        prepare(jobs)
+        failed = make_runs(jobs, workers or os.cpu_count() or 1)
+        if len(failed) == len(jobs):
+            raise failure(failed, folder)
+        show_tasks(report_on_tasks(study, folder), folder, as_json)
+        if failed:
+            raise failure(failed, folder)
+
+
+def read_task_study(folder: Path) -> TaskStudyConfig:
+    """The plan that a folder belongs to."""
+    return recorded(TaskStudyConfig, read_json(folder / PLAN), folder / PLAN)
+
+
+def summarise_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
+    """Outcomes and answers from the records of the complete runs; writes ``summary.json``.
+
+    Raises:
+        FolderError: nothing is complete yet.
+    """
+    jobs = task_jobs(study, folder)
+    some = next((read_run(job.folder) for job in jobs.values() if job.complete), None)
+    if some is None or some.summary is None:
+        raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study tasks` again")
+    outcomes, runs = [], {}
+    for task in study.tasks:
+        arms = {arm: complete(jobs, task, arm) for arm in study.arms}
+        runs[task] = arms
+        outcomes += [outcome_of(jobs, task, arm, arms[arm], arms.get("looped", {})) for arm in study.arms]
+    recipes = {task: task_recipe(task, PRESETS[study.preset], study.device) for task in study.tasks}
+    summary = TaskStudySummary(
+        name=folder.resolve().name,
+        preset=study.preset,
+        tasks=study.tasks,
+        arms=study.arms,
+        seeds=study.seeds,
+        complete=all(job.complete for job in jobs.values()),
+        missing=tuple(job.name for job in jobs.values() if not job.complete),
+        longest={task: recipe.data.longest for task, recipe in recipes.items()},
+        outcomes=tuple(outcome for outcome in outcomes if outcome.seeds or outcome.failed),
+        verdicts=tuple(task_verdicts(outcomes, runs, {task: recipe.data.longest for task, recipe in recipes.items()})),
+        setup=task_setup(study),
+        provenance=some.summary.provenance,
+    )
+    write_json(folder / "summary.json", to_dict(summary))
+    return summary
+
+
+def complete(jobs: dict[tuple[str, str, int], Job], task: str, arm: str) -> Pairs:
+    """Seed -> complete run."""
+    return {seed: read_run(job.folder) for (t, a, seed), job in jobs.items() if (t, a) == (task, arm) and job.complete}
+
+
+def outcome_of(jobs: dict[tuple[str, str, int], Job], task: str, arm: str, runs: Pairs, looped: Pairs) -> TaskOutcome:
+    """One arm on one task."""
+    lengths: Lengths = {seed: read_lengths(jobs[task, arm, seed].folder) for seed in runs}
+    failed = sum(failed_for_good(job.folder) for (t, a, _), job in jobs.items() if (t, a) == (task, arm) and not job.complete)
+    return task_outcome(task, arm, runs, lengths, looped, failed)
+
+
+def report_on_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
+    """Summarise and write figures and page."""
+    summary = summarise_tasks(study, folder)
+    runs: dict[str, RunRecord] = {
+        f"{task}-{arm}-seed{seed}": read_run(job.folder)
+        for (task, arm, seed), job in task_jobs(study, folder).items()
+        if job.complete
+    }
+    write_task_report(summary, runs, folder)
+    return summary
+
+
+def show_tasks(summary: TaskStudySummary, folder: Path, as_json: bool) -> None:
+    """The table and the answers on standard output."""
+    if as_json:
+        print(json.dumps(to_dict(summary)))
+        return
+    console = Console(width=None if Console().is_terminal else 200)
+    title = f"{summary.name}: exact match, {len(summary.seeds)} seeds, mean and 95 % interval; every seed is on the page"
+    table = Table(title=title, title_justify="left")
+    for heading in ("task", "arm", "trained lengths", "at the longest", "beyond", "drop (points)", "share of time", "seconds"):
+        table.add_column(heading)
+    for one in summary.outcomes:
+        table.add_row(one.task, one.arm, *cells(one, summary))
+    console.print(table)
+    for verdict in summary.verdicts:
+        console.print(f"{verdict.question} {verdict.answer}", highlight=False)
+    if summary.missing:
+        console.print(f"missing: {', '.join(summary.missing)}")
+    console.print(f"page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def cells(one: TaskOutcome, summary: TaskStudySummary) -> list[str]:
+    """One row of the table."""
+    seeds = len(summary.seeds)
+    edge, end = at_length(one, summary.longest[one.task]), at_length(one, max(one.lengths, default=0))
+    share = " ".join(share_in_words(one.share_seconds))
+    return [in_words(one.trained, seeds), edge, end, in_words(one.drop, one.drop.n), share, in_words(one.seconds, seeds)]
+
+
+def at_length(one: TaskOutcome, length: int) -> str:
+    """Exact match at a tested length, every seed."""
+    if length not in one.lengths:
+        return "-"
+    return f"n={length}: " + " ".join(f"{value:.2f}" for value in one.accuracy[one.lengths.index(length)])
+
+
+def task_setup(study: TaskStudyConfig) -> dict[str, str]:
+    """Everything that is needed to repeat the study, by topic."""
+    preset = PRESETS[study.preset]
+    recipes = {task: task_recipe(task, preset, study.device) for task in study.tasks}
+    recipe = next(iter(recipes.values()))
+    settings, optimizer, rule, ramp = recipe.base.training, recipe.base.optimizer, recipe.criterion, recipe.ramp
+    layers = ", ".join(f"{task} {one.base.model.layers}" for task, one in recipes.items())
+    return {
+        "Data": (
+            f"drawn afresh for every update: length uniform from 1 to a maximum that grows from {recipe.data.start} to "
+            f"{recipe.data.longest} over {recipe.data.grow} updates; the whole answer is predicted at once after the last loop "
+            "(next-token: one token after the other); loss on the answer alone"
+        ),
+        "Model": f"{model_words(recipe.base.model)}; layers by task: {layers}",
+        "Training": (
+            f"{settings.steps} updates of {settings.batch} samples, {optimizer.name} at rate {optimizer.rate:g} "
+            f"({optimizer.schedule}, warm-up {optimizer.warmup}), clip {optimizer.clip:g}, float32; scored every "
+            f"{settings.evaluate_every} updates on {recipe.data.samples} held-out samples of each trained length"
+        ),
+        "Arms": (
+            "single = 1 pass; looped = T(n) passes, a number that the task sets for each length; shift = the stage caps T(n), 1 at "
+            f"first, without a cap when SCP fires (delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience "
+            f"{rule.patience} checks of {rule.window} updates), a ramp of {ramp.steps} updates, passes {ramp.order}; shift-hard = "
+            "the same without a ramp; next-token = 1 pass, one token after the other; fixed = the longest training length's T at "
+            "every length; random = T(n) to 1.5 T(n) in training"
+        ),
+        "Seeds": f"{len(study.seeds)} ({', '.join(map(str, study.seeds))}), paired: same data, weights and batches",
+        "Figures of merit": (
+            f"exact match = the whole answer is right; tested on {recipe.data.tests} fresh samples a length; share = training time "
+            "to Looped's final exact match on trained lengths less one point, over Looped's own time to it, smoothed over 3 "
+            "evaluations; drop = the largest fall of the held-out exact match below its best so far, from the switch until 400 "
+            "updates after its onset"
+        ),
+        "Shrunk against the source": (
+            f"width {preset.width} instead of 256, at most {preset.deepest} layers instead of 4, {settings.steps} updates at rate "
+            f"{optimizer.rate:g} instead of 100,000 at 1e-4, trained to length {preset.longest} instead of 20"
+        ),
+    }

@@ -1,0 +1,134 @@
+"""Answers that a study of tasks gives, each with the numbers it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from thalweg.intervals import Interval, interval
+from thalweg.records import Cell
+from thalweg.study.measures import Pairs, as_cell, paired
+from thalweg.study.task_outcomes import trained_accuracy
+from thalweg.sweeps import SweepVerdict
+from thalweg.task_studies import TaskOutcome
+
+GOAL, GOAL_DROP, HALTING = 0.7, 1.0, 0.02
+"""Share of Looped's time; percentage points; exact match."""
+
+Outcomes = Sequence[TaskOutcome]
+Runs = dict[str, dict[str, Pairs]]
+"""Task -> arm -> seed -> run."""
+
+
+def task_verdicts(outcomes: Outcomes, runs: Runs, longest: dict[str, int]) -> list[SweepVerdict]:
+    """Every question that the runs can answer."""
+    found = [generalises(outcomes, longest), sooner(outcomes), smooth(outcomes), beyond(outcomes, longest), halting(outcomes)]
+    found.append(as_good(runs))
+    return [one for one in found if one.numbers]
+
+
+def of_arm(outcomes: Outcomes, arm: str) -> dict[str, TaskOutcome]:
+    """Task -> outcome of one arm that has complete runs."""
+    return {one.task: one for one in outcomes if one.arm == arm and one.seeds}
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in words."""
+    return ", ".join(names) or "none"
+
+
+def generalises(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
+    """Looped at one and a half times the longest training length, or the tested length nearest to it."""
+    numbers, there = {}, []
+    for task, one in of_arm(outcomes, "looped").items():
+        lengths = [n for n in one.lengths if n > longest[task]]
+        if not lengths:
+            continue
+        length = min(lengths, key=lambda n: abs(n - 1.5 * longest[task]))
+        for arm in ("looped", "single", "next-token"):
+            other = of_arm(outcomes, arm).get(task)
+            if other is not None and length in other.lengths:
+                numbers[f"{task} at {length}, {arm}"] = as_cell(interval(list(other.accuracy[other.lengths.index(length)])))
+        there += [task] if min(one.accuracy[one.lengths.index(length)]) >= 0.95 else []
+    question = "On which tasks is every Looped seed at least 0.95 right at about one and a half times the longest training length?"
+    return SweepVerdict(question, listed(there), numbers)
+
+
+def sooner(outcomes: Outcomes) -> SweepVerdict:
+    """Tasks on which SHIFT reaches Looped's exact match in the goal's share of its time."""
+    numbers, there, never = {}, [], []
+    for task, one in of_arm(outcomes, "shift").items():
+        share = one.share_seconds
+        if share is None:
+            continue
+        numbers[f"share of time, {task}"] = Cell(share.value, share.low, share.high, share.n - share.censored)
+        if share.censored:
+            never.append(f"{task} ({share.censored} of {share.n} never)")
+        elif share.value is not None and share.value <= GOAL:
+            there.append(task)
+    answer = listed(there) + (f"; not in every run: {listed(never)}" if never else "")
+    return SweepVerdict(f"On which tasks does SHIFT reach Looped's exact match in {GOAL:.0%} of its time?", answer, numbers)
+
+
+def smooth(outcomes: Outcomes) -> SweepVerdict:
+    """Drop at the switch, by task and onset."""
+    numbers, bad = {}, []
+    for arm in ("shift", "shift-hard"):
+        for task, one in of_arm(outcomes, arm).items():
+            if one.drop.mean is not None:
+                numbers[f"drop, {task}, {arm} (points)"] = one.drop
+                bad += [task] if arm == "shift" and one.drop.mean > GOAL_DROP else []
+    answer = "yes" if not bad else f"not on {listed(bad)}"
+    return SweepVerdict(f"Is the drop at SHIFT's switch at most {GOAL_DROP:g} point on every task?", answer, numbers)
+
+
+def beyond(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
+    """SHIFT against Looped out of the trained range: mean over the tested lengths there, paired by seed."""
+    numbers, worse = {}, []
+    looped = of_arm(outcomes, "looped")
+    for task, one in of_arm(outcomes, "shift").items():
+        if task in looped:
+            mine, theirs = (out_of_range(outcome, longest[task]) for outcome in (one, looped[task]))
+            common = sorted(mine.keys() & theirs.keys())
+            if common:
+                apart = interval([mine[seed] - theirs[seed] for seed in common])
+                numbers[f"exact match beyond, shift - looped, {task}"] = as_cell(apart)
+                worse += [task] if below(apart) else []
+    answer = "no difference was found, or it is better" if not worse else f"it is worse on {listed(worse)}"
+    return SweepVerdict("Is SHIFT out of the trained range as good as Looped?", answer, numbers)
+
+
+def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
+    """Seed -> mean exact match over the tested lengths above the longest training length."""
+    rows = [row for length, row in zip(one.lengths, one.accuracy, strict=True) if length > longest]
+    return {seed: sum(row[place] for row in rows) / len(rows) for place, seed in enumerate(one.seeds)} if rows else {}
+
+
+def below(apart: Interval) -> bool:
+    """Whether a paired difference is below zero."""
+    return apart.excludes_zero and apart.mean < 0
+
+
+def halting(outcomes: Outcomes) -> SweepVerdict:
+    """Halting where the model is surest, against T(n)."""
+    numbers, near = {}, []
+    for task, one in of_arm(outcomes, "looped").items():
+        if one.lengths:
+            gaps = [
+                max(abs(a - b) for a, b in zip(row, own, strict=True)) for row, own in zip(one.confident, one.accuracy, strict=True)
+            ]
+            numbers[f"largest gap over lengths and seeds, {task}"] = Cell(max(gaps), n=len(one.seeds))
+            near += [task] if max(gaps) <= HALTING else []
+    question = "On which tasks is halting by maximum confidence within 2 points of T(n) at every tested length and seed?"
+    return SweepVerdict(question, listed(near), numbers)
+
+
+def as_good(runs: Runs) -> SweepVerdict:
+    """Final exact match on trained lengths, SHIFT minus Looped."""
+    numbers = {}
+    for task, arms in runs.items():
+        apart = paired(arms.get("shift", {}), arms.get("looped", {}), trained_accuracy)
+        if apart:
+            numbers[f"exact match on trained lengths, shift - looped, {task}"] = as_cell(interval(apart))
+    lower = [name.rpartition(", ")[2] for name, one in numbers.items() if one.high is not None and one.high < 0]
+    answer = "no difference was found, or it is better" if not lower else f"it is lower on {listed(lower)}"
+    return SweepVerdict("Is SHIFT on the trained lengths as good as Looped?", answer, numbers)

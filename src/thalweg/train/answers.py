@@ -1,0 +1,86 @@
+"""Exact match on algorithmic tasks: with as many loops as the length asks for, with more, and where the model is surest.
+
+Shape letters: B samples, L positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from thalweg.data.task_data import IGNORED, TaskData, TaskSet
+from thalweg.records import Score, TaskLength
+from thalweg.train.step import Gains, TaskBatch, on_device
+
+ROWS = 512
+"""Samples scored at once; bounds the memory, not the result."""
+BEYOND = 1.5
+"""Loops that are tried, as a multiple of those that a length asks for."""
+
+
+def exact(logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether every position that is asked is right, ``(B,)``."""
+    return ((logits.argmax(-1) == targets) | (targets == IGNORED)).all(1)
+
+
+def answer_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of the positions that are asked, ``(B,)`` in float64."""
+    losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED).double()
+    return losses.sum(1) / (targets != IGNORED).sum(1)
+
+
+@torch.inference_mode()
+def score_answers(model: nn.Module, one: TaskSet, device: torch.device, cap: int, gains: Gains) -> dict[str, Score]:
+    """Exact match and loss of all samples ("all") and of each length, with ``cap`` loops at most."""
+    hits: dict[str, Tensor] = {}
+    losses: dict[str, Tensor] = {}
+    for group in one.groups:
+        batch = on_device(group, device)
+        assert isinstance(batch, TaskBatch)
+        loops = min(cap, int(batch.loops[0]))
+        found = [
+            (exact(logits, targets).double(), answer_losses(logits, targets))
+            for inputs, targets in zip(batch.inputs.split(ROWS), batch.targets.split(ROWS), strict=True)
+            for logits in (model(inputs, loops=loops, gains=None if gains is None else gains[:loops]),)
+        ]
+        name = str(int(group.lengths[0]))
+        hits[name], losses[name] = (torch.cat([pair[place] for pair in found]).cpu() for place in range(2))
+    hits["all"], losses["all"] = (torch.cat(list(parts.values())) for parts in (hits, losses))
+    return {name: Score(float(hits[name].mean()), float(losses[name].mean())) for name in hits}
+
+
+@torch.inference_mode()
+def score_length(model: nn.Module, data: TaskData, device: torch.device, length: int, count: int, cap: int) -> TaskLength:
+    """Fresh samples of one length after every number of loops, up to `BEYOND` times what the length asks for.
+
+    A model that was trained with fewer loops than the longest training length asks for (``cap``) has no more than those.
+
+    Source:
+        Halting where the cross-entropy against the model's own answer is smallest: arXiv 2409.15647, section 5.
+    """
+    batch = on_device(data.at(length, count), device)
+    assert isinstance(batch, TaskBatch)
+    asked = int(batch.loops[0])
+    own = asked if cap >= data.deepest else min(cap, asked)
+    horizon = math.ceil(BEYOND * own) if cap >= data.deepest else own
+    hits, doubts = (torch.zeros(horizon, count, dtype=torch.float64) for _ in range(2))
+    for first in range(0, count, ROWS):
+        inputs, targets = batch.inputs[first : first + ROWS], batch.targets[first : first + ROWS]
+        for index, logits in enumerate(model.unrolled(inputs, horizon)):  # type: ignore[operator]
+            own_answer = torch.where(targets == IGNORED, IGNORED, logits.argmax(-1))
+            hits[index, first : first + ROWS] = exact(logits, targets).double().cpu()
+            doubts[index, first : first + ROWS] = answer_losses(logits, own_answer).cpu()
+    surest = doubts.argmin(0)
+    return TaskLength(
+        length=length,
+        loops=own,
+        samples=count,
+        accuracy=float(hits[own - 1].mean()),
+        confident=float(hits.gather(0, surest[None]).mean()),
+        confident_loops=float(surest.double().mean()) + 1,
+        confident_batch=float(hits[int(doubts.mean(1).argmin())].mean()),
+        by_loops=tuple(hits.mean(1).tolist()),
+    )
