@@ -13,6 +13,7 @@ FLOORS = (
     ("plain", "storage", "streams", "intervals", "vectors", "ranks"),
     ("records",),
     ("landscapes", "sweeps"),
+    ("task_studies",),
     ("data", "models", "curvature", "report"),
     ("shift", "theory"),
     ("landscape",),

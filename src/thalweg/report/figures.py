@@ -28,9 +28,6 @@ COLOURS = {
     "shift-short": "#009E73",
     "single-rescaled": "#56B4E9",
     "single-flops": "#8C8C8C",
-    "next-token": "#333333",
-    "fixed": "#E69F00",
-    "random": "#56B4E9",
 }
 """Okabe and Ito's palette, safe for colour-blind readers."""
 DASHES = {

@@ -6,7 +6,7 @@ Shape letters: N tested lengths, P passes, S seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import matplotlib
@@ -26,14 +26,16 @@ from thalweg.report.sweep_maps import WIDTH
 from thalweg.sweeps import Share
 from thalweg.task_studies import TaskOutcome, TaskStudySummary
 
-LOOPING = ("looped", "shift")
-"""Arms whose passes are varied after training."""
+LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
+"""Arms whose passes are varied after training -> widths of line and mark, points; the first can be seen below the second."""
 SWITCHING = ("shift", "shift-hard")
 TIMED = ("single", "looped", "shift", "shift-hard")
-KINDS = {"in the trained range": ("o", ()), "at its edge": ("s", (4, 1.5)), "beyond it": ("^", (1, 1))}
+KINDS = {"in the trained range": ("o", (None, None)), "at its edge": ("s", (4, 1.5)), "beyond it": ("^", (1, 1))}
 """Kind of a tested length -> its mark and dashes."""
 NEAR = 2.0
 """Percentage points within which halting counts as good as T(n)."""
+HALTS = {"sample": (COLOURS["looped"], "o", (None, None)), "batch": ("#333333", "s", (3, 1.5))}
+"""What halts together -> colour, mark and dashes."""
 GOAL = 0.7
 """Share of Looped's time that SHIFT is to need."""
 TALL = 2.15
@@ -109,30 +111,22 @@ def named(task: str) -> str:
     return task if len(task) <= LONGEST else task[: LONGEST - 1] + "…"
 
 
-def line_of(arm: str) -> Line2D:
-    """An arm in a legend."""
-    return Line2D([], [], color=COLOURS.get(arm, "black"), linewidth=1.6, label=arm, dashes=DASHES.get(arm, (None, None)))  # type: ignore[arg-type]
+def legend_below(figure: Figure, *others: Artist) -> None:
+    """One legend for all panels: every label of theirs once, and others."""
+    pairs = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    handles = [*{label: handle for handle, label in reversed(pairs)}.values()][::-1]
+    handles += others  # type: ignore[arg-type]
+    figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=min(8, len(handles)), columnspacing=1.4)
 
 
-def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend for all panels."""
-    figure.legend(handles=list(handles), fontsize=8, loc="outside lower center", ncols=min(8, len(handles)), columnspacing=1.4)
-
-
-def arms_in(groups: Iterable[Iterable[str]], order: Sequence[str]) -> list[str]:
-    """The arms that some panel shows, in order."""
-    present = {arm for group in groups for arm in group}
-    return [arm for arm in order if arm in present]
+def whole_ticks(axes: Axes) -> None:
+    """A few round whole numbers along the horizontal axis."""
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
 
 
 def in_percent(table: Sequence[Sequence[float]]) -> np.ndarray:
     """Shares as per cent, ``(rows, S)``."""
     return 100 * np.array(table, dtype=float)
-
-
-def setting(summary: TaskStudySummary) -> str:
-    """The end of every caption."""
-    return setup(summary)  # type: ignore[arg-type]  # it has all that is read there
 
 
 def lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
@@ -146,22 +140,25 @@ def lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
             draw_lengths(panels[task], one, place - (len(arms) - 1) / 2)
         shade_trained(panels[task], summary.longest[task])
         panels[task].set_ylim(-4, 104)
-    shown = arms_in(outcomes.values(), summary.arms)
-    legend_below(figure, [*map(line_of, shown), Patch(**SHADE, label="trained lengths")])  # type: ignore[arg-type]
+    legend_below(figure, Patch(**SHADE, label="trained lengths"))  # type: ignore[arg-type]
     caption = (
         f"Exact match (the whole answer is right) on {samples_of(outcomes)} fresh samples of each length after training. Lines: "
         "mean over seeds; points: every seed, arms side by side so that equal ones can be seen; shaded: lengths up to the longest "
-        f"in training. {setting(summary)}"
+        f"in training. {setup(summary)}"
     )
-    told = ". ".join(f"{task}: " + "; ".join(map(ends_in_words, arms.values())) for task, arms in outcomes.items())
-    alt = f"Curves of exact match over length, a panel for each task. Means at the edges of the tested lengths. {told}."
+    told = ". ".join(
+        f"{task}: " + "; ".join(ends_in_words(one, summary.longest[task]) for one in arms.values())
+        for task, arms in outcomes.items()
+    )
+    alt = f"Curves of exact match over length n, a panel for each task. Means over seeds. {told}."
     return drawn(figure, "accuracy-over-length", "How far do the arms generalise?", caption, alt)
 
 
 def draw_lengths(axes: Axes, one: TaskOutcome, aside: float) -> None:
     """Mean as a line, every seed as a faint point, ``aside`` hundredths of the tested range beside its length."""
     accuracy, colour = in_percent(one.accuracy), COLOURS.get(one.arm, "black")
-    axes.plot(one.lengths, accuracy.mean(1), color=colour, linewidth=1.5, dashes=DASHES.get(one.arm, (None, None)))  # type: ignore[arg-type]
+    line = {"color": colour, "linewidth": 1.5, "dashes": DASHES.get(one.arm, (None, None)), "label": one.arm}
+    axes.plot(one.lengths, accuracy.mean(1), **line)  # type: ignore[arg-type]
     places = np.repeat(one.lengths, accuracy.shape[1]) + 0.01 * aside * (max(one.lengths) - min(one.lengths))
     axes.plot(places, accuracy.ravel(), "o", color=colour, markersize=2.6, alpha=0.4, markeredgewidth=0)
 
@@ -172,7 +169,7 @@ def shade_trained(axes: Axes, longest: int) -> None:
     if longest > low:
         axes.axvspan(low, min(longest, high), **SHADE, zorder=0)  # type: ignore[arg-type]
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    whole_ticks(axes)
 
 
 def samples_of(outcomes: Outcomes) -> str:
@@ -181,10 +178,16 @@ def samples_of(outcomes: Outcomes) -> str:
     return " or ".join(f"{count:,}" for count in counts)
 
 
-def ends_in_words(one: TaskOutcome) -> str:
-    """Mean exact match at the shortest and the longest tested length."""
-    accuracy = in_percent(one.accuracy).mean(1)
-    return f"{one.arm} {accuracy[0]:.1f} % at {one.lengths[0]}, {accuracy[-1]:.1f} % at {one.lengths[-1]}"
+def told_lengths(lengths: Sequence[int], longest: int) -> list[int]:
+    """The last tested length in the trained range, and the longest one beyond it, as far as there are such."""
+    inside = [n for n in lengths if n <= longest]
+    return list(dict.fromkeys([*inside[-1:], *lengths[-1:]]))
+
+
+def ends_in_words(one: TaskOutcome, longest: int) -> str:
+    """Mean exact match at the lengths that are told."""
+    means = dict(zip(one.lengths, in_percent(one.accuracy).mean(1), strict=True))
+    return f"{one.arm} " + ", ".join(f"{means[n]:.1f} % at {n}" for n in told_lengths(one.lengths, longest))
 
 
 def three_lengths(lengths: Sequence[int], longest: int) -> dict[str, int]:
@@ -206,7 +209,7 @@ def three_lengths(lengths: Sequence[int], longest: int) -> dict[str, int]:
 
 def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
     """Exact match over passes at three lengths, Looped and SHIFT; None where no passes were varied."""
-    outcomes = tested(summary, LOOPING)
+    outcomes = tested(summary, tuple(LOOPING))
     outcomes = {task: arms for task, arms in outcomes.items() if any(one.by_loops for one in arms.values())}
     if not outcomes:
         return None
@@ -222,26 +225,33 @@ def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
                     lengths[str(length)] = None
         panels[task].set_title(f"{named(task)}, n = {', '.join(lengths)}", fontsize=9, parse_math=False)
         panels[task].set_ylim(-4, 104)
-        panels[task].xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    kinds = [Line2D([], [], color="#555555", lw=1.4, marker=m, ms=5, ls=(0, d or None), label=k) for k, (m, d) in KINDS.items()]  # type: ignore[arg-type]
-    legend_below(figure, [*(Line2D([], [], color=COLOURS[arm], label=arm) for arm in arms_in(outcomes.values(), LOOPING)), *kinds])
+        whole_ticks(panels[task])
+    shown = [arm for arm in LOOPING if any(arm in arms for arms in outcomes.values())]
+    lines = [Line2D([], [], color=COLOURS[arm], linewidth=LOOPING[arm][0], label=arm) for arm in shown]
+    legend_below(figure, *lines, *map(kind_line, KINDS))
     caption = (
-        f"Exact match after each number of passes, on {samples_of(outcomes)} fresh samples of three lengths n (in the panel's title, "
-        "in order of the legend). Lines: mean over seeds; large marks: at T(n), the passes that the length asks for; faint marks "
-        f"there: every seed. {setting(summary)}"
+        f"Exact match after each number of passes, on {samples_of(outcomes)} fresh samples of three lengths n (in the panel's "
+        "title, in order of the legend). Lines: mean over seeds; large marks: at T(n), the passes that the length asks for; faint marks "
+        f"there: every seed. {setup(summary)}"
     )
     alt = f"Curves of exact match over passes, a panel for each task. {'. '.join(told)}."
     return drawn(figure, "accuracy-over-loops", "Do more passes than T(n) help or harm?", caption, alt)
 
 
+def kind_line(kind: str) -> Line2D:
+    """A kind of length in a legend."""
+    mark, dashes = KINDS[kind]
+    return Line2D([], [], color="#555555", linewidth=1.4, marker=mark, markersize=5, dashes=dashes, label=kind)  # type: ignore[arg-type]
+
+
 def draw_loops(axes: Axes, one: TaskOutcome, length: int, kind: str) -> None:
     """One length of one arm: the mean over passes, and the seeds at T(n)."""
     accuracy, colour = in_percent(one.by_loops[str(length)]), COLOURS[one.arm]
-    mark, dashes = KINDS[kind]
+    (mark, dashes), (width, size) = KINDS[kind], LOOPING[one.arm]
     mean, own = accuracy.mean(1), passes_at(one, length)
-    axes.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=1.3, alpha=0.85, dashes=dashes or (None, None))  # type: ignore[arg-type]
+    axes.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=width, alpha=0.8, dashes=dashes)
     axes.plot([own] * accuracy.shape[1], accuracy[own - 1], mark, color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
-    axes.plot([own], mean[own - 1 : own], mark, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.8)
+    axes.plot([own], mean[own - 1 : own], mark, color=colour, markersize=size, markeredgecolor="white", markeredgewidth=0.8)
 
 
 def passes_at(one: TaskOutcome, length: int) -> int:
@@ -263,14 +273,14 @@ def switches_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Dr
     figure, panels = panels_of(list(found), "updates since the run's own switch", "held-out exact match (%)")
     for task, arms in found.items():
         for arm, runs in arms.items():
-            draw_switches(panels[task], arm, runs)
+            draw_switches(panels[task], arm, runs, label=arm)
         panels[task].axvline(0, color="black", linewidth=0.6, alpha=0.5, zorder=1)
         panels[task].set_xlim(-REACH, REACH)
-    legend_below(figure, [line_of(arm) for arm in arms_in(found.values(), SWITCHING)])
+    legend_below(figure)
     caption = (
         f"Held-out exact match on the trained lengths within {REACH} updates of each run's own switch. Thin: one line a seed; "
         "thick: mean over seeds. At 0 the same weights are scored before and after the switch. Each panel has its own vertical "
-        f"axis. {setting(summary)}"
+        f"axis. {setup(summary)}"
     )
     told = "; ".join(
         f"{task}, {arm} from {at_switch(runs, True):.1f} % to {at_switch(runs, False):.1f} %"
@@ -292,11 +302,11 @@ def times_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Drawn
             draw_band(panels[task], arm, runs, lambda e: e.seconds, score("held-out", "all", "accuracy", 100))
         panels[task].set_ylim(-4, 104)
         panels[task].set_xlim(left=0)
-        panels[task].xaxis.set_major_locator(MaxNLocator(5))
-    legend_below(figure, [line_of(arm) for arm in arms_in(found.values(), TIMED)])
+        whole_ticks(panels[task])
+    legend_below(figure)
     caption = (
         "Held-out exact match on all trained lengths over training time. Lines: mean over seeds on the stretch that all seeds "
-        f"cover; bands: 95 % t-interval, cut at the axis. {setting(summary)}"
+        f"cover; bands: 95 % t-interval, cut at the axis. {setup(summary)}"
     )
     told = "; ".join(f"{task}, {arm} {end_in_words(runs)}" for task, arms in found.items() for arm, runs in arms.items())
     alt = f"Curves of held-out exact match over seconds, a panel for each task. At the end, means over seeds: {told}."
@@ -327,33 +337,24 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
             draw_gaps(axes, one.lengths, gaps, name)
         lowest, highest = (end(gaps.min() if end is min else gaps.max() for gaps in apart.values()) for end in (min, max))
         axes.set_ylim(min(-2 * NEAR, 1.1 * lowest), max(2 * NEAR, 1.1 * highest))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        whole_ticks(axes)
         told += [f"{task}, per {name} {gaps.min():+.1f} to {gaps.max():+.1f}" for name, gaps in apart.items()]
-    legend_below(figure, [*(gap_line(name) for name in HALTS), Patch(**SHADE, label=f"within {NEAR:g} points")])  # type: ignore[arg-type]
+    legend_below(figure, Patch(**SHADE, label=f"within {NEAR:g} points"))  # type: ignore[arg-type]
     caption = (
         f"Exact match of Looped where it halts when it is surest of its own answer, minus that after T(n) passes, on "
-        f"{samples_of(outcomes)} fresh samples of each length. Per sample: each halts by itself; per batch: all samples of a length "
-        "halt together. Lines: mean over seeds; points: every seed; dotted vertical: the longest training length. "
-        f"{setting(summary)}"
+        f"{samples_of(outcomes)} fresh samples of each length. Per sample: each halts by itself; per batch: all samples of a "
+        "length halt together. Lines: mean over seeds; points: every seed; dotted vertical: the longest training length. "
+        f"{setup(summary)}"
     )
     alt = f"Curves of the difference over length, a panel for each task. Least and most over lengths and seeds: {'; '.join(told)}."
     return drawn(figure, "halting", "Can the model tell by itself when to halt?", caption, alt)
 
 
-HALTS = {"sample": (COLOURS["looped"], "o", (None, None)), "batch": ("#333333", "s", (3, 1.5))}
-"""What halts together -> colour, mark and dashes."""
-
-
-def gap_line(name: str) -> Line2D:
-    """A way to halt in a legend."""
-    colour, mark, dashes = HALTS[name]
-    return Line2D([], [], color=colour, marker=mark, ms=4, lw=1.4, dashes=dashes, label=f"looped, halting per {name}")  # type: ignore[arg-type]
-
-
 def draw_gaps(axes: Axes, lengths: Sequence[int], gaps: np.ndarray, name: str) -> None:
     """Differences ``(N, S)`` in percentage points: the mean as a line, every seed as a faint point."""
     colour, mark, dashes = HALTS[name]
-    axes.plot(lengths, gaps.mean(1), color=colour, linewidth=1.4, dashes=dashes)
+    line = {"color": colour, "marker": mark, "markersize": 3.5, "linewidth": 1.4, "dashes": dashes}
+    axes.plot(lengths, gaps.mean(1), **line, label=f"looped, halting per {name}")  # type: ignore[arg-type]
     axes.plot(np.repeat(lengths, gaps.shape[1]), gaps.ravel(), mark, color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
 
 
@@ -387,7 +388,7 @@ def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
         "it, on a logarithmic axis. Right: largest fall of the held-out exact match below its best so far, from the switch on. "
         "Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: runs that never got there; the "
         'dot is then the median, the line begins at the smallest share, and there is no dot where the median run never did. "-": '
-        f"no number. {setting(summary)}"
+        f"no number. {setup(summary)}"
     )
     told = "; ".join(f"{one.task}, {one.arm}: {saved_in_words(one)}" for one in rows.values())
     alt = f"Two columns of dots: share of Looped's time, and drop in percentage points. {told}."
@@ -398,27 +399,22 @@ def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
     """One row a task and arm: share of time on the left, drop on the right."""
     figure = Figure(figsize=(WIDTH, 0.2 * max(rows) + 1.6), layout="constrained")
     share, drop = figure.subplots(1, 2, sharey=True)
-    share.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3))
-    share.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5))
+    share.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
+    share.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}")
     draw_shares(share, {row: saved_dot(one.share_seconds) for row, one in rows.items()}, rows)
     for row, one in rows.items():
         draw_dot(drop, row, cell_dot(one.drop), COLOURS[one.arm])
     scale_of(drop, COLUMNS[-1])
     share.set_xlabel("share of Looped's time to its exact match")
     drop.set_xlabel("drop at the switch (percentage points)")
-    share.tick_params(axis="y", length=0)
-    drop.tick_params(axis="y", length=0)
+    for axes in (share, drop):
+        axes.tick_params(axis="y", length=0)
     heads = {task: [row for row, one in rows.items() if one.task == task] for task in dict.fromkeys(o.task for o in rows.values())}
     middles = [(mine[0] + mine[-1]) / 2 for mine in heads.values()]
     share.set_yticks(middles, [named(task) for task in heads], fontsize=8.5, parse_math=False)
     share.set_ylim(max(rows) + 0.8, -0.8)
-    handles: list[Artist] = [
-        Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm)
-        for arm in arms_in([[o.arm for o in rows.values()]], SWITCHING)
-    ]
-    handles.append(Line2D([], [], color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped"))
-    handles.append(Line2D([], [], color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}"))
-    legend_below(figure, handles)
+    arms = [arm for arm in SWITCHING if any(one.arm == arm for one in rows.values())]
+    legend_below(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
     return figure
 
 

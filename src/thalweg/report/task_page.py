@@ -12,7 +12,7 @@ from thalweg.records import Cell, RunRecord
 from thalweg.report.figures import Drawn, save_all
 from thalweg.report.page import NUMBERS, PAGES, data_address, show
 from thalweg.report.sweep_page import share_in_words, short
-from thalweg.report.task_figures import draw_tasks
+from thalweg.report.task_figures import draw_tasks, told_lengths
 from thalweg.storage import write_text
 from thalweg.task_studies import TaskOutcome, TaskStudySummary
 
@@ -70,19 +70,17 @@ def task_tables(summary: TaskStudySummary) -> list[TaskTable]:
     for task in summary.tasks:
         named = {one.arm: one for one in summary.outcomes if one.task == task}
         mine = [named[arm] for arm in summary.arms if arm in named]
-        lengths = told_lengths(mine, summary.longest[task])
-        if mine:
-            rows = tuple((one, tuple(tested_at(one, length) for length in lengths)) for one in mine)
-            tables.append(TaskTable(task, lengths, rows))
+        longest = summary.longest[task]
+        lengths = told_lengths(sorted({length for one in mine for length in one.lengths}), longest)
+        rows = tuple((one, tuple(tested_at(one, length) for length in lengths)) for one in mine)
+        if rows:
+            tables.append(TaskTable(task, {length: length_in_words(length, longest) for length in lengths}, rows))
     return tables
 
 
-def told_lengths(outcomes: Sequence[TaskOutcome], longest: int) -> dict[int, str]:
-    """Tested length -> what it is: the last one in the trained range, and the longest one beyond it."""
-    every = {length for one in outcomes for length in one.lengths}
-    edge, end = max((n for n in every if n <= longest), default=None), max(every, default=None)
-    found = {} if edge is None else {edge: "longest trained" if edge == longest else "in the trained range"}
-    return found if end is None or end == edge else found | {end: "longest tested"}
+def length_in_words(length: int, longest: int) -> str:
+    """What a tested length is, beside the longest training length."""
+    return "longest tested" if length > longest else "longest trained" if length == longest else "in the trained range"
 
 
 def tested_at(one: TaskOutcome, length: int) -> Tested | None:
@@ -95,8 +93,8 @@ def tested_at(one: TaskOutcome, length: int) -> Tested | None:
 
 
 def percent(value: float | None) -> str:
-    """A share as per cent, one decimal."""
-    return "-" if value is None else f"{100 * value:.1f}"
+    """A share as per cent, one decimal; zero has no sign."""
+    return "-" if value is None else f"{round(100 * value, 1) + 0.0:.1f}"
 
 
 def task_command(summary: TaskStudySummary) -> str:
