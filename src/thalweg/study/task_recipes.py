@@ -28,11 +28,12 @@ class TaskPreset:
     width: int
     deepest: int
     """Most blocks in the stack."""
+    batch: int = 64
 
 
 ALL = ("single", "looped", "shift", "shift-hard", "next-token", "fixed", "random")
 PRESETS = {
-    "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 2000, 10, 32, 2),
+    "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 2000, 10, 32, 2, batch=32),
     "paper": TaskPreset(3, ALL, 8000, 20, 64, 2),
     "gpu": TaskPreset(5, ALL, 100_000, 20, 256, 4),
 }
@@ -105,7 +106,7 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskReci
     )
     settings = TrainingConfig(
         steps=preset.steps,
-        batch=64,
+        batch=preset.batch,
         evaluate_every=max(1, preset.steps // 50),
         checkpoint_every=max(1, preset.steps // 10),
         threads=1,
