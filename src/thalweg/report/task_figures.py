@@ -1,4 +1,4 @@
-"""Figures of a study of algorithmic tasks, from its records alone: a panel for each task, and every seed beside the mean.
+"""Figures of a study of algorithmic tasks, from its records alone: a panel for each task, and seeds beside their mean.
 
 Shape letters: N tested lengths, P passes, S seeds.
 """
@@ -65,14 +65,14 @@ def runs_of(summary: TaskStudySummary, runs: dict[str, RunRecord]) -> dict[str, 
     found: dict[str, Grouped] = {}
     for task in summary.tasks:
         for arm in summary.arms:
-            named = (runs.get(f"{task}-{arm}-seed{seed}") for seed in summary.seeds)
-            mine = [run for run in named if run is not None and run.summary and run.evaluations]
+            every = (runs.get(f"{task}-{arm}-seed{seed}") for seed in summary.seeds)
+            mine = [run for run in every if run is not None and run.summary and run.evaluations]
             if mine:
                 found.setdefault(task, {})[arm] = mine
     return found
 
 
-def tested(summary: TaskStudySummary, arms: Sequence[str]) -> Outcomes:
+def outcomes_of(summary: TaskStudySummary, arms: Sequence[str]) -> Outcomes:
     """The outcomes that were tested after training, of some arms, in the order of tasks and arms; without empty tasks."""
     named = {(one.task, one.arm): one for one in summary.outcomes if one.lengths and one.seeds}
     found = {task: {arm: named[task, arm] for arm in arms if (task, arm) in named} for task in summary.tasks}
@@ -100,13 +100,13 @@ def panels_of(tasks: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, A
         if place >= len(tasks):
             axes.remove()
             continue
-        axes.set_title(named(tasks[place]), fontsize=9, parse_math=False)
+        axes.set_title(title_of(tasks[place]), fontsize=9, parse_math=False)
         axes.set_xlabel(x if place + columns >= len(tasks) else "")
         axes.set_ylabel(y if place % columns == 0 else "")
     return figure, dict(zip(tasks, grid, strict=False))
 
 
-def named(task: str) -> str:
+def title_of(task: str) -> str:
     """The name, cut if it is long."""
     return task if len(task) <= LONGEST else task[: LONGEST - 1] + "…"
 
@@ -125,13 +125,13 @@ def whole_ticks(axes: Axes) -> None:
 
 
 def in_percent(table: Sequence[Sequence[float]]) -> np.ndarray:
-    """Shares as per cent, ``(rows, S)``."""
+    """Shares as per cent, ``(N, S)`` or ``(P, S)``."""
     return 100 * np.array(table, dtype=float)
 
 
 def lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
     """Exact match over length, in and out of the trained range, all arms; None where nothing was tested."""
-    outcomes = tested(summary, summary.arms)
+    outcomes = outcomes_of(summary, summary.arms)
     if not outcomes:
         return None
     figure, panels = panels_of(list(outcomes), "length n", "exact match (%)")
@@ -209,7 +209,7 @@ def three_lengths(lengths: Sequence[int], longest: int) -> dict[str, int]:
 
 def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
     """Exact match over passes at three lengths, Looped and SHIFT; None where no passes were varied."""
-    outcomes = tested(summary, tuple(LOOPING))
+    outcomes = outcomes_of(summary, tuple(LOOPING))
     outcomes = {task: arms for task, arms in outcomes.items() if any(one.by_loops for one in arms.values())}
     if not outcomes:
         return None
@@ -223,7 +223,7 @@ def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
                     draw_loops(panels[task], one, length, kind)
                     told.append(f"{task}, {one.arm}: {passes_in_words(one, length)}")
                     lengths[str(length)] = None
-        panels[task].set_title(f"{named(task)}, n = {', '.join(lengths)}", fontsize=9, parse_math=False)
+        panels[task].set_title(f"{title_of(task)}, n = {', '.join(lengths)}", fontsize=9, parse_math=False)
         panels[task].set_ylim(-4, 104)
         whole_ticks(panels[task])
     shown = [arm for arm in LOOPING if any(arm in arms for arms in outcomes.values())]
@@ -231,8 +231,8 @@ def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
     legend_below(figure, *lines, *map(kind_line, KINDS))
     caption = (
         f"Exact match after each number of passes, on {samples_of(outcomes)} fresh samples of three lengths n (in the panel's "
-        "title, in order of the legend). Lines: mean over seeds; large marks: at T(n), the passes that the length asks for; faint marks "
-        f"there: every seed. {setup(summary)}"
+        "title, in order of the legend). Lines: mean over seeds; large marks: at T(n), the passes that the length asks for; faint "
+        f"marks there: every seed. {setup(summary)}"
     )
     alt = f"Curves of exact match over passes, a panel for each task. {'. '.join(told)}."
     return drawn(figure, "accuracy-over-loops", "Do more passes than T(n) help or harm?", caption, alt)
@@ -322,7 +322,7 @@ def end_in_words(runs: Sequence[RunRecord]) -> str:
 
 def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
     """What halting by confidence costs against T(n), Looped; None where Looped was not tested."""
-    outcomes = tested(summary, ("looped",))
+    outcomes = outcomes_of(summary, ("looped",))
     if not outcomes:
         return None
     figure, panels = panels_of(list(outcomes), "length n", "exact match minus\nthat at T(n) (points)")
@@ -332,16 +332,16 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
         axes.axhspan(-NEAR, NEAR, **SHADE, zorder=0)  # type: ignore[arg-type]
         axes.axvline(summary.longest[task], color="black", linewidth=0.8, dashes=(1, 2))
         own = in_percent(one.accuracy)
-        apart = {name: in_percent(table) - own for name, table in (("sample", one.confident), ("batch", one.confident_batch))}
+        apart = {"sample": in_percent(one.confident) - own, "batch": in_percent(one.confident_batch) - own}
         for name, gaps in apart.items():
             draw_gaps(axes, one.lengths, gaps, name)
-        lowest, highest = (end(gaps.min() if end is min else gaps.max() for gaps in apart.values()) for end in (min, max))
-        axes.set_ylim(min(-2 * NEAR, 1.1 * lowest), max(2 * NEAR, 1.1 * highest))
+        every = np.array(list(apart.values()))
+        axes.set_ylim(min(-2 * NEAR, 1.1 * every.min()), max(2 * NEAR, 1.1 * every.max()))
         whole_ticks(axes)
         told += [f"{task}, per {name} {gaps.min():+.1f} to {gaps.max():+.1f}" for name, gaps in apart.items()]
     legend_below(figure, Patch(**SHADE, label=f"within {NEAR:g} points"))  # type: ignore[arg-type]
     caption = (
-        f"Exact match of Looped where it halts when it is surest of its own answer, minus that after T(n) passes, on "
+        "Exact match of Looped where it halts when it is surest of its own answer, minus that after T(n) passes, on "
         f"{samples_of(outcomes)} fresh samples of each length. Per sample: each halts by itself; per batch: all samples of a "
         "length halt together. Lines: mean over seeds; points: every seed; dotted vertical: the longest training length. "
         f"{setup(summary)}"
@@ -401,7 +401,7 @@ def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
     share, drop = figure.subplots(1, 2, sharey=True)
     share.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
     share.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}")
-    draw_shares(share, {row: saved_dot(one.share_seconds) for row, one in rows.items()}, rows)
+    draw_shares(share, rows)
     for row, one in rows.items():
         draw_dot(drop, row, cell_dot(one.drop), COLOURS[one.arm])
     scale_of(drop, COLUMNS[-1])
@@ -411,15 +411,16 @@ def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
         axes.tick_params(axis="y", length=0)
     heads = {task: [row for row, one in rows.items() if one.task == task] for task in dict.fromkeys(o.task for o in rows.values())}
     middles = [(mine[0] + mine[-1]) / 2 for mine in heads.values()]
-    share.set_yticks(middles, [named(task) for task in heads], fontsize=8.5, parse_math=False)
+    share.set_yticks(middles, [title_of(task) for task in heads], fontsize=8.5, parse_math=False)
     share.set_ylim(max(rows) + 0.8, -0.8)
     arms = [arm for arm in SWITCHING if any(one.arm == arm for one in rows.values())]
     legend_below(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
     return figure
 
 
-def draw_shares(axes: Axes, dots: dict[int, Dot], rows: dict[int, TaskOutcome]) -> None:
+def draw_shares(axes: Axes, rows: dict[int, TaskOutcome]) -> None:
     """Shares on a logarithmic axis; arrows of runs that never got there end at its right edge."""
+    dots = {row: saved_dot(one.share_seconds) for row, one in rows.items()}
     known = [x for dot in dots.values() for x in dot.known] + [GOAL, 1.0]
     low, high = min(known) / 1.15, max(known) * 1.25
     axes.set_xlim(low, high)

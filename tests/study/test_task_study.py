@@ -1,0 +1,177 @@
+"""A study of tasks, small enough for seconds, and its outcomes and answers from planted records."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from thalweg import cli
+from thalweg.errors import BadInputError, FolderError
+from thalweg.records import EvaluationRecord, RunRecord, Score, TaskLength
+from thalweg.study import task_recipes
+from thalweg.study.task_outcomes import task_outcome
+from thalweg.study.task_recipes import ALL, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
+from thalweg.study.task_study import read_task_study, report_on_tasks, run_task_study, summarise_tasks
+from thalweg.study.task_verdicts import task_verdicts
+
+TINY = TaskPreset(1, ("single", "looped", "shift"), 24, 2, 8, 1, 8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(task_recipes.PRESETS, "quick", TINY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def once(small, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("once") / "study"
+    run_task_study(plan_tasks("quick", ("parity",)), folder, 2, as_json=False)
+    return folder
+
+
+@pytest.fixture
+def made(once, tmp_path) -> Path:
+    """A complete study that a test may spoil."""
+    return Path(shutil.copytree(once, tmp_path / "study"))
+
+
+@pytest.mark.slow
+def test_a_study_ends_with_table_answers_figures_and_page(made, capsys):
+    assert cli.call(["report", str(made)]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("parity", "looped", "n=2:", "report.html", "On which tasks does SHIFT"))
+    assert "accuracy-over-length.svg" in {path.name for path in (made / "figures").iterdir()}
+    assert cli.call(["report", str(made), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["arm"] for one in told["outcomes"]] == ["single", "looped", "shift"]
+    assert told["outcomes"][1]["lengths"] == [1, 2, 3, 4]
+    assert told["complete"]
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was(made, capsys):
+    whole = summarise_tasks(read_task_study(made), made)
+    shutil.rmtree(made / "runs" / "parity-shift-seed0")
+    partial = summarise_tasks(read_task_study(made), made)
+    assert partial.missing == ("parity-shift-seed0",)
+    run_task_study(read_task_study(made), made, 1, as_json=False)
+    assert "3 runs, 2 complete already" in capsys.readouterr().err
+    again = summarise_tasks(read_task_study(made), made)
+    assert [one.accuracy for one in again.outcomes] == [one.accuracy for one in whole.outcomes]
+
+
+@pytest.mark.slow
+def test_nothing_complete_and_a_folder_of_another_study_are_refused(made):
+    with pytest.raises(FolderError, match="belongs to another study or other settings"):
+        run_task_study(plan_tasks("quick", ("copy",)), made, 1, as_json=False)
+    for path in (made / "runs").iterdir():
+        (path / "summary.json").unlink()
+    with pytest.raises(FolderError, match="none of its 3 runs is complete; run `thalweg study tasks` again"):
+        report_on_tasks(read_task_study(made), made)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_arm_of_every_task_can_be_made_and_pairs_data_and_weights(preset):
+    study = plan_tasks(preset, arms=ALL, seeds=1)
+    runs = task_runs(study)
+    assert len(runs) == len(study.tasks) * len(ALL)
+    for (task, arm, _), run in runs.items():
+        looped = runs[task, "looped", 0]
+        assert run.model == looped.model
+        assert run.training == looped.training
+        assert run.optimizer == looped.optimizer
+        assert replace(run.data, format="full", loops="length") == looped.data
+        assert run.shift.stages[-1] == (1 if arm in ("single", "next-token") else run.data.deepest)
+
+
+def test_a_recipe_has_room_for_the_longest_training_length():
+    recipe = task_recipe("multiplication", replace(TINY, longest=5))
+    assert recipe.loops == 10
+    assert recipe.base.model.vocabulary == 4
+    assert recipe.data.tested_lengths == (1, 2, 4, 5, 6, 8, 9, 10)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"preset": "papr"}, "unknown preset 'papr'.*paper"),
+        ({"tasks": ("party",)}, "unknown task 'party'.*parity"),
+        ({"tasks": ("nowhere:Task",)}, "task: given 'nowhere:Task', expected module:attribute that can be imported"),
+        ({"arms": ("lopped",)}, "unknown arm 'lopped'.*looped"),
+        ({"seeds": -1}, "--seeds: given -1, expected a whole number of at least 1"),
+    ],
+)
+def test_what_makes_no_study_is_refused_in_one_line(asked, message):
+    with pytest.raises(BadInputError, match=message):
+        plan_tasks(**({"preset": "quick"} | asked))
+
+
+def test_a_task_goes_with_the_study_of_tasks_alone(capsys):
+    assert cli.call(["study", "markov", "--task", "parity"]) == 2
+    assert "--task: given 'parity', expected to go with the study `tasks`" in capsys.readouterr().err
+
+
+def planted(accuracies: list[float], seconds: float = 10.0) -> RunRecord:
+    """Exact match at evaluations a tenth of the time apart."""
+    last = len(accuracies) - 1
+    records = [
+        EvaluationRecord(100 * k, seconds * k / last, 1e9 * k, 1, {"held-out": {"all": Score(accuracy, 1 - accuracy)}})
+        for k, accuracy in enumerate(accuracies)
+    ]
+    return RunRecord("r", tuple(records), (), None)
+
+
+def measured(*accuracies: float, confident: float = 0.0) -> tuple[TaskLength, ...]:
+    """Lengths 10, 20, ..."""
+    return tuple(
+        TaskLength(10 * (k + 1), 10 * (k + 1), 100, one, one - confident, 3.0, one, (0.0, one)) for k, one in enumerate(accuracies)
+    )
+
+
+RISING = [k / 10 for k in range(11)]
+
+
+def outcome(arm: str, runs: dict[int, RunRecord], lengths: dict, looped: dict[int, RunRecord]):
+    return task_outcome("parity", arm, runs, lengths, looped)
+
+
+def test_shares_are_of_loopeds_own_time_to_a_point_below_its_end():
+    looped = {0: planted(RISING, 10.0)}  # smoothed: 0.9 at the end, 0.89 at 9.9 s
+    twice = {0: planted(RISING, 5.0)}
+    found = outcome("shift", twice, {0: measured(1.0)}, looped)
+    assert found.share_seconds.value == pytest.approx(0.5)
+    assert outcome("looped", looped, {0: measured(1.0)}, looped).share_seconds.value == pytest.approx(1.0)
+    never = outcome("single", {0: planted([0.2] * 11, 4.0)}, {0: measured(0.1)}, looped)
+    assert (never.share_seconds.value, never.share_seconds.censored) == (None, 1)
+
+
+def test_tables_hold_a_row_for_each_length_and_a_number_for_each_seed():
+    runs = {seed: planted(RISING) for seed in (0, 2)}
+    found = outcome("looped", runs, {0: measured(1.0, 0.5), 2: measured(0.9, 0.4, confident=0.1)}, runs)
+    assert found.accuracy == ((1.0, 0.9), (0.5, 0.4))
+    assert found.confident == (pytest.approx((1.0, 0.8)), pytest.approx((0.5, 0.3)))
+    assert found.by_loops["20"] == ((0.0, 0.0), (0.5, 0.4))
+    assert (found.seeds, found.lengths, found.loops, found.samples) == ((0, 2), (10, 20), (10, 20), 100)
+
+
+def test_answers_are_by_task_and_the_worst_seed_counts():
+    looped = {seed: planted(RISING) for seed in range(3)}
+    lengths = {seed: measured(1.0, 1.0, 0.96 - 0.02 * seed) for seed in range(3)}  # the third seed is at 0.92
+    sure = {seed: measured(1.0, 1.0, 0.99, confident=0.01) for seed in range(3)}
+    shift = {seed: planted(RISING, 6.0) for seed in range(3)}
+    outcomes = [outcome("looped", looped, lengths, looped), outcome("shift", shift, lengths, looped)]
+    answers = {
+        one.question: one.answer for one in task_verdicts(outcomes, {"parity": {"looped": looped, "shift": shift}}, {"parity": 20})
+    }
+    by_start = {question[:36]: answer for question, answer in answers.items()}
+    assert by_start["On which tasks is every Looped seed "] == "none"
+    assert by_start["On which tasks does SHIFT reach Loop"] == "parity"
+    assert by_start["On which tasks is halting by maximum"] == "parity"
+    better = [outcome("looped", looped, sure, looped), outcome("shift", shift, lengths, looped)]
+    answers = [one.answer for one in task_verdicts(better, {"parity": {}}, {"parity": 20})]
+    assert answers[0] == "parity"
+    assert "it is worse on parity" in answers
