@@ -270,6 +270,12 @@ def test_shares_are_dots_with_intervals_on_a_logarithmic_axis(study) -> None:
     assert ((one.drop.mean, 0.0),) in [tuple(map(tuple, line.get_xydata())) for line in drop.lines]
 
 
+def test_an_axis_without_numbers_has_no_ticks(study) -> None:
+    drop = figure_saved({0: replace(one_of(study, "copy", "shift"), drop=Cell(None))}).axes[1]
+    assert list(drop.get_xticks()) == []
+    assert [text.get_text() for text in drop.texts] == ["-"]
+
+
 def test_runs_that_never_got_there_end_in_arrows_at_the_edge(study) -> None:
     some = changed(study, "copy", "shift", share_seconds=Share(0.8, 0.6, None, 3, 1))
     figure = figure_saved(saved_rows(some))

@@ -89,8 +89,8 @@ def test_every_arm_of_every_task_can_be_made_and_pairs_data_and_weights(preset):
 
 
 def test_a_recipe_has_room_for_the_longest_training_length():
-    recipe = task_recipe("multiplication", replace(TINY, longest=5))
-    assert recipe.loops == 10
+    recipe = task_recipe("multiplication", replace(TINY, longest=10))
+    assert recipe.loops == 10  # 5 digits by 2
     assert recipe.base.model.vocabulary == 4
     assert recipe.data.tested_lengths == (1, 2, 4, 5, 6, 8, 9, 10)
 

@@ -405,6 +405,8 @@ def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
     for row, one in rows.items():
         draw_dot(drop, row, cell_dot(one.drop), COLOURS[one.arm])
     scale_of(drop, COLUMNS[-1])
+    if all(one.drop.mean is None for one in rows.values()):
+        drop.set_xticks([])
     share.set_xlabel("share of Looped's time to its exact match")
     drop.set_xlabel("drop at the switch (percentage points)")
     for axes in (share, drop):

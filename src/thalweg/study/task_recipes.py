@@ -24,7 +24,7 @@ class TaskPreset:
     steps: int
     """Updates of a run."""
     longest: int
-    """Length up to which is trained; twice that is tested."""
+    """Length up to which is trained where T(n) is about n, less where it is more; twice that is tested."""
     width: int
     deepest: int
     """Most blocks in the stack."""
@@ -33,7 +33,7 @@ class TaskPreset:
 
 ALL = ("single", "looped", "shift", "shift-hard", "next-token", "fixed", "random")
 PRESETS = {
-    "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 2000, 10, 32, 2, batch=32),
+    "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
     "paper": TaskPreset(3, ALL, 8000, 20, 64, 2),
     "gpu": TaskPreset(5, ALL, 100_000, 20, 256, 4),
 }
@@ -93,7 +93,8 @@ class TaskRecipe:
 def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskRecipe:
     """GPT-2-style block without positions, input injection, lengths that grow over half of the run."""
     task = find_task(name)
-    data = TaskConfig(task=name, longest=preset.longest, start=min(3, preset.longest), grow=preset.steps // 2)
+    longest = max(n for n in range(1, preset.longest + 1) if n == 1 or task.loops(n) <= preset.longest + 1)
+    data = TaskConfig(task=name, longest=longest, start=min(3, longest), grow=preset.steps // 2)
     model = ModelConfig(
         vocabulary=task.symbols + 1,
         length=data.length,

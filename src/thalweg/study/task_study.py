@@ -192,7 +192,7 @@ def task_setup(study: TaskStudyConfig) -> dict[str, str]:
         ),
         "Shrunk against the source": (
             f"width {preset.width} instead of 256, batches of {preset.batch} instead of 64, at most {preset.deepest} layers "
-            f"instead of 4, {settings.steps} updates at rate {optimizer.rate:g} instead of 100,000 at 1e-4, trained to length "
-            f"{preset.longest} instead of 20"
+            f"instead of 4, {settings.steps} updates at rate {optimizer.rate:g} instead of 100,000 at 1e-4, trained to "
+            f"length {preset.longest} instead of 20 (where T(n) is larger, to as many passes)"
         ),
     }

@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thalweg.data.task import check_task, find_task
+from thalweg.data.tasks import TASKS
+from thalweg.data.tasks.multiplication import Multiplication
+from thalweg.data.tasks.parity import Parity
+from thalweg.data.tasks.unique_set import UniqueSet
+from thalweg.errors import BadInputError
+
+CASES = {
+    "parity": [([1, 0, 1, 1], [1]), ([0, 0], [0])],
+    "copy": [([1, 0, 0], [1, 0, 0])],
+    "addition": [([1, 1, 2, 1, 0], [0, 0, 1]), ([0, 1, 2, 0, 1], [0, 0, 1])],  # 3 + 1 = 4, 2 + 2 = 4
+    "binary-sum": [([1, 0, 1, 1], [1, 1, 0]), ([1, 1, 1, 1], [0, 0, 1])],
+    "multiplication": [([1, 0, 1, 2, 1, 1], [1, 1, 1, 1, 0])],  # 5 * 3 = 15
+    "unique-set": [([3, 3, 0, 3, 7], [3, 0, 7, 10, 10])],
+}
+
+
+def length_of(name: str, query: list[int]) -> int:
+    return {"addition": (len(query) - 1) // 2, "multiplication": len(query) - 3}.get(name, len(query))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_answers_are_what_a_hand_says(name):
+    for query, answer in CASES[name]:
+        length = length_of(name, query)
+        assert TASKS[name].answer(np.array([query]), length).tolist() == [answer]
+
+
+@pytest.mark.parametrize("name", TASKS)
+@given(length=st.integers(1, 45), seed=st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_the_oracle_agrees_at_any_length(name, length, seed):
+    check_task(TASKS[name], lengths=(length,), count=20, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "loops", "slots"),
+    [
+        ("parity", 7, 1),
+        ("copy", 7, 7),
+        ("addition", 8, 8),
+        ("binary-sum", 7, 3),
+        ("multiplication", 14, 9),
+        ("unique-set", 7, 7),
+    ],
+)
+def test_loops_and_slots_follow_the_length(name, loops, slots):
+    assert (TASKS[name].loops(7), TASKS[name].slots(7)) == (loops, slots)
+
+
+def test_other_alphabets_and_factors_are_fields():
+    check_task(UniqueSet(symbols=3))
+    check_task(Multiplication(second=4))
+    assert UniqueSet(3).slots(9) == 3
+
+
+def test_queries_are_uniform():
+    query = TASKS["unique-set"].query(20, 2000, np.random.default_rng(0))
+    counts = np.bincount(query.ravel(), minlength=10)
+    assert ((counts - 4000) ** 2 / 4000).sum() < 27.9  # chi-square of 9 degrees of freedom, 0.999
+
+
+class Wrong(Parity):
+    """A task of a user's own that contradicts itself in one place."""
+
+    name = "mine"
+
+
+class TooFewLoops(Wrong):
+    def loops(self, length):
+        return length - 2
+
+
+class TooLong(Wrong):
+    def answer(self, query, length):
+        return query
+
+
+class OutOfRange(Wrong):
+    def query(self, length, count, rng):
+        return rng.integers(5, 7, size=(count, length))
+
+
+class Disagrees(Wrong):
+    def oracle(self, query, length):
+        return [1 - sum(query) % 2]
+
+
+class Ragged(Wrong):
+    def query(self, length, count, rng):
+        return rng.integers(2, size=(count, length if count > 1 else length + 1))
+
+
+class Overflows(Wrong):
+    def oracle(self, query, length):
+        return [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (TooFewLoops(), "task mine, length 1: loops: given -1, expected a whole number of at least 1"),
+        (TooLong(), r"task mine, length 2: answer: given \(50, 2\), expected \(50, 1\), as slots says"),
+        (OutOfRange(), "task mine, length 1: query: given [56], expected tokens from 0 to 1"),
+        (
+            Disagrees(),
+            r"task mine, length 1: the oracle disagrees with the answer of query \[[01]\]: given \[[01]\], expected \[[01]\]",
+        ),
+        (Ragged(), r"task mine, length 1: query: given \(50, 1\), expected \(50, Q\)"),
+        (Overflows(), r"task mine, length 1: oracle: given \[0, 0\], expected at most the 1 slots"),
+    ],
+)
+def test_a_task_that_contradicts_itself_is_refused_in_one_line(task, message):
+    with pytest.raises(BadInputError, match=message):
+        check_task(task)
+
+
+MINE = UniqueSet(symbols=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("addtion", "unknown task 'addtion'.*addition"),
+        ("thalweg.data.tasks.parity:Party", "task: given .* expected module:attribute that can be imported"),
+        ("nowhere.at_all:Task", "task: given 'nowhere.at_all:Task', expected module:attribute"),
+        (":x", "task: given ':x', expected module:attribute"),
+        ("math:pi", r"task: given 'math:pi', expected an object that has name, .*\(missing: name, symbols"),
+    ],
+)
+def test_a_task_that_is_not_there_is_refused_in_one_line(name, message):
+    with pytest.raises(BadInputError, match=message):
+        find_task(name)
+
+
+def test_a_users_task_is_found_as_a_class_and_as_an_object():
+    assert find_task("thalweg.data.tasks.unique_set:UniqueSet").symbols == 10
+    assert find_task(f"{__name__}:MINE") is MINE
