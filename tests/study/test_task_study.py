@@ -145,6 +145,8 @@ def test_shares_are_of_loopeds_own_time_to_a_point_below_its_end():
     found = outcome("shift", twice, {0: measured(1.0)}, looped)
     assert found.share_seconds.value == pytest.approx(0.5)
     assert outcome("looped", looped, {0: measured(1.0)}, looped).share_seconds.value == pytest.approx(1.0)
+    poor = {0: planted([0.4] * 11)}  # Looped itself has not learned it
+    assert outcome("shift", twice, {0: measured(1.0)}, poor).share_seconds is None
     never = outcome("single", {0: planted([0.2] * 11, 4.0)}, {0: measured(0.1)}, looped)
     assert (never.share_seconds.value, never.share_seconds.censored) == (None, 1)
 

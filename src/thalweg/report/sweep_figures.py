@@ -92,7 +92,7 @@ def percent(scores: Scores) -> float:
     return 100 * scores["held-out"]["all"].accuracy
 
 
-def around(run: RunRecord, reach: int = REACH) -> tuple[Curve, Curve]:
+def around(run: RunRecord, reach: float = REACH) -> tuple[Curve, Curve]:
     """Held-out accuracy in per cent before and after the first switch, over updates since it; cut at ``reach``.
 
     At 0 stand the switch's own scores, one before and one after it.
@@ -121,10 +121,10 @@ def mean_of(curves: Sequence[Curve]) -> Curve:
     return grid, np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
 
 
-def draw_switches(axes: Axes, name: str, runs: list[RunRecord], label: str = "") -> None:
+def draw_switches(axes: Axes, name: str, runs: list[RunRecord], label: str = "", reach: float = REACH) -> None:
     """Every seed thin, the mean thick; vertical at 0 between the scores before and after the switch."""
     label = label or f"{name}, mean of {len(runs)} seed{'s' * (len(runs) > 1)}"
-    sides = [around(run) for run in runs]
+    sides = [around(run, reach) for run in runs]
     for before, after in sides:
         x, y = (np.append(a, b) for a, b in zip(before, after, strict=True))
         axes.plot(x, y, color=COLOURS[name], linewidth=0.6, alpha=0.45)

@@ -271,14 +271,15 @@ def switches_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Dr
     if not found:
         return None
     figure, panels = panels_of(list(found), "updates since the run's own switch", "held-out exact match (%)")
+    reach = max(REACH, *(1.2 * run.switches[0].onset for arms in found.values() for runs in arms.values() for run in runs))
     for task, arms in found.items():
         for arm, runs in arms.items():
-            draw_switches(panels[task], arm, runs, label=arm)
+            draw_switches(panels[task], arm, runs, arm, reach)
         panels[task].axvline(0, color="black", linewidth=0.6, alpha=0.5, zorder=1)
-        panels[task].set_xlim(-REACH, REACH)
+        panels[task].set_xlim(-reach, reach)
     legend_below(figure)
     caption = (
-        f"Held-out exact match on the trained lengths within {REACH} updates of each run's own switch. Thin: one line a seed; "
+        f"Held-out exact match on the trained lengths within {reach:.0f} updates of each run's own switch. Thin: one line a seed; "
         "thick: mean over seeds. At 0 the same weights are scored before and after the switch. Each panel has its own vertical "
         f"axis. {setup(summary)}"
     )

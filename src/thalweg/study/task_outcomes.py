@@ -12,6 +12,8 @@ from thalweg.task_studies import Table, TaskOutcome
 
 POINT = 0.01
 """How much below Looped's final exact match counts as having reached it."""
+LEARNED = 0.5
+"""Exact match below which Looped has not learned the task, so that reaching it says nothing."""
 
 Lengths = dict[int, tuple[TaskLength, ...]]
 """Seed -> what was tested after training."""
@@ -64,10 +66,13 @@ def share_of(runs: Pairs, looped: Pairs, spent: Measure) -> Share | None:
     """Cost to Looped's final exact match less a point over Looped's own cost to it, at the seeds that both have.
 
     A run that never gets there is censored at all that it spent. Exact match ends near 1 on a task that is learned, where the
-    last hundredth can take as long as all the rest: so the target is a point lower, for both.
+    last hundredth can take as long as all the rest: so the target is a point lower, for both. Seeds at which Looped has learned
+    less than half are left out.
     """
     found = []
     for seed in sorted(runs.keys() & looped.keys()):
+        if trained_accuracy(looped[seed]) < LEARNED:
+            continue
         target = 1 - trained_accuracy(looped[seed]) + POINT
         whole = cost_to_target(looped[seed], target, spent, held_out_errors)
         assert whole is not None  # its own last point is below it
