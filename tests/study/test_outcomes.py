@@ -6,9 +6,9 @@ from scipy import stats
 
 from thalweg.records import Cell, EvaluationRecord, RetreatRecord, RunRecord, Score, SwitchRecord
 from thalweg.shift.criterion import Plateau
-from thalweg.study.outcomes import drop, fluctuation, ideal, jump, outcome_of, share_over_seeds, shares
+from thalweg.study.outcomes import drop, fluctuation, ideal, jump, outcome_of, seconds, share_over_seeds, shares
 from thalweg.study.scp_region import region
-from thalweg.study.sweep_verdicts import at_equal_time, smooth, smoothed_at, sooner, verdicts_of
+from thalweg.study.sweep_verdicts import at_equal_cost, smooth, smoothed_at, sooner, verdicts_of
 from thalweg.study.switching import Way
 from thalweg.sweeps import Share
 
@@ -139,15 +139,15 @@ def test_an_outcome_says_how_many_seeds_switched():
 
 def test_a_smoothed_curve_is_straight_between_its_points():
     line = run(FALLING)
-    assert smoothed_at(line, 5.5) == pytest.approx(10 - 4.5)
-    assert smoothed_at(line, 0.0) == smoothed_at(line, 2.0) == 9
-    assert smoothed_at(line, 99.0) == 1
+    assert smoothed_at(line, 5.5, seconds) == pytest.approx(10 - 4.5)
+    assert smoothed_at(line, 0.0, seconds) == smoothed_at(line, 2.0, seconds) == 9
+    assert smoothed_at(line, 99.0, seconds) == 1
 
 
 def test_losses_are_compared_at_the_end_of_the_shorter_run():
     slow, quick = run(FALLING, 20.0), run(FALLING, 10.0)
     # After 10 s the slow one is half way, at a smoothed 6, and the quick one at its end, at 1.
-    assert at_equal_time({0: slow}, {0: quick}).mean == pytest.approx(-5)
+    assert at_equal_cost({0: slow}, {0: quick}, seconds).mean == pytest.approx(-5)
 
 
 def planted(**finals: list[float]) -> dict:
@@ -243,3 +243,17 @@ def test_where_the_best_in_loss_is_slow_and_the_fast_is_bad_no_setting_is_near_b
     runs = planted(looped=[5.0] * 3, p2=[3.0] * 3)
     runs["p1"] = {seed: run([10.0] * 8 + [1.0] * 3, 20.0) for seed in range(3)}
     assert region(grid, runs, Plateau(0.1, 0.1, 1)).answer == "no setting is near the best in both"
+
+
+def test_seconds_that_were_disturbed_do_not_hide_what_operations_say():
+    """The other way's seconds are twice as long at the same operations, which are the same as SCP's."""
+    losses = [10 - k for k in range(11)]
+    scp, slow = {}, {}
+    for seed in range(3):
+        scp[seed] = run([loss + 0.01 * seed for loss in losses], 10.0)
+        records = tuple(replace(e, seconds=2 * e.seconds) for e in scp[seed].evaluations)
+        slow[seed] = replace(scp[seed], evaluations=records)
+    runs = {"shift-scp": scp, "shift": slow}
+    found = verdicts_of([], runs, Plateau())[-1]
+    assert found.answer == "SCP is better; at equal operations no difference was found"
+    assert found.numbers["loss at equal operations, shift - shift-scp"].mean == pytest.approx(0.0)

@@ -7,7 +7,7 @@ import itertools
 from thalweg.intervals import Interval, interval
 from thalweg.records import Cell, RunRecord
 from thalweg.shift.criterion import Plateau
-from thalweg.study.measures import Pairs, as_cell, smoothed
+from thalweg.study.measures import Measure, Pairs, as_cell, smoothed
 from thalweg.study.outcomes import difference, drop, fluctuation, logs, operations, reaches, seconds, share_over_seeds, shares
 from thalweg.study.scp_region import region
 from thalweg.study.switching import SHORT, Way
@@ -19,7 +19,7 @@ BASES = {
     "onset": ("another onset", "shift"),
     "optimizer": ("another treatment of the optimizer", "shift-scp"),
     "stages": ("another ladder", "shift"),
-    "model": ("another model, looped or in stages,", "shift"),
+    "model": ("another model (looped or in stages)", "shift"),
 }
 """Group -> what is asked of it, and the way that its members are compared with."""
 NETS = {"shift-hard": "hard, net", "hard half way": "hard half way, net"}
@@ -135,11 +135,17 @@ def as_words(found: Interval) -> str:
 
 
 def against(runs: Runs, name: str) -> SweepVerdict:
-    """SCP against another moment, with the same ramp, at equal wall-clock."""
-    early, end = at_equal_time(runs["shift-scp"], runs[name]), difference(runs[name], runs["shift-scp"])
-    decided = side(early)
-    answer = {1: "SCP is better", 0: "no difference was found", -1: f"“{name}” is better"}[decided]
-    numbers = {f"loss at equal seconds, {name} - shift-scp": as_cell(early), f"final loss, {name} - shift-scp": as_cell(end)}
+    """SCP against another moment, with the same ramp, at equal wall-clock; operations beside it, which nothing else disturbs."""
+    scp, other = runs["shift-scp"], runs[name]
+    early = {"seconds": at_equal_cost(scp, other, seconds), "operations": at_equal_cost(scp, other, operations)}
+    told = {
+        words: {1: "SCP is better", 0: "no difference was found", -1: f"“{name}” is better"}[side(one)]
+        for words, one in early.items()
+    }
+    same = told["seconds"] == told["operations"]
+    answer = told["seconds"] if same else f"{told['seconds']}; at equal operations {told['operations']}"
+    numbers = {f"loss at equal {words}, {name} - shift-scp": as_cell(one) for words, one in early.items()}
+    numbers |= {f"final loss, {name} - shift-scp": as_cell(difference(other, scp))}
     return SweepVerdict(f"SCP against “{name}”, at equal wall-clock?", answer, numbers)
 
 
@@ -196,18 +202,18 @@ def caught(runs: Runs) -> SweepVerdict:
     return SweepVerdict("Does the safety net mend a hard switch?", "; ".join(answers), numbers)
 
 
-def at_equal_time(shift: Pairs, other: Pairs) -> Interval:
-    """Smoothed held-out loss at the end of the shorter of the two runs, other minus shift, paired by seed."""
+def at_equal_cost(shift: Pairs, other: Pairs, spent: Measure) -> Interval:
+    """Smoothed held-out loss where the cheaper of the two runs ends, other minus shift, paired by seed."""
     found = []
     for seed in sorted(shift.keys() & other.keys()):
-        end = min(run.evaluations[-1].seconds for run in (shift[seed], other[seed]))
-        found.append(smoothed_at(other[seed], end) - smoothed_at(shift[seed], end))
+        end = min(spent(run.evaluations[-1]) for run in (shift[seed], other[seed]))
+        found.append(smoothed_at(other[seed], end, spent) - smoothed_at(shift[seed], end, spent))
     return interval(found)
 
 
-def smoothed_at(run: RunRecord, when: float) -> float:
-    """Held-out loss at a moment in seconds, on straight lines between the points of the smoothed curve."""
-    points = smoothed(run, seconds)
+def smoothed_at(run: RunRecord, when: float, spent: Measure) -> float:
+    """Held-out loss when so much was spent, on straight lines between the points of the smoothed curve."""
+    points = smoothed(run, spent)
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x0 <= when <= x1:
             return y0 + (y1 - y0) * (when - x0) / (x1 - x0) if x1 > x0 else y1
