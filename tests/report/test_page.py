@@ -1,27 +1,13 @@
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
-from shutil import which
 
 import pytest
 from made_up_records import make_summary
+from pages import CHROMIUM, HOSTILE, Tags
 
 from thalweg.records import RunRecord, StudySummary
 from thalweg.report.page import write_report
-
-HOSTILE = "<img src=x onerror=alert(1)>\"'&{{ 7*7 }}"
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
-
-
-class Tags(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.found.append((tag, dict(attrs)))
 
 
 def test_page_has_every_figure_inside_with_words_for_the_blind(

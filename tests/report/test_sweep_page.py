@@ -1,28 +1,14 @@
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
-from shutil import which
 
 import pytest
 from made_up_sweeps import make_runs, make_sweep
+from pages import CHROMIUM, HOSTILE, Tags
 
 from thalweg.records import Cell
 from thalweg.report.sweep_page import by_group, share_in_words, short, sweep_command, write_sweep_report
 from thalweg.sweeps import Outcome, Share, SweepVerdict
-
-HOSTILE = "<img src=x onerror=alert(1)>\"'&{{ 7*7 }}$"
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
-
-
-class Tags(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.found.append((tag, dict(attrs)))
 
 
 def hostile(sweep):

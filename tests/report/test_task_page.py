@@ -1,30 +1,17 @@
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
-from shutil import which
 
 import pytest
 from made_up_tasks import ARMS, TASKS, make_task_runs, make_tasks
+from pages import CHROMIUM, HOSTILE, Tags
 
 from thalweg.records import Cell
 from thalweg.report.task_page import percent, render_tasks, task_command, task_tables, write_task_report
 from thalweg.sweeps import SweepVerdict
 from thalweg.task_studies import TaskOutcome
 
-HOSTILE = "<img src=x onerror=alert(1)>\"'&{{ 7*7 }}$"
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
 NAMES = ("accuracy-over-length", "accuracy-over-loops", "switch-by-task", "accuracy-over-time", "halting", "time-saved")
-
-
-class Tags(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.found.append((tag, dict(attrs)))
 
 
 def hostile(study):

@@ -19,6 +19,7 @@ from thalweg.study.queue import prepare
 from thalweg.study.sweep import PLAN, claim_sweep, jobs_of, read_sweep, reference_jobs, report_on
 from thalweg.study.switching import SweepConfig, recipe_of
 from thalweg.sweeps import Outcome, SweepSummary
+from thalweg.task_studies import TaskStudySummary
 from thalweg.train.assemble import make_data
 
 
@@ -78,6 +79,11 @@ def show_sweep(summary: SweepSummary, folder: Path, as_json: bool) -> None:
     console.print(table)
     if len(shown) < len(summary.outcomes):
         console.print(f"{len(summary.outcomes) - len(shown)} settings of SCP are on the page", highlight=False)
+    say_answers(console, summary, folder)
+
+
+def say_answers(console: Console, summary: SweepSummary | TaskStudySummary, folder: Path) -> None:
+    """Questions and answers, what is missing, and where the page is."""
     for verdict in summary.verdicts:
         console.print(f"{verdict.question} {verdict.answer}", highlight=False)
     if summary.missing:

@@ -20,6 +20,7 @@ from thalweg.study.measures import Pairs
 from thalweg.study.queue import Job, failed_for_good, prepare
 from thalweg.study.study import claim_folder, model_words
 from thalweg.study.sweep import slug
+from thalweg.study.sweep_commands import say_answers
 from thalweg.study.task_outcomes import Lengths, task_outcome
 from thalweg.study.task_recipes import PRESETS, TaskStudyConfig, task_recipe, task_runs
 from thalweg.study.task_verdicts import task_verdicts
@@ -135,11 +136,7 @@ def show_tasks(summary: TaskStudySummary, folder: Path, as_json: bool) -> None:
     for one in summary.outcomes:
         table.add_row(one.task, one.arm, *cells(one, summary))
     console.print(table)
-    for verdict in summary.verdicts:
-        console.print(f"{verdict.question} {verdict.answer}", highlight=False)
-    if summary.missing:
-        console.print(f"missing: {', '.join(summary.missing)}")
-    console.print(f"page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    say_answers(console, summary, folder)
 
 
 def cells(one: TaskOutcome, summary: TaskStudySummary) -> list[str]:
