@@ -1,3 +1,6 @@
+import os
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,3 +144,10 @@ def test_a_task_that_is_not_there_is_refused_in_one_line(name, message):
 def test_a_users_task_is_found_as_a_class_and_as_an_object():
     assert find_task("thalweg.data.tasks.unique_set:UniqueSet").symbols == 10
     assert find_task(f"{__name__}:MINE") is MINE
+
+
+def test_a_task_in_the_folder_of_the_call_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
+    (tmp_path / "thalweg_task_of_mine.py").write_text("from thalweg.data.tasks.copy import Copy\n\nMINE = Copy(symbols=5)\n")
+    monkeypatch.chdir(tmp_path)
+    assert find_task("thalweg_task_of_mine:MINE").symbols == 5

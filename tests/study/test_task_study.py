@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from thalweg import cli
+from thalweg.data.tasks.parity import Parity
 from thalweg.errors import BadInputError, FolderError
 from thalweg.records import EvaluationRecord, RunRecord, Score, TaskLength
 from thalweg.study import task_recipes
@@ -95,12 +96,20 @@ def test_a_recipe_has_room_for_the_longest_training_length():
     assert recipe.data.tested_lengths == (1, 2, 4, 5, 6, 8, 9, 10)
 
 
+class Wrong(Parity):
+    """A task whose oracle is wrong."""
+
+    def oracle(self, query, length):
+        return [2]
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         ({"preset": "papr"}, "unknown preset 'papr'.*paper"),
         ({"tasks": ("party",)}, "unknown task 'party'.*parity"),
         ({"tasks": ("nowhere:Task",)}, "task: given 'nowhere:Task', expected module:attribute that can be imported"),
+        ({"tasks": (f"{__name__}:Wrong",)}, "task parity, length 1: the oracle disagrees with the answer of query"),
         ({"arms": ("lopped",)}, "unknown arm 'lopped'.*looped"),
         ({"seeds": -1}, "--seeds: given -1, expected a whole number of at least 1"),
     ],

@@ -15,6 +15,7 @@ from thalweg.models.cost import cost
 from thalweg.records import read_lengths, read_run
 from thalweg.shift.criterion import AtStep
 from thalweg.shift.onset import Hard, Ramp
+from thalweg.train.along import along
 from thalweg.train.answers import answer_losses, exact, score_answers, score_length
 from thalweg.train.assemble import make_model
 from thalweg.train.config import RunConfig, ShiftConfig, config_text, read_config
@@ -156,10 +157,26 @@ def test_a_config_with_a_task_survives_toml(tmp_path, parity):
     assert read_config(path) == parity
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"positions": "learned", "length": 6}}, "data.tested: given 6, expected lengths of at most 6 positions"),
+        ({"model": {"learned_gains": 8}}, "model.learned_gains: given 8, expected 0, or at least the 9 passes that length 6 tries"),
+        ({"training": {"compile": True}}, "training.compile: given True, expected false for a task"),
+        ({"model": {"vocabulary": 4}}, "model.vocabulary: given 4, expected the data's 3 tokens"),
+    ],
+)
+def test_what_cannot_be_asked_after_training_is_refused_before_it(parity, changes, message):
+    with pytest.raises(BadInputError, match=message):
+        replace(parity, **{part: replace(getattr(parity, part), **values) for part, values in changes.items()})
+
+
 def test_a_landscape_of_a_task_is_refused_in_one_line(tmp_path, parity):
     (tmp_path / "config.toml").write_text(config_text(parity))
     with pytest.raises(BadInputError, match="given a run on a task, expected one on the Markov language or on text"):
         config_of(tmp_path)
+    with pytest.raises(BadInputError, match="given a run on a task"):
+        along(tmp_path, parity)
 
 
 def test_a_record_of_lengths_that_is_damaged_is_named(tmp_path):

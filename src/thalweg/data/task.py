@@ -6,6 +6,8 @@ Shape letters: B samples, Q tokens of a query, A tokens of the longest answer (s
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -60,6 +62,8 @@ def find_task(name: str) -> Task:
             raise unknown("task", name, TASKS)
         return TASKS[name]
     module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:  # an installed command does not look where it is called
+        sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

@@ -21,6 +21,8 @@ from thalweg.streams import stream
 
 IGNORED = -100
 """Target of a position where nothing is asked."""
+BEYOND = 1.5
+"""Loops that are tried after training, as a multiple of those that a length asks for."""
 EXTRA = 0.5
 """Loops that are drawn on top of T(n), at most, as a share of it; `loops` "random" only."""
 
@@ -89,9 +91,12 @@ class TaskConfig:
     @property
     def length(self) -> int:
         """One more than the positions of the longest training input, as a model that predicts next tokens counts."""
+        return self.positions(self.longest) + 1
+
+    def positions(self, length: int) -> int:
+        """Positions of an input at one length."""
         task = find_task(self.task)
-        width = task.query(self.longest, 1, np.random.default_rng(0)).shape[1]
-        return width + task.slots(self.longest) + 1
+        return task.query(length, 1, np.random.default_rng(0)).shape[1] + task.slots(length)
 
     @property
     def deepest(self) -> int:
@@ -99,6 +104,10 @@ class TaskConfig:
         task = find_task(self.task)
         most = max(task.loops(length) for length in range(1, self.longest + 1))
         return most + int(EXTRA * most) if self.loops == "random" else most
+
+    def passes(self, length: int) -> int:
+        """Passes asked for at one length, without those that are drawn on top."""
+        return find_task(self.task).loops(self.longest if self.loops == "fixed" else length)
 
     @property
     def tested_lengths(self) -> tuple[int, ...]:
@@ -156,12 +165,11 @@ class TaskData:
         slots = np.full(answer.shape, self.task.symbols)
         if self.config.format == "next":
             slots[:, 1:] = answer[:, :-1]
-        asked = self.config.longest if self.config.loops == "fixed" else length
         return Examples(
             inputs=np.concatenate([query, slots], axis=1),
             targets=np.concatenate([np.full(query.shape, IGNORED), answer], axis=1),
             lengths=np.full(count, length),
-            loops=np.full(count, self.task.loops(asked)),
+            loops=np.full(count, self.task.loops(self.config.longest if self.config.loops == "fixed" else length)),
         )
 
     def facts(self) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from thalweg.data.task import find_task
+from thalweg.data.task import check_task, find_task
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.tasks import TASKS
 from thalweg.errors import require, unknown
@@ -59,11 +59,14 @@ def plan_tasks(
     """A study of tasks from what a user asks for; empty or zero takes the preset's own, and all six tasks.
 
     Raises:
-        BadInputError: an unknown preset, task or arm (with the likely meaning), or a number of seeds below 1.
+        BadInputError: an unknown preset, task or arm (with the likely meaning), a number of seeds below 1, or a task of the user's
+            own that contradicts itself.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     for task in tasks:
+        if ":" in task:
+            check_task(find_task(task))
         find_task(task)
     for arm in arms:
         if arm not in ALL:

@@ -10,7 +10,7 @@ from thalweg.errors import require
 from thalweg.landscapes import LandscapePlan
 from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig
-from thalweg.train.survey import Survey, Tell, plan_of
+from thalweg.train.survey import Survey, Tell, plan_of, refuse_tasks
 
 
 class LandscapeCallback(Callback):
@@ -49,7 +49,8 @@ def along(run: Path, config: RunConfig, tell: Tell | None = None) -> LandscapeCa
     """The callback for a run that keeps snapshots.
 
     Raises:
-        BadInputError: it keeps none.
+        BadInputError: it keeps none, or learns a task.
     """
+    refuse_tasks(config)
     require(config.training.snapshots > 0, "training.snapshots", 0, "at least 2 for a landscape along the run, such as 40")
     return LandscapeCallback(run, plan_of(run), tell)

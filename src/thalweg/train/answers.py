@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from thalweg.data.task_data import IGNORED, TaskData, TaskSet
+from thalweg.data.task_data import BEYOND, IGNORED, TaskData, TaskSet
 from thalweg.records import Score, TaskLength
 from thalweg.train.step import Gains, TaskBatch, on_device
 
 ROWS = 512
 """Samples scored at once; bounds the memory, not the result."""
-BEYOND = 1.5
-"""Loops that are tried, as a multiple of those that a length asks for."""
 
 
 def exact(logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tomlkit
 
 from thalweg.data.markov_data import MarkovConfig
-from thalweg.data.task_data import TaskConfig
+from thalweg.data.task_data import BEYOND, TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
@@ -175,6 +175,8 @@ class RunConfig:
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         tokens = 256 if isinstance(self.data, TextConfig) else self.data.vocabulary
         require(self.model.vocabulary == tokens, "model.vocabulary", self.model.vocabulary, f"the data's {tokens} tokens")
+        if isinstance(self.data, TaskConfig):
+            self.check_task(self.data)
         need = self.data.length - 1
         fits = self.model.positions != "learned" or self.model.length >= need
         require(fits, "model.length", self.model.length, f"at least {need}, one less than data.length")
@@ -185,6 +187,19 @@ class RunConfig:
             fits = not isinstance(rule, AtFraction) or rule.total_steps == self.training.steps
             total = f"training.steps, {self.training.steps}"
             require(fits, "shift.criterion.total_steps", getattr(rule, "total_steps", 0), total)
+
+    def check_task(self, data: TaskConfig) -> None:
+        """Refuse lengths that are tested and that the model cannot be asked, and graphs for shapes that change at every update."""
+        longest = max(data.tested_lengths)
+        fits = self.model.positions != "learned" or self.model.length >= data.positions(longest)
+        wanted = f"lengths of at most {self.model.length} positions (model.length), or model.positions other than learned"
+        require(fits, "data.tested", longest, wanted)
+        need = math.ceil(BEYOND * data.passes(longest))
+        fits = not 0 < self.model.learned_gains < need
+        require(
+            fits, "model.learned_gains", self.model.learned_gains, f"0, or at least the {need} passes that length {longest} tries"
+        )
+        require(not self.training.compile, "training.compile", True, "false for a task, whose batches have shapes of their own")
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:

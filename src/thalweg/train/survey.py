@@ -329,9 +329,14 @@ def config_of(run: Path) -> RunConfig:
     if not (run / "config.toml").exists():
         raise FolderError(f"run {run}: there is no config.toml in it; expected the --out folder of `thalweg train`")
     config = read_config(run / "config.toml")
-    if isinstance(config.data, TaskConfig):
-        raise BadInputError(f"landscape of {run}: given a run on a task, expected one on the Markov language or on text")
+    refuse_tasks(config)
     return config
+
+
+def refuse_tasks(config: RunConfig) -> None:
+    """The landscape of a task is not measured: its samples have loops of their own."""
+    if isinstance(config.data, TaskConfig):
+        raise BadInputError("landscape: given a run on a task, expected one on the Markov language or on text")
 
 
 def identity(line: dict[str, Any]) -> tuple[Any, ...]:
