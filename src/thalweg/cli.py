@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from thalweg.errors import StudyError, ThalwegError, require
+from thalweg.errors import StudyError, ThalwegError, require, unknown
 
 app = App(
     name="thalweg",
@@ -25,6 +25,7 @@ Example: `thalweg study markov --preset quick`""",
     suppress_keyboard_interrupt=False,
 )
 
+STUDIES = ("markov", "text", "tasks")
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
@@ -84,9 +85,13 @@ def study(
     from thalweg.study.commands import run_study
     from thalweg.study.recipes import plan
 
+    if task not in STUDIES:
+        raise unknown("study", task, STUDIES)
     chosen = listed(arms)
     require(not tasks or task == "tasks", "--task", tasks, "to go with the study `tasks`")
     if task == "tasks":
+        require(not text, "--text", text, "to go with the study `text`")
+        require(not compile, "--compile", compile, "not to be given with the study `tasks`, whose batches have shapes of their own")
         from thalweg.study.task_recipes import plan_tasks
         from thalweg.study.task_study import run_task_study
 
@@ -308,18 +313,25 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: in
     Parameters
     ----------
     task:
-        `markov` or `text`.
+        `markov`, `text`, or an algorithmic task: parity, copy, addition, binary-sum, multiplication, unique-set, module:attribute.
     arm:
-        single, looped, shift, shift-hard, single-rescaled or single-flops.
+        single, looped, shift, shift-hard, single-rescaled or single-flops; of a task also next-token, fixed or random.
     preset:
-        `quick` or `paper`.
+        `quick` or `paper`; of a task also `gpu`.
     seed:
         Root seed of the run.
     """
+    from thalweg.data.tasks import TASKS
     from thalweg.study.recipes import plan, runs_of
+    from thalweg.study.task_recipes import plan_tasks, task_runs
     from thalweg.train.config import config_text
 
-    run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
+    if task in TASKS or ":" in task:
+        run = task_runs(plan_tasks(preset, (task,), (arm,), seeds=1))[task, arm, 0]
+    elif task in STUDIES[:2]:
+        run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
+    else:
+        raise unknown("recipe", task, (*STUDIES[:2], *TASKS))
     print(config_text(replace(run, seed=seed)), end="")
 
 

@@ -16,6 +16,7 @@ from thalweg.study.task_outcomes import task_outcome
 from thalweg.study.task_recipes import ALL, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
 from thalweg.study.task_study import read_task_study, report_on_tasks, run_task_study, summarise_tasks
 from thalweg.study.task_verdicts import task_verdicts
+from thalweg.train.config import read_config
 
 TINY = TaskPreset(1, ("single", "looped", "shift"), 24, 2, 8, 1, 8)
 
@@ -119,6 +120,13 @@ def test_what_makes_no_study_is_refused_in_one_line(asked, message):
         plan_tasks(**({"preset": "quick"} | asked))
 
 
+@pytest.mark.parametrize(("option", "message"), [(("--text", "x"), "--text: given 'x'"), (("--compile",), "--compile: given True")])
+def test_what_a_study_of_tasks_does_not_know_is_refused(option, message, capsys, tmp_path):
+    assert cli.call(["study", "tasks", "--out", str(tmp_path / "out"), *option]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_task_goes_with_the_study_of_tasks_alone(capsys):
     assert cli.call(["study", "markov", "--task", "parity"]) == 2
     assert "--task: given 'parity', expected to go with the study `tasks`" in capsys.readouterr().err
@@ -186,3 +194,11 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     answers = [one.answer for one in task_verdicts(better, {"parity": {}}, {"parity": 20})]
     assert answers[0] == "parity"
     assert "it is worse on parity" in answers
+
+
+def test_a_recipe_of_a_task_is_a_config_that_can_be_read(tmp_path, capsys):
+    assert cli.call(["recipe", "parity", "--arm", "next-token"]) == 0
+    (tmp_path / "run.toml").write_text(capsys.readouterr().out)
+    assert read_config(tmp_path / "run.toml").data.format == "next"
+    assert cli.call(["recipe", "tasks"]) == 2
+    assert "unknown recipe 'tasks'" in capsys.readouterr().err
