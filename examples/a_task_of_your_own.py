@@ -8,7 +8,7 @@ trains every arm on it over seeds, when this file is where Python finds it.
 import tempfile
 from pathlib import Path
 
-from thalweg.data.task import check_task
+import thalweg as tw
 from thalweg.records import read_lengths
 from thalweg.study.task_recipes import TaskPreset, looped, task_recipe
 from thalweg.train.trainer import train
@@ -42,7 +42,7 @@ class Reverse:
 
 
 if __name__ == "__main__":
-    check_task(Reverse())
+    tw.check_task(Reverse())
     print("the task agrees with its oracle")
     recipe = task_recipe(f"{__name__}:Reverse", TaskPreset(1, ("looped",), steps=40, longest=3, width=32, deepest=1))
     with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from thalweg.curvature.gauss_newton import GaussNewton
     from thalweg.curvature.hessian import Hessian
     from thalweg.data.markov import MarkovLanguage
+    from thalweg.data.task import Task, check_task
+    from thalweg.data.task_data import TaskConfig, TaskData
     from thalweg.errors import BadInputError, ThalwegError
     from thalweg.landscape.probe import LandscapeProbe
     from thalweg.models.config import ModelConfig
@@ -45,7 +47,11 @@ PLACES = {
     "RunConfig": "thalweg.train.config",
     "SafetyNet": "thalweg.shift.net",
     "Shift": "thalweg.shift.schedule",
+    "Task": "thalweg.data.task",
+    "TaskConfig": "thalweg.data.task_data",
+    "TaskData": "thalweg.data.task_data",
     "ThalwegError": "thalweg.errors",
+    "check_task": "thalweg.data.task",
     "cost": "thalweg.models.cost",
     "dense_hessian": "thalweg.curvature.dense",
     "doubling": "thalweg.shift.schedule",
@@ -75,7 +81,11 @@ __all__ = [
     "RunConfig",
     "SafetyNet",
     "Shift",
+    "Task",
+    "TaskConfig",
+    "TaskData",
     "ThalwegError",
+    "check_task",
     "cost",
     "dense_hessian",
     "doubling",
