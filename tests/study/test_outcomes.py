@@ -174,6 +174,10 @@ def test_a_drop_beyond_half_a_point_is_not_smooth():
 
     assert smooth({"shift": arm(0.498), "looped": {}}).answer == "yes"
     assert smooth({"shift": arm(0.48), "looped": {}}).answer.startswith("no: 2.0")
+    shaking = {seed: run(FALLING, accuracies=[0.5] * 4 + [0.48] * 7) for seed in range(3)}
+    still = {seed: run(FALLING, accuracies=[0.5] * 11) for seed in range(3)}
+    assert smooth({"shift": arm(0.48), "looped": shaking}).answer.endswith("; but no more than Looped loses there without a switch")
+    assert not smooth({"shift": arm(0.48), "looped": still}).answer.endswith("without a switch")
 
 
 def test_the_region_holds_what_is_within_noise_of_the_best():

@@ -80,22 +80,27 @@ def sooner(runs: Runs) -> SweepVerdict:
 
 
 def smooth(runs: Runs) -> SweepVerdict:
-    """Drop of accuracy at the switch."""
+    """Drop of accuracy at the switch, beside what Looped loses at the same updates without one."""
     numbers: dict[str, Cell] = {}
     for arm in ("shift", "shift-scp", "shift-hard"):
         drops = [value for run in runs.get(arm, {}).values() if (value := drop(run)) is not None]
         if drops:
             numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
     pairs = [(runs["looped"][seed], run) for seed, run in runs["shift"].items() if seed in runs["looped"]]
-    same = [value for looped, run in pairs if (value := fluctuation(looped, run)) is not None]
-    if same:
-        numbers["the same along looped, at those updates, without a switch"] = as_cell(interval(same))
+    both = [(mine, same) for looped, run in pairs for mine, same in ((drop(run), fluctuation(looped, run)),) if mine is not None]
+    known = [(mine, same) for mine, same in both if same is not None]
+    beyond = interval([mine - same for mine, same in known]) if known else None
+    if beyond is not None:
+        numbers["the same along looped, at those updates, without a switch"] = as_cell(interval([same for _, same in known]))
+        numbers["drop of shift beyond that (points)"] = as_cell(beyond)
     mine = numbers.get("drop of shift (points)")
     if mine is None:
         return SweepVerdict(question_drop(), "no run has switched", numbers)
     if mine.high is None:
         return SweepVerdict(question_drop(), f"undecided: {mine.mean:.2f} at the only seed", numbers)
     answer = "yes" if mine.high <= GOAL_DROP else f"no: {mine.mean:.2f}, up to {mine.high:.2f}"
+    if mine.high > GOAL_DROP and beyond is not None and side(beyond) <= 0:
+        answer += "; but no more than Looped loses there without a switch"
     return SweepVerdict(question_drop(), answer, numbers)
 
 
