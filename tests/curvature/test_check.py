@@ -97,6 +97,24 @@ def test_a_wrong_second_derivative_is_noticed(method):
     assert Hessian(loss_fn, case.model, case.batches, method="differences").report.difference < 1e-3
 
 
+class Wave(torch.nn.Module):
+    """Bends within the step of the central difference: the third derivative is a thousand times the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(0.1, 0.9, 5, dtype=torch.float64))
+
+    def forward(self, batch):
+        return batch * torch.cos(3000 * self.weight) / 9e6
+
+
+def test_a_loss_that_bends_within_the_step_is_no_wrong_product():
+    model, batch = Wave(), torch.ones(5, dtype=torch.float64)
+    hessian = Hessian(lambda m, b: m(b).sum(), model, [batch])
+    v = torch.arange(5.0, dtype=torch.float64)
+    torch.testing.assert_close(hessian @ v, -torch.cos(3000 * model.weight.detach()) * v)
+
+
 def test_a_check_at_a_stationary_point_passes():
     model, x = torch.nn.Linear(3, 2).double(), normal(5, 3).double()
     hessian = Hessian(squares, model, [(x, model(x).detach())])
