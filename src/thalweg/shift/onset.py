@@ -32,7 +32,7 @@ class Ramp:
         [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (1.0, 0.5), (1.0, 1.0)]
 
     Source:
-        Ours. "In turn" needs only the passes that have begun, so that a ramp costs about half as much; a model that skips a
+        Ours. "In turn" needs only the passes that have begun, so that a ramp costs about two thirds as much; a model that skips a
         pass with gain 0, as `thalweg.LoopedTransformer` does, saves that time.
     """
 
