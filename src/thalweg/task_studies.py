@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from thalweg.records import Cell, Provenance
 from thalweg.sweeps import Share, SweepVerdict
 
+GOAL, GOAL_DROP, HALTING = 0.7, 1.0, 0.02
+"""Share of Looped's time that SHIFT is to need; percentage points; exact match within which halting is as good as T(n)."""
+
 Table = tuple[tuple[float, ...], ...]
 """One row for each length, one number for each seed."""
 

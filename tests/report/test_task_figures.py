@@ -15,20 +15,16 @@ from thalweg.report.task_figures import (
     draw_lengths,
     draw_loops,
     draw_tasks,
-    figure_saved,
     halting_drawn,
     loops_drawn,
-    outcomes_of,
-    panels_of,
-    runs_of,
-    saved_drawn,
-    saved_rows,
     shade_trained,
     switches_drawn,
     three_lengths,
     times_drawn,
     told_lengths,
 )
+from thalweg.report.task_panels import outcomes_of, panels_of, runs_of
+from thalweg.report.task_saved import figure_saved, saved_drawn, saved_rows
 from thalweg.sweeps import Share
 from thalweg.task_studies import TaskOutcome
 

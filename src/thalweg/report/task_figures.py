@@ -5,45 +5,42 @@ Shape letters: N tested lengths, P passes, S seeds.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from thalweg.records import RunRecord
 from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, Grouped, draw_band, drawn, score, setup
-from thalweg.report.sweep_dots import COLUMNS, LONGEST, Dot, cell_dot, digits, draw_dot, scale_of
 from thalweg.report.sweep_figures import REACH, at_switch, draw_switches
-from thalweg.report.sweep_maps import WIDTH
-from thalweg.sweeps import Share
-from thalweg.task_studies import TaskOutcome, TaskStudySummary
+from thalweg.report.task_panels import (
+    SHADE,
+    SWITCHING,
+    chosen,
+    in_percent,
+    legend_below,
+    outcomes_of,
+    panels_of,
+    runs_of,
+    samples_of,
+    title_of,
+    whole_ticks,
+)
+from thalweg.report.task_saved import saved_drawn
+from thalweg.task_studies import HALTING, TaskOutcome, TaskStudySummary
 
+NEAR = 100 * HALTING
+"""Percentage points within which halting counts as good as T(n)."""
 LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
 """Arms whose passes are varied after training -> widths of line and mark, points; the first can be seen below the second."""
-SWITCHING = ("shift", "shift-hard")
 TIMED = ("single", "looped", "shift", "shift-hard")
 KINDS = {"in the trained range": ("o", (None, None)), "at its edge": ("s", (4, 1.5)), "beyond it": ("^", (1, 1))}
 """Kind of a tested length -> its mark and dashes."""
-NEAR = 2.0
-"""Percentage points within which halting counts as good as T(n)."""
 HALTS = {"sample": (COLOURS["looped"], "o", (None, None)), "batch": ("#333333", "s", (3, 1.5))}
 """What halts together -> colour, mark and dashes."""
-GOAL = 0.7
-"""Share of Looped's time that SHIFT is to need."""
-TALL = 2.15
-"""Height of a panel, inches."""
-SHADE = {"color": "black", "alpha": 0.06, "linewidth": 0}
-
-Outcomes = dict[str, dict[str, TaskOutcome]]
-"""Task -> arm -> outcome."""
 
 
 @matplotlib.rc_context(STYLE)
@@ -58,75 +55,6 @@ def draw_tasks(summary: TaskStudySummary, runs: dict[str, RunRecord]) -> list[Dr
     figures = [lengths_drawn(summary), loops_drawn(summary), switches_drawn(summary, grouped)]
     figures += [times_drawn(summary, grouped), halting_drawn(summary), saved_drawn(summary)]
     return [figure for figure in figures if figure is not None]
-
-
-def runs_of(summary: TaskStudySummary, runs: dict[str, RunRecord]) -> dict[str, Grouped]:
-    """Task -> arm -> its complete runs; without tasks and arms that have none."""
-    found: dict[str, Grouped] = {}
-    for task in summary.tasks:
-        for arm in summary.arms:
-            every = (runs.get(f"{task}-{arm}-seed{seed}") for seed in summary.seeds)
-            mine = [run for run in every if run is not None and run.summary and run.evaluations]
-            if mine:
-                found.setdefault(task, {})[arm] = mine
-    return found
-
-
-def outcomes_of(summary: TaskStudySummary, arms: Sequence[str]) -> Outcomes:
-    """The outcomes that were tested after training, of some arms, in the order of tasks and arms; without empty tasks."""
-    named = {(one.task, one.arm): one for one in summary.outcomes if one.lengths and one.seeds}
-    found = {task: {arm: named[task, arm] for arm in arms if (task, arm) in named} for task in summary.tasks}
-    return {task: outcomes for task, outcomes in found.items() if outcomes}
-
-
-def chosen(grouped: dict[str, Grouped], arms: Sequence[str], fits: Callable[[RunRecord], bool]) -> dict[str, Grouped]:
-    """Task -> arm -> the runs that fit, of some arms; without tasks and arms that have none."""
-    found: dict[str, Grouped] = {}
-    for task, every in grouped.items():
-        for arm in arms:
-            mine = [run for run in every.get(arm, []) if fits(run)]
-            if mine:
-                found.setdefault(task, {})[arm] = mine
-    return found
-
-
-def panels_of(tasks: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
-    """A panel for each task, with the axes' labels (and units) at the left and where nothing is below."""
-    columns = len(tasks) if len(tasks) <= 3 else 2 if len(tasks) == 4 else 3
-    rows = math.ceil(len(tasks) / columns)
-    figure = Figure(figsize=(WIDTH, TALL * rows + 0.7), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for place, axes in enumerate(grid):
-        if place >= len(tasks):
-            axes.remove()
-            continue
-        axes.set_title(title_of(tasks[place]), fontsize=9, parse_math=False)
-        axes.set_xlabel(x if place + columns >= len(tasks) else "")
-        axes.set_ylabel(y if place % columns == 0 else "")
-    return figure, dict(zip(tasks, grid, strict=False))
-
-
-def title_of(task: str) -> str:
-    """The name, cut if it is long."""
-    return task if len(task) <= LONGEST else task[: LONGEST - 1] + "…"
-
-
-def legend_below(figure: Figure, *others: Artist) -> None:
-    """One legend for all panels: every label of theirs once, and others."""
-    pairs = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-    handles = [*{label: handle for handle, label in reversed(pairs)}.values()][::-1]
-    handles += others  # type: ignore[arg-type]
-    figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=min(8, len(handles)), columnspacing=1.4)
-
-
-def whole_ticks(axes: Axes) -> None:
-    """A few round whole numbers along the horizontal axis."""
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-
-
-def in_percent(table: Sequence[Sequence[float]]) -> np.ndarray:
-    """Shares as per cent, ``(N, S)`` or ``(P, S)``."""
-    return 100 * np.array(table, dtype=float)
 
 
 def lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
@@ -170,12 +98,6 @@ def shade_trained(axes: Axes, longest: int) -> None:
         axes.axvspan(low, min(longest, high), **SHADE, zorder=0)  # type: ignore[arg-type]
     axes.set_xlim(low, high)
     whole_ticks(axes)
-
-
-def samples_of(outcomes: Outcomes) -> str:
-    """Samples tested of each length."""
-    counts = sorted({one.samples for arms in outcomes.values() for one in arms.values()})
-    return " or ".join(f"{count:,}" for count in counts)
 
 
 def told_lengths(lengths: Sequence[int], longest: int) -> list[int]:
@@ -357,85 +279,3 @@ def draw_gaps(axes: Axes, lengths: Sequence[int], gaps: np.ndarray, name: str) -
     line = {"color": colour, "marker": mark, "markersize": 3.5, "linewidth": 1.4, "dashes": dashes}
     axes.plot(lengths, gaps.mean(1), **line, label=f"looped, halting per {name}")  # type: ignore[arg-type]
     axes.plot(np.repeat(lengths, gaps.shape[1]), gaps.ravel(), mark, color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
-
-
-def saved_rows(summary: TaskStudySummary) -> dict[int, TaskOutcome]:
-    """Row -> outcome with a share of time or a drop; rows of a task lie together, with one free row between tasks."""
-    rows: dict[int, TaskOutcome] = {}
-    row = 0
-    for task in summary.tasks:
-        named = {one.arm: one for one in summary.outcomes if one.task == task}
-        mine = [named[arm] for arm in SWITCHING if arm in named]
-        mine = [one for one in mine if one.share_seconds is not None or one.drop.mean is not None]
-        rows |= {row + place: one for place, one in enumerate(mine)}
-        row += len(mine) + bool(mine)
-    return rows
-
-
-def saved_dot(share: Share | None) -> Dot:
-    """A share; without an upper end where runs never got there."""
-    if share is None:
-        return Dot(None, None, None)
-    return Dot(share.value, share.low, None if share.censored else share.high, None, share.censored > 0)
-
-
-def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
-    """Share of Looped's time and drop at the switch; None where there are neither."""
-    rows = saved_rows(summary)
-    if not rows:
-        return None
-    caption = (
-        "Left: training time to Looped's final exact match on trained lengths less one point, as a share of Looped's own time to "
-        "it, on a logarithmic axis. Right: largest fall of the held-out exact match below its best so far, from the switch on. "
-        "Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: runs that never got there; the "
-        'dot is then the median, the line begins at the smallest share, and there is no dot where the median run never did. "-": '
-        f"no number. {setup(summary)}"
-    )
-    told = "; ".join(f"{one.task}, {one.arm}: {saved_in_words(one)}" for one in rows.values())
-    alt = f"Two columns of dots: share of Looped's time, and drop in percentage points. {told}."
-    return drawn(figure_saved(rows), "time-saved", "How much time does SHIFT save, and what does the switch cost?", caption, alt)
-
-
-def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
-    """One row a task and arm: share of time on the left, drop on the right."""
-    figure = Figure(figsize=(WIDTH, 0.2 * max(rows) + 1.6), layout="constrained")
-    share, drop = figure.subplots(1, 2, sharey=True)
-    share.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
-    share.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}")
-    draw_shares(share, rows)
-    for row, one in rows.items():
-        draw_dot(drop, row, cell_dot(one.drop), COLOURS[one.arm])
-    scale_of(drop, COLUMNS[-1])
-    if all(one.drop.mean is None for one in rows.values()):
-        drop.set_xticks([])
-    share.set_xlabel("share of Looped's time to its exact match")
-    drop.set_xlabel("drop at the switch (percentage points)")
-    for axes in (share, drop):
-        axes.tick_params(axis="y", length=0)
-    heads = {task: [row for row, one in rows.items() if one.task == task] for task in dict.fromkeys(o.task for o in rows.values())}
-    middles = [(mine[0] + mine[-1]) / 2 for mine in heads.values()]
-    share.set_yticks(middles, [title_of(task) for task in heads], fontsize=8.5, parse_math=False)
-    share.set_ylim(max(rows) + 0.8, -0.8)
-    arms = [arm for arm in SWITCHING if any(one.arm == arm for one in rows.values())]
-    legend_below(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
-    return figure
-
-
-def draw_shares(axes: Axes, rows: dict[int, TaskOutcome]) -> None:
-    """Shares on a logarithmic axis; arrows of runs that never got there end at its right edge."""
-    dots = {row: saved_dot(one.share_seconds) for row, one in rows.items()}
-    known = [x for dot in dots.values() for x in dot.known] + [GOAL, 1.0]
-    low, high = min(known) / 1.15, max(known) * 1.25
-    axes.set_xlim(low, high)
-    scale_of(axes, COLUMNS[0])
-    for row, dot in dots.items():
-        beyond = high / 1.04 if dot.censored and dot.known else None
-        draw_dot(axes, row, replace(dot, beyond=beyond), COLOURS[rows[row].arm])
-
-
-def saved_in_words(one: TaskOutcome) -> str:
-    """Share and drop of a row."""
-    share = one.share_seconds
-    value = digits(None if share is None else share.value, ".2f")
-    never = f" ({share.censored} of {share.n} never)" if share and share.censored else ""
-    return f"share {value}{never}, drop {digits(one.drop.mean, '.1f')}"

@@ -9,10 +9,7 @@ from thalweg.records import Cell
 from thalweg.study.measures import Pairs, as_cell, paired
 from thalweg.study.task_outcomes import trained_accuracy
 from thalweg.sweeps import SweepVerdict
-from thalweg.task_studies import TaskOutcome
-
-GOAL, GOAL_DROP, HALTING = 0.7, 1.0, 0.02
-"""Share of Looped's time; percentage points; exact match."""
+from thalweg.task_studies import GOAL, GOAL_DROP, HALTING, TaskOutcome
 
 Outcomes = Sequence[TaskOutcome]
 Runs = dict[str, dict[str, Pairs]]

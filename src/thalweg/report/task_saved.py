@@ -1,0 +1,102 @@
+"""What SHIFT saves on each task, and what it loses at the switch: dots with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from thalweg.report.figures import COLOURS, Drawn, drawn, setup
+from thalweg.report.sweep_dots import COLUMNS, Dot, cell_dot, digits, draw_dot, scale_of
+from thalweg.report.sweep_maps import WIDTH
+from thalweg.report.task_panels import (
+    SWITCHING,
+    legend_below,
+    title_of,
+)
+from thalweg.sweeps import Share
+from thalweg.task_studies import GOAL, TaskOutcome, TaskStudySummary
+
+
+def saved_rows(summary: TaskStudySummary) -> dict[int, TaskOutcome]:
+    """Row -> outcome with a share of time or a drop; rows of a task lie together, with one free row between tasks."""
+    rows: dict[int, TaskOutcome] = {}
+    row = 0
+    for task in summary.tasks:
+        named = {one.arm: one for one in summary.outcomes if one.task == task}
+        mine = [named[arm] for arm in SWITCHING if arm in named]
+        mine = [one for one in mine if one.share_seconds is not None or one.drop.mean is not None]
+        rows |= {row + place: one for place, one in enumerate(mine)}
+        row += len(mine) + bool(mine)
+    return rows
+
+
+def saved_dot(share: Share | None) -> Dot:
+    """A share; without an upper end where runs never got there."""
+    if share is None:
+        return Dot(None, None, None)
+    return Dot(share.value, share.low, None if share.censored else share.high, None, share.censored > 0)
+
+
+def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
+    """Share of Looped's time and drop at the switch; None where there are neither."""
+    rows = saved_rows(summary)
+    if not rows:
+        return None
+    caption = (
+        "Left: training time to Looped's final exact match on trained lengths less one point, as a share of Looped's own time to "
+        "it, on a logarithmic axis. Right: largest fall of the held-out exact match below its best so far, from the switch on. "
+        "Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: runs that never got there; the "
+        'dot is then the median, the line begins at the smallest share, and there is no dot where the median run never did. "-": '
+        f"no number. {setup(summary)}"
+    )
+    told = "; ".join(f"{one.task}, {one.arm}: {saved_in_words(one)}" for one in rows.values())
+    alt = f"Two columns of dots: share of Looped's time, and drop in percentage points. {told}."
+    return drawn(figure_saved(rows), "time-saved", "How much time does SHIFT save, and what does the switch cost?", caption, alt)
+
+
+def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
+    """One row a task and arm: share of time on the left, drop on the right."""
+    figure = Figure(figsize=(WIDTH, 0.2 * max(rows) + 1.6), layout="constrained")
+    share, drop = figure.subplots(1, 2, sharey=True)
+    share.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
+    share.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}")
+    draw_shares(share, rows)
+    for row, one in rows.items():
+        draw_dot(drop, row, cell_dot(one.drop), COLOURS[one.arm])
+    scale_of(drop, COLUMNS[-1])
+    if all(one.drop.mean is None for one in rows.values()):
+        drop.set_xticks([])
+    share.set_xlabel("share of Looped's time to its exact match")
+    drop.set_xlabel("drop at the switch (percentage points)")
+    for axes in (share, drop):
+        axes.tick_params(axis="y", length=0)
+    heads = {task: [row for row, one in rows.items() if one.task == task] for task in dict.fromkeys(o.task for o in rows.values())}
+    middles = [(mine[0] + mine[-1]) / 2 for mine in heads.values()]
+    share.set_yticks(middles, [title_of(task) for task in heads], fontsize=8.5, parse_math=False)
+    share.set_ylim(max(rows) + 0.8, -0.8)
+    arms = [arm for arm in SWITCHING if any(one.arm == arm for one in rows.values())]
+    legend_below(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
+    return figure
+
+
+def draw_shares(axes: Axes, rows: dict[int, TaskOutcome]) -> None:
+    """Shares on a logarithmic axis; arrows of runs that never got there end at its right edge."""
+    dots = {row: saved_dot(one.share_seconds) for row, one in rows.items()}
+    known = [x for dot in dots.values() for x in dot.known] + [GOAL, 1.0]
+    low, high = min(known) / 1.15, max(known) * 1.25
+    axes.set_xlim(low, high)
+    scale_of(axes, COLUMNS[0])
+    for row, dot in dots.items():
+        beyond = high / 1.04 if dot.censored and dot.known else None
+        draw_dot(axes, row, replace(dot, beyond=beyond), COLOURS[rows[row].arm])
+
+
+def saved_in_words(one: TaskOutcome) -> str:
+    """Share and drop of a row."""
+    share = one.share_seconds
+    value = digits(None if share is None else share.value, ".2f")
+    never = f" ({share.censored} of {share.n} never)" if share and share.censored else ""
+    return f"share {value}{never}, drop {digits(one.drop.mean, '.1f')}"
