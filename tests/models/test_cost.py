@@ -84,7 +84,7 @@ def test_a_training_step_costs_three_forward_calls():
 
 
 def test_less_than_one_loop_is_refused():
-    with pytest.raises(BadInputError, match="loops: given 0, expected a whole number of at least 1"):
+    with pytest.raises(BadInputError, match="loops: given 0, expected at least 1"):
         cost(config_of(), BATCH, LENGTH, loops=0)
 
 

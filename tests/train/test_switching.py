@@ -177,7 +177,7 @@ def test_a_look_sees_what_training_each_stage_would_give(tmp_path: Path, tiny: R
 def test_a_look_ahead_switches_when_the_next_stage_gains_more_for_its_cost(tmp_path: Path, tiny: RunConfig, monkeypatch) -> None:
     gains = iter([1.0, 2.0, 1.0, 9.0])  # this stage, the next one; nine times the gain for less than three times the cost
     monkeypatch.setattr(ahead_module, "losses", lambda run, stage, batches: [-next(gains)] * len(batches))
-    monkeypatch.setattr(ahead_module, "next_token_loss", lambda *_: torch.tensor(0.0))
+    monkeypatch.setattr(ahead_module, "mean_loss", lambda *_: torch.tensor(0.0))
     summary = train(replace(tiny, shift=ShiftConfig((1, 3), LOOK, Ramp(5))), tmp_path)
     assert [switch.step for switch in summary.switches] == [16]
     assert "4 updates ahead the next stage gains" in summary.switches[0].reason
