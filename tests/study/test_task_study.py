@@ -10,7 +10,7 @@ import pytest
 from thalweg import cli
 from thalweg.data.tasks.parity import Parity
 from thalweg.errors import BadInputError, FolderError
-from thalweg.records import EvaluationRecord, RunRecord, Score, TaskLength
+from thalweg.records import EvaluationRecord, RunRecord, Score, SwitchRecord, TaskLength
 from thalweg.study import task_recipes
 from thalweg.study.task_outcomes import task_outcome
 from thalweg.study.task_recipes import ALL, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
@@ -202,3 +202,19 @@ def test_a_recipe_of_a_task_is_a_config_that_can_be_read(tmp_path, capsys):
     assert read_config(tmp_path / "run.toml").data.format == "next"
     assert cli.call(["recipe", "tasks"]) == 2
     assert "unknown recipe 'tasks'" in capsys.readouterr().err
+
+
+def test_a_drop_is_answered_beside_what_looped_loses_there():
+    accuracies = [0.1, 0.3, 0.5, 0.6, 0.4, 0.5, 0.6, 0.7, 0.8, 0.8, 0.8]  # falls by 20 points after 300 updates
+    same = {"held-out": {"all": Score(0.6, 0.4)}}
+    switch = SwitchRecord(250, 0.0, 0.0, 1, 6, "", same, same)
+    shift = {seed: replace(planted(accuracies), switches=(switch,)) for seed in range(3)}
+    shaking, steady = ({seed: planted(values) for seed in range(3)} for values in (accuracies, RISING))
+    for looped, answer in ((shaking, "no more than Looped loses without a switch on parity"), (steady, "not on parity")):
+        made = [outcome("shift", shift, {seed: measured(1.0) for seed in range(3)}, looped)]
+        found = next(
+            one
+            for one in task_verdicts(made, {"parity": {"shift": shift, "looped": looped}}, {"parity": 20})
+            if "drop" in one.question
+        )
+        assert answer in found.answer

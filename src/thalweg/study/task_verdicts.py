@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from thalweg.intervals import Interval, interval
 from thalweg.records import Cell
 from thalweg.study.measures import Pairs, as_cell, paired
+from thalweg.study.outcomes import drop, fluctuation
 from thalweg.study.task_outcomes import trained_accuracy
 from thalweg.sweeps import SweepVerdict
 from thalweg.task_studies import GOAL, GOAL_DROP, HALTING, TaskOutcome
@@ -18,7 +19,7 @@ Runs = dict[str, dict[str, Pairs]]
 
 def task_verdicts(outcomes: Outcomes, runs: Runs, longest: dict[str, int]) -> list[SweepVerdict]:
     """Every question that the runs can answer."""
-    found = [generalises(outcomes, longest), sooner(outcomes), smooth(outcomes), beyond(outcomes, longest), halting(outcomes)]
+    found = [generalises(outcomes, longest), sooner(outcomes), smooth(outcomes, runs), beyond(outcomes, longest), halting(outcomes)]
     found.append(as_good(runs))
     return [one for one in found if one.numbers]
 
@@ -66,16 +67,29 @@ def sooner(outcomes: Outcomes) -> SweepVerdict:
     return SweepVerdict(f"On which tasks does SHIFT reach Looped's exact match in {GOAL:.0%} of its time?", answer, numbers)
 
 
-def smooth(outcomes: Outcomes) -> SweepVerdict:
-    """Drop at the switch, by task and onset."""
-    numbers, bad = {}, []
+def smooth(outcomes: Outcomes, runs: Runs) -> SweepVerdict:
+    """Drop at the switch, by task and onset, beside what Looped loses at the same updates without one, as its lengths grow."""
+    numbers, bad, same = {}, [], []
     for arm in ("shift", "shift-hard"):
         for task, one in of_arm(outcomes, arm).items():
             if one.drop.mean is not None:
                 numbers[f"drop, {task}, {arm} (points)"] = one.drop
-                bad += [task] if arm == "shift" and one.drop.mean > GOAL_DROP else []
-    answer = "yes" if not bad else f"not on {listed(bad)}"
+                if arm == "shift" and one.drop.mean > GOAL_DROP:
+                    more = drop_beyond(runs.get(task, {}))
+                    if more is not None:
+                        numbers[f"drop beyond Looped's at the same updates, {task} (points)"] = as_cell(more)
+                    (same if more is not None and (more.mean <= 0 or not more.excludes_zero) else bad).append(task)
+    answer = f"not on {listed(bad)}" if bad else "no" if same else "yes"
+    answer += f"; but no more than Looped loses without a switch on {listed(same)}" if same else ""
     return SweepVerdict(f"Is the drop at SHIFT's switch at most {GOAL_DROP:g} point on every task?", answer, numbers)
+
+
+def drop_beyond(arms: dict[str, Pairs]) -> Interval | None:
+    """Drop of SHIFT minus Looped's fall at the same updates, paired by seed; None where there is no pair."""
+    shift, looped = arms.get("shift", {}), arms.get("looped", {})
+    pairs = [(drop(shift[seed]), fluctuation(looped[seed], shift[seed])) for seed in sorted(shift.keys() & looped.keys())]
+    found = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
+    return interval(found) if found else None
 
 
 def beyond(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
