@@ -3,8 +3,10 @@ import pytest
 
 from thalweg.data.task_data import IGNORED, TaskConfig, TaskData
 from thalweg.data.tasks import TASKS
+from thalweg.data.tasks.multiplication import Multiplication
 from thalweg.data.tasks.parity import Parity
 from thalweg.errors import BadInputError
+from thalweg.streams import stream
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -67,6 +69,30 @@ def test_what_is_tested_is_neither_trained_on_nor_scored_before():
     assert data.at(31, 4).lengths.tolist() == [31] * 4
 
 
+def test_tested_and_held_out_samples_follow_the_seed():
+    one, other = (TaskData(TaskConfig("copy", samples=5), seed) for seed in (0, 1))
+    assert one.at(20, 5).inputs.tolist() != other.at(20, 5).inputs.tolist()
+    assert one.evaluation[0].groups[19].inputs.tolist() != other.evaluation[0].groups[19].inputs.tolist()
+
+
+def test_held_out_samples_come_from_a_stream_of_their_own():
+    data = TaskData(TaskConfig("copy", longest=20, samples=4), 0)
+    wanted = TASKS["copy"].query(20, 4, stream(0, "task-held-out", 20))
+    np.testing.assert_array_equal(data.evaluation[0].groups[19].inputs[:, :20], wanted)
+
+
+def test_facts_name_the_task_its_longest_length_and_its_format():
+    facts = TaskData(TaskConfig("copy", longest=7, samples=1, format="next"), 0).facts()
+    assert facts == {"kind": "task", "task": "copy", "longest": 7, "format": "next"}
+
+
+def test_a_task_that_stands_in_decides_length_vocabulary_passes_and_name():
+    data = TaskData(TaskConfig("parity", longest=9, samples=1), 0, Multiplication(4))
+    made = data.batch(0, 400)
+    assert (data.vocabulary, data.length, data.deepest) == (4, made.inputs.shape[1] + 1, made.loops.max()) == (4, 28, 36)
+    assert data.facts()["task"] == "multiplication"
+
+
 def test_held_out_samples_are_of_every_length_without_padding():
     data = TaskData(TaskConfig("addition", longest=5, samples=7), 0)
     groups = data.evaluation[0].groups
@@ -100,6 +126,28 @@ def test_a_users_task_is_checked_before_anything_is_drawn():
 
     with pytest.raises(BadInputError, match=r"task mine, length \d: the oracle disagrees with the answer of query"):
         TaskData(TaskConfig("parity", samples=1), 0, Wrong())
+
+
+class Disagrees(Parity):
+    """A task of a user's own, found by its name."""
+
+    def oracle(self, query, length):
+        return [1 - sum(query) % 2]
+
+
+class Dips(Parity):
+    def loops(self, length):
+        return 0 if length == 10 else length
+
+
+def test_a_users_task_is_checked_when_it_is_found_by_name_too():
+    with pytest.raises(BadInputError, match="the oracle disagrees with the answer of query"):
+        TaskData(TaskConfig(f"{__name__}:Disagrees", samples=1), 0)
+
+
+def test_loops_below_1_are_refused_at_any_trained_length():
+    with pytest.raises(BadInputError, match="task parity: loops at length 10: given 0, expected at least 1"):
+        TaskConfig(f"{__name__}:Dips")
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,46 @@ class Overflows(Wrong):
         return [0, 0]
 
 
+class Negative(Wrong):
+    def query(self, length, count, rng):
+        return rng.integers(-2, 0, size=(count, length))
+
+
+class BeyondTheEnd(Wrong):
+    def answer(self, query, length):
+        return np.full((len(query), 1), 3)
+
+
+class HalfALoop(Wrong):
+    def loops(self, length):
+        return length + 0.5
+
+
+class Lists(Wrong):
+    def query(self, length, count, rng):
+        return [[0] * length] * count
+
+
+class Fractions(Wrong):
+    def answer(self, query, length):
+        return query[:, :1] * 1.0
+
+
+class ChangesItsQuery(Wrong):
+    def answer(self, query, length):
+        query[:] = 1 - query
+        return super().answer(query, length)
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
+        (Negative(), "task mine, length 1: query: given -[12], expected tokens from 0 to 1"),
+        (BeyondTheEnd(), "task mine, length 1: answer: given 3, expected tokens from 0 to 2"),
+        (HalfALoop(), "task mine, length 1: loops: given 1.5, expected a whole number of at least 1"),
+        (Lists(), "task mine, length 1: query: given 'list', expected a numpy array of whole numbers"),
+        (Fractions(), "task mine, length 1: answer: given 'float64', expected a numpy array of whole numbers"),
+        (ChangesItsQuery(), "task mine, length 1: query: given 'another one after answer', expected the same one"),
         (TooFewLoops(), "task mine, length 1: loops: given -1, expected a whole number of at least 1"),
         (TooLong(), r"task mine, length 2: answer: given \(50, 2\), expected \(50, 1\), as slots says"),
         (OutOfRange(), "task mine, length 1: query: given [56], expected tokens from 0 to 1"),
@@ -144,6 +181,23 @@ def test_a_task_that_is_not_there_is_refused_in_one_line(name, message):
 def test_a_users_task_is_found_as_a_class_and_as_an_object():
     assert find_task("thalweg.data.tasks.unique_set:UniqueSet").symbols == 10
     assert find_task(f"{__name__}:MINE") is MINE
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def (", "invalid syntax"),
+        ("raise RuntimeError('no table')", "no table"),
+        ("class Task:\n    def __init__(self, base): ...\n", "missing 1 required positional argument: 'base'"),
+    ],
+)
+def test_a_module_that_fails_is_refused_in_one_line(text, message, tmp_path, monkeypatch):
+    (tmp_path / "thalweg_task_that_fails.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "thalweg_task_that_fails", raising=False)
+    with pytest.raises(BadInputError, match=f"task: given 'thalweg_task_that_fails:Task', expected module:attribute.*{message}"):
+        find_task("thalweg_task_that_fails:Task")
+    sys.modules.pop("thalweg_task_that_fails", None)
 
 
 def test_a_task_in_the_folder_of_the_call_is_found(tmp_path, monkeypatch):

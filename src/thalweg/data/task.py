@@ -63,12 +63,12 @@ def find_task(name: str) -> Task:
         return TASKS[name]
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:  # an installed command does not look where it is called
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        task = found() if isinstance(found, type) else found
+    except Exception as error:  # the module is the user's: anything may go wrong in it
         raise BadInputError(f"task: given {name!r}, expected module:attribute that can be imported ({error})") from None
-    task = found() if isinstance(found, type) else found
     missing = [part for part in NEEDED if not hasattr(task, part)]
     require(not missing, "task", name, f"an object that has {', '.join(NEEDED)} (missing: {', '.join(missing)})")
     return task
@@ -78,18 +78,26 @@ def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int 
     """Try a task at some lengths.
 
     Raises:
-        BadInputError: loops below 1, an answer that does not fit its slots, a token out of range, queries of uneven width, or an
-            oracle that disagrees with the answers; names the length.
+        BadInputError: loops that are not a whole number of at least 1, queries of uneven width, an answer that does not fit its
+            slots or that changes its query, a token out of range or not whole, or an oracle that disagrees with the answers;
+            names the length.
     """
     for length in lengths:
         where = f"task {task.name}, length {length}"
         rng = np.random.default_rng([seed, length])
-        query = task.query(length, count, rng)
-        require(task.loops(length) >= 1, f"{where}: loops", task.loops(length), "a whole number of at least 1")
+        query, loops = task.query(length, count, rng), task.loops(length)
+        whole = isinstance(loops, int | np.integer) and loops >= 1
+        require(whole, f"{where}: loops", loops, "a whole number of at least 1")
+        refuse_others(query, f"{where}: query")
         good = query.ndim == 2 and len(query) == count and task.query(length, 1, rng).shape[1] == query.shape[1]
         require(good, f"{where}: query", query.shape, f"({count}, Q) with a Q that depends on the length alone")
         refuse_tokens(query, task.symbols - 1, f"{where}: query")
+        asked = query.copy()
         answer, slots = task.answer(query, length), task.slots(length)
+        require(
+            np.array_equal(query, asked), f"{where}: query", "another one after answer", "the same one: answer must not change it"
+        )
+        refuse_others(answer, f"{where}: answer")
         require(answer.shape == (count, slots), f"{where}: answer", answer.shape, f"({count}, {slots}), as slots says")
         refuse_tokens(answer, task.symbols, f"{where}: answer")
         for row, given in zip(query.tolist(), answer.tolist(), strict=True):
@@ -100,6 +108,12 @@ def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int 
                 raise BadInputError(
                     f"{where}: the oracle disagrees with the answer of query {row}: given {given}, expected {padded}"
                 )
+
+
+def refuse_others(tokens: object, what: str) -> None:
+    """Refuse what is no array of whole numbers."""
+    whole = isinstance(tokens, np.ndarray) and np.issubdtype(tokens.dtype, np.integer)
+    require(whole, what, str(getattr(tokens, "dtype", type(tokens).__name__)), "a numpy array of whole numbers")
 
 
 def refuse_tokens(tokens: Tokens, largest: int, what: str) -> None:

@@ -80,7 +80,7 @@ class TaskConfig:
         require(self.grow >= 0, "data.grow", self.grow, "a number of updates of at least 0")
         require(all(n >= 1 for n in self.tested), "data.tested", self.tested, "lengths of at least 1")
         task = find_task(self.task)
-        for length in (1, self.longest):
+        for length in range(1, self.longest + 1):
             require(task.loops(length) >= 1, f"task {task.name}: loops at length {length}", task.loops(length), "at least 1")
 
     @property
@@ -95,15 +95,12 @@ class TaskConfig:
 
     def positions(self, length: int) -> int:
         """Positions of an input at one length."""
-        task = find_task(self.task)
-        return task.query(length, 1, np.random.default_rng(0)).shape[1] + task.slots(length)
+        return positions(find_task(self.task), length)
 
     @property
     def deepest(self) -> int:
         """Most passes of a training sample."""
-        task = find_task(self.task)
-        most = max(task.loops(length) for length in range(1, self.longest + 1))
-        return most + int(EXTRA * most) if self.loops == "random" else most
+        return most_passes(find_task(self.task), self)
 
     def passes(self, length: int) -> int:
         """Passes asked for at one length, without those that are drawn on top."""
@@ -127,9 +124,11 @@ class TaskData:
         """
         self.config, self.seed = config, seed
         self.task = task or find_task(config.task)
+        self.name = config.task if task is None else task.name
         if task is not None or ":" in config.task:
             check_task(self.task)
-        self.vocabulary, self.length, self.deepest = self.task.symbols + 1, config.length, config.deepest
+        self.vocabulary, self.length = self.task.symbols + 1, positions(self.task, config.longest) + 1
+        self.deepest = most_passes(self.task, config)
         groups = [self.drawn(n, config.samples, stream(seed, "task-held-out", n)) for n in range(1, config.longest + 1)]
         self.evaluation = (TaskSet("held-out", tuple(groups)),)
 
@@ -174,7 +173,18 @@ class TaskData:
 
     def facts(self) -> dict:
         """What a record needs to know about the data; JSON values."""
-        return {"kind": "task", "task": self.config.task, "longest": self.config.longest, "format": self.config.format}
+        return {"kind": "task", "task": self.name, "longest": self.config.longest, "format": self.config.format}
+
+
+def positions(task: Task, length: int) -> int:
+    """Positions of an input at one length: its query and its slots."""
+    return task.query(length, 1, np.random.default_rng(0)).shape[1] + task.slots(length)
+
+
+def most_passes(task: Task, config: TaskConfig) -> int:
+    """Most passes of a training sample."""
+    most = max(task.loops(length) for length in range(1, config.longest + 1))
+    return most + int(EXTRA * most) if config.loops == "random" else most
 
 
 def joined(parts: list[Examples], end: int) -> Examples:
