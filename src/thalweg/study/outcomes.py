@@ -67,6 +67,12 @@ def fluctuation(run: RunRecord, like: RunRecord) -> float | None:
     return max(found, default=None)
 
 
+def beside(runs: Pairs, looped: Pairs) -> list[tuple[float, float]]:
+    """Drop of each run and what Looped loses at the same updates without a switch, at the seeds that have both."""
+    pairs = [(drop(runs[seed]), fluctuation(looped[seed], runs[seed])) for seed in sorted(runs.keys() & looped.keys())]
+    return [(mine, same) for mine, same in pairs if mine is not None and same is not None]
+
+
 def jump(run: RunRecord) -> float | None:
     """Rise of the held-out loss at a switch, same weights, the largest where there are several; None without one."""
     sides = [[scores["held-out"]["all"].loss for scores in (s.scores_before, s.scores_after)] for s in run.switches]
@@ -144,8 +150,8 @@ def outcome_of(name: str, group: str, settings: dict, runs: Pairs, single: Pairs
         final_loss=cell([loss_at_end(run) for run in every]),
         final_accuracy=cell([final(run, "held-out", "all", "accuracy") for run in every]),
         difference=cell(paired(runs, looped, loss_at_end)),
-        share_seconds=share_over_seeds(list(shares(runs, looped, lambda e: e.seconds).values())),
-        share_flops=share_over_seeds(list(shares(runs, looped, lambda e: e.flops).values())),
+        share_seconds=share_over_seeds(list(shares(runs, looped, seconds).values())),
+        share_flops=share_over_seeds(list(shares(runs, looped, operations).values())),
         ideal_seconds=cell(ideals),
         seconds=cell([run.evaluations[-1].seconds for run in every]),
         retreats=sum(len(run.retreats) for run in every),

@@ -8,7 +8,7 @@ from thalweg.intervals import Interval, interval
 from thalweg.records import Cell, RunRecord
 from thalweg.shift.criterion import Plateau
 from thalweg.study.measures import Measure, Pairs, as_cell, smoothed
-from thalweg.study.outcomes import difference, drop, fluctuation, logs, operations, reaches, seconds, share_over_seeds, shares
+from thalweg.study.outcomes import beside, difference, drop, logs, operations, reaches, seconds, share_over_seeds, shares
 from thalweg.study.scp_region import region
 from thalweg.study.switching import SHORT, Way
 from thalweg.study.verdicts import Runs
@@ -86,9 +86,7 @@ def smooth(runs: Runs) -> SweepVerdict:
         drops = [value for run in runs.get(arm, {}).values() if (value := drop(run)) is not None]
         if drops:
             numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
-    pairs = [(runs["looped"][seed], run) for seed, run in runs["shift"].items() if seed in runs["looped"]]
-    both = [(mine, same) for looped, run in pairs for mine, same in ((drop(run), fluctuation(looped, run)),) if mine is not None]
-    known = [(mine, same) for mine, same in both if same is not None]
+    known = beside(runs["shift"], runs["looped"])
     beyond = interval([mine - same for mine, same in known]) if known else None
     if beyond is not None:
         numbers["the same along looped, at those updates, without a switch"] = as_cell(interval([same for _, same in known]))

@@ -22,14 +22,17 @@ from thalweg.study.study import claim_folder, model_words
 from thalweg.study.sweep import slug
 from thalweg.study.sweep_commands import say_answers
 from thalweg.study.task_outcomes import Lengths, task_outcome
-from thalweg.study.task_recipes import PRESETS, TaskStudyConfig, task_recipe, task_runs
+from thalweg.study.task_recipes import PRESETS, TaskRecipe, TaskStudyConfig, task_recipe, task_runs
 from thalweg.study.task_verdicts import task_verdicts
 from thalweg.task_studies import TaskOutcome, TaskStudySummary
 
 PLAN = "tasks.json"
 
+Key = tuple[str, str, int]
+"""Task, arm, seed."""
 
-def task_jobs(study: TaskStudyConfig, folder: Path) -> dict[tuple[str, str, int], Job]:
+
+def task_jobs(study: TaskStudyConfig, folder: Path) -> dict[Key, Job]:
     """(task, arm, seed) -> its run in the queue."""
     return {
         key: Job(name, config, folder / "runs" / name) for key, config in task_runs(study).items() for name in (run_name(*key),)
@@ -72,54 +75,61 @@ def summarise_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
         FolderError: nothing is complete yet.
     """
     jobs = task_jobs(study, folder)
-    some = next((read_run(job.folder) for job in jobs.values() if job.complete), None)
+    return summary_of(study, folder, jobs, complete_runs(jobs))
+
+
+def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], records: dict[Key, RunRecord]) -> TaskStudySummary:
+    """The same from jobs and records that are there."""
+    some = next(iter(records.values()), None)
     if some is None or some.summary is None:
         raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study tasks` again")
-    outcomes, runs = [], {}
-    for task in study.tasks:
-        arms = {arm: complete(jobs, task, arm) for arm in study.arms}
-        runs[task] = arms
-        outcomes += [outcome_of(jobs, task, arm, arms[arm], arms.get("looped", {})) for arm in study.arms]
     recipes = {task: task_recipe(task, PRESETS[study.preset], study.device) for task in study.tasks}
+    longest = {task: recipe.data.longest for task, recipe in recipes.items()}
+    runs = {task: {arm: of_arm(records, task, arm) for arm in study.arms} for task in study.tasks}
+    outcomes = [outcome_of(jobs, task, arm, runs[task]) for task in study.tasks for arm in study.arms]
     summary = TaskStudySummary(
         name=folder.resolve().name,
         preset=study.preset,
         tasks=study.tasks,
         arms=study.arms,
         seeds=study.seeds,
-        complete=all(job.complete for job in jobs.values()),
-        missing=tuple(job.name for job in jobs.values() if not job.complete),
-        longest={task: recipe.data.longest for task, recipe in recipes.items()},
+        complete=len(records) == len(jobs),
+        missing=tuple(job.name for key, job in jobs.items() if key not in records),
+        longest=longest,
         outcomes=tuple(outcome for outcome in outcomes if outcome.seeds or outcome.failed),
-        verdicts=tuple(task_verdicts(outcomes, runs, {task: recipe.data.longest for task, recipe in recipes.items()})),
-        setup=task_setup(study),
+        verdicts=tuple(task_verdicts(outcomes, runs, longest)),
+        setup=task_setup(study, recipes),
         provenance=some.summary.provenance,
     )
     write_json(folder / "summary.json", to_dict(summary))
     return summary
 
 
-def complete(jobs: dict[tuple[str, str, int], Job], task: str, arm: str) -> Pairs:
+def complete_runs(jobs: dict[Key, Job]) -> dict[Key, RunRecord]:
+    """The records of the complete runs, read once."""
+    return {key: read_run(job.folder) for key, job in jobs.items() if job.complete}
+
+
+def of_arm(records: dict[Key, RunRecord], task: str, arm: str) -> Pairs:
     """Seed -> complete run."""
-    return {seed: read_run(job.folder) for (t, a, seed), job in jobs.items() if (t, a) == (task, arm) and job.complete}
+    return {seed: run for (t, a, seed), run in records.items() if (t, a) == (task, arm)}
 
 
-def outcome_of(jobs: dict[tuple[str, str, int], Job], task: str, arm: str, runs: Pairs, looped: Pairs) -> TaskOutcome:
-    """One arm on one task."""
+def outcome_of(jobs: dict[Key, Job], task: str, arm: str, arms: dict[str, Pairs]) -> TaskOutcome:
+    """One arm on one task, given the complete runs of all its arms."""
+    runs = arms[arm]
     lengths: Lengths = {seed: read_lengths(jobs[task, arm, seed].folder) for seed in runs}
-    failed = sum(failed_for_good(job.folder) for (t, a, _), job in jobs.items() if (t, a) == (task, arm) and not job.complete)
-    return task_outcome(task, arm, runs, lengths, looped, failed)
+    others = (job for (t, a, seed), job in jobs.items() if (t, a) == (task, arm) and seed not in runs)
+    failed = sum(failed_for_good(job.folder) for job in others)
+    return task_outcome(task, arm, runs, lengths, arms.get("looped", {}), failed)
 
 
 def report_on_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
     """Summarise and write figures and page."""
-    summary = summarise_tasks(study, folder)
-    runs: dict[str, RunRecord] = {
-        f"{task}-{arm}-seed{seed}": read_run(job.folder)
-        for (task, arm, seed), job in task_jobs(study, folder).items()
-        if job.complete
-    }
-    write_task_report(summary, runs, folder)
+    jobs = task_jobs(study, folder)
+    records = complete_runs(jobs)
+    summary = summary_of(study, folder, jobs, records)
+    write_task_report(summary, {f"{task}-{arm}-seed{seed}": run for (task, arm, seed), run in records.items()}, folder)
     return summary
 
 
@@ -154,10 +164,9 @@ def at_length(one: TaskOutcome, length: int) -> str:
     return f"n={length}: " + " ".join(f"{value:.2f}" for value in one.accuracy[one.lengths.index(length)])
 
 
-def task_setup(study: TaskStudyConfig) -> dict[str, str]:
+def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[str, str]:
     """Everything that is needed to repeat the study, by topic."""
     preset = PRESETS[study.preset]
-    recipes = {task: task_recipe(task, preset, study.device) for task in study.tasks}
     recipe = next(iter(recipes.values()))
     settings, optimizer, rule, ramp = recipe.base.training, recipe.base.optimizer, recipe.criterion, recipe.ramp
     layers = ", ".join(f"{task} {one.base.model.layers}" for task, one in recipes.items())

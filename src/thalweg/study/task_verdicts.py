@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thalweg.intervals import Interval, interval
+from thalweg.intervals import interval
 from thalweg.records import Cell
 from thalweg.study.measures import Pairs, as_cell, paired
-from thalweg.study.outcomes import drop, fluctuation
+from thalweg.study.outcomes import beside
+from thalweg.study.sweep_verdicts import side
 from thalweg.study.task_outcomes import trained_accuracy
 from thalweg.sweeps import SweepVerdict
 from thalweg.task_studies import GOAL, GOAL_DROP, HALTING, TaskOutcome
@@ -75,21 +76,15 @@ def smooth(outcomes: Outcomes, runs: Runs) -> SweepVerdict:
             if one.drop.mean is not None:
                 numbers[f"drop, {task}, {arm} (points)"] = one.drop
                 if arm == "shift" and one.drop.mean > GOAL_DROP:
-                    more = drop_beyond(runs.get(task, {}))
+                    arms = runs.get(task, {})
+                    known = beside(arms.get("shift", {}), arms.get("looped", {}))
+                    more = interval([mine - theirs for mine, theirs in known]) if known else None
                     if more is not None:
                         numbers[f"drop beyond Looped's at the same updates, {task} (points)"] = as_cell(more)
-                    (same if more is not None and (more.mean <= 0 or not more.excludes_zero) else bad).append(task)
+                    (same if more is not None and side(more) <= 0 else bad).append(task)
     answer = f"not on {listed(bad)}" if bad else "no" if same else "yes"
     answer += f"; but no more than Looped loses without a switch on {listed(same)}" if same else ""
     return SweepVerdict(f"Is the drop at SHIFT's switch at most {GOAL_DROP:g} point on every task?", answer, numbers)
-
-
-def drop_beyond(arms: dict[str, Pairs]) -> Interval | None:
-    """Drop of SHIFT minus Looped's fall at the same updates, paired by seed; None where there is no pair."""
-    shift, looped = arms.get("shift", {}), arms.get("looped", {})
-    pairs = [(drop(shift[seed]), fluctuation(looped[seed], shift[seed])) for seed in sorted(shift.keys() & looped.keys())]
-    found = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
-    return interval(found) if found else None
 
 
 def beyond(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
@@ -103,7 +98,7 @@ def beyond(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
             if common:
                 apart = interval([mine[seed] - theirs[seed] for seed in common])
                 numbers[f"exact match beyond, shift - looped, {task}"] = as_cell(apart)
-                worse += [task] if below(apart) else []
+                worse += [task] if side(apart) < 0 else []
     answer = "no difference was found, or it is better" if not worse else f"it is worse on {listed(worse)}"
     return SweepVerdict("Is SHIFT out of the trained range as good as Looped?", answer, numbers)
 
@@ -112,11 +107,6 @@ def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
     """Seed -> mean exact match over the tested lengths above the longest training length."""
     rows = [row for length, row in zip(one.lengths, one.accuracy, strict=True) if length > longest]
     return {seed: sum(row[place] for row in rows) / len(rows) for place, seed in enumerate(one.seeds)} if rows else {}
-
-
-def below(apart: Interval) -> bool:
-    """Whether a paired difference is below zero."""
-    return apart.excludes_zero and apart.mean < 0
 
 
 def halting(outcomes: Outcomes) -> SweepVerdict:

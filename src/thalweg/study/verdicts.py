@@ -8,7 +8,7 @@ from collections.abc import Callable
 from thalweg.intervals import Interval, interval
 from thalweg.records import Cell, Verdict
 from thalweg.study.measures import Pairs, as_cell, final, last_third_rise, paired
-from thalweg.study.outcomes import jump, shares
+from thalweg.study.outcomes import jump, seconds, shares
 
 STALL_MARGIN = 0.01
 """A rise of less than one point of accuracy over the last third of a run counts as a stall."""
@@ -64,7 +64,7 @@ def lower_loss(runs: Runs, arm: str, other: str, claim: str) -> Verdict:
 def sooner(runs: Runs, arm: str, other: str) -> Verdict:
     """One arm reaches the other's final quality in less than the other's training time."""
     switched = Cell(float(sum(bool(run.switches) for run in runs[arm].values())), n=len(runs[arm]))
-    found = list(shares(runs[arm], runs[other], lambda e: e.seconds).values())
+    found = list(shares(runs[arm], runs[other], seconds).values())
     logs, missed = [math.log(share) for share, reached in found if reached], sum(not reached for _, reached in found)
     claim = f"{arm} reaches {other}'s final held-out loss in less time than {other} takes"
     test = f"log of (time to target / {other}'s training time), paired by seed, t-interval against 0; every seed must reach it"
