@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from thalweg.models.config import ModelConfig
     from thalweg.models.cost import cost
     from thalweg.models.looped import LoopedTransformer
-    from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, Plateau
+    from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
     from thalweg.shift.net import SafetyNet
     from thalweg.shift.onset import Handover, Hard, Ramp
     from thalweg.shift.schedule import Shift, doubling
@@ -40,6 +40,7 @@ PLACES = {
     "LandscapeProbe": "thalweg.landscape.probe",
     "LookAhead": "thalweg.shift.criterion",
     "LoopedTransformer": "thalweg.models.looped",
+    "LossBelow": "thalweg.shift.criterion",
     "MarkovLanguage": "thalweg.data.markov",
     "ModelConfig": "thalweg.models.config",
     "Plateau": "thalweg.shift.criterion",
@@ -74,6 +75,7 @@ __all__ = [
     "LandscapeProbe",
     "LookAhead",
     "LoopedTransformer",
+    "LossBelow",
     "MarkovLanguage",
     "ModelConfig",
     "Plateau",

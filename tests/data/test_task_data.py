@@ -49,6 +49,14 @@ def test_the_longest_length_grows_from_start_to_longest():
     assert TaskData(TaskConfig("parity", longest=20, samples=1), 0).longest_at(0) == 20
 
 
+def test_lengths_may_follow_the_passes_of_the_stage():
+    data = TaskData(TaskConfig("multiplication", longest=10, start=3, lengths="stage", samples=1), 0)  # T(n) = 2 n
+    assert [data.longest_at(7, cap) for cap in (1, 2, 3, 4, 19, 20, 99, None)] == [1, 1, 1, 2, 9, 10, 10, 10]
+    assert set(data.batch(7, 500, cap=8).lengths.tolist()) == {1, 2, 3, 4}
+    growing = TaskData(TaskConfig("multiplication", longest=10, start=3, samples=1), 0)
+    assert growing.longest_at(7, 2) == 10
+
+
 def test_a_batch_is_a_function_of_seed_step_and_rank():
     def rows(seed=0, step=3, rank=0):
         return TaskData(TaskConfig("copy", samples=1), seed).batch(step, 16, rank, 2).inputs.tolist()

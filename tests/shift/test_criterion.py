@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, Glance, LookAhead, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, Glance, LookAhead, LossBelow, Plateau
 
 EIGHTHS = st.integers(1, 40).map(lambda n: n / 8)  # sums and halves of these are exact
 
@@ -109,7 +109,7 @@ def test_observing_leaves_the_old_state_as_it_was():
     assert before == rule.begin()
 
 
-@pytest.mark.parametrize("rule", [Plateau(window=3), AtStep(2), AtFraction(0.5, 4)], ids=lambda rule: rule.kind)
+@pytest.mark.parametrize("rule", [Plateau(window=3), AtStep(2), AtFraction(0.5, 4), LossBelow(0.2, 3)], ids=lambda rule: rule.kind)
 def test_a_state_survives_the_way_through_json(rule):
     state = rule.begin()
     for step in range(1, 8):
@@ -146,8 +146,27 @@ def test_at_fraction_says_why_it_fired():
 
 
 @pytest.mark.parametrize(
+    ("window", "most", "first"), [(1, 0, [2, 5, 6]), (2, 0, [5, 6]), (3, 0, [6]), (2, 3, [3, 4, 5, 6]), (4, 5, [5, 6])]
+)
+def test_loss_below_fires_when_the_mean_of_its_window_is_below_or_when_its_time_is_over(window, most, first):
+    assert fired(LossBelow(0.5, window, most), [1.0, 0.4, 0.9, 0.8, 0.1, 0.1]) == first
+
+
+def test_loss_below_takes_the_loss_itself_as_not_below():
+    assert fired(LossBelow(0.5, 1), [0.5, 0.5]) == []
+
+
+def test_loss_below_says_why_it_fired():
+    assert LossBelow(0.5, 1).observe(LossBelow().begin(), 9, 0.25, 1.0)[1] == "the mean loss of 1 updates, 0.25, is below 0.5"
+    assert LossBelow(0.5, 2, most=1).observe(LossBelow().begin(), 9, 0.25, 1.0)[1] == "1 updates were made in the stage"
+
+
+@pytest.mark.parametrize(
     ("rule", "arguments", "message"),
     [
+        (LossBelow, {"loss": 0.0}, r"loss-below loss: given 0\.0, expected a positive number of nats"),
+        (LossBelow, {"window": 0}, "loss-below window: given 0, expected a whole number of at least 1"),
+        (LossBelow, {"most": -1}, "loss-below most: given -1, expected a number of updates of at least 0"),
         (Plateau, {"delta_loss": -0.1}, r"delta_loss: given -0\.1, expected a number of at least 0"),
         (Plateau, {"delta_grad": -0.1}, r"delta_grad: given -0\.1, expected a number of at least 0"),
         (Plateau, {"patience": 0}, "patience: given 0, expected a whole number of at least 1"),

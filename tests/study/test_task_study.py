@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from thalweg import cli
+from thalweg.data.task import find_task
+from thalweg.data.task_data import TaskData
+from thalweg.data.tasks import TASKS
 from thalweg.data.tasks.parity import Parity
 from thalweg.errors import BadInputError, FolderError
 from thalweg.records import EvaluationRecord, RunRecord, Score, SwitchRecord, TaskLength
 from thalweg.study import task_recipes
 from thalweg.study.task_outcomes import task_outcome
-from thalweg.study.task_recipes import ALL, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
+from thalweg.study.task_recipes import ALL, ARMS, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
 from thalweg.study.task_study import read_task_study, report_on_tasks, run_task_study, summarise_tasks
 from thalweg.study.task_verdicts import task_verdicts
 from thalweg.train.config import read_config
@@ -86,8 +89,22 @@ def test_every_arm_of_every_task_can_be_made_and_pairs_data_and_weights(preset):
         assert run.model == looped.model
         assert run.training == looped.training
         assert run.optimizer == looped.optimizer
-        assert replace(run.data, format="full", loops="length") == looped.data
+        assert replace(run.data, format="full", loops="length", lengths="grow", grow=looped.data.grow) == looped.data
         assert run.shift.stages[-1] == (1 if arm in ("single", "next-token") else run.data.deepest)
+
+
+def test_shift_trains_every_length_with_all_its_passes_and_goes_on_no_later_than_looped():
+    for name in TASKS:
+        recipe = task_recipe(name, PRESETS["paper"])
+        run = ARMS["shift"](recipe)
+        task, stages = find_task(name), run.shift.stages
+        assert stages[-1] == recipe.loops
+        data = TaskData(run.data, 0)
+        longest = [data.longest_at(0, stage) for stage in stages]
+        assert longest[-1] == recipe.data.longest
+        assert longest == sorted(set(longest))
+        assert all(task.loops(n) <= stage for n, stage in zip(longest, stages, strict=True))
+        assert run.shift.criterion.most * (len(stages) - 1) <= recipe.data.grow
 
 
 def test_a_recipe_has_room_for_the_longest_training_length():

@@ -13,15 +13,16 @@ from thalweg.errors import BadInputError, DamagedFileError
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.records import read_lengths, read_run
-from thalweg.shift.criterion import AtStep
+from thalweg.shift.criterion import AtStep, LossBelow
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.train.along import along
 from thalweg.train.answers import answer_losses, exact, score_answers, score_length
 from thalweg.train.assemble import make_model
+from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig, ShiftConfig, config_text, read_config
 from thalweg.train.step import TaskBatch, answer_loss, on_device
 from thalweg.train.survey import config_of
-from thalweg.train.trainer import train
+from thalweg.train.trainer import Run, train
 
 CPU = torch.device("cpu")
 
@@ -184,3 +185,41 @@ def test_a_record_of_lengths_that_is_damaged_is_named(tmp_path):
     with pytest.raises(DamagedFileError, match=r"damaged record .*lengths\.json"):
         read_lengths(tmp_path)
     assert read_lengths(tmp_path / "nowhere") == ()
+
+
+def test_lengths_of_a_run_follow_its_stages_and_a_resumed_run_is_the_same(parity, tmp_path):
+    data = TaskConfig("parity", longest=4, start=2, lengths="stage", samples=10, tested=(4,), tests=20)
+    config = replace(parity, data=data, shift=ShiftConfig((1, 2, 3, 4), LossBelow(0.01, 3, most=8), Hard()))
+    seen = []
+
+    class Watch(Callback):
+        def on_step(self, facts):
+            seen.append(facts.loops)
+
+    class Stop(Callback):
+        def on_step(self, facts):
+            if facts.step == 21:
+                raise KeyboardInterrupt
+
+    whole = train(config, tmp_path / "whole", [Watch()])
+    assert [switch.reason for switch in whole.switches] == ["8 updates were made in the stage"] * 3
+    assert [switch.step for switch in whole.switches] == [8, 16, 24]
+    assert seen == [1] * 8 + [2] * 8 + [3] * 8 + [4] * 16
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", [Stop()])
+    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+
+
+def test_a_batch_has_the_lengths_of_the_stage(parity, tmp_path):
+    data = replace(parity.data, lengths="stage", grow=0)
+    run = Run(replace(parity, data=data), tmp_path)
+    assert int(run.batch(3).loops.max()) == 1
+    for _ in range(12):
+        run.shift.update(1.0, 1.0)
+    assert sorted(set(run.batch(3).loops.tolist())) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("changes", [{"grow": 5}, {"loops": "fixed"}, {"loops": "random"}])
+def test_lengths_of_the_stage_do_not_go_with_a_clock_or_other_passes(changes):
+    with pytest.raises(BadInputError, match=r"data\.lengths: given 'stage', expected a maximum that grows with data\.grow, or"):
+        TaskConfig("parity", **{"longest": 4, "lengths": "stage"} | changes)

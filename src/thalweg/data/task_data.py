@@ -62,6 +62,8 @@ class TaskConfig:
     """Longest length at the first update."""
     grow: int = 0
     """Updates over which the maximum grows linearly from `start` to `longest`; 0 for `longest` from the first update on."""
+    lengths: Literal["grow", "stage"] = "grow"
+    """What sets the maximum: the updates made, as above; or the stage: the longest for which its passes are enough."""
     format: Literal["full", "next"] = "full"
     """The whole answer at once, or token by token."""
     loops: Literal["length", "fixed", "random"] = "length"
@@ -78,6 +80,9 @@ class TaskConfig:
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "a whole number of at least 1")
         require(1 <= self.start <= self.longest, "data.start", self.start, f"a length from 1 to data.longest, {self.longest}")
         require(self.grow >= 0, "data.grow", self.grow, "a number of updates of at least 0")
+        fits = self.lengths == "grow" or (self.grow == 0 and self.loops == "length")
+        wanted = 'a maximum that grows with data.grow, or data.grow = 0 and data.loops = "length" for one that the stage sets'
+        require(fits, "data.lengths", self.lengths, wanted)
         require(all(n >= 1 for n in self.tested), "data.tested", self.tested, "lengths of at least 1")
         task = find_task(self.task)
         for length in range(1, self.longest + 1):
@@ -132,15 +137,18 @@ class TaskData:
         groups = [self.drawn(n, config.samples, stream(seed, "task-held-out", n)) for n in range(1, config.longest + 1)]
         self.evaluation = (TaskSet("held-out", tuple(groups)),)
 
-    def longest_at(self, step: int) -> int:
-        """Longest length of the batch of a step."""
+    def longest_at(self, step: int, cap: int | None = None) -> int:
+        """Longest length of the batch of a step in a stage of ``cap`` passes; no number for a stage that has enough for all."""
         start, longest, grow = self.config.start, self.config.longest, self.config.grow
+        if self.config.lengths == "stage":
+            fits = (n for n in range(longest, 1, -1) if cap is None or self.task.loops(n) <= cap)
+            return next(fits, 1)
         return longest if step >= grow else start + (longest - start) * step // grow
 
-    def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Examples:
+    def batch(self, step: int, size: int, rank: int = 0, world: int = 1, cap: int | None = None) -> Examples:
         """Samples of one step and rank, lengths uniform from 1 to `longest_at`, the shortest first."""
         rng = stream(self.seed, "tasks", step, rank)
-        lengths, counts = np.unique(rng.integers(1, self.longest_at(step) + 1, size=size), return_counts=True)
+        lengths, counts = np.unique(rng.integers(1, self.longest_at(step, cap) + 1, size=size), return_counts=True)
         made = joined([self.drawn(int(n), int(count), rng) for n, count in zip(lengths, counts, strict=True)], self.task.symbols)
         if self.config.loops != "random":
             return made

@@ -36,7 +36,7 @@ NEAR = 100 * HALTING
 """Percentage points within which halting counts as good as T(n)."""
 LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
 """Arms whose passes are varied after training -> widths of line and mark, points; the first can be seen below the second."""
-TIMED = ("single", "looped", "shift", "shift-hard")
+TIMED = ("single", "looped", "shift", "shift-scp", "shift-hard")
 KINDS = {"in the trained range": ("o", (None, None)), "at its edge": ("s", (4, 1.5)), "beyond it": ("^", (1, 1))}
 """Kind of a tested length -> its mark and dashes."""
 HALTS = {"sample": (COLOURS["looped"], "o", (None, None)), "batch": ("#333333", "s", (3, 1.5))}

@@ -19,6 +19,9 @@ from thalweg.report.task_panels import (
 from thalweg.sweeps import Share
 from thalweg.task_studies import GOAL, TaskOutcome, TaskStudySummary
 
+COMPARED = (*SWITCHING, "looped-fast")
+"""Arms whose cost is shown; the last is the control that has no stages."""
+
 
 def saved_rows(summary: TaskStudySummary) -> dict[int, TaskOutcome]:
     """Row -> outcome with a share of time or a drop; rows of a task lie together, with one free row between tasks."""
@@ -26,7 +29,7 @@ def saved_rows(summary: TaskStudySummary) -> dict[int, TaskOutcome]:
     row = 0
     for task in summary.tasks:
         named = {one.arm: one for one in summary.outcomes if one.task == task}
-        mine = [named[arm] for arm in SWITCHING if arm in named]
+        mine = [named[arm] for arm in COMPARED if arm in named]
         mine = [one for one in mine if one.share_seconds is not None or one.drop.mean is not None]
         rows |= {row + place: one for place, one in enumerate(mine)}
         row += len(mine) + bool(mine)
@@ -77,7 +80,7 @@ def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
     middles = [(mine[0] + mine[-1]) / 2 for mine in heads.values()]
     share.set_yticks(middles, [title_of(task) for task in heads], fontsize=8.5, parse_math=False)
     share.set_ylim(max(rows) + 0.8, -0.8)
-    arms = [arm for arm in SWITCHING if any(one.arm == arm for one in rows.values())]
+    arms = [arm for arm in COMPARED if any(one.arm == arm for one in rows.values())]
     legend_below(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
     return figure
 

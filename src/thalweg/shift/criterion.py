@@ -121,6 +121,48 @@ class AtFraction:
 
 
 @dataclass(frozen=True)
+class LossBelow:
+    """Switch when the stage is learned: the mean loss of the last ``window`` updates is below ``loss``.
+
+    Example:
+        >>> rule = LossBelow(loss=0.5, window=2, most=6)
+        >>> state, reasons = rule.begin(), []
+        >>> for step, loss in enumerate([0.9, 0.2, 0.7, 0.2], start=1):
+        ...     state, reason = rule.observe(state, step, loss, grad_norm=1.0)
+        ...     reasons.append(reason)
+        >>> reasons
+        [None, None, None, 'the mean loss of 2 updates, 0.45, is below 0.5']
+
+    Source:
+        Ours; a length that is learned before the next one comes is a self-paced curriculum.
+    """
+
+    kind: ClassVar[str] = "loss-below"
+    loss: float = 0.1
+    """Mean loss in nats that counts as learned."""
+    window: int = 20
+    """Updates averaged, all within the stage."""
+    most: int = 0
+    """Updates after which the next stage begins all the same; 0 for no end."""
+
+    def __post_init__(self) -> None:
+        require(self.loss > 0, "loss-below loss", self.loss, "a positive number of nats")
+        require(self.window >= 1, "loss-below window", self.window, "a whole number of at least 1")
+        require(self.most >= 0, "loss-below most", self.most, "a number of updates of at least 0")
+
+    def begin(self) -> State:
+        return {"count": 0, "recent": []}
+
+    def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
+        recent = [*state["recent"], loss][-self.window :]
+        state = {"count": state["count"] + 1, "recent": recent}
+        mean = sum(recent) / len(recent)
+        if len(recent) == self.window and mean < self.loss:
+            return state, f"the mean loss of {self.window} updates, {mean:.2g}, is below {self.loss:g}"
+        return state, f"{self.most} updates were made in the stage" if 0 < self.most <= state["count"] else None
+
+
+@dataclass(frozen=True)
 class Glance:
     """What a short look ahead showed of one stage: how far the loss fell, and what that cost."""
 
@@ -183,4 +225,4 @@ class LookAhead:
         )
 
 
-Criterion = Plateau | AtStep | AtFraction | LookAhead
+Criterion = Plateau | AtStep | AtFraction | LossBelow | LookAhead

@@ -10,7 +10,7 @@ from thalweg.data.task_data import TaskConfig
 from thalweg.data.tasks import TASKS
 from thalweg.errors import require, unknown
 from thalweg.models.config import ModelConfig
-from thalweg.shift.criterion import Plateau
+from thalweg.shift.criterion import LossBelow, Plateau
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
 
@@ -31,7 +31,7 @@ class TaskPreset:
     batch: int = 64
 
 
-ALL = ("single", "looped", "shift", "shift-hard", "next-token", "fixed", "random")
+ALL = ("single", "looped", "shift", "shift-scp", "shift-hard", "looped-fast", "next-token", "fixed", "random")
 PRESETS = {
     "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
     "paper": TaskPreset(3, ALL, 8000, 20, 64, 2),
@@ -83,8 +83,15 @@ class TaskRecipe:
     base: RunConfig
     loops: int
     """T of the longest training length: the cap of Looped, and of SHIFT's last stage, that is none."""
+    ladder: tuple[int, ...]
+    """T of every training length: the stages of SHIFT."""
+    learned: LossBelow
+    """When SHIFT goes to the next length."""
     criterion: Plateau
+    """When SHIFT by SCP goes from one pass to all."""
     ramp: Ramp
+    fast: int
+    """Updates over which lengths grow in the control."""
 
     @property
     def data(self) -> TaskConfig:
@@ -119,7 +126,16 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskReci
     optimizer = OptimizerConfig(rate=1e-3, warmup=min(200, preset.steps // 10), schedule="wsd", beta2=0.98)
     base = RunConfig(data=data, model=model, optimizer=optimizer, training=settings)
     rule = Plateau(delta_loss=0.1, delta_grad=0.5, patience=2, window=max(10, preset.steps // 100))
-    return TaskRecipe(base, data.deepest, rule, Ramp(max(1, preset.steps // 5), order="in turn"))
+    ladder = tuple(sorted({task.loops(n) for n in range(1, longest + 1)}))
+    return TaskRecipe(
+        base=base,
+        loops=data.deepest,
+        ladder=ladder,
+        learned=LossBelow(loss=0.1, window=20, most=max(20, data.grow // max(1, len(ladder) - 1))),
+        criterion=rule,
+        ramp=Ramp(max(1, preset.steps // 5), order="in turn"),
+        fast=preset.steps // 8,
+    )
 
 
 def single(recipe: TaskRecipe) -> RunConfig:
@@ -133,7 +149,23 @@ def looped(recipe: TaskRecipe) -> RunConfig:
 
 
 def shift(recipe: TaskRecipe) -> RunConfig:
-    """SHIFT: the stage caps T(n), at first at one pass; SCP and our ramp."""
+    """SHIFT along the lengths: a stage has the passes of one more length, and trains on those that it has the passes for.
+
+    The next stage begins when this one is learned, or when Looped's lengths have grown as far. No sample gets fewer passes than it
+    asks for, and a length that was learned keeps its passes, so a switch changes nothing that was learned. It is Looped whose
+    lengths grow as fast as they are learned; what speed alone is worth is seen beside `looped_fast`.
+    """
+    data = replace(recipe.data, lengths="stage", grow=0)
+    return replace(recipe.base, data=data, shift=ShiftConfig(recipe.ladder, recipe.learned, Hard()))
+
+
+def looped_fast(recipe: TaskRecipe) -> RunConfig:
+    """Control of `shift`: Looped whose lengths grow four times as fast, by the clock."""
+    return replace(looped(recipe), data=replace(recipe.data, grow=recipe.fast))
+
+
+def shift_scp(recipe: TaskRecipe) -> RunConfig:
+    """SHIFT as on the Markov language: all lengths, the stage caps T(n), at first at one pass; SCP and a ramp."""
     return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, recipe.ramp))
 
 
@@ -165,6 +197,8 @@ ARMS: dict[str, Callable[[TaskRecipe], RunConfig]] = {
     "single": single,
     "looped": looped,
     "shift": shift,
+    "shift-scp": shift_scp,
+    "looped-fast": looped_fast,
     "shift-hard": shift_hard,
     "next-token": next_token,
     "fixed": fixed,

@@ -169,6 +169,7 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
     preset = PRESETS[study.preset]
     recipe = next(iter(recipes.values()))
     settings, optimizer, rule, ramp = recipe.base.training, recipe.base.optimizer, recipe.criterion, recipe.ramp
+    learned = recipe.learned
     layers = ", ".join(f"{task} {one.base.model.layers}" for task, one in recipes.items())
     return {
         "Data": (
@@ -183,11 +184,14 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
             f"{settings.evaluate_every} updates on {recipe.data.samples} held-out samples of each trained length"
         ),
         "Arms": (
-            "single = 1 pass; looped = T(n) passes, a number that the task sets for each length; shift = the stage caps T(n), 1 at "
-            f"first, without a cap when SCP fires (delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience "
-            f"{rule.patience} checks of {rule.window} updates), a ramp of {ramp.steps} updates, passes {ramp.order}; shift-hard = "
-            "the same without a ramp; next-token = 1 pass, one token after the other; fixed = the longest training length's T at "
-            "every length; random = T(n) to 1.5 T(n) in training"
+            "single = 1 pass; looped = T(n) passes, a number that the task sets for each length; shift = stages of one more length "
+            f"each, the next when the mean loss of {learned.window} updates is below {learned.loss:g} nats or when Looped's "
+            "lengths have grown as far, so that no sample has fewer than T(n) passes; looped-fast = looped whose lengths grow over "
+            f"{recipe.fast} updates; shift-scp = all lengths, the stage caps T(n), 1 at first, without a cap when SCP fires "
+            f"(delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} "
+            f"updates), a ramp of {ramp.steps} updates, passes {ramp.order}; shift-hard = shift-scp without the ramp; next-token = "
+            "1 pass, one token after the other; fixed = the longest training length's T at every length; random = T(n) to 1.5 T(n) "
+            "in training"
         ),
         "Seeds": f"{len(study.seeds)} ({', '.join(map(str, study.seeds))}), paired: same data, weights and batches",
         "Figures of merit": (

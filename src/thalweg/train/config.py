@@ -17,7 +17,7 @@ from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
 from thalweg.plain import from_dict, to_dict
-from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift
@@ -67,7 +67,7 @@ class ShiftConfig:
 
     stages: tuple[int, ...] = (1,)
     """Loop counts, rising: [1] is Single, [T] is Looped, [1, T] is SHIFT."""
-    criterion: Plateau | AtStep | AtFraction | LookAhead = field(default_factory=Plateau)
+    criterion: Plateau | AtStep | AtFraction | LossBelow | LookAhead = field(default_factory=Plateau)
     """When the next stage begins."""
     onset: Hard | Ramp = field(default_factory=Ramp)
     """How it begins."""
@@ -77,7 +77,7 @@ class ShiftConfig:
     """When a switch is taken back."""
     spread: float = 0.0
     """Within a stage the loops of every update are drawn from (1 - spread) to (1 + spread) of the stage's; 0 for no draw."""
-    criteria: tuple[Plateau | AtStep | AtFraction | LookAhead, ...] = ()
+    criteria: tuple[Plateau | AtStep | AtFraction | LossBelow | LookAhead, ...] = ()
     """One for each change of stage, in place of the one criterion."""
 
     def __post_init__(self) -> None:

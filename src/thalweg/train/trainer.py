@@ -246,8 +246,10 @@ class Run:
         return torch.tensor(gains, device=self.device) if self.config.training.compile else gains
 
     def batch(self, step: int) -> Batch:
-        """The batch of one step on the device."""
-        return on_device(self.data.batch(step, self.config.training.batch), self.device)
+        """The batch of one step on the device; a task's lengths may follow the stage."""
+        size = self.config.training.batch
+        made = self.data.batch(step, size, cap=self.shift.depth) if isinstance(self.data, TaskData) else self.data.batch(step, size)
+        return on_device(made, self.device)
 
     def flops(self, batch: Batch, loops: int) -> float:
         """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most."""
