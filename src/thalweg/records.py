@@ -231,6 +231,8 @@ class Verdict:
     verdict: Literal["supported", "contradicted", "undecided", "not measured"]
     test: str
     numbers: dict[str, Cell] = field(default_factory=dict)
+    topic: str = ""
+    """Section of the page that it belongs to."""
 
 
 @dataclass(frozen=True)

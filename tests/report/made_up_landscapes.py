@@ -96,12 +96,14 @@ def write_spectrum(landscape: RunLandscape, step: int, values: np.ndarray, exact
         save_file({"nodes": nodes, "weights": np.full(nodes.shape, 1 / nodes.shape[1])}, path)
 
 
-def write_plane(landscape: RunLandscape, name: str, path: np.ndarray | None) -> dict[str, np.ndarray]:
+def write_plane(landscape: RunLandscape, name: str, path: np.ndarray | None, hole: bool = False) -> dict[str, np.ndarray]:
     """A bent valley of another number of places along each direction."""
     first, second = np.linspace(-4, 2, 25), np.linspace(-2, 1, 19)
     a, b = np.meshgrid(first, second, indexing="ij")
     made = {"first": first, "second": second, "losses": 1 + 0.02 * a**2 + (b - 0.1 * a**2 + 0.3 * a) ** 2}
     made |= {} if path is None else {"path": path}
+    if hole:
+        made["losses"][0, 0] = np.nan
     (landscape.folder / "slices").mkdir(parents=True, exist_ok=True)
     save_file(made, landscape.folder / "slices" / f"{name}.safetensors")
     return made

@@ -7,6 +7,12 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'&{{ 7*7 }}$"
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
 
 
+def leaving(page: str) -> list[str]:
+    """Addresses that a page would ask for outside of its own folder."""
+    found = [value for _, attributes in Tags(page).found for name, value in attributes.items() if name in ("src", "href")]
+    return [one for one in found if one.startswith(("/", "..")) or (":" in one and not one.startswith("data:"))]
+
+
 class Tags(HTMLParser):
     """Every opening tag with its attributes, in order."""
 

@@ -12,6 +12,7 @@ import pytest
 from made_up_landscapes import GROUPS, STEPS, make_landscape, write_plane
 from made_up_records import make_summary, run
 from matplotlib.figure import Figure
+from pages import leaving
 
 from thalweg.errors import InsufficientDataError
 from thalweg.landscapes import LandscapePlan, LengthRecord, RunLandscape, SliceRecord
@@ -193,7 +194,7 @@ def test_what_was_not_measured_is_skipped(tmp_path: Path) -> None:
 
 def test_nothing_measured_writes_nothing(tmp_path: Path) -> None:
     assert run_figures(bare(tmp_path), "") == []
-    assert study_figures({"looped": [bare(tmp_path)]}, tmp_path) == {}
+    assert study_figures({"looped": [bare(tmp_path)]}) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,8 +205,8 @@ def test_figures_of_nothing_are_refused(tmp_path: Path, draw) -> None:
 
 
 def test_the_same_landscapes_give_the_same_bytes(one: RunLandscape, tmp_path: Path) -> None:
-    first, second = (study_figures({"looped": [one]}, tmp_path) for _ in range(2))
-    assert [(f.svg, f.png) for f in first.values()] == [(f.svg, f.png) for f in second.values()]
+    first, second = (study_figures({"looped": [one]}) for _ in range(2))
+    assert [(f.svg, f.png) for f in first] == [(f.svg, f.png) for f in second]
 
 
 class Tags(HTMLParser):
@@ -224,9 +225,13 @@ class Tags(HTMLParser):
 def test_page_shows_the_landscape_with_words_for_the_blind(study: Path) -> None:
     text = (study / "report.html").read_text()
     tags = Tags(text)
-    shown = [attributes["id"] for tag, attributes in tags.found if tag == "figure"]
-    assert shown[-4:] == ["landscape", "alignment", "spectra", "planes"]
-    assert "<h2>Landscape</h2>" in text
+    shown = [attributes["id"] for tag, attributes in tags.found if tag == "figure" and "id" in attributes]
+    assert [name for name in shown if name in ("landscape", "spectra", "planes", "alignment")] == [
+        "landscape",
+        "spectra",
+        "planes",
+        "alignment",
+    ]
     last = list(tags.images())[-4:]
     assert all((i["src"] or "").startswith("data:image/") and len(i["alt"] or "") > 40 for i in last)
     assert len(text) < 8_000_000
@@ -238,7 +243,7 @@ def test_hostile_arm_is_inert_on_the_page(study: Path) -> None:
     assert "<img src=x" not in text
     assert "{{ 7*7 }}" in text  # shown as it is, not evaluated
     assert all((i["src"] or "").startswith("data:") and "onerror" not in i for i in tags.images())
-    assert not re.search(r"(src|href)=[\"'](?!data:)", text.replace("src=x", ""))
+    assert leaving(text) == []
 
 
 def test_hostile_arm_writes_into_the_figures_folder_only(study: Path) -> None:
@@ -260,21 +265,14 @@ def test_not_measured_has_a_style_of_its_own(study: Path) -> None:
     text = (study / "report.html").read_text()
     assert '<td class="not-measured">not measured</td>' in text
     assert re.search(r"\.not-measured \{[^}]*italic", text)
-    assert "1 claims supported, 0 contradicted, 0 undecided, 1 not measured" in text
+    assert "In all 1 claims supported, 0 contradicted, 0 undecided, 1 not measured" in text
 
 
 def test_a_heavy_drawing_is_shown_as_pixels(one: RunLandscape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = study_figures({"looped": [one]}, tmp_path)["alignment"]
+    figure = next(f for f in study_figures({"looped": [one]}) if f.name == "alignment")
     assert page.data_address(figure).startswith("data:image/svg+xml;base64,")
     monkeypatch.setattr(page, "HEAVY", 1000)
     assert page.data_address(figure).startswith("data:image/png;base64,iVBORw0KGgo")
-
-
-def test_figures_of_other_parts_are_written_too(one: RunLandscape, tmp_path: Path) -> None:
-    some = study_figures({"looped": [replace(one, slices=(), points=())]}, tmp_path)["alignment"]
-    other = replace(some, name="other")
-    assert list(study_figures({}, tmp_path, extra=(other,))) == ["other"]
-    assert (tmp_path / "figures" / "other.svg").read_bytes() == other.svg
 
 
 def test_page_shows_the_lengths(tmp_path: Path) -> None:
@@ -283,7 +281,7 @@ def test_page_shows_the_lengths(tmp_path: Path) -> None:
     runs = {"looped-seed0": run("looped", 0, 0.8)}
     landscapes = {"looped": {0: replace(bare(tmp_path), lengths=lengths)}, "single": {}}
     tags = Tags(write_report(make_summary(runs), runs, tmp_path, landscapes).read_text())
-    assert [attributes["id"] for tag, attributes in tags.found if tag == "figure"][-1] == "lengths"
+    assert [attributes["id"] for tag, attributes in tags.found if tag == "figure" and "id" in attributes][-1] == "lengths"
 
 
 def test_page_without_landscapes_has_no_such_section(tmp_path: Path) -> None:

@@ -1,13 +1,22 @@
+"""The page of a study: what is in it, what it asks for, and what it does in a real browser."""
+
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from made_up_records import make_summary
-from pages import CHROMIUM, HOSTILE, Tags
+from made_up_landscapes import make_landscape
+from made_up_records import make_summary, run
+from pages import CHROMIUM, HOSTILE, Tags, leaving
 
 from thalweg.records import RunRecord, StudySummary
 from thalweg.report.page import write_report
+
+SOFTWARE = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""Three dimensions without a graphics card."""
 
 
 def test_page_has_every_figure_inside_with_words_for_the_blind(
@@ -15,14 +24,16 @@ def test_page_has_every_figure_inside_with_words_for_the_blind(
 ) -> None:
     tags = Tags(write_report(summary, runs, tmp_path).read_text()).found
     images = [attributes for tag, attributes in tags if tag == "img"]
-    assert len(images) == 4
+    assert len(images) == 5  # four, the first of them on the first screen too
     assert all(i["src"].startswith("data:image/svg+xml;base64,") and len(i["alt"]) > 20 for i in images)
 
 
 def test_page_asks_the_network_for_nothing(summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path) -> None:
     page = write_report(summary, runs, tmp_path).read_text()
-    assert not re.search(r"(src|href)=[\"'](?!data:)", page)
-    assert "<script" not in page
+    assert leaving(page) == []
+    kinds = [attributes.get("type", "run") for tag, attributes in Tags(page).found if tag == "script"]
+    assert kinds == ["application/json", "text/plain", "run"]
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|WebSocket", page.rpartition("<script>")[2])
 
 
 def test_names_of_users_are_inert(summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path) -> None:
@@ -43,28 +54,106 @@ def test_figures_are_kept_as_files_too(summary: StudySummary, runs: dict[str, Ru
     assert {p.stem for p in (tmp_path / "figures").iterdir()} == names
 
 
+@contextmanager
+def opened(page_file: Path, width: int = 1200) -> Iterator[tuple[Any, list[str]]]:
+    """The page in a browser without a network, and what went wrong there: errors, dialogs, requests off the file."""
+    from playwright.sync_api import sync_playwright
+
+    wrong: list[str] = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *SOFTWARE])
+        page = browser.new_context(offline=True, viewport={"width": width, "height": 900}).new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", lambda asked: wrong.append(asked.url) if not asked.url.startswith(("file:", "data:", "blob:")) else None)
+        page.goto(page_file.as_uri())
+        yield page, wrong
+        browser.close()
+
+
+def chart(page: Any, name: str) -> Any:
+    """A chart, scrolled to and drawn."""
+    place = page.locator(f'[data-chart="{name}"]')
+    place.scroll_into_view_if_needed()
+    page.wait_for_selector(f'[data-chart="{name}"][data-drawn]', timeout=60_000)
+    return place
+
+
+@pytest.fixture(scope="module")
+def handled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of two arms with landscapes, one arm with a name that would do harm."""
+    folder = tmp_path_factory.mktemp("study")
+    runs = {f"{arm}-seed{seed}": run(arm, seed, 0.7) for arm in ("single", HOSTILE) for seed in range(3)}
+    landscapes = {
+        arm: {0: make_landscape(folder / "runs" / name, speed=speed)}
+        for arm, name, speed in (("single", "one", 0.3), (HOSTILE, "two", 0.8))
+    }
+    made = make_summary(runs, name=HOSTILE)
+    return write_report(replace(made, arms=("single", HOSTILE)), runs, folder, landscapes)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_charts_are_drawn_when_scrolled_to_and_can_be_handled(handled: Path) -> None:
+    with opened(handled) as (page, wrong):
+        assert page.evaluate("typeof window.Plotly") == "undefined"
+        curves = chart(page, "curves")
+        arms = "[...new Set(document.querySelector('[data-chart=curves] .plot').data.map(t => t.meta))]"
+        assert page.evaluate(arms) == ["single", HOSTILE]
+        page.locator("#arms input").nth(1).uncheck()
+        assert page.evaluate(arms) == ["single"]
+        page.locator("#arms input").nth(1).check()
+        curves.locator("select").nth(1).select_option("training time (s)")
+        assert page.evaluate("document.querySelector('[data-chart=curves] .plot').layout.xaxis.title.text") == "training time (s)"
+        slider = chart(page, "spectra").locator("input[type=range]")
+        shown = "JSON.stringify(document.querySelector('[data-chart=spectra] .plot').data[0].y)"
+        last = page.evaluate(shown)
+        slider.focus()
+        page.keyboard.press("Home")
+        assert (page.evaluate(shown) != last, page.locator("[data-chart=spectra] output").inner_text()) == (True, "0")
+        box = chart(page, "planes").locator(".plot").bounding_box()
+        camera = "JSON.stringify(document.querySelector('[data-chart=planes] .plot')._fullLayout.scene._scene.getCamera().eye)"
+        page.wait_for_function("document.querySelector('[data-chart=planes] canvas')")
+        before = page.evaluate(camera)
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 2 + 120, box["y"] + box["height"] / 2 + 40, steps=6)
+        page.mouse.up()
+        assert page.evaluate(camera) != before
+        assert page.locator("[data-chart=planes] canvas").count() > 0
+        assert page.locator("img[src=x]").count() == 0
+        assert wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_colours_can_be_chosen_and_charts_are_not_printed(handled: Path) -> None:
+    with opened(handled) as (page, wrong):
+        background = "getComputedStyle(document.body).backgroundColor"
+        light = page.evaluate(background)
+        page.locator("#theme").select_option("dark")
+        assert page.evaluate(background) != light
+        page.emulate_media(media="print")
+        assert not page.locator("[data-chart=curves]").is_visible()
+        assert page.locator("figure img").first.is_visible()
+        assert wrong == []
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [1200, 390])
 def test_page_in_a_real_browser(runs: dict[str, RunRecord], tmp_path: Path, width: int) -> None:
-    from playwright.sync_api import sync_playwright
-
     page_file = write_report(make_summary(runs, name=HOSTILE), runs, tmp_path)
-    errors, requests = [], []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_context(offline=True, viewport={"width": width, "height": 900}).new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("dialog", lambda dialog: errors.append(dialog.message))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(page_file.as_uri())
+    with opened(page_file, width) as (page, wrong):
+        for image in page.locator("img").all():
+            image.scroll_into_view_if_needed()
+        page.wait_for_function("[...document.images].every(i => i.complete)")
         sizes = page.eval_on_selector_all("img", "all => all.map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         title = page.title()
-        browser.close()
-    assert errors == []
-    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
-    assert len(sizes) == 4
-    assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in sizes)
+    assert wrong == []
+    assert len(sizes) == 5
+    assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in sizes[1:])
     assert overflow <= 0
     assert HOSTILE in title

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -142,28 +142,27 @@ def run_figures(landscape: RunLandscape, caption: str) -> list[Path]:
     return [folder / f"{f.name}.{kind}" for f in figures for kind in ("svg", "png")] + [folder / "captions.json"]
 
 
-@matplotlib.rc_context(STYLE)
-def study_figures(arms: Arms, folder: Path, caption: str = "", extra: Sequence[Drawn] = ()) -> dict[str, Drawn]:
-    """The landscapes of a study, arm beside arm, into its ``figures/``.
-
-    Spectra and planes show the first run of each arm that has them.
-
-    Args:
-        arms: the runs of each arm, one a seed.
-        folder: of the study.
-        caption: the set-up in words, the end of every caption.
-        extra: figures of other parts of the landscape.
-    Returns:
-        Name -> figure with its caption and words for the blind, in the order of the page; empty where nothing was measured.
-    """
-    figures = landscape_drawn(arms, caption)
-    spectra = {
+def with_spectra(arms: Arms) -> dict[str, RunLandscape]:
+    """The first run of each arm that has left a spectrum."""
+    return {
         arm: run
         for arm, runs in arms.items()
         for run in reversed(runs)
         if any(run.spectrum_path(p.step).exists() for p in run.points)
     }
-    figures += spectra_drawn(spectra, caption)
+
+
+@matplotlib.rc_context(STYLE)
+def study_figures(arms: Arms, caption: str = "") -> list[Drawn]:
+    """The landscapes of a study, arm beside arm, in the order of the page; empty where nothing was measured.
+
+    Spectra and planes show the first run of each arm that has them.
+
+    Args:
+        arms: the runs of each arm, one a seed.
+        caption: the set-up in words, the end of every caption.
+    """
+    figures = landscape_drawn(arms, caption) + spectra_drawn(with_spectra(arms), caption)
     planes = {}
     for arm, runs in arms.items():
         able = [(run, record) for run in runs for record in run.slices if has_plane(run, record)]
@@ -171,6 +170,4 @@ def study_figures(arms: Arms, folder: Path, caption: str = "", extra: Sequence[D
             planes[arm] = next(((run, record) for run, record in able if record.held is not None), able[0])
     if planes:
         figures.append(planes_drawn(planes, "planes", caption))
-    figures += extra
-    save_all(figures, folder / "figures")
-    return {figure.name: figure for figure in figures}
+    return figures

@@ -1,19 +1,28 @@
-"""One self-contained page of a study: no script, no network, figures inside."""
+"""One self-contained page of a study: figures, numbers and charts inside, no network; without a script the charts are missing."""
 
 from __future__ import annotations
 
 import base64
+import functools
+import gzip
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from thalweg.landscapes import RunLandscape
-from thalweg.records import Cell, RunRecord, StudySummary
+from thalweg.records import Cell, RunRecord, StudySummary, Verdict
+from thalweg.report.charts import curves_chart, planes_chart, spectra_chart, styles
+from thalweg.report.curves import by_arm
 from thalweg.report.figures import Drawn, draw_all, save_all, setup
-from thalweg.report.landscape_figures import study_figures
+from thalweg.report.landscape_curves import Arms
+from thalweg.report.landscape_figures import study_figures, with_spectra
 from thalweg.report.longer import figure_lengths
+from thalweg.report.topics import sections
 from thalweg.storage import write_text
 
 PAGES = Environment(
@@ -25,10 +34,21 @@ PAGES = Environment(
 )
 
 
-HEAVY = 300_000
+HEAVY = 150_000
 """Bytes of an SVG above which the page holds the PNG instead; both lie in ``figures/``."""
 NUMBERS = 3
 """Numbers of a verdict that are shown at once."""
+QUESTION = (
+    ("looped rises above single on high-information sequences (held-out)", "looped ends with a lower held-out loss than single"),
+    ("shift reaches looped's final held-out loss in less time than looped takes",),
+)
+"""Claims that answer the page's question, part by part."""
+CHARTS = {
+    "curves": "Exact values: point at a curve",
+    "spectra": "The spectrum at any checkpoint: move the slider",
+    "planes": "The loss in three dimensions: turn it with the mouse",
+}
+"""Chart -> its heading."""
 
 
 def write_report(
@@ -45,23 +65,44 @@ def write_report(
         folder: of the study.
         landscapes: arm -> seed -> landscape, of the runs that have one.
     """
-    figures = draw_all(summary, runs)
-    save_all(figures, folder / "figures")
     arms = {arm: [seeds[seed] for seed in sorted(seeds)] for arm, seeds in (landscapes or {}).items() if seeds}
-    lengths = {arm: [run.lengths for run in group] for arm, group in arms.items()}
-    extra = [figure_lengths(lengths, setup(summary))] if any(records for group in lengths.values() for records in group) else []
-    landscape = list(study_figures(arms, folder, setup(summary), extra).values())
+    figures = draw_study(summary, runs, arms)
+    save_all(figures, folder / "figures")
     page = folder / "report.html"
-    write_text(page, render(summary, figures, folder, landscape))
+    write_text(page, render(summary, figures, folder, charts_of(summary, runs, arms)))
     return page
 
 
-def render(summary: StudySummary, figures: list[Drawn], folder: Path, landscape: Sequence[Drawn] = ()) -> str:
+def draw_study(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) -> list[Drawn]:
+    """Every figure that the records allow."""
+    figures = draw_all(summary, runs)
+    lengths = {arm: [run.lengths for run in group] for arm, group in arms.items()}
+    if any(records for group in lengths.values() for records in group):
+        figures.append(figure_lengths(lengths, setup(summary)))
+    return figures + study_figures(arms, setup(summary))
+
+
+def charts_of(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) -> dict[str, Any]:
+    """What can be handled on the page, by the name of its chart; what has no records is left out."""
+    found = {"curves": curves_chart(summary, by_arm(runs, summary.arms), arms)}
+    found |= {"spectra": spectra_chart(with_spectra(arms)), "planes": planes_chart(arms)}
+    return {name: chart for name, chart in found.items() if chart}
+
+
+def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts: Mapping[str, Any]) -> str:
     """The page as HTML; everything that a user named is escaped."""
+    named = {figure.name: figure for figure in figures}
     return PAGES.get_template("report.html").render(
         study=summary,
-        figures=[(figure, data_address(figure)) for figure in figures],
-        landscape=[(figure, data_address(figure)) for figure in landscape],
+        lead=figures[0] if figures else None,
+        figures=named,
+        sections=sections(summary.verdicts, list(named), list(charts)),
+        colours={arm: style["colour"] for arm, style in styles(summary.arms).items()},
+        charts=in_script(charts),
+        chart_words=CHARTS,
+        plotly=Markup(packed_plotly()),
+        script=Markup(PAGES.get_template("page.js").render()),
+        address=data_address,
         repeat=command(summary),
         again=shlex.join(["thalweg", "report", str(folder)]),
         answer=answer(summary),
@@ -69,6 +110,20 @@ def render(summary: StudySummary, figures: list[Drawn], folder: Path, landscape:
         first=NUMBERS,
         number=number,
     )
+
+
+def in_script(charts: Mapping[str, Any]) -> Markup:
+    """JSON that no text in it can end or leave."""
+    text = json.dumps(charts, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+@functools.cache
+def packed_plotly() -> str:
+    """Plotly's script, compressed; the page unpacks it when the first chart is scrolled to."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def data_address(figure: Drawn) -> str:
@@ -84,11 +139,24 @@ def command(summary: StudySummary) -> str:
 
 
 def answer(summary: StudySummary) -> str:
-    """The first claims in one sentence."""
+    """What the study says of the two parts of its question, and what all claims came to."""
+    named = {one.claim: one for one in summary.verdicts}
+    first = [named[claim] for part in QUESTION for claim in part if claim in named]
+    return ". ".join([*(in_a_sentence(one) for one in first), totals(summary)])
+
+
+def in_a_sentence(one: Verdict) -> str:
+    """A claim with its verdict and its first number."""
+    name, cell = next(iter(one.numbers.items()), ("", None))
+    return f"{one.claim[:1].upper()}{one.claim[1:]}: {one.verdict}" + (f" ({name} {show(cell)})" if cell is not None else "")
+
+
+def totals(summary: StudySummary) -> str:
+    """All claims in one sentence."""
     words = ("supported", "contradicted", "undecided", "not measured")
     counts = [sum(v.verdict == word for v in summary.verdicts) for word in words]
     last = f", {counts[3]} not measured" if counts[3] else ""
-    return f"{counts[0]} claims supported, {counts[1]} contradicted, {counts[2]} undecided{last}"
+    return f"In all {counts[0]} claims supported, {counts[1]} contradicted, {counts[2]} undecided{last}"
 
 
 def number(value: float | None) -> str:

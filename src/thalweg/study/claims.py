@@ -40,28 +40,42 @@ def together(parts: dict[str, Finding]) -> Finding:
     return Finding(decision, f"supported if all parts are, contradicted if one is: {said}", numbers)
 
 
-CLAIMS: dict[str, Rule] = {
-    "looped learns in two phases: low-information sequences first, high-information ones after": two_phases,
-    "single's spectrum freezes": freezes,
-    "looped's spectrum goes through collapse, diversification and a stable phase": three_phases,
-    "conjecture 1: single sits in a U-valley and is trapped": conjecture_1,
-    U: valley_is("single", "U"),
-    TRAPPED: trapped,
-    "conjecture 2: looped sits in a V-valley, hops, and hopping drives it down the river": conjecture_2,
-    V: valley_is("looped", "V"),
-    "looped's valley is more uneven than single's (kappa_q)": uneven,
-    "looped is steeper than single (largest eigenvalue)": steeper,
-    HOPS: hops,
-    DRIVES: drives,
-    "assumption 1: looped's low eigenvalues are smaller than single's, one by one": smaller_one_by_one,
-    "corollary 1: looped feels the larger force on the river": larger_force,
-    "corollary 2: the larger force goes with the lower loss": force_pays,
-    "theorem 3: gradients of looped and single are aligned early in training": aligned_early,
-    "looped keeps more accuracy on longer sequences than single": longer,
-    "longer sequences shift the mix towards low information content": easier,
-    "the scale of W_V and its step explain looped's advantage away": explained_away,
+CLAIMS: dict[str, dict[str, Rule]] = {
+    "samples": {
+        "looped learns in two phases: low-information sequences first, high-information ones after": two_phases,
+    },
+    "controls": {
+        "the scale of W_V and its step explain looped's advantage away": explained_away,
+    },
+    "spectra": {
+        "single's spectrum freezes": freezes,
+        "looped's spectrum goes through collapse, diversification and a stable phase": three_phases,
+        "looped is steeper than single (largest eigenvalue)": steeper,
+    },
+    "valleys": {
+        "conjecture 1: single sits in a U-valley and is trapped": conjecture_1,
+        "conjecture 2: looped sits in a V-valley, hops, and hopping drives it down the river": conjecture_2,
+        U: valley_is("single", "U"),
+        V: valley_is("looped", "V"),
+        "looped's valley is more uneven than single's (kappa_q)": uneven,
+    },
+    "motion": {
+        TRAPPED: trapped,
+        HOPS: hops,
+        DRIVES: drives,
+        "assumption 1: looped's low eigenvalues are smaller than single's, one by one": smaller_one_by_one,
+        "corollary 1: looped feels the larger force on the river": larger_force,
+        "corollary 2: the larger force goes with the lower loss": force_pays,
+    },
+    "alignment": {
+        "theorem 3: gradients of looped and single are aligned early in training": aligned_early,
+    },
+    "lengths": {
+        "looped keeps more accuracy on longer sequences than single": longer,
+        "longer sequences shift the mix towards low information content": easier,
+    },
 }
-"""Claim -> how it is judged."""
+"""Section of the page -> claim -> how it is judged."""
 
 
 def landscape_verdicts(runs: Runs, landscapes: Landscapes, spectra: Spectra) -> list[Verdict]:
@@ -73,5 +87,9 @@ def landscape_verdicts(runs: Runs, landscapes: Landscapes, spectra: Spectra) -> 
         spectra: see `thalweg.study.evidence.Spectra`.
     """
     evidence = Evidence(runs, landscapes, spectra)
-    found = {claim: judged(rule, evidence) for claim, rule in CLAIMS.items()}
-    return [verdict(claim, one.decision, one.test, one.numbers) for claim, one in found.items()]
+    return [
+        verdict(claim, found.decision, found.test, found.numbers, topic)
+        for topic, rules in CLAIMS.items()
+        for claim, rule in rules.items()
+        for found in (judged(rule, evidence),)
+    ]

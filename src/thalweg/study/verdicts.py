@@ -25,12 +25,12 @@ def by_sign(found: Interval) -> str:
     return "supported" if found.mean > 0 else "contradicted"
 
 
-def verdict(claim: str, decision: str, test: str, numbers: dict[str, Cell]) -> Verdict:
-    """A verdict as a record."""
-    return Verdict(claim, decision, test, numbers)  # type: ignore[arg-type]
+def verdict(claim: str, decision: str, test: str, numbers: dict[str, Cell], topic: str) -> Verdict:
+    """A verdict as a record; ``topic`` is a section of the page, see `thalweg.report.topics`."""
+    return Verdict(claim, decision, test, numbers, topic)  # type: ignore[arg-type]
 
 
-def stalls(runs: Runs, arm: str, where: str) -> Verdict:
+def stalls(runs: Runs, arm: str, where: str, topic: str = "samples") -> Verdict:
     """Single-Attn stalls on high-information sequences."""
     rises = interval([last_third_rise(run, where, "high") for run in runs[arm].values()])
     flat = rises.low is not None and rises.high is not None and rises.low <= 0 <= rises.high
@@ -44,21 +44,21 @@ def stalls(runs: Runs, arm: str, where: str) -> Verdict:
         f"rise of the {where} high-information accuracy over the last third (least-squares slope x length), t-interval over "
         f"seeds: supported if it contains 0 and ends below {STALL_MARGIN:g}; contradicted if above 0 with mean >= {STALL_MARGIN:g}"
     )
-    return verdict(f"{arm} stalls on high-information sequences ({where})", decision, test, {"rise": as_cell(rises)})
+    return verdict(f"{arm} stalls on high-information sequences ({where})", decision, test, {"rise": as_cell(rises)}, topic)
 
 
-def better(runs: Runs, arm: str, other: str, where: str, stratum: str, claim: str) -> Verdict:
+def better(runs: Runs, arm: str, other: str, where: str, stratum: str, claim: str, topic: str = "samples") -> Verdict:
     """One arm ends with the higher accuracy in a stratum."""
     found = interval(paired(runs[arm], runs[other], lambda run: final(run, where, stratum, "accuracy")))
     test = f"final {where} accuracy ({stratum}), {arm} minus {other}, paired t-interval over seeds against 0"
-    return verdict(claim, by_sign(found), test, {"difference": as_cell(found)})
+    return verdict(claim, by_sign(found), test, {"difference": as_cell(found)}, topic)
 
 
 def lower_loss(runs: Runs, arm: str, other: str, claim: str) -> Verdict:
     """One arm ends with the lower held-out loss."""
     found = interval(paired(runs[other], runs[arm], lambda run: final(run, "held-out", "all", "loss")))
     test = f"final held-out loss, {other} minus {arm} (nats), paired t-interval over seeds against 0"
-    return verdict(claim, by_sign(found), test, {"difference": as_cell(found)})
+    return verdict(claim, by_sign(found), test, {"difference": as_cell(found)}, "samples")
 
 
 def sooner(runs: Runs, arm: str, other: str) -> Verdict:
@@ -69,14 +69,14 @@ def sooner(runs: Runs, arm: str, other: str) -> Verdict:
     claim = f"{arm} reaches {other}'s final held-out loss in less time than {other} takes"
     test = f"log of (time to target / {other}'s training time), paired by seed, t-interval against 0; every seed must reach it"
     if not switched.mean:
-        return verdict(claim, "undecided", f"{test}; no seed of {arm} has switched", {"seeds that switched": switched})
+        return verdict(claim, "undecided", f"{test}; no seed of {arm} has switched", {"seeds that switched": switched}, "cost")
     if not logs or missed:
         numbers = {"seeds that never reached it": Cell(float(missed), n=missed + len(logs))}
-        return verdict(claim, "undecided" if logs else "contradicted", test, numbers)
+        return verdict(claim, "undecided" if logs else "contradicted", test, numbers, "cost")
     found = interval(logs)
     ends = (None if end is None else math.exp(end) for end in (found.low, found.high))
     share = Cell(math.exp(found.mean), *ends, n=found.n)
-    return verdict(claim, by_sign(Interval(-found.mean, *negated(found), found.n)), test, {"share of the time": share})
+    return verdict(claim, by_sign(Interval(-found.mean, *negated(found), found.n)), test, {"share of the time": share}, "cost")
 
 
 def negated(found: Interval) -> tuple[float | None, float | None]:
@@ -91,7 +91,7 @@ def smooth_switch(runs: Runs, arm: str, other: str) -> Verdict:
     found = paired(runs[other], runs[arm], jump)
     decision = by_sign(interval(found)) if found else "undecided"
     test = f"held-out loss after minus before the switch, same weights: {other} minus {arm}, paired t-interval against 0"
-    return verdict(f"the ramp of {arm} avoids the jump in loss of {other}", decision, test, numbers)
+    return verdict(f"the ramp of {arm} avoids the jump in loss of {other}", decision, test, numbers, "cost")
 
 
 def markov_verdicts(runs: Runs) -> list[Verdict]:
@@ -100,7 +100,7 @@ def markov_verdicts(runs: Runs) -> list[Verdict]:
     for where in ("train", "held-out"):
         rules += [
             ({"single"}, lambda where=where: stalls(runs, "single", where)),
-            ({"single-flops"}, lambda where=where: stalls(runs, "single-flops", where)),
+            ({"single-flops"}, lambda where=where: stalls(runs, "single-flops", where, "controls")),
             (
                 {"single", "looped"},
                 lambda where=where: better(
@@ -123,12 +123,19 @@ def markov_verdicts(runs: Runs) -> list[Verdict]:
                 "held-out",
                 "high",
                 "looped's advantage is more than the scale of W_V and its step",
+                "controls",
             ),
         ),
         (
             {"looped", "single-flops"},
             lambda: better(
-                runs, "looped", "single-flops", "held-out", "high", "looped beats single at the same counted operations"
+                runs,
+                "looped",
+                "single-flops",
+                "held-out",
+                "high",
+                "looped beats single at the same counted operations",
+                "controls",
             ),
         ),
     ]
