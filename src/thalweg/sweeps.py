@@ -50,10 +50,12 @@ class Outcome:
     """Final loss minus Looped's at the same seed."""
     share_seconds: Share | None = None
     share_flops: Share | None = None
-    ideal_seconds: Cell = field(default_factory=lambda: Cell(None))
-    """Share of Looped's time if every update were as good as Looped's: from the step times alone."""
+    ideal_flops: Cell = field(default_factory=lambda: Cell(None))
+    """Share of Looped's operations if every update were as good as Looped's: from the cost of an update alone."""
     seconds: Cell = field(default_factory=lambda: Cell(None))
     """All training seconds."""
+    teraflops: Cell = field(default_factory=lambda: Cell(None))
+    """All counted operations."""
     retreats: int = 0
     """Switches that the safety net took back, all seeds."""
     failed: int = 0

@@ -18,6 +18,7 @@ from thalweg.plain import from_dict, to_dict
         ({"expansion": 0}, r"model\.expansion: given 0, expected a whole number of at least 1"),
         ({"width": 8, "heads": 3}, r"model\.heads: given 3, expected a divisor of the width 8"),
         ({"width": 6, "heads": 2, "positions": "rotary"}, r"model\.width: given 6, expected an even width per head"),
+        ({"deviation": -0.1}, r"model\.deviation: given -0\.1, expected a number of at least 0"),
         ({"value_scale": 0.0}, r"model\.value_scale: given 0\.0, expected a positive number"),
         ({"residual_loops": 0}, r"model\.residual_loops: given 0, expected a whole number of at least 1"),
         ({"learned_gains": 1}, r"model\.learned_gains: given 1, expected 0 for none, or a number of passes of at least 2"),

@@ -292,6 +292,16 @@ def test_a_given_generator_makes_the_weights_independent_of_the_global_one():
 
 
 @pytest.mark.parametrize("block", ["attention", "gpt"])
+def test_a_given_deviation_takes_the_place_of_the_blocks_own(block):
+    own = 0.02 if block == "gpt" else 1 / math.sqrt(64)
+    plain, given = (built(noise=0, block=block, width=64, layers=2, deviation=size).state_dict() for size in (0.0, 3 * own))
+    for name, value in plain.items():
+        factor = 3 if value.dim() >= 2 else 1
+        torch.testing.assert_close(given[name], factor * value, msg=name)
+    assert given["embedding.weight"].std().item() == pytest.approx(3 * own, rel=0.1)
+
+
+@pytest.mark.parametrize("block", ["attention", "gpt"])
 def test_the_value_scale_multiplies_the_value_weights_and_nothing_else(block):
     plain, scaled = (built(noise=0, block=block, layers=2, value_scale=scale).state_dict() for scale in (1.0, 4.0))
     factors = {name: 4.0 if name.endswith("value.weight") else 1.0 for name in plain}

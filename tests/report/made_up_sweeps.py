@@ -101,6 +101,7 @@ def outcome(name: str, group: str, switch: float, drop: float, seeds: int, setti
         replace(share, value=None if share.value is None else share.value * 0.9),
         cell(whole + 0.001 * noise[5]),
         cell(whole * 63 + 0.1 * noise[5]),
+        cell(whole * 3 + 0.01 * noise[4]),
     )
 
 

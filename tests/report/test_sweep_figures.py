@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from thalweg.records import Cell, Score
 from thalweg.report.figures import COLOURS
 from thalweg.report.sweep_dots import COLUMNS, dots_drawn, dotted_groups, draw_dot, figure_dots, share_dot
-from thalweg.report.sweep_figures import around, curves_of, draw_sweep, figure_by_step, mean_of, switch_drawn
+from thalweg.report.sweep_figures import around, curves_of, draw_sweep, mean_of, switch_drawn
 from thalweg.report.sweep_maps import QUANTITIES, figure_map, maps_drawn, place_of, share_tile, signed, whole_cost
+from thalweg.report.sweep_steps import figure_by_step
 from thalweg.sweeps import Outcome, Share
 
 FULL = ["loss-over-time", "switch-enlarged", "scp-drop", "scp-difference", "scp-share", "outcome-by-step", "other-ways"]
@@ -123,7 +124,7 @@ def test_a_default_off_the_grid_is_said_in_the_caption(few) -> None:
 
 
 def test_censored_cells_are_hatched_and_labelled(sweep) -> None:
-    panel = map_of(with_outcome(sweep, "scp-0.02-0.1-3", share_seconds=NEVER), "scp-share").axes[1]
+    panel = map_of(with_outcome(sweep, "scp-0.02-0.1-3", share_flops=NEVER), "scp-share").axes[1]
     cost = whole_cost(sweep, next(o for o in sweep.outcomes if o.name == "scp-0.02-0.1-3"))
     assert texts(panel)[2, 2] == [f">{cost:.2f}", "1 of 3"]
     corners = [tuple(np.add(p.get_xy(), 0.5)) for p in panel.patches if p.get_hatch()]
@@ -132,7 +133,7 @@ def test_censored_cells_are_hatched_and_labelled(sweep) -> None:
 
 
 def test_a_median_beside_censored_runs_is_a_number_and_not_a_bound(sweep) -> None:
-    tile = share_tile(sweep, replace(sweep.outcomes[0], share_seconds=Share(0.7, 0.6, None, 5, 2)))
+    tile = share_tile(sweep, replace(sweep.outcomes[0], share_flops=Share(0.7, 0.6, None, 5, 2)))
     assert (tile.text, tile.note, tile.hatched) == ("0.70", "3 of 5", True)
 
 
@@ -166,8 +167,8 @@ def test_alt_text_of_a_map_names_default_and_ends(figures, sweep) -> None:
 
 
 def test_whole_cost_is_a_share_of_looped(sweep) -> None:
-    seconds = {o.name: o.seconds.mean for o in sweep.outcomes}
-    assert whole_cost(sweep, sweep.outcomes[0]) == seconds["single"] / seconds["looped"]
+    counted = {o.name: o.teraflops.mean for o in sweep.outcomes}
+    assert whole_cost(sweep, sweep.outcomes[0]) == counted["single"] / counted["looped"]
     assert whole_cost(replace(sweep, outcomes=sweep.outcomes[:1]), sweep.outcomes[0]) is None
 
 
@@ -244,18 +245,18 @@ def test_dots_stand_in_the_order_of_the_groups(sweep) -> None:
 
 def test_a_dot_and_its_line_are_the_mean_and_its_interval(sweep, axes) -> None:
     one = next(o for o in sweep.outcomes if o.name == "hard")
-    for column, wanted in zip(COLUMNS, (one.share_seconds, one.difference, one.drop), strict=True):
+    for column, wanted in zip(COLUMNS, (one.share_flops, one.difference, one.drop), strict=True):
         dot = column.dot(sweep, one)
         value = wanted.value if isinstance(wanted, Share) else wanted.mean
         assert (dot.value, dot.low, dot.high, dot.censored) == (value, wanted.low, wanted.high, False)
     draw_dot(axes, 4, share_dot(sweep, one), "black")
     line, point = axes.lines
-    np.testing.assert_array_equal(line.get_xydata(), [(one.share_seconds.low, 4), (one.share_seconds.high, 4)])
-    np.testing.assert_array_equal(point.get_xydata(), [(one.share_seconds.value, 4)])
+    np.testing.assert_array_equal(line.get_xydata(), [(one.share_flops.low, 4), (one.share_flops.high, 4)])
+    np.testing.assert_array_equal(point.get_xydata(), [(one.share_flops.value, 4)])
 
 
 def test_censored_shares_end_in_an_arrow_at_their_whole_time(sweep, axes) -> None:
-    one = replace(next(o for o in sweep.outcomes if o.name == "hard"), share_seconds=NEVER)
+    one = replace(next(o for o in sweep.outcomes if o.name == "hard"), share_flops=NEVER)
     draw_dot(axes, 0, share_dot(sweep, one), "black")
     line, arrow = axes.lines
     cost = whole_cost(sweep, one)
@@ -264,7 +265,7 @@ def test_censored_shares_end_in_an_arrow_at_their_whole_time(sweep, axes) -> Non
 
 
 def test_the_arrow_of_an_unknown_time_stands_at_the_edge(sweep, axes) -> None:
-    one = Outcome("a", "onset", share_seconds=Share(None, None, None, 2, 2))
+    one = Outcome("a", "onset", share_flops=Share(None, None, None, 2, 2))
     draw_dot(axes, 0, share_dot(sweep, one), "black")
     assert axes.lines[0].get_transform() == axes.get_yaxis_transform()
 
@@ -282,13 +283,13 @@ def test_the_scatter_shows_every_setting_that_switched_at_its_step(sweep) -> Non
     shown = [o for o in sweep.outcomes if o.group in ("scp", "share") and o.switch_step.mean is not None]
     points = {tuple(line.get_xydata()[0]) for line in loss.lines if line.get_marker() in "os^" and len(line.get_xdata()) == 1}
     assert points == {(o.switch_step.mean, o.difference.mean) for o in shown}
-    heights = {o.share_seconds.value or whole_cost(sweep, o) for o in shown}
+    heights = {o.share_flops.value or whole_cost(sweep, o) for o in shown}
     assert {line.get_ydata()[0] for line in share.lines if line.get_marker() in "os^" and len(line.get_xdata()) == 1} == heights
     assert sum(line.get_markersize() == 11 for line in share.lines) == 1
 
 
 def test_the_scatter_marks_bounds_by_triangles(sweep) -> None:
-    bounds = [o for o in sweep.outcomes if o.group in ("scp", "share") and o.switched and o.share_seconds.value is None]
+    bounds = [o for o in sweep.outcomes if o.group in ("scp", "share") and o.switched and o.share_flops.value is None]
     triangles = [line for line in figure_by_step(sweep).axes[0].lines if line.get_marker() == "^"]
     assert len(triangles) == len(bounds) > 0
 
@@ -301,5 +302,5 @@ def test_settings_without_a_switch_are_counted(figures, sweep) -> None:
 
 def test_made_up_shares_are_geometric_means() -> None:
     assert cell(np.array([1.0, 3.0])).mean == 2.0
-    shares = [o.share_seconds for o in make_sweep(2).outcomes if not o.share_seconds.censored]
+    shares = [o.share_flops for o in make_sweep(2).outcomes if not o.share_flops.censored]
     assert all(math.isclose(s.value, math.sqrt(s.low * s.high)) for s in shares)

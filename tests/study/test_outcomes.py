@@ -119,7 +119,7 @@ def test_with_censored_runs_the_median_is_given_as_far_as_it_is_known(found, exp
     assert share_over_seeds(found) == expected
 
 
-def test_the_ideal_is_the_time_of_the_same_updates():
+def test_the_ideal_is_the_cost_of_the_same_updates():
     single, looped = run(FALLING, 5.0, loops=1), run(FALLING, 20.0)
     assert ideal(run(FALLING, switches=[switch(400)]), single, looped) == pytest.approx((400 * 5 + 600 * 20) / (1000 * 20))
     ladder = [switch(200, depths=(1, 3)), switch(600, depths=(3, 6))]
@@ -134,7 +134,7 @@ def test_an_outcome_says_how_many_seeds_switched():
     found = outcome_of("a", "share", {}, runs, {}, looped)
     assert (found.switched, found.switch_step) == (1, Cell(300.0, None, None, 1))
     assert found.difference.mean == 0
-    assert found.ideal_seconds == Cell(None)
+    assert found.ideal_flops == Cell(None)
 
 
 def test_a_smoothed_curve_is_straight_between_its_points():

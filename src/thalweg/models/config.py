@@ -36,6 +36,8 @@ class ModelConfig:
     """The head shares the embedding's weights."""
     expansion: int = 4
     """Width of the MLP as a multiple of the width; block "gpt" only."""
+    deviation: float = 0.0
+    """Standard deviation of the initial matrices; 0 for the block's own: 1 / sqrt(width), of "gpt" 0.02."""
     value_scale: float = 1.0
     """Factor on the value weights at initialisation (the rescaled-Single control sets it to T)."""
     learned_gains: int = 0
@@ -70,6 +72,7 @@ class ModelConfig:
         require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of the width {self.width}")
         even = self.positions != "rotary" or self.width // self.heads % 2 == 0
         require(even, "model.width", self.width, "an even width per head for rotary positions")
+        require(self.deviation >= 0, "model.deviation", self.deviation, "a number of at least 0")
         require(self.value_scale > 0, "model.value_scale", self.value_scale, "a positive number")
         several = "0 for none, or a number of passes of at least 2: the first one always counts in full"
         require(self.learned_gains == 0 or self.learned_gains >= 2, "model.learned_gains", self.learned_gains, several)

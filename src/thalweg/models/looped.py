@@ -179,8 +179,8 @@ def initialise(model: LoopedTransformer, generator: torch.Generator | None) -> N
     """Draw the initial weights, module by module in the order of their names.
 
     Matrices are N(0, 1 / fan-in) in the attention-only family and N(0, 0.02) in the GPT family with the residual
-    projections divided by sqrt(2 * layers); embeddings N(0, 0.02) in GPT, N(0, 1) / sqrt(D) in attention-only.
-    The value weights are multiplied by ``value_scale``.
+    projections divided by sqrt(2 * layers); embeddings N(0, 0.02) in GPT, N(0, 1) / sqrt(D) in attention-only; all of them with
+    ``deviation`` where that is given. The value weights are multiplied by ``value_scale``.
 
     Source:
         GPT-2's code for "gpt"; the paper gives no initialisation for its own model, so fan-in is our choice.
@@ -190,7 +190,7 @@ def initialise(model: LoopedTransformer, generator: torch.Generator | None) -> N
         if parameter.dim() < 2:
             nn.init.constant_(parameter, 1.0 if name.endswith("norm.weight") else 0.0)
             continue
-        deviation = 0.02 if config.block == "gpt" else 1 / math.sqrt(config.width)
+        deviation = config.deviation or (0.02 if config.block == "gpt" else 1 / math.sqrt(config.width))
         if name.endswith(("output.weight", "down.weight")):
             deviation /= math.sqrt(2 * config.layers)
         nn.init.normal_(parameter, std=deviation, generator=generator)

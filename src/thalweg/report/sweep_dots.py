@@ -62,8 +62,8 @@ class Column:
 
 
 def share_dot(summary: SweepSummary, outcome: Outcome) -> Dot:
-    """Share of Looped's time; an arrow where runs never reached Looped's loss."""
-    share = outcome.share_seconds
+    """Share of Looped's operations; an arrow where runs never reached Looped's loss."""
+    share = outcome.share_flops
     if share is None:
         return Dot(None, None, None)
     if not share.censored:
@@ -78,7 +78,7 @@ def cell_dot(cell: Cell) -> Dot:
 
 
 COLUMNS = (
-    Column("share of Looped's time\nto its final loss", 1.0, share_dot, logarithmic=True),
+    Column("share of Looped's operations\nto its final loss", 1.0, share_dot, logarithmic=True),
     Column("final held-out loss\nminus Looped's ({unit})", 0.0, lambda _, outcome: cell_dot(outcome.difference)),
     Column("drop at the switch\n(percentage points)", None, lambda _, outcome: cell_dot(outcome.drop)),
 )
@@ -174,19 +174,19 @@ def dots_drawn(summary: SweepSummary) -> list[Drawn]:
     if not groups:
         return []
     caption = (
-        "Every other way to switch, by group. Dots: means over seeds (of the share of time: geometric); lines: 95 % intervals. "
-        "Arrows: runs that never reached Looped's final loss, at their whole training time; the dot is then the median, the line "
+        "Every other way to switch, by group. Dots: means over seeds (of the share: geometric); lines: 95 % intervals. "
+        "Arrows: runs that never reached Looped's final loss, at all that they counted; the dot is then the median, the line "
         "begins at the smallest share, and there is no dot where the median run did not get there. Left of Looped's line is "
-        f'less time or less loss than Looped. "-": no number, as when no seed switched. {setup(summary)}'
+        f'fewer operations or less loss than Looped. "-": no number, as when no seed switched. {setup(summary)}'
     )
     told = "; ".join(f"{outcome.name} {in_words(outcome)}" for outcomes in groups.values() for outcome in outcomes)
-    alt = f"Three columns of dots. Share of Looped's time, loss difference in {summary.unit}, drop in points: {told}."
+    alt = f"Three columns of dots. Share of Looped's operations, loss difference in {summary.unit}, drop in points: {told}."
     return [drawn(figure_dots(summary), "other-ways", "What else changes the outcome?", caption, alt)]
 
 
 def in_words(outcome: Outcome) -> str:
     """The three numbers of a row."""
-    share = outcome.share_seconds
+    share = outcome.share_flops
     value = None if share is None else share.value
     first = "never" if share and share.censored and value is None else digits(value, ".2f")
     return f"{first}, {digits(outcome.difference.mean, '+.3f')}, {digits(outcome.drop.mean, '.1f')}"

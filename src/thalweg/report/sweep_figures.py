@@ -1,28 +1,25 @@
-"""Figures of a sweep over switches, from its records alone: curves, the switch enlarged, and the outcome by switch step."""
+"""Figures of a sweep over switches, from its records alone: curves, and the switch enlarged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from thalweg.records import RunRecord, Scores
-from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, Grouped, draw_band, drawn, score, setup, zoom
-from thalweg.report.sweep_dots import Dot, dots_drawn, share_dot
-from thalweg.report.sweep_maps import WIDTH, maps_drawn, outcome_named, place_of
-from thalweg.sweeps import Outcome, SweepSummary
+from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, Grouped, Measure, draw_band, drawn, score, setup, zoom
+from thalweg.report.sweep_dots import dots_drawn
+from thalweg.report.sweep_maps import WIDTH, maps_drawn, outcome_named
+from thalweg.report.sweep_steps import by_step_drawn
+from thalweg.sweeps import SweepSummary
 
 ARMS = ("single", "looped", "shift", "shift-scp", "shift-hard", "shift-short")
 """Drawn as curves."""
 REACH = 400
 """Updates on both sides of a switch."""
-GREY = "#8C8C8C"
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -46,35 +43,56 @@ def curves_of(summary: SweepSummary, runs: dict[str, RunRecord]) -> Grouped:
     return grouped
 
 
+COSTS: tuple[tuple[str, Measure], ...] = (
+    ("training time (s), evaluation left out", lambda e: e.seconds),
+    ("counted operations (TFLOP)", lambda e: e.flops / 1e12),
+)
+"""What a way to train is paid with: label of the axis, and how it is read."""
+
+
 def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
-    """Held-out loss against training time."""
+    """Held-out loss and accuracy against training time and against counted operations."""
     if not grouped:
         return []
-    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for name, runs in grouped.items():
-        draw_band(axes, name, runs, lambda e: e.seconds, score("held-out", "all", "loss"))
-    for run in grouped.get("shift-scp", []):
-        for switch in run.switches:
-            axes.axvline(switch.seconds, color=COLOURS["shift-scp"], alpha=0.5, linewidth=0.8, dashes=(1, 2))
+    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    grid = figure.subplots(2, 2, sharex="col", sharey="row")
     looped = outcome_named(summary, "looped")
     goal = looped.final_loss.mean if looped else None
-    if goal is not None:
-        axes.axhline(goal, color="black", linewidth=0.9, dashes=(6, 3), label="Looped's final loss", zorder=1)
-    axes.set_ylim(*zoom([run for runs in grouped.values() for run in runs], 1.0))
-    axes.set_xlim(left=0)
-    axes.set_xlabel("training time (s), evaluation left out")
-    axes.set_ylabel(f"held-out loss ({summary.per_token})")
-    axes.legend(fontsize=8)
+    for column, (label, cost) in enumerate(COSTS):
+        for row, (what, factor) in enumerate((("loss", 1.0), ("accuracy", 100.0))):
+            axes = grid[row][column]
+            for name, runs in grouped.items():
+                draw_band(axes, name, runs, cost, score("held-out", "all", what, factor))
+            axes.set_xlim(left=0)
+        if goal is not None:
+            grid[0][column].axhline(goal, color="black", linewidth=0.9, dashes=(6, 3), label="Looped's final loss", zorder=1)
+        grid[1][column].set_xlabel(label)
+    every = [run for runs in grouped.values() for run in runs]
+    grid[0][0].set_ylim(*zoom(every, 1.0))
+    grid[1][0].set_ylim(*accuracy_zoom(every))
+    grid[0][0].set_ylabel(f"held-out loss ({summary.per_token})")
+    grid[1][0].set_ylabel("held-out accuracy (%)")
+    lines, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=4)
     caption = (
-        "Held-out loss against training time. Lines: mean over seeds on the stretch that all seeds cover; bands: 95 % t-interval; "
-        f"dotted verticals: switches of shift-scp, one a seed. The upper part of the first fall is cut off. {setup(summary)}"
+        "Held-out loss and accuracy against training time and against counted operations, which other work on the machine does not "
+        "disturb. Lines: mean over seeds on the stretch that all seeds cover; bands: 95 % t-interval. The first steep part is cut "
+        f"off. {setup(summary)}"
     )
     ends = "; ".join(
         f"{name} {last(runs, 'loss'):.3f} {summary.unit} after {seconds(runs):.0f} s" for name, runs in grouped.items()
     )
-    alt = f"Curves of held-out loss over seconds. Last: {ends}." + ("" if goal is None else f" Looped's final loss: {goal:.3f}.")
+    alt = f"Curves of held-out loss and accuracy. Last loss: {ends}." + (
+        "" if goal is None else f" Looped's final loss: {goal:.3f}."
+    )
     return [drawn(figure, "loss-over-time", "How fast is each way?", caption, alt)]
+
+
+def accuracy_zoom(runs: list[RunRecord]) -> tuple[float, float]:
+    """Limits in per cent that show the end of the curves: from a little below what all have in a sixth of the run to the best."""
+    curves = [[percent(e.scores) for e in run.evaluations] for run in runs]
+    low, high = min(one[max(1, len(one) // 6)] for one in curves), max(max(one) for one in curves)
+    return low - 0.1 * (high - low), high + 0.05 * (high - low)
 
 
 def last(runs: list[RunRecord], what: str) -> float:
@@ -134,134 +152,61 @@ def draw_switches(axes: Axes, name: str, runs: list[RunRecord], label: str = "",
 
 
 def switch_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
-    """The switch enlarged; nothing where no run of the two arms has switched."""
-    found = {name: [run for run in grouped.get(name, []) if run.switches] for name in ("shift-scp", "shift-hard")}
-    found = {name: runs for name, runs in found.items() if runs}
-    if not found:
+    """The switch enlarged: of the ways that switch late, and the default's whole onset; nothing where none has switched."""
+    late = with_switches(grouped, ("shift-scp", "shift-hard"))
+    early = with_switches(grouped, ("shift",))
+    if not late and not early:
         return []
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    axes = figure.subplots()
+    panels = figure.subplots(1, bool(late) + bool(early), squeeze=False)[0]
+    told = [f"{name} from {at_switch(runs, True):.1f} % to {at_switch(runs, False):.1f} %" for name, runs in late.items()]
+    words = []
+    if late:
+        draw_late(panels[0], late)
+        words.append(
+            f"held-out accuracy within {REACH} updates of each run's own first switch; thin: one line a seed; thick: mean over "
+            "seeds; at 0 the same weights are scored before and after the switch"
+        )
+    if early:
+        draw_early(panels[-1], {name: grouped[name] for name in ("looped", "single") if name in grouped} | early)
+        words.append("the default's onset, shaded, beside the arms that do not switch; means and 95 % t-intervals over seeds")
+        told.append("default: " + ", ".join(f"ends at {100 * last(runs, 'accuracy'):.1f} %" for runs in early.values()))
+    panels[0].set_ylabel("held-out accuracy (%)")
+    caption = f"{'. '.join(word[0].upper() + word[1:] for word in words)}. {setup(summary)}"
+    alt = f"Curves of held-out accuracy around the switch. {'; '.join(told)}."
+    return [drawn(figure, "switch-enlarged", "What does a switch do to the accuracy?", caption, alt)]
+
+
+def with_switches(grouped: Grouped, names: Sequence[str]) -> Grouped:
+    """The runs of some ways that have switched."""
+    found = {name: [run for run in grouped.get(name, []) if run.switches] for name in names}
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def draw_late(axes: Axes, found: Grouped) -> None:
+    """Accuracy around each run's own switch."""
     for name, runs in found.items():
         draw_switches(axes, name, runs)
     axes.axvline(0, color="black", linewidth=0.6, alpha=0.5, zorder=1)
     axes.set_xlim(-REACH, REACH)
     axes.set_xlabel("updates since the run's own switch")
-    axes.set_ylabel("held-out accuracy (%)")
     axes.legend(fontsize=8, loc="lower left")
-    caption = (
-        f"Held-out accuracy within {REACH} updates of each run's own first switch. Thin: one line a seed; thick: mean over seeds. "
-        f"At 0 the same weights are scored before and after the switch. {setup(summary)}"
-    )
-    told = "; ".join(f"{name} from {at_switch(runs, True):.1f} % to {at_switch(runs, False):.1f} %" for name, runs in found.items())
-    alt = f"Curves of held-out accuracy around the switch. At the switch itself: {told}."
-    return [drawn(figure, "switch-enlarged", "What does a switch do to the accuracy?", caption, alt)]
+
+
+def draw_early(axes: Axes, found: Grouped) -> None:
+    """Accuracy over the updates of the onset and as many again, the onset shaded."""
+    (switch,) = {(run.switches[0].step, run.switches[0].onset) for run in found["shift"][:1]}
+    for name, runs in found.items():
+        draw_band(axes, name, runs, lambda e: e.step, score("held-out", "all", "accuracy", 100.0))
+    begin, end = switch[0], switch[0] + switch[1]
+    axes.axvspan(begin, end, color="black", alpha=0.06, linewidth=0)
+    axes.set_xlim(0, max(2 * end, REACH))
+    axes.set_ylim(*accuracy_zoom([run for runs in found.values() for run in runs]))
+    axes.set_xlabel("updates")
+    axes.legend(fontsize=8, loc="lower right")
 
 
 def at_switch(runs: list[RunRecord], before: bool) -> float:
     """Mean accuracy of the same weights on one side of the first switch, in per cent."""
     ends = [run.switches[0].scores_before if before else run.switches[0].scores_after for run in runs]
     return sum(map(percent, ends)) / len(ends)
-
-
-def switched(summary: SweepSummary, group: str) -> list[Outcome]:
-    """Outcomes of a group that switched, by the step of their switch."""
-    found = [o for o in summary.outcomes if o.group == group and o.switch_step.mean is not None]
-    return sorted(found, key=lambda o: o.switch_step.mean or 0.0)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One setting in a scatter plot; ``hollow``: not every seed reached Looped's loss; ``least``: the median seed did not."""
-
-    x: float
-    y: float
-    hollow: bool = False
-    least: bool = False
-
-
-def point_of(summary: SweepSummary, outcome: Outcome, time: bool) -> Point | None:
-    """Share of time (or final loss minus Looped's) of a setting at its switch step; None where a number is missing."""
-    x, y = outcome.switch_step.mean, outcome.difference.mean
-    dot = share_dot(summary, outcome) if time else Dot(y, None, None)
-    height = dot.beyond if dot.value is None else dot.value
-    return None if x is None or height is None else Point(x, height, dot.censored, dot.value is None)
-
-
-def draw_points(axes: Axes, points: Sequence[Point | None], marker: str, colour: str) -> None:
-    """Points of one kind; triangles where the number is a lower bound."""
-    for point in points:
-        if point is not None:
-            face, mark = "none" if point.hollow else colour, "^" if point.least else marker
-            axes.plot([point.x], [point.y], mark, color=colour, markerfacecolor=face, markersize=5, alpha=0.8)
-
-
-def figure_by_step(summary: SweepSummary) -> Figure:
-    """Share of time and final loss against the switch step, means over seeds."""
-    grid, steps = switched(summary, "scp"), switched(summary, "share")
-    patiences = summary.axes.get("patience", ()) if grid else ()
-    shades = [to_hex(matplotlib.colormaps["viridis"](x)) for x in np.linspace(0.1, 0.8, max(1, len(patiences)))]
-    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr, call-arg]
-    panels = figure.subplots(1, 2)
-    for axes, time in zip(panels, (True, False), strict=True):
-        for value, shade in zip(patiences, shades, strict=False):
-            mine = [o for o in grid if o.settings.get("patience") == value]
-            draw_points(axes, [point_of(summary, o, time) for o in mine], "o", shade)
-        draw_points(axes, [point_of(summary, o, time) for o in steps], "s", "black")
-        ring(axes, [point_of(summary, o, time) for o in grid if is_default(summary, o)])
-        axes.axhline(1.0 if time else 0.0, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3))
-        axes.set_xlabel("updates before the switch")
-        axes.set_ylabel(
-            "share of Looped's time to its final loss" if time else f"final held-out loss minus Looped's ({summary.unit})"
-        )
-    ideal = [(o.switch_step.mean, o.ideal_seconds.mean) for o in grid + steps if o.ideal_seconds.mean is not None]
-    if ideal:
-        panels[0].plot(*zip(*sorted(ideal), strict=True), color=GREY, linewidth=1.0, zorder=1)  # type: ignore[type-var]
-    figure.legend(handles=legend(patiences, shades, bool(steps), bool(ideal)), fontsize=8, loc="outside lower center", ncols=3)
-    return figure
-
-
-def legend(patiences: Sequence[float], shades: Sequence[str], steps: bool, ideal: bool) -> list[Line2D]:
-    """What points and lines of the scatter plots mean."""
-    kinds = [("o", shade, shade, f"SCP, patience {p:g}") for p, shade in zip(patiences, shades, strict=False)]
-    kinds += [("s", "black", "black", "switch at a given update")] if steps else []
-    kinds += [("^", "#555555", "none", "Looped's loss not reached: whole time")]
-    found = [Line2D([], [], ls="", ms=5, marker=mark, color=c, markerfacecolor=face, label=words) for mark, c, face, words in kinds]
-    found += [Line2D([], [], color=GREY, lw=1.0, label="ideal: every update as good as Looped's")] if ideal else []
-    return [*found, Line2D([], [], color=COLOURS["looped"], dashes=(5, 3), lw=1.0, label="Looped")]
-
-
-def is_default(summary: SweepSummary, outcome: Outcome) -> bool:
-    """Whether an outcome is the recipe's own point of the grid."""
-    spot = place_of(summary, summary.defaults)
-    return spot is not None and place_of(summary, outcome.settings) == spot
-
-
-def ring(axes: Axes, points: Sequence[Point | None]) -> None:
-    """A ring around the recipe's own point of the grid."""
-    for point in points:
-        if point is not None:
-            axes.plot([point.x], [point.y], "o", color="black", markerfacecolor="none", markersize=11, markeredgewidth=1.2)
-
-
-def by_step_drawn(summary: SweepSummary) -> list[Drawn]:
-    """The outcome against the switch step; nothing where no setting of the two groups has switched."""
-    shown = switched(summary, "scp") + switched(summary, "share")
-    if not shown:
-        return []
-    absent = sum(o.group in ("scp", "share") for o in summary.outcomes) - len(shown)
-    caption = (
-        "Outcome against the mean number of updates before the switch, one point a setting, mean over seeds (of the share: "
-        "geometric). Hollow: not every seed reached Looped's loss, and the point is the median; triangle: the median run did not, "
-        "and the point is its whole training time. Ring: the recipe's own thresholds. "
-        + (f"{absent} settings without a switch are left out. " if absent else "")
-        + setup(summary)
-    )
-    steps = sorted(o.switch_step.mean or 0.0 for o in shown)
-    best = min(
-        ((o.share_seconds.value, o.switch_step.mean) for o in shown if o.share_seconds and o.share_seconds.value), default=None
-    )
-    alt = f"Two scatter plots of {len(shown)} settings that switch after {steps[0]:.0f} to {steps[-1]:.0f} updates."
-    if best is not None:
-        alt += f" Smallest share of time {best[0]:.2f}, switch after {best[1]:.0f} updates."
-    return [drawn(figure_by_step(summary), "outcome-by-step", "When is the time to switch?", caption, alt)]

@@ -58,11 +58,11 @@ def outcome_named(summary: SweepSummary, name: str) -> Outcome | None:
 
 
 def whole_cost(summary: SweepSummary, outcome: Outcome) -> float | None:
-    """Mean training time of the whole runs as a share of Looped's: what a censored share is at least; None if unknown."""
+    """Mean operations of the whole runs as a share of Looped's: what a censored share is at least; None if unknown."""
     looped = outcome_named(summary, "looped")
-    if looped is None or not looped.seconds.mean or outcome.seconds.mean is None:
+    if looped is None or not looped.teraflops.mean or outcome.teraflops.mean is None:
         return None
-    return outcome.seconds.mean / looped.seconds.mean
+    return outcome.teraflops.mean / looped.teraflops.mean
 
 
 def runs_of(outcome: Outcome) -> int:
@@ -91,8 +91,8 @@ def signed(value: float) -> str:
 
 
 def share_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
-    """Share of Looped's time; hatched where runs never reached Looped's loss, with ">" where most did not."""
-    share = outcome.share_seconds
+    """Share of Looped's operations; hatched where runs never reached Looped's loss, with ">" where most did not."""
+    share = outcome.share_flops
     if share is None:
         return Tile(None, "-")
     note = f"{share.n - share.censored} of {share.n}" if share.censored else ""
@@ -125,11 +125,11 @@ QUANTITIES = (
     ),
     Quantity(
         "scp-share",
-        "Which thresholds save time?",
-        "share of Looped's time",
-        "Training time to Looped's final held-out loss at the same seed, as a share of all of Looped's time; geometric mean over "
-        'seeds. Hatched: not every seed reached it; "k of n" did, and the number is the median; ">" where even the median did '
-        "not, with the whole training time",
+        "Which thresholds save operations?",
+        "share of Looped's operations",
+        "Counted operations to Looped's final held-out loss at the same seed, as a share of all that Looped counted; geometric "
+        'mean over seeds. Hatched: not every seed reached it; "k of n" did, and the number is the median; ">" where even the '
+        "median did not, with all that the runs counted",
         "Blues",
         False,
         share_tile,

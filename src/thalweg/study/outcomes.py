@@ -119,14 +119,14 @@ def share_over_seeds(found: Sequence[tuple[float, bool]]) -> Share | None:
 
 
 def ideal(run: RunRecord, single: RunRecord, looped: RunRecord) -> float | None:
-    """Share of Looped's time if every update were as good as Looped's, from the step times of Single and Looped.
+    """Share of Looped's operations if every update were as good as Looped's, from what an update of Single and Looped costs.
 
     A stage in between costs what its passes cost, in proportion; ramps count in full.
     """
     if not run.switches:
         return None
     ends = [other.evaluations[-1] for other in (single, looped)]
-    one, many = (end.seconds / end.step for end in ends)
+    one, many = (end.flops / end.step for end in ends)
     deepest, steps = looped.evaluations[-1].loops, ends[1].step
     edges = [0, *(switch.step for switch in run.switches), steps]
     depths = [1, *(switch.loops_after for switch in run.switches)]
@@ -152,8 +152,9 @@ def outcome_of(name: str, group: str, settings: dict, runs: Pairs, single: Pairs
         difference=cell(paired(runs, looped, loss_at_end)),
         share_seconds=share_over_seeds(list(shares(runs, looped, seconds).values())),
         share_flops=share_over_seeds(list(shares(runs, looped, operations).values())),
-        ideal_seconds=cell(ideals),
+        ideal_flops=cell(ideals),
         seconds=cell([run.evaluations[-1].seconds for run in every]),
+        teraflops=cell([operations(run.evaluations[-1]) / 1e12 for run in every]),
         retreats=sum(len(run.retreats) for run in every),
         failed=failed,
     )

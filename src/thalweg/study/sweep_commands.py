@@ -99,4 +99,4 @@ def cells(outcome: Outcome, seeds: int) -> list[str]:
 
     share = " ".join(share_in_words(outcome.share_seconds)) if outcome.share_seconds else "-"
     loss, apart = in_words(outcome.final_loss, seeds), in_words(outcome.difference, seeds)
-    return [words(outcome.switch_step), words(outcome.drop), words(outcome.jump), loss, apart, share, words(outcome.ideal_seconds)]
+    return [words(outcome.switch_step), words(outcome.drop), words(outcome.jump), loss, apart, share, words(outcome.ideal_flops)]

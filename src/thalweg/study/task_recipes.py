@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -29,13 +30,14 @@ class TaskPreset:
     deepest: int
     """Most blocks in the stack."""
     batch: int = 64
+    rate: float = 1e-3
 
 
 ALL = ("single", "looped", "shift", "shift-scp", "shift-hard", "looped-fast", "next-token", "fixed", "random")
 PRESETS = {
     "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
-    "paper": TaskPreset(3, ALL, 8000, 20, 64, 2),
-    "gpu": TaskPreset(5, ALL, 100_000, 20, 256, 4),
+    "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3),
+    "gpu": TaskPreset(5, ALL, 100_000, 20, 256, 4, rate=1e-4),
 }
 """The first two for two cores, minutes and hours; the last is the source's size."""
 LAYERS = {"parity": 1, "copy": 2, "addition": 3, "binary-sum": 3, "multiplication": 4, "unique-set": 3}
@@ -101,7 +103,10 @@ class TaskRecipe:
 
 
 def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskRecipe:
-    """GPT-2-style block without positions, input injection, lengths that grow over half of the run."""
+    """GPT-2-style block without positions, input injection, lengths that grow over half of the run.
+
+    Matrices begin as large beside the width as GPT-2's own, 0.02 at width 768: with 0.02 at width 32 copy is learned far later.
+    """
     task = find_task(name)
     longest = max(n for n in range(1, preset.longest + 1) if n == 1 or task.loops(n) <= preset.longest + 1)
     data = TaskConfig(task=name, longest=longest, start=min(3, longest), grow=preset.steps // 2)
@@ -114,6 +119,7 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskReci
         block="gpt",
         positions="none",
         injection=True,
+        deviation=round(0.02 * math.sqrt(768 / preset.width), 3),
     )
     settings = TrainingConfig(
         steps=preset.steps,
@@ -123,7 +129,7 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskReci
         threads=1,
         device=device,
     )
-    optimizer = OptimizerConfig(rate=1e-3, warmup=min(200, preset.steps // 10), schedule="wsd", beta2=0.98)
+    optimizer = OptimizerConfig(rate=preset.rate, warmup=min(200, preset.steps // 10), schedule="wsd", beta2=0.98)
     base = RunConfig(data=data, model=model, optimizer=optimizer, training=settings)
     rule = Plateau(delta_loss=0.1, delta_grad=0.5, patience=2, window=max(10, preset.steps // 100))
     ladder = tuple(sorted({task.loops(n) for n in range(1, longest + 1)}))
