@@ -86,6 +86,7 @@ def outcome(name: str, group: str, switch: float, drop: float, seeds: int, setti
         share = Share(0.95 * whole, 0.8 * whole, None, seeds, 1)
     if late > 0.7:
         share = Share(None, 0.8 * whole if late < 0.9 else None, None, seeds, max(1, seeds - 1) if late < 0.9 else seeds)
+    ends = {"value": share.value, "low": share.low, "high": share.high}
     return Outcome(
         name,
         group,
@@ -98,7 +99,7 @@ def outcome(name: str, group: str, switch: float, drop: float, seeds: int, setti
         cell(0.81 + 0.002 * noise[4]),
         cell(-0.004 + 0.2 * late**6 + 0.002 * noise[4]),
         share,
-        replace(share, value=None if share.value is None else share.value * 0.9),
+        replace(share, **{end: None if value is None else 0.9 * value for end, value in ends.items()}),
         cell(whole + 0.001 * noise[5]),
         cell(whole * 63 + 0.1 * noise[5]),
         cell(whole * 3 + 0.01 * noise[4]),

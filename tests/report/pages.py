@@ -1,10 +1,17 @@
 """What tests of pages share: their tags, a browser, and a name that would do harm if it were not escaped."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
+from pathlib import Path
 from shutil import which
+from typing import Any
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{ 7*7 }}$"
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
+
+SOFTWARE = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""Three dimensions without a graphics card."""
 
 
 def leaving(page: str) -> list[str]:
@@ -24,3 +31,31 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list) -> None:
         """Keep it."""
         self.found.append((tag, dict(attrs)))
+
+
+@contextmanager
+def opened(page_file: Path, width: int = 1200) -> Iterator[tuple[Any, list[str]]]:
+    """The page in a browser without a network, and what went wrong there: errors, dialogs, requests off the file."""
+    from playwright.sync_api import sync_playwright
+
+    wrong: list[str] = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *SOFTWARE])
+        page = browser.new_context(offline=True, viewport={"width": width, "height": 900}).new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", lambda asked: wrong.append(asked.url) if not asked.url.startswith(("file:", "data:", "blob:")) else None)
+        page.goto(page_file.as_uri())
+        yield page, wrong
+        browser.close()
+
+
+def laid_out(page: Any) -> tuple[list[tuple[float, float]], float, str]:
+    """Natural and shown width of every image once all are there, how far the page is too wide, and its title."""
+    for image in page.locator("img").all():
+        image.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.images].every(i => i.complete)")
+    sizes = page.eval_on_selector_all("img", "all => all.map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return [tuple(pair) for pair in sizes], overflow, page.title()

@@ -1,8 +1,6 @@
 """The page of a study: what is in it, what it asks for, and what it does in a real browser."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +8,10 @@ from typing import Any
 import pytest
 from made_up_landscapes import make_landscape
 from made_up_records import make_summary, run
-from pages import CHROMIUM, HOSTILE, Tags, leaving
+from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened
 
 from thalweg.records import RunRecord, StudySummary
 from thalweg.report.page import write_report
-
-SOFTWARE = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-"""Three dimensions without a graphics card."""
 
 
 def test_page_has_every_figure_inside_with_words_for_the_blind(
@@ -52,24 +47,6 @@ def test_figures_are_kept_as_files_too(summary: StudySummary, runs: dict[str, Ru
     write_report(summary, runs, tmp_path)
     names = {"accuracy-by-stratum", "loss-against-cost", "switches", "long-tail"}
     assert {p.stem for p in (tmp_path / "figures").iterdir()} == names
-
-
-@contextmanager
-def opened(page_file: Path, width: int = 1200) -> Iterator[tuple[Any, list[str]]]:
-    """The page in a browser without a network, and what went wrong there: errors, dialogs, requests off the file."""
-    from playwright.sync_api import sync_playwright
-
-    wrong: list[str] = []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *SOFTWARE])
-        page = browser.new_context(offline=True, viewport={"width": width, "height": 900}).new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", lambda asked: wrong.append(asked.url) if not asked.url.startswith(("file:", "data:", "blob:")) else None)
-        page.goto(page_file.as_uri())
-        yield page, wrong
-        browser.close()
 
 
 def chart(page: Any, name: str) -> Any:
@@ -146,12 +123,7 @@ def test_colours_can_be_chosen_and_charts_are_not_printed(handled: Path) -> None
 def test_page_in_a_real_browser(runs: dict[str, RunRecord], tmp_path: Path, width: int) -> None:
     page_file = write_report(make_summary(runs, name=HOSTILE), runs, tmp_path)
     with opened(page_file, width) as (page, wrong):
-        for image in page.locator("img").all():
-            image.scroll_into_view_if_needed()
-        page.wait_for_function("[...document.images].every(i => i.complete)")
-        sizes = page.eval_on_selector_all("img", "all => all.map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
-        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        title = page.title()
+        sizes, overflow, title = laid_out(page)
     assert wrong == []
     assert len(sizes) == 5
     assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in sizes[1:])

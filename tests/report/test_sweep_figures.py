@@ -275,7 +275,7 @@ def test_names_are_drawn_as_they_are(few) -> None:
     labels = figure_dots(named).axes[0].get_yticklabels()
     label = next(t for t in labels if t.get_text() == "$\\frac{ (2 failed)")
     assert not label.get_parse_math()
-    assert "$\\frac{ 0.7" in dots_drawn(named)[0].alt
+    assert "$\\frac{ 0.6" in dots_drawn(named)[0].alt
 
 
 def test_the_scatter_shows_every_setting_that_switched_at_its_step(sweep) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from made_up_tasks import ARMS, TASKS, make_task_runs, make_tasks
-from pages import CHROMIUM, HOSTILE, Tags
+from pages import CHROMIUM, HOSTILE, Tags, laid_out, opened
 
 from thalweg.records import Cell
 from thalweg.report.task_page import percent, render_tasks, task_command, task_tables, write_task_report
@@ -183,30 +183,14 @@ def test_names_of_users_are_inert(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_page_in_a_real_browser(tmp_path) -> None:
-    from playwright.sync_api import sync_playwright
-
+@pytest.mark.parametrize("width", [1200, 390])
+def test_page_in_a_real_browser(tmp_path, width) -> None:
     tasks = (HOSTILE, *TASKS[:4])
     write_task_report(hostile(make_tasks(tasks)), make_task_runs(tasks), tmp_path)
-    errors, requests, sizes, overflow, title = [], [], {}, {}, ""
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width in (1200, 390):
-            page = browser.new_context(offline=True, viewport={"width": width, "height": 900}).new_page()
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("dialog", lambda dialog: errors.append(dialog.message))
-            page.on("request", lambda request: requests.append(request.url))
-            page.goto((tmp_path / "report.html").as_uri())
-            sizes[width] = page.eval_on_selector_all(
-                "img", "all => all.map(i => [i.naturalWidth, i.getBoundingClientRect().width])"
-            )
-            overflow[width] = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            title = page.title()
-        browser.close()
-    assert errors == []
-    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
-    for width, found in sizes.items():
-        assert len(found) == 6
-        assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in found)
-        assert overflow[width] <= 0
+    with opened(tmp_path / "report.html", width) as (page, wrong):
+        sizes, overflow, title = laid_out(page)
+    assert wrong == []
+    assert len(sizes) == 6
+    assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in sizes)
+    assert overflow <= 0
     assert HOSTILE in title
