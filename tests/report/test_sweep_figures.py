@@ -10,9 +10,10 @@ from made_up_sweeps import AXES, cell, make_runs, make_sweep
 from matplotlib.figure import Figure
 
 from thalweg.records import Cell, Score
+from thalweg.report import sweep_figures
 from thalweg.report.figures import COLOURS
 from thalweg.report.sweep_dots import COLUMNS, dots_drawn, dotted_groups, draw_dot, figure_dots, share_dot
-from thalweg.report.sweep_figures import around, curves_of, draw_sweep, mean_of, switch_drawn
+from thalweg.report.sweep_figures import around, curves_drawn, curves_of, draw_sweep, mean_of, switch_drawn
 from thalweg.report.sweep_maps import QUANTITIES, figure_map, maps_drawn, place_of, share_tile, signed, whole_cost
 from thalweg.report.sweep_steps import figure_by_step
 from thalweg.sweeps import Outcome, Share
@@ -228,6 +229,38 @@ def test_the_curves_show_every_arm_and_loopeds_final_loss(figures, sweep) -> Non
     assert all(COLOURS[arm].lower() in figure.svg.decode().lower() for arm in ("single", "looped", "shift", "shift-hard"))
     looped = next(o for o in sweep.outcomes if o.name == "looped")
     assert f"Looped's final loss: {looped.final_loss.mean:.3f}." in figure.alt
+
+
+def test_loss_and_accuracy_are_drawn_over_time_and_over_operations(sweep, runs, monkeypatch) -> None:
+    kept = []
+    monkeypatch.setattr(sweep_figures, "drawn", lambda figure, *words: kept.append(figure) or words)
+    grouped = curves_of(sweep, runs)
+    curves_drawn(sweep, grouped)
+    loss_time, loss_flops, accuracy_time, accuracy_flops = kept[0].axes
+    one = grouped["looped"]
+    ends = [run.evaluations[-1] for run in one]
+    for axes, what, factor in ((loss_flops, "loss", 1.0), (accuracy_flops, "accuracy", 100.0)):
+        line = next(line for line in axes.get_lines() if line.get_label() == "looped")
+        mean = factor * np.mean([getattr(end.scores["held-out"]["all"], what) for end in ends])
+        np.testing.assert_allclose(line.get_xydata()[-1], (ends[0].flops / 1e12, mean))
+    last = next(line for line in accuracy_time.get_lines() if line.get_label() == "looped").get_xydata()[-1]
+    assert last[0] == pytest.approx(min(end.seconds for end in ends))
+    assert (loss_time.get_ylabel(), accuracy_time.get_ylabel()) == ("held-out loss (nats per token)", "held-out accuracy (%)")
+
+
+def test_the_defaults_onset_is_shaded_beside_the_arms_that_do_not_switch(sweep, runs, monkeypatch) -> None:
+    kept = []
+    monkeypatch.setattr(sweep_figures, "drawn", lambda figure, *words: kept.append(figure) or words)
+    grouped = curves_of(sweep, runs)
+    ramped = [replace(run, switches=(replace(run.switches[0], onset=300),)) for run in grouped["shift"]]
+    switch_drawn(sweep, grouped | {"shift": ramped})
+    axes = kept[0].axes[-1]
+    assert {line.get_label() for line in axes.get_lines()} >= {"looped", "single", "shift"}
+    (shade,) = [patch for patch in axes.patches if patch.get_width() == 300]
+    assert (shade.get_x(), axes.get_xlim()) == (1, (0, 602))
+    late = {name: group for name, group in grouped.items() if name != "shift"}
+    switch_drawn(sweep, late)
+    assert len(kept[1].axes) == 1
 
 
 def test_a_single_seed_is_enough() -> None:

@@ -188,9 +188,10 @@ def draw_late(axes: Axes, found: Grouped) -> None:
     for name, runs in found.items():
         draw_switches(axes, name, runs)
     axes.axvline(0, color="black", linewidth=0.6, alpha=0.5, zorder=1)
-    axes.set_xlim(-REACH, REACH)
+    longest = max(run.switches[0].step for runs in found.values() for run in runs)
+    axes.set_xlim(-min(REACH, longest), REACH)
     axes.set_xlabel("updates since the run's own switch")
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="lower right")
 
 
 def draw_early(axes: Axes, found: Grouped) -> None:
