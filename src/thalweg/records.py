@@ -154,6 +154,8 @@ class TaskLength:
     """The same where all samples halt together."""
     by_loops: tuple[float, ...]
     """Exact match after 1, 2, ... passes."""
+    dip: float | None = None
+    """The same where all samples halt together at the pass at which their mean doubt dips most sharply below its neighbours."""
 
 
 @dataclass(frozen=True)

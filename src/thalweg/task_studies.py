@@ -54,6 +54,8 @@ class TaskOutcome:
     teraflops: Cell = field(default_factory=lambda: Cell(None))
     failed: int = 0
     """Runs that diverged or failed."""
+    dip: Table = ()
+    """Exact match where the samples of a length halt together at the sharpest dip of their mean doubt; empty if not recorded."""
 
 
 @dataclass(frozen=True)

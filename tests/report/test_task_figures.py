@@ -227,7 +227,7 @@ def test_over_time_the_ends_are_told_for_the_four_arms(figures, runs) -> None:
 
 
 def test_halting_shows_differences_in_points(study, axes) -> None:
-    draw_gaps(axes, (5, 10), np.array([[1.0, 3.0], [-2.0, 0.0]]), "batch")
+    draw_gaps(axes, (5, 10), np.array([[1.0, 3.0], [-2.0, 0.0]]), "surest, per batch")
     line, points = axes.lines
     np.testing.assert_array_equal(line.get_xydata(), [(5, 2), (10, -1)])
     np.testing.assert_array_equal(points.get_xydata(), [(5, 1), (5, 3), (10, -2), (10, 0)])
@@ -235,10 +235,15 @@ def test_halting_shows_differences_in_points(study, axes) -> None:
 
 def test_halting_compares_with_the_passes_of_the_length_and_takes_looped_alone(study) -> None:
     shape = np.array(one_of(study, "copy", "looped").accuracy).shape
-    tables = {name: tuple(map(tuple, np.full(shape, value))) for name, value in (("a", 0.5), ("b", 0.53), ("c", 0.4))}
-    alone = changed(study, "copy", "looped", accuracy=tables["a"], confident=tables["b"], confident_batch=tables["c"])
+    tables = {name: tuple(map(tuple, np.full(shape, value))) for name, value in (("a", 0.5), ("b", 0.53), ("c", 0.4), ("d", 0.45))}
+    alone = changed(
+        study, "copy", "looped", accuracy=tables["a"], confident=tables["b"], confident_batch=tables["c"], dip=tables["d"]
+    )
     alt = halting_drawn(alone).alt
-    assert "copy, per sample +3.0 to +3.0; copy, per batch -10.0 to -10.0" in alt
+    assert (
+        "copy, surest, per sample +3.0 to +3.0; copy, surest, per batch -10.0 to -10.0; copy, sharpest dip, per batch -5.0 to -5.0"
+        in alt
+    )
     assert halting_drawn(replace(study, outcomes=(one_of(study, "copy", "shift"),))) is None
 
 

@@ -162,7 +162,8 @@ def planted(accuracies: list[float], seconds: float = 10.0) -> RunRecord:
 def measured(*accuracies: float, confident: float = 0.0) -> tuple[TaskLength, ...]:
     """Lengths 10, 20, ..."""
     return tuple(
-        TaskLength(10 * (k + 1), 10 * (k + 1), 100, one, one - confident, 3.0, one, (0.0, one)) for k, one in enumerate(accuracies)
+        TaskLength(10 * (k + 1), 10 * (k + 1), 100, one, one - confident, 3.0, one, (0.0, one), one)
+        for k, one in enumerate(accuracies)
     )
 
 
@@ -206,7 +207,10 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     by_start = {question[:36]: answer for question, answer in answers.items()}
     assert by_start["On which tasks is every Looped seed "] == "none"
     assert by_start["On which tasks does SHIFT reach Loop"] == "parity"
-    assert by_start["On which tasks is halting by maximum"] == "parity"
+    assert (
+        by_start["On which tasks is halting without kn"]
+        == "by maximum confidence: parity; at the sharpest dip of the doubt: parity"
+    )
     better = [outcome("looped", looped, sure, looped), outcome("shift", shift, lengths, looped)]
     answers = [one.answer for one in task_verdicts(better, {"parity": {}}, {"parity": 20})]
     assert answers[0] == "parity"

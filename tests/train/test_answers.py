@@ -16,7 +16,7 @@ from thalweg.records import read_lengths, read_run
 from thalweg.shift.criterion import AtStep, LossBelow
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.train.along import along
-from thalweg.train.answers import answer_losses, exact, score_answers, score_length
+from thalweg.train.answers import answer_losses, exact, score_answers, score_length, sharpest_dip
 from thalweg.train.assemble import make_model
 from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig, ShiftConfig, config_text, read_config
@@ -86,6 +86,28 @@ def test_surest_and_own_passes_are_told_apart():
     assert found.confident == found.confident_batch == pytest.approx(1 - ones)
     assert (found.loops, found.confident_loops, found.samples) == (4, 2, 200)
     assert found.by_loops == pytest.approx([1 - ones, 1 - ones, 1 - ones, ones, 1 - ones, 1 - ones])
+
+
+def test_halting_at_the_sharpest_dip_passes_over_a_model_that_is_sure_from_the_first():
+    """Surest after one pass, which has no neighbour on its left; the doubt dips at 4 passes, where the answer is right."""
+    data = TaskData(TaskConfig("parity", longest=4, samples=2), 0)
+    ones = float((data.at(4, 200).targets[:, -1] == 1).mean())
+    found = score_length(Planned([0, 0, 0, 1, 0, 0], [40, 4, 3, 30, 4, 5]), data, CPU, 4, 200, cap=4)
+    assert found.confident == pytest.approx(1 - ones)
+    assert found.dip == found.accuracy == pytest.approx(ones)
+
+
+def test_the_sharpest_dip_is_relative_to_its_neighbours():
+    assert sharpest_dip(torch.tensor([1.0, 0.3, 1.0, 0.2, 0.2])) == 1  # not the smallest
+    assert sharpest_dip(torch.tensor([0.2, 0.1])) == 1
+    assert sharpest_dip(torch.tensor([0.5])) == 0
+    assert sharpest_dip(torch.tensor([0.5, 0.0, 0.4, 0.3])) == 1
+
+
+def test_doubts_far_below_single_precision_are_told_apart():
+    data = TaskData(TaskConfig("parity", longest=4, samples=2), 0)
+    found = score_length(Planned([0, 1, 0, 1, 0, 0], [25, 30, 25, 28, 25, 25]), data, CPU, 4, 50, cap=4)
+    assert found.confident_loops == 2
 
 
 def test_a_model_of_one_pass_has_no_more_at_any_length():

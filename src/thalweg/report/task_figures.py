@@ -39,8 +39,12 @@ LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
 TIMED = ("single", "looped", "shift", "shift-scp", "shift-hard")
 KINDS = {"in the trained range": ("o", (None, None)), "at its edge": ("s", (4, 1.5)), "beyond it": ("^", (1, 1))}
 """Kind of a tested length -> its mark and dashes."""
-HALTS = {"sample": (COLOURS["looped"], "o", (None, None)), "batch": ("#333333", "s", (3, 1.5))}
-"""What halts together -> colour, mark and dashes."""
+HALTS = {
+    "surest, per sample": (COLOURS["looped"], "o", (None, None)),
+    "surest, per batch": ("#333333", "s", (3, 1.5)),
+    "sharpest dip, per batch": ("#0072B2", "^", (1, 1)),
+}
+"""When it halts -> colour, mark and dashes."""
 
 
 @matplotlib.rc_context(STYLE)
@@ -255,18 +259,21 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
         axes.axhspan(-NEAR, NEAR, **SHADE, zorder=0)  # type: ignore[arg-type]
         axes.axvline(summary.longest[task], color="black", linewidth=0.8, dashes=(1, 2))
         own = in_percent(one.accuracy)
-        apart = {"sample": in_percent(one.confident) - own, "batch": in_percent(one.confident_batch) - own}
+        tables = dict(zip(HALTS, (one.confident, one.confident_batch, one.dip), strict=True))
+        apart = {name: in_percent(found) - own for name, found in tables.items() if found}
         for name, gaps in apart.items():
             draw_gaps(axes, one.lengths, gaps, name)
         every = np.array(list(apart.values()))
         axes.set_ylim(min(-2 * NEAR, 1.1 * every.min()), max(2 * NEAR, 1.1 * every.max()))
         whole_ticks(axes)
-        told += [f"{task}, per {name} {gaps.min():+.1f} to {gaps.max():+.1f}" for name, gaps in apart.items()]
+        told += [f"{task}, {name} {gaps.min():+.1f} to {gaps.max():+.1f}" for name, gaps in apart.items()]
     legend_below(figure, Patch(**SHADE, label=f"within {NEAR:g} points"))  # type: ignore[arg-type]
     caption = (
-        "Exact match of Looped where it halts when it is surest of its own answer, minus that after T(n) passes, on "
-        f"{samples_of(outcomes)} fresh samples of each length. Per sample: each halts by itself; per batch: all samples of a "
-        "length halt together. Lines: mean over seeds; points: every seed; dotted vertical: the longest training length. "
+        "Exact match of Looped where it halts without knowing T(n), minus that after T(n) passes, on "
+        f"{samples_of(outcomes)} fresh samples of each length. Surest: where its doubt (cross-entropy against its own answer) is "
+        "smallest; sharpest dip: where the mean doubt lies furthest below that of one pass less and one more, on a logarithmic "
+        "scale. Per sample: each halts by itself; per batch: all samples of a length halt together. Lines: mean over seeds; "
+        "points: every seed; dotted vertical: the longest training length. "
         f"{setup(summary)}"
     )
     alt = f"Curves of the difference over length, a panel for each task. Least and most over lengths and seeds: {'; '.join(told)}."
@@ -277,5 +284,5 @@ def draw_gaps(axes: Axes, lengths: Sequence[int], gaps: np.ndarray, name: str) -
     """Differences ``(N, S)`` in percentage points: the mean as a line, every seed as a faint point."""
     colour, mark, dashes = HALTS[name]
     line = {"color": colour, "marker": mark, "markersize": 3.5, "linewidth": 1.4, "dashes": dashes}
-    axes.plot(lengths, gaps.mean(1), **line, label=f"looped, halting per {name}")  # type: ignore[arg-type]
+    axes.plot(lengths, gaps.mean(1), **line, label=f"looped, {name}")  # type: ignore[arg-type]
     axes.plot(np.repeat(lengths, gaps.shape[1]), gaps.ravel(), mark, color=colour, markersize=3, alpha=0.4, markeredgewidth=0)

@@ -35,6 +35,7 @@ def task_outcome(task: str, arm: str, runs: Pairs, lengths: Lengths, looped: Pai
         accuracy=table(tested, lambda one: one.accuracy),
         confident=table(tested, lambda one: one.confident),
         confident_batch=table(tested, lambda one: one.confident_batch),
+        dip=table(tested, lambda one: one.dip or 0.0) if all(one.dip is not None for seed in tested for one in seed) else (),
         by_loops={str(one.length): by_loops(tested, place) for place, one in enumerate(first)},
         switch_step=cell([float(run.switches[0].step) for run in every if run.switches]),
         drop=cell([drop(run) for run in every]),

@@ -110,17 +110,18 @@ def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
 
 
 def halting(outcomes: Outcomes) -> SweepVerdict:
-    """Halting where the model is surest, against T(n)."""
-    numbers, near = {}, []
+    """Halting where the model is surest, or at the sharpest dip of its doubt, against T(n)."""
+    numbers: dict[str, Cell] = {}
+    near: dict[str, list[str]] = {"confidence": [], "dip": []}
     for task, one in of_arm(outcomes, "looped").items():
-        if one.lengths:
-            gaps = [
-                max(abs(a - b) for a, b in zip(row, own, strict=True)) for row, own in zip(one.confident, one.accuracy, strict=True)
-            ]
-            numbers[f"largest gap over lengths and seeds, {task}"] = Cell(max(gaps), n=len(one.seeds))
-            near += [task] if max(gaps) <= HALTING else []
-    question = "On which tasks is halting by maximum confidence within 2 points of T(n) at every tested length and seed?"
-    return SweepVerdict(question, listed(near), numbers)
+        for how, found in (("confidence", one.confident), ("dip", one.dip)):
+            if one.lengths and found:
+                gap = max(abs(a - b) for row, own in zip(found, one.accuracy, strict=True) for a, b in zip(row, own, strict=True))
+                numbers[f"largest gap over lengths and seeds, {how}, {task}"] = Cell(gap, n=len(one.seeds))
+                near[how] += [task] if gap <= HALTING else []
+    question = "On which tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
+    answer = f"by maximum confidence: {listed(near['confidence'])}; at the sharpest dip of the doubt: {listed(near['dip'])}"
+    return SweepVerdict(question, answer, numbers)
 
 
 def as_good(runs: Runs) -> SweepVerdict:

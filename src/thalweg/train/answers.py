@@ -57,7 +57,8 @@ def score_length(model: nn.Module, data: TaskData, device: torch.device, length:
     A model that was trained with fewer loops than the longest training length asks for (``cap``) has no more than those.
 
     Source:
-        Halting where the cross-entropy against the model's own answer is smallest: arXiv 2409.15647, section 5.
+        Halting where the cross-entropy against the model's own answer, its doubt, is smallest: arXiv 2409.15647, section 5. At its
+        sharpest dip: ours; a model that was trained at T(n) alone can be surer still far away from it.
     """
     batch = on_device(data.at(length, count), device)
     assert isinstance(batch, TaskBatch)
@@ -68,6 +69,7 @@ def score_length(model: nn.Module, data: TaskData, device: torch.device, length:
     for first in range(0, count, ROWS):
         inputs, targets = batch.inputs[first : first + ROWS], batch.targets[first : first + ROWS]
         for index, logits in enumerate(model.unrolled(inputs, horizon)):  # type: ignore[operator]
+            logits = logits.double()  # a sure answer's doubt is far below what float32 resolves
             own_answer = torch.where(targets == IGNORED, IGNORED, logits.argmax(-1))
             hits[index, first : first + ROWS] = exact(logits, targets).double().cpu()
             doubts[index, first : first + ROWS] = answer_losses(logits, own_answer).cpu()
@@ -81,4 +83,18 @@ def score_length(model: nn.Module, data: TaskData, device: torch.device, length:
         confident_loops=float(surest.double().mean()) + 1,
         confident_batch=float(hits[int(doubts.mean(1).argmin())].mean()),
         by_loops=tuple(hits.mean(1).tolist()),
+        dip=float(hits[sharpest_dip(doubts.mean(1))].mean()),
     )
+
+
+def sharpest_dip(doubts: Tensor) -> int:
+    """Index of the number that lies furthest below the geometric mean of its neighbours; of the smallest where none has two.
+
+    Example:
+        >>> sharpest_dip(torch.tensor([1e-9, 1e-3, 1e-1, 1e-7, 1e-1]))
+        3
+    """
+    logs = doubts.clamp_min(torch.finfo(doubts.dtype).tiny).log()
+    if len(logs) < 3:
+        return int(logs.argmin())
+    return int(((logs[:-2] + logs[2:]) / 2 - logs[1:-1]).argmax()) + 1
