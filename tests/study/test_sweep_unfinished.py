@@ -116,6 +116,7 @@ def test_a_reference_that_fails_is_counted_and_the_other_ways_are_made(tiny_swee
     assert {name: one.failed for name, one in found.items() if one.failed} == {"shift-hard": 1}
     assert found["shift-hard"].final_loss.mean is None
     assert found["hard half way"].final_loss.n == 1
+    assert "shift-hard-seed0 (failed)" in sweeps.summarise(sweep, tmp_path).missing
 
 
 def test_an_interrupted_run_has_not_failed(tiny_sweeps: None, tmp_path: Path) -> None:

@@ -69,6 +69,20 @@ class Job:
         """Whether nothing is left to measure."""
         return self.plan is None or (self.folder / "landscape" / "summary.json").exists()
 
+    @property
+    def told(self) -> str:
+        """Name of a run that is not complete, and how far it is."""
+        if failed_for_good(self.folder):
+            return f"{self.name} (failed)"
+        step = last_step(self.folder / "metrics.jsonl")
+        return f"{self.name} ({step:,} of {self.config.training.steps:,} updates)" if step else self.name
+
+    @property
+    def landscape_told(self) -> str:
+        """The same of a landscape that is not."""
+        share = self.share_measured()
+        return f"landscape of {self.name}" + (f" ({share:.0%})" if share else "")
+
     def work_done(self) -> float:
         """Operations made so far, from the journals."""
         trained = 1.0 if self.complete else last_step(self.folder / "metrics.jsonl") / self.config.training.steps

@@ -71,8 +71,8 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
     for job in jobs:
         if job.complete:
             runs[job.config.arm][job.config.seed] = read_run(job.folder)
-    missing = tuple(job.name for job in jobs if not job.complete)
-    unmeasured = tuple(f"landscape of {job.name}" for job in jobs if job.complete and not job.measured)
+    missing = tuple(job.told for job in jobs if not job.complete)
+    unmeasured = tuple(job.landscape_told for job in jobs if job.complete and not job.measured)
     if len(missing) == len(jobs):
         raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study` again")
     columns, rows = (markov_table if study.task == "markov" else text_table)(runs)

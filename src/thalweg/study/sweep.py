@@ -146,7 +146,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         loops=sweep.loops,
         seeds=sweep.seeds,
         complete=all(one.complete for one in jobs),
-        missing=tuple(one.name for one in jobs if not one.complete),
+        missing=tuple(one.told for one in jobs if not one.complete),
         outcomes=outcomes,
         axes={"delta_loss": grid.delta_loss, "delta_grad": grid.delta_grad, "patience": tuple(map(float, grid.patience))},
         defaults={name: float(getattr(recipe.criterion, name)) for name in ("delta_loss", "delta_grad", "patience")},

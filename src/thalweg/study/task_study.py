@@ -94,7 +94,7 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], recor
         arms=study.arms,
         seeds=study.seeds,
         complete=len(records) == len(jobs),
-        missing=tuple(job.name for key, job in jobs.items() if key not in records),
+        missing=tuple(job.told for key, job in jobs.items() if key not in records),
         longest=longest,
         outcomes=tuple(outcome for outcome in outcomes if outcome.seeds or outcome.failed),
         verdicts=tuple(task_verdicts(outcomes, runs, longest)),
