@@ -93,7 +93,9 @@ def ends(cell: dict) -> list:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
+    """A folder to be in; the figure has tests of its own and is not drawn."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("thalweg.report.compare.losses_drawn", lambda found, curves: None)
     return tmp_path
 
 
@@ -186,8 +188,18 @@ def test_a_partial_study_is_compared_as_far_as_it_is(here) -> None:
         ("single",): ([0], []),
         ("looped",): ([1], []),
     }
+    assert found["configs"] == []  # another seed's config is the same one
     assert row(found, "looped", "held-out loss (nats)")["apart"]["n"] == 4
     assert "B is not complete" in (here / "out" / "compare.html").read_text()
+
+
+def test_an_arm_that_has_not_begun_has_no_config_to_compare(here) -> None:
+    first, second = markov(here / "a", seeds=2), markov(here / "b", seeds=2, changes=(("width = 24", "width = 32"),))
+    for seed in (0, 1):
+        shutil.rmtree(second / "runs" / f"looped-seed{seed}")
+    found = told(first, second, here / "out")
+    assert [(one["key"], one["arms"]) for one in found["configs"]] == [("model.width", [])]
+    assert {one["arm"] for one in found["numbers"]} == {"single"}
 
 
 def test_what_some_runs_never_reach_has_no_difference(here) -> None:
@@ -216,16 +228,40 @@ def test_numbers_in_the_words_of_an_answer_are_no_change() -> None:
     assert found == [("b", True), ("c", False), ("e", False), ("a", False), ("d", False)]
 
 
+def test_what_one_study_did_not_measure_has_not_changed() -> None:
+    first = {"a": Told("supported"), "b": Told("not measured"), "c": Told("not measured")}
+    second = {"a": Told("supported"), "b": Told("supported"), "c": Told("not measured")}
+    assert [(one.question, one.changed) for one in answers(first, second)] == [("b", False), ("a", False), ("c", False)]
+
+
+def test_the_set_up_of_runs_with_other_configs_is_not_told_in_this_versions_words(here) -> None:
+    found = told(markov(here / "a", seeds=2), markov(here / "b", seeds=2, changes=(("width = 24", "width = 32"),)), here / "out")
+    assert "width 24" in found["first"]["setup"]
+    assert found["second"]["setup"].startswith("Made with other configs than this version of thalweg plans")
+    same = told(sweep(here / "s"), sweep(here / "t"), here / "sweeps")
+    other = told(tasks(here / "k", 0.5), tasks(here / "l", 0.5), here / "tasks")
+    assert not any("Made with" in one[side]["setup"] for one in (same, other) for side in ("first", "second"))
+
+
 def text(folder: Path, words: str, path: str) -> Path:
     settings = plan("text", "quick", ("single", "looped"), 2, path, landscape=False)
     return plant(folder, "study.json", settings, jobs_of(settings, folder), base, data_of("text", words))
+
+
+def test_losses_of_text_are_drawn_in_bits(here, monkeypatch) -> None:
+    drawn: list[dict] = []
+    monkeypatch.setattr("thalweg.report.compare.losses_drawn", lambda found, curves: drawn.append(curves))
+    told(text(here / "a", "one", ""), text(here / "b", "one", ""), here / "out")
+    assert list(drawn[0]) == ["single", "looped"]
+    ends = [run.evaluations[-2].scores["held-out"]["all"].loss for run in drawn[0]["looped"]["looped"][1]]
+    assert ends == pytest.approx([base("looped", seed) / np.log(2) for seed in range(2)])
 
 
 def test_text_is_paired_by_its_content_not_by_its_path(here) -> None:
     first = text(here / "a", "one", "/one")
     same = told(first, text(here / "b", "one", "/two"), here / "same")
     other = told(first, text(here / "c", "two", "/one"), here / "other")
-    assert [one["paired"] for one in same["numbers"] if one["apart"]["n"]] == [True] * 14
+    assert [one["paired"] for one in same["numbers"] if one["apart"]["n"]] == [True] * 12
     assert not any(one["paired"] for one in other["numbers"])
     assert same["unit"] == "bits per byte"
     assert row(same, "looped", "held-out bits per byte")["first"]["mean"] == pytest.approx(0.7025 / np.log(2))

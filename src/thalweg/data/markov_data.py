@@ -13,6 +13,7 @@ import numpy as np
 
 from thalweg.data.batches import Ceiling, EvaluationSet, Longer, Tokens, shuffled_rows
 from thalweg.data.markov import MarkovLanguage, long_tail
+from thalweg.data.source_facts import source_facts
 from thalweg.errors import require
 
 
@@ -126,6 +127,7 @@ class MarkovData:
             "kind": "markov",
             "cuts_bits": list(self.cuts),
             "long_tail": asdict(self.tail),
+            "source": source_facts(self.source, self.tokens),
             "histogram": self.histogram,
             "ceilings": {s.name: {k: asdict(c) for k, c in s.ceilings.items()} for s in self.evaluation},
             "strata": {s.name: {k: int(m.sum()) for k, m in s.strata.items()} for s in self.evaluation},

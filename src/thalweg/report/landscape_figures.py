@@ -152,6 +152,16 @@ def with_spectra(arms: Arms) -> dict[str, RunLandscape]:
     }
 
 
+def planes_of(arms: Arms) -> dict[str, tuple[RunLandscape, SliceRecord]]:
+    """One plane of each arm that has some: the first that holds a path."""
+    planes = {}
+    for arm, runs in arms.items():
+        able = [(run, record) for run in runs for record in run.slices if has_plane(run, record)]
+        if able:
+            planes[arm] = next(((run, record) for run, record in able if record.held is not None), able[0])
+    return planes
+
+
 @matplotlib.rc_context(STYLE)
 def study_figures(arms: Arms, caption: str = "") -> list[Drawn]:
     """The landscapes of a study, arm beside arm, in the order of the page; empty where nothing was measured.
@@ -163,11 +173,6 @@ def study_figures(arms: Arms, caption: str = "") -> list[Drawn]:
         caption: the set-up in words, the end of every caption.
     """
     figures = landscape_drawn(arms, caption) + spectra_drawn(with_spectra(arms), caption)
-    planes = {}
-    for arm, runs in arms.items():
-        able = [(run, record) for run in runs for record in run.slices if has_plane(run, record)]
-        if able:
-            planes[arm] = next(((run, record) for run, record in able if record.held is not None), able[0])
-    if planes:
+    if planes := planes_of(arms):
         figures.append(planes_drawn(planes, "planes", caption))
     return figures

@@ -25,6 +25,13 @@ class Topic:
 
 TOPICS = (
     Topic(
+        "overview",
+        "What does the study say, claim by claim?",
+        ("verdicts",),
+        "A verdict is as good as its test, which stands under each claim below. Of thirty claims that are judged at the 5 % level "
+        "one or two come out wrong by chance.",
+    ),
+    Topic(
         "samples",
         "Who keeps learning the hard sequences?",
         ("accuracy-by-stratum", "bits-over-training", "source", "long-tail"),
