@@ -280,22 +280,32 @@ def landscape(
 
 
 @app.command
-def report(folder: Path, /, *, json_: Json = False) -> None:
-    """Make table, answers, figures and report.html of a study or a sweep again, from its records.
+def report(folder: Path, other: Path | None = None, /, *, out: Path | None = None, json_: Json = False) -> None:
+    """Make table, answers, figures and report.html of a study or a sweep again, from its records; or compare two of them.
 
-    Works on one that is still going on: what is missing is named.
+    Works on one that is still going on: what is missing is named, with how far it is.
 
-    Example: `thalweg report results/markov-quick`
+    Example: `thalweg report results/markov-quick`; two side by side: `thalweg report results/markov-quick results/markov-paper`
 
     Parameters
     ----------
     folder:
         The --out folder of `thalweg study` or `thalweg shift-sweep`.
+    other:
+        A second one of the same kind: what differs between their settings, numbers and verdicts, in place of a report.
+    out:
+        Folder of the comparison; compare-A-B here when not given.
     json_:
         Print the summary as JSON on standard output.
     """
     from thalweg.study.task_study import PLAN, read_task_study, report_on_tasks, show_tasks
 
+    require(out is None or other is not None, "--out", str(out), "two folders, whose comparison it is for")
+    if other is not None:
+        from thalweg.study.comparison import compare
+
+        compare(folder, other, out, json_)
+        return
     if (folder / PLAN).exists():
         show_tasks(report_on_tasks(read_task_study(folder), folder), folder, json_)
         return
