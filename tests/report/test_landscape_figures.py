@@ -273,6 +273,7 @@ def test_not_measured_has_a_style_of_its_own(study: Path) -> None:
 
 def test_a_heavy_drawing_is_shown_as_pixels(one: RunLandscape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = next(f for f in study_figures({"looped": [one]}) if f.name == "alignment")
+    monkeypatch.setattr(page, "HEAVY", len(figure.svg))
     assert page.data_address(figure).startswith("data:image/svg+xml;base64,")
     monkeypatch.setattr(page, "HEAVY", 1000)
     address = page.data_address(figure)

@@ -1,0 +1,89 @@
+"""The page of a study paints first and unpacks plotly later: at most 8 MB, built in half a minute, first paint below 2 s.
+
+Rival: the same page as it is usually made, with plotly's script in it as it is, run before anything is shown, and every chart drawn
+at once. Both are opened in Chromium without a network, in turn. Ours is then scrolled to its first chart, and the time until that is
+drawn is told as well.
+
+The study: a folder that `thalweg study markov` has made, for the figures in the log that of `--preset paper` (5 seeds, 6 arms, 40
+checkpoints).
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from shutil import which
+
+import timing  # before torch
+
+from thalweg.records import read_run
+from thalweg.report.page import packed_plotly, write_report
+from thalweg.study.study import jobs_of, landscapes_of, read_study, summarise
+
+CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
+PAINT = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)[0]"
+SOFTWARE = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+
+
+def main() -> None:
+    parser = timing.arguments(__doc__, rounds=5)
+    parser.add_argument("study", nargs="?", type=Path, default=Path("results/markov-quick"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        study = read_study(options.study)
+        jobs = jobs_of(study, options.study)
+        runs = {job.name: read_run(job.folder) for job in jobs if job.complete}
+        ours = write_report(summarise(study, options.study), runs, Path(folder), landscapes_of(jobs))
+        built = time.perf_counter() - started
+        print(f"{options.study}: {len(runs)} runs; page {ours.stat().st_size / 1e6:.1f} MB, built in {built:.1f} s\n")
+        if CHROMIUM is None:
+            print("no chromium on this machine: nothing was opened")
+            return
+        rival = ours.with_name("rival.html")
+        rival.write_text(eager(ours.read_text()))
+        show(ours, rival, options.rounds)
+
+
+def eager(page: str) -> str:
+    """The rival: plotly run before the page is shown, every chart drawn at once."""
+    from plotly.offline import get_plotlyjs
+
+    page = page.replace(packed_plotly(), "").replace('rootMargin: "300px"', 'rootMargin: "1000000px"')
+    page = page.replace(
+        "const plotly = () => library ??= (async", "const plotly = () => window.Plotly; const unused = () => (async"
+    )
+    return page.replace("<style>", f"<script>{get_plotlyjs()}</script><style>", 1)
+
+
+def show(ours: Path, rival: Path, rounds: int) -> None:
+    """First paint of both in turn, and the time from a scroll to a chart."""
+    from playwright.sync_api import sync_playwright
+
+    paints: dict[Path, list[float]] = {ours: [], rival: []}
+    charts = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=list(SOFTWARE))
+        for _ in range(rounds):
+            for path in paints:
+                page = browser.new_context(offline=True, viewport={"width": 1200, "height": 900}).new_page()
+                page.goto(path.as_uri())
+                page.wait_for_function(f"{PAINT} > 0")
+                paints[path].append(page.evaluate(PAINT))
+                if path == ours:
+                    started = time.perf_counter()
+                    page.locator("[data-chart]").first.scroll_into_view_if_needed()
+                    page.wait_for_selector("[data-chart][data-drawn]", timeout=60_000)
+                    charts.append(time.perf_counter() - started)
+                page.context.close()
+        browser.close()
+    mine, theirs = (statistics.median(paints[path]) / 1000 for path in (ours, rival))
+    print(f"first paint, median of {rounds}: ours {mine:.2f} s, rival {theirs:.2f} s, ratio {mine / theirs:.2f}")
+    print(f"size: {ours.stat().st_size / 1e6:.1f} MB against {rival.stat().st_size / 1e6:.1f} MB")
+    print(f"from the scroll to the first chart: {statistics.median(charts):.2f} s")
+
+
+if __name__ == "__main__":
+    main()
