@@ -13,7 +13,6 @@ from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened
 from thalweg.records import RunRecord, StudySummary
 from thalweg.report.page import write_report
 
-
 NAMES = {"accuracy-by-stratum", "loss-against-cost", "switches", "long-tail"} | {"verdicts", "accuracy-against-cost", "step-time"}
 """Figures of a study without landscapes, and without what its source is."""
 
