@@ -17,26 +17,22 @@ from thalweg.intervals import student_quantile
 from thalweg.plain import to_dict
 from thalweg.records import Cell
 from thalweg.report import compare
+from thalweg.report.apart import Difference, difference, half_width, outside, welch
 from thalweg.report.compare import (
     Answer,
     Change,
     Comparison,
-    Difference,
     One,
     Told,
     apart_in_words,
     as_text,
     changes,
     claim_comparison,
-    difference,
     flat,
-    half_width,
     in_short,
     losses_drawn,
-    outside,
     together,
     told_apart,
-    welch,
     write_comparison,
 )
 from thalweg.storage import write_json
