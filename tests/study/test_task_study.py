@@ -207,6 +207,8 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     by_start = {question[:36]: answer for question, answer in answers.items()}
     assert by_start["On which tasks is every Looped seed "] == "none"
     assert by_start["On which tasks does SHIFT reach Loop"] == "parity"
+    (sooner,) = [one for one in task_verdicts(outcomes, {"parity": {}}, {"parity": 20}) if "in 70% of its time" in one.question]
+    assert set(sooner.numbers) == {"share of time, parity", "share of operations, parity"}
     assert (
         by_start["On which tasks is halting without kn"]
         == "by maximum confidence: parity; at the sharpest dip of the doubt: parity"

@@ -59,7 +59,9 @@ def sooner(outcomes: Outcomes) -> SweepVerdict:
         share = one.share_seconds
         if share is None:
             continue
-        numbers[f"share of time, {task}"] = Cell(share.value, share.low, share.high, share.n - share.censored)
+        for what, found in (("time", share), ("operations", one.share_flops)):
+            if found is not None:
+                numbers[f"share of {what}, {task}"] = Cell(found.value, found.low, found.high, found.n - found.censored)
         if share.censored:
             never.append(f"{task} ({share.censored} of {share.n} never)")
         elif share.value is not None and share.value <= GOAL:
