@@ -238,6 +238,18 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class PhaseRecord:
+    """One phase of the matrix entropy along one run; steps count updates, ``end`` is where the next phase begins."""
+
+    arm: str
+    seed: int
+    begin: int
+    end: int
+    label: str
+    """collapse, diversification or stable."""
+
+
+@dataclass(frozen=True)
 class StudySummary:
     """Everything that the page and the table of a study show, beside the runs' own records."""
 
@@ -258,3 +270,5 @@ class StudySummary:
     target: str
     """What "time to target" aims at, in words."""
     provenance: Provenance
+    phases: tuple[PhaseRecord, ...] = ()
+    """Of the runs that have enough checkpoints."""

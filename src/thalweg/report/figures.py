@@ -108,7 +108,9 @@ def setup(summary: StudySummary | SweepSummary | TaskStudySummary) -> str:
     commit = f", commit {where.commit}" if where.commit else ""
     seeds = told.get("Seeds", ", ".join(map(str, summary.seeds)))
     words = [told[topic] for topic in ("Model", "Training") if topic in told]
-    return ". ".join([*words, f"Seeds: {seeds}", f"{where.machine}, {where.device}, PyTorch {where.torch}, thalweg {where.version}{commit}."])
+    return ". ".join(
+        [*words, f"Seeds: {seeds}", f"{where.machine}, {where.device}, PyTorch {where.torch}, thalweg {where.version}{commit}."]
+    )
 
 
 def score(where: str, stratum: str, what: str, factor: float = 1.0) -> Measure:

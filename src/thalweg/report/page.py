@@ -24,6 +24,7 @@ from thalweg.report.landscape_curves import Arms
 from thalweg.report.landscape_figures import planes_of, study_figures, with_spectra
 from thalweg.report.landscape_motion import valley_figures
 from thalweg.report.longer import figure_lengths
+from thalweg.report.phase_figures import phases_drawn
 from thalweg.report.source_figures import source_drawn
 from thalweg.report.topics import sections
 from thalweg.report.valley_pictures import valleys_drawn
@@ -87,6 +88,7 @@ def draw_study(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) ->
         source_drawn(some.data, told) if some is not None else None,
         accuracy_against_cost(summary, grouped, told),
         step_time(runs, told),
+        phases_drawn(summary.phases, arms, told),
         valleys_drawn(planes_of(arms), told),
     ]
     figures = draw_all(summary, runs) + [figure for figure in made if figure is not None]

@@ -56,7 +56,7 @@ TOPICS = (
     Topic(
         "spectra",
         "How do the spectra move?",
-        ("landscape", "spectra", "ridges"),
+        ("landscape", "phases", "spectra", "ridges"),
         "Curvature is that of the mean loss on a fixed batch, not of the whole training set. Entropy and information depend on "
         "how eigenvalues near zero are counted. Breaks between phases are found by a test that does not see slow changes.",
         ("spectra",),

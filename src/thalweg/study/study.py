@@ -12,10 +12,11 @@ from thalweg.errors import FolderError
 from thalweg.landscapes import RunLandscape, read_arrays, read_landscape, spectrum_path
 from thalweg.models.config import ModelConfig
 from thalweg.plain import to_dict
-from thalweg.records import Cell, RunRecord, Score, StudySummary, read_run, recorded
+from thalweg.records import Cell, PhaseRecord, RunRecord, Score, StudySummary, read_run, recorded
 from thalweg.storage import read_json, write_json
 from thalweg.study.claims import landscape_verdicts
 from thalweg.study.measures import bits_per_byte, cell, cost_to_target, final
+from thalweg.study.phase_records import phase_records
 from thalweg.study.queue import Job, prepare
 from thalweg.study.recipes import Recipe, StudyConfig, landscape_of, recipe_of, runs_of
 from thalweg.study.verdicts import Runs, markov_verdicts, text_verdicts
@@ -77,8 +78,11 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
         raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study` again")
     columns, rows = (markov_table if study.task == "markov" else text_table)(runs)
     verdicts = (markov_verdicts if study.task == "markov" else text_verdicts)(runs)
+    phases: tuple[PhaseRecord, ...] = ()
     if study.landscape:
-        verdicts += landscape_verdicts(runs, landscapes_of(jobs), spectra_of(jobs))
+        landscapes = landscapes_of(jobs)
+        verdicts += landscape_verdicts(runs, landscapes, spectra_of(jobs))
+        phases = phase_records(landscapes)
     some = next(run for seeds in runs.values() for run in seeds.values()).summary
     assert some is not None
     summary = StudySummary(
@@ -95,6 +99,7 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
         setup=setup_in_words(study, recipe_of(study), some.data),
         target=TARGET,
         provenance=some.provenance,
+        phases=phases,
     )
     write_json(folder / "summary.json", to_dict(summary))
     write_json(folder / "verdicts.json", to_dict(summary.verdicts))
