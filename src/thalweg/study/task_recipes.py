@@ -12,7 +12,7 @@ from thalweg.data.tasks import TASKS
 from thalweg.errors import require, unknown
 from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import LossBelow, Plateau
-from thalweg.shift.onset import Hard, Ramp
+from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
 
 
@@ -92,6 +92,8 @@ class TaskRecipe:
     criterion: Plateau
     """When SHIFT by SCP goes from one pass to all."""
     ramp: Ramp
+    fall: float
+    """Factor on the rate at every stage of SHIFT."""
     fast: int
     """Updates over which lengths grow in the control."""
 
@@ -137,9 +139,10 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskReci
         base=base,
         loops=data.deepest,
         ladder=ladder,
-        learned=LossBelow(loss=0.1, window=20, most=max(20, data.grow // max(1, len(ladder) - 1))),
+        learned=LossBelow(loss=0.02, window=20, most=max(20, data.grow // max(1, len(ladder) - 1))),
         criterion=rule,
         ramp=Ramp(max(1, preset.steps // 5), order="in turn"),
+        fall=0.4 ** (1 / max(1, len(ladder) - 1)),
         fast=preset.steps // 8,
     )
 
@@ -160,9 +163,10 @@ def shift(recipe: TaskRecipe) -> RunConfig:
     The next stage begins when this one is learned, or when Looped's lengths have grown as far. No sample gets fewer passes than it
     asks for, and a length that was learned keeps its passes, so a switch changes nothing that was learned. It is Looped whose
     lengths grow as fast as they are learned; what speed alone is worth is seen beside `looped_fast`.
+    Longer answers ask for a lower rate: it falls with every stage, to 0.4 over all of them.
     """
     data = replace(recipe.data, lengths="stage", grow=0)
-    return replace(recipe.base, data=data, shift=ShiftConfig(recipe.ladder, recipe.learned, Hard()))
+    return replace(recipe.base, data=data, shift=ShiftConfig(recipe.ladder, recipe.learned, Hard(), Handover(rate=recipe.fall)))
 
 
 def looped_fast(recipe: TaskRecipe) -> RunConfig:
