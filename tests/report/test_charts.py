@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,12 @@ def test_a_plane_with_holes_says_none_there(tmp_path: Path) -> None:
     chart = planes_chart({"a": [landscape]})[0]
     assert any(value is None for row in chart["losses"] for value in row)
     json.dumps(chart, allow_nan=False)
+
+
+def test_the_loss_of_text_is_in_bits(summary: StudySummary, runs: dict[str, RunRecord]) -> None:
+    grouped = by_arm(runs, summary.arms)
+    nats, bits = (
+        next(v for v in curves_chart(replace(summary, task=task), grouped, {})["views"] if v["label"] == f"loss, held-out ({unit})")
+        for task, unit in (("markov", "nats per token"), ("text", "bits per byte"))
+    )
+    np.testing.assert_allclose(np.array(bits["arms"]["looped"]["mean"]) * math.log(2), nats["arms"]["looped"]["mean"], rtol=5e-5)
