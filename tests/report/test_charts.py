@@ -131,4 +131,4 @@ def test_the_loss_of_text_is_in_bits(summary: StudySummary, runs: dict[str, RunR
         next(v for v in curves_chart(replace(summary, task=task), grouped, {})["views"] if v["label"] == f"loss, held-out ({unit})")
         for task, unit in (("markov", "nats per token"), ("text", "bits per byte"))
     )
-    np.testing.assert_allclose(np.array(bits["arms"]["looped"]["mean"]) * math.log(2), nats["arms"]["looped"]["mean"], rtol=5e-5)
+    np.testing.assert_allclose(np.array(bits["arms"]["looped"]["mean"]) * math.log(2), nats["arms"]["looped"]["mean"], rtol=1.1e-4)
