@@ -59,3 +59,35 @@ def laid_out(page: Any) -> tuple[list[tuple[float, float]], float, str]:
     sizes = page.eval_on_selector_all("img", "all => all.map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     return [tuple(pair) for pair in sizes], overflow, page.title()
+
+
+def chart(page: Any, name: str) -> Any:
+    """A chart, scrolled to and drawn."""
+    place = page.locator(f'[data-chart="{name}"]')
+    place.scroll_into_view_if_needed()
+    page.wait_for_selector(f'[data-chart="{name}"][data-drawn]', timeout=60_000)
+    return place
+
+
+def slid(page: Any) -> tuple[str, str, str]:
+    """The first spectrum before and after its slider is moved to its beginning by the keyboard, and the step that is then told."""
+    slider = chart(page, "spectra").locator("input[type=range]")
+    shown = "JSON.stringify(document.querySelector('[data-chart=spectra] .plot').data[0].y)"
+    before = page.evaluate(shown)
+    slider.focus()
+    page.keyboard.press("Home")
+    return before, page.evaluate(shown), page.locator("[data-chart=spectra] output").inner_text()
+
+
+def turned(page: Any) -> tuple[str, str]:
+    """Where the camera of the planes is before and after the mouse has dragged over them."""
+    box = chart(page, "planes").locator(".plot").bounding_box()
+    camera = "JSON.stringify(document.querySelector('[data-chart=planes] .plot')._fullLayout.scene._scene.getCamera().eye)"
+    page.wait_for_function("document.querySelector('[data-chart=planes] canvas')")
+    before = page.evaluate(camera)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 120, y + 40, steps=6)
+    page.mouse.up()
+    return before, page.evaluate(camera)

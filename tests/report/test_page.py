@@ -3,12 +3,11 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from made_up_landscapes import make_landscape
 from made_up_records import make_summary, run
-from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened
+from pages import CHROMIUM, HOSTILE, Tags, chart, laid_out, leaving, opened, slid, turned
 
 from thalweg.records import RunRecord, StudySummary
 from thalweg.report.page import write_report
@@ -51,14 +50,6 @@ def test_figures_are_kept_as_files_too(summary: StudySummary, runs: dict[str, Ru
     assert {p.stem for p in (tmp_path / "figures").iterdir()} == NAMES
 
 
-def chart(page: Any, name: str) -> Any:
-    """A chart, scrolled to and drawn."""
-    place = page.locator(f'[data-chart="{name}"]')
-    place.scroll_into_view_if_needed()
-    page.wait_for_selector(f'[data-chart="{name}"][data-drawn]', timeout=60_000)
-    return place
-
-
 @pytest.fixture(scope="module")
 def handled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of two arms with landscapes, one arm with a name that would do harm."""
@@ -85,22 +76,10 @@ def test_charts_are_drawn_when_scrolled_to_and_can_be_handled(handled: Path) -> 
         page.locator("#arms input").nth(1).check()
         curves.locator("select").nth(1).select_option("training time (s)")
         assert page.evaluate("document.querySelector('[data-chart=curves] .plot').layout.xaxis.title.text") == "training time (s)"
-        slider = chart(page, "spectra").locator("input[type=range]")
-        shown = "JSON.stringify(document.querySelector('[data-chart=spectra] .plot').data[0].y)"
-        last = page.evaluate(shown)
-        slider.focus()
-        page.keyboard.press("Home")
-        assert (page.evaluate(shown) != last, page.locator("[data-chart=spectra] output").inner_text()) == (True, "0")
-        box = chart(page, "planes").locator(".plot").bounding_box()
-        camera = "JSON.stringify(document.querySelector('[data-chart=planes] .plot')._fullLayout.scene._scene.getCamera().eye)"
-        page.wait_for_function("document.querySelector('[data-chart=planes] canvas')")
-        before = page.evaluate(camera)
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] / 2 + 120, box["y"] + box["height"] / 2 + 40, steps=6)
-        page.mouse.up()
-        assert page.evaluate(camera) != before
-        assert page.locator("[data-chart=planes] canvas").count() > 0
+        before, after, step = slid(page)
+        assert (after != before, step) == (True, "0")
+        before, after = turned(page)
+        assert after != before
         assert page.locator("img[src=x]").count() == 0
         assert wrong == []
 
