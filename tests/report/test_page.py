@@ -110,3 +110,14 @@ def test_page_in_a_real_browser(runs: dict[str, RunRecord], tmp_path: Path, widt
     assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in sizes[1:])
     assert overflow <= 0
     assert HOSTILE in title
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_that_cannot_unpack_the_script_says_so(handled: Path, tmp_path: Path) -> None:
+    old = tmp_path / "report.html"
+    old.write_text(handled.read_text().replace('"use strict";', '"use strict"; delete window.DecompressionStream;', 1))
+    with opened(old) as (page, wrong):
+        page.locator('[data-chart="curves"]').scroll_into_view_if_needed()
+        page.wait_for_function("document.querySelector('[data-chart=curves] .plot').textContent.startsWith('This browser cannot')")
+        assert wrong == []

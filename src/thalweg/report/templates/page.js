@@ -121,8 +121,11 @@
   const again = () => drawn.forEach(draw => draw());
   const seen = new IntersectionObserver(entries => entries.filter(one => one.isIntersecting).forEach(async ({ target }) => {
     seen.unobserve(target);
-    await plotly();
     const place = target.querySelector(".plot");
+    if (!await plotly().catch(() => null)) {
+      place.textContent = "This browser cannot unpack the script that draws here. The figures above show the same.";
+      return;
+    }
     const draw = kinds[target.dataset.chart](place, target.querySelector(".controls"), data[target.dataset.chart]);
     place.replaceChildren();
     drawn.set(place, draw);
