@@ -93,7 +93,7 @@ def test_every_arm_of_every_task_can_be_made_and_pairs_data_and_weights(preset):
         assert run.shift.stages[-1] == (1 if arm in ("single", "next-token") else run.data.deepest)
 
 
-def test_shift_trains_every_length_with_all_its_passes_and_goes_on_no_later_than_looped():
+def test_shift_trains_every_length_with_all_its_passes_and_has_seen_them_all_when_looped_has():
     for name in TASKS:
         recipe = task_recipe(name, PRESETS["paper"])
         run = ARMS["shift"](recipe)

@@ -156,7 +156,7 @@ def plane_chart(arm: str, run: RunLandscape, record: SliceRecord) -> dict:
         "x": rounded(plane["first"][rows].astype(np.float64)),
         "y": rounded(plane["second"][columns].astype(np.float64)),
         "losses": rounded(losses[np.ix_(rows, columns)].T),
-        "low": low,
+        "low": significant(low),
         "depth": DEPTH * span,
         "path": rounded(np.column_stack([path, heights(plane, path)])) if len(path) else [],
     }

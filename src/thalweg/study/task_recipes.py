@@ -160,7 +160,7 @@ def looped(recipe: TaskRecipe) -> RunConfig:
 def shift(recipe: TaskRecipe) -> RunConfig:
     """SHIFT along the lengths: a stage has the passes of one more length, and trains on those that it has the passes for.
 
-    The next stage begins when this one is learned, or when Looped's lengths have grown as far. No sample gets fewer passes than it
+    The next stage begins when this one is learned, or after a number of updates in it. No sample gets fewer passes than it
     asks for, and a length that was learned keeps its passes, so a switch changes nothing that was learned. It is Looped whose
     lengths grow as fast as they are learned; what speed alone is worth is seen beside `looped_fast`.
     Longer answers ask for a lower rate: it falls with every stage, to 0.4 over all of them.

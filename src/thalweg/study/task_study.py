@@ -185,8 +185,8 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
         ),
         "Arms": (
             "single = 1 pass; looped = T(n) passes, a number that the task sets for each length; shift = stages of one more length "
-            f"each, the next when the mean loss of {learned.window} updates is below {learned.loss:g} nats or when Looped's "
-            "lengths have grown as far, so that no sample has fewer than T(n) passes, the rate falling to 0.4; "
+            f"each, the next when the mean loss of {learned.window} updates is below {learned.loss:g} nats or after "
+            f"{learned.most} updates in it, so that no sample has fewer than T(n) passes, the rate falling to 0.4; "
             "looped-fast = looped whose lengths grow over "
             f"{recipe.fast} updates; shift-scp = all lengths, the stage caps T(n), 1 at first, without a cap when SCP fires "
             f"(delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} "
