@@ -127,7 +127,7 @@ class LossBelow:
     Example:
         >>> rule = LossBelow(loss=0.5, window=2, most=6)
         >>> state, reasons = rule.begin(), []
-        >>> for step, loss in enumerate([0.9, 0.2, 0.7, 0.2], start=1):
+        >>> for step, loss in enumerate([0.9, 0.3, 0.8, 0.1], start=1):
         ...     state, reason = rule.observe(state, step, loss, grad_norm=1.0)
         ...     reasons.append(reason)
         >>> reasons
