@@ -13,8 +13,9 @@ from scipy.interpolate import RegularGridInterpolator
 
 from thalweg.landscapes import RunLandscape, read_arrays
 from thalweg.records import RunRecord, StudySummary
-from thalweg.report.charts import COSTS, SIDE, curves_chart, heights, places_of, planes_chart, rounded, spectra_chart, thinned
+from thalweg.report.charts import COSTS, SIDE, curves_chart, places_of, planes_chart, rounded, spectra_chart
 from thalweg.report.curves import by_arm
+from thalweg.report.landscape_slices import evenly, losses_along
 
 T_2 = 4.302652729911275
 """Student's t, 2 degrees of freedom, 0.975: from a table."""
@@ -108,13 +109,13 @@ def test_a_plane_has_the_second_direction_along_its_rows_and_its_path_on_the_gro
 
 def test_heights_are_bilinear_and_there_are_none_outside() -> None:
     plane = {"first": np.array([0.0, 1.0, 3.0]), "second": np.array([-1.0, 1.0]), "losses": np.array([[0.0, 2.0], [1, 3], [5, 7]])}
-    found = heights(plane, np.array([[0.0, -1.0], [3.0, 1.0], [2.0, 0.0], [3.1, 0.0], [0.0, -1.1]]))
+    found = losses_along(plane, np.array([[0.0, -1.0], [3.0, 1.0], [2.0, 0.0], [3.1, 0.0], [0.0, -1.1]]))
     np.testing.assert_allclose(found, [0, 7, 4, math.nan, math.nan])
 
 
 def test_a_fine_plane_is_thinned_to_its_ends(tmp_path: Path) -> None:
-    assert thinned(3).tolist() == [0, 1, 2]
-    assert (len(thinned(101)), thinned(101)[0], thinned(101)[-1]) == (SIDE, 0, 100)
+    assert evenly(3, SIDE) == [0, 1, 2]
+    assert (len(evenly(101, SIDE)), evenly(101, SIDE)[0], evenly(101, SIDE)[-1]) == (SIDE, 0, 100)
 
 
 def test_a_plane_with_holes_says_none_there(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from thalweg.landscapes import LandscapePlan, RunLandscape
 from thalweg.report import landscape_ridges
 from thalweg.report.figures import Drawn
 from thalweg.report.landscape_curves import Arms
-from thalweg.report.landscape_ridges import at_baseline, evenly, exact_spectra, order_of, ridges_drawn, split_at
-from thalweg.report.landscape_slices import figure_spectra
+from thalweg.report.landscape_ridges import MOST, at_baseline, exact_spectra, order_of, ridges_drawn, split_at
+from thalweg.report.landscape_slices import evenly, figure_spectra
 
 MANY = tuple(range(0, 3000, 100))
 
@@ -126,7 +126,7 @@ def test_many_checkpoints_are_thinned_to_twelve_with_both_ends(monkeypatch: pyte
 
 @pytest.mark.parametrize(("count", "expected"), [(1, [0]), (2, [0, 1]), (5, [0, 1, 2, 3, 4])])
 def test_few_checkpoints_are_all_shown(count: int, expected: list[int]) -> None:
-    assert evenly(count) == expected
+    assert evenly(count, MOST) == expected
 
 
 def test_the_first_run_that_left_spectra_is_shown(monkeypatch: pytest.MonkeyPatch, arms: Arms, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from thalweg.landscapes import LandscapePlan, RunLandscape, SliceRecord
 from thalweg.report import valley_pictures
+from thalweg.report.landscape_slices import losses_along
 from thalweg.report.valley_pictures import (
     FLOOR,
     RATE,
@@ -20,7 +21,6 @@ from thalweg.report.valley_pictures import (
     STEPS,
     SWITCH,
     Valley,
-    at,
     descend,
     ground,
     raised,
@@ -79,7 +79,7 @@ def test_interpolation_is_exact_for_a_bilinear_loss_and_nothing_outside() -> Non
     path = np.array([[0.0, -1.0], [0.5, 1.3], [2.9, 2.5], [3.0, 3.0], [3.1, 0.0], [1.0, -1.2]])
     x, y = path.T
     expected = 2 + x - 3 * y + 0.5 * x * y
-    np.testing.assert_allclose(at(plane, path), [*expected[:4], np.nan, np.nan])
+    np.testing.assert_allclose(losses_along(plane, path), [*expected[:4], np.nan, np.nan])
 
 
 @pytest.mark.parametrize("valley", [u_valley(), v_valley()])
@@ -144,7 +144,7 @@ def test_training_paths_lie_on_the_measured_ground(planes: Planes, kept: list[Fi
     plane = arrays(planes, "looped")
     axes = next(a for a in kept[0].axes if a.get_title() == "measured: looped")
     drawn = path_of(axes)
-    over = np.isfinite(at(plane, plane["path"]))
+    over = np.isfinite(losses_along(plane, plane["path"]))
     np.testing.assert_allclose(drawn[:2].T, plane["path"][over])
     a, b = drawn[:2]
     above = 2 * (1 + 0.02 * a**2 + (b - 0.1 * a**2 + 0.3 * a) ** 2) - plane["losses"].min()

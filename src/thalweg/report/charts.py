@@ -17,7 +17,18 @@ from thalweg.records import EvaluationRecord, StudySummary
 from thalweg.report.curves import Band, band
 from thalweg.report.figures import DASHES, Grouped, Measure, score
 from thalweg.report.landscape_curves import PANELS, Arms, colour_of, taken
-from thalweg.report.landscape_slices import DEPTH, Spectra, edges_of, floor_of, has_plane, plane_of, shares_of, spectra_of
+from thalweg.report.landscape_slices import (
+    DEPTH,
+    Spectra,
+    edges_of,
+    evenly,
+    floor_of,
+    has_plane,
+    losses_along,
+    plane_of,
+    shares_of,
+    spectra_of,
+)
 
 COSTS: dict[str, Measure] = {
     "updates": lambda e: e.step,
@@ -141,7 +152,7 @@ def planes_chart(arms: Arms) -> list[dict]:
 def plane_chart(arm: str, run: RunLandscape, record: SliceRecord) -> dict:
     """One plane: places, losses ``(m, n)`` with the second direction along the rows, lowest loss, and path ``(K, 3)``."""
     plane = plane_of(run, record)
-    rows, columns = (thinned(len(plane[name])) for name in ("first", "second"))
+    rows, columns = (evenly(len(plane[name]), SIDE) for name in ("first", "second"))
     losses = plane["losses"].astype(np.float64)
     finite = losses[np.isfinite(losses)]
     low, span = float(finite.min()), float(np.ptp(finite)) or 1.0
@@ -158,25 +169,5 @@ def plane_chart(arm: str, run: RunLandscape, record: SliceRecord) -> dict:
         "losses": rounded(losses[np.ix_(rows, columns)].T),
         "low": significant(low),
         "depth": DEPTH * span,
-        "path": rounded(np.column_stack([path, heights(plane, path)])) if len(path) else [],
+        "path": rounded(np.column_stack([path, losses_along(plane, path)])) if len(path) else [],
     }
-
-
-def thinned(count: int) -> np.ndarray:
-    """At most `SIDE` of the indices, evenly spread, first and last always."""
-    return np.unique(np.linspace(0, count - 1, min(count, SIDE)).round().astype(int))
-
-
-def heights(plane: dict[str, np.ndarray], path: np.ndarray) -> list[float]:
-    """Loss of the plane below each point of a path, bilinear between its places; NaN outside."""
-    first, second, losses = (plane[name].astype(np.float64) for name in ("first", "second", "losses"))
-    found = []
-    for x, y in path:
-        if not (first[0] <= x <= first[-1] and second[0] <= y <= second[-1]):
-            found.append(math.nan)
-            continue
-        i, j = (min(int(np.searchsorted(axis, value, "right")) - 1, len(axis) - 2) for axis, value in ((first, x), (second, y)))
-        s, t = (x - first[i]) / (first[i + 1] - first[i]), (y - second[j]) / (second[j + 1] - second[j])
-        corners = losses[i : i + 2, j : j + 2]
-        found.append(float(np.array([1 - s, s]) @ corners @ np.array([1 - t, t])))
-    return found

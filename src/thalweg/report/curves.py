@@ -46,6 +46,14 @@ def band(
     return Band(grid, mean, low, high)
 
 
+def late_accuracies(runs: Sequence[RunRecord], stratum: str = "all", best: float = 0.0) -> tuple[float, float]:
+    """Limits that show the end of held-out accuracies: what all runs have in a sixth of their way, and the highest, or ``best``."""
+    curves = [[e.scores["held-out"][stratum].accuracy for e in run.evaluations] for run in runs]
+    low, high = min(one[max(1, len(one) // 6)] for one in curves), max(best, *(max(one) for one in curves))
+    room = (high - low) or 0.01
+    return low - 0.1 * room, high + 0.08 * room
+
+
 def by_arm(runs: dict[str, RunRecord], arms: Sequence[str]) -> dict[str, list[RunRecord]]:
     """The complete runs of each arm that has any, in the order of the arms."""
     grouped: dict[str, list[RunRecord]] = {}

@@ -59,6 +59,11 @@ STYLE: dict[Any, Any] = {
 
 Grouped = dict[str, list[RunRecord]]
 Measure = Callable[[EvaluationRecord], float]
+SPENT: dict[str, Measure] = {
+    "training time (s), evaluation left out": lambda e: e.seconds,
+    "counted operations (TFLOP)": lambda e: e.flops / 1e12,
+}
+"""What a run is paid with, by the label of its axis."""
 
 
 @dataclass(frozen=True)
@@ -192,14 +197,12 @@ def loss_against_cost(summary: StudySummary, grouped: Grouped) -> Drawn:
     unit, factor = ("bits per byte", 1 / math.log(2)) if text else ("nats per token", 1.0)
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for arm, runs in grouped.items():
-        y = score("held-out", "all", "loss", factor)
-        draw_band(left, arm, runs, lambda e: e.seconds, y)
-        draw_band(right, arm, runs, lambda e: e.flops / 1e12, y)
+    for axes, (label, cost) in zip((left, right), SPENT.items(), strict=True):
+        for arm, runs in grouped.items():
+            draw_band(axes, arm, runs, cost, score("held-out", "all", "loss", factor))
+        axes.set_xlabel(label)
     lowest, last = zoom([run for runs in grouped.values() for run in runs], factor)
     left.set_ylim(lowest, last)
-    left.set_xlabel("training time (s), evaluation left out")
-    right.set_xlabel("counted operations (TFLOP)")
     left.set_ylabel(f"held-out loss ({unit})")
     right.legend(fontsize=8)
     caption = (

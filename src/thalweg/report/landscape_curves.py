@@ -72,6 +72,21 @@ def over_seeds(seeds: Sequence[Numbers]) -> tuple[Band, np.ndarray]:
     return Band(np.array(steps, dtype=float), mean, low, high), error
 
 
+def runs_in_words(arms: Arms) -> str:
+    """Runs of every arm."""
+    return "Runs: " + ", ".join(f"{arm} {len(runs)}" for arm, runs in arms.items()) + "."
+
+
+def with_spectra(arms: Arms) -> dict[str, RunLandscape]:
+    """The first run of each arm that has left a spectrum."""
+    return {
+        arm: run
+        for arm, runs in arms.items()
+        for run in reversed(runs)
+        if any(run.spectrum_path(p.step).exists() for p in run.points)
+    }
+
+
 def taken(arms: Arms, panel: Panel) -> dict[str, tuple[Band, np.ndarray]]:
     """The curves of one panel, of the arms that have any."""
     found: dict[str, tuple[Band, np.ndarray]] = {}

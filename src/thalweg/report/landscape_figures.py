@@ -18,7 +18,9 @@ from thalweg.report.landscape_curves import (
     figure_alignment,
     figure_landscape,
     groups_of,
+    runs_in_words,
     taken,
+    with_spectra,
 )
 from thalweg.report.landscape_slices import figure_planes, figure_spectra, has_plane
 from thalweg.storage import write_json
@@ -41,11 +43,6 @@ def measured(runs: Iterable[RunLandscape]) -> str:
     return words + "."
 
 
-def seeds_in_words(arms: Arms) -> str:
-    """Runs of every arm."""
-    return "Runs: " + ", ".join(f"{arm} {len(runs)}" for arm, runs in arms.items()) + "."
-
-
 def ends(arms: Arms, panel: Panel) -> str:
     """The last mean of every arm."""
     return ", ".join(f"{arm} {curve.mean[-1]:.3g} at update {curve.x[-1]:g}" for arm, (curve, _) in taken(arms, panel).items())
@@ -59,7 +56,7 @@ def landscape_drawn(arms: Arms, caption: str) -> list[Drawn]:
         words = (
             f"The Hessian's spectrum over training. {BANDS}; bars: standard errors over probes, where matrix-free; dotted "
             "verticals: the first checkpoint with another number of passes. Eigenvalues in loss per squared weight. Information "
-            f"(Gaussian) is left out where it is infinite. {seeds_in_words(arms)} {measured(runs)} {caption}"
+            f"(Gaussian) is left out where it is infinite. {runs_in_words(arms)} {measured(runs)} {caption}"
         )
         last = "; ".join(f"{' '.join(p.label.replace('$', '').split())}: {ends(arms, p)}" for p in PANELS if taken(arms, p))
         alt = f"Panels over updates, one line an arm. Last values: {last}."
@@ -68,7 +65,7 @@ def landscape_drawn(arms: Arms, caption: str) -> list[Drawn]:
         words = (
             "The loss gradient of many passes against that of one pass, at the same weights and samples. Top: cosine of the "
             f"batch's two gradients; below: share of samples whose two gradients oppose each other. {BANDS}. "
-            f"{seeds_in_words(arms)} {caption}"
+            f"{runs_in_words(arms)} {caption}"
         )
         last = "; ".join(
             f"{group}: "
@@ -140,16 +137,6 @@ def run_figures(landscape: RunLandscape, caption: str) -> list[Path]:
     save_all(figures, folder)
     write_json(folder / "captions.json", {figure.name: {"caption": figure.caption, "alt": figure.alt} for figure in figures})
     return [folder / f"{f.name}.{kind}" for f in figures for kind in ("svg", "png")] + [folder / "captions.json"]
-
-
-def with_spectra(arms: Arms) -> dict[str, RunLandscape]:
-    """The first run of each arm that has left a spectrum."""
-    return {
-        arm: run
-        for arm, runs in arms.items()
-        for run in reversed(runs)
-        if any(run.spectrum_path(p.step).exists() for p in run.points)
-    }
 
 
 def planes_of(arms: Arms) -> dict[str, tuple[RunLandscape, SliceRecord]]:

@@ -18,10 +18,10 @@ from matplotlib.ticker import MaxNLocator
 
 from thalweg.landscapes import Measure, ReplayRecord, TheoremsRecord
 from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, drawn
-from thalweg.report.landscape_curves import Arms, over_seeds, readable
+from thalweg.report.landscape_curves import Arms, over_seeds, readable, runs_in_words
 from thalweg.report.landscape_ridges import PAIR, order_of, ridges_drawn
 from thalweg.report.landscape_slices import below, paved, plain
-from thalweg.report.landscape_valley import colours_of, condition_drawn, mark_rules, runs_in_words, split_drawn, threshold_drawn
+from thalweg.report.landscape_valley import colours_of, condition_drawn, mark_rules, split_drawn, threshold_drawn
 
 MARKERS = "osD^vP*X"
 """One a checkpoint."""

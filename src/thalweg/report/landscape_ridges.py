@@ -15,12 +15,13 @@ from matplotlib.axes import Axes
 
 from thalweg.landscapes import LandscapeRecord, RunLandscape, SplitRecord, read_arrays
 from thalweg.report.figures import STYLE, Drawn, drawn
-from thalweg.report.landscape_curves import Arms
+from thalweg.report.landscape_curves import Arms, with_spectra
 from thalweg.report.landscape_slices import (
     ACROSS,
     BINS,
     Spectra,
     edges_of,
+    evenly,
     floor_of,
     paved,
     plain,
@@ -66,27 +67,16 @@ class Ridges:
     """Smallest and largest eigenvalue (or node) at each checkpoint."""
 
 
-def evenly(count: int, most: int = MOST) -> list[int]:
-    """At most ``most`` of ``count`` places, as evenly spread as can be, first and last always."""
-    return sorted({int(place) for place in np.linspace(0, count - 1, min(count, most)).round()})
-
-
 def shown_of(arms: Arms) -> tuple[dict[str, Spectra], dict[str, str]]:
     """The spectra of the first run of each arm that left any, at the checkpoints that are drawn, and the names of these runs."""
     found: dict[str, Spectra] = {}
-    names: dict[str, str] = {}
-    for arm, runs in arms.items():
-        for run in runs:
-            spectra = spectra_of(run)
-            if spectra.points:
-                kept = evenly(len(spectra.points))
-                points, values, weights = spectra.points, spectra.values, spectra.weights
-                found[arm] = Spectra(
-                    tuple(points[i] for i in kept), tuple(values[i] for i in kept), tuple(weights[i] for i in kept)
-                )
-                names[arm] = run.folder.parent.name
-                break
-    return found, names
+    runs = with_spectra(arms)
+    for arm, run in runs.items():
+        spectra = spectra_of(run)
+        kept = evenly(len(spectra.points), MOST)
+        of = (spectra.points, spectra.values, spectra.weights)
+        found[arm] = Spectra(*(tuple(part[i] for i in kept) for part in of))  # type: ignore[arg-type]
+    return found, {arm: run.folder.parent.name for arm, run in runs.items()}
 
 
 def ridges_of(name: str, spectra: Spectra, edges: np.ndarray) -> Ridges:

@@ -199,6 +199,26 @@ def plane_of(landscape: RunLandscape, record: SliceRecord) -> dict[str, np.ndarr
     return found
 
 
+def losses_along(plane: dict[str, np.ndarray], path: np.ndarray) -> np.ndarray:
+    """Losses of a plane along a path ``(K, 2)``, bilinear between the places of the grid, ``(K,)``; NaN outside of it."""
+    found = np.full(len(path), np.nan)
+    places = [
+        np.interp(path[:, k], plane[name], np.arange(len(plane[name])), np.nan, np.nan)
+        for k, name in enumerate(("first", "second"))
+    ]
+    inside = np.isfinite(places[0]) & np.isfinite(places[1])
+    low = [np.minimum(place[inside].astype(int), size - 2) for place, size in zip(places, plane["losses"].shape, strict=True)]
+    (i, j), (s, t) = low, (place[inside] - cell for place, cell in zip(places, low, strict=True))
+    z = plane["losses"].astype(np.float64)
+    found[inside] = (1 - s) * ((1 - t) * z[i, j] + t * z[i, j + 1]) + s * ((1 - t) * z[i + 1, j] + t * z[i + 1, j + 1])
+    return found
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` places, as evenly spread as can be, first and last always."""
+    return sorted({int(place) for place in np.linspace(0, count - 1, min(count, most)).round()})
+
+
 def has_plane(landscape: RunLandscape, record: SliceRecord) -> bool:
     """Whether there is something to draw."""
     found = read_arrays(landscape.slice_path(record.name), PLANE)

@@ -25,6 +25,7 @@ from thalweg.report.landscape_curves import (
     mark_passes,
     over_seeds,
     readable,
+    runs_in_words,
     scale_axis,
     taken,
     training_axis,
@@ -66,11 +67,6 @@ CONDITIONS = (
     Condition("kappa_q", "$\\kappa_q$ of the valley (90 %\nover 10 % quantile)", lambda s: s.kappa_q, True, 1),
     Condition("spread", "spread of the valley (standard\ndeviation of log eigenvalue, nats)", lambda s: s.spread, False, 0),
 )
-
-
-def runs_in_words(arms: Arms) -> str:
-    """Runs of every arm."""
-    return "Runs: " + ", ".join(f"{arm} {len(runs)}" for arm, runs in arms.items()) + "."
 
 
 def colours_of(arms: Arms) -> dict[str, str]:

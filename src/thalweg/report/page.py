@@ -20,13 +20,13 @@ from thalweg.records import Cell, RunRecord, StudySummary, Verdict
 from thalweg.report.charts import curves_chart, planes_chart, spectra_chart, styles
 from thalweg.report.curves import by_arm
 from thalweg.report.figures import Drawn, draw_all, save_all, setup
-from thalweg.report.landscape_curves import Arms
-from thalweg.report.landscape_figures import planes_of, study_figures, with_spectra
+from thalweg.report.landscape_curves import Arms, with_spectra
+from thalweg.report.landscape_figures import planes_of, study_figures
 from thalweg.report.landscape_motion import valley_figures
 from thalweg.report.longer import figure_lengths
 from thalweg.report.phase_figures import phases_drawn
 from thalweg.report.source_figures import source_drawn
-from thalweg.report.topics import sections
+from thalweg.report.topics import counted, sections
 from thalweg.report.valley_pictures import valleys_drawn
 from thalweg.report.verdict_figures import accuracy_against_cost, step_time, verdicts_drawn
 from thalweg.storage import write_text
@@ -118,7 +118,7 @@ def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts
         chart_words=CHARTS,
         plotly=Markup(packed_plotly()),
         script=Markup(PAGES.get_template("page.js").render()),
-        address=data_address,
+        addresses={name: data_address(figure) for name, figure in named.items()},
         repeat=command(summary),
         again=shlex.join(["thalweg", "report", str(folder)]),
         answer=answer(summary),
@@ -178,10 +178,10 @@ def in_a_sentence(one: Verdict) -> str:
 
 def totals(summary: StudySummary) -> str:
     """All claims in one sentence."""
-    words = ("supported", "contradicted", "undecided", "not measured")
-    counts = [sum(v.verdict == word for v in summary.verdicts) for word in words]
-    last = f", {counts[3]} not measured" if counts[3] else ""
-    return f"In all {counts[0]} claims supported, {counts[1]} contradicted, {counts[2]} undecided{last}"
+    counts = counted(summary.verdicts)
+    last = f", {counts['not measured']} not measured" if counts["not measured"] else ""
+    told = f"{counts['supported']} claims supported, {counts['contradicted']} contradicted, {counts['undecided']} undecided"
+    return f"In all {told}{last}"
 
 
 def number(value: float | None) -> str:

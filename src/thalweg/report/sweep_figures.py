@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from thalweg.records import RunRecord, Scores
-from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, Grouped, Measure, draw_band, drawn, score, setup, zoom
+from thalweg.report.curves import late_accuracies
+from thalweg.report.figures import COLOURS, DASHES, SPENT, STYLE, Drawn, Grouped, draw_band, drawn, score, setup, zoom
 from thalweg.report.sweep_dots import dots_drawn
 from thalweg.report.sweep_maps import WIDTH, maps_drawn, outcome_named
 from thalweg.report.sweep_steps import by_step_drawn
@@ -43,13 +44,6 @@ def curves_of(summary: SweepSummary, runs: dict[str, RunRecord]) -> Grouped:
     return grouped
 
 
-COSTS: tuple[tuple[str, Measure], ...] = (
-    ("training time (s), evaluation left out", lambda e: e.seconds),
-    ("counted operations (TFLOP)", lambda e: e.flops / 1e12),
-)
-"""What a way to train is paid with: label of the axis, and how it is read."""
-
-
 def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     """Held-out loss and accuracy against training time and against counted operations."""
     if not grouped:
@@ -58,7 +52,7 @@ def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     grid = figure.subplots(2, 2, sharex="col", sharey="row")
     looped = outcome_named(summary, "looped")
     goal = looped.final_loss.mean if looped else None
-    for column, (label, cost) in enumerate(COSTS):
+    for column, (label, cost) in enumerate(SPENT.items()):
         for row, (what, factor) in enumerate((("loss", 1.0), ("accuracy", 100.0))):
             axes = grid[row][column]
             for name, runs in grouped.items():
@@ -69,7 +63,7 @@ def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
         grid[1][column].set_xlabel(label)
     every = [run for runs in grouped.values() for run in runs]
     grid[0][0].set_ylim(*zoom(every, 1.0))
-    grid[1][0].set_ylim(*accuracy_zoom(every))
+    grid[1][0].set_ylim(*(100 * end for end in late_accuracies(every)))
     grid[0][0].set_ylabel(f"held-out loss ({summary.per_token})")
     grid[1][0].set_ylabel("held-out accuracy (%)")
     lines, labels = grid[0][0].get_legend_handles_labels()
@@ -86,13 +80,6 @@ def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
         "" if goal is None else f" Looped's final loss: {goal:.3f}."
     )
     return [drawn(figure, "loss-over-time", "How fast is each way?", caption, alt)]
-
-
-def accuracy_zoom(runs: list[RunRecord]) -> tuple[float, float]:
-    """Limits in per cent that show the end of the curves: from a little below what all have in a sixth of the run to the best."""
-    curves = [[percent(e.scores) for e in run.evaluations] for run in runs]
-    low, high = min(one[max(1, len(one) // 6)] for one in curves), max(max(one) for one in curves)
-    return low - 0.1 * (high - low), high + 0.05 * (high - low)
 
 
 def last(runs: list[RunRecord], what: str) -> float:
@@ -202,7 +189,7 @@ def draw_early(axes: Axes, found: Grouped) -> None:
     begin, end = switch[0], switch[0] + switch[1]
     axes.axvspan(begin, end, color="black", alpha=0.06, linewidth=0)
     axes.set_xlim(0, max(2 * end, REACH))
-    axes.set_ylim(*accuracy_zoom([run for runs in found.values() for run in runs]))
+    axes.set_ylim(*(100 * end for end in late_accuracies([run for runs in found.values() for run in runs])))
     axes.set_xlabel("updates")
     axes.legend(fontsize=8, loc="lower right")
 

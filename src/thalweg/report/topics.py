@@ -107,9 +107,13 @@ class Section:
     @property
     def counts(self) -> dict[str, int]:
         """Verdict -> how many claims have it; without those that none has."""
-        words = ("supported", "contradicted", "undecided", "not measured")
-        found = {word: sum(one.verdict == word for one in self.verdicts) for word in words}
-        return {word: count for word, count in found.items() if count}
+        return {word: count for word, count in counted(self.verdicts).items() if count}
+
+
+def counted(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Verdict -> how many claims have it."""
+    words = ("supported", "contradicted", "undecided", "not measured")
+    return {word: sum(one.verdict == word for one in verdicts) for word in words}
 
 
 def sections(verdicts: Sequence[Verdict], figures: Sequence[str], charts: Sequence[str]) -> list[Section]:

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from thalweg.landscapes import RunLandscape, SliceRecord
 from thalweg.report.figures import STYLE, Drawn, drawn
-from thalweg.report.landscape_slices import plain, plane_of
+from thalweg.report.landscape_slices import losses_along, plain, plane_of
 
 ARMS = ("single", "looped", "shift")
 """Arms that have a picture, in their order."""
@@ -111,21 +111,6 @@ def raised(above: np.ndarray) -> np.ndarray:
     return np.log10(1 + np.maximum(above, 0) / FLOOR)
 
 
-def at(plane: dict[str, np.ndarray], path: np.ndarray) -> np.ndarray:
-    """Losses of a plane along a path ``(K,)``, straight between the places of the grid; NaN outside of it."""
-    found = np.full(len(path), np.nan)
-    places = [
-        np.interp(path[:, k], plane[name], np.arange(len(plane[name])), np.nan, np.nan)
-        for k, name in enumerate(("first", "second"))
-    ]
-    inside = np.isfinite(places[0]) & np.isfinite(places[1])
-    low = [np.minimum(place[inside].astype(int), size - 2) for place, size in zip(places, plane["losses"].shape, strict=True)]
-    (i, j), (s, t) = low, (place[inside] - cell for place, cell in zip(places, low, strict=True))
-    z = plane["losses"].astype(np.float64)
-    found[inside] = (1 - s) * ((1 - t) * z[i, j] + t * z[i, j + 1]) + s * ((1 - t) * z[i + 1, j] + t * z[i + 1, j + 1])
-    return found
-
-
 @matplotlib.rc_context({**STYLE, "svg.fonttype": "none"})  # as outlines its letters are 100 kB
 def valleys_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], caption: str) -> Drawn | None:
     """Above, the measured plane of each arm as a landscape; below, the valley that the conjecture has for it.
@@ -194,7 +179,7 @@ def measured(axes: Any, plane: dict[str, np.ndarray], names: tuple[str, str], to
     x, y = np.meshgrid(plane["first"], plane["second"], indexing="ij")
     landscape(axes, x, y, raised(plane["losses"] - lowest), (0.0, float(raised(np.array(top or FLOOR)))))
     if "path" in plane:
-        follow(axes, plane["path"], raised(at(plane, plane["path"]) - lowest))
+        follow(axes, plane["path"], raised(losses_along(plane, plane["path"]) - lowest))
     told = [tick for tick in TICKS if tick <= (top or FLOOR)]
     axes.set_zticks([float(raised(np.array(tick))) for tick in told], [f"{tick:g}" for tick in told])
     axes.set_xlabel(plain(names[0]), fontsize=7, labelpad=-6)

@@ -18,8 +18,9 @@ from matplotlib.ticker import MaxNLocator
 
 from thalweg.intervals import interval, slope
 from thalweg.records import Cell, EvaluationRecord, RunRecord, StudySummary, Verdict
-from thalweg.report.figures import COLOURS, STYLE, Drawn, Grouped, Measure, ceiling, draw_band, drawn, score
-from thalweg.report.topics import sections
+from thalweg.report.curves import late_accuracies
+from thalweg.report.figures import COLOURS, SPENT, STYLE, Drawn, Grouped, ceiling, draw_band, drawn, score
+from thalweg.report.topics import counted, sections
 
 MARKS: dict[str, dict[str, Any]] = {
     "supported": {"marker": "o", "color": "#009E73"},
@@ -38,11 +39,6 @@ CLAIM, VALUE = 66, 44
 """Letters of a line of the claim and of the number's name."""
 MARKERS = "osD^vPX*"
 """Of arms, where they share an axis."""
-SPENT: dict[str, Measure] = {
-    "training time (s), evaluation left out": lambda e: e.seconds,
-    "counted operations (TFLOP)": lambda e: e.flops / 1e12,
-}
-"""What accuracy is paid with, by its axis."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ def verdicts_drawn(summary: StudySummary, caption: str) -> Drawn | None:
         axes.text(0.32, row.at, row.claim, **words)
         axes.text(right - 0.95, row.at, row.verdict, color="#333333", **words)
         axes.text(right, row.at, row.number, **words)
-    counts = {word: sum(v.verdict == word for v in summary.verdicts) for word in MARKS}
+    counts = counted(summary.verdicts)
     keys = [
         Line2D([], [], linestyle="none", markersize=7 * scale, label=f"{n} {word}", **MARKS[word]) for word, n in counts.items()
     ]
@@ -148,7 +144,7 @@ def accuracy_against_cost(summary: StudySummary, grouped: Grouped, caption: str)
                 draw_band(axes, arm, runs, cost, score("held-out", stratum, "accuracy"))
             if best := bayes(shown, stratum):
                 axes.axhline(best, color="black", linewidth=0.9, dashes=(6, 3), label="Bayes ceiling")
-        grid[row][0].set_ylim(*late(every, stratum, bayes(shown, stratum)))
+        grid[row][0].set_ylim(*late_accuracies(every, stratum, bayes(shown, stratum) or 0.0))
         grid[row][0].set_ylabel(f"held-out accuracy, {'all positions' if summary.task == 'text' else f'{stratum} sequences'}")
     for axes, words in zip(grid[-1], SPENT, strict=True):
         axes.set_xlabel(words)
@@ -169,14 +165,6 @@ def bayes(grouped: Grouped, stratum: str) -> float | None:
     summaries = [run.summary for runs in grouped.values() for run in runs if run.summary]
     known = all(stratum in one.ceilings.get("held-out", {}) for one in summaries)
     return ceiling(grouped, "held-out", stratum) if known else None
-
-
-def late(runs: Sequence[RunRecord], stratum: str, best: float | None) -> tuple[float, float]:
-    """Limits that show the end of the curves: from what all have reached in a sixth of the run to the highest."""
-    curves = [[e.scores["held-out"][stratum].accuracy for e in run.evaluations] for run in runs]
-    low, high = min(one[max(1, len(one) // 6)] for one in curves), max([best or 0.0, *(max(one) for one in curves)])
-    room = (high - low) or 0.01
-    return low - 0.1 * room, high + 0.08 * room
 
 
 def named(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:

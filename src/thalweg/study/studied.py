@@ -12,9 +12,7 @@ from typing import Any
 from thalweg.errors import BadInputError, DamagedFileError
 from thalweg.plain import to_dict
 from thalweg.records import Cell, StudySummary, read_lengths, read_run
-from thalweg.report.compare import (
-    flat,
-)
+from thalweg.report.compare import flat
 from thalweg.study.measures import Pairs, final, in_bits
 from thalweg.study.outcomes import outcome_of
 from thalweg.study.recipes import StudyConfig
