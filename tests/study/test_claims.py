@@ -94,7 +94,7 @@ def everything() -> tuple[dict, dict, dict]:
 
 
 def lines(runs: dict, landscapes: dict, spectra: dict) -> list[Verdict]:
-    return landscape_verdicts(runs, landscapes, lambda *key: spectra.get(key))
+    return landscape_verdicts(Evidence(runs, landscapes, lambda *key: spectra.get(key)))
 
 
 def test_nothing_gives_every_line_as_not_measured_with_a_reason() -> None:

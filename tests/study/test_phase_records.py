@@ -2,11 +2,17 @@
 
 from dataclasses import replace
 
-from planted import landscape, point
+from planted import END, landscape, point, run
 
 from thalweg.landscape.phases import LEAST_POINTS
 from thalweg.landscapes import Measure
+from thalweg.study.claims_spectra import phases_of
+from thalweg.study.evidence import Evidence
 from thalweg.study.phase_records import phase_records
+
+
+def recorded(landscapes):
+    return phase_records(Evidence({}, landscapes, lambda *key: None))
 
 
 def planted_run(values):
@@ -16,7 +22,7 @@ def planted_run(values):
 def test_a_fall_and_a_rise_are_two_phases_that_meet_and_cover_the_run():
     half = LEAST_POINTS // 2
     values = [5 - 0.1 * k for k in range(half)] + [3 + 0.1 * k for k in range(half)]
-    found = phase_records({"looped": {3: planted_run(values)}})
+    found = recorded({"looped": {3: planted_run(values)}})
     assert [(one.arm, one.seed, one.label) for one in found] == [("looped", 3, "collapse"), ("looped", 3, "diversification")]
     assert (found[0].begin, found[-1].end) == (0, 10 * (2 * half - 1))
     assert found[0].end == found[1].begin
@@ -24,4 +30,21 @@ def test_a_fall_and_a_rise_are_two_phases_that_meet_and_cover_the_run():
 
 
 def test_runs_with_few_checkpoints_have_none():
-    assert phase_records({"looped": {0: planted_run([1.0] * (LEAST_POINTS - 1))}}) == ()
+    assert recorded({"looped": {0: planted_run([1.0] * (LEAST_POINTS - 1))}}) == ()
+
+
+def test_what_is_drawn_is_what_the_claim_is_judged_by():
+    """A rise of a hundredth of what another seed spans is stable: all runs of an arm are cut with one tolerance."""
+    wide = [5 - 0.1 * k for k in range(LEAST_POINTS)]
+    narrow = [1 + 0.001 * k for k in range(LEAST_POINTS)]
+    evidence = Evidence({}, {"looped": {0: planted_run(wide), 1: planted_run(narrow), 2: planted_run(wide)}}, lambda *key: None)
+    found = {one.seed: one.label for one in phase_records(evidence)}
+    assert found == {0: "collapse", 1: "stable", 2: "collapse"}
+    assert [run.labels for run in phases_of(evidence, "looped").runs] == [("collapse",), ("stable",), ("collapse",)]
+    assert {one.label for one in recorded({"looped": {1: planted_run(narrow)}})} == {"diversification"}
+
+
+def test_runs_that_were_not_measured_to_their_end_have_none():
+    assert 10 * LEAST_POINTS < END / 2
+    evidence = Evidence({"looped": {0: run()}}, {"looped": {0: planted_run([1.0] * LEAST_POINTS)}}, lambda *key: None)
+    assert phase_records(evidence) == ()

@@ -7,8 +7,8 @@ from thalweg.study.claims_dominance import smaller_one_by_one
 from thalweg.study.claims_motion import aligned_early, drives, force_pays, hops, larger_force, trapped
 from thalweg.study.claims_samples import easier, explained_away, longer, two_phases
 from thalweg.study.claims_spectra import freezes, steeper, three_phases, uneven, valley_is
-from thalweg.study.evidence import Evidence, Finding, Landscapes, Rule, Spectra, conjunction, judged
-from thalweg.study.verdicts import Runs, verdict
+from thalweg.study.evidence import Evidence, Finding, Rule, conjunction, judged
+from thalweg.study.verdicts import verdict
 
 U, TRAPPED = "single's valley is a U", "single is trapped"
 V, HOPS, DRIVES = "looped's valley is a V", "looped hops between the valley's walls", "hopping drives looped down the river"
@@ -78,15 +78,8 @@ CLAIMS: dict[str, dict[str, Rule]] = {
 """Section of the page -> claim -> how it is judged."""
 
 
-def landscape_verdicts(runs: Runs, landscapes: Landscapes, spectra: Spectra) -> list[Verdict]:
-    """One line for every claim, "not measured" where the records do not suffice.
-
-    Args:
-        runs: complete runs, by arm and seed.
-        landscapes: likewise; arms, seeds and parts may be missing.
-        spectra: see `thalweg.study.evidence.Spectra`.
-    """
-    evidence = Evidence(runs, landscapes, spectra)
+def landscape_verdicts(evidence: Evidence) -> list[Verdict]:
+    """One line for every claim, "not measured" where the records do not suffice."""
     return [
         verdict(claim, found.decision, found.test, found.numbers, topic)
         for topic, rules in CLAIMS.items()

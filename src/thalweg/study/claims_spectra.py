@@ -17,7 +17,7 @@ from thalweg.landscape.phases import LEAST_POINTS, THREE, PhasesOverSeeds, phase
 from thalweg.landscape.threshold import threshold
 from thalweg.landscape.valley import MIN_SEEDS as CLASS_SEEDS
 from thalweg.landscape.valley import Class, classify_seeds, sign_flip_test
-from thalweg.landscapes import LandscapeRecord
+from thalweg.landscapes import LandscapeRecord, RunLandscape
 from thalweg.records import Cell
 from thalweg.study.evidence import LATE, Evidence, Finding, Rule, beyond, known, log_ratio, mean, over_seeds, shown
 from thalweg.study.measures import as_cell
@@ -92,19 +92,30 @@ def three_phases(e: Evidence) -> Finding:
 
 
 def phases_of(e: Evidence, arm: str) -> PhasesOverSeeds:
-    """Of the entropies of every seed that has enough checkpoints up to the end of its run."""
+    """Of the seeds whose runs were measured to their end, at enough checkpoints."""
+    late = [found for seed, found in e.of(arm).items() if e.late(arm, seed, found.points)]
+    cut = cut_over_seeds(e, arm)
+    if cut is None or len(cut.runs) < MIN_SEEDS:
+        fewest = min((len(found.points) for found in late), default=0)
+        if fewest < LEAST_POINTS and late:
+            raise InsufficientDataError(f"{arm}: {fewest} checkpoints, at least {LEAST_POINTS} needed")
+        raise InsufficientDataError(f"entropies of {arm} to the end of the run: {len(late)} seeds, at least {MIN_SEEDS} needed")
+    return cut
+
+
+def cut_over_seeds(e: Evidence, arm: str) -> PhasesOverSeeds | None:
+    """The phases of all runs of `long_landscapes`, in their order, with one tolerance; None where there are none."""
     series = [
-        torch.tensor([point.entropy.value for point in landscape.points], dtype=torch.float64)
-        for seed, landscape in e.of(arm).items()
-        if e.late(arm, seed, landscape.points)
+        torch.tensor([point.entropy.value for point in found.points], dtype=torch.float64)
+        for found in long_landscapes(e, arm).values()
     ]
-    long = [values for values in series if len(values) >= LEAST_POINTS]
-    if len(long) < min(MIN_SEEDS, len(series)):
-        fewest = min(len(values) for values in series)
-        raise InsufficientDataError(f"{arm}: {fewest} checkpoints, at least {LEAST_POINTS} needed")
-    if len(long) < MIN_SEEDS:
-        raise InsufficientDataError(f"entropies of {arm} to the end of the run: {len(long)} seeds, at least {MIN_SEEDS} needed")
-    return phases_over_seeds(long, spacing="log-step")
+    return phases_over_seeds(series, spacing="log-step") if series else None
+
+
+def long_landscapes(e: Evidence, arm: str) -> dict[int, RunLandscape]:
+    """Seed -> landscape that goes to the end of its run, with enough checkpoints to look for phases."""
+    found = e.landscapes.get(arm, {})
+    return {s: found[s] for s in sorted(found) if len(found[s].points) >= LEAST_POINTS and e.late(arm, s, found[s].points)}
 
 
 def shares_of(found: PhasesOverSeeds, arm: str) -> dict[str, Cell]:

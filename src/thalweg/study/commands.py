@@ -11,12 +11,12 @@ from rich.table import Table
 
 from thalweg.errors import StudyError, require
 from thalweg.plain import to_dict
-from thalweg.records import Cell, StudySummary, Verdict, read_run
+from thalweg.records import Cell, StudySummary, Verdict
 from thalweg.report.page import NUMBERS, write_report
 from thalweg.storage import locked
 from thalweg.study.queue import Job, work_off
 from thalweg.study.recipes import StudyConfig, runs_of
-from thalweg.study.study import claim_study, jobs_of, landscapes_of, read_study, summarise
+from thalweg.study.study import claim_study, complete_runs, jobs_of, landscapes_of, read_study, summary_of
 from thalweg.train.assemble import make_data
 from thalweg.train.callbacks import Tenths, progress_bar
 
@@ -72,9 +72,11 @@ def make_report(folder: Path, as_json: bool) -> None:
 
 def report_on(study: StudyConfig, folder: Path) -> StudySummary:
     """Summarise and write figures and page."""
-    summary, jobs = summarise(study, folder), jobs_of(study, folder)
-    runs = {job.name: read_run(job.folder) for job in jobs if job.complete}
-    write_report(summary, runs, folder, landscapes_of(jobs))
+    jobs = jobs_of(study, folder)
+    runs, landscapes = complete_runs(study, jobs), landscapes_of(jobs)
+    summary = summary_of(study, folder, jobs, runs, landscapes)
+    named = {job.name: runs[job.config.arm][job.config.seed] for job in jobs if job.config.seed in runs[job.config.arm]}
+    write_report(summary, named, folder, landscapes)
     return summary
 
 

@@ -11,18 +11,20 @@ from typing import Any
 
 from thalweg.errors import BadInputError, DamagedFileError
 from thalweg.plain import to_dict
-from thalweg.records import Cell, StudySummary, read_lengths, read_run
+from thalweg.records import Cell, StudySummary, read_lengths
 from thalweg.report.compare import flat
 from thalweg.study.measures import Pairs, final, in_bits
 from thalweg.study.outcomes import outcome_of
 from thalweg.study.recipes import StudyConfig
-from thalweg.study.study import jobs_of, markov_table, summarise, text_table
+from thalweg.study.study import complete_runs, jobs_of, landscapes_of, markov_table, summary_of, text_table
 from thalweg.study.sweep import places, read_in_unit
 from thalweg.study.sweep import summarise as summarise_sweep
 from thalweg.study.switching import SweepConfig, ways_of
 from thalweg.study.task_outcomes import task_outcome
 from thalweg.study.task_recipes import TaskStudyConfig
-from thalweg.study.task_study import summarise_tasks, task_jobs
+from thalweg.study.task_study import complete_runs as complete_tasks
+from thalweg.study.task_study import summary_of as task_summary
+from thalweg.study.task_study import task_jobs
 from thalweg.sweeps import Share, SweepSummary
 from thalweg.task_studies import TaskStudySummary
 from thalweg.train.config import RunConfig, read_config
@@ -83,11 +85,9 @@ def read(plan: StudyConfig | SweepConfig | TaskStudyConfig, folder: Path) -> Stu
 
 def of_study(study: StudyConfig, folder: Path) -> Studied:
     """Of a study of markov or text: the columns of its table, run by run."""
-    summary, jobs, text = summarise(study, folder), jobs_of(study, folder), study.task == "text"
-    runs: dict[str, Pairs] = {arm: {} for arm in study.arms}
-    for job in jobs:
-        if job.complete:
-            runs[job.config.arm][job.config.seed] = read_run(job.folder)
+    jobs, text = jobs_of(study, folder), study.task == "text"
+    runs = complete_runs(study, jobs)
+    summary = summary_of(study, folder, jobs, runs, landscapes_of(jobs))
     looped = runs.get("looped", {})
 
     def numbers(arm: str, seed: int) -> Numbers:
@@ -138,8 +138,9 @@ def complete(folder: Path) -> bool:
 
 def of_tasks(study: TaskStudyConfig, folder: Path) -> Studied:
     """Of a study of tasks: the outcome of each arm on each task, run by run."""
-    summary, jobs = summarise_tasks(study, folder), task_jobs(study, folder)
-    runs = {key: read_run(job.folder) for key, job in jobs.items() if job.complete}
+    jobs = task_jobs(study, folder)
+    runs = complete_tasks(jobs)
+    summary = task_summary(study, folder, jobs, runs)
     headings = {"trained": "exact match, trained lengths"} | {name: words.format(unit="nats") for name, words in SWITCHING.items()}
 
     def numbers(task: str, arm: str, seed: int) -> Numbers:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import FolderError
-from thalweg.landscapes import RunLandscape, read_arrays, read_landscape, spectrum_path
+from thalweg.landscapes import read_arrays, read_landscape, spectrum_path
 from thalweg.models.config import ModelConfig
 from thalweg.plain import to_dict
 from thalweg.records import Cell, PhaseRecord, RunRecord, Score, StudySummary, read_run, recorded
 from thalweg.storage import read_json, write_json
 from thalweg.study.claims import landscape_verdicts
+from thalweg.study.evidence import Evidence, Landscapes, Spectra
 from thalweg.study.measures import bits_per_byte, cell, cost_to_target, final
 from thalweg.study.phase_records import phase_records
 from thalweg.study.queue import Job, prepare
@@ -68,10 +69,20 @@ def read_study(folder: Path) -> StudyConfig:
 def summarise(study: StudyConfig, folder: Path) -> StudySummary:
     """Table and verdicts from the records of the complete runs; what is missing is named. Writes ``summary.json``."""
     jobs = jobs_of(study, folder)
+    return summary_of(study, folder, jobs, complete_runs(study, jobs), landscapes_of(jobs))
+
+
+def complete_runs(study: StudyConfig, jobs: list[Job]) -> Runs:
+    """The records of the complete runs; an arm that has none is there."""
     runs: Runs = {arm: {} for arm in study.arms}
     for job in jobs:
         if job.complete:
             runs[job.config.arm][job.config.seed] = read_run(job.folder)
+    return runs
+
+
+def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, landscapes: Landscapes) -> StudySummary:
+    """The same from jobs and records that are there."""
     missing = tuple(job.told for job in jobs if not job.complete)
     unmeasured = tuple(job.landscape_told for job in jobs if job.complete and not job.measured)
     if len(missing) == len(jobs):
@@ -80,9 +91,9 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
     verdicts = (markov_verdicts if study.task == "markov" else text_verdicts)(runs)
     phases: tuple[PhaseRecord, ...] = ()
     if study.landscape:
-        landscapes = landscapes_of(jobs)
-        verdicts += landscape_verdicts(runs, landscapes, spectra_of(jobs))
-        phases = phase_records(landscapes)
+        evidence = Evidence(runs, landscapes, spectra_of(jobs))
+        verdicts += landscape_verdicts(evidence)
+        phases = phase_records(evidence)
     some = next(run for seeds in runs.values() for run in seeds.values()).summary
     assert some is not None
     summary = StudySummary(
@@ -106,9 +117,9 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
     return summary
 
 
-def landscapes_of(jobs: list[Job]) -> dict[str, dict[int, RunLandscape]]:
+def landscapes_of(jobs: list[Job]) -> Landscapes:
     """Arm -> seed -> what is known of its landscape, of complete runs."""
-    found: dict[str, dict[int, RunLandscape]] = {}
+    found: Landscapes = {}
     for job in jobs:
         measured = read_landscape(job.folder) if job.complete else None
         if measured is not None:
@@ -116,7 +127,7 @@ def landscapes_of(jobs: list[Job]) -> dict[str, dict[int, RunLandscape]]:
     return found
 
 
-def spectra_of(jobs: list[Job]) -> Callable[[str, int, int], Tensor | None]:
+def spectra_of(jobs: list[Job]) -> Spectra:
     """``(arm, seed, step)`` -> exact eigenvalues ``(P,)`` in float64, or None where there are none."""
     folders = {(job.config.arm, job.config.seed): job.folder / "landscape" for job in jobs}
 
