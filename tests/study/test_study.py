@@ -119,6 +119,12 @@ def test_a_failed_run_leaves_the_others_and_is_named(tiny: RunConfig, tmp_path: 
     assert shares == sorted(shares)
 
 
+@pytest.mark.parametrize("torn", ["", '{"type": "step", "step": ', '{"type": "step", "step": 1'])
+def test_a_line_that_is_being_written_is_not_read(torn: str, tiny: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"type": "step", "step": 25, "loss": 1.0}\n' + torn)
+    assert Job("one", tiny, tmp_path).told == f"one (25 of {tiny.training.steps:,} updates)"
+
+
 @pytest.mark.slow
 def test_an_interrupted_study_stops_its_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "thalweg", "study", "markov", "--out", str(tmp_path / "s"), "--jobs", "2"]

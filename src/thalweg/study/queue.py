@@ -104,7 +104,8 @@ def last_step(journal: Path) -> int:
     try:
         with journal.open("rb") as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - 4096))
-            steps = [line.split(b'"step": ')[1] for line in handle.read().split(b"\n") if b'"step": ' in line]
+            whole = handle.read().rpartition(b"\n")[0]  # a line that is being written has no end yet
+            steps = [line.split(b'"step": ')[1] for line in whole.split(b"\n") if b'"step": ' in line]
     except OSError:
         return 0
     return int(steps[-1].split(b",")[0]) if steps else 0
