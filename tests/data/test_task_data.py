@@ -148,6 +148,11 @@ class Dips(Parity):
         return 0 if length == 10 else length
 
 
+class Eases(Parity):
+    def loops(self, length):
+        return 9 if length == 2 else length
+
+
 def test_a_users_task_is_checked_when_it_is_found_by_name_too():
     with pytest.raises(BadInputError, match="the oracle disagrees with the answer of query"):
         TaskData(TaskConfig(f"{__name__}:Disagrees", samples=1), 0)
@@ -156,6 +161,12 @@ def test_a_users_task_is_checked_when_it_is_found_by_name_too():
 def test_loops_below_1_are_refused_at_any_trained_length():
     with pytest.raises(BadInputError, match="task parity: loops at length 10: given 0, expected at least 1"):
         TaskConfig(f"{__name__}:Dips")
+
+
+def test_lengths_that_follow_the_stage_ask_for_passes_that_never_fall():
+    TaskConfig(f"{__name__}:Eases")
+    with pytest.raises(BadInputError, match="loops at length 3: given 3, expected no fewer than at the length before"):
+        TaskConfig(f"{__name__}:Eases", lengths="stage")
 
 
 @pytest.mark.parametrize(

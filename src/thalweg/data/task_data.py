@@ -87,6 +87,9 @@ class TaskConfig:
         task = find_task(self.task)
         for length in range(1, self.longest + 1):
             require(task.loops(length) >= 1, f"task {task.name}: loops at length {length}", task.loops(length), "at least 1")
+            fewer = self.lengths == "stage" and task.loops(length) < task.loops(max(1, length - 1))
+            wanted = 'no fewer than at the length before, or data.lengths = "grow": a stage takes all lengths up to its longest'
+            require(not fewer, f"task {task.name}: loops at length {length}", task.loops(length), wanted)
 
     @property
     def vocabulary(self) -> int:
