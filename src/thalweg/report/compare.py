@@ -189,18 +189,18 @@ def write_comparison(found: Comparison, curves: Curves, folder: Path) -> Path:
     write_json(folder / RECORD, to_dict(found))
     figures = [figure for figure in (losses_drawn(found, curves),) if figure is not None]
     save_all(figures, folder / "figures")
-    write_text(folder / PAGE, render_comparison(found, figures))
+    write_text(folder / PAGE, render_comparison(found, figures, folder))
     return folder / PAGE
 
 
-def render_comparison(found: Comparison, figures: Sequence[Drawn]) -> str:
+def render_comparison(found: Comparison, figures: Sequence[Drawn], folder: Path) -> str:
     """The page as HTML; everything that a user named is escaped."""
     return PAGES.get_template("compare.html").render(
         found=found,
         sides=(("A", found.first), ("B", found.second)),
         figures=[(figure, data_address(figure)) for figure in figures],
         by_arm={arm: [one for one in found.numbers if one.arm == arm] for arm in dict.fromkeys(n.arm for n in found.numbers)},
-        again=shlex.join(["thalweg", "report", found.first.path, found.second.path]),
+        again=shlex.join(["thalweg", "report", found.first.path, found.second.path, "--out", str(folder)]),
         summary=in_short(found),
         show=show,
         number=number,

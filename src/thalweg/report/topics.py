@@ -35,8 +35,9 @@ TOPICS = (
         "samples",
         "Who keeps learning the hard sequences?",
         ("accuracy-by-stratum", "bits-over-training", "source", "long-tail"),
-        "One source and one size of model. Strata are cut on the training set by the true information content, which a real "
-        "text does not tell. All arms share one learning rate: a rate tuned for each could change the order.",
+        "One source of sequences and one size of model. Where there are strata, they are cut on the training set by the true "
+        "information content, which a real text does not tell. All arms share one learning rate: a rate tuned for each could "
+        "change the order.",
         ("curves",),
     ),
     Topic(

@@ -197,7 +197,7 @@ def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
             "share = training seconds (or counted operations) to Looped's final held-out loss at the same seed over all that "
             "Looped spent, curves smoothed over 3 evaluations; geometric mean with a 95 % t-interval, or where runs never got "
             "there the median and no upper end; drop = the largest fall of the held-out accuracy below its best so far, from the 3 "
-            "evaluations before the switch until 400 updates after its onset; ideal = the share of Looped's time if every update "
-            "were as good as Looped's"
+            "evaluations before the switch until 400 updates after its onset; ideal = the share of Looped's operations if every "
+            "update were as good as Looped's"
         ),
     }

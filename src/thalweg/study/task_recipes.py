@@ -143,7 +143,7 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskReci
         criterion=rule,
         ramp=Ramp(max(1, preset.steps // 5), order="in turn"),
         fall=0.4 ** (1 / max(1, len(ladder) - 1)),
-        fast=preset.steps // 8,
+        fast=data.grow // 4,
     )
 
 

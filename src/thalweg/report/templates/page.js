@@ -108,7 +108,7 @@
         { type: "scatter3d", mode: "lines+markers", x: path.map(p => p[0]), y: path.map(p => p[1]), z: path.map(p => p[2]), line: { color: "#D55E00", width: 6 }, marker: { size: 2.5, color: "#D55E00" }, text: one.path.map(p => short(p[2])),
           hovertemplate: "path, loss %{text}<extra></extra>" },
       ];
-      const scene = name => ({ ...axis(name), titlefont: { size: 11 } });
+      const scene = name => axis(name);
       return put(place, traces, layout({ margin: { l: 0, r: 0, t: 0, b: 0 }, hovermode: "closest", uirevision: "kept",
         scene: { xaxis: scene(one.axes[0]), yaxis: scene(one.axes[1]), zaxis: scene(logarithmic.checked ? "log10 of the loss above the lowest" : "loss (nats)"), aspectmode: "cube" } }));
     };
@@ -123,7 +123,7 @@
     seen.unobserve(target);
     const place = target.querySelector(".plot");
     if (!await plotly().catch(() => null)) {
-      place.textContent = "This browser cannot unpack the script that draws here. The figures above show the same.";
+      place.textContent = "This browser cannot unpack the script that draws here. The figures of this section show the same records.";
       return;
     }
     const draw = kinds[target.dataset.chart](place, target.querySelector(".controls"), data[target.dataset.chart]);
