@@ -25,10 +25,11 @@ from thalweg.report.task_figures import (
 )
 from thalweg.report.task_panels import outcomes_of, panels_of, runs_of
 from thalweg.report.task_saved import figure_saved, saved_drawn, saved_rows
+from thalweg.report.task_stages import draw_run, stages_drawn
 from thalweg.sweeps import Share
 from thalweg.task_studies import TaskOutcome
 
-FULL = ["accuracy-over-length", "accuracy-over-loops", "switch-by-task", "accuracy-over-time", "halting", "time-saved"]
+FULL = ["accuracy-over-length", "accuracy-over-loops", "switch-by-task", "accuracy-over-time", "halting", "cost-saved"]
 HOSTILE = "$\\frac{ <b>"
 
 
@@ -216,6 +217,28 @@ def test_runs_that_never_switched_have_no_switch_figure(study, runs) -> None:
     assert switches_drawn(study, runs_of(study, still)) is None
 
 
+def test_runs_with_many_stages_are_drawn_along_their_run_and_not_around_one_switch(study, runs) -> None:
+    many = {
+        name: replace(run, switches=(run.switches[0], replace(run.switches[0], step=run.switches[0].step + 40, loops_after=7)))
+        for name, run in runs.items()
+        if name.startswith("copy-shift-seed")
+    }
+    grouped = runs_of(study, runs | many)
+    stages = stages_drawn(study, grouped)
+    assert "copy, shift: stages up to 7 passes at update 1540, 7 passes at update 1610." in stages.alt
+    assert "parity" not in stages.alt
+    assert "copy, shift from" not in switches_drawn(study, grouped).alt
+    assert stages_drawn(study, runs_of(study, runs)) is None
+
+
+def test_each_seed_has_a_row_of_marks_of_its_own(runs) -> None:
+    axes = Figure().subplots()
+    for row, seed in enumerate((0, 1)):
+        draw_run(axes, "shift", runs[f"copy-shift-seed{seed}"], -row, "")
+    marks = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "|"]
+    assert marks == [[[1500, 0]], [[1570, -1]]]
+
+
 def test_over_time_the_ends_are_told_for_the_four_arms(figures, runs) -> None:
     ends = [runs[f"addition-single-seed{k}"].evaluations[-1] for k in (0, 1)]
     accuracy = np.mean([end.scores["held-out"]["all"].accuracy for end in ends])
@@ -247,7 +270,7 @@ def test_halting_compares_with_the_passes_of_the_length_and_takes_looped_alone(s
     assert halting_drawn(replace(study, outcomes=(one_of(study, "copy", "shift"),))) is None
 
 
-def test_time_saved_has_a_row_for_each_task_and_arm(study) -> None:
+def test_cost_saved_has_a_row_for_each_task_and_arm(study) -> None:
     rows = saved_rows(study)
     assert [(one.task, one.arm) for one in rows.values()] == [(task, arm) for task in TASKS for arm in ("shift", "shift-hard")]
     assert list(rows)[:5] == [0, 1, 3, 4, 6]
@@ -262,17 +285,19 @@ def test_tasks_without_shift_have_no_row(study) -> None:
 
 
 def test_shares_are_dots_with_intervals_on_a_logarithmic_axis(study) -> None:
-    share, drop = figure_saved(saved_rows(study)).axes
-    assert (share.get_xscale(), drop.get_xscale()) == ("log", "linear")
-    one = one_of(study, "parity", "shift")
+    one = replace(one_of(study, "parity", "shift"), share_flops=Share(0.4, 0.3, 0.5, 2, 0))
+    share, operations, drop = figure_saved({0: one, 1: one_of(study, "copy", "shift")}).axes
+    assert [axes.get_xscale() for axes in (share, operations, drop)] == ["log", "log", "linear"]
     lines = [tuple(map(tuple, line.get_xydata())) for line in share.lines]
     assert ((one.share_seconds.low, 0.0), (one.share_seconds.high, 0.0)) in lines
     assert ((one.share_seconds.value, 0.0),) in lines
+    counted = [tuple(map(tuple, line.get_xydata())) for line in operations.lines]
+    assert {((0.3, 0.0), (0.5, 0.0)), ((0.4, 0.0),)} <= set(counted)
     assert ((one.drop.mean, 0.0),) in [tuple(map(tuple, line.get_xydata())) for line in drop.lines]
 
 
 def test_an_axis_without_numbers_has_no_ticks(study) -> None:
-    drop = figure_saved({0: replace(one_of(study, "copy", "shift"), drop=Cell(None))}).axes[1]
+    drop = figure_saved({0: replace(one_of(study, "copy", "shift"), drop=Cell(None))}).axes[2]
     assert list(drop.get_xticks()) == []
     assert [text.get_text() for text in drop.texts] == ["-"]
 
@@ -288,7 +313,7 @@ def test_runs_that_never_got_there_end_in_arrows_at_the_edge(study) -> None:
     assert arrows[never].get_transform() == axes.get_yaxis_transform()
     (whole,) = [line for line in axes.lines if list(line.get_ydata()) == [3, 3]]
     assert list(whole.get_xdata()) == [0.6, arrows[3].get_xdata()[0]]
-    assert "copy, shift: share 0.80 (1 of 3 never)" in saved_drawn(some).alt
+    assert "copy, shift: share of time 0.80 (1 of 3 never), of operations " in saved_drawn(some).alt
 
 
 def test_panels_are_filled_row_by_row_and_labelled_at_the_rim() -> None:

@@ -11,7 +11,7 @@ from thalweg.report.task_page import percent, render_tasks, task_command, task_t
 from thalweg.sweeps import SweepVerdict
 from thalweg.task_studies import TaskOutcome
 
-NAMES = ("accuracy-over-length", "accuracy-over-loops", "switch-by-task", "accuracy-over-time", "halting", "time-saved")
+NAMES = ("accuracy-over-length", "accuracy-over-loops", "switch-by-task", "accuracy-over-time", "halting", "cost-saved")
 
 
 def hostile(study):

@@ -37,6 +37,12 @@ def test_a_target_never_met_has_no_cost() -> None:
     assert cost_to_target(run([3, 2, 1]), 1.9, lambda e: e.step) is None
 
 
+def test_a_run_with_few_evaluations_reaches_its_own_end() -> None:
+    for values in ([3.0], [3.0, 1.0]):
+        short = run(values)
+        assert cost_to_target(short, final(short, "held-out", "all", "loss"), lambda e: e.step) == short.evaluations[-1].step
+
+
 def test_a_run_reaches_its_own_final_value() -> None:
     noisy = run([5, 4, 4.5, 3, 3.5, 3, 3.2, 3.1])
     assert cost_to_target(noisy, final(noisy, "held-out", "all", "loss"), lambda e: e.step) is not None

@@ -206,9 +206,13 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     }
     by_start = {question[:36]: answer for question, answer in answers.items()}
     assert by_start["On which tasks is every Looped seed "] == "none"
-    assert by_start["On which tasks does SHIFT reach Loop"] == "parity"
-    (sooner,) = [one for one in task_verdicts(outcomes, {"parity": {}}, {"parity": 20}) if "in 70% of its time" in one.question]
+    assert by_start["On which tasks does SHIFT reach Loop"] == "by time: parity; by operations: none"
+    (sooner,) = [one for one in task_verdicts(outcomes, {"parity": {}}, {"parity": 20}) if "in 70% of its cost" in one.question]
     assert set(sooner.numbers) == {"share of time, parity", "share of operations, parity"}
+    fast = [*outcomes, outcome("looped-fast", shift, lengths, looped)]
+    (sooner,) = [one for one in task_verdicts(fast, {"parity": {}}, {"parity": 20}) if "in 70% of its cost" in one.question]
+    assert sooner.numbers["share of time, parity, looped-fast"] == sooner.numbers["share of time, parity"]
+    assert sooner.answer == "by time: parity; by operations: none"
     assert (
         by_start["On which tasks is halting without kn"]
         == "by maximum confidence: parity; at the sharpest dip of the doubt: parity"

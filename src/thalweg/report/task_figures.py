@@ -30,13 +30,14 @@ from thalweg.report.task_panels import (
     whole_ticks,
 )
 from thalweg.report.task_saved import saved_drawn
+from thalweg.report.task_stages import stages_drawn
 from thalweg.task_studies import HALTING, TaskOutcome, TaskStudySummary
 
 NEAR = 100 * HALTING
 """Percentage points within which halting counts as good as T(n)."""
 LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
 """Arms whose passes are varied after training -> widths of line and mark, points; the first can be seen below the second."""
-TIMED = ("single", "looped", "shift", "shift-scp", "shift-hard")
+TIMED = ("single", "looped", "shift", "shift-scp", "shift-hard", "looped-fast")
 KINDS = {"in the trained range": ("o", (None, None)), "at its edge": ("s", (4, 1.5)), "beyond it": ("^", (1, 1))}
 """Kind of a tested length -> its mark and dashes."""
 HALTS = {
@@ -56,7 +57,8 @@ def draw_tasks(summary: TaskStudySummary, runs: dict[str, RunRecord]) -> list[Dr
         runs: by name, "<task>-<arm>-seed<n>".
     """
     grouped = runs_of(summary, runs)
-    figures = [lengths_drawn(summary), loops_drawn(summary), switches_drawn(summary, grouped)]
+    figures = [lengths_drawn(summary), loops_drawn(summary)]
+    figures += [switches_drawn(summary, grouped), stages_drawn(summary, grouped)]
     figures += [times_drawn(summary, grouped), halting_drawn(summary), saved_drawn(summary)]
     return [figure for figure in figures if figure is not None]
 
@@ -192,8 +194,8 @@ def passes_in_words(one: TaskOutcome, length: int) -> str:
 
 
 def switches_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Drawn | None:
-    """Held-out exact match around the switch; None where no run has switched."""
-    found = chosen(grouped, SWITCHING, lambda run: bool(run.switches))
+    """Held-out exact match around the switch of runs that have one; None where there are none."""
+    found = chosen(grouped, SWITCHING, lambda run: len(run.switches) == 1)
     if not found:
         return None
     figure, panels = panels_of(list(found), "updates since the run's own switch", "held-out exact match (%)")

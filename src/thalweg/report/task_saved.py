@@ -11,11 +11,7 @@ from matplotlib.lines import Line2D
 from thalweg.report.figures import COLOURS, Drawn, drawn, setup
 from thalweg.report.sweep_dots import COLUMNS, Dot, cell_dot, digits, draw_dot, scale_of
 from thalweg.report.sweep_maps import WIDTH
-from thalweg.report.task_panels import (
-    SWITCHING,
-    legend_below,
-    title_of,
-)
+from thalweg.report.task_panels import SWITCHING, legend_below, title_of
 from thalweg.sweeps import Share
 from thalweg.task_studies import GOAL, TaskOutcome, TaskStudySummary
 
@@ -44,50 +40,52 @@ def saved_dot(share: Share | None) -> Dot:
 
 
 def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
-    """Share of Looped's time and drop at the switch; None where there are neither."""
+    """Shares of Looped's cost and drop at the switch; None where there are neither."""
     rows = saved_rows(summary)
     if not rows:
         return None
     caption = (
-        "Left: training time to Looped's final exact match on trained lengths less one point, as a share of Looped's own time to "
-        "it, on a logarithmic axis. Right: largest fall of the held-out exact match below its best so far, from the switch on. "
-        "Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: runs that never got there; the "
-        'dot is then the median, the line begins at the smallest share, and there is no dot where the median run never did. "-": '
-        f"no number. {setup(summary)}"
+        "Left and middle: training time, and counted operations, to Looped's final exact match on trained lengths less one point, "
+        "as shares of Looped's own, on logarithmic axes; operations are not disturbed by other work on the machine. Right: largest "
+        "fall of the held-out exact match below its best so far, from a switch until 400 updates after its onset; of several "
+        "switches the largest. Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: runs that "
+        "never got there; the dot is then the median, the line begins at the smallest share, and there is no dot where the median "
+        f'run never did. "-": no number. {setup(summary)}'
     )
     told = "; ".join(f"{one.task}, {one.arm}: {saved_in_words(one)}" for one in rows.values())
-    alt = f"Two columns of dots: share of Looped's time, and drop in percentage points. {told}."
-    return drawn(figure_saved(rows), "time-saved", "How much time does SHIFT save, and what does the switch cost?", caption, alt)
+    alt = f"Three columns of dots: shares of Looped's time and operations, and drop in percentage points. {told}."
+    return drawn(figure_saved(rows), "cost-saved", "How much does SHIFT save, and what does a switch cost?", caption, alt)
 
 
 def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
-    """One row a task and arm: share of time on the left, drop on the right."""
+    """One row a task and arm: shares of cost on the left, drop on the right."""
     figure = Figure(figsize=(WIDTH, 0.2 * max(rows) + 1.6), layout="constrained")
-    share, drop = figure.subplots(1, 2, sharey=True)
-    share.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
-    share.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}")
-    draw_shares(share, rows)
+    time, operations, drop = figure.subplots(1, 3, sharey=True)
+    for axes, words, name in ((time, "time", "share_seconds"), (operations, "operations", "share_flops")):
+        axes.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
+        axes.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}")
+        draw_shares(axes, rows, name)
+        axes.set_xlabel(f"share of Looped's {words}")
     for row, one in rows.items():
         draw_dot(drop, row, cell_dot(one.drop), COLOURS[one.arm])
     scale_of(drop, COLUMNS[-1])
     if all(one.drop.mean is None for one in rows.values()):
         drop.set_xticks([])
-    share.set_xlabel("share of Looped's time to its exact match")
-    drop.set_xlabel("drop at the switch (percentage points)")
-    for axes in (share, drop):
+    drop.set_xlabel("largest drop at a switch (points)")
+    for axes in (time, operations, drop):
         axes.tick_params(axis="y", length=0)
     heads = {task: [row for row, one in rows.items() if one.task == task] for task in dict.fromkeys(o.task for o in rows.values())}
     middles = [(mine[0] + mine[-1]) / 2 for mine in heads.values()]
-    share.set_yticks(middles, [title_of(task) for task in heads], fontsize=8.5, parse_math=False)
-    share.set_ylim(max(rows) + 0.8, -0.8)
+    time.set_yticks(middles, [title_of(task) for task in heads], fontsize=8.5, parse_math=False)
+    time.set_ylim(max(rows) + 0.8, -0.8)
     arms = [arm for arm in COMPARED if any(one.arm == arm for one in rows.values())]
     legend_below(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
     return figure
 
 
-def draw_shares(axes: Axes, rows: dict[int, TaskOutcome]) -> None:
-    """Shares on a logarithmic axis; arrows of runs that never got there end at its right edge."""
-    dots = {row: saved_dot(one.share_seconds) for row, one in rows.items()}
+def draw_shares(axes: Axes, rows: dict[int, TaskOutcome], name: str) -> None:
+    """Shares of one kind on a logarithmic axis; arrows of runs that never got there end at its right edge."""
+    dots = {row: saved_dot(getattr(one, name)) for row, one in rows.items()}
     known = [x for dot in dots.values() for x in dot.known] + [GOAL, 1.0]
     low, high = min(known) / 1.15, max(known) * 1.25
     axes.set_xlim(low, high)
@@ -98,8 +96,12 @@ def draw_shares(axes: Axes, rows: dict[int, TaskOutcome]) -> None:
 
 
 def saved_in_words(one: TaskOutcome) -> str:
-    """Share and drop of a row."""
-    share = one.share_seconds
-    value = digits(None if share is None else share.value, ".2f")
+    """Shares and drop of a row."""
+    shares = f"share of time {share_told(one.share_seconds)}, of operations {share_told(one.share_flops)}"
+    return f"{shares}, drop {digits(one.drop.mean, '.1f')}"
+
+
+def share_told(share: Share | None) -> str:
+    """Its value and how many runs never got there."""
     never = f" ({share.censored} of {share.n} never)" if share and share.censored else ""
-    return f"share {value}{never}, drop {digits(one.drop.mean, '.1f')}"
+    return digits(None if share is None else share.value, ".2f") + never

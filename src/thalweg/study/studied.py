@@ -37,8 +37,8 @@ NEVER = Share(None, None, None, 1, 1)
 RATIO = "share of"
 """How headings of numbers begin that are compared as ratios."""
 SWITCHING = {
-    "switch_step": "switch at (updates)",
-    "drop": "drop (points)",
+    "switch_step": "first switch at (updates)",
+    "drop": "largest drop at a switch (points)",
     "jump": "jump of the loss at the switch ({unit})",
     "share_seconds": f"{RATIO} Looped's time",
     "share_flops": f"{RATIO} Looped's operations",

@@ -198,8 +198,8 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
         "Figures of merit": (
             f"exact match = the whole answer is right; tested on {recipe.data.tests} fresh samples a length; share = training time "
             "to Looped's final exact match on trained lengths less one point, over Looped's own time to it, smoothed over 3 "
-            "evaluations; drop = the largest fall of the held-out exact match below its best so far, from the switch until 400 "
-            "updates after its onset"
+            "evaluations; drop = the largest fall of the held-out exact match below its best so far, from a switch until 400 "
+            "updates after its onset, of several switches the largest"
         ),
         "Shrunk against the source": (
             f"width {preset.width} instead of 256, batches of {preset.batch} instead of 64, at most {preset.deepest} layers "
