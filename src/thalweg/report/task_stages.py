@@ -34,8 +34,8 @@ def stages_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Draw
     legend_below(figure)
     caption = (
         "Held-out exact match on all trained lengths over updates, of runs with many stages: one line a seed, and below it one row "
-        "of marks a seed, in the same order, where a stage begins. Looped, whose lengths grow by the clock: mean over seeds and 95 % "
-        f"t-interval, cut at the axis. {setup(summary)}"
+        "of marks a seed, in the same order, where a stage begins. Looped, whose lengths grow by the clock: mean over seeds and "
+        f"95 % t-interval, cut at the axis. {setup(summary)}"
     )
     told = "; ".join(f"{task}, {arm}: {stages_in_words(runs)}" for task, arms in found.items() for arm, runs in arms.items())
     alt = f"Curves of held-out exact match over updates with marks where stages begin, a panel for each task. {told}."

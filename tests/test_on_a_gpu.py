@@ -1,0 +1,136 @@
+"""The same numbers on a GPU as on the CPU, and runs that go on bit for bit there; skipped where there is none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import thalweg as tw
+from thalweg.curvature.dense import dense_hessian
+from thalweg.curvature.eigenpairs import eigenpairs
+from thalweg.curvature.hessian import Hessian
+from thalweg.data.task_data import TaskConfig
+from thalweg.landscape.probe import LandscapeProbe
+from thalweg.models.config import ModelConfig
+from thalweg.models.looped import LoopedTransformer
+from thalweg.records import read_lengths
+from thalweg.shift.criterion import LossBelow
+from thalweg.shift.onset import Hard
+from thalweg.train.callbacks import Callback
+from thalweg.train.config import RunConfig, ShiftConfig
+from thalweg.train.trainer import train
+
+GPU = "cuda"
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+CONFIGS = {
+    "attention": ModelConfig(vocabulary=7, length=9, width=8),
+    "gpt": ModelConfig(vocabulary=7, length=9, width=8, heads=2, block="gpt", layers=2, positions="rotary", injection=True),
+}
+LOOPS = torch.tensor([3, 1, 6, 3, 2, 6])
+
+
+class StopAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, facts) -> None:
+        if facts.step == self.step:
+            raise KeyboardInterrupt
+
+
+def twins(name: str) -> tuple[LoopedTransformer, LoopedTransformer]:
+    """The same weights in float64 on both devices."""
+    first, second = (LoopedTransformer(CONFIGS[name], torch.Generator().manual_seed(0)).double() for _ in range(2))
+    return first, second.to(GPU)
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(7, (6, 9), generator=torch.Generator().manual_seed(2))
+
+
+def loss_fn(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    logits = model(batch[:, :-1], loops=2)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+
+@pytest.mark.parametrize("loops", [4, LOOPS], ids=["one number", "one for each"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_and_gradients_are_those_of_the_cpu(name, loops):
+    here, there = twins(name)
+    found = [model(tokens().to(device), loops=loops) for model, device in ((here, "cpu"), (there, GPU))]
+    torch.testing.assert_close(found[1].cpu(), found[0])
+    gradients = [torch.autograd.grad(one.square().sum(), list(m.parameters())) for one, m in zip(found, (here, there), strict=True)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other.cpu(), one)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_products_and_spectra_of_the_hessian_are_those_of_the_cpu(name):
+    here, there = twins(name)
+    both = ((here, [tokens()]), (there, [tokens().to(GPU)]))
+    hessians = [Hessian(loss_fn, model, batches) for model, batches in both]
+    direction = torch.randn(hessians[0].dim, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close((hessians[1] @ direction.to(GPU)).cpu(), hessians[0] @ direction)
+    spectra = [torch.linalg.eigvalsh(dense_hessian(loss_fn, model, batches).matrix.cpu()) for model, batches in both]
+    torch.testing.assert_close(spectra[1], spectra[0])
+    top = eigenpairs(hessians[1], 2)
+    torch.testing.assert_close(
+        top.values.cpu().sort().values, spectra[0][spectra[0].abs().argsort()[-2:]].sort().values, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("method", ["exact", "matrix-free"])
+def test_a_landscape_measured_there_is_the_one_measured_here(method):
+    here, there = twins("attention")
+    options = {"top": 2, "lanczos": 20, "forms": 0, "dtype": torch.float64, "method": method}
+    records = [
+        LandscapeProbe(**options).measure(loss_fn, model, [tokens().to(device)]) for model, device in ((here, "cpu"), (there, GPU))
+    ]
+    assert records[1].largest == pytest.approx(records[0].largest, rel=1e-4)
+    assert records[1].entropy.value == pytest.approx(records[0].entropy.value, rel=1e-6 if method == "exact" else 0.2)
+
+
+def on_gpu(config: RunConfig) -> RunConfig:
+    return replace(config, training=replace(config.training, device=GPU))
+
+
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path, tiny: RunConfig):
+    config = on_gpu(tiny)
+    whole = train(config, tmp_path / "whole")
+    assert whole.provenance.device.startswith(GPU)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", [StopAt(22)])
+    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+
+
+def test_a_run_ends_near_the_same_run_on_the_cpu(tmp_path: Path, tiny: RunConfig):
+    here, there = train(tiny, tmp_path / "here"), train(on_gpu(tiny), tmp_path / "there")
+    losses = [one.final["held-out"]["all"].loss for one in (here, there)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_run_on_a_task_goes_on_bit_for_bit(tmp_path: Path, tiny: RunConfig):
+    data = TaskConfig("parity", longest=4, start=2, lengths="stage", samples=10, tested=(4, 6), tests=20)
+    model = ModelConfig(vocabulary=3, width=8, heads=2, block="gpt", positions="none", injection=True)
+    shift = ShiftConfig((1, 2, 3, 4), LossBelow(0.01, 3, most=8), Hard())
+    config = on_gpu(replace(tiny, data=data, model=model, shift=shift))
+    whole = train(config, tmp_path / "whole")
+    assert [one.length for one in read_lengths(tmp_path / "whole")] == [4, 6]
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", [StopAt(21)])
+    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.slow
+def test_a_compiled_run_ends_near_the_one_that_was_not(tmp_path: Path, tiny: RunConfig):
+    config = on_gpu(tiny)
+    compiled = replace(config, training=replace(config.training, compile=True))
+    losses = [train(c, tmp_path / str(k)).final["held-out"]["all"].loss for k, c in enumerate((config, compiled))]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_the_public_face_takes_a_model_on_a_gpu():
+    _, model = twins("attention")
+    assert tw.Hessian(loss_fn, model, [tokens().to(GPU)]).dim == sum(parameter.numel() for parameter in model.parameters())
