@@ -10,7 +10,7 @@ import thalweg as tw
 from thalweg.curvature.dense import dense_hessian
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.hessian import Hessian
-from thalweg.data.task_data import TaskConfig
+from thalweg.data.task_data import IGNORED, TaskConfig
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.models.config import ModelConfig
 from thalweg.models.looped import LoopedTransformer
@@ -19,6 +19,8 @@ from thalweg.shift.criterion import LossBelow
 from thalweg.shift.onset import Hard
 from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig, ShiftConfig
+from thalweg.train.graphs import Graphs
+from thalweg.train.step import TaskBatch, mean_loss
 from thalweg.train.trainer import train
 
 GPU = "cuda"
@@ -111,16 +113,83 @@ def test_a_run_ends_near_the_same_run_on_the_cpu(tmp_path: Path, tiny: RunConfig
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_a_run_on_a_task_goes_on_bit_for_bit(tmp_path: Path, tiny: RunConfig):
+def task_run(tiny: RunConfig) -> RunConfig:
     data = TaskConfig("parity", longest=4, start=2, lengths="stage", samples=10, tested=(4, 6), tests=20)
     model = ModelConfig(vocabulary=3, width=8, heads=2, block="gpt", positions="none", injection=True)
     shift = ShiftConfig((1, 2, 3, 4), LossBelow(0.01, 3, most=8), Hard())
-    config = on_gpu(replace(tiny, data=data, model=model, shift=shift))
+    return on_gpu(replace(tiny, data=data, model=model, shift=shift))
+
+
+def test_a_run_on_a_task_goes_on_bit_for_bit(tmp_path: Path, tiny: RunConfig):
+    config = task_run(tiny)
     whole = train(config, tmp_path / "whole")
     assert [one.length for one in read_lengths(tmp_path / "whole")] == [4, 6]
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "cut", [StopAt(21)])
     assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.parametrize("gains", [None, (1.0, 0.7, 0.3, 0.0, 0.0, 0.0)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_graphs_give_the_losses_and_gradients_that_they_were_recorded_from(name, gains):
+    """One after the other at two shapes and numbers of passes, so that graphs are replayed with new values in between."""
+    here, there = twins(name)
+    graphs = Graphs(there)
+    for seed, rows, loops in ((0, 6, 6), (1, 6, 6), (2, 4, 3), (3, 6, 6), (4, 4, 3)):
+        batch = torch.randint(7, (rows, 9), generator=torch.Generator().manual_seed(seed))
+        factors = None if gains is None else gains[:loops]
+        expected = mean_loss(here, batch, loops, factors)
+        gradients = torch.autograd.grad(expected, list(here.parameters()))
+        torch.testing.assert_close(graphs.backward(batch.to(GPU), loops, factors).cpu(), expected.detach())
+        for parameter, gradient in zip(there.parameters(), gradients, strict=True):
+            torch.testing.assert_close(parameter.grad.cpu(), gradient)
+    assert len(graphs.recorded) == 2
+
+
+def test_graphs_mask_samples_with_passes_of_their_own():
+    here, there = twins("gpt")
+    graphs, targets = Graphs(there), torch.full((6, 9), IGNORED)
+    targets[:, -2:] = 3
+    for seed, loops in (
+        (0, LOOPS),
+        (1, LOOPS.flip(0)),
+        (2, torch.tensor([6, 6, 1, 1, 1, 2])),
+        (3, torch.tensor([2, 1, 2, 1, 2, 2])),
+    ):
+        inputs = torch.randint(7, (6, 9), generator=torch.Generator().manual_seed(seed))
+        expected = mean_loss(here, TaskBatch(inputs, targets, loops), 5)
+        gradients = torch.autograd.grad(expected, list(here.parameters()))
+        found = graphs.backward(TaskBatch(inputs.to(GPU), targets.to(GPU), loops), 5, None)
+        torch.testing.assert_close(found.cpu(), expected.detach())
+        for parameter, gradient in zip(there.parameters(), gradients, strict=True):
+            torch.testing.assert_close(parameter.grad.cpu(), gradient)
+    assert len(graphs.recorded) == 2
+
+
+def with_graphs(config: RunConfig) -> RunConfig:
+    return replace(config, training=replace(config.training, graphs=True))
+
+
+def test_a_run_by_graphs_ends_near_the_one_without_and_goes_on_bit_for_bit(tmp_path: Path, tiny: RunConfig):
+    config = with_graphs(on_gpu(tiny))
+    whole = train(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", [StopAt(22)])
+    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+    eager = train(on_gpu(tiny), tmp_path / "eager")
+    losses = [one.final["held-out"]["all"].loss for one in (eager, whole)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_run_on_a_task_by_graphs_goes_on_bit_for_bit(tmp_path: Path, tiny: RunConfig):
+    config = with_graphs(task_run(tiny))
+    whole = train(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut", [StopAt(21)])
+    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+    eager = train(task_run(tiny), tmp_path / "eager")
+    losses = [one.final["held-out"]["all"].loss for one in (eager, whole)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -71,3 +71,19 @@ def test_the_logits_after_each_pass_are_those_of_a_call_with_as_many(model, toke
 def test_numbers_that_do_not_fit_are_refused_in_one_line(model, tokens, loops, message):
     with pytest.raises(BadInputError, match=message):
         model(tokens, loops=loops)
+
+
+@pytest.mark.parametrize("gains", [None, (1.0, 1.0, 0.5, 0.5, 0.25, 0.0), torch.tensor([1.0, 1.0, 0.5, 0.5, 0.25, 0.0])])
+def test_masks_give_what_passes_for_each_give(model, tokens, gains):
+    names = [name for name, _ in model.named_parameters()]
+    found = [model(tokens, loops=LOOPS, gains=gains), model.forward_masked(tokens, LOOPS, 6, gains)]
+    torch.testing.assert_close(found[1], found[0])
+    gradients = [torch.autograd.grad(one.square().sum(), list(model.parameters())) for one in found]
+    for name, one, other in zip(names, *gradients, strict=True):
+        torch.testing.assert_close(other, one, msg=name)
+
+
+def test_more_passes_than_any_sequence_has_change_nothing_under_a_mask(model, tokens):
+    if model.config.learned_gains:
+        pytest.skip("a model with learned gains has no more passes")
+    torch.testing.assert_close(model.forward_masked(tokens, LOOPS, 9), model(tokens, loops=LOOPS))

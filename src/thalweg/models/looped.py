@@ -111,6 +111,23 @@ class LoopedTransformer(nn.Module):
             states = self.one_pass(states, embedded, index, gains, context)
         return self.read(torch.cat([states, *reversed(done)]))[order.argsort().to(tokens.device)]
 
+    def forward_masked(self, tokens: Tensor, loops: Tensor, passes: int, gains: Sequence[float] | Tensor | None = None) -> Tensor:
+        """The same with every pass computed for all sequences: no shape, and no kernel, depends on the values of ``loops``.
+
+        Args:
+            tokens: whole numbers below V, ``(B, L)``.
+            loops: passes of each sequence, ``(B,)``, on the device of the tokens.
+            passes: T, at least the largest of them.
+            gains: as in `forward`, one for each of the T passes.
+        """
+        self.check(1, passes, gains)
+        embedded, context = self.embed(tokens), self.context(tokens)
+        states = embedded
+        for index in range(passes):
+            moved = self.one_pass(states, embedded, index, gains, context)
+            states = moved if index == 0 else torch.where((loops > index).view(-1, 1, 1), moved, states)
+        return self.read(states)
+
     def unrolled(self, tokens: Tensor, loops: int) -> Iterator[Tensor]:
         """Logits ``(B, L, V)`` after one pass, after two, and so on to ``loops``."""
         self.check(loops, loops, None)

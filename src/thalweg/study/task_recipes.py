@@ -130,6 +130,7 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskReci
         checkpoint_every=max(1, preset.steps // 10),
         threads=1,
         device=device,
+        graphs=True,
     )
     optimizer = OptimizerConfig(rate=preset.rate, warmup=min(200, preset.steps // 10), schedule="wsd", beta2=0.98)
     base = RunConfig(data=data, model=model, optimizer=optimizer, training=settings)

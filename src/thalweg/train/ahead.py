@@ -10,7 +10,7 @@ import torch
 from thalweg.shift.criterion import Glance, LookAhead
 from thalweg.shift.onset import Hard, Onset, Ramp
 from thalweg.train.checkpoint import Checkpoint, gather, scatter
-from thalweg.train.step import Batch, mean_loss, train_step
+from thalweg.train.step import Batch, mean_loss
 
 if TYPE_CHECKING:
     from thalweg.train.trainer import Run
@@ -59,14 +59,5 @@ def losses(run: Run, stage: Stage, batches: list[Batch]) -> list[float]:
     """Train on the batches at the rate of now; the loss before each update."""
     found = []
     for age, batch in enumerate(batches):
-        made = train_step(
-            run.forward,
-            run.optimizer,
-            batch,
-            loops=stage.loops,
-            gains=run.as_gains(stage.gains(age)),
-            rate=run.rate(),
-            clip=run.config.optimizer.clip,
-        )
-        found.append(made.loss)
+        found.append(run.train_on(batch, stage.loops, run.as_gains(stage.gains(age))).loss)
     return found

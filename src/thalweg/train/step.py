@@ -20,6 +20,8 @@ from thalweg.shift.onset import Handover
 from thalweg.train.config import OptimizerConfig
 
 Gains = Sequence[float] | Tensor | None
+Backward = Callable[["Batch", int, Gains], Tensor]
+"""Batch, loops and gains -> mean loss, with its gradients left in the parameters in place of any others."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,20 @@ def train_step(
     gains: Gains,
     rate: float,
     clip: float,
+    backward: Backward | None = None,
 ) -> Outcome:
     """Make one update in place; nothing is changed when loss or gradient are not finite.
 
-    Loss and norm are read in one transfer, the only point where a GPU is waited for.
+    Loss and norm are read in one transfer, the only point where a GPU is waited for. ``backward`` makes loss and gradients in
+    place of the model where it is given, see `thalweg.train.graphs`.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.zero_grad(set_to_none=True)
-    loss = mean_loss(model, batch, loops, gains)
-    loss.backward()
+    if backward is None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = mean_loss(model, batch, loops, gains)
+        loss.backward()
+    else:
+        loss = backward(batch, loops, gains)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     outcome = Outcome(*ranks.mean(torch.stack((loss.detach(), norm))).tolist())
     if outcome.finite:

@@ -38,9 +38,11 @@ from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import digest, gather, newest_checkpoint, save_checkpoint, scatter, weights
 from thalweg.train.config import RunConfig, config_text, read_config
 from thalweg.train.evaluate import evaluate
+from thalweg.train.graphs import Graphs
 from thalweg.train.rates import rate_at
 from thalweg.train.retreat import go_back, tie
 from thalweg.train.step import (
+    Backward,
     Batch,
     Gains,
     Outcome,
@@ -123,6 +125,9 @@ class Run:
         # Static: one graph for each number of loops, rather than one that is traced again when the number is a new one.
         compiled = config.training.compile
         self.forward: Callable[..., Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
+        on_gpu = self.device.type == "cuda"
+        self.backward: Backward | None = Graphs(self.model).backward if config.training.graphs and on_gpu else None
+        """By graphs; None for the model's own."""
         self.optimizer = make_optimizer(config.optimizer, self.model)
         self.shift = config.shift.schedule(config.seed)
         self.switches: list[SwitchRecord] = []
@@ -194,12 +199,12 @@ class Run:
     def update(self) -> None:
         """One update, its record, and what the schedule makes of it."""
         started, step, settings = time.perf_counter(), self.shift.step, self.config.training
-        loops, newest, rate, clip = self.shift.loops, self.shift.gains[-1], self.rate(), self.config.optimizer.clip
-        batch = self.batch(step)
-        outcome = train_step(self.forward, self.optimizer, batch, loops=loops, gains=self.gains(), rate=rate, clip=clip)
+        loops, newest, rate, batch = self.shift.loops, self.shift.gains[-1], self.rate(), self.batch(step)
+        outcome = self.train_on(batch, loops, self.gains())
         if not outcome.finite:
             self.stop_diverged(f"update {step + 1}", f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}")
-        computed = loops if self.config.training.compile else sum(gain != 0 for gain in self.shift.gains)
+        whole = self.config.training.compile or self.backward is not None
+        computed = loops if whole else sum(gain != 0 for gain in self.shift.gains)
         switched = self.advance(outcome)
         self.clock.flops += self.flops(batch, computed)
         self.clock.seconds += time.perf_counter() - started
@@ -221,6 +226,13 @@ class Run:
             self.record_switch()
         for callback in self.callbacks:
             callback.on_step(facts)
+
+    def train_on(self, batch: Batch, loops: int, gains: Gains) -> Outcome:
+        """Weights and optimizer after one update at the rate of now; nothing else changes."""
+        rate, clip = self.rate(), self.config.optimizer.clip
+        return train_step(
+            self.forward, self.optimizer, batch, loops=loops, gains=gains, rate=rate, clip=clip, backward=self.backward
+        )
 
     def advance(self, outcome: Outcome) -> bool:
         """Tell the schedule of an update, look ahead where it asks for it, and hand the optimizer over at a switch."""
@@ -252,9 +264,10 @@ class Run:
         return on_device(made, self.device)
 
     def flops(self, batch: Batch, loops: int) -> float:
-        """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most."""
+        """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most, or all as many."""
         if isinstance(batch, TaskBatch):
-            passes = batch.capped(loops).double().mean().item()
+            capped = batch.capped(loops).double()
+            passes = (capped.mean() if self.backward is None else capped.max()).item()
             rows, length = batch.inputs.shape
             return cost(self.config.model, rows, length, passes).training_step
         return cost(self.config.model, len(batch), batch.shape[1] - 1, loops).training_step

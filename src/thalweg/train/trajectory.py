@@ -25,7 +25,6 @@ from thalweg.landscapes import Held
 from thalweg.train.checkpoint import Checkpoint, scatter
 from thalweg.train.config import RunConfig
 from thalweg.train.place import Passes
-from thalweg.train.step import train_step
 from thalweg.train.trainer import Run
 
 ROOM = 6
@@ -147,7 +146,7 @@ def go_over(run: Run, batch: Tensor, window: int, memory: int | None, progress: 
         passes.append(Passes(run.shift.loops, None if gains is None else run.shift.gains))
         look(point)
         rate, tokens = run.rate(), run.batch(step)
-        made = train_step(run.forward, run.optimizer, tokens, loops=run.shift.loops, gains=gains, rate=rate, clip=optimizer.clip)
+        made = run.train_on(tokens, run.shift.loops, gains)
         if not made.finite:
             said = f"loss {made.loss}, gradient norm {made.grad_norm} in update {step + 1}"
             raise NonFiniteError(f"replay: {said}, expected those of the run; replay it on the machine that made it")
