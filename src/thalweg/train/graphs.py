@@ -59,7 +59,7 @@ class Graphs:
         for mine, new in zip(found.given, given, strict=True):
             mine.copy_(new, non_blocking=True)
         if found.gains is not None:
-            found.gains.copy_(as_tensor(gains, passes, found.gains.device))
+            found.gains.copy_(as_tensor(gains, passes, found.gains))
         found.graph.replay()
         for parameter, gradient in zip(self.parameters, found.gradients, strict=True):
             parameter.grad = gradient
@@ -69,7 +69,7 @@ class Graphs:
         """A new graph; weights and optimizer are not touched."""
         device = self.parameters[0].device
         mine = tuple(part.to(device).clone() for part in given)
-        factors = None if gains is None else as_tensor(gains, passes, device)
+        factors = None if gains is None else as_tensor(gains, passes, self.parameters[0])
         self.forget()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -102,10 +102,10 @@ def given_of(batch: Batch, loops: int) -> tuple[tuple[Tensor, ...], int]:
     return (batch,), loops
 
 
-def as_tensor(gains: Gains, passes: int, device: torch.device) -> Tensor:
-    """Gains of the T passes, ``(T,)``."""
+def as_tensor(gains: Gains, passes: int, like: Tensor) -> Tensor:
+    """Gains of the T passes, ``(T,)``, of the type and on the device of another tensor."""
     assert gains is not None
-    return torch.as_tensor(gains, dtype=torch.float32)[:passes].to(device)
+    return torch.as_tensor(gains, dtype=like.dtype)[:passes].to(like.device)
 
 
 def loss_of(model: LoopedTransformer, given: tuple[Tensor, ...], passes: int, gains: Tensor | None) -> Tensor:
