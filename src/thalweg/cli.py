@@ -58,7 +58,7 @@ def study(
         What is learned: `markov` (the Markov language), `text` (bytes of real text) or `tasks` (algorithmic tasks).
     preset:
         `quick` (3 seeds, minutes), `paper` (all arms; markov and text: 5 seeds, spectra), for text `large` (a million parameters),
-        for tasks `gpu` (the source's size).
+        for tasks `gpu` (one GPU, an hour or less) or `source` (the source's size, days).
     out:
         Folder of the study; results/TASK-PRESET when not given.
     arms:
@@ -328,7 +328,7 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: in
         single, looped, shift, shift-hard, single-rescaled or single-flops; of a task also shift-scp, looped-fast, next-token,
         fixed or random.
     preset:
-        `quick` or `paper`; of a task also `gpu`.
+        `quick` or `paper`; of a task also `gpu` or `source`.
     seed:
         Root seed of the run.
     """

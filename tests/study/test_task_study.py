@@ -17,7 +17,7 @@ from thalweg.records import EvaluationRecord, RunRecord, Score, SwitchRecord, Ta
 from thalweg.study import task_recipes
 from thalweg.study.task_outcomes import task_outcome
 from thalweg.study.task_recipes import ALL, ARMS, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
-from thalweg.study.task_study import read_task_study, report_on_tasks, run_task_study, summarise_tasks
+from thalweg.study.task_study import read_task_study, report_on_tasks, run_task_study, summarise_tasks, task_setup
 from thalweg.study.task_verdicts import task_verdicts
 from thalweg.train.config import read_config
 
@@ -105,6 +105,24 @@ def test_shift_trains_every_length_with_all_its_passes_and_has_seen_them_all_whe
         assert longest == sorted(set(longest))
         assert all(task.loops(n) <= stage for n, stage in zip(longest, stages, strict=True))
         assert run.shift.criterion.most * (len(stages) - 1) <= recipe.data.grow
+
+
+def test_a_task_may_have_amounts_of_its_own_and_the_page_says_so():
+    preset = TaskPreset(1, ("looped",), 100, 4, 8, 1, 4, own={"copy": {"width": 16, "steps": 300}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(task_recipes.PRESETS, "quick", preset)
+        study = plan_tasks("quick", ("parity", "copy"))
+        runs = task_runs(study)
+        amounts = [(runs[task, "looped", 0].model.width, runs[task, "looped", 0].training.steps) for task in study.tasks]
+        assert amounts == [(8, 100), (16, 300)]
+        assert runs["copy", "looped", 0].data.grow == 150
+        recipes = {task: task_recipe(task, preset) for task in study.tasks}
+        words = task_setup(study, recipes)["Training"]
+        assert "100 updates of 4 samples" in words
+        assert "; copy: width 16, at most 1 layers, 300 updates of 4 at rate 0.001" in words
+        alone = plan_tasks("quick", ("copy",))
+        assert "300 updates of 4 samples" in task_setup(alone, {"copy": recipes["copy"]})["Training"]
+        assert "; copy" not in task_setup(alone, {"copy": recipes["copy"]})["Training"]
 
 
 def test_a_recipe_has_room_for_the_longest_training_length():

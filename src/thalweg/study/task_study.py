@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -164,9 +165,23 @@ def at_length(one: TaskOutcome, length: int) -> str:
     return f"n={length}: " + " ".join(f"{value:.2f}" for value in one.accuracy[one.lengths.index(length)])
 
 
+def differing(study: TaskStudyConfig) -> str:
+    """Tasks whose amounts are not those of the first one, in words."""
+    preset = PRESETS[study.preset]
+    first = preset.of(study.tasks[0])
+    told = [
+        f"; {task}: width {one.width}, at most {one.deepest} layers, {one.steps} updates of {one.batch} at rate {one.rate:g}, "
+        "other numbers of updates in proportion"
+        for task in study.tasks
+        for one in (preset.of(task),)
+        if replace(one, own={}) != replace(first, own={})
+    ]
+    return "".join(told)
+
+
 def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[str, str]:
     """Everything that is needed to repeat the study, by topic."""
-    preset = PRESETS[study.preset]
+    preset = PRESETS[study.preset].of(study.tasks[0])
     recipe = next(iter(recipes.values()))
     settings, optimizer, rule, ramp = recipe.base.training, recipe.base.optimizer, recipe.criterion, recipe.ramp
     learned = recipe.learned
@@ -181,7 +196,7 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
         "Training": (
             f"{settings.steps} updates of {settings.batch} samples, {optimizer.name} at rate {optimizer.rate:g} "
             f"({optimizer.schedule}, warm-up {optimizer.warmup}), clip {optimizer.clip:g}, float32; scored every "
-            f"{settings.evaluate_every} updates on {recipe.data.samples} held-out samples of each trained length"
+            f"{settings.evaluate_every} updates on {recipe.data.samples} held-out samples of each trained length{differing(study)}"
         ),
         "Arms": (
             "single = 1 pass; looped = T(n) passes, a number that the task sets for each length; shift = stages of one more length "
