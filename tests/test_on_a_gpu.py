@@ -193,6 +193,7 @@ def test_a_run_on_a_task_by_graphs_goes_on_bit_for_bit(tmp_path: Path, tiny: Run
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
 def test_a_compiled_run_ends_near_the_one_that_was_not(tmp_path: Path, tiny: RunConfig):
     config = on_gpu(tiny)
     compiled = replace(config, training=replace(config.training, compile=True))

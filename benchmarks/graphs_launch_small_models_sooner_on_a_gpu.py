@@ -1,7 +1,8 @@
-"""On a GPU, updates whose forward and backward are replayed as CUDA graphs take a fraction of the time of launching their kernels.
+"""On a GPU, updates of small models take a third of the time when forward and backward are replayed as CUDA graphs.
 
 One update (forward, loss, backward, clip, AdamW) of a GPT-2-style block of two layers with input injection: next tokens with T
-passes for all, and samples of the copy task with T(n) passes each, which a graph computes under a mask.
+passes for all, and samples of the copy task with T(n) passes each, which a graph computes under a mask. At width 256 the
+arithmetic, in float32, takes longer than the launching.
 
 Shapes: 64 x 63 tokens of 16; copy: 64 x at most 40 tokens of 3, T(n) from 1 to 20.
 """
@@ -49,15 +50,18 @@ def main() -> None:
     copy = on_device(TaskData(TaskConfig("copy", samples=1), 0).batch(0, ROWS), GPU)
     cases = [("next tokens", width, tokens, loops) for width in (64, 256) for loops in (1, 6, 20)]
     cases += [("copy, T(n) each", width, copy, 20) for width in (64, 256)]
-    rows, ratios = [], []
+    rows: list[list[str]] = []
+    ratios: dict[int, list[float]] = {}
     for what, width, batch, loops in cases:
         times = timing.interleaved(pair(width, batch, loops), options.rounds)
-        ratios.append(timing.ratio(times, "launched", "graph"))
+        faster = timing.ratio(times, "launched", "graph")
+        ratios.setdefault(width, []).append(faster)
         spreads = [timing.spread(times[name]) for name in ("launched", "graph")]
-        rows.append([what, str(width), str(loops), *spreads, f"{ratios[-1]:.1f}"])
+        rows.append([what, str(width), str(loops), *spreads, f"{faster:.1f}"])
     headings = ["update", "width", "passes", "launched, ms [lowest, highest]", "graph, ms", "times faster"]
     timing.print_table(headings, rows)
-    print(f"\nlaunched / graph: {min(ratios):.1f} to {max(ratios):.1f} (claim: at least 3 from 6 passes on)")
+    told = "; ".join(f"width {width}: {min(found):.1f} to {max(found):.1f}" for width, found in ratios.items())
+    print(f"\nlaunched / graph: {told} (claim: at least 3 at width 64)")
 
 
 if __name__ == "__main__":
