@@ -233,8 +233,13 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     assert sooner.answer == "by time: parity; by operations: none"
     assert (
         by_start["On which tasks is halting without kn"]
-        == "by maximum confidence: parity; at the sharpest dip of the doubt: parity"
+        == "by confidence: parity; by that of the batch: parity; at the sharpest dip of the doubt: parity"
     )
+    unsure = {seed: measured(1.0, 1.0, 0.96, confident=0.5) for seed in range(3)}
+    with_random = [*outcomes, outcome("random", looped, unsure, looped)]
+    (halting,) = [one for one in task_verdicts(with_random, {"parity": {}}, {"parity": 20}) if "halting" in one.question]
+    assert halting.numbers["largest gap over lengths and seeds, by confidence, parity (random)"].mean == pytest.approx(0.5)
+    assert halting.answer.startswith("by confidence: parity; by that of the batch: parity, parity (random);")
     better = [outcome("looped", looped, sure, looped), outcome("shift", shift, lengths, looped)]
     answers = [one.answer for one in task_verdicts(better, {"parity": {}}, {"parity": 20})]
     assert answers[0] == "parity"

@@ -142,7 +142,8 @@ def show_tasks(summary: TaskStudySummary, folder: Path, as_json: bool) -> None:
     console = Console(width=None if Console().is_terminal else 200)
     title = f"{summary.name}: exact match, {len(summary.seeds)} seeds, mean and 95 % interval; every seed is on the page"
     table = Table(title=title, title_justify="left")
-    for heading in ("task", "arm", "trained lengths", "at the longest", "beyond", "drop (points)", "share of time", "seconds"):
+    arms = ("task", "arm", "trained lengths", "at the longest", "beyond")
+    for heading in (*arms, "drop (points)", "share of time", "of operations", "seconds"):
         table.add_column(heading)
     for one in summary.outcomes:
         table.add_row(one.task, one.arm, *cells(one, summary))
@@ -154,8 +155,8 @@ def cells(one: TaskOutcome, summary: TaskStudySummary) -> list[str]:
     """One row of the table."""
     seeds = len(summary.seeds)
     edge, end = at_length(one, summary.longest[one.task]), at_length(one, max(one.lengths, default=0))
-    share = " ".join(share_in_words(one.share_seconds))
-    return [in_words(one.trained, seeds), edge, end, in_words(one.drop, one.drop.n), share, in_words(one.seconds, seeds)]
+    time, operations = (" ".join(share_in_words(share)) for share in (one.share_seconds, one.share_flops))
+    return [in_words(one.trained, seeds), edge, end, in_words(one.drop, one.drop.n), time, operations, in_words(one.seconds, seeds)]
 
 
 def at_length(one: TaskOutcome, length: int) -> str:

@@ -11,7 +11,7 @@ from thalweg.study.outcomes import beside
 from thalweg.study.sweep_verdicts import side
 from thalweg.study.task_outcomes import trained_accuracy
 from thalweg.sweeps import SweepVerdict
-from thalweg.task_studies import GOAL, GOAL_DROP, HALTING, TaskOutcome
+from thalweg.task_studies import GOAL, GOAL_DROP, HALTING, Table, TaskOutcome
 
 Outcomes = Sequence[TaskOutcome]
 Runs = dict[str, dict[str, Pairs]]
@@ -89,7 +89,7 @@ def smooth(outcomes: Outcomes, runs: Runs) -> SweepVerdict:
                     (same if more is not None and side(more) <= 0 else bad).append(task)
     answer = f"not on {listed(bad)}" if bad else "no" if same else "yes"
     answer += f"; but no more than Looped loses without a switch on {listed(same)}" if same else ""
-    return SweepVerdict(f"Is the drop at SHIFT's switch at most {GOAL_DROP:g} point on every task?", answer, numbers)
+    return SweepVerdict(f"Is the largest drop at a switch of SHIFT at most {GOAL_DROP:g} point on every task?", answer, numbers)
 
 
 def beyond(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
@@ -115,18 +115,24 @@ def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
 
 
 def halting(outcomes: Outcomes) -> SweepVerdict:
-    """Halting where the model is surest, or at the sharpest dip of its doubt, against T(n)."""
+    """Halting where the model is surest, or at the sharpest dip of its doubt, against T(n); of Looped, and with random passes."""
     numbers: dict[str, Cell] = {}
-    near: dict[str, list[str]] = {"confidence": [], "dip": []}
-    for task, one in of_arm(outcomes, "looped").items():
-        for how, found in (("confidence", one.confident), ("dip", one.dip)):
-            if one.lengths and found:
-                gap = max(abs(a - b) for row, own in zip(found, one.accuracy, strict=True) for a, b in zip(row, own, strict=True))
-                numbers[f"largest gap over lengths and seeds, {how}, {task}"] = Cell(gap, n=len(one.seeds))
-                near[how] += [task] if gap <= HALTING else []
+    near: dict[str, list[str]] = {"by confidence": [], "by that of the batch": [], "at the sharpest dip of the doubt": []}
+    for arm in ("looped", "random"):
+        for task, one in of_arm(outcomes, arm).items():
+            name = task if arm == "looped" else f"{task} ({arm})"
+            for how, found in zip(near, (one.confident, one.confident_batch, one.dip), strict=True):
+                if one.lengths and found:
+                    gap = largest_gap(found, one.accuracy)
+                    numbers[f"largest gap over lengths and seeds, {how}, {name}"] = Cell(gap, n=len(one.seeds))
+                    near[how] += [name] if gap <= HALTING else []
     question = "On which tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
-    answer = f"by maximum confidence: {listed(near['confidence'])}; at the sharpest dip of the doubt: {listed(near['dip'])}"
-    return SweepVerdict(question, answer, numbers)
+    return SweepVerdict(question, "; ".join(f"{how}: {listed(tasks)}" for how, tasks in near.items()), numbers)
+
+
+def largest_gap(first: Table, second: Table) -> float:
+    """Between two tables of the same shape."""
+    return max(abs(a - b) for row, own in zip(first, second, strict=True) for a, b in zip(row, own, strict=True))
 
 
 def as_good(runs: Runs) -> SweepVerdict:
