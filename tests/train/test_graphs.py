@@ -43,5 +43,5 @@ def test_a_graph_has_as_many_passes_as_the_deepest_sample_needs(model, samples):
 
 
 def test_graphs_and_compilation_exclude_each_other():
-    with pytest.raises(BadInputError, match="training.graphs: given True, expected false where training.compile is true"):
+    with pytest.raises(BadInputError, match=r"training\.graphs: given True, expected false where training\.compile is true"):
         TrainingConfig(compile=True, graphs=True)
