@@ -2,7 +2,7 @@
 
 One update (forward, loss, backward, clip, AdamW) of a GPT-2-style block of two layers with input injection: next tokens with T
 passes for all, and samples of the copy task with T(n) passes each, which a graph computes under a mask. At width 256 the
-arithmetic, in float32, takes longer than the launching.
+arithmetic, in float32, takes nearly as long as the launching.
 
 Shapes: 64 x 63 tokens of 16; copy: 64 x at most 40 tokens of 3, T(n) from 1 to 20.
 """

@@ -95,7 +95,7 @@ def test_a_landscape_measured_there_is_the_one_measured_here(method):
 
 
 def on_gpu(config: RunConfig) -> RunConfig:
-    return replace(config, training=replace(config.training, device=GPU))
+    return replace(config, training=replace(config.training, device=GPU, graphs=False))
 
 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path, tiny: RunConfig):

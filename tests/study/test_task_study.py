@@ -125,6 +125,28 @@ def test_a_task_may_have_amounts_of_its_own_and_the_page_says_so():
         assert "; copy" not in task_setup(alone, {"copy": recipes["copy"]})["Training"]
 
 
+def test_what_is_smaller_than_in_the_source_is_said():
+    def told(preset):
+        study = plan_tasks(preset)
+        return task_setup(study, {task: task_recipe(task, PRESETS[preset]) for task in study.tasks})
+
+    assert "Shrunk against the source" not in told("source")
+    words = told("gpu")["Shrunk against the source"]
+    assert words.startswith("width 64 instead of 256, at most 3 layers instead of 4, 5000 updates at rate 0.0007 instead of 100000")
+    assert "batches" not in words
+    assert "; addition: width 64, at most 3 layers, 12000 updates" in told("paper")["Shrunk against the source"]
+    assert "copy 2 layer(s) of width 32, addition 3 layer(s) of width 64" in told("paper")["Model"]
+
+
+@pytest.mark.slow
+def test_runs_that_were_planned_otherwise_are_told(made):
+    assert "Made otherwise" not in summarise_tasks(read_task_study(made), made).setup
+    path = made / "runs" / "parity-single-seed0" / "config.toml"
+    path.write_text(path.read_text().replace("rate = 0.001", "rate = 0.002"))
+    words = summarise_tasks(read_task_study(made), made).setup["Made otherwise"]
+    assert words.startswith("1 of 3 complete runs have another config than this version plans")
+
+
 def test_a_recipe_has_room_for_the_longest_training_length():
     recipe = task_recipe("multiplication", replace(TINY, longest=10))
     assert recipe.loops == 10  # 5 digits by 2

@@ -1,15 +1,21 @@
 """What graphs compute, on the CPU; that they are recorded and replayed is tested on a GPU, in tests/test_on_a_gpu.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from thalweg.data.task_data import IGNORED
-from thalweg.errors import BadInputError
+from thalweg.data.task_data import IGNORED, TaskConfig
 from thalweg.models.config import ModelConfig
 from thalweg.models.looped import LoopedTransformer
-from thalweg.train.config import TrainingConfig
+from thalweg.shift.criterion import AtStep, LookAhead
+from thalweg.shift.net import SafetyNet
+from thalweg.shift.onset import Hard, Ramp
+from thalweg.train import trainer as trainer_module
+from thalweg.train.config import ShiftConfig, TrainingConfig
 from thalweg.train.graphs import as_tensor, given_of, loss_of
 from thalweg.train.step import TaskBatch, mean_loss
+from thalweg.train.trainer import by_graphs, train
 
 TOKENS = torch.randint(7, (6, 9), generator=torch.Generator().manual_seed(2))
 
@@ -42,6 +48,63 @@ def test_a_graph_has_as_many_passes_as_the_deepest_sample_needs(model, samples):
     torch.testing.assert_close(loss_of(model, given, passes, None), mean_loss(model, samples, 20))
 
 
-def test_graphs_and_compilation_exclude_each_other():
-    with pytest.raises(BadInputError, match=r"training\.graphs: given True, expected false where training\.compile is true"):
-        TrainingConfig(compile=True, graphs=True)
+@pytest.mark.parametrize(
+    ("gains", "passes"), [(None, 6), ((1.0,) * 6, 6), ((1.0, 0.5, 0.0, 0.0, 0.0, 0.0), 2), ((1.0, 0.0, 0.3, 0.0, 0.0, 0.0), 3)]
+)
+def test_passes_that_have_not_begun_are_not_in_a_graph(model, samples, gains, passes):
+    for batch in (TOKENS, samples):
+        given, found = given_of(batch, 6, gains)
+        assert found == passes
+        factors = None if gains is None else as_tensor(gains, found, model.head.weight)
+        torch.testing.assert_close(loss_of(model, given, found, factors), mean_loss(model, batch, 6, gains))
+    assert given_of(TOKENS, 3, (0.0, 0.0, 0.0))[1] == 1  # the first pass is always there
+
+
+def test_graphs_are_for_runs_on_a_gpu_that_are_not_compiled():
+    gpu = torch.device("cuda", 1)
+    assert by_graphs(TrainingConfig(), gpu)
+    assert not by_graphs(TrainingConfig(), torch.device("cpu"))
+    assert not by_graphs(TrainingConfig(compile=True), gpu)
+    assert not by_graphs(TrainingConfig(graphs=False), gpu)
+
+
+class StandIn:
+    """What graphs compute, without a GPU."""
+
+    def __init__(self, model: LoopedTransformer) -> None:
+        self.model, self.seconds, self.calls = model, 0.0, 0
+
+    def backward(self, batch, loops, gains):
+        given, passes = given_of(batch, loops, gains)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        loss = loss_of(self.model, given, passes, None if gains is None else as_tensor(gains, passes, self.model.head.weight))
+        loss.backward()
+        self.seconds, self.calls = self.seconds + 1000.0, self.calls + 1
+        return loss.detach()
+
+
+PARITY = TaskConfig("parity", longest=4, start=2, samples=10, tested=(4,), tests=20)
+ON_A_TASK = {
+    "data": PARITY,
+    "model": ModelConfig(vocabulary=3, width=8, heads=2, block="gpt", positions="none", injection=True),
+    "shift": ShiftConfig((1, 4), AtStep(12), Ramp(10, order="in turn")),
+}
+LOOKING = {"shift": ShiftConfig((1, 3), LookAhead(every=10, updates=6), Ramp(8, order="in turn"))}
+WATCHED = {"shift": ShiftConfig((1, 12), AtStep(12), Hard(), net=SafetyNet(tries=1, bound=1e-3, within=5, window=3))}
+
+
+@pytest.mark.parametrize("changes", [{}, ON_A_TASK, LOOKING, WATCHED], ids=["ramp", "task", "look ahead", "net"])
+def test_a_run_by_graphs_is_the_run_without(tiny, tmp_path, monkeypatch, changes):
+    """Same switches, same counted operations, weights up to rounding; what recording takes is no training time."""
+    config = replace(tiny, **changes)
+    plain = train(config, tmp_path / "plain")
+    monkeypatch.setattr(trainer_module, "Graphs", StandIn)
+    monkeypatch.setattr(trainer_module, "by_graphs", lambda settings, device: True)
+    replayed = train(config, tmp_path / "replayed")
+    assert [(one.step, one.loops_after) for one in replayed.switches] == [(one.step, one.loops_after) for one in plain.switches]
+    assert [(one.step, one.back_to) for one in replayed.retreats] == [(one.step, one.back_to) for one in plain.retreats]
+    assert bool(plain.retreats) == (changes is WATCHED)
+    assert (replayed.flops, replayed.evaluations) == (plain.flops, plain.evaluations)
+    assert replayed.final["held-out"]["all"].loss == pytest.approx(plain.final["held-out"]["all"].loss, rel=1e-4)
+    assert replayed.seconds < 100

@@ -57,7 +57,8 @@ def phases_drawn(phases: Sequence[PhaseRecord], arms: Arms, caption: str) -> Dra
     words = (
         "Matrix entropy S_1 of the Hessian's spectrum along every run, and its phases below it, one bar a seed: straight pieces "
         "over checkpoints that are even in the logarithm of the updates, with breaks by a bootstrap at the 5 % level against "
-        "correlated noise; collapse falls, diversification rises, stable does neither by more than the tolerance. "
+        "correlated noise; collapse falls, diversification rises, stable does neither by more than the tolerance, which "
+        "is one for all runs of an arm. "
         f"{caption}"
     )
     told = "; ".join(f"{arm}: {sequences(phases, arm)}" for arm in shown)

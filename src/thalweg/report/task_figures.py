@@ -207,7 +207,8 @@ def switches_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Dr
         panels[task].set_xlim(-reach, reach)
     legend_below(figure)
     caption = (
-        f"Held-out exact match on the trained lengths within {reach:.0f} updates of each run's own switch. Thin: one line a seed; "
+        f"Held-out exact match on the trained lengths within {reach:.0f} updates of each run's own switch, of runs that have one; "
+        "those with many stages are drawn along their run. Thin: one line a seed; "
         "thick: mean over seeds. At 0 the same weights are scored before and after the switch. Each panel has its own vertical "
         f"axis. {setup(summary)}"
     )

@@ -27,14 +27,15 @@ def stages_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Draw
             for run in runs:
                 draw_run(axes, arm, run, FIRST_ROW - ROW * rows, label=arm if run is runs[0] else "")
                 rows += 1
+        axes.axhspan(FIRST_ROW - ROW * rows, FIRST_ROW + ROW / 2, color="white", linewidth=0, zorder=2.2)  # over the band
         axes.set_ylim(FIRST_ROW - ROW * rows, 104)
         axes.set_yticks(range(0, 101, 25))
         axes.set_xlim(left=0)
         whole_ticks(axes)
     legend_below(figure)
     caption = (
-        "Held-out exact match on all trained lengths over updates, of runs with many stages: one line a seed, and below it one row "
-        "of marks a seed, in the same order, where a stage begins. Looped, whose lengths grow by the clock: mean over seeds and "
+        "Held-out exact match on all trained lengths over updates, of runs with many stages: one line a seed, and below them one "
+        "row of marks a seed where its stages begin. Looped, whose lengths grow by the clock: mean over seeds and "
         f"95 % t-interval, cut at the axis. {setup(summary)}"
     )
     told = "; ".join(f"{task}, {arm}: {stages_in_words(runs)}" for task, arms in found.items() for arm, runs in arms.items())
@@ -47,7 +48,7 @@ def draw_run(axes: Axes, arm: str, run: RunRecord, row: float, label: str) -> No
     line = {"color": COLOURS[arm], "linewidth": 1.0, "alpha": 0.75, "dashes": DASHES.get(arm, (None, None)), "label": label}
     values = score("held-out", "all", "accuracy", 100)
     axes.plot([e.step for e in run.evaluations], [values(e) for e in run.evaluations], **line)  # type: ignore[arg-type]
-    axes.plot([s.step for s in run.switches], [row] * len(run.switches), "|", color=COLOURS[arm], markersize=4, markeredgewidth=0.9)
+    axes.plot([s.step for s in run.switches], [row] * len(run.switches), "|", color=COLOURS[arm], ms=4, mew=0.9, zorder=3)
 
 
 def stages_in_words(runs: list[RunRecord]) -> str:

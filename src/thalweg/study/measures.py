@@ -44,7 +44,7 @@ def held_out_errors(evaluation: EvaluationRecord) -> float:
 
 def smoothed(run: RunRecord, spent: Measure, measure: Measure = held_out_loss) -> list[tuple[float, float]]:
     """A measure as means over `LAST` evaluations, each at what had been spent at the last; over all where there are fewer."""
-    wide, points = min(LAST, len(run.evaluations)), []
+    wide, points = max(1, min(LAST, len(run.evaluations))), []
     for end in range(wide, len(run.evaluations) + 1):
         window = run.evaluations[end - wide : end]
         points.append((spent(window[-1]), sum(map(measure, window)) / wide))

@@ -9,11 +9,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from thalweg.errors import FolderError
+from thalweg.errors import BadInputError, FolderError
 from thalweg.landscapes import LandscapePlan
 from thalweg.models.cost import cost
 from thalweg.storage import write_text
@@ -121,6 +121,23 @@ def prepare(jobs: list[Job]) -> None:
             raise FolderError(f"run {job.folder}: the folder belongs to a run with another config; choose another --out")
         if job.plan is not None:
             claim(job.folder / "landscape", job.plan)
+
+
+def unplanned(jobs: Iterable[Job]) -> dict[str, str]:
+    """A line for the set-up of a page, by topic, where complete runs have configs that this version plans otherwise."""
+    complete = [job for job in jobs if job.complete]
+    other = sum(not as_planned(job) for job in complete)
+    advice = "the set-up in words is that of the plan, theirs stands in the config.toml of each run"
+    words = f"{other} of {len(complete)} complete runs have another config than this version plans for them; {advice}"
+    return {"Made otherwise": words} if other else {}
+
+
+def as_planned(job: Job) -> bool:
+    """Whether the run in the folder has the config of the plan."""
+    try:
+        return read_config(job.folder / "config.toml") == job.config
+    except BadInputError:  # a key that this version does not know
+        return False
 
 
 def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[str]], None]) -> dict[str, str]:

@@ -242,7 +242,7 @@ def runs_of(study: StudyConfig) -> dict[str, RunConfig]:
         for arm in study.arms:
             config = replace(ARMS[arm](recipe), arm=arm, seed=seed)
             measured = landscape_of(study, arm)
-            settings = replace(config.training, device=study.device, compile=study.compile, graphs=not study.compile)
+            settings = replace(config.training, device=study.device, compile=study.compile)
             settings = replace(settings, snapshots=measured.checkpoints if measured else 0)
             runs[f"{arm}-seed{seed}"] = replace(config, training=settings)
     return runs

@@ -39,7 +39,7 @@ RATIO = "share of"
 SWITCHING = {
     "switch_step": "first switch at (updates)",
     "drop": "largest drop at a switch (points)",
-    "jump": "jump of the loss at the switch ({unit})",
+    "jump": "largest jump of the loss at a switch ({unit})",
     "share_seconds": f"{RATIO} Looped's time",
     "share_flops": f"{RATIO} Looped's operations",
     "seconds": "training (s)",

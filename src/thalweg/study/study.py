@@ -18,7 +18,7 @@ from thalweg.study.claims import landscape_verdicts
 from thalweg.study.evidence import Evidence, Landscapes, Spectra
 from thalweg.study.measures import bits_per_byte, cell, cost_to_target, final
 from thalweg.study.phase_records import phase_records
-from thalweg.study.queue import Job, prepare
+from thalweg.study.queue import Job, prepare, unplanned
 from thalweg.study.recipes import Recipe, StudyConfig, landscape_of, recipe_of, runs_of
 from thalweg.study.verdicts import Runs, markov_verdicts, text_verdicts
 from thalweg.train.config import RunConfig
@@ -107,7 +107,7 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
         table=rows,
         columns=columns,
         verdicts=tuple(verdicts),
-        setup=setup_in_words(study, recipe_of(study), some.data),
+        setup=setup_in_words(study, recipe_of(study), some.data) | unplanned(jobs),
         target=TARGET,
         provenance=some.provenance,
         phases=phases,

@@ -15,7 +15,7 @@ from thalweg.report.sweep_page import write_sweep_report
 from thalweg.storage import read_journal, read_json, write_json
 from thalweg.study.measures import Pairs, in_bits
 from thalweg.study.outcomes import outcome_of
-from thalweg.study.queue import Job, failed_for_good, prepare
+from thalweg.study.queue import Job, failed_for_good, prepare, unplanned
 from thalweg.study.study import claim_folder, markov_words, model_words, text_words
 from thalweg.study.sweep_verdicts import verdicts_of
 from thalweg.study.switching import SweepConfig, Way, at_step, fires_at, recipe_of, references, ways_of
@@ -151,7 +151,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         axes={"delta_loss": grid.delta_loss, "delta_grad": grid.delta_grad, "patience": tuple(map(float, grid.patience))},
         defaults={name: float(getattr(recipe.criterion, name)) for name in ("delta_loss", "delta_grad", "patience")},
         verdicts=tuple(verdicts_of(ways, runs, recipe.criterion)),
-        setup=setup_in_words(sweep, some.summary.data),
+        setup=setup_in_words(sweep, some.summary.data) | unplanned(jobs),
         provenance=some.summary.provenance,
         unit="bits" if sweep.task == "text" else "nats",
     )

@@ -99,7 +99,7 @@ def recipe_of(sweep: SweepConfig) -> Recipe:
         base = RunConfig(data=MarkovConfig(scored=2000), model=model, optimizer=OptimizerConfig(rate=3e-3))
         settings = TrainingConfig(steps=steps, batch=128, evaluate_every=max(1, steps // 48), threads=1, log_every=1)
     model = base.model.for_loops(sweep.loops) if sweep.loops >= DEEP else base.model
-    base = replace(base, model=model, training=replace(settings, device=sweep.device, graphs=True))
+    base = replace(base, model=model, training=replace(settings, device=sweep.device))
     return Recipe(base, sweep.loops, CRITERION, Ramp(max(1, steps // 5), order="in turn"))
 
 

@@ -40,7 +40,7 @@ class TaskPreset:
 
 
 ADDITION = {"width": 64, "deepest": 3, "steps": 12_000, "rate": 7e-4}
-"""In `paper`: at width 32 and twice the rate a length takes 800 updates to learn, and none helps the next."""
+"""In `paper`: at twice the rate a length takes 800 updates to learn, and none helps the next, see docs/log.md."""
 ALL = ("single", "looped", "shift", "shift-scp", "shift-hard", "looped-fast", "next-token", "fixed", "random")
 PRESETS = {
     "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
@@ -139,7 +139,6 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskReci
         checkpoint_every=max(1, preset.steps // 10),
         threads=1,
         device=device,
-        graphs=True,
     )
     optimizer = OptimizerConfig(rate=preset.rate, warmup=min(200, preset.steps // 10), schedule="wsd", beta2=0.98)
     base = RunConfig(data=data, model=model, optimizer=optimizer, training=settings)

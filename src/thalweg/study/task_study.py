@@ -18,7 +18,7 @@ from thalweg.report.task_page import write_task_report
 from thalweg.storage import locked, read_json, write_json
 from thalweg.study.commands import failure, in_words, make_runs
 from thalweg.study.measures import Pairs
-from thalweg.study.queue import Job, failed_for_good, prepare
+from thalweg.study.queue import Job, failed_for_good, prepare, unplanned
 from thalweg.study.study import claim_folder, model_words
 from thalweg.study.sweep import slug
 from thalweg.study.sweep_commands import say_answers
@@ -99,7 +99,7 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], recor
         longest=longest,
         outcomes=tuple(outcome for outcome in outcomes if outcome.seeds or outcome.failed),
         verdicts=tuple(task_verdicts(outcomes, runs, longest)),
-        setup=task_setup(study, recipes),
+        setup=task_setup(study, recipes) | unplanned(jobs.values()),
         provenance=some.summary.provenance,
     )
     write_json(folder / "summary.json", to_dict(summary))
@@ -172,7 +172,7 @@ def differing(study: TaskStudyConfig) -> str:
     first = preset.of(study.tasks[0])
     told = [
         f"; {task}: width {one.width}, at most {one.deepest} layers, {one.steps} updates of {one.batch} at rate {one.rate:g}, "
-        "other numbers of updates in proportion"
+        "the lengths growing in proportion"
         for task in study.tasks
         for one in (preset.of(task),)
         if replace(one, own={}) != replace(first, own={})
@@ -182,18 +182,18 @@ def differing(study: TaskStudyConfig) -> str:
 
 def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[str, str]:
     """Everything that is needed to repeat the study, by topic."""
-    preset = PRESETS[study.preset].of(study.tasks[0])
     recipe = next(iter(recipes.values()))
     settings, optimizer, rule, ramp = recipe.base.training, recipe.base.optimizer, recipe.criterion, recipe.ramp
     learned = recipe.learned
-    layers = ", ".join(f"{task} {one.base.model.layers}" for task, one in recipes.items())
+    models = {task: one.base.model for task, one in recipes.items()}
+    layers = ", ".join(f"{task} {one.layers} layer(s) of width {one.width}" for task, one in models.items())
     return {
         "Data": (
             f"drawn afresh for every update: length uniform from 1 to a maximum that grows from {recipe.data.start} to "
             f"{recipe.data.longest} over {recipe.data.grow} updates; the whole answer is predicted at once after the last loop "
             "(next-token: one token after the other); loss on the answer alone"
         ),
-        "Model": f"{model_words(recipe.base.model)}; layers by task: {layers}",
+        "Model": f"{model_words(recipe.base.model)}; by task: {layers}",
         "Training": (
             f"{settings.steps} updates of {settings.batch} samples, {optimizer.name} at rate {optimizer.rate:g} "
             f"({optimizer.schedule}, warm-up {optimizer.warmup}), clip {optimizer.clip:g}, float32; scored every "
@@ -213,13 +213,23 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
         "Seeds": f"{len(study.seeds)} ({', '.join(map(str, study.seeds))}), paired: same data, weights and batches",
         "Figures of merit": (
             f"exact match = the whole answer is right; tested on {recipe.data.tests} fresh samples a length; share = training time "
-            "to Looped's final exact match on trained lengths less one point, over Looped's own time to it, smoothed over 3 "
-            "evaluations; drop = the largest fall of the held-out exact match below its best so far, from a switch until 400 "
-            "updates after its onset, of several switches the largest"
+            "(or counted operations) to Looped's final exact match on trained lengths less one point, over Looped's own, smoothed "
+            "over 3 evaluations; drop = the largest fall of the held-out exact match below its best so far, from a switch until "
+            "400 updates after its onset, of several switches the largest"
         ),
-        "Shrunk against the source": (
-            f"width {preset.width} instead of 256, batches of {preset.batch} instead of 64, at most {preset.deepest} layers "
-            f"instead of 4, {settings.steps} updates at rate {optimizer.rate:g} instead of 100,000 at 1e-4, trained to "
-            f"length {preset.longest} instead of 20 (where T(n) is larger, to as many passes)"
-        ),
+    } | shrunk(study)
+
+
+def shrunk(study: TaskStudyConfig) -> dict[str, str]:
+    """What is smaller than in the source, in words, by topic."""
+    mine, source = PRESETS[study.preset].of(study.tasks[0]), PRESETS["source"]
+    told = {
+        f"width {mine.width} instead of {source.width}": mine.width < source.width,
+        f"batches of {mine.batch} instead of {source.batch}": mine.batch < source.batch,
+        f"at most {mine.deepest} layers instead of {source.deepest}": mine.deepest < source.deepest,
+        f"{mine.steps} updates at rate {mine.rate:g} instead of {source.steps} at {source.rate:g}": mine.steps < source.steps,
+        f"trained to length {mine.longest} instead of {source.longest}": mine.longest < source.longest,
     }
+    smaller = [words for words, is_so in told.items() if is_so]
+    long = "where T(n) is above n, trained to shorter lengths with about as many passes"
+    return {"Shrunk against the source": f"{', '.join([*smaller, long])}{differing(study)}"} if smaller else {}

@@ -120,15 +120,14 @@ class TrainingConfig:
     """CPU threads; 0 leaves PyTorch's own choice. Bit equality holds for equal numbers."""
     compile: bool = False
     """Compile the model; every stage's graph is built before the clock starts."""
-    graphs: bool = False
-    """On a GPU, record forward and backward of an update as a CUDA graph for each shape and number of passes, and replay it: small
-    models are launched many times sooner. Elsewhere nothing changes."""
+    graphs: bool = True
+    """On a GPU, record forward and backward of an update as a CUDA graph for each shape and number of passes, before the clock goes
+    on, and replay it: three to four times as fast at width 64. Without a GPU, or compiled, nothing changes."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "evaluate_every", "checkpoint_every", "keep", "log_every"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "a whole number of at least 1")
         require(self.threads >= 0, "training.threads", self.threads, "a whole number of at least 0")
-        require(not (self.compile and self.graphs), "training.graphs", True, "false where training.compile is true")
         fits = self.snapshots == 0 or 2 <= self.snapshots <= self.steps + 1
         require(fits, "training.snapshots", self.snapshots, "0, or from 2 to one more than training.steps")
 

@@ -1,14 +1,15 @@
 """Forward and backward of an update as CUDA graphs: recorded once for each shape and number of passes, then replayed.
 
 T passes over a small block are T times some dozens of kernels of a few microseconds, and a GPU waits for the Python that launches
-them: at width 256 an update takes as long as at width 32. A graph launches all of them at once. Passes of samples that need
-different numbers are computed for all samples and masked, as a graph's shapes are fixed.
+them. A graph launches all of them at once. Passes of samples that need different numbers are computed for all samples and masked,
+as a graph's shapes are fixed.
 
 Shape letters: B batch, L positions, T passes.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +43,11 @@ class Graphs:
     def __init__(self, model: LoopedTransformer) -> None:
         self.model = model
         self.parameters = list(model.parameters())
+        self.device = self.parameters[0].device
         self.recorded: dict[tuple, Recorded] = {}
         self.pool = torch.cuda.graph_pool_handle()
+        self.seconds = 0.0
+        """Spent on recording."""
 
     def backward(self, batch: Batch, loops: int, gains: Gains) -> Tensor:
         """The mean loss of a batch; its gradients are in the parameters, in place of any that were there.
@@ -51,11 +55,14 @@ class Graphs:
         Raises:
             BadInputError: the model does something that cannot be recorded.
         """
-        given, passes = given_of(batch, loops)
+        given, passes = given_of(batch, loops, gains)
         key = (tuple((part.shape, part.dtype) for part in given), passes, gains is None)
         found = self.recorded.get(key)
         if found is None:
-            found = self.recorded[key] = self.record(given, passes, gains)
+            began = time.perf_counter()
+            with torch.cuda.device(self.device):  # streams, pool and capture are those of the current device
+                found = self.recorded[key] = self.record(given, passes, gains)
+            self.seconds += time.perf_counter() - began
         for mine, new in zip(found.given, given, strict=True):
             mine.copy_(new, non_blocking=True)
         if found.gains is not None:
@@ -67,8 +74,7 @@ class Graphs:
 
     def record(self, given: tuple[Tensor, ...], passes: int, gains: Gains) -> Recorded:
         """A new graph; weights and optimizer are not touched."""
-        device = self.parameters[0].device
-        mine = tuple(part.to(device).clone() for part in given)
+        mine = tuple(part.to(self.device).clone() for part in given)
         factors = None if gains is None else as_tensor(gains, passes, self.parameters[0])
         self.forget()
         side = torch.cuda.Stream()
@@ -83,9 +89,13 @@ class Graphs:
             with torch.cuda.graph(graph, pool=self.pool):
                 loss = loss_of(self.model, mine, passes, factors)
                 loss.backward()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
+            said = str(error.__context__ or error).splitlines()[0]  # the end of the capture fails too, and says less
             advice = "expected a model whose updates can be recorded as a CUDA graph; set training.graphs to false"
-            raise BadInputError(f"training.graphs: given true ({str(error).splitlines()[0]}), {advice}") from error
+            raise BadInputError(f"training.graphs: given true ({said}), {advice}") from error
+        torch.cuda.synchronize()
         return Recorded(graph, mine, factors, loss.detach(), tuple(parameter.grad for parameter in self.parameters))
 
     def forget(self) -> None:
@@ -94,12 +104,13 @@ class Graphs:
             parameter.grad = None
 
 
-def given_of(batch: Batch, loops: int) -> tuple[tuple[Tensor, ...], int]:
-    """The tensors of a batch that change from update to update, and T."""
+def given_of(batch: Batch, loops: int, gains: Gains = None) -> tuple[tuple[Tensor, ...], int]:
+    """The tensors of a batch that change from update to update, and T: without the last passes where their gains are 0."""
+    begun = loops if gains is None else max(index + 1 for index, gain in enumerate(gains) if index == 0 or gain != 0)
     if isinstance(batch, TaskBatch):
-        capped = batch.capped(loops)
+        capped = batch.capped(min(loops, begun))
         return (batch.inputs, batch.targets, capped), int(capped.max())
-    return (batch,), loops
+    return (batch,), begun
 
 
 def as_tensor(gains: Gains, passes: int, like: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def train_step(
 ) -> Outcome:
     """Make one update in place; nothing is changed when loss or gradient are not finite.
 
-    Loss and norm are read in one transfer, the only point where a GPU is waited for. ``backward`` makes loss and gradients in
+    Loss and norm are read in one transfer, where a GPU is waited for. ``backward`` makes loss and gradients in
     place of the model where it is given, see `thalweg.train.graphs`.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -36,13 +36,12 @@ from thalweg.train.answers import score_length
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import digest, gather, newest_checkpoint, save_checkpoint, scatter, weights
-from thalweg.train.config import RunConfig, config_text, read_config
+from thalweg.train.config import RunConfig, TrainingConfig, config_text, read_config
 from thalweg.train.evaluate import evaluate
 from thalweg.train.graphs import Graphs
 from thalweg.train.rates import rate_at
 from thalweg.train.retreat import go_back, tie
 from thalweg.train.step import (
-    Backward,
     Batch,
     Gains,
     Outcome,
@@ -97,6 +96,11 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
             run.close()
 
 
+def by_graphs(settings: TrainingConfig, device: torch.device) -> bool:
+    """Whether updates are replayed as CUDA graphs."""
+    return settings.graphs and not settings.compile and device.type == "cuda"
+
+
 def check_owner(config: RunConfig, folder: Path) -> bool:
     """Whether the folder is new; otherwise it must be this run's."""
     path = folder / "config.toml"
@@ -125,9 +129,7 @@ class Run:
         # Static: one graph for each number of loops, rather than one that is traced again when the number is a new one.
         compiled = config.training.compile
         self.forward: Callable[..., Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
-        on_gpu = self.device.type == "cuda"
-        self.backward: Backward | None = Graphs(self.model).backward if config.training.graphs and on_gpu else None
-        """By graphs; None for the model's own."""
+        self.graphs = Graphs(self.model) if by_graphs(config.training, self.device) else None
         self.optimizer = make_optimizer(config.optimizer, self.model)
         self.shift = config.shift.schedule(config.seed)
         self.switches: list[SwitchRecord] = []
@@ -199,15 +201,15 @@ class Run:
     def update(self) -> None:
         """One update, its record, and what the schedule makes of it."""
         started, step, settings = time.perf_counter(), self.shift.step, self.config.training
+        recorded = self.recording_seconds()
         loops, newest, rate, batch = self.shift.loops, self.shift.gains[-1], self.rate(), self.batch(step)
         outcome = self.train_on(batch, loops, self.gains())
         if not outcome.finite:
             self.stop_diverged(f"update {step + 1}", f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}")
-        whole = self.config.training.compile or self.backward is not None
-        computed = loops if whole else sum(gain != 0 for gain in self.shift.gains)
+        computed = loops if self.config.training.compile else sum(gain != 0 for gain in self.shift.gains)
         switched = self.advance(outcome)
         self.clock.flops += self.flops(batch, computed)
-        self.clock.seconds += time.perf_counter() - started
+        self.clock.seconds += time.perf_counter() - started - (self.recording_seconds() - recorded)
         facts = StepFacts(
             step=step + 1,
             steps=settings.steps,
@@ -227,12 +229,14 @@ class Run:
         for callback in self.callbacks:
             callback.on_step(facts)
 
+    def recording_seconds(self) -> float:
+        """Spent on recording graphs; like compilation, not training."""
+        return self.graphs.seconds if self.graphs else 0.0
+
     def train_on(self, batch: Batch, loops: int, gains: Gains) -> Outcome:
         """Weights and optimizer after one update at the rate of now; nothing else changes."""
-        rate, clip = self.rate(), self.config.optimizer.clip
-        return train_step(
-            self.forward, self.optimizer, batch, loops=loops, gains=gains, rate=rate, clip=clip, backward=self.backward
-        )
+        rate, clip, backward = self.rate(), self.config.optimizer.clip, self.graphs.backward if self.graphs else None
+        return train_step(self.forward, self.optimizer, batch, loops=loops, gains=gains, rate=rate, clip=clip, backward=backward)
 
     def advance(self, outcome: Outcome) -> bool:
         """Tell the schedule of an update, look ahead where it asks for it, and hand the optimizer over at a switch."""
@@ -264,10 +268,9 @@ class Run:
         return on_device(made, self.device)
 
     def flops(self, batch: Batch, loops: int) -> float:
-        """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most, or all as many."""
+        """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most, masked or not."""
         if isinstance(batch, TaskBatch):
-            capped = batch.capped(loops).double()
-            passes = (capped.mean() if self.backward is None else capped.max()).item()
+            passes = batch.capped(loops).double().mean().item()
             rows, length = batch.inputs.shape
             return cost(self.config.model, rows, length, passes).training_step
         return cost(self.config.model, len(batch), batch.shape[1] - 1, loops).training_step

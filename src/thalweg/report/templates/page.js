@@ -108,9 +108,8 @@
         { type: "scatter3d", mode: "lines+markers", x: path.map(p => p[0]), y: path.map(p => p[1]), z: path.map(p => p[2]), line: { color: "#D55E00", width: 6 }, marker: { size: 2.5, color: "#D55E00" }, text: one.path.map(p => short(p[2])),
           hovertemplate: "path, loss %{text}<extra></extra>" },
       ];
-      const scene = name => axis(name);
       return put(place, traces, layout({ margin: { l: 0, r: 0, t: 0, b: 0 }, hovermode: "closest", uirevision: "kept",
-        scene: { xaxis: scene(one.axes[0]), yaxis: scene(one.axes[1]), zaxis: scene(logarithmic.checked ? "log10 of the loss above the lowest" : "loss (nats)"), aspectmode: "cube" } }));
+        scene: { xaxis: axis(one.axes[0]), yaxis: axis(one.axes[1]), zaxis: axis(logarithmic.checked ? "log10 of the loss above the lowest" : "loss (nats)"), aspectmode: "cube" } }));
     };
     which.onchange = draw;
     logarithmic.onchange = draw;
