@@ -166,10 +166,16 @@ def at_length(one: TaskOutcome, length: int) -> str:
     return f"n={length}: " + " ".join(f"{value:.2f}" for value in one.accuracy[one.lengths.index(length)])
 
 
+def plainest(study: TaskStudyConfig) -> str:
+    """The first task that has no amounts of its own, whose numbers stand for all; else the first one."""
+    own = PRESETS[study.preset].own
+    return next((task for task in study.tasks if task not in own), study.tasks[0])
+
+
 def differing(study: TaskStudyConfig) -> str:
-    """Tasks whose amounts are not those of the first one, in words."""
+    """Tasks whose amounts are not those of the plainest one, in words."""
     preset = PRESETS[study.preset]
-    first = preset.of(study.tasks[0])
+    first = preset.of(plainest(study))
     told = [
         f"; {task}: width {one.width}, at most {one.deepest} layers, {one.steps} updates of {one.batch} at rate {one.rate:g}, "
         "the lengths growing in proportion"
@@ -182,7 +188,7 @@ def differing(study: TaskStudyConfig) -> str:
 
 def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[str, str]:
     """Everything that is needed to repeat the study, by topic."""
-    recipe = next(iter(recipes.values()))
+    recipe = recipes[plainest(study)]
     settings, optimizer, rule, ramp = recipe.base.training, recipe.base.optimizer, recipe.criterion, recipe.ramp
     learned = recipe.learned
     models = {task: one.base.model for task, one in recipes.items()}
@@ -222,7 +228,7 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
 
 def shrunk(study: TaskStudyConfig) -> dict[str, str]:
     """What is smaller than in the source, in words, by topic."""
-    mine, source = PRESETS[study.preset].of(study.tasks[0]), PRESETS["source"]
+    mine, source = PRESETS[study.preset].of(plainest(study)), PRESETS["source"]
     told = {
         f"width {mine.width} instead of {source.width}": mine.width < source.width,
         f"batches of {mine.batch} instead of {source.batch}": mine.batch < source.batch,
