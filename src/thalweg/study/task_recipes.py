@@ -44,7 +44,7 @@ ADDITION = {"width": 64, "deepest": 3, "steps": 12_000, "rate": 7e-4}
 ALL = ("single", "looped", "shift", "shift-scp", "shift-hard", "looped-fast", "next-token", "fixed", "random")
 PRESETS = {
     "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
-    "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": ADDITION, "parity": {"steps": 16_000}}),
+    "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": ADDITION}),
     "gpu": TaskPreset(3, ("single", "looped", "shift", "shift-hard", "looped-fast"), 5000, 20, 64, 3, rate=7e-4),
     "source": TaskPreset(5, ALL, 100_000, 20, 256, 4, rate=1e-4),
 }
