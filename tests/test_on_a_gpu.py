@@ -98,15 +98,6 @@ def on_gpu(config: RunConfig) -> RunConfig:
     return replace(config, training=replace(config.training, device=GPU, graphs=False))
 
 
-def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path, tiny: RunConfig):
-    config = on_gpu(tiny)
-    whole = train(config, tmp_path / "whole")
-    assert whole.provenance.device.startswith(GPU)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "cut", [StopAt(22)])
-    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
-
-
 def test_a_run_ends_near_the_same_run_on_the_cpu(tmp_path: Path, tiny: RunConfig):
     here, there = train(tiny, tmp_path / "here"), train(on_gpu(tiny), tmp_path / "there")
     losses = [one.final["held-out"]["all"].loss for one in (here, there)]
@@ -120,13 +111,28 @@ def task_run(tiny: RunConfig) -> RunConfig:
     return on_gpu(replace(tiny, data=data, model=model, shift=shift))
 
 
-def test_a_run_on_a_task_goes_on_bit_for_bit(tmp_path: Path, tiny: RunConfig):
-    config = task_run(tiny)
+def with_graphs(config: RunConfig) -> RunConfig:
+    return replace(config, training=replace(config.training, graphs=True))
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["launched", "graphs"])
+@pytest.mark.parametrize(("made", "stop"), [(on_gpu, 22), (task_run, 21)], ids=["tokens", "task"])
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path, tiny: RunConfig, made, stop, graphs):
+    eager = made(tiny)
+    config = with_graphs(eager) if graphs else eager
     whole = train(config, tmp_path / "whole")
-    assert [one.length for one in read_lengths(tmp_path / "whole")] == [4, 6]
+    assert whole.provenance.device.startswith(GPU)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "cut", [StopAt(21)])
+        train(config, tmp_path / "cut", [StopAt(stop)])
     assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+    if graphs:
+        losses = [one.final["held-out"]["all"].loss for one in (train(eager, tmp_path / "eager"), whole)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_run_on_a_task_is_asked_every_tested_length(tmp_path: Path, tiny: RunConfig):
+    train(task_run(tiny), tmp_path / "run")
+    assert [one.length for one in read_lengths(tmp_path / "run")] == [4, 6]
 
 
 @pytest.mark.parametrize("gains", [None, (1.0, 0.7, 0.3, 0.0, 0.0, 0.0)])
@@ -164,32 +170,6 @@ def test_graphs_mask_samples_with_passes_of_their_own():
         for parameter, gradient in zip(there.parameters(), gradients, strict=True):
             torch.testing.assert_close(parameter.grad.cpu(), gradient)
     assert len(graphs.recorded) == 2
-
-
-def with_graphs(config: RunConfig) -> RunConfig:
-    return replace(config, training=replace(config.training, graphs=True))
-
-
-def test_a_run_by_graphs_ends_near_the_one_without_and_goes_on_bit_for_bit(tmp_path: Path, tiny: RunConfig):
-    config = with_graphs(on_gpu(tiny))
-    whole = train(config, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "cut", [StopAt(22)])
-    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
-    eager = train(on_gpu(tiny), tmp_path / "eager")
-    losses = [one.final["held-out"]["all"].loss for one in (eager, whole)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-
-
-def test_a_run_on_a_task_by_graphs_goes_on_bit_for_bit(tmp_path: Path, tiny: RunConfig):
-    config = with_graphs(task_run(tiny))
-    whole = train(config, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "cut", [StopAt(21)])
-    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
-    eager = train(task_run(tiny), tmp_path / "eager")
-    losses = [one.final["held-out"]["all"].loss for one in (eager, whole)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -181,7 +180,7 @@ def differing(study: TaskStudyConfig) -> str:
         "the lengths growing in proportion"
         for task in study.tasks
         for one in (preset.of(task),)
-        if replace(one, own={}) != replace(first, own={})
+        if one != first
     ]
     return "".join(told)
 

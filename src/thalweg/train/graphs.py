@@ -14,12 +14,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from thalweg.data.task_data import IGNORED
 from thalweg.errors import BadInputError
 from thalweg.models.looped import LoopedTransformer
-from thalweg.train.step import Batch, Gains, TaskBatch, next_token_loss
+from thalweg.train.step import Batch, Gains, TaskBatch, asked_loss, next_token_loss
 
 WARM = 3
 """Updates' worth of forward and backward before one is recorded: libraries choose their kernels and take their memory then."""
@@ -76,13 +74,13 @@ class Graphs:
         """A new graph; weights and optimizer are not touched."""
         mine = tuple(part.to(self.device).clone() for part in given)
         factors = None if gains is None else as_tensor(gains, passes, self.parameters[0])
-        self.forget()
+        self.model.zero_grad()  # no gradients: the next backward makes new ones, rather than adding to those that are there
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM):
                 loss_of(self.model, mine, passes, factors).backward()
-                self.forget()
+                self.model.zero_grad()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:
@@ -97,11 +95,6 @@ class Graphs:
             raise BadInputError(f"training.graphs: given true ({said}), {advice}") from error
         torch.cuda.synchronize()
         return Recorded(graph, mine, factors, loss.detach(), tuple(parameter.grad for parameter in self.parameters))
-
-    def forget(self) -> None:
-        """No gradients: the next backward makes new ones, rather than adding to those that are there."""
-        for parameter in self.parameters:
-            parameter.grad = None
 
 
 def given_of(batch: Batch, loops: int, gains: Gains = None) -> tuple[tuple[Tensor, ...], int]:
@@ -124,5 +117,4 @@ def loss_of(model: LoopedTransformer, given: tuple[Tensor, ...], passes: int, ga
     if len(given) == 1:
         return next_token_loss(model, given[0], passes, gains)
     inputs, targets, loops = given
-    logits = model.forward_masked(inputs, loops, passes, gains)
-    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    return asked_loss(model.forward_masked(inputs, loops, passes, gains), targets)

@@ -73,7 +73,12 @@ def answer_loss(model: Callable[..., Tensor], batch: TaskBatch, loops: int, gain
     """Mean cross-entropy in nats of all positions that are asked, each sample after its own passes, ``loops`` at most."""
     passes = batch.capped(loops)
     logits = model(batch.inputs, loops=passes, gains=None if gains is None else gains[: int(passes.max())])
-    return functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
+    return asked_loss(logits, batch.targets)
+
+
+def asked_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of all positions that are asked, from logits ``(B, L, V)`` and targets ``(B, L)``."""
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 def mean_loss(model: Callable[..., Tensor], batch: Batch, loops: int, gains: Gains = None) -> Tensor:
