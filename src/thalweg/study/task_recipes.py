@@ -41,7 +41,21 @@ class TaskPreset:
 
 ADDITION = {"width": 64, "deepest": 3, "steps": 12_000, "rate": 7e-4}
 """In `paper`: at this rate 20 lengths were learned in 8,400 updates, at 1e-3 six in 4,800, see docs/log.md."""
-ALL = ("single", "looped", "shift", "shift-scp", "shift-hard", "looped-fast", "next-token", "fixed", "random")
+SHORT = 0.6
+"""Share of the updates that the arms `shift-short` and `looped-short` make."""
+ALL = (
+    "single",
+    "looped",
+    "shift",
+    "shift-short",
+    "shift-scp",
+    "shift-hard",
+    "looped-fast",
+    "looped-short",
+    "next-token",
+    "fixed",
+    "random",
+)
 PRESETS = {
     "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
     "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": ADDITION}),
@@ -183,6 +197,25 @@ def looped_fast(recipe: TaskRecipe) -> RunConfig:
     return replace(looped(recipe), data=replace(recipe.data, grow=recipe.fast))
 
 
+def shift_short(recipe: TaskRecipe) -> RunConfig:
+    """`shift` with fewer updates: the last lengths are there by then, and what is left to gain comes as the rate decays."""
+    return shorter(shift(recipe))
+
+
+def looped_short(recipe: TaskRecipe) -> RunConfig:
+    """Control of `shift-short`: Looped with as many updates, its lengths growing over half of them."""
+    run = looped(recipe)
+    return shorter(replace(run, data=replace(recipe.data, grow=round(SHORT * recipe.data.grow))))
+
+
+def shorter(run: RunConfig) -> RunConfig:
+    """The same over fewer updates, scored and saved as many times: the rate's schedule shrinks with them."""
+    settings = run.training
+    every, saved = (max(1, round(SHORT * number)) for number in (settings.evaluate_every, settings.checkpoint_every))
+    fewer = replace(settings, steps=max(1, round(SHORT * settings.steps)), evaluate_every=every, checkpoint_every=saved)
+    return replace(run, training=fewer)
+
+
 def shift_scp(recipe: TaskRecipe) -> RunConfig:
     """SHIFT as on the Markov language: all lengths, the stage caps T(n), at first at one pass; SCP and a ramp."""
     return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, recipe.ramp))
@@ -216,9 +249,11 @@ ARMS: dict[str, Callable[[TaskRecipe], RunConfig]] = {
     "single": single,
     "looped": looped,
     "shift": shift,
+    "shift-short": shift_short,
     "shift-scp": shift_scp,
     "looped-fast": looped_fast,
     "shift-hard": shift_hard,
+    "looped-short": looped_short,
     "next-token": next_token,
     "fixed": fixed,
     "random": random_loops,
