@@ -63,7 +63,7 @@ def study(
         Folder of the study; results/TASK-PRESET when not given.
     arms:
         Some arms only, with commas: single,looped,shift,shift-hard,single-rescaled,single-flops; of tasks single,looped,shift,
-        shift-scp,shift-hard,looped-fast,next-token,fixed,random.
+        shift-short,shift-scp,shift-hard,looped-fast,looped-short,next-token,fixed,random.
     seeds:
         Number of seeds; 0 takes the preset's.
     jobs:
@@ -325,8 +325,8 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: in
     task:
         `markov`, `text`, or an algorithmic task: parity, copy, addition, binary-sum, multiplication, unique-set, module:attribute.
     arm:
-        single, looped, shift, shift-hard, single-rescaled or single-flops; of a task also shift-scp, looped-fast, next-token,
-        fixed or random.
+        single, looped, shift, shift-hard, single-rescaled or single-flops; of a task also shift-short, shift-scp, looped-fast,
+        looped-short, next-token, fixed or random.
     preset:
         `quick` or `paper`; of a task also `gpu` or `source`.
     seed:

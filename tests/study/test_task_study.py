@@ -87,8 +87,14 @@ def test_every_arm_of_every_task_can_be_made_and_pairs_data_and_weights(preset):
     for (task, arm, _), run in runs.items():
         looped = runs[task, "looped", 0]
         assert run.model == looped.model
-        assert run.training == looped.training
+        share = 0.6 if arm.endswith("-short") else 1.0
+        assert run.training.steps == round(share * looped.training.steps)
+        often = (run.training.evaluate_every, looped.training.evaluate_every)
+        assert run.training.steps // often[0] == pytest.approx(looped.training.steps // often[1], abs=1)
+        amounts = {"steps": 1, "evaluate_every": 1, "checkpoint_every": 1}
+        assert replace(run.training, **amounts) == replace(looped.training, **amounts)
         assert run.optimizer == looped.optimizer
+        assert run.data.grow in (0, round(share * looped.data.grow), looped.data.grow // 4)
         assert replace(run.data, format="full", loops="length", lengths="grow", grow=looped.data.grow) == looped.data
         assert run.shift.stages[-1] == (1 if arm in ("single", "next-token") else run.data.deepest)
 
@@ -246,13 +252,23 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     }
     by_start = {question[:36]: answer for question, answer in answers.items()}
     assert by_start["On which tasks is every Looped seed "] == "none"
-    assert by_start["On which tasks does SHIFT reach Loop"] == "by time: parity; by operations: none"
+    assert by_start["On which tasks does SHIFT reach Loop"] == "shift by time: parity; by operations: none"
     (sooner,) = [one for one in task_verdicts(outcomes, {"parity": {}}, {"parity": 20}) if "in 70% of its cost" in one.question]
     assert set(sooner.numbers) == {"share of time, parity", "share of operations, parity"}
     fast = [*outcomes, outcome("looped-fast", shift, lengths, looped)]
     (sooner,) = [one for one in task_verdicts(fast, {"parity": {}}, {"parity": 20}) if "in 70% of its cost" in one.question]
     assert sooner.numbers["share of time, parity, looped-fast"] == sooner.numbers["share of time, parity"]
-    assert sooner.answer == "by time: parity; by operations: none"
+    assert sooner.answer == "shift by time: parity; by operations: none"
+    never = {seed: planted([0.2] * 11, 4.0) for seed in range(3)}
+    short = [*outcomes, outcome("shift-short", never, lengths, looped), outcome("looped-short", shift, lengths, looped)]
+    found = task_verdicts(short, {"parity": {"looped": looped, "shift-short": never}}, {"parity": 20})
+    sooner, as_good = found[1], found[-1]
+    assert sooner.answer == (
+        "shift by time: parity; by operations: none. shift-short by time: none; by operations: none; not in every run: parity (3 of 3 never). "
+        "looped-short by time: parity; by operations: none"
+    )
+    assert as_good.answer == "it is lower on parity (shift-short)"
+    assert as_good.numbers["exact match on trained lengths, shift-short - looped, parity"].mean == pytest.approx(-0.7)
     assert (
         by_start["On which tasks is halting without kn"]
         == "by confidence: parity; by that of the batch: parity; at the sharpest dip of the doubt: parity"
@@ -265,7 +281,7 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     better = [outcome("looped", looped, sure, looped), outcome("shift", shift, lengths, looped)]
     answers = [one.answer for one in task_verdicts(better, {"parity": {}}, {"parity": 20})]
     assert answers[0] == "parity"
-    assert "it is worse on parity" in answers
+    assert "it is lower on parity (shift)" in answers
 
 
 def test_a_recipe_of_a_task_is_a_config_that_can_be_read(tmp_path, capsys):

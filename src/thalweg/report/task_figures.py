@@ -29,7 +29,7 @@ from thalweg.report.task_panels import (
     title_of,
     whole_ticks,
 )
-from thalweg.report.task_saved import saved_drawn
+from thalweg.report.task_saved import COMPARED, saved_drawn
 from thalweg.report.task_stages import stages_drawn
 from thalweg.task_studies import HALTING, TaskOutcome, TaskStudySummary
 
@@ -37,7 +37,7 @@ NEAR = 100 * HALTING
 """Percentage points within which halting counts as good as T(n)."""
 LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
 """Arms whose passes are varied after training -> widths of line and mark, points; the first can be seen below the second."""
-TIMED = ("single", "looped", "shift", "shift-scp", "shift-hard", "looped-fast")
+TIMED = ("single", "looped", *COMPARED)
 KINDS = {"in the trained range": ("o", (None, None)), "at its edge": ("s", (4, 1.5)), "beyond it": ("^", (1, 1))}
 """Kind of a tested length -> its mark and dashes."""
 HALTS = {

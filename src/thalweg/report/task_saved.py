@@ -15,8 +15,8 @@ from thalweg.report.task_panels import SWITCHING, legend_below, title_of
 from thalweg.sweeps import Share
 from thalweg.task_studies import GOAL, TaskOutcome, TaskStudySummary
 
-COMPARED = (*SWITCHING, "looped-fast")
-"""Arms whose cost is shown; the last is the control that has no stages."""
+COMPARED = (*SWITCHING, "looped-fast", "looped-short")
+"""Arms whose cost is shown; the last two are controls that have no stages."""
 
 
 def saved_rows(summary: TaskStudySummary) -> dict[int, TaskOutcome]:

@@ -22,7 +22,7 @@ from thalweg.study.study import claim_folder, model_words
 from thalweg.study.sweep import slug
 from thalweg.study.sweep_commands import say_answers
 from thalweg.study.task_outcomes import Lengths, task_outcome
-from thalweg.study.task_recipes import PRESETS, TaskRecipe, TaskStudyConfig, task_recipe, task_runs
+from thalweg.study.task_recipes import PRESETS, SHORT, TaskRecipe, TaskStudyConfig, task_recipe, task_runs
 from thalweg.study.task_verdicts import task_verdicts
 from thalweg.task_studies import TaskOutcome, TaskStudySummary
 
@@ -209,7 +209,8 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
             f"each, the next when the mean loss of {learned.window} updates is below {learned.loss:g} nats or after "
             f"{learned.most} updates in it, so that no sample has fewer than T(n) passes, the rate falling to 0.4; "
             "looped-fast = looped whose lengths grow over "
-            f"{recipe.fast} updates; shift-scp = all lengths, the stage caps T(n), 1 at first, without a cap when SCP fires "
+            f"{recipe.fast} updates; shift-short and looped-short = shift, and looped with lengths that grow faster by as much, "
+            f"over {SHORT:.0%} of the updates; shift-scp = all lengths, the stage caps T(n), 1 at first, without a cap when SCP fires "
             f"(delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} "
             f"updates), a ramp of {ramp.steps} updates, passes {ramp.order}; shift-hard = shift-scp without the ramp; next-token = "
             "1 pass, one token after the other; fixed = the longest training length's T at every length; random = T(n) to 1.5 T(n) "

@@ -10,7 +10,7 @@ from thalweg.study.measures import Pairs, as_cell, paired
 from thalweg.study.outcomes import beside
 from thalweg.study.sweep_verdicts import side
 from thalweg.study.task_outcomes import trained_accuracy
-from thalweg.sweeps import SweepVerdict
+from thalweg.sweeps import Share, SweepVerdict
 from thalweg.task_studies import GOAL, GOAL_DROP, HALTING, Table, TaskOutcome
 
 Outcomes = Sequence[TaskOutcome]
@@ -53,30 +53,37 @@ def generalises(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
 
 
 def sooner(outcomes: Outcomes) -> SweepVerdict:
-    """Tasks on which SHIFT reaches Looped's exact match in the goal's share of its cost; beside it Looped with fast lengths."""
+    """Tasks on which SHIFT reaches Looped's exact match in the goal's share of its cost; beside it the controls without stages."""
     numbers: dict[str, Cell] = {}
-    there: dict[str, list[str]] = {"time": [], "operations": []}
-    never = []
-    for arm in ("shift", "looped-fast"):
-        for task, one in of_arm(outcomes, arm).items():
+    answers = []
+    for arm in ("shift", "shift-short", "looped-fast", "looped-short"):
+        mine = of_arm(outcomes, arm)
+        for task, one in mine.items():
             for what, share in (("time", one.share_seconds), ("operations", one.share_flops)):
-                if share is None:
-                    continue
-                name = f"share of {what}, {task}" + (f", {arm}" if arm != "shift" else "")
-                numbers[name] = Cell(share.value, share.low, share.high, share.n - share.censored)
-                if arm == "shift" and share.value is not None and share.value <= GOAL and not share.censored:
-                    there[what].append(task)
-            if arm == "shift" and one.share_flops is not None and one.share_flops.censored:
-                never.append(f"{task} ({one.share_flops.censored} of {one.share_flops.n} never)")
+                if share is not None:
+                    name = f"share of {what}, {task}" + (f", {arm}" if arm != "shift" else "")
+                    numbers[name] = Cell(share.value, share.low, share.high, share.n - share.censored)
+        answers += [f"{arm} {reached(mine)}"] if mine and arm != "looped-fast" else []
     question = f"On which tasks does SHIFT reach Looped's exact match in {GOAL:.0%} of its cost?"
-    answer = "; ".join(f"by {what}: {listed(tasks)}" for what, tasks in there.items())
-    return SweepVerdict(question, answer + (f"; not in every run: {listed(never)}" if never else ""), numbers)
+    return SweepVerdict(question, ". ".join(answers), numbers)
+
+
+def reached(outcomes: dict[str, TaskOutcome]) -> str:
+    """The tasks on which an arm is as cheap as the goal in every run, by time and by operations, in words."""
+    found = []
+    for what, name in (("time", "share_seconds"), ("operations", "share_flops")):
+        shares: dict[str, Share | None] = {task: getattr(one, name) for task, one in outcomes.items()}
+        cheap = [task for task, s in shares.items() if s and s.value is not None and s.value <= GOAL and not s.censored]
+        found.append(f"by {what}: {listed(cheap)}")
+    ended = {task: one.share_flops for task, one in outcomes.items()}
+    never = [f"{task} ({s.censored} of {s.n} never)" for task, s in ended.items() if s and s.censored]
+    return "; ".join(found) + (f"; not in every run: {listed(never)}" if never else "")
 
 
 def smooth(outcomes: Outcomes, runs: Runs) -> SweepVerdict:
     """Drop at the switch, by task and onset, beside what Looped loses at the same updates without one, as its lengths grow."""
     numbers, bad, same = {}, [], []
-    for arm in ("shift", "shift-scp", "shift-hard"):
+    for arm in ("shift", "shift-short", "shift-scp", "shift-hard"):
         for task, one in of_arm(outcomes, arm).items():
             if one.drop.mean is not None:
                 numbers[f"drop, {task}, {arm} (points)"] = one.drop
@@ -94,18 +101,21 @@ def smooth(outcomes: Outcomes, runs: Runs) -> SweepVerdict:
 
 def beyond(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
     """SHIFT against Looped out of the trained range: mean over the tested lengths there, paired by seed."""
-    numbers, worse = {}, []
-    looped = of_arm(outcomes, "looped")
-    for task, one in of_arm(outcomes, "shift").items():
-        if task in looped:
-            mine, theirs = (out_of_range(outcome, longest[task]) for outcome in (one, looped[task]))
-            common = sorted(mine.keys() & theirs.keys())
-            if common:
-                apart = interval([mine[seed] - theirs[seed] for seed in common])
-                numbers[f"exact match beyond, shift - looped, {task}"] = as_cell(apart)
-                worse += [task] if side(apart) < 0 else []
-    answer = "no difference was found, or it is better" if not worse else f"it is worse on {listed(worse)}"
-    return SweepVerdict("Is SHIFT out of the trained range as good as Looped?", answer, numbers)
+    looped, found = of_arm(outcomes, "looped"), {}
+    for arm in ("shift", "shift-short"):
+        for task, one in of_arm(outcomes, arm).items():
+            if task in looped:
+                mine, theirs = (out_of_range(outcome, longest[task]) for outcome in (one, looped[task]))
+                found[arm, task] = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
+    return against_looped("Is SHIFT out of the trained range as good as Looped?", "exact match beyond", found)
+
+
+def against_looped(question: str, what: str, apart: dict[tuple[str, str], list[float]]) -> SweepVerdict:
+    """The answer that differences from Looped give, by arm and task, one for each seed."""
+    known = {key: interval(values) for key, values in apart.items() if values}
+    low = [f"{task} ({arm})" for (arm, task), one in known.items() if side(one) < 0]
+    answer = f"it is lower on {listed(low)}" if low else "no difference was found, or it is better"
+    return SweepVerdict(question, answer, {f"{what}, {arm} - looped, {task}": as_cell(one) for (arm, task), one in known.items()})
 
 
 def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
@@ -137,11 +147,9 @@ def largest_gap(first: Table, second: Table) -> float:
 
 def as_good(runs: Runs) -> SweepVerdict:
     """Final exact match on trained lengths, SHIFT minus Looped."""
-    numbers = {}
-    for task, arms in runs.items():
-        apart = paired(arms.get("shift", {}), arms.get("looped", {}), trained_accuracy)
-        if apart:
-            numbers[f"exact match on trained lengths, shift - looped, {task}"] = as_cell(interval(apart))
-    lower = [name.rpartition(", ")[2] for name, one in numbers.items() if one.high is not None and one.high < 0]
-    answer = "no difference was found, or it is better" if not lower else f"it is lower on {listed(lower)}"
-    return SweepVerdict("Is SHIFT on the trained lengths as good as Looped?", answer, numbers)
+    found = {
+        (arm, task): paired(arms.get(arm, {}), arms.get("looped", {}), trained_accuracy)
+        for arm in ("shift", "shift-short")
+        for task, arms in runs.items()
+    }
+    return against_looped("Is SHIFT on the trained lengths as good as Looped?", "exact match on trained lengths", found)
