@@ -264,7 +264,8 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     found = task_verdicts(short, {"parity": {"looped": looped, "shift-short": never}}, {"parity": 20})
     sooner, as_good = found[1], found[-1]
     assert sooner.answer == (
-        "shift by time: parity; by operations: none. shift-short by time: none; by operations: none; not in every run: parity (3 of 3 never). "
+        "shift by time: parity; by operations: none. "
+        "shift-short by time: none; by operations: none; not in every run: parity (3 of 3 never). "
         "looped-short by time: parity; by operations: none"
     )
     assert as_good.answer == "it is lower on parity (shift-short)"
