@@ -85,11 +85,13 @@ class TaskConfig:
         require(fits, "data.lengths", self.lengths, wanted)
         require(all(n >= 1 for n in self.tested), "data.tested", self.tested, "lengths of at least 1")
         task = find_task(self.task)
+        before = 0
         for length in range(1, self.longest + 1):
-            require(task.loops(length) >= 1, f"task {task.name}: loops at length {length}", task.loops(length), "at least 1")
-            fewer = self.lengths == "stage" and task.loops(length) < task.loops(max(1, length - 1))
+            loops = task.loops(length)
+            require(loops >= 1, f"task {task.name}: loops at length {length}", loops, "at least 1")
             wanted = 'no fewer than at the length before, or data.lengths = "grow": a stage takes all lengths up to its longest'
-            require(not fewer, f"task {task.name}: loops at length {length}", task.loops(length), wanted)
+            require(self.lengths == "grow" or loops >= before, f"task {task.name}: loops at length {length}", loops, wanted)
+            before = loops
 
     @property
     def vocabulary(self) -> int:

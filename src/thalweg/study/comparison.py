@@ -36,6 +36,7 @@ from thalweg.report.compare import (
 )
 from thalweg.report.figures import setup
 from thalweg.report.page import show
+from thalweg.study.queue import MADE_OTHERWISE
 from thalweg.study.recipes import StudyConfig
 from thalweg.study.studied import RATIO, Arm, Studied, read
 from thalweg.study.study import read_study
@@ -119,7 +120,7 @@ def side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Studied], path
             complete=one.summary.complete,
             missing=one.summary.missing,
             arms_alone=tuple(arm for arm in one.arms if arm not in other.arms),
-            setup=setup(one.summary) if one.as_planned else OTHER_VERSION,
+            setup=OTHER_VERSION if MADE_OTHERWISE in one.summary.setup else setup(one.summary),
         )
         for label, path, one, other in zip(labels, paths, sides, reversed(sides), strict=True)
     ]

@@ -21,7 +21,8 @@ from thalweg.train.config import RunConfig, config_text, read_config
 from thalweg.train.survey import claim
 
 POLL_SECONDS = 0.3
-
+MADE_OTHERWISE = "Made otherwise"
+"""Topic of a set-up that speaks of runs whose configs this version plans otherwise."""
 
 PRODUCTS = {"exact": 4000, "matrix-free": 400}
 """Hessian-vector products of one point, roughly, for the share of the work that is done."""
@@ -129,7 +130,7 @@ def unplanned(jobs: Iterable[Job]) -> dict[str, str]:
     other = sum(not as_planned(job) for job in complete)
     advice = "the set-up in words is that of the plan, theirs stands in the config.toml of each run"
     words = f"{other} of {len(complete)} complete runs have another config than this version plans for them; {advice}"
-    return {"Made otherwise": words} if other else {}
+    return {MADE_OTHERWISE: words} if other else {}
 
 
 def as_planned(job: Job) -> bool:

@@ -70,8 +70,6 @@ class Studied:
     summary: StudySummary | SweepSummary | TaskStudySummary
     unit: str
     arms: dict[str, Arm]
-    as_planned: bool
-    """Whether the runs have the configs that this version plans, so that the set-up in words is theirs."""
     rows: dict[str, tuple[str, str]]
     """Arm that is drawn -> row of the figure, and whose colour it has there."""
 
@@ -101,8 +99,7 @@ def of_study(study: StudyConfig, folder: Path) -> Studied:
         config = stored([job.folder for job in jobs if job.config.arm == arm])
         values = by_seed(pairs, functools.partial(numbers, arm))
         arms[arm] = Arm({seed: in_bits(run) if text else run for seed, run in pairs.items()}, values, config)
-    planned = all(arms[job.config.arm].config in ({}, nameless(job.config)) for job in jobs)
-    return Studied(summary, "bits per byte" if text else "nats per token", arms, planned, {arm: (arm, arm) for arm in arms})
+    return Studied(summary, "bits per byte" if text else "nats per token", arms, {arm: (arm, arm) for arm in arms})
 
 
 def of_sweep(sweep: SweepConfig, folder: Path) -> Studied:
@@ -127,8 +124,7 @@ def of_sweep(sweep: SweepConfig, folder: Path) -> Studied:
             config |= flat({"shift": {"criterion": to_dict(way.criterion)}})
         arms[way.name] = Arm(runs[way.name], by_seed(runs[way.name], functools.partial(numbers, way.name)), config)
     drawn = {way.name: (way.name, way.name) for way in ways if way.group == "reference"}
-    planned = all(way.config is None or arms[way.name].config in ({}, nameless(way.config)) for way in ways)
-    return Studied(summary, summary.per_token, arms, planned, drawn)
+    return Studied(summary, summary.per_token, arms, drawn)
 
 
 def complete(folder: Path) -> bool:
@@ -159,8 +155,7 @@ def of_tasks(study: TaskStudyConfig, folder: Path) -> Studied:
         name = f"{task}, {arm}"
         arms[name] = Arm(mine, by_seed(mine, functools.partial(numbers, task, arm)), config)
         rows[name] = task, arm
-    planned = all(arms[f"{task}, {arm}"].config in ({}, nameless(job.config)) for (task, arm, _), job in jobs.items())
-    return Studied(summary, "nats", arms, planned, rows)
+    return Studied(summary, "nats", arms, rows)
 
 
 def by_seed(seeds: Iterable[int], numbers: Callable[[int], Numbers]) -> Values:
