@@ -13,6 +13,9 @@ from thalweg.sweeps import Share, SweepVerdict
 GOAL, GOAL_DROP, HALTING = 0.7, 1.0, 0.02
 """Share of Looped's time that SHIFT is to need; percentage points; exact match within which halting is as good as T(n)."""
 
+SWITCHING = ("shift", "shift-short", "shift-scp", "shift-hard")
+"""Arms of more than one stage."""
+
 Table = tuple[tuple[float, ...], ...]
 """One row for each length, one number for each seed."""
 
@@ -30,7 +33,7 @@ class TaskOutcome:
     lengths: tuple[int, ...]
     """Tested after training, in and out of the trained range."""
     loops: tuple[int, ...]
-    """Passes at each of them."""
+    """Passes at each of them; of seeds that differ, because one never switched, the fewest."""
     samples: int
     """Tested of each length."""
     accuracy: Table

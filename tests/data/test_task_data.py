@@ -67,11 +67,14 @@ def test_a_batch_is_a_function_of_seed_step_and_rank():
     assert rows() != rows(rank=1)
 
 
-def test_what_is_tested_is_neither_trained_on_nor_scored_before():
+def test_training_scoring_and_testing_draw_samples_of_their_own():
     data = TaskData(TaskConfig("copy", longest=20, samples=50), 0)
-    scored = {tuple(row) for row in data.evaluation[0].groups[19].inputs.tolist()}
-    tested = {tuple(row) for row in data.at(20, 50).inputs.tolist()}
-    assert len(scored) == len(tested) == 50
+    batches = [data.batch(step, 64) for step in range(100)]
+    trained = {tuple(row) for made in batches for row in made.inputs[made.lengths == 20].tolist()}
+    scored, tested = ({tuple(row) for row in made.inputs.tolist()} for made in (data.evaluation[0].groups[19], data.at(20, 50)))
+    assert (len(trained) > 250, len(scored), len(tested)) == (True, 50, 50)
+    assert not trained & scored
+    assert not trained & tested
     assert not scored & tested
     assert data.at(20, 50).inputs.tolist() == data.at(20, 50).inputs.tolist()
     assert data.at(31, 4).lengths.tolist() == [31] * 4
@@ -94,11 +97,14 @@ def test_facts_name_the_task_its_longest_length_and_its_format():
     assert facts == {"kind": "task", "task": "copy", "longest": 7, "format": "next"}
 
 
-def test_a_task_that_stands_in_decides_length_vocabulary_passes_and_name():
-    data = TaskData(TaskConfig("parity", longest=9, samples=1), 0, Multiplication(4))
+FOUR = Multiplication(4)
+
+
+def test_a_users_task_decides_length_vocabulary_and_passes_and_has_the_name_it_was_given():
+    data = TaskData(TaskConfig(f"{__name__}:FOUR", longest=9, samples=1), 0)
     made = data.batch(0, 400)
     assert (data.vocabulary, data.length, data.deepest) == (4, made.inputs.shape[1] + 1, made.loops.max()) == (4, 28, 36)
-    assert data.facts()["task"] == "multiplication"
+    assert data.facts()["task"] == f"{__name__}:FOUR"
 
 
 def test_held_out_samples_are_of_every_length_without_padding():
@@ -125,17 +131,6 @@ def test_random_loops_lie_between_t_and_half_as_many_more_and_in_tests_are_t():
     assert data.deepest == 12 == data.config.deepest
 
 
-def test_a_users_task_is_checked_before_anything_is_drawn():
-    class Wrong(Parity):
-        name = "mine"
-
-        def oracle(self, query, length):
-            return [0]
-
-    with pytest.raises(BadInputError, match=r"task mine, length \d: the oracle disagrees with the answer of query"):
-        TaskData(TaskConfig("parity", samples=1), 0, Wrong())
-
-
 class Disagrees(Parity):
     """A task of a user's own, found by its name."""
 
@@ -153,14 +148,39 @@ class Eases(Parity):
         return 9 if length == 2 else length
 
 
-def test_a_users_task_is_checked_when_it_is_found_by_name_too():
-    with pytest.raises(BadInputError, match="the oracle disagrees with the answer of query"):
+def test_a_users_task_is_checked_before_anything_is_drawn():
+    with pytest.raises(BadInputError, match=r"task parity, length \d: the oracle disagrees with the answer of query"):
         TaskData(TaskConfig(f"{__name__}:Disagrees", samples=1), 0)
 
 
-def test_loops_below_1_are_refused_at_any_trained_length():
-    with pytest.raises(BadInputError, match="task parity: loops at length 10: given 0, expected at least 1"):
-        TaskConfig(f"{__name__}:Dips")
+class WrongFrom(Parity):
+    """Right at short lengths."""
+
+    first = 25
+
+    def answer(self, query, length):
+        return (super().answer(query, length) + (length >= self.first)) % 2
+
+
+class WrongFromTen(WrongFrom):
+    first = 10
+
+
+@pytest.mark.parametrize(("name", "length"), [("WrongFrom", 25), ("WrongFromTen", 10)])
+def test_a_users_task_is_checked_at_every_trained_and_tested_length(name, length):
+    with pytest.raises(BadInputError, match=f"task parity, length {length}: the oracle disagrees"):
+        TaskData(TaskConfig(f"{__name__}:{name}", longest=20, samples=1), 0)
+
+
+class DipsWhereItIsTested(Parity):
+    def loops(self, length):
+        return 0 if length == 40 else length
+
+
+@pytest.mark.parametrize(("name", "length"), [("Dips", 10), ("DipsWhereItIsTested", 40)])
+def test_loops_below_1_are_refused_at_any_trained_or_tested_length(name, length):
+    with pytest.raises(BadInputError, match=f"task parity, length {length}: loops: given 0, expected a whole number of at least 1"):
+        TaskConfig(f"{__name__}:{name}")
 
 
 def test_lengths_that_follow_the_stage_ask_for_passes_that_never_fall():

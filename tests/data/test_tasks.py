@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.data.task import check_task, find_task
+from thalweg.data.task_data import TaskConfig
 from thalweg.data.tasks import TASKS
 from thalweg.data.tasks.multiplication import Multiplication
 from thalweg.data.tasks.parity import Parity
 from thalweg.data.tasks.unique_set import UniqueSet
 from thalweg.errors import BadInputError
+from thalweg.models.config import ModelConfig
+from thalweg.train.config import RunConfig, config_text, read_config
 
 CASES = {
     "parity": [([1, 0, 1, 1], [1]), ([0, 0], [0])],
@@ -129,6 +132,38 @@ class Fractions(Wrong):
         return query[:, :1] * 1.0
 
 
+class Fails(Wrong):
+    def answer(self, query, length):
+        return {}[length]
+
+
+class NoGenerator(Wrong):
+    def query(self, length, count):
+        return np.zeros((count, length), dtype=int)
+
+
+class LoopsAsANumber(Wrong):
+    loops = 5
+
+
+class WordsAsSymbols(Wrong):
+    symbols = "2"
+
+
+class NothingAsked(Wrong):
+    def slots(self, length):
+        return length - 1
+
+
+class Unnamed(Wrong):
+    name = ""
+
+
+class NoAnswer(Wrong):
+    def oracle(self, query, length):
+        return None
+
+
 class ChangesItsQuery(Wrong):
     def answer(self, query, length):
         query[:] = 1 - query
@@ -142,6 +177,14 @@ class ChangesItsQuery(Wrong):
         (BeyondTheEnd(), "task mine, length 1: answer: given 3, expected tokens from 0 to 2"),
         (HalfALoop(), "task mine, length 1: loops: given 1.5, expected a whole number of at least 1"),
         (Lists(), "task mine, length 1: query: given 'list', expected a numpy array of whole numbers"),
+        (Fails(), "task mine, length 1: answer: failed with KeyError: 1; expected it to work"),
+        (NoGenerator(), "task mine, length 1: query: failed with TypeError: .*takes 3 positional arguments but 4 were given"),
+        (LoopsAsANumber(), "task mine, length 1: loops: failed with TypeError: 'int' object is not callable"),
+        (WordsAsSymbols(), "task mine: symbols: given '2', expected a whole number of at least 1"),
+        (NothingAsked(), "task mine, length 1: slots: given 0, expected a whole number of at least 1"),
+        (Unnamed(), "task name: given '', expected a line of text"),
+        (NoAnswer(), "task mine, length 1: oracle: given None, expected a list of whole numbers"),
+        (object(), r"task: given 'object', expected an object that has name, .*\(missing: name, symbols"),
         (Fractions(), "task mine, length 1: answer: given 'float64', expected a numpy array of whole numbers"),
         (ChangesItsQuery(), "task mine, length 1: query: given 'another one after answer', expected the same one"),
         (TooFewLoops(), "task mine, length 1: loops: given -1, expected a whole number of at least 1"),
@@ -180,7 +223,7 @@ def test_a_task_that_is_not_there_is_refused_in_one_line(name, message):
 
 def test_a_users_task_is_found_as_a_class_and_as_an_object():
     assert find_task("thalweg.data.tasks.unique_set:UniqueSet").symbols == 10
-    assert find_task(f"{__name__}:MINE") is MINE
+    assert find_task(f"{__name__}:MINE").task is MINE
 
 
 @pytest.mark.parametrize(
@@ -188,6 +231,7 @@ def test_a_users_task_is_found_as_a_class_and_as_an_object():
     [
         ("def (", "invalid syntax"),
         ("raise RuntimeError('no table')", "no table"),
+        ("raise SystemExit('no licence')", "no licence"),
         ("class Task:\n    def __init__(self, base): ...\n", "missing 1 required positional argument: 'base'"),
     ],
 )
@@ -198,6 +242,39 @@ def test_a_module_that_fails_is_refused_in_one_line(text, message, tmp_path, mon
     with pytest.raises(BadInputError, match=f"task: given 'thalweg_task_that_fails:Task', expected module:attribute.*{message}"):
         find_task("thalweg_task_that_fails:Task")
     sys.modules.pop("thalweg_task_that_fails", None)
+
+
+class OtherKinds(Parity):
+    """Whole numbers of every kind that a user's code may give."""
+
+    name, symbols = "mine", np.int8(2)
+
+    def query(self, length, count, rng):
+        return super().query(length, count, rng).astype(np.uint64)
+
+    def answer(self, query, length):
+        return super().answer(query, length).astype(np.uint8)
+
+    def oracle(self, query, length):
+        return np.array(super().oracle(query, length))
+
+    def slots(self, length):
+        return np.int64(1)
+
+    def loops(self, length):
+        return np.uint8(length)
+
+
+def test_whole_numbers_of_any_kind_become_plain_ones(tmp_path):
+    task = find_task(f"{__name__}:OtherKinds")
+    check_task(task)
+    query = task.query(4, 3, np.random.default_rng(0))
+    assert {query.dtype, task.answer(query, 4).dtype} == {np.dtype(np.int64)}
+    numbers = (task.symbols, task.slots(4), task.loops(4), task.oracle([1, 0, 1, 1], 4)[0])
+    assert [type(number) for number in numbers] == [int] * 4
+    config = RunConfig(data=TaskConfig(f"{__name__}:OtherKinds", longest=3), model=ModelConfig(vocabulary=3, positions="none"))
+    (tmp_path / "run.toml").write_text(config_text(config))
+    assert read_config(tmp_path / "run.toml") == config
 
 
 def test_a_task_in_the_folder_of_the_call_is_found(tmp_path, monkeypatch):

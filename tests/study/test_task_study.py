@@ -48,7 +48,9 @@ def made(once, tmp_path) -> Path:
 def test_a_study_ends_with_table_answers_figures_and_page(made, capsys):
     assert cli.call(["report", str(made)]) == 0
     said = capsys.readouterr().out
-    assert all(word in said for word in ("parity", "looped", "n=2:", "report.html", "On which tasks does SHIFT"))
+    assert all(
+        word in said for word in ("parity", "looped", "n=2:", "report.html", "On which tasks is Looped's exact match reached")
+    )
     assert "accuracy-over-length.svg" in {path.name for path in (made / "figures").iterdir()}
     assert cli.call(["report", str(made), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -252,7 +254,7 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     }
     by_start = {question[:36]: answer for question, answer in answers.items()}
     assert by_start["On which tasks is every Looped seed "] == "none"
-    assert by_start["On which tasks does SHIFT reach Loop"] == "shift by time: parity; by operations: none"
+    assert by_start["On which tasks is Looped's exact mat"] == "shift by time: parity; by operations: none"
     (sooner,) = [one for one in task_verdicts(outcomes, {"parity": {}}, {"parity": 20}) if "in 70% of its cost" in one.question]
     assert set(sooner.numbers) == {"share of time, parity", "share of operations, parity"}
     fast = [*outcomes, outcome("looped-fast", shift, lengths, looped)]
@@ -271,7 +273,7 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     assert as_good.answer == "it is lower on parity (shift-short)"
     assert as_good.numbers["exact match on trained lengths, shift-short - looped, parity"].mean == pytest.approx(-0.7)
     assert (
-        by_start["On which tasks is halting without kn"]
+        by_start["On which learned tasks is halting wi"]
         == "by confidence: parity; by that of the batch: parity; at the sharpest dip of the doubt: parity"
     )
     unsure = {seed: measured(1.0, 1.0, 0.96, confident=0.5) for seed in range(3)}
@@ -299,11 +301,78 @@ def test_a_drop_is_answered_beside_what_looped_loses_there():
     switch = SwitchRecord(250, 0.0, 0.0, 1, 6, "", same, same)
     shift = {seed: replace(planted(accuracies), switches=(switch,)) for seed in range(3)}
     shaking, steady = ({seed: planted(values) for seed in range(3)} for values in (accuracies, RISING))
-    for looped, answer in ((shaking, "no more than Looped loses without a switch on parity"), (steady, "not on parity")):
-        made = [outcome("shift", shift, {seed: measured(1.0) for seed in range(3)}, looped)]
-        found = next(
-            one
-            for one in task_verdicts(made, {"parity": {"shift": shift, "looped": looped}}, {"parity": 20})
-            if "drop" in one.question
-        )
-        assert answer in found.answer
+    answers = (
+        (shaking, "{}: not on parity, but no more than Looped loses without a switch on parity"),
+        (steady, "{}: not on parity"),
+        ({}, "{}: not on parity"),
+    )
+    for looped, answer in answers:
+        for arm in ("shift", "shift-hard"):  # whatever other arms there are
+            made = [outcome(arm, shift, {seed: measured(1.0) for seed in range(3)}, looped)]
+            found = next(
+                one
+                for one in task_verdicts(made, {"parity": {arm: shift, "looped": looped}}, {"parity": 20})
+                if "drop" in one.question
+            )
+            assert found.answer == answer.format(arm)
+
+
+def test_a_share_whose_interval_holds_1_is_told_as_such():
+    looped = {seed: planted(RISING, 10.0) for seed in range(3)}
+    uneven = {seed: planted(RISING, seconds) for seed, seconds in enumerate((3.0, 3.0, 15.0))}
+    made = outcome("shift", uneven, {seed: measured(1.0) for seed in range(3)}, looped)
+    assert made.share_seconds.value == pytest.approx((0.3 * 0.3 * 1.5) ** (1 / 3))
+    (sooner,) = [one for one in task_verdicts([made], {"parity": {}}, {"parity": 20}) if "of its cost" in one.question]
+    assert sooner.answer == "shift by time: parity (its interval holds 1); by operations: none"
+
+
+def test_halting_is_not_asked_of_a_task_that_was_not_learned():
+    runs = {seed: planted([0.2] * 11) for seed in range(3)}
+    made = outcome("looped", runs, {seed: measured(0.0, 0.0, 0.0) for seed in range(3)}, runs)
+    assert not [one for one in task_verdicts([made], {"parity": {}}, {"parity": 20}) if "halting" in one.question]
+
+
+def test_a_seed_that_never_switched_does_not_stop_the_report():
+    runs = {seed: planted(RISING) for seed in range(2)}
+    one_pass = tuple(replace(one, loops=1, by_loops=(0.5,)) for one in measured(0.5, 0.5))
+    found = outcome("shift-hard", runs, {0: measured(1.0, 0.9), 1: one_pass}, runs)
+    assert (found.loops, found.by_loops["20"]) == ((1, 1), ((0.0, 0.5),))
+    assert found.accuracy == ((1.0, 0.5), (0.9, 0.5))
+
+
+class OnePass(Parity):
+    """Of a user's own: the same passes at every length."""
+
+    def loops(self, length):
+        return 1
+
+
+class Table(Parity):
+    """Of a user's own: passes from a table that ends."""
+
+    def loops(self, length):
+        return {1: 1, 2: 2, 3: 3}[length]
+
+
+class Onepass(OnePass):
+    """Another one whose folder would have the same name."""
+
+
+def test_a_task_of_one_pass_can_be_studied_with_every_arm():
+    runs = task_runs(plan_tasks("quick", (f"{__name__}:OnePass",), ALL))
+    assert {run.shift.stages for run in runs.values()} == {(1,)}
+
+
+def test_a_users_task_is_tried_at_every_length_of_the_study_before_anything_is_written(tmp_path, capsys):
+    for tasks, message in (
+        ("Table", "task parity, length 4: loops: failed with KeyError: 4"),
+        ("OnePass,Onepass", "expected names that differ in more than case and punctuation"),
+    ):
+        named = ",".join(f"{__name__}:{task}" for task in tasks.split(","))
+        assert cli.call(["study", "tasks", "--task", named, "--out", str(tmp_path / "study")]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "study").exists()
+
+
+def test_an_arm_named_twice_is_made_once():
+    assert plan_tasks("quick", ("parity", "parity"), ("looped", "looped")).arms == ("looped",)

@@ -35,6 +35,10 @@ def parity(tiny) -> RunConfig:
     return replace(tiny, data=data, model=model, shift=ShiftConfig((1, 4), AtStep(12), Ramp(10, order="in turn")))
 
 
+ALL = (1.0,) * 4
+"""Gains of a last stage that has enough passes for length 4."""
+
+
 class Planned(nn.Module):
     """Answers with a token that depends on the number of passes, with a confidence that does too."""
 
@@ -50,7 +54,7 @@ class Planned(nn.Module):
     def forward(self, tokens, loops, gains=None):
         return self.logits(tokens, loops)
 
-    def unrolled(self, tokens, loops):
+    def unrolled(self, tokens, loops, gains):
         return (self.logits(tokens, count) for count in range(1, loops + 1))
 
 
@@ -79,9 +83,9 @@ def test_the_loss_is_of_the_answer_alone_after_the_passes_of_each_sample(parity)
 
 def test_surest_and_own_passes_are_told_apart():
     """Of lengths 4 the answer is 1 after 4 passes alone; the model is surest after 2, and is tried up to 6."""
-    data = TaskData(TaskConfig("parity", longest=4, samples=2), 0)
+    data = TaskData(TaskConfig("parity", longest=4, samples=2, tested=(4,)), 0)
     ones = float((data.at(4, 200).targets[:, -1] == 1).mean())
-    found = score_length(Planned([0, 0, 0, 1, 0, 0], [1, 9, 1, 1, 1, 1]), data, CPU, 4, 200, cap=4)
+    found = score_length(Planned([0, 0, 0, 1, 0, 0], [1, 9, 1, 1, 1, 1]), data, CPU, 4, 200, ALL)
     assert found.accuracy == pytest.approx(ones)
     assert found.confident == found.confident_batch == pytest.approx(1 - ones)
     assert (found.loops, found.confident_loops, found.samples) == (4, 2, 200)
@@ -90,9 +94,9 @@ def test_surest_and_own_passes_are_told_apart():
 
 def test_halting_at_the_sharpest_dip_passes_over_a_model_that_is_sure_from_the_first():
     """Surest after one pass, which has no neighbour on its left; the doubt dips at 4 passes, where the answer is right."""
-    data = TaskData(TaskConfig("parity", longest=4, samples=2), 0)
+    data = TaskData(TaskConfig("parity", longest=4, samples=2, tested=(4,)), 0)
     ones = float((data.at(4, 200).targets[:, -1] == 1).mean())
-    found = score_length(Planned([0, 0, 0, 1, 0, 0], [40, 4, 3, 30, 4, 5]), data, CPU, 4, 200, cap=4)
+    found = score_length(Planned([0, 0, 0, 1, 0, 0], [40, 4, 3, 30, 4, 5]), data, CPU, 4, 200, ALL)
     assert found.confident == pytest.approx(1 - ones)
     assert found.dip == found.accuracy == pytest.approx(ones)
 
@@ -105,17 +109,34 @@ def test_the_sharpest_dip_is_relative_to_its_neighbours():
 
 
 def test_doubts_far_below_single_precision_are_told_apart():
-    data = TaskData(TaskConfig("parity", longest=4, samples=2), 0)
-    found = score_length(Planned([0, 1, 0, 1, 0, 0], [25, 30, 25, 28, 25, 25]), data, CPU, 4, 50, cap=4)
+    data = TaskData(TaskConfig("parity", longest=4, samples=2, tested=(4,)), 0)
+    found = score_length(Planned([0, 1, 0, 1, 0, 0], [25, 30, 25, 28, 25, 25]), data, CPU, 4, 50, ALL)
     assert found.confident_loops == 2
 
 
 def test_a_model_of_one_pass_has_no_more_at_any_length():
     data = TaskData(TaskConfig("parity", longest=4, samples=2), 0)
-    found = score_length(Planned([1], [1.0]), data, CPU, 8, 50, cap=1)
+    found = score_length(Planned([1], [1.0]), data, CPU, 8, 50, (1.0,))
     assert (found.loops, len(found.by_loops)) == (1, 1)
-    last = score_length(Planned([1] * 12, [1.0] * 12), data, CPU, 8, 50, cap=4)  # the last stage: no cap
+    last = score_length(Planned([1] * 12, [1.0] * 12), data, CPU, 8, 50, ALL)  # the last stage: no cap
     assert (last.loops, len(last.by_loops)) == (8, 12)
+
+
+def test_every_length_is_tried_with_as_many_passes_so_that_none_is_told_its_own():
+    data = TaskData(TaskConfig("parity", longest=4, samples=2), 0)  # tested up to 8
+    model = Planned([1] * 12, [1.0] * 12)
+    assert [len(score_length(model, data, CPU, length, 5, ALL).by_loops) for length in (1, 4, 8)] == [12] * 3
+
+
+def test_a_pass_that_still_grows_counts_in_tests_as_much_as_in_training(parity):
+    model = make_model(parity)
+    data = TaskData(parity.data, 0)
+    with torch.no_grad():
+        for weight in model.blocks.parameters():
+            weight.mul_(8)  # so that passes differ
+        faint, grown = (score_length(model, data, CPU, 4, 64, (1.0, 1.0, 1.0, last)).by_loops for last in (0.0, 1.0))
+    assert faint[2] == faint[3] == faint[-1] == grown[2]  # passes of gain 0 change nothing, those beyond them neither
+    assert len(set(grown[2:])) > 1
 
 
 def test_scores_are_by_length_and_of_all():
@@ -184,7 +205,10 @@ def test_a_config_with_a_task_survives_toml(tmp_path, parity):
     ("changes", "message"),
     [
         ({"model": {"positions": "learned", "length": 6}}, "data.tested: given 6, expected lengths of at most 6 positions"),
-        ({"model": {"learned_gains": 8}}, "model.learned_gains: given 8, expected 0, or at least the 9 passes that length 6 tries"),
+        (
+            {"model": {"learned_gains": 8}},
+            "model.learned_gains: given 8, expected 0, or at least the 9 passes that are tried at the lengths tested",
+        ),
         ({"training": {"compile": True}}, "training.compile: given True, expected false for a task"),
         ({"model": {"vocabulary": 4}}, "model.vocabulary: given 4, expected the data's 3 tokens"),
     ],

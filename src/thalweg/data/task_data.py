@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from thalweg.data.batches import Tokens
-from thalweg.data.task import Task, check_task, find_task
+from thalweg.data.task import check_task, find_task
 from thalweg.errors import require
 from thalweg.streams import stream
 
@@ -85,13 +85,11 @@ class TaskConfig:
         require(fits, "data.lengths", self.lengths, wanted)
         require(all(n >= 1 for n in self.tested), "data.tested", self.tested, "lengths of at least 1")
         task = find_task(self.task)
-        before = 0
-        for length in range(1, self.longest + 1):
-            loops = task.loops(length)
-            require(loops >= 1, f"task {task.name}: loops at length {length}", loops, "at least 1")
+        passes = {length: task.loops(length) for length in self.used_lengths}
+        for length in range(2, self.longest + 1):
+            rises = self.lengths == "grow" or passes[length] >= passes[length - 1]
             wanted = 'no fewer than at the length before, or data.lengths = "grow": a stage takes all lengths up to its longest'
-            require(self.lengths == "grow" or loops >= before, f"task {task.name}: loops at length {length}", loops, wanted)
-            before = loops
+            require(rises, f"task {task.name}: loops at length {length}", passes[length], wanted)
 
     @property
     def vocabulary(self) -> int:
@@ -104,13 +102,16 @@ class TaskConfig:
         return self.positions(self.longest) + 1
 
     def positions(self, length: int) -> int:
-        """Positions of an input at one length."""
-        return positions(find_task(self.task), length)
+        """Positions of an input at one length: its query and its slots."""
+        task = find_task(self.task)
+        return task.query(length, 1, np.random.default_rng(0)).shape[1] + task.slots(length)
 
     @property
     def deepest(self) -> int:
         """Most passes of a training sample."""
-        return most_passes(find_task(self.task), self)
+        task = find_task(self.task)
+        most = max(task.loops(length) for length in range(1, self.longest + 1))
+        return most + int(EXTRA * most) if self.loops == "random" else most
 
     def passes(self, length: int) -> int:
         """Passes asked for at one length, without those that are drawn on top."""
@@ -122,23 +123,25 @@ class TaskConfig:
         quarters = (round(self.longest * quarter / 4) for quarter in range(1, 9))
         return self.tested or tuple(dict.fromkeys(max(1, length) for length in quarters))
 
+    @property
+    def used_lengths(self) -> tuple[int, ...]:
+        """Trained and tested lengths, rising."""
+        return tuple(sorted({*range(1, self.longest + 1), *self.tested_lengths}))
+
 
 class TaskData:
     """Samples of a task, each a function of its index."""
 
-    def __init__(self, config: TaskConfig, seed: int, task: Task | None = None) -> None:
-        """``task`` stands in for the one that the config names.
-
-        Raises:
-            BadInputError: a task of the user's own that contradicts itself, see `check_task`.
+    def __init__(self, config: TaskConfig, seed: int) -> None:
         """
-        self.config, self.seed = config, seed
-        self.task = task or find_task(config.task)
-        self.name = config.task if task is None else task.name
-        if task is not None or ":" in config.task:
-            check_task(self.task)
-        self.vocabulary, self.length = self.task.symbols + 1, positions(self.task, config.longest) + 1
-        self.deepest = most_passes(self.task, config)
+        Raises:
+            BadInputError: a task of the user's own that contradicts itself at a trained or tested length, see `check_task`.
+        """
+        self.config, self.seed, self.name = config, seed, config.task
+        self.task = find_task(config.task)
+        if ":" in config.task:
+            check_task(self.task, config.used_lengths, count=20)
+        self.vocabulary, self.length, self.deepest = config.vocabulary, config.length, config.deepest
         groups = [self.drawn(n, config.samples, stream(seed, "task-held-out", n)) for n in range(1, config.longest + 1)]
         self.evaluation = (TaskSet("held-out", tuple(groups)),)
 
@@ -161,7 +164,10 @@ class TaskData:
         return Examples(made.inputs, made.targets, made.lengths, made.loops + extra)
 
     def at(self, length: int, count: int) -> Examples:
-        """Samples of one length, in or out of the trained range, that are neither trained on nor scored during training.
+        """Samples of one length, in or out of the trained range, from a stream of their own.
+
+        What is trained on and scored during training is drawn elsewhere, but where a length has few queries, most of them occur in
+        training all the same: parity has 32 of length 5, and a million of length 20.
 
         Raises:
             BadInputError: a length or count below 1.
@@ -187,17 +193,6 @@ class TaskData:
     def facts(self) -> dict:
         """What a record needs to know about the data; JSON values."""
         return {"kind": "task", "task": self.name, "longest": self.config.longest, "format": self.config.format}
-
-
-def positions(task: Task, length: int) -> int:
-    """Positions of an input at one length: its query and its slots."""
-    return task.query(length, 1, np.random.default_rng(0)).shape[1] + task.slots(length)
-
-
-def most_passes(task: Task, config: TaskConfig) -> int:
-    """Most passes of a training sample."""
-    most = max(task.loops(length) for length in range(1, config.longest + 1))
-    return most + int(EXTRA * most) if config.loops == "random" else most
 
 
 def joined(parts: list[Examples], end: int) -> Examples:

@@ -128,13 +128,13 @@ class LoopedTransformer(nn.Module):
             states = moved if index == 0 else torch.where((loops > index).view(-1, 1, 1), moved, states)
         return self.read(states)
 
-    def unrolled(self, tokens: Tensor, loops: int) -> Iterator[Tensor]:
+    def unrolled(self, tokens: Tensor, loops: int, gains: Sequence[float] | None = None) -> Iterator[Tensor]:
         """Logits ``(B, L, V)`` after one pass, after two, and so on to ``loops``."""
-        self.check(loops, loops, None)
+        self.check(loops, loops, gains)
         embedded, context = self.embed(tokens), self.context(tokens)
         states = embedded
         for index in range(loops):
-            states = self.one_pass(states, embedded, index, None, context)
+            states = self.one_pass(states, embedded, index, gains, context)
             yield self.read(states)
 
     def check(self, fewest: int, most: int, gains: Sequence[float] | Tensor | None) -> None:

@@ -18,7 +18,6 @@ from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, Grouped, draw_
 from thalweg.report.sweep_figures import REACH, at_switch, draw_switches
 from thalweg.report.task_panels import (
     SHADE,
-    SWITCHING,
     chosen,
     in_percent,
     legend_below,
@@ -31,7 +30,7 @@ from thalweg.report.task_panels import (
 )
 from thalweg.report.task_saved import COMPARED, saved_drawn
 from thalweg.report.task_stages import stages_drawn
-from thalweg.task_studies import HALTING, TaskOutcome, TaskStudySummary
+from thalweg.task_studies import HALTING, SWITCHING, TaskOutcome, TaskStudySummary
 
 NEAR = 100 * HALTING
 """Percentage points within which halting counts as good as T(n)."""
@@ -273,7 +272,8 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
     legend_below(figure, Patch(**SHADE, label=f"within {NEAR:g} points"))  # type: ignore[arg-type]
     caption = (
         "Exact match of Looped where it halts without knowing T(n), minus that after T(n) passes, on "
-        f"{samples_of(outcomes)} fresh samples of each length. Surest: where its doubt (cross-entropy against its own answer) is "
+        f"{samples_of(outcomes)} fresh samples of each length; at every length all passes up to 1.5 T of the longest tested length "
+        "are tried. Surest: where its doubt (cross-entropy against its own answer) is "
         "smallest; sharpest dip: where the mean doubt lies furthest below that of one pass less and one more, on a logarithmic "
         "scale. Per sample: each halts by itself; per batch: all samples of a length halt together. Lines: mean over seeds; "
         "points: every seed; dotted vertical: the longest training length. "

@@ -17,8 +17,6 @@ from thalweg.report.sweep_dots import LONGEST
 from thalweg.report.sweep_maps import WIDTH
 from thalweg.task_studies import TaskOutcome, TaskStudySummary
 
-SWITCHING = ("shift", "shift-short", "shift-scp", "shift-hard")
-"""Arms that switch."""
 TALL = 2.15
 """Height of a panel, inches."""
 SHADE = {"color": "black", "alpha": 0.06, "linewidth": 0}

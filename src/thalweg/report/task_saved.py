@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from thalweg.report.figures import COLOURS, Drawn, drawn, setup
 from thalweg.report.sweep_dots import COLUMNS, Dot, cell_dot, digits, draw_dot, scale_of
 from thalweg.report.sweep_maps import WIDTH
-from thalweg.report.task_panels import SWITCHING, legend_below, title_of
+from thalweg.report.task_panels import legend_below, title_of
 from thalweg.sweeps import Share
-from thalweg.task_studies import GOAL, TaskOutcome, TaskStudySummary
+from thalweg.task_studies import GOAL, SWITCHING, TaskOutcome, TaskStudySummary
 
 COMPARED = (*SWITCHING, "looped-fast", "looped-short")
 """Arms whose cost is shown; the last two are controls that have no stages."""

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 
 from thalweg.records import RunRecord
 from thalweg.report.figures import COLOURS, DASHES, Drawn, Grouped, draw_band, drawn, score, setup
-from thalweg.report.task_panels import SWITCHING, chosen, legend_below, panels_of, whole_ticks
-from thalweg.task_studies import TaskStudySummary
+from thalweg.report.task_panels import chosen, legend_below, panels_of, whole_ticks
+from thalweg.task_studies import SWITCHING, TaskStudySummary
 
 FIRST_ROW, ROW = -5.0, 3.5
 """Where the first seed's marks stand below the axis of the exact match, and how far apart the rows are, in per cent."""

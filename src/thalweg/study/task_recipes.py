@@ -90,15 +90,16 @@ def plan_tasks(
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     for task in tasks:
+        found = find_task(task)
         if ":" in task:
-            check_task(find_task(task))
-        find_task(task)
+            check_task(found, task_recipe(task, PRESETS[preset]).data.used_lengths)
     for arm in arms:
         if arm not in ALL:
             raise unknown("arm", arm, ALL)
     require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
     numbers = tuple(range(seeds or PRESETS[preset].seeds))
-    return TaskStudyConfig(preset, tuple(dict.fromkeys(tasks)) or tuple(TASKS), arms or PRESETS[preset].arms, numbers, device)
+    all_tasks, all_arms = tuple(dict.fromkeys(tasks)) or tuple(TASKS), tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
+    return TaskStudyConfig(preset, all_tasks, all_arms, numbers, device)
 
 
 @dataclass(frozen=True)
@@ -218,12 +219,17 @@ def shorter(run: RunConfig) -> RunConfig:
 
 def shift_scp(recipe: TaskRecipe) -> RunConfig:
     """SHIFT as on the Markov language: all lengths, the stage caps T(n), at first at one pass; SCP and a ramp."""
-    return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, recipe.ramp))
+    return replace(recipe.base, shift=ShiftConfig(capped(recipe), recipe.criterion, recipe.ramp))
 
 
 def shift_hard(recipe: TaskRecipe) -> RunConfig:
     """SHIFT as in the paper: SCP and a hard onset."""
-    return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, Hard()))
+    return replace(recipe.base, shift=ShiftConfig(capped(recipe), recipe.criterion, Hard()))
+
+
+def capped(recipe: TaskRecipe) -> tuple[int, ...]:
+    """Caps of two stages, one pass and none; a task that asks for one pass at every length has one stage."""
+    return tuple(dict.fromkeys((1, recipe.loops)))
 
 
 def next_token(recipe: TaskRecipe) -> RunConfig:

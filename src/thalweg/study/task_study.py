@@ -34,9 +34,14 @@ Key = tuple[str, str, int]
 
 def task_jobs(study: TaskStudyConfig, folder: Path) -> dict[Key, Job]:
     """(task, arm, seed) -> its run in the queue."""
-    return {
+    jobs = {
         key: Job(name, config, folder / "runs" / name) for key, config in task_runs(study).items() for name in (run_name(*key),)
     }
+    apart = len({job.name for job in jobs.values()}) == len(jobs)
+    require(
+        apart, "--task", ",".join(study.tasks), "names that differ in more than case and punctuation, as folders are named by them"
+    )
+    return jobs
 
 
 def run_name(task: str, arm: str, seed: int) -> str:
@@ -51,9 +56,9 @@ def run_task_study(study: TaskStudyConfig, folder: Path, workers: int, as_json: 
         StudyError: some runs failed; the report of the others is made first.
     """
     require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
+    jobs = list(task_jobs(study, folder).values())  # refuses what cannot be made before anything is written
     with locked(folder, "study"):
         claim_folder(study, folder / PLAN, "study")
-        jobs = list(task_jobs(study, folder).values())
         prepare(jobs)
         failed = make_runs(jobs, workers or os.cpu_count() or 1)
         if len(failed) == len(jobs):
@@ -218,7 +223,8 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
         ),
         "Seeds": f"{len(study.seeds)} ({', '.join(map(str, study.seeds))}), paired: same data, weights and batches",
         "Figures of merit": (
-            f"exact match = the whole answer is right; tested on {recipe.data.tests} fresh samples a length; share = training time "
+            f"exact match = the whole answer is right; tested on {recipe.data.tests} samples a length, drawn apart from those of "
+            "training, where short ones, of which there are few, occur all the same; share = training time "
             "(or counted operations) to Looped's final exact match on trained lengths less one point, over Looped's own, smoothed "
             "over 3 evaluations; drop = the largest fall of the held-out exact match below its best so far, from a switch until "
             "400 updates after its onset, of several switches the largest"
@@ -235,6 +241,7 @@ def shrunk(study: TaskStudyConfig) -> dict[str, str]:
         f"at most {mine.deepest} layers instead of {source.deepest}": mine.deepest < source.deepest,
         f"{mine.steps} updates at rate {mine.rate:g} instead of {source.steps} at {source.rate:g}": mine.steps < source.steps,
         f"trained to length {mine.longest} instead of {source.longest}": mine.longest < source.longest,
+        f"{mine.seeds} seeds instead of {source.seeds}": mine.seeds < source.seeds,
     }
     smaller = [words for words, is_so in told.items() if is_so]
     long = "where T(n) is above n, trained to shorter lengths with about as many passes"

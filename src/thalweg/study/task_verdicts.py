@@ -9,9 +9,9 @@ from thalweg.records import Cell
 from thalweg.study.measures import Pairs, as_cell, paired
 from thalweg.study.outcomes import beside
 from thalweg.study.sweep_verdicts import side
-from thalweg.study.task_outcomes import trained_accuracy
+from thalweg.study.task_outcomes import LEARNED, trained_accuracy
 from thalweg.sweeps import Share, SweepVerdict
-from thalweg.task_studies import GOAL, GOAL_DROP, HALTING, Table, TaskOutcome
+from thalweg.task_studies import GOAL, GOAL_DROP, HALTING, SWITCHING, Table, TaskOutcome
 
 Outcomes = Sequence[TaskOutcome]
 Runs = dict[str, dict[str, Pairs]]
@@ -64,39 +64,44 @@ def sooner(outcomes: Outcomes) -> SweepVerdict:
                     name = f"share of {what}, {task}" + (f", {arm}" if arm != "shift" else "")
                     numbers[name] = Cell(share.value, share.low, share.high, share.n - share.censored)
         answers += [f"{arm} {reached(mine)}"] if mine and arm != "looped-fast" else []
-    question = f"On which tasks does SHIFT reach Looped's exact match in {GOAL:.0%} of its cost?"
+    question = f"On which tasks is Looped's exact match reached in {GOAL:.0%} of its cost (geometric mean over seeds)?"
     return SweepVerdict(question, ". ".join(answers), numbers)
 
 
 def reached(outcomes: dict[str, TaskOutcome]) -> str:
-    """The tasks on which an arm is as cheap as the goal in every run, by time and by operations, in words."""
+    """The tasks on which an arm is as cheap as the goal and every run gets there, by time and by operations, in words."""
     found = []
     for what, name in (("time", "share_seconds"), ("operations", "share_flops")):
         shares: dict[str, Share | None] = {task: getattr(one, name) for task, one in outcomes.items()}
-        cheap = [task for task, s in shares.items() if s and s.value is not None and s.value <= GOAL and not s.censored]
-        found.append(f"by {what}: {listed(cheap)}")
+        cheap = {task: s for task, s in shares.items() if s and s.value is not None and s.value <= GOAL and not s.censored}
+        told = [task + (" (its interval holds 1)" if s.high is not None and s.high >= 1 else "") for task, s in cheap.items()]
+        found.append(f"by {what}: {listed(told)}")
     ended = {task: one.share_flops for task, one in outcomes.items()}
     never = [f"{task} ({s.censored} of {s.n} never)" for task, s in ended.items() if s and s.censored]
     return "; ".join(found) + (f"; not in every run: {listed(never)}" if never else "")
 
 
 def smooth(outcomes: Outcomes, runs: Runs) -> SweepVerdict:
-    """Drop at the switch, by task and onset, beside what Looped loses at the same updates without one, as its lengths grow."""
-    numbers, bad, same = {}, [], []
-    for arm in ("shift", "shift-short", "shift-scp", "shift-hard"):
-        for task, one in of_arm(outcomes, arm).items():
-            if one.drop.mean is not None:
-                numbers[f"drop, {task}, {arm} (points)"] = one.drop
-                if arm == "shift" and one.drop.mean > GOAL_DROP:
-                    arms = runs.get(task, {})
-                    known = beside(arms.get("shift", {}), arms.get("looped", {}))
-                    more = interval([mine - theirs for mine, theirs in known]) if known else None
-                    if more is not None:
-                        numbers[f"drop beyond Looped's at the same updates, {task} (points)"] = as_cell(more)
-                    (same if more is not None and side(more) <= 0 else bad).append(task)
-    answer = f"not on {listed(bad)}" if bad else "no" if same else "yes"
-    answer += f"; but no more than Looped loses without a switch on {listed(same)}" if same else ""
-    return SweepVerdict(f"Is the largest drop at a switch of SHIFT at most {GOAL_DROP:g} point on every task?", answer, numbers)
+    """Drop at the switch, by arm and task, beside what Looped loses at the same updates without one, as its lengths grow."""
+    numbers: dict[str, Cell] = {}
+    answers = []
+    for arm in SWITCHING:
+        drops = {task: one.drop for task, one in of_arm(outcomes, arm).items() if one.drop.mean is not None}
+        numbers |= {f"drop, {task}, {arm} (points)": drop for task, drop in drops.items()}
+        large = [task for task, drop in drops.items() if drop.mean is not None and drop.mean > GOAL_DROP]
+        same = []
+        for task in large:
+            arms = runs.get(task, {})
+            known = beside(arms.get(arm, {}), arms.get("looped", {}))
+            if known:
+                more = interval([mine - theirs for mine, theirs in known])
+                numbers[f"drop beyond Looped's at the same updates, {task}, {arm} (points)"] = as_cell(more)
+                same += [task] if side(more) <= 0 else []
+        told = f"not on {listed(large)}" if large else "yes"
+        told += f", but no more than Looped loses without a switch on {listed(same)}" if same else ""
+        answers += [f"{arm}: {told}"] if drops else []
+    question = f"Is the largest drop at a switch at most {GOAL_DROP:g} point (mean over seeds) on every task?"
+    return SweepVerdict(question, "; ".join(answers), numbers)
 
 
 def beyond(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
@@ -125,18 +130,23 @@ def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
 
 
 def halting(outcomes: Outcomes) -> SweepVerdict:
-    """Halting where the model is surest, or at the sharpest dip of its doubt, against T(n); of Looped, and with random passes."""
+    """Halting where the model is surest, or at the sharpest dip of its doubt, against T(n); of Looped, and with random passes.
+
+    Tasks that were not learned are left out: where nothing is right, all ways to halt are alike.
+    """
     numbers: dict[str, Cell] = {}
     near: dict[str, list[str]] = {"by confidence": [], "by that of the batch": [], "at the sharpest dip of the doubt": []}
     for arm in ("looped", "random"):
         for task, one in of_arm(outcomes, arm).items():
+            if one.trained.mean is None or one.trained.mean < LEARNED:
+                continue
             name = task if arm == "looped" else f"{task} ({arm})"
             for how, found in zip(near, (one.confident, one.confident_batch, one.dip), strict=True):
                 if one.lengths and found:
                     gap = largest_gap(found, one.accuracy)
                     numbers[f"largest gap over lengths and seeds, {how}, {name}"] = Cell(gap, n=len(one.seeds))
                     near[how] += [name] if gap <= HALTING else []
-    question = "On which tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
+    question = "On which learned tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
     return SweepVerdict(question, "; ".join(f"{how}: {listed(tasks)}" for how, tasks in near.items()), numbers)
 
 

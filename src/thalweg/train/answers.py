@@ -6,6 +6,7 @@ Shape letters: B samples, L positions, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +52,16 @@ def score_answers(model: nn.Module, one: TaskSet, device: torch.device, cap: int
 
 
 @torch.inference_mode()
-def score_length(model: nn.Module, data: TaskData, device: torch.device, length: int, count: int, cap: int) -> TaskLength:
-    """Fresh samples of one length after every number of loops, up to `BEYOND` times what the length asks for.
+def score_length(
+    model: nn.Module, data: TaskData, device: torch.device, length: int, count: int, gains: Sequence[float]
+) -> TaskLength:
+    """Samples of one length after every number of loops, up to `BEYOND` times what the longest tested length asks for.
 
-    A model that was trained with fewer loops than the longest training length asks for (``cap``) has no more than those.
+    So halting looks over the same passes at every length, and is not told T(n).
+
+    Args:
+        gains: one for each pass of the last stage. A model whose last stage has fewer than the longest training length asks
+            for has no more than those; else passes beyond them have the last one's gain.
 
     Source:
         Halting where the cross-entropy against the model's own answer, its doubt, is smallest: arXiv 2409.15647, section 5. At its
@@ -62,13 +69,15 @@ def score_length(model: nn.Module, data: TaskData, device: torch.device, length:
     """
     batch = on_device(data.at(length, count), device)
     assert isinstance(batch, TaskBatch)
-    asked = int(batch.loops[0])
-    own = asked if cap >= data.deepest else min(cap, asked)
-    horizon = math.ceil(BEYOND * own) if cap >= data.deepest else own
+    asked, uncapped = int(batch.loops[0]), len(gains) >= data.deepest
+    own = asked if uncapped else min(len(gains), asked)
+    furthest = max(asked, *map(data.config.passes, data.config.tested_lengths))
+    horizon = math.ceil(BEYOND * furthest) if uncapped else len(gains)
+    factors = [*gains, *[gains[-1]] * (horizon - len(gains))][:horizon]
     hits, doubts = (torch.zeros(horizon, count, dtype=torch.float64) for _ in range(2))
     for first in range(0, count, ROWS):
         inputs, targets = batch.inputs[first : first + ROWS], batch.targets[first : first + ROWS]
-        for index, logits in enumerate(model.unrolled(inputs, horizon)):  # type: ignore[operator]
+        for index, logits in enumerate(model.unrolled(inputs, horizon, factors)):  # type: ignore[operator]
             logits = logits.double()  # a sure answer's doubt is far below what float32 resolves
             own_answer = torch.where(targets == IGNORED, IGNORED, logits.argmax(-1))
             hits[index, first : first + ROWS] = exact(logits, targets).double().cpu()

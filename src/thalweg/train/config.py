@@ -197,10 +197,13 @@ class RunConfig:
         fits = self.model.positions != "learned" or self.model.length >= data.positions(longest)
         wanted = f"lengths of at most {self.model.length} positions (model.length), or model.positions other than learned"
         require(fits, "data.tested", longest, wanted)
-        need = math.ceil(BEYOND * data.passes(longest))
+        need = math.ceil(BEYOND * max(map(data.passes, data.tested_lengths)))
         fits = not 0 < self.model.learned_gains < need
         require(
-            fits, "model.learned_gains", self.model.learned_gains, f"0, or at least the {need} passes that length {longest} tries"
+            fits,
+            "model.learned_gains",
+            self.model.learned_gains,
+            f"0, or at least the {need} passes that are tried at the lengths tested",
         )
         require(not self.training.compile, "training.compile", True, "false for a task, whose batches have shapes of their own")
 

@@ -386,7 +386,8 @@ class Run:
         started = time.perf_counter()
         config = data.config
         found = [
-            score_length(self.model, data, self.device, length, config.tests, self.shift.depth) for length in config.tested_lengths
+            score_length(self.model, data, self.device, length, config.tests, self.shift.depth_gains)
+            for length in config.tested_lengths
         ]
         self.clock.evaluation_seconds += time.perf_counter() - started
         write_json(self.folder / "lengths.json", to_dict(found))
