@@ -138,7 +138,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class TaskLength:
-    """Exact match of a trained model on fresh samples of one length of its task."""
+    """Exact match of a trained model on samples of one length of its task, see `thalweg.data.task_data.TaskData.at`."""
 
     length: int
     loops: int

@@ -75,7 +75,8 @@ def lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
         panels[task].set_ylim(-4, 104)
     legend_below(figure, Patch(**SHADE, label="trained lengths"))  # type: ignore[arg-type]
     caption = (
-        f"Exact match (the whole answer is right) on {samples_of(outcomes)} fresh samples of each length after training. Lines: "
+        f"Exact match (the whole answer is right) on {samples_of(outcomes)} samples of each length, drawn apart from "
+        "those of training, where short ones, of which there are few, occur all the same. Lines: "
         "mean over seeds; points: every seed, arms side by side so that equal ones can be seen; shaded: lengths up to the longest "
         f"in training. {setup(summary)}"
     )
@@ -157,7 +158,7 @@ def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
     lines = [Line2D([], [], color=COLOURS[arm], linewidth=LOOPING[arm][0], label=arm) for arm in shown]
     legend_below(figure, *lines, *map(kind_line, KINDS))
     caption = (
-        f"Exact match after each number of passes, on {samples_of(outcomes)} fresh samples of three lengths n (in the panel's "
+        f"Exact match after each number of passes, on {samples_of(outcomes)} samples of three lengths n (in the panel's "
         "title, in order of the legend). Lines: mean over seeds; large marks: at T(n), the passes that the length asks for; faint "
         f"marks there: every seed. {setup(summary)}"
     )
@@ -272,7 +273,7 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
     legend_below(figure, Patch(**SHADE, label=f"within {NEAR:g} points"))  # type: ignore[arg-type]
     caption = (
         "Exact match of Looped where it halts without knowing T(n), minus that after T(n) passes, on "
-        f"{samples_of(outcomes)} fresh samples of each length; at every length all passes up to 1.5 T of the longest tested length "
+        f"{samples_of(outcomes)} samples of each length; at every length all passes up to 1.5 T of the longest tested length "
         "are tried. Surest: where its doubt (cross-entropy against its own answer) is "
         "smallest; sharpest dip: where the mean doubt lies furthest below that of one pass less and one more, on a logarithmic "
         "scale. Per sample: each halts by itself; per batch: all samples of a length halt together. Lines: mean over seeds; "
