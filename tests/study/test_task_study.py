@@ -91,10 +91,7 @@ def test_every_arm_of_every_task_can_be_made_and_pairs_data_and_weights(preset):
         assert run.model == looped.model
         share = 0.6 if arm.endswith("-short") else 1.0
         assert run.training.steps == round(share * looped.training.steps)
-        often = (run.training.evaluate_every, looped.training.evaluate_every)
-        assert run.training.steps // often[0] == pytest.approx(looped.training.steps // often[1], abs=1)
-        amounts = {"steps": 1, "evaluate_every": 1, "checkpoint_every": 1}
-        assert replace(run.training, **amounts) == replace(looped.training, **amounts)
+        assert replace(run.training, steps=1) == replace(looped.training, steps=1)
         assert run.optimizer == looped.optimizer
         assert run.data.grow in (0, round(share * looped.data.grow), looped.data.grow // 4)
         assert replace(run.data, format="full", loops="length", lengths="grow", grow=looped.data.grow) == looped.data

@@ -58,7 +58,7 @@ ALL = (
 )
 PRESETS = {
     "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
-    "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": ADDITION}),
+    "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": ADDITION, "copy": {"steps": 16_000}}),
     "gpu": TaskPreset(3, ("single", "looped", "shift", "shift-hard", "looped-fast"), 5000, 20, 64, 3, rate=7e-4),
     "source": TaskPreset(5, ALL, 100_000, 20, 256, 4, rate=1e-4),
 }
@@ -210,11 +210,8 @@ def looped_short(recipe: TaskRecipe) -> RunConfig:
 
 
 def shorter(run: RunConfig) -> RunConfig:
-    """The same over fewer updates, scored and saved as many times: the rate's schedule shrinks with them."""
-    settings = run.training
-    every, saved = (max(1, round(SHORT * number)) for number in (settings.evaluate_every, settings.checkpoint_every))
-    fewer = replace(settings, steps=max(1, round(SHORT * settings.steps)), evaluate_every=every, checkpoint_every=saved)
-    return replace(run, training=fewer)
+    """The same over fewer updates: the rate's schedule shrinks with them. Scored as often, as costs to a target are compared."""
+    return replace(run, training=replace(run.training, steps=max(1, round(SHORT * run.training.steps))))
 
 
 def shift_scp(recipe: TaskRecipe) -> RunConfig:
