@@ -12,32 +12,29 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from thalweg.data.batches import Data, EvaluationSet
+from thalweg.data.batches import Data
 from thalweg.data.task_data import TaskData
 from thalweg.errors import DamagedFileError, DivergedError, FolderError
-from thalweg.models.cost import cost, parameters
+from thalweg.models.cost import cost
 from thalweg.plain import fingerprint, from_dict, to_dict
 from thalweg.records import (
     EvaluationRecord,
     RetreatRecord,
     RunSummary,
-    Score,
     Scores,
     SwitchRecord,
-    provenance,
-    read_run,
     recorded,
 )
 from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp
-from thalweg.storage import Journal, locked, read_json, write_json, write_text
+from thalweg.storage import Journal, locked, read_json, write_text
 from thalweg.train.ahead import look_ahead
-from thalweg.train.answers import score_length
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback, StepFacts
-from thalweg.train.checkpoint import digest, gather, newest_checkpoint, save_checkpoint, scatter, weights
+from thalweg.train.checkpoint import gather, newest_checkpoint, save_checkpoint, scatter
 from thalweg.train.config import RunConfig, TrainingConfig, config_text, read_config
 from thalweg.train.evaluate import evaluate
+from thalweg.train.finish import finish
 from thalweg.train.graphs import Graphs
 from thalweg.train.rates import rate_at
 from thalweg.train.retreat import go_back, tie
@@ -91,7 +88,7 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
             run.resume()
             run.warm_up()
             run.go()
-            return run.finish()
+            return finish(run)
         finally:
             run.close()
 
@@ -353,44 +350,6 @@ class Run:
             f"loss not finite in {when}: {said}, loops {self.shift.loops}; "
             f"last good checkpoint: {where}; lower optimizer.rate or optimizer.clip"
         )
-
-    def finish(self) -> RunSummary:
-        """The summary, written last: a run with a summary is complete."""
-        if isinstance(self.data, TaskData):
-            self.test_answers(self.data)
-        sets = [one for one in self.data.evaluation if isinstance(one, EvaluationSet)]
-        ceilings = {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in sets}
-        summary = RunSummary(
-            arm=self.config.arm,
-            seed=self.config.seed,
-            config_hash=fingerprint(self.config),
-            steps=self.shift.step,
-            seconds=self.clock.seconds,
-            evaluation_seconds=self.clock.evaluation_seconds,
-            flops=self.clock.flops,
-            parameters=parameters(self.model),
-            weights_sha256=digest(weights(self.model)),
-            evaluations=self.clock.evaluations,
-            switches=tuple(self.switches),
-            retreats=tuple(self.retreats),
-            final=read_run(self.folder).evaluations[-1].scores,
-            ceilings=ceilings,
-            data=to_dict(self.data.facts()),
-            provenance=provenance(str(self.device), "float32", torch.get_num_threads(), torch.__version__),
-        )
-        write_json(self.folder / "summary.json", to_dict(summary))
-        return summary
-
-    def test_answers(self, data: TaskData) -> None:
-        """Score fresh samples of every tested length of a task."""
-        started = time.perf_counter()
-        config = data.config
-        found = [
-            score_length(self.model, data, self.device, length, config.tests, self.shift.depth_gains)
-            for length in config.tested_lengths
-        ]
-        self.clock.evaluation_seconds += time.perf_counter() - started
-        write_json(self.folder / "lengths.json", to_dict(found))
 
     def close(self) -> None:
         """Give back files and the screen."""

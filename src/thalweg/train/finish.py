@@ -1,0 +1,57 @@
+"""The end of a run: what was learned is tested, and the summary says that the run is complete."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from thalweg.data.batches import EvaluationSet
+from thalweg.data.task_data import TaskData
+from thalweg.models.cost import parameters
+from thalweg.plain import fingerprint, to_dict
+from thalweg.records import RunSummary, Score, provenance, read_run
+from thalweg.storage import write_json
+from thalweg.train.answers import score_length
+from thalweg.train.checkpoint import digest, weights
+
+if TYPE_CHECKING:
+    from thalweg.train.trainer import Run
+
+
+def finish(run: Run) -> RunSummary:
+    """The summary, written last: a run with a summary is complete."""
+    if isinstance(run.data, TaskData):
+        write_lengths(run, run.data)
+    sets = [one for one in run.data.evaluation if isinstance(one, EvaluationSet)]
+    ceilings = {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in sets}
+    summary = RunSummary(
+        arm=run.config.arm,
+        seed=run.config.seed,
+        config_hash=fingerprint(run.config),
+        steps=run.shift.step,
+        seconds=run.clock.seconds,
+        evaluation_seconds=run.clock.evaluation_seconds,
+        flops=run.clock.flops,
+        parameters=parameters(run.model),
+        weights_sha256=digest(weights(run.model)),
+        evaluations=run.clock.evaluations,
+        switches=tuple(run.switches),
+        retreats=tuple(run.retreats),
+        final=read_run(run.folder).evaluations[-1].scores,
+        ceilings=ceilings,
+        data=to_dict(run.data.facts()),
+        provenance=provenance(str(run.device), "float32", torch.get_num_threads(), torch.__version__),
+    )
+    write_json(run.folder / "summary.json", to_dict(summary))
+    return summary
+
+
+def write_lengths(run: Run, data: TaskData) -> None:
+    """Score samples of every tested length of a task."""
+    started = time.perf_counter()
+    config, gains = data.config, run.shift.depth_gains
+    found = [score_length(run.model, data, run.device, length, config.tests, gains) for length in config.tested_lengths]
+    run.clock.evaluation_seconds += time.perf_counter() - started
+    write_json(run.folder / "lengths.json", to_dict(found))
