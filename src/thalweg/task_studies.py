@@ -33,7 +33,7 @@ class TaskOutcome:
     lengths: tuple[int, ...]
     """Tested after training, in and out of the trained range."""
     loops: tuple[int, ...]
-    """Passes at each of them; of seeds that differ, because one never switched, the fewest."""
+    """Passes at each of them; of seeds that differ, because one ended in an earlier stage, the most."""
     samples: int
     """Tested of each length."""
     accuracy: Table
@@ -43,7 +43,7 @@ class TaskOutcome:
     confident_batch: Table
     """Where all samples of a length halt together when it is surest."""
     by_loops: dict[str, Table] = field(default_factory=dict)
-    """Length -> one row for each number of passes from 1 on, one number for each seed."""
+    """Length -> one row for each number of passes from 1 on, one number for each seed that ended with as many passes as any."""
     switch_step: Cell = field(default_factory=lambda: Cell(None))
     drop: Cell = field(default_factory=lambda: Cell(None))
     """Largest fall of the held-out exact match below its best so far in and after the onset, percentage points."""
@@ -59,6 +59,11 @@ class TaskOutcome:
     """Runs that diverged or failed."""
     dip: Table = ()
     """Exact match where the samples of a length halt together at the sharpest dip of their mean doubt; empty if not recorded."""
+
+    @property
+    def told_passes(self) -> bool:
+        """Whether halting was told something of T(n): runs of earlier versions tried up to 1.5 T(n) passes at each length."""
+        return len({len(rows) for rows in self.by_loops.values()}) > 1
 
 
 @dataclass(frozen=True)

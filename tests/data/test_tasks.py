@@ -1,11 +1,14 @@
 import os
 import sys
+import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from thalweg.data import task as task_module
 from thalweg.data.task import check_task, find_task
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.tasks import TASKS
@@ -159,9 +162,31 @@ class Unnamed(Wrong):
     name = ""
 
 
+class NameThatFails(Wrong):
+    @property
+    def name(self):
+        raise KeyError("name")
+
+
+class OracleThatStops(Wrong):
+    def oracle(self, query, length):
+        yield sum(query) % 2
+        raise KeyError(length)
+
+
+class Leaves(Wrong):
+    def answer(self, query, length):
+        raise SystemExit("no licence")
+
+
 class NoAnswer(Wrong):
     def oracle(self, query, length):
         return None
+
+
+class HalfAnswers(Wrong):
+    def oracle(self, query, length):
+        return [0.5]
 
 
 class ChangesItsQuery(Wrong):
@@ -183,7 +208,11 @@ class ChangesItsQuery(Wrong):
         (WordsAsSymbols(), "task mine: symbols: given '2', expected a whole number of at least 1"),
         (NothingAsked(), "task mine, length 1: slots: given 0, expected a whole number of at least 1"),
         (Unnamed(), "task name: given '', expected a line of text"),
-        (NoAnswer(), "task mine, length 1: oracle: given None, expected a list of whole numbers"),
+        (NoAnswer(), "task mine, length 1: oracle: failed with TypeError: 'NoneType' object is not iterable"),
+        (HalfAnswers(), r"task mine, length 1: oracle: given \[0.5\], expected a list of whole numbers"),
+        (NameThatFails(), "task NameThatFails: its name and symbols failed with KeyError: 'name'"),
+        (OracleThatStops(), "task mine, length 1: oracle: failed with KeyError: 1"),
+        (Leaves(), "task mine, length 1: answer: failed with SystemExit: no licence"),
         (object(), r"task: given 'object', expected an object that has name, .*\(missing: name, symbols"),
         (Fractions(), "task mine, length 1: answer: given 'float64', expected a numpy array of whole numbers"),
         (ChangesItsQuery(), "task mine, length 1: query: given 'another one after answer', expected the same one"),
@@ -194,7 +223,7 @@ class ChangesItsQuery(Wrong):
             Disagrees(),
             r"task mine, length 1: the oracle disagrees with the answer of query \[[01]\]: given \[[01]\], expected \[[01]\]",
         ),
-        (Ragged(), r"task mine, length 1: query: given \(50, 1\), expected \(50, Q\)"),
+        (Ragged(), r"task mine, length 1: query: given \(1, 2\), expected \(1, 1\): a width that depends on the length alone"),
         (Overflows(), r"task mine, length 1: oracle: given \[0, 0\], expected at most the 1 slots"),
     ],
 )
@@ -263,6 +292,30 @@ class OtherKinds(Parity):
 
     def loops(self, length):
         return np.uint8(length)
+
+
+class Slow(Parity):
+    """Its oracle tries everything: every length takes twice as long as the one before."""
+
+    asked: ClassVar[list[int]] = []
+
+    def oracle(self, query, length):
+        self.asked.append(length)
+        time.sleep(0.001 * 2**length)
+        return super().oracle(query, length)
+
+    def answer(self, query, length):
+        return super().answer(query, length) + (9 if length == 40 else 0)
+
+
+def test_a_slow_oracle_is_asked_as_far_as_it_can_and_the_rest_is_looked_at(monkeypatch):
+    monkeypatch.setattr(task_module, "PATIENCE", 0.05)
+    task = Slow()
+    with pytest.warns(UserWarning, match="task parity: its oracle is slow and was not asked beyond length 6"):
+        check_task(task, (6, 7, 3, 20), count=4)
+    assert set(task.asked) == {3, 6}
+    with pytest.warns(UserWarning, match="slow"), pytest.raises(BadInputError, match="length 40: answer: given"):
+        check_task(task, (6, 40), count=4)
 
 
 def test_whole_numbers_of_any_kind_become_plain_ones(tmp_path):

@@ -19,6 +19,7 @@ from thalweg.study.task_outcomes import task_outcome
 from thalweg.study.task_recipes import ALL, ARMS, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
 from thalweg.study.task_study import read_task_study, report_on_tasks, run_task_study, summarise_tasks, task_setup
 from thalweg.study.task_verdicts import task_verdicts
+from thalweg.sweeps import SweepVerdict
 from thalweg.train.config import read_config
 
 TINY = TaskPreset(1, ("single", "looped", "shift"), 24, 2, 8, 1, 8)
@@ -49,7 +50,7 @@ def test_a_study_ends_with_table_answers_figures_and_page(made, capsys):
     assert cli.call(["report", str(made)]) == 0
     said = capsys.readouterr().out
     assert all(
-        word in said for word in ("parity", "looped", "n=2:", "report.html", "On which tasks is Looped's exact match reached")
+        word in said for word in ("parity", "looped", "n=2:", "report.html", "On which tasks does shift reach Looped's exact match")
     )
     assert "accuracy-over-length.svg" in {path.name for path in (made / "figures").iterdir()}
     assert cli.call(["report", str(made), "--json"]) == 0
@@ -93,7 +94,8 @@ def test_every_arm_of_every_task_can_be_made_and_pairs_data_and_weights(preset):
         assert run.training.steps == round(share * looped.training.steps)
         assert replace(run.training, steps=1) == replace(looped.training, steps=1)
         assert run.optimizer == looped.optimizer
-        assert run.data.grow in (0, round(share * looped.data.grow), looped.data.grow // 4)
+        own = {"shift": 0, "shift-short": 0, "looped-fast": looped.data.grow // 4, "looped-short": round(0.6 * looped.data.grow)}
+        assert run.data.grow == own.get(arm, looped.data.grow)
         assert replace(run.data, format="full", loops="length", lengths="grow", grow=looped.data.grow) == looped.data
         assert run.shift.stages[-1] == (1 if arm in ("single", "next-token") else run.data.deepest)
 
@@ -240,48 +242,50 @@ def test_tables_hold_a_row_for_each_length_and_a_number_for_each_seed():
     assert (found.seeds, found.lengths, found.loops, found.samples) == ((0, 2), (10, 20), (10, 20), 100)
 
 
+def answers_of(outcomes, arms: dict | None = None) -> dict[str, SweepVerdict]:
+    """Question -> answer, of one task trained to length 20."""
+    return {one.question: one for one in task_verdicts(outcomes, {"parity": arms or {}}, {"parity": 20})}
+
+
+SOONER = "On which tasks does {} reach Looped's exact match in 70% of its cost (geometric mean over seeds)?"
+HALTING = "On which learned tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
+DROP = "Is the largest drop of {} at a switch at most 1 point (mean over seeds) on every task?"
+
+
 def test_answers_are_by_task_and_the_worst_seed_counts():
     looped = {seed: planted(RISING) for seed in range(3)}
     lengths = {seed: measured(1.0, 1.0, 0.96 - 0.02 * seed) for seed in range(3)}  # the third seed is at 0.92
     sure = {seed: measured(1.0, 1.0, 0.99, confident=0.01) for seed in range(3)}
     shift = {seed: planted(RISING, 6.0) for seed in range(3)}
     outcomes = [outcome("looped", looped, lengths, looped), outcome("shift", shift, lengths, looped)]
-    answers = {
-        one.question: one.answer for one in task_verdicts(outcomes, {"parity": {"looped": looped, "shift": shift}}, {"parity": 20})
-    }
-    by_start = {question[:36]: answer for question, answer in answers.items()}
-    assert by_start["On which tasks is every Looped seed "] == "none"
-    assert by_start["On which tasks is Looped's exact mat"] == "shift by time: parity; by operations: none"
-    (sooner,) = [one for one in task_verdicts(outcomes, {"parity": {}}, {"parity": 20}) if "in 70% of its cost" in one.question]
-    assert set(sooner.numbers) == {"share of time, parity", "share of operations, parity"}
-    fast = [*outcomes, outcome("looped-fast", shift, lengths, looped)]
-    (sooner,) = [one for one in task_verdicts(fast, {"parity": {}}, {"parity": 20}) if "in 70% of its cost" in one.question]
-    assert sooner.numbers["share of time, parity, looped-fast"] == sooner.numbers["share of time, parity"]
-    assert sooner.answer == "shift by time: parity; by operations: none"
-    never = {seed: planted([0.2] * 11, 4.0) for seed in range(3)}
-    short = [*outcomes, outcome("shift-short", never, lengths, looped), outcome("looped-short", shift, lengths, looped)]
-    found = task_verdicts(short, {"parity": {"looped": looped, "shift-short": never}}, {"parity": 20})
-    sooner, as_good = found[1], found[-1]
-    assert sooner.answer == (
-        "shift by time: parity; by operations: none. "
-        "shift-short by time: none; by operations: none; not in every run: parity (3 of 3 never). "
-        "looped-short by time: parity; by operations: none"
-    )
-    assert as_good.answer == "it is lower on parity (shift-short)"
-    assert as_good.numbers["exact match on trained lengths, shift-short - looped, parity"].mean == pytest.approx(-0.7)
-    assert (
-        by_start["On which learned tasks is halting wi"]
-        == "by confidence: parity; by that of the batch: parity; at the sharpest dip of the doubt: parity"
-    )
+    found = answers_of(outcomes, {"looped": looped, "shift": shift})
+    (first,) = [one for question, one in found.items() if question.startswith("On which tasks is every Looped seed")]
+    assert first.answer == "none"
+    assert found[HALTING].answer == "by confidence: parity; by that of the batch: parity; at the sharpest dip of the doubt: parity"
+    assert found["Is shift on the trained lengths as good as Looped?"].answer == "no difference was found, or it is better"
     unsure = {seed: measured(1.0, 1.0, 0.96, confident=0.5) for seed in range(3)}
-    with_random = [*outcomes, outcome("random", looped, unsure, looped)]
-    (halting,) = [one for one in task_verdicts(with_random, {"parity": {}}, {"parity": 20}) if "halting" in one.question]
+    halting = answers_of([*outcomes, outcome("random", looped, unsure, looped)])[HALTING]
     assert halting.numbers["largest gap over lengths and seeds, by confidence, parity (random)"].mean == pytest.approx(0.5)
     assert halting.answer.startswith("by confidence: parity; by that of the batch: parity, parity (random);")
-    better = [outcome("looped", looped, sure, looped), outcome("shift", shift, lengths, looped)]
-    answers = [one.answer for one in task_verdicts(better, {"parity": {}}, {"parity": 20})]
-    assert answers[0] == "parity"
-    assert "it is lower on parity (shift)" in answers
+    better = answers_of([outcome("looped", looped, sure, looped), outcome("shift", shift, lengths, looped)])
+    assert next(iter(better.values())).answer == "parity"
+    assert better["Is shift out of the trained range as good as Looped?"].answer == "it is lower on parity"
+
+
+def test_each_arm_is_asked_by_itself_what_it_costs():
+    looped, shift = ({seed: planted(RISING, seconds) for seed in range(3)} for seconds in (10.0, 6.0))
+    never = {seed: planted([0.2] * 11, 4.0) for seed in range(3)}
+    lengths = {seed: measured(1.0, 1.0, 1.0) for seed in range(3)}
+    runs = {"looped": looped, "shift": shift, "shift-short": never, "looped-fast": shift, "looped-short": shift}
+    found = answers_of([outcome(arm, mine, lengths, looped) for arm, mine in runs.items()], runs)
+    for arm in ("shift", "looped-fast", "looped-short"):
+        assert found[SOONER.format(arm)].answer == "by time: parity; by operations: none"
+        assert found[SOONER.format(arm)].numbers["share of time, parity"].mean == pytest.approx(0.6)
+    short = found[SOONER.format("shift-short")]
+    assert short.answer == "by time: none; by operations: none; not in every run: parity (3 of 3 never)"
+    lower = found["Is shift-short on the trained lengths as good as Looped?"]
+    assert lower.answer == "it is lower on parity"
+    assert lower.numbers["exact match on trained lengths, shift-short - looped, parity"].mean == pytest.approx(-0.7)
 
 
 def test_a_recipe_of_a_task_is_a_config_that_can_be_read(tmp_path, capsys):
@@ -299,19 +303,16 @@ def test_a_drop_is_answered_beside_what_looped_loses_there():
     shift = {seed: replace(planted(accuracies), switches=(switch,)) for seed in range(3)}
     shaking, steady = ({seed: planted(values) for seed in range(3)} for values in (accuracies, RISING))
     answers = (
-        (shaking, "{}: not on parity, but no more than Looped loses without a switch on parity"),
-        (steady, "{}: not on parity"),
-        ({}, "{}: not on parity"),
+        (shaking, "not on parity, but no more than Looped loses without a switch on parity"),
+        (steady, "not on parity"),
+        ({}, "not on parity"),
     )
     for looped, answer in answers:
         for arm in ("shift", "shift-hard"):  # whatever other arms there are
             made = [outcome(arm, shift, {seed: measured(1.0) for seed in range(3)}, looped)]
-            found = next(
-                one
-                for one in task_verdicts(made, {"parity": {arm: shift, "looped": looped}}, {"parity": 20})
-                if "drop" in one.question
-            )
-            assert found.answer == answer.format(arm)
+            found = answers_of(made, {arm: shift, "looped": looped})
+            assert [one.answer for question, one in found.items() if "drop" in question] == [answer]
+            assert found[DROP.format(arm)].numbers["drop, parity (points)"].mean == pytest.approx(20.0)
 
 
 def test_a_share_whose_interval_holds_1_is_told_as_such():
@@ -319,21 +320,31 @@ def test_a_share_whose_interval_holds_1_is_told_as_such():
     uneven = {seed: planted(RISING, seconds) for seed, seconds in enumerate((3.0, 3.0, 15.0))}
     made = outcome("shift", uneven, {seed: measured(1.0) for seed in range(3)}, looped)
     assert made.share_seconds.value == pytest.approx((0.3 * 0.3 * 1.5) ** (1 / 3))
-    (sooner,) = [one for one in task_verdicts([made], {"parity": {}}, {"parity": 20}) if "of its cost" in one.question]
-    assert sooner.answer == "shift by time: parity (its interval holds 1); by operations: none"
+    assert answers_of([made])[SOONER.format("shift")].answer == "by time: parity (its interval holds 1); by operations: none"
 
 
 def test_halting_is_not_asked_of_a_task_that_was_not_learned():
     runs = {seed: planted([0.2] * 11) for seed in range(3)}
     made = outcome("looped", runs, {seed: measured(0.0, 0.0, 0.0) for seed in range(3)}, runs)
-    assert not [one for one in task_verdicts([made], {"parity": {}}, {"parity": 20}) if "halting" in one.question]
+    assert HALTING not in answers_of([made])
 
 
-def test_a_seed_that_never_switched_does_not_stop_the_report():
+def test_halting_is_not_asked_of_runs_that_were_told_a_part_of_t():
+    """An earlier version tried up to 1.5 T(n) passes at each length; one seed of it is enough."""
+    runs = {seed: planted(RISING) for seed in range(2)}
+    now = tuple(replace(one, by_loops=(0.5,) * 45) for one in measured(1.0, 1.0, 1.0))
+    then = tuple(replace(one, by_loops=(0.5,) * (15 * k)) for k, one in enumerate(now, 1))
+    for second, asked in ((now, True), (then, False)):
+        made = outcome("looped", runs, {0: now, 1: second}, runs)
+        assert made.told_passes != asked
+        assert (HALTING in answers_of([made])) == asked
+
+
+def test_passes_are_shown_of_the_seeds_that_ended_in_the_last_stage():
     runs = {seed: planted(RISING) for seed in range(2)}
     one_pass = tuple(replace(one, loops=1, by_loops=(0.5,)) for one in measured(0.5, 0.5))
     found = outcome("shift-hard", runs, {0: measured(1.0, 0.9), 1: one_pass}, runs)
-    assert (found.loops, found.by_loops["20"]) == ((1, 1), ((0.0, 0.5),))
+    assert (found.loops, found.by_loops["20"]) == ((10, 20), ((0.0,), (0.9,)))
     assert found.accuracy == ((1.0, 0.5), (0.9, 0.5))
 
 
@@ -351,6 +362,13 @@ class Table(Parity):
         return {1: 1, 2: 2, 3: 3}[length]
 
 
+class Falls(Parity):
+    """Of a user's own: longer queries ask for less."""
+
+    def loops(self, length):
+        return max(1, 3 - length)
+
+
 class Onepass(OnePass):
     """Another one whose folder would have the same name."""
 
@@ -363,6 +381,7 @@ def test_a_task_of_one_pass_can_be_studied_with_every_arm():
 def test_a_users_task_is_tried_at_every_length_of_the_study_before_anything_is_written(tmp_path, capsys):
     for tasks, message in (
         ("Table", "task parity, length 4: loops: failed with KeyError: 4"),
+        ("Falls", "whose T(n) falls at length [2]: shift take a pass more for every length"),
         ("OnePass,Onepass", "expected names that differ in more than case and punctuation"),
     ):
         named = ",".join(f"{__name__}:{task}" for task in tasks.split(","))

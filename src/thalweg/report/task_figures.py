@@ -18,6 +18,7 @@ from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, Grouped, draw_
 from thalweg.report.sweep_figures import REACH, at_switch, draw_switches
 from thalweg.report.task_panels import (
     SHADE,
+    Outcomes,
     chosen,
     in_percent,
     legend_below,
@@ -273,15 +274,22 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
     legend_below(figure, Patch(**SHADE, label=f"within {NEAR:g} points"))  # type: ignore[arg-type]
     caption = (
         "Exact match of Looped where it halts without knowing T(n), minus that after T(n) passes, on "
-        f"{samples_of(outcomes)} samples of each length; at every length all passes up to 1.5 T of the longest tested length "
-        "are tried. Surest: where its doubt (cross-entropy against its own answer) is "
-        "smallest; sharpest dip: where the mean doubt lies furthest below that of one pass less and one more, on a logarithmic "
-        "scale. Per sample: each halts by itself; per batch: all samples of a length halt together. Lines: mean over seeds; "
-        "points: every seed; dotted vertical: the longest training length. "
+        f"{samples_of(outcomes)} samples of each length; {tried(outcomes)}. Surest: where its doubt (cross-entropy against its "
+        "own answer) is smallest; sharpest dip: where the mean doubt lies furthest below that of one pass less and one more, on a "
+        "logarithmic scale. Per sample: each halts by itself; per batch: all samples of a length halt together. Lines: mean over "
+        "seeds; points: every seed; dotted vertical: the longest training length. "
         f"{setup(summary)}"
     )
     alt = f"Curves of the difference over length, a panel for each task. Least and most over lengths and seeds: {'; '.join(told)}."
     return drawn(figure, "halting", "Can the model tell by itself when to halt?", caption, alt)
+
+
+def tried(outcomes: Outcomes) -> str:
+    """Among which passes was halted, in words."""
+    earlier = [task for task, arms in outcomes.items() if any(one.told_passes for one in arms.values())]
+    if not earlier:
+        return "at every length all passes up to 1.5 T of the longest tested length are tried"
+    return f"passes up to 1.5 T(n) were tried, by an earlier version that so told the model a part of T(n) ({', '.join(earlier)})"
 
 
 def draw_gaps(axes: Axes, lengths: Sequence[int], gaps: np.ndarray, name: str) -> None:

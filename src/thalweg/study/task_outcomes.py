@@ -30,7 +30,7 @@ def task_outcome(task: str, arm: str, runs: Pairs, lengths: Lengths, looped: Pai
         seeds=tuple(sorted(runs)),
         trained=cell([trained_accuracy(run) for run in every]),
         lengths=tuple(one.length for one in first),
-        loops=tuple(min(one.loops for one in row) for row in zip(*tested, strict=True)),
+        loops=tuple(max(one.loops for one in row) for row in zip(*tested, strict=True)),
         samples=first[0].samples if first else 0,
         accuracy=table(tested, lambda one: one.accuracy),
         confident=table(tested, lambda one: one.confident),
@@ -59,8 +59,9 @@ def table(tested: Sequence[tuple[TaskLength, ...]], number: Callable[[TaskLength
 
 
 def by_loops(tested: Sequence[tuple[TaskLength, ...]], place: int) -> Table:
-    """One row for each number of passes at one length that every seed has; one that never switched has fewer than others."""
-    return tuple(zip(*(seed[place].by_loops for seed in tested), strict=False))
+    """One row for each number of passes at one length; without seeds that ended in an earlier stage than others, with fewer."""
+    own = max(seed[place].loops for seed in tested)
+    return tuple(zip(*(seed[place].by_loops for seed in tested if seed[place].loops == own), strict=False))
 
 
 def share_of(runs: Pairs, looped: Pairs, spent: Measure) -> Share | None:

@@ -58,7 +58,7 @@ ALL = (
 )
 PRESETS = {
     "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
-    "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": ADDITION, "copy": {"steps": 16_000}}),
+    "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": ADDITION}),
     "gpu": TaskPreset(3, ("single", "looped", "shift", "shift-hard", "looped-fast"), 5000, 20, 64, 3, rate=7e-4),
     "source": TaskPreset(5, ALL, 100_000, 20, 256, 4, rate=1e-4),
 }
@@ -99,7 +99,18 @@ def plan_tasks(
     require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
     numbers = tuple(range(seeds or PRESETS[preset].seeds))
     all_tasks, all_arms = tuple(dict.fromkeys(tasks)) or tuple(TASKS), tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
+    for task in all_tasks:
+        refuse_falling(task, all_arms, preset)
     return TaskStudyConfig(preset, all_tasks, all_arms, numbers, device)
+
+
+def refuse_falling(task: str, arms: tuple[str, ...], preset: str) -> None:
+    """Refuse SHIFT along the lengths for a task that asks for fewer passes at a length than at the one before."""
+    passes, longest = find_task(task).loops, task_recipe(task, PRESETS[preset]).data.longest
+    falls = [n for n in range(2, longest + 1) if passes(n) < passes(n - 1)]
+    along = [arm for arm in ("shift", "shift-short") if arm in arms]
+    wanted = f"other arms for {task}, whose T(n) falls at length {falls[:1]}: {', '.join(along)} take a pass more for every length"
+    require(not (falls and along), "--arms", ",".join(arms), wanted)
 
 
 @dataclass(frozen=True)
@@ -199,7 +210,10 @@ def looped_fast(recipe: TaskRecipe) -> RunConfig:
 
 
 def shift_short(recipe: TaskRecipe) -> RunConfig:
-    """`shift` with fewer updates: the last lengths are there by then, and what is left to gain comes as the rate decays."""
+    """`shift` with fewer updates: what is left to gain when the last length is there comes as the rate decays.
+
+    Stages may take as long as those of `shift`, so the last length is there after five sixths of the run at the latest.
+    """
     return shorter(shift(recipe))
 
 
@@ -210,7 +224,7 @@ def looped_short(recipe: TaskRecipe) -> RunConfig:
 
 
 def shorter(run: RunConfig) -> RunConfig:
-    """The same over fewer updates: the rate's schedule shrinks with them. Scored as often, as costs to a target are compared."""
+    """The same over fewer updates: the rate decays over their last fifth. Scored as often, as costs to a target are compared."""
     return replace(run, training=replace(run.training, steps=max(1, round(SHORT * run.training.steps))))
 
 

@@ -19,10 +19,14 @@ Runs = dict[str, dict[str, Pairs]]
 
 
 def task_verdicts(outcomes: Outcomes, runs: Runs, longest: dict[str, int]) -> list[SweepVerdict]:
-    """Every question that the runs can answer."""
-    found = [generalises(outcomes, longest), sooner(outcomes), smooth(outcomes, runs), beyond(outcomes, longest), halting(outcomes)]
-    found.append(as_good(runs))
-    return [one for one in found if one.numbers]
+    """Every question that the runs can answer; what is asked of several arms is asked of each by itself."""
+    along = ("shift", "shift-short")
+    found = [generalises(outcomes, longest)]
+    found += [sooner(outcomes, arm) for arm in (*along, "looped-fast", "looped-short")]
+    found += [smooth(outcomes, runs, arm) for arm in SWITCHING]
+    found += [beyond(outcomes, longest, arm) for arm in along]
+    found += [as_good(runs, arm) for arm in along]
+    return [one for one in [*found, halting(outcomes)] if one.numbers]
 
 
 def of_arm(outcomes: Outcomes, arm: str) -> dict[str, TaskOutcome]:
@@ -52,20 +56,16 @@ def generalises(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
     return SweepVerdict(question, listed(there), numbers)
 
 
-def sooner(outcomes: Outcomes) -> SweepVerdict:
-    """Tasks on which SHIFT reaches Looped's exact match in the goal's share of its cost; beside it the controls without stages."""
+def sooner(outcomes: Outcomes, arm: str) -> SweepVerdict:
+    """Tasks on which an arm reaches Looped's exact match in the goal's share of its cost."""
     numbers: dict[str, Cell] = {}
-    answers = []
-    for arm in ("shift", "shift-short", "looped-fast", "looped-short"):
-        mine = of_arm(outcomes, arm)
-        for task, one in mine.items():
-            for what, share in (("time", one.share_seconds), ("operations", one.share_flops)):
-                if share is not None:
-                    name = f"share of {what}, {task}" + (f", {arm}" if arm != "shift" else "")
-                    numbers[name] = Cell(share.value, share.low, share.high, share.n - share.censored)
-        answers += [f"{arm} {reached(mine)}"] if mine and arm != "looped-fast" else []
-    question = f"On which tasks is Looped's exact match reached in {GOAL:.0%} of its cost (geometric mean over seeds)?"
-    return SweepVerdict(question, ". ".join(answers), numbers)
+    mine = of_arm(outcomes, arm)
+    for task, one in mine.items():
+        for what, share in (("time", one.share_seconds), ("operations", one.share_flops)):
+            if share is not None:
+                numbers[f"share of {what}, {task}"] = Cell(share.value, share.low, share.high, share.n - share.censored)
+    question = f"On which tasks does {arm} reach Looped's exact match in {GOAL:.0%} of its cost (geometric mean over seeds)?"
+    return SweepVerdict(question, reached(mine), numbers)
 
 
 def reached(outcomes: dict[str, TaskOutcome]) -> str:
@@ -81,46 +81,41 @@ def reached(outcomes: dict[str, TaskOutcome]) -> str:
     return "; ".join(found) + (f"; not in every run: {listed(never)}" if never else "")
 
 
-def smooth(outcomes: Outcomes, runs: Runs) -> SweepVerdict:
-    """Drop at the switch, by arm and task, beside what Looped loses at the same updates without one, as its lengths grow."""
-    numbers: dict[str, Cell] = {}
-    answers = []
-    for arm in SWITCHING:
-        drops = {task: one.drop for task, one in of_arm(outcomes, arm).items() if one.drop.mean is not None}
-        numbers |= {f"drop, {task}, {arm} (points)": drop for task, drop in drops.items()}
-        large = [task for task, drop in drops.items() if drop.mean is not None and drop.mean > GOAL_DROP]
-        same = []
-        for task in large:
-            arms = runs.get(task, {})
-            known = beside(arms.get(arm, {}), arms.get("looped", {}))
-            if known:
-                more = interval([mine - theirs for mine, theirs in known])
-                numbers[f"drop beyond Looped's at the same updates, {task}, {arm} (points)"] = as_cell(more)
-                same += [task] if side(more) <= 0 else []
-        told = f"not on {listed(large)}" if large else "yes"
-        told += f", but no more than Looped loses without a switch on {listed(same)}" if same else ""
-        answers += [f"{arm}: {told}"] if drops else []
-    question = f"Is the largest drop at a switch at most {GOAL_DROP:g} point (mean over seeds) on every task?"
-    return SweepVerdict(question, "; ".join(answers), numbers)
+def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> SweepVerdict:
+    """Drop of an arm at the switch, by task, beside what Looped loses at the same updates without one, as its lengths grow."""
+    drops = {task: one.drop for task, one in of_arm(outcomes, arm).items() if one.drop.mean is not None}
+    numbers = {f"drop, {task} (points)": drop for task, drop in drops.items()}
+    large = [task for task, drop in drops.items() if drop.mean is not None and drop.mean > GOAL_DROP]
+    same = []
+    for task in large:
+        arms = runs.get(task, {})
+        known = beside(arms.get(arm, {}), arms.get("looped", {}))
+        if known:
+            more = interval([mine - theirs for mine, theirs in known])
+            numbers[f"drop beyond Looped's at the same updates, {task} (points)"] = as_cell(more)
+            same += [task] if side(more) <= 0 else []
+    answer = f"not on {listed(large)}" if large else "yes"
+    answer += f", but no more than Looped loses without a switch on {listed(same)}" if same else ""
+    question = f"Is the largest drop of {arm} at a switch at most {GOAL_DROP:g} point (mean over seeds) on every task?"
+    return SweepVerdict(question, answer, numbers)
 
 
-def beyond(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
-    """SHIFT against Looped out of the trained range: mean over the tested lengths there, paired by seed."""
+def beyond(outcomes: Outcomes, longest: dict[str, int], arm: str) -> SweepVerdict:
+    """An arm against Looped out of the trained range: mean over the tested lengths there, paired by seed."""
     looped, found = of_arm(outcomes, "looped"), {}
-    for arm in ("shift", "shift-short"):
-        for task, one in of_arm(outcomes, arm).items():
-            if task in looped:
-                mine, theirs = (out_of_range(outcome, longest[task]) for outcome in (one, looped[task]))
-                found[arm, task] = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
-    return against_looped("Is SHIFT out of the trained range as good as Looped?", "exact match beyond", found)
+    for task, one in of_arm(outcomes, arm).items():
+        if task in looped:
+            mine, theirs = (out_of_range(outcome, longest[task]) for outcome in (one, looped[task]))
+            found[task] = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
+    return against_looped(f"Is {arm} out of the trained range as good as Looped?", f"exact match beyond, {arm} - looped", found)
 
 
-def against_looped(question: str, what: str, apart: dict[tuple[str, str], list[float]]) -> SweepVerdict:
-    """The answer that differences from Looped give, by arm and task, one for each seed."""
-    known = {key: interval(values) for key, values in apart.items() if values}
-    low = [f"{task} ({arm})" for (arm, task), one in known.items() if side(one) < 0]
+def against_looped(question: str, what: str, apart: dict[str, list[float]]) -> SweepVerdict:
+    """The answer that differences from Looped give, by task, one for each seed."""
+    known = {task: interval(values) for task, values in apart.items() if values}
+    low = [task for task, one in known.items() if side(one) < 0]
     answer = f"it is lower on {listed(low)}" if low else "no difference was found, or it is better"
-    return SweepVerdict(question, answer, {f"{what}, {arm} - looped, {task}": as_cell(one) for (arm, task), one in known.items()})
+    return SweepVerdict(question, answer, {f"{what}, {task}": as_cell(one) for task, one in known.items()})
 
 
 def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
@@ -132,13 +127,14 @@ def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
 def halting(outcomes: Outcomes) -> SweepVerdict:
     """Halting where the model is surest, or at the sharpest dip of its doubt, against T(n); of Looped, and with random passes.
 
-    Tasks that were not learned are left out: where nothing is right, all ways to halt are alike.
+    Tasks that were not learned are left out, as where nothing is right all ways to halt are alike, and runs of earlier versions,
+    which looked for T(n) near T(n).
     """
     numbers: dict[str, Cell] = {}
     near: dict[str, list[str]] = {"by confidence": [], "by that of the batch": [], "at the sharpest dip of the doubt": []}
     for arm in ("looped", "random"):
         for task, one in of_arm(outcomes, arm).items():
-            if one.trained.mean is None or one.trained.mean < LEARNED:
+            if one.trained.mean is None or one.trained.mean < LEARNED or one.told_passes:
                 continue
             name = task if arm == "looped" else f"{task} ({arm})"
             for how, found in zip(near, (one.confident, one.confident_batch, one.dip), strict=True):
@@ -155,11 +151,8 @@ def largest_gap(first: Table, second: Table) -> float:
     return max(abs(a - b) for row, own in zip(first, second, strict=True) for a, b in zip(row, own, strict=True))
 
 
-def as_good(runs: Runs) -> SweepVerdict:
-    """Final exact match on trained lengths, SHIFT minus Looped."""
-    found = {
-        (arm, task): paired(arms.get(arm, {}), arms.get("looped", {}), trained_accuracy)
-        for arm in ("shift", "shift-short")
-        for task, arms in runs.items()
-    }
-    return against_looped("Is SHIFT on the trained lengths as good as Looped?", "exact match on trained lengths", found)
+def as_good(runs: Runs, arm: str) -> SweepVerdict:
+    """Final exact match on trained lengths, an arm minus Looped."""
+    found = {task: paired(arms.get(arm, {}), arms.get("looped", {}), trained_accuracy) for task, arms in runs.items()}
+    what = f"exact match on trained lengths, {arm} - looped"
+    return against_looped(f"Is {arm} on the trained lengths as good as Looped?", what, found)

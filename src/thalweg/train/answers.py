@@ -60,8 +60,8 @@ def score_length(
     So halting looks over the same passes at every length, and is not told T(n).
 
     Args:
-        gains: one for each pass of the last stage. A model whose last stage has fewer than the longest training length asks
-            for has no more than those; else passes beyond them have the last one's gain.
+        gains: one for each pass of the stage in which the run ended. A model that ended with fewer than the longest training length
+            asks for has no more than those; else passes beyond them have the last one's gain.
 
     Source:
         Halting where the cross-entropy against the model's own answer, its doubt, is smallest: arXiv 2409.15647, section 5. At its
