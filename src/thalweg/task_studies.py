@@ -13,8 +13,12 @@ from thalweg.sweeps import Share, SweepVerdict
 GOAL, GOAL_DROP, HALTING = 0.7, 1.0, 0.02
 """Share of Looped's time that SHIFT is to need; percentage points; exact match within which halting is as good as T(n)."""
 
-SWITCHING = ("shift", "shift-short", "shift-scp", "shift-hard")
+ALONG = ("shift", "shift-short")
+"""Arms of SHIFT whose stages follow the lengths."""
+SWITCHING = (*ALONG, "shift-scp", "shift-hard")
 """Arms of more than one stage."""
+CONTROLS = ("looped-fast", "looped-short")
+"""Looped without stages, against which their speed is held."""
 
 Table = tuple[tuple[float, ...], ...]
 """One row for each length, one number for each seed."""

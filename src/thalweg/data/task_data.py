@@ -9,6 +9,7 @@ token. Both ask for the same tokens at the same places.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -122,6 +123,11 @@ class TaskConfig:
         """Lengths tested after training."""
         quarters = (round(self.longest * quarter / 4) for quarter in range(1, 9))
         return self.tested or tuple(dict.fromkeys(max(1, length) for length in quarters))
+
+    @property
+    def horizon(self) -> int:
+        """Most passes that are tried after training, at every tested length."""
+        return math.ceil(BEYOND * max(map(self.passes, self.tested_lengths)))
 
     @property
     def used_lengths(self) -> tuple[int, ...]:

@@ -129,7 +129,7 @@ class LoopedTransformer(nn.Module):
         return self.read(states)
 
     def unrolled(self, tokens: Tensor, loops: int, gains: Sequence[float] | None = None) -> Iterator[Tensor]:
-        """Logits ``(B, L, V)`` after one pass, after two, and so on to ``loops``."""
+        """Logits ``(B, L, V)`` after one pass, after two, and so on to ``loops``; gains as in `forward`."""
         self.check(loops, loops, gains)
         embedded, context = self.embed(tokens), self.context(tokens)
         states = embedded

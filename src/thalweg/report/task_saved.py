@@ -13,9 +13,9 @@ from thalweg.report.sweep_dots import COLUMNS, Dot, cell_dot, digits, draw_dot, 
 from thalweg.report.sweep_maps import WIDTH
 from thalweg.report.task_panels import legend_below, title_of
 from thalweg.sweeps import Share
-from thalweg.task_studies import GOAL, SWITCHING, TaskOutcome, TaskStudySummary
+from thalweg.task_studies import CONTROLS, GOAL, SWITCHING, TaskOutcome, TaskStudySummary
 
-COMPARED = (*SWITCHING, "looped-fast", "looped-short")
+COMPARED = (*SWITCHING, *CONTROLS)
 """Arms whose cost is shown; the last two are controls that have no stages."""
 
 

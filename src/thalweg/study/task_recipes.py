@@ -13,6 +13,7 @@ from thalweg.errors import require, unknown
 from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import LossBelow, Plateau
 from thalweg.shift.onset import Handover, Hard, Ramp
+from thalweg.task_studies import ALONG
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
 
 
@@ -108,7 +109,7 @@ def refuse_falling(task: str, arms: tuple[str, ...], preset: str) -> None:
     """Refuse SHIFT along the lengths for a task that asks for fewer passes at a length than at the one before."""
     passes, longest = find_task(task).loops, task_recipe(task, PRESETS[preset]).data.longest
     falls = [n for n in range(2, longest + 1) if passes(n) < passes(n - 1)]
-    along = [arm for arm in ("shift", "shift-short") if arm in arms]
+    along = [arm for arm in ALONG if arm in arms]
     wanted = f"other arms for {task}, whose T(n) falls at length {falls[:1]}: {', '.join(along)} take a pass more for every length"
     require(not (falls and along), "--arms", ",".join(arms), wanted)
 

@@ -11,7 +11,7 @@ from thalweg.study.outcomes import beside
 from thalweg.study.sweep_verdicts import side
 from thalweg.study.task_outcomes import LEARNED, trained_accuracy
 from thalweg.sweeps import Share, SweepVerdict
-from thalweg.task_studies import GOAL, GOAL_DROP, HALTING, SWITCHING, Table, TaskOutcome
+from thalweg.task_studies import ALONG, CONTROLS, GOAL, GOAL_DROP, HALTING, SWITCHING, Table, TaskOutcome
 
 Outcomes = Sequence[TaskOutcome]
 Runs = dict[str, dict[str, Pairs]]
@@ -20,12 +20,11 @@ Runs = dict[str, dict[str, Pairs]]
 
 def task_verdicts(outcomes: Outcomes, runs: Runs, longest: dict[str, int]) -> list[SweepVerdict]:
     """Every question that the runs can answer; what is asked of several arms is asked of each by itself."""
-    along = ("shift", "shift-short")
     found = [generalises(outcomes, longest)]
-    found += [sooner(outcomes, arm) for arm in (*along, "looped-fast", "looped-short")]
+    found += [sooner(outcomes, arm) for arm in (*ALONG, *CONTROLS)]
     found += [smooth(outcomes, runs, arm) for arm in SWITCHING]
-    found += [beyond(outcomes, longest, arm) for arm in along]
-    found += [as_good(runs, arm) for arm in along]
+    found += [beyond(outcomes, longest, arm) for arm in ALONG]
+    found += [as_good(runs, arm) for arm in ALONG]
     return [one for one in [*found, halting(outcomes)] if one.numbers]
 
 

@@ -71,8 +71,7 @@ def score_length(
     assert isinstance(batch, TaskBatch)
     asked, uncapped = int(batch.loops[0]), len(gains) >= data.deepest
     own = asked if uncapped else min(len(gains), asked)
-    furthest = max(asked, *map(data.config.passes, data.config.tested_lengths))
-    horizon = math.ceil(BEYOND * furthest) if uncapped else len(gains)
+    horizon = max(data.config.horizon, math.ceil(BEYOND * asked)) if uncapped else len(gains)
     factors = [*gains, *[gains[-1]] * (horizon - len(gains))][:horizon]
     hits, doubts = (torch.zeros(horizon, count, dtype=torch.float64) for _ in range(2))
     for first in range(0, count, ROWS):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tomlkit
 
 from thalweg.data.markov_data import MarkovConfig
-from thalweg.data.task_data import BEYOND, TaskConfig
+from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
@@ -197,7 +197,7 @@ class RunConfig:
         fits = self.model.positions != "learned" or self.model.length >= data.positions(longest)
         wanted = f"lengths of at most {self.model.length} positions (model.length), or model.positions other than learned"
         require(fits, "data.tested", longest, wanted)
-        need = math.ceil(BEYOND * max(map(data.passes, data.tested_lengths)))
+        need = data.horizon
         fits = not 0 < self.model.learned_gains < need
         require(
             fits,
