@@ -171,6 +171,8 @@ class LandscapeRecord:
     """None for the first point."""
     loops: int = 1
     """Passes of the model there."""
+    mode: str = "eval"
+    """Mode that the model was evaluated in: "eval", "train" or "as-is"."""
 
 
 @dataclass(frozen=True)

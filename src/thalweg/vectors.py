@@ -6,17 +6,19 @@ Shape letters: P number of parameters chosen, k number of vectors.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thalweg.errors import NonFiniteError, ShapeMismatchError, require, unknown
+from thalweg.errors import BadInputError, NonFiniteError, ShapeMismatchError, require, unknown
 
-Choice = str | Sequence[str] | Callable[[str, nn.Parameter], bool] | None
-"""Which parameters: a name, a pattern with ``*``, a list of either, a function of (name, parameter), or None for all that train."""
+Choice = str | nn.Parameter | Sequence[str | nn.Parameter] | Callable[[str, nn.Parameter], bool] | None
+"""Which parameters: a name, a pattern with ``*``, one of the model's own parameters, a list of these, a function of
+(name, parameter), or None for all that train."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,15 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
         ['bias']
     """
     known = dict(model.named_parameters())
+    lazy = [name for name, parameter in known.items() if isinstance(parameter, nn.parameter.UninitializedParameter)]
+    if lazy:
+        raise BadInputError(f"parameter {lazy[0]}: has no shape yet, as its lazy module never ran; call the model on a batch once")
     if choice is None:
         chosen = {name: parameter for name, parameter in known.items() if parameter.requires_grad}
-    elif callable(choice):
+    elif callable(choice) and not isinstance(choice, nn.Parameter):
         chosen = {name: parameter for name, parameter in known.items() if choice(name, parameter)}
     else:
-        chosen = {name: known[name] for name in matching(tuple(known), choice)}
+        chosen = {name: known[name] for name in matching(tuple(known), _names(choice, known))}
     require(bool(chosen), "params", choice, "at least one parameter (None takes those with requires_grad)")
     for name, parameter in chosen.items():
         require(parameter.is_floating_point(), f"parameter {name}", parameter.dtype, "floating-point weights")
@@ -90,12 +95,34 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
 
 
 def matching(names: Sequence[str], choice: str | Sequence[str]) -> list[str]:
-    """The names that a pattern, or one of several, matches, in their own order."""
+    """The names that a pattern, or one of several, matches, in their own order; a name that exists is no pattern."""
     patterns = [choice] if isinstance(choice, str) else list(choice)
+    matched: set[str] = set()
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        literal = pattern.replace("[", "[[]")  # brackets in a name are no set of characters
+        found = [pattern] if pattern in names else fnmatch.filter(names, pattern) or fnmatch.filter(names, literal)
+        if not found:
             raise unknown("parameter", pattern, names)
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+        matched.update(found)
+    return [name for name in names if name in matched]
+
+
+def _names(choice: Any, known: Mapping[str, nn.Parameter]) -> list[str]:
+    """Names and patterns of a choice, parameters replaced by their names."""
+    own = {id(parameter): name for name, parameter in known.items()}
+    given = [choice] if isinstance(choice, str | Tensor) or not isinstance(choice, Iterable) else list(choice)
+    names = []
+    for item in given:
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):  # of ``named_parameters()``
+            item = item[0]
+        name = own.get(id(item)) if isinstance(item, Tensor) else item
+        if not isinstance(name, str):
+            kind = "a tensor that is none of this model's parameters" if isinstance(item, Tensor) else type(item).__name__
+            raise BadInputError(
+                f"params: given {kind}, expected names such as {next(iter(known))!r}, patterns, or model.parameters()"
+            )
+        names.append(name)
+    return names
 
 
 def layout(parameters: dict[str, nn.Parameter]) -> Layout:

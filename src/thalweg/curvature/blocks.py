@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from thalweg.curvature.objective import Objective, quiet
+from thalweg.curvature.objective import Objective
 
 aten = torch.ops.aten
 
@@ -55,7 +55,7 @@ def by_depth(objective: Objective) -> list[str]:
     """The parameters' names in the order of their first use; those that the first batch does not use come last."""
     parts = {name: part.clone() for name, part in objective.layout.split(objective.point).items()}
     mode = FirstUse(parts)
-    with quiet(objective.model), torch.no_grad(), mode:
+    with objective.quiet(), torch.no_grad(), mode:
         objective.total(0, parts)
     return mode.order + [name for name in parts if name not in mode.order]
 

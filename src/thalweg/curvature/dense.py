@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,16 @@ from torch.func import grad, jvp
 from thalweg import ranks
 from thalweg.curvature import memory as limits
 from thalweg.curvature.blocks import Block, blocks, by_depth
-from thalweg.curvature.check import DIFFERENCE, SYMMETRY, signs
+from thalweg.curvature.check import SYMMETRY, differing, repeated, scales, signs
 from thalweg.curvature.compiled import compiled, is_known, replayed
-from thalweg.curvature.hessian import Hessian
+from thalweg.curvature.context import Mode
+from thalweg.curvature.hessian import Hessian, warn_of_kinks
 from thalweg.curvature.linear import Program, record
-from thalweg.curvature.loss_operator import CACHE_BYTES, gaussian
+from thalweg.curvature.loss_operator import CACHE_BYTES, Method, gaussian
 from thalweg.curvature.microbatches import microbatches
-from thalweg.curvature.objective import LossFunction, Objective, quiet
+from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.shorten import shorten
-from thalweg.errors import NonFiniteError, NotSymmetricError, WrongProductError
+from thalweg.errors import KinkWarning, MemoryLimitError, NonFiniteError, NotSymmetricError, require
 from thalweg.vectors import Choice, Layout
 
 Progress = Callable[[int, int], None]
@@ -49,7 +51,7 @@ class DenseHessian:
     symmetry_residual: float
     """``||H - H^T|| / ||H||`` (Frobenius) over the blocks that were computed on both sides of the diagonal, before symmetrising."""
     product_residual: float
-    """``||H v - p|| / ||p||`` against one product p by double backward on the undivided batches."""
+    """``||H v - d|| / ||d||`` against one central difference d of the gradient on the undivided batches, in float64."""
     how: str
     """What was decided, in words."""
 
@@ -74,19 +76,24 @@ def dense_hessian(
     compile: Compile = "auto",
     matrices: int = 1,
     progress: Progress | None = None,
+    method: Method = "auto",
+    mode: Mode = "eval",
+    seed: int | None = None,
 ) -> DenseHessian:
     """All P x P second derivatives of the mean loss, at the model's present weights.
 
     Columns are computed many at a time as replays of a recorded linear program, on pieces of the batches that stay in the cache
     (only if the loss adds up over samples, which is tried), on and below the diagonal of parameter groups ordered by depth.
-    The result is compared with an independent product before it is given out.
+    Where this fails (an operation without forward derivatives, or one that cannot be recorded), the columns are products of a
+    `Hessian` by reverse mode, one by one. The matrix is compared with differences of the gradient before it is given out.
 
     Args:
-        loss_fn, model, batches, params, dtype: as for `thalweg.curvature.hessian.Hessian`.
+        loss_fn, model, batches, params, dtype, mode, seed: as for `thalweg.curvature.hessian.Hessian`.
         memory: bytes for the matrix and its making; None takes half of what is free.
         compile: "always", "never", or "auto" where the expected cost decides (20 s a block, once a structure).
         matrices: how many Hessians of this structure are to come, checkpoints, seeds and arms together; counts for "auto".
         progress: called as columns are done.
+        method: "auto", "recorded" (or refuse), "rebuilt" (products by double backward), or "differences" of the gradient.
     Raises:
         MemoryLimitError: two copies of the matrix do not fit; the message says how much is needed.
         NotSymmetricError, WrongProductError: the result failed its comparison.
@@ -94,17 +101,73 @@ def dense_hessian(
     Source:
         Forward over reverse; block-triangular order and recording are ours.
     """
-    objective = Objective(loss_fn, model, batches, params, dtype)
+    require(method in get_args(Method), "method", method, "auto, recorded, rebuilt or differences")
+    objective = Objective(loss_fn, model, batches, params, dtype, mode, seed)
+    repeated(objective)
     allowed = limits.budget(memory, objective.device)
     size = objective.point.element_size() * objective.dim**2
     instead = "choose fewer parameters with params=, or work matrix-free with Hessian"
     limits.ensure(int(2.2 * size), allowed, f"dense Hessian of {objective.dim:,} parameters", instead)
+    if objective.kinks:
+        warn_of_kinks(objective.kinks)
+    reason = f"asked for method={method!r}"
+    if method in ("auto", "recorded"):
+        try:
+            return _by_replays(objective, compile, matrices, progress)
+        except Exception as problem:  # whatever a replay or vmap cannot do; an error of the loss's own comes again below
+            if method == "recorded" or isinstance(problem, torch.OutOfMemoryError | MemoryLimitError | KeyboardInterrupt):
+                raise
+            reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", KinkWarning)
+        hessian = Hessian(loss_fn, model, objective.batches, params, dtype, method=method, memory=memory, mode=mode, seed=seed)
+    return _by_products(hessian, reason, progress)
+
+
+def _by_replays(objective: Objective, compile: Compile, matrices: int, progress: Progress | None) -> DenseHessian:
+    """Blocks of columns as replays of recorded programs."""
     pieces, told = microbatches(objective)
     maker = Maker(objective, pieces, compile, matrices, progress)
     maker.fill()
-    return maker.finished(Hessian(loss_fn, model, batches, params, dtype, method="rebuilt", check=False), told)
+    return maker.finished(told)
 
 
+def _by_products(hessian: Hessian, reason: str, progress: Progress | None) -> DenseHessian:
+    """Column by column, as products of an operator that passed its own check: the way back where replays fail."""
+    dim, columns = hessian.dim, []
+    for first in range(0, dim, TOGETHER):
+        width = min(TOGETHER, dim - first)
+        directions = torch.zeros(dim, width, dtype=hessian.dtype, device=hessian.device)
+        directions[first : first + width] = torch.eye(width, dtype=hessian.dtype, device=hessian.device)
+        columns.append(hessian @ directions)
+        if progress is not None:
+            progress(first + width, dim)
+    matrix = torch.cat(columns, 1)
+    matrix = (matrix + matrix.T) / 2
+    apart = float((torch.cat(columns, 1) - matrix).norm()) * 2
+    residual = apart / float(matrix.norm()) if apart else 0.0
+    how = f"{dim} products of a Hessian ({hessian.explain()}), as blocks could not be replayed: {reason}"
+    return _compared(hessian.objective, matrix, residual, how, hessian.difference_error)
+
+
+def _compared(objective: Objective, matrix: Tensor, residual: float, how: str, error: float = 0.0) -> DenseHessian:
+    """The matrix, after it was held against differences of the gradient.
+
+    Raises:
+        NonFiniteError, NotSymmetricError, WrongProductError: it is not the derivative of the gradient.
+    """
+    if not torch.isfinite(matrix).all():
+        raise NonFiniteError(f"dense Hessian: NaN or infinity in {matrix.dtype}; compute in float64")
+    limit = max(SYMMETRY[matrix.dtype], 10 * error)
+    if residual > limit:
+        raise NotSymmetricError(f"dense Hessian: ||H - H^T|| is {residual:.1e} of ||H||, expected below {limit:.0e}")
+    v = scales(objective) * signs(objective.dim, 0, 1, objective.point)
+    apart, _ = differing(objective, v, matrix @ v, matrix.dtype)
+    return DenseHessian(matrix, objective.layout, residual, apart, how)
+
+
+TOGETHER = 64
+"""Products asked for at once."""
 Compile = Literal["auto", "always", "never"]
 COMPILE_SECONDS = 20.0
 """Expected cost of compiling one block's program (measured: 15 to 24 s on two cores)."""
@@ -181,7 +244,7 @@ class Maker:
             change = jvp(gradient, (columns,), (dict(zip(block.columns, direction, strict=True)),))[1]
             return [change[name] for name in block.rows]
 
-        with quiet(self.objective.model), torch.no_grad():
+        with self.objective.quiet(), torch.no_grad():
             return shorten(record(along, [gaussian(parts[name]) for name in block.columns]))
 
     def add(self, block: Block, program: Program) -> None:
@@ -195,7 +258,7 @@ class Maker:
             with torch.no_grad():
                 changes = run(*self.one_hot(block, first, count))
                 for name, change in zip(block.rows, changes, strict=True):
-                    self.matrix[places, self.spans[name]] += change[: len(places)].flatten(1)
+                    self.matrix[places, self.spans[name]] += change[: len(places)].reshape(len(places), -1)
             return len(places)
 
         for done in self.pool(take, range(0, len(columns), count)):
@@ -235,25 +298,11 @@ class Maker:
         """P."""
         return self.objective.dim
 
-    def finished(self, hessian: Hessian, told: str) -> DenseHessian:
+    def finished(self, told: str) -> DenseHessian:
         """Sum over ranks, measure, mirror, compare."""
         matrix = ranks.total(self.matrix).mul_(self.objective.weight)
-        if not torch.isfinite(matrix).all():
-            raise NonFiniteError(f"dense Hessian: NaN or infinity in {matrix.dtype}; compute in float64")
         residual = self.mirror(matrix)
-        v = signs(self.objective.dim, 0, 0, matrix)
-        product = hessian @ v
-        apart = float((matrix @ v - product).norm() / product.norm().clamp_min(1e-30))
-        if residual > SYMMETRY[matrix.dtype]:
-            raise NotSymmetricError(
-                f"dense Hessian: ||H - H^T|| is {residual:.1e} of ||H||, expected below {SYMMETRY[matrix.dtype]:.0e}"
-            )
-        if apart > DIFFERENCE[matrix.dtype]:
-            raise WrongProductError(
-                f"dense Hessian: H v differs from a product by {apart:.1e}; run Hessian(...).check() to see which is wrong"
-            )
-        how = f"{len(self.blocks)} blocks by depth, {told}, {self.how}"
-        return DenseHessian(matrix, self.objective.layout, residual, apart, how)
+        return _compared(self.objective, matrix, residual, f"{len(self.blocks)} blocks by depth, {told}, {self.how}")
 
     def mirror(self, matrix: Tensor) -> float:
         """Make the matrix symmetric in place; the residual of the blocks that were computed on both sides."""

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-
-def central_difference(gradient: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor, length: float) -> Tensor:
-    """``(g(x + h v) - g(x - h v)) / 2 h`` with ``h ||v|| = length``; error O(h^2), exact for quadratic losses."""
-    size = float(direction.norm())
-    if size == 0:
-        return torch.zeros_like(point)
-    step = length / size
-    return (gradient(point + step * direction) - gradient(point - step * direction)) / (2 * step)
+LADDER = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
+"""Steps that are tried, in units of the first; a kink that the first one crosses is not reached by a later one."""
+GOOD = {torch.float64: 1e-6, torch.float32: 1e-2}
+"""Estimated relative error at which no shorter step is tried."""
 
 
-def second_difference(gradient: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> tuple[Tensor, float]:
+def second_difference(
+    gradient: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor, sizes: Tensor
+) -> tuple[Tensor, float]:
     """``H v`` by Richardson's extrapolation of two central differences, and the relative error that their distance suggests.
 
     With D(h) = H v + a h^2 + O(h^4), ``(4 D(h) - D(2 h)) / 3`` has error O(h^4) and ``|D(2 h) - D(h)| / 3`` is the error of D(h),
-    which bounds it from above where the loss is smooth. Four gradients.
+    which bounds it from above where the loss is smooth. Four gradients, where the first step is good enough; else shorter steps are
+    tried, and the one with the smallest estimated error is taken.
 
     Args:
         gradient: function of a point ``(P,)``.
-        point: ``(P,)``.
+        point: ``(P,)``, in the arithmetic of the gradient.
         direction: ``(P,)``, any length.
+        sizes: of the weights, ``(P,)``, positive; the first step moves no weight by more than eps^(1/5) / 10 of its size.
     Returns:
-        Product ``(P,)`` and relative error; a kink between the points shows as an error near 1.
+        Product ``(P,)`` and relative error; a kink between the points shows as an error of 0.1 to 1.
     Source:
-        Step h = eps^(1/5) / 10 times the point's norm (at least 1): balances rounding eps / h against truncation h^4.
+        The first step balances rounding eps / h against truncation h^4.
     """
-    length = 0.1 * torch.finfo(point.dtype).eps ** 0.2 * max(1.0, float(point.norm()))
-    near = central_difference(gradient, point, direction, length)
-    far = central_difference(gradient, point, direction, 2 * length)
-    best = (4 * near - far) / 3
-    apart, size = float((far - near).norm()) / 3, float(best.norm())
-    return best, apart / size if size else 0.0
+    largest = float((direction.abs() / sizes).max()) if direction.numel() else 0.0
+    if largest == 0:
+        return torch.zeros_like(point), 0.0
+    best, error = torch.zeros_like(point), math.inf
+    for shorter in LADDER:
+        step = shorter * 0.1 * torch.finfo(point.dtype).eps ** 0.2 / largest
+        near, far = (_central(gradient, point, direction, times * step) for times in (1, 2))
+        product = (4 * near - far) / 3
+        apart, size = float((sizes * (far - near)).norm()) / 3, float((sizes * product).norm())
+        found = apart / size if size else (0.0 if apart == 0 else math.inf)
+        if found < error:
+            best, error = product, found
+        if error <= GOOD[point.dtype]:
+            break
+    return best, error
+
+
+def _central(gradient: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor, step: float) -> Tensor:
+    """``(g(x + h v) - g(x - h v)) / 2 h``; error O(h^2), exact for quadratic losses."""
+    return (gradient(point + step * direction) - gradient(point - step * direction)) / (2 * step)

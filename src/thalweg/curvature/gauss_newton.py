@@ -14,8 +14,10 @@ from torch.func import jvp, vjp
 from torch.nn import functional
 
 from thalweg.curvature.check import CheckReport, check_gauss_newton
+from thalweg.curvature.context import Mode
 from thalweg.curvature.loss_operator import LossOperator, Method, Parts
-from thalweg.errors import ShapeMismatchError, require
+from thalweg.curvature.objective import joined
+from thalweg.errors import BadInputError, ShapeMismatchError, require
 from thalweg.vectors import Choice
 
 OutputFunction = Callable[[Any, Any], tuple[Tensor, Tensor]]
@@ -30,7 +32,7 @@ class GaussNewton(LossOperator):
 
     Args:
         outputs: ``(model, batch) -> (logits (..., C), targets (...))``.
-        model, batches, params, dtype, memory, check: as for `thalweg.curvature.hessian.Hessian`.
+        model, batches, params, dtype, memory, check, mode, seed: as for `thalweg.curvature.hessian.Hessian`.
         method: "auto", "recorded" or "rebuilt".
         ignore: target that does not count.
     Raises:
@@ -58,11 +60,14 @@ class GaussNewton(LossOperator):
         memory: int | None = None,
         check: bool = True,
         ignore: int = -100,
+        mode: Mode = "eval",
+        seed: int | None = None,
     ) -> None:
         require(method != "differences", "method", method, "auto, recorded or rebuilt")
+        require(callable(outputs), "outputs", type(outputs).__name__, "a function (model, batch) -> (logits, targets)")
         self.outputs, self.ignore = outputs, ignore
-        super().__init__(self.cross_entropy, model, batches, params, dtype, method, memory)
-        self.report: CheckReport | None = self.check() if check else None
+        super().__init__(self.cross_entropy, model, batches, params, dtype, method, memory, mode, seed)
+        self.report: CheckReport | None = self.settle(self.check) if check else None
 
     def check(self, seed: int = 0) -> CheckReport:
         """Compare with central differences of the logits; raises when they disagree."""
@@ -70,24 +75,42 @@ class GaussNewton(LossOperator):
 
     def cross_entropy(self, model: nn.Module, batch: Any) -> tuple[Tensor, int]:
         """Sum over the targets that count, in nats, and their number."""
-        logits, targets = self.outputs(model, batch)
-        if logits.dim() < 2 or logits.shape[:-1] != targets.shape:
-            given = f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}"
-            raise ShapeMismatchError(f"outputs: given {given}, expected (..., C) and (...)")
+        logits, targets = self.given(model, batch)
         value = functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum", ignore_index=self.ignore)
         return value, int((targets != self.ignore).sum())
 
+    def given(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits and targets, looked at; logits in the operator's arithmetic.
+
+        Raises:
+            ShapeMismatchError, BadInputError: not what `OutputFunction` says; the message names it.
+        """
+        pair = self.outputs(model, batch)
+        both = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)
+        require(both, "outputs", f"a {type(pair).__name__}", "a pair of tensors (logits (..., C), targets (...))")
+        logits, targets = pair
+        if logits.dim() < 2 or logits.shape[:-1] != targets.shape:
+            given = f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}"
+            raise ShapeMismatchError(f"outputs: given {given}, expected (..., C) and (...)")
+        whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
+        require(whole, "targets", targets.dtype, "whole numbers, the classes of a softmax")
+        wrong = targets[(targets != self.ignore) & ((targets < 0) | (targets >= logits.shape[-1]))]
+        if wrong.numel():
+            raise BadInputError(
+                f"targets: hold {int(wrong[0])}, expected 0 to {logits.shape[-1] - 1}, or {self.ignore} where nothing counts; pass "
+                f"ignore={int(wrong[0])} if that marks what does not count"
+            )
+        return logits, targets.long()
+
     def logits(self, index: int, parameters: Parts) -> Tensor:
         """Logits ``(N, C)`` of the targets that count in one batch."""
-        captured: list[Tensor] = []
 
-        def keep(model: nn.Module, batch: Any) -> Tensor:
-            logits, targets = self.outputs(model, batch)
-            captured.append(logits * (targets != self.ignore).unsqueeze(-1))
-            return captured[0].sum()
+        def counted(model: nn.Module, batch: Any) -> Tensor:
+            logits, targets = self.given(model, batch)
+            places = (targets.flatten() != self.ignore).nonzero().squeeze(-1)
+            return logits.flatten(0, -2).index_select(0, places)
 
-        self.objective.call(keep, self.objective.batches[index], parameters)
-        return captured[0].flatten(0, -2)
+        return self.objective.call(counted, self.objective.batches[index], parameters)
 
     def derivative(self, index: int) -> Callable[..., Sequence[Tensor]]:
         parts = self.layout.split(self.objective.point)
@@ -101,29 +124,35 @@ class GaussNewton(LossOperator):
         return along
 
     def product(self, index: int, direction: Tensor) -> Tensor:
-        parts, along = self.layout.split(self.objective.point), self.layout.split(direction)
-        leaves = {name: part.clone().requires_grad_() for name, part in parts.items()}
-        logits = self.logits(index, leaves)
-        dual = torch.zeros_like(logits, requires_grad=True)
-        options = {"allow_unused": True, "materialize_grads": True}
-        pulled = torch.autograd.grad(logits, list(leaves.values()), dual, create_graph=True, **options)
-        change = torch.autograd.grad(pulled, dual, [along[name] for name in leaves])[0]
-        bent = softmax_curvature(logits.detach(), change.detach())
-        return self.layout.join(torch.autograd.grad(logits, list(leaves.values()), bent, **options))
+        layout, along = self.layout, self.layout.split(direction)
+        leaves = {name: part.clone().requires_grad_() for name, part in layout.split(self.objective.point).items()}
+
+        def pulled(model: nn.Module, batch: Any) -> Tensor:
+            logits, targets = self.given(model, batch)
+            logits = logits.flatten(0, -2)[targets.flatten() != self.ignore]
+            dual = torch.zeros_like(logits, requires_grad=True)
+            options = {"allow_unused": True, "materialize_grads": True}
+            back = torch.autograd.grad(logits, list(leaves.values()), dual, create_graph=True, **options)
+            change = torch.autograd.grad(back, dual, [along[name] for name in leaves])[0]
+            bent = softmax_curvature(logits.detach(), change.detach())
+            return joined(layout, torch.autograd.grad(logits, list(leaves.values()), bent, **options), direction)
+
+        return self.objective.call(pulled, self.objective.batches[index], leaves)
 
     def quadratic_form(self, direction: Tensor, step: float) -> float:
-        """``v.G v`` from central differences of the logits in float64: no derivative, no product."""
-        point, along = self.objective.point.double(), direction.double()
+        """``v.G v`` from central differences of the logits in the most precise arithmetic: no derivative, no product."""
+        precise = self.objective.precise
+        point, along = self.objective.point.to(precise), direction.to(precise)
         moved = [self.layout.split(point + sign * step * along) for sign in (-1, 1)]
         total = 0.0
         for index in range(len(self.objective.batches)):
             behind, ahead = (self.logits(index, parts).detach() for parts in moved)
-            change = (ahead - behind) / (2 * step)
+            change = torch.where(ahead == behind, torch.zeros_like(ahead), ahead - behind) / (2 * step)  # infinities stand still
             total += float((change * softmax_curvature((ahead + behind) / 2, change)).sum())
         return total * self.objective.weight
 
 
 def softmax_curvature(logits: Tensor, change: Tensor) -> Tensor:
-    """``(diag(p) - p p^T) z`` for rows of logits and changes ``(N, C)``."""
+    """``(diag(p) - p p^T) z`` for rows of logits and changes ``(N, C)``; classes at minus infinity have no share."""
     shares = logits.softmax(dim=-1)
     return shares * (change - (shares * change).sum(dim=-1, keepdim=True))

@@ -13,21 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp
 
-from thalweg.curvature.check import CheckReport, check_hessian
-from thalweg.curvature.differences import second_difference
-from thalweg.curvature.loss_operator import LossOperator, Method, Parts, differentiated_twice
+from thalweg.curvature.check import CheckReport, check_hessian, scales
+from thalweg.curvature.context import Mode
+from thalweg.curvature.differences import LADDER, second_difference
+from thalweg.curvature.loss_operator import LossOperator, Method, Parts
 from thalweg.curvature.objective import LossFunction
-from thalweg.errors import KinkWarning
+from thalweg.errors import KinkWarning, WrongProductError
 from thalweg.vectors import Choice
+
+UNSURE, UNSURE_ROUGH = 1e-3, 0.05
+"""Estimated relative error of a product by differences above which it is refused, in float64 and in float32."""
 
 
 class Hessian(LossOperator):
     """Second derivative of the mean loss with respect to chosen parameters, at the model's present weights.
 
     The derivative of the gradient is recorded once a batch and replayed (`thalweg.curvature.linear`), batches that do not fit into
-    the memory allowed are differentiated twice at every product; ``explain()`` says which. Evaluation mode (dropout off)
-    and attention by matrix products are set for each call and restored. Under a process group each rank gives its own batches
-    and all get the product of the whole, by one sum of ``(k, P)``.
+    the memory allowed are differentiated twice at every product; ``explain()`` says which. The model is evaluated in the mode asked
+    for, its attention by matrix products, and is left as it was. Under a process group each rank gives its own batches and all get
+    the product of the whole, by one sum of ``(k, P)``.
 
     Args:
         loss_fn: ``(model, batch) -> mean loss``, or ``(total, count)`` for a mean weighted by what counts.
@@ -38,6 +42,7 @@ class Hessian(LossOperator):
         method: "auto", "recorded" (or refuse), "rebuilt", or "differences" for kernels that have no second derivative.
         memory: bytes that may be kept; None takes half of what is free.
         check: compare with a central difference, with its own transpose, and with itself before it is used.
+        mode, seed: evaluation mode or training mode, and what fixes random parts, see `thalweg.curvature.objective.Objective`.
     Raises:
         BadInputError: and its kinds, see `thalweg.curvature.objective.Objective`.
         NotDifferentiableError: an operation has no second derivative.
@@ -65,13 +70,14 @@ class Hessian(LossOperator):
         method: Method = "auto",
         memory: int | None = None,
         check: bool = True,
+        mode: Mode = "eval",
+        seed: int | None = None,
     ) -> None:
-        super().__init__(loss_fn, model, batches, params, dtype, method, memory)
+        super().__init__(loss_fn, model, batches, params, dtype, method, memory, mode, seed)
         self.difference_error = 0.0
         if self.objective.kinks:
-            names = ", ".join(self.objective.kinks)
-            warnings.warn(f"the loss has kinks ({names}): curvature is that of its smooth pieces", KinkWarning, stacklevel=2)
-        self.report: CheckReport | None = self.check() if check else None
+            warn_of_kinks(self.objective.kinks)
+        self.report: CheckReport | None = self.settle(self.check) if check else None
 
     @property
     def loss(self) -> float:
@@ -100,13 +106,45 @@ class Hessian(LossOperator):
         return along
 
     def product(self, index: int, direction: Tensor) -> Tensor:
-        parts = self.layout.split(self.objective.point)
-        value = lambda parameters: self.objective.total(index, parameters)  # noqa: E731
-        return self.layout.join(differentiated_twice(value, parts, self.layout.split(direction)))
+        return self.objective.twice_differentiated(self.objective.batches[index], self.objective.point, direction)
 
     def rows(self, vectors: Tensor) -> Tensor:
         if self.method != "differences":
             return super().rows(vectors)
-        results = [second_difference(self.objective.gradient_at, self.objective.point, vector) for vector in vectors]
-        self.difference_error = max(error for _, error in results)
-        return torch.stack([product for product, _ in results])
+        products, errors = zip(*(self.by_differences(vector) for vector in vectors), strict=True)
+        self.difference_error = max(errors)
+        return torch.stack(products).to(vectors.dtype)
+
+    def by_differences(self, vector: Tensor) -> tuple[Tensor, float]:
+        """A product by differences of the gradient in the most precise arithmetic that the loss works in, and its error.
+
+        Raises:
+            WrongProductError: the gradient jumps at every step that was tried.
+        """
+        objective = self.objective
+        try:
+            product, error = self._difference(vector)
+        except Exception:  # an operation without float64; an error of the loss's own comes again in its own arithmetic
+            if objective.precise == objective.dtype:
+                raise
+            objective.precise = objective.dtype
+            product, error = self._difference(vector)
+        rough = objective.precise != torch.float64 or objective.rounds
+        if error > (UNSURE_ROUGH if rough else UNSURE):
+            kinks = f" (the loss has kinks: {', '.join(objective.kinks)})" if objective.kinks else ""
+            raise WrongProductError(
+                f"product: differences of the gradient at {len(LADDER)} steps disagree by {error:.1e} of their size{kinks}; use "
+                "method='auto' if the loss has a second derivative, or dtype=torch.float64"
+            )
+        return product, error
+
+    def _difference(self, vector: Tensor) -> tuple[Tensor, float]:
+        """`second_difference` in the objective's precise arithmetic."""
+        objective, precise = self.objective, self.objective.precise
+        point, along, sizes = (value.to(precise) for value in (objective.point, vector, scales(objective)))
+        return second_difference(lambda x: objective.gradient_at(x, precise), point, along, sizes)
+
+
+def warn_of_kinks(kinks: Sequence[str]) -> None:
+    """Say once that the loss has kinks, and which."""
+    warnings.warn(f"the loss has kinks ({', '.join(kinks)}): curvature is that of its smooth pieces", KinkWarning, stacklevel=3)

@@ -184,7 +184,7 @@ class Recorder(TorchDispatchMode):
         arguments, keywords = pytree.tree_map(self.seen, (args, kwargs))
         if func in (aten._local_scalar_dense.default, aten.equal.default):
             raise CannotRecordError("a number is read from a value in the middle of the computation")
-        function = func
+        function = aten._conj_physical.default if func is aten._conj.default else func  # a lazy conjugate cannot be viewed as real
         if func._schema.is_mutable:
             function, arguments = self.out_of_place(func, args, arguments)
         if function is copied and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:

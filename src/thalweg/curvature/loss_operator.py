@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from thalweg import ranks
 from thalweg.curvature import memory
+from thalweg.curvature.check import CheckReport
+from thalweg.curvature.context import Mode
 from thalweg.curvature.linear import CannotRecordError, Program, record
-from thalweg.curvature.objective import LossFunction, Objective, quiet
+from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.shorten import shorten
-from thalweg.errors import NotDifferentiableError, require
+from thalweg.errors import NonFiniteError, NotSymmetricError, WrongProductError, require
 from thalweg.streams import stream
-from thalweg.vectors import Choice
+from thalweg.vectors import Choice, Layout
 
 Method = Literal["auto", "recorded", "rebuilt", "differences"]
 CACHE_BYTES = 4 << 20
 """Largest intermediate of a pass over several vectors: about what stays in the last-level cache."""
+VMAP = {torch.float32: 1e-4, torch.float64: 1e-10}
+"""Largest relative distance of a product under vmap from the same one alone."""
 WHILE_RECORDING = 4
 """What is alive while a batch is recorded, over what is kept of it (measured: up to 3, and the allocator keeps some)."""
 Parts = Mapping[str, Tensor]
@@ -32,6 +36,9 @@ Parts = Mapping[str, Tensor]
 
 class LossOperator(Operator):
     """A symmetric operator made of a loss, its model and its batches, at a fixed point."""
+
+    layout: Layout
+    """Names and shapes of the parameters in the flat vector."""
 
     def __init__(
         self,
@@ -42,16 +49,17 @@ class LossOperator(Operator):
         dtype: torch.dtype | None,
         method: Method,
         limit: int | None,
+        mode: Mode,
+        seed: int | None,
     ) -> None:
-        require(
-            method in ("auto", "recorded", "rebuilt", "differences"), "method", method, "auto, recorded, rebuilt or differences"
-        )
-        self.objective = Objective(loss_fn, model, batches, params, dtype)
+        require(method in get_args(Method), "method", method, "auto, recorded, rebuilt or differences")
+        self.objective = Objective(loss_fn, model, batches, params, dtype, mode, seed)
         self.layout, self.dim = self.objective.layout, self.objective.dim
         self.dtype, self.device = self.objective.dtype, self.objective.device
         self.method, self.reason = method, ""
         self.allowed = memory.budget(limit, self.device)
         self.programs: dict[int, Program] = {}
+        self.vmapped: bool | None = None
         if method in ("auto", "recorded"):
             self.record_batches()
 
@@ -73,19 +81,36 @@ class LossOperator(Operator):
                 break
             try:
                 self.programs[index] = self.recorded(index)
-            except (CannotRecordError, NotImplementedError, RuntimeError) as problem:
-                if isinstance(problem, torch.OutOfMemoryError):
+            except Exception as problem:  # an error of the loss's own comes again when the batch is differentiated twice
+                ours = isinstance(problem, CannotRecordError | NotImplementedError | RuntimeError)
+                if isinstance(problem, torch.OutOfMemoryError) or (self.method == "recorded" and not ours):
                     raise
-                self.reason = "cannot be recorded: " + str(problem).strip().splitlines()[0]
+                lines = str(problem).strip().splitlines() or [type(problem).__name__]
+                self.reason = "cannot be recorded: " + lines[0]
                 break
             held += self.programs[index].bytes()
         require(not (self.method == "recorded" and self.reason), "method", "recorded", f"'auto' or 'rebuilt' ({self.reason})")
 
     def recorded(self, index: int) -> Program:
         """The program of one batch."""
-        with quiet(self.objective.model), torch.no_grad():
+        with self.objective.quiet(), torch.no_grad():
             directions = list(self.layout.split(gaussian(self.objective.point)).values())
             return shorten(record(self.derivative(index), directions))
+
+    def settle(self, check: Callable[[], CheckReport]) -> CheckReport:
+        """The report of a check; where recorded products fail it, those by reverse mode are tried instead.
+
+        Raises:
+            NotDeterministicError, NotSymmetricError, WrongProductError: what the check found, and no other way was right.
+        """
+        try:
+            return check()
+        except (NonFiniteError, NotSymmetricError, WrongProductError) as problem:
+            if self.method != "auto" or not self.programs:
+                raise
+            self.programs = {}
+            self.reason = f"recorded products were not used, as their check failed ({problem})"
+            return check()
 
     def rows(self, vectors: Tensor) -> Tensor:
         products = torch.zeros_like(vectors)
@@ -94,16 +119,22 @@ class LossOperator(Operator):
                 if index in self.programs:
                     products += self.replayed(self.programs[index], vectors)
                 else:
-                    with quiet(self.objective.model):
+                    with self.objective.quiet():
                         products += torch.stack([self.product(index, vector) for vector in vectors])
         return ranks.total(products) * self.objective.weight
 
     def replayed(self, program: Program, vectors: Tensor) -> Tensor:
-        """A program on the rows of ``(k, P)``, as many in one pass as the cache holds."""
-        step = max(1, CACHE_BYTES // max(1, program.largest()))
-        if len(vectors) == 1 or step == 1:
-            return torch.stack([self.layout.join(program(*self.layout.split(vector).values())) for vector in vectors])
+        """A program on the rows of ``(k, P)``, as many in one pass as the cache holds.
+
+        The first pass over several is compared with one of them alone: an operation may not work, or be wrong, under ``vmap``.
+        """
         one = lambda vector: self.layout.join(program(*self.layout.split(vector).values()))  # noqa: E731
+        step = max(1, CACHE_BYTES // max(1, program.largest()))
+        if len(vectors) == 1 or step == 1 or self.vmapped is False:
+            return torch.stack([one(vector) for vector in vectors])
+        if self.vmapped is None:
+            self.vmapped = _same_under_vmap(one, vectors[:step])
+            return self.replayed(program, vectors)
         return torch.cat([torch.vmap(one)(chunk) for chunk in vectors.split(step)])
 
     def explain(self) -> str:
@@ -114,9 +145,18 @@ class LossOperator(Operator):
             self.method, f"{len(self.programs)} of {batches} batches recorded"
         )
         words = [f"{type(self).__name__}: P = {self.dim:,}, {self.dtype} on {self.device}, {how} ({memory.words(kept)} kept)"]
+        words += [mode_in_words(self.objective.mode, self.objective.seed)]
         words += [self.reason] if self.reason else []
-        words += [f"kinks left out: {', '.join(self.objective.kinks)}"] if self.objective.kinks else []
+        seen = self.objective.seen
+        words += [f"casts of the loss to {', '.join(seen.casts)} left out"] if seen.casts else []
+        words += [f"kinks left out: {', '.join(seen.kinks)}"] if seen.kinks else []
         return "; ".join(words)
+
+
+def mode_in_words(mode: Mode, seed: int | None) -> str:
+    """In which mode the model is evaluated, for a reader."""
+    words = {"eval": "evaluation mode (dropout off, running statistics)", "train": "training mode (statistics of the batch)"}
+    return words.get(mode, "modules in the modes they were in") + ("" if seed is None else f", random parts fixed by seed {seed}")
 
 
 def gaussian(like: Tensor) -> Tensor:
@@ -125,21 +165,11 @@ def gaussian(like: Tensor) -> Tensor:
     return torch.from_numpy(drawn).to(like.device, like.dtype).view(like.shape)
 
 
-def differentiated_twice(value: Callable[[Parts], Tensor], parts: Parts, direction: Parts) -> list[Tensor]:
-    """``H v`` of one batch by double backward.
-
-    Raises:
-        NotDifferentiableError: an operation has no second derivative.
-    """
-    leaves = {name: part.detach().clone().requires_grad_() for name, part in parts.items()}
-    gradients = torch.autograd.grad(value(leaves), list(leaves.values()), create_graph=True, allow_unused=True)
-    pairs = [(g, direction[name]) for g, name in zip(gradients, leaves, strict=True) if g is not None and g.requires_grad]
+def _same_under_vmap(one: Callable[[Tensor], Tensor], vectors: Tensor) -> bool:
+    """Does a replay over several vectors at once give what it gives for the last of them alone?"""
     try:
-        # Not autograd.grad with the leaves as inputs: that leaves out the nodes that would report a missing derivative.
-        torch.autograd.backward([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-    except RuntimeError as problem:
-        if isinstance(problem, torch.OutOfMemoryError):
-            raise
-        line = str(problem).strip().splitlines()[0]
-        raise NotDifferentiableError(f"loss: an operation has no second derivative ({line}); use method='differences'") from problem
-    return [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves.values()]
+        together = torch.vmap(one)(vectors)[-1]
+    except Exception:  # an operation without a batching rule
+        return False
+    alone = one(vectors[-1])
+    return float((together - alone).norm()) <= VMAP[alone.dtype] * float(alone.norm())

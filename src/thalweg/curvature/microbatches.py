@@ -5,44 +5,54 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from thalweg.curvature.objective import Objective, quiet
+from thalweg.curvature.check import scales, signs
+from thalweg.curvature.containers import map_tensors, tensors_in
+from thalweg.curvature.objective import Objective
+from thalweg.errors import ThalwegError
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-"""Largest relative distance between the gradient of a batch and the sum over its pieces."""
+"""Largest relative distance between a product with a batch and the sum of those with its pieces."""
 
 
 def microbatches(objective: Objective, samples: int = 64) -> tuple[list[Any], str]:
     """The batches cut into pieces of about ``samples`` samples, or as they are, and which in words.
 
     All tensors of a batch with one leading dimension are cut alike. Whether the loss adds up over samples cannot be known from
-    outside (a contrastive loss does not), so the pieces' gradients are compared with the whole's.
+    outside (a contrastive loss does not, a graph cannot be cut), so gradients and products of the pieces are compared with those of
+    the whole.
     """
+    given = objective.batches, f"{len(objective.batches)} batches as given"
+    if objective.bare:
+        return given
     cut = [pieces(batch, samples) for batch in objective.batches]
-    if objective.bare or all(len(part) == 1 for part in cut):
-        return objective.batches, f"{len(objective.batches)} batches as given"
+    if all(len(part) == 1 for part in cut):
+        return given
     flat = [piece for part in cut for piece in part]
-    summed = torch.zeros_like(objective.point)
-    with quiet(objective.model):
-        for piece in flat:
-            leaf = objective.point.clone().requires_grad_()
-            summed += torch.autograd.grad(objective.part(piece, objective.layout.split(leaf))[0], leaf)[0]
-    apart = float((summed * objective.weight - objective.gradient).norm() / objective.gradient.norm().clamp_min(1e-30))
-    if apart > TOLERANCE[objective.dtype]:
-        return objective.batches, f"{len(objective.batches)} batches as given (the loss does not add up over samples)"
+    point = objective.point
+    direction = scales(objective) * signs(objective.dim, 0, 3, point)
+    try:
+        with objective.quiet():
+            whole = sum(objective.twice_differentiated(batch, point, direction) for batch in objective.batches)
+            parts = sum(objective.twice_differentiated(piece, point, direction) for piece in flat)
+            gradients = sum(objective.gradient_of(batch, point) for batch in objective.batches)
+            apart = gradients - sum(objective.gradient_of(piece, point) for piece in flat)
+    except (RuntimeError, ValueError, IndexError, TypeError, ThalwegError) as problem:
+        lines = str(problem).strip().splitlines() or [type(problem).__name__]
+        return given[0], f"{given[1]} (the loss cannot be evaluated on pieces: {lines[0]})"
+    far = [(parts - whole, whole), (apart, gradients)]
+    if any(not float(a.norm()) <= TOLERANCE[objective.dtype] * float(b.norm()) for a, b in far):
+        return given[0], f"{given[1]} (the loss does not add up over samples)"
     return flat, f"{len(flat)} pieces of at most {samples} samples"
 
 
 def pieces(batch: Any, samples: int) -> list[Any]:
     """The batch cut along its leading dimension, or itself where its tensors do not share one."""
-    leaves, form = pytree.tree_flatten(batch)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in tensors}
+    tensors = tensors_in(batch)
+    if any(tensor.layout != torch.strided or tensor.is_nested for tensor in tensors):
+        return [batch]
+    sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors}
     if len(sizes) != 1 or max(sizes) <= samples:
         return [batch]
-    parts = [leaf.split(samples) if isinstance(leaf, Tensor) else None for leaf in leaves]
-    count = -(-max(sizes) // samples)
-    cut = [[part[i] if part is not None else leaf for part, leaf in zip(parts, leaves, strict=True)] for i in range(count)]
-    return [pytree.tree_unflatten(piece, form) for piece in cut]
+    starts = range(0, max(sizes), samples)
+    return [map_tensors(lambda tensor, start=start: tensor[start : start + samples], batch) for start in starts]

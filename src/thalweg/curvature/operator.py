@@ -6,12 +6,16 @@ Shape letters: P dimension, k number of vectors.
 from __future__ import annotations
 
 import abc
-from typing import final
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.errors import NonFiniteError, NotSymmetricError, ShapeMismatchError, require
+from thalweg.errors import BadInputError, NonFiniteError, NotSymmetricError, ShapeMismatchError, require
+from thalweg.streams import stream
 
 SYMMETRY_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Largest ``||A - A^T|| / ||A||`` (Frobenius) of a matrix that counts as symmetric."""
@@ -35,14 +39,29 @@ class Operator(abc.ABC):
     def rows(self, vectors: Tensor) -> Tensor:
         """Products with the rows of ``(k, P)``, as rows; in ``dtype`` on ``device``."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(P, P)``."""
+        return self.dim, self.dim
+
     @final
-    def __matmul__(self, vectors: Tensor) -> Tensor:
+    def __matmul__(self, vectors: Any) -> Any:
         """``A v`` for ``(P,)``, or ``A V`` for ``(P, k)``.
+
+        A numpy array gives an array, and a list of tensors in the parameters' shapes a list of such tensors, where the operator
+        knows the shapes.
 
         Raises:
             ShapeMismatchError: another first dimension than P.
             NonFiniteError: NaN or infinity in the vectors or in the product.
+            BadInputError: something else than floating-point vectors.
         """
+        if isinstance(vectors, np.ndarray):
+            require(vectors.dtype.kind == "f", "vectors", f"an array of {vectors.dtype}", "floating-point numbers")
+            return (self @ torch.from_numpy(np.array(vectors))).cpu().numpy()
+        if isinstance(vectors, list | tuple):
+            return self._of_parts(vectors)
+        require(isinstance(vectors, Tensor), "vectors", type(vectors).__name__, "a tensor (P,) or (P, k)")
         if vectors.dim() not in (1, 2) or vectors.shape[0] != self.dim:
             shape = tuple(vectors.shape)
             raise ShapeMismatchError(f"vectors: given shape {shape}, expected ({self.dim},) or ({self.dim}, k)")
@@ -51,12 +70,81 @@ class Operator(abc.ABC):
             raise NonFiniteError("vectors: hold NaN or infinity, expected finite numbers")
         if not vectors.numel():
             return vectors.clone()
-        given = vectors.detach().to(self.device, self.dtype)
-        product = self.rows(given.unsqueeze(0) if given.dim() == 1 else given.T.contiguous())
-        if not torch.isfinite(product).all():
-            raise NonFiniteError(f"product: NaN or infinity in {self.dtype}; scale the vectors or compute in float64")
-        product = product.to(vectors.device, vectors.dtype)
+        with torch.inference_mode(False):
+            given = vectors.detach()
+            given = (given.clone() if given.is_inference() else given).to(self.device, self.dtype)
+            product = self.rows(given.unsqueeze(0) if given.dim() == 1 else given.T.contiguous())
+            if not torch.isfinite(product).all():
+                raise NonFiniteError(f"product: NaN or infinity in {self.dtype}; scale the vectors or compute in float64")
+            product = product.to(vectors.device, vectors.dtype)
         return product[0] if vectors.dim() == 1 else product.T
+
+    def _of_parts(self, parts: Sequence[Any]) -> list[Tensor]:
+        """The product with a vector given parameter by parameter, in the same parts."""
+        layout = getattr(self, "layout", None)
+        given = f"a {type(parts).__name__}"
+        require(layout is not None and all(isinstance(part, Tensor) for part in parts), "vectors", given, "a tensor (P,) or (P, k)")
+        shapes = [tuple(part.shape) for part in parts]
+        if shapes != [tuple(shape) for shape in layout.shapes]:
+            raise ShapeMismatchError(
+                f"vectors: given a list of shapes {shapes[:4]}, expected the parameters' {len(layout.shapes)} shapes"
+            )
+        return list(layout.split(self @ layout.join(parts)).values())
+
+    def __add__(self, other: Operator) -> Operator:
+        return Sum(self, other) if isinstance(other, Operator) else NotImplemented
+
+    def __sub__(self, other: Operator) -> Operator:
+        return Sum(self, Scaled(other, -1.0)) if isinstance(other, Operator) else NotImplemented
+
+    def __mul__(self, factor: float) -> Operator:
+        plain = isinstance(factor, int | float | np.integer | np.floating) and not isinstance(factor, bool)
+        return Scaled(self, float(factor)) if plain else NotImplemented
+
+    def __rmul__(self, factor: float) -> Operator:
+        return self * factor
+
+    def __neg__(self) -> Operator:
+        return Scaled(self, -1.0)
+
+    def to_scipy(self) -> Any:
+        """This operator for ``scipy.sparse.linalg``: a ``LinearOperator`` on float64 arrays."""
+        from scipy.sparse.linalg import LinearOperator
+
+        product = lambda array: self @ np.asarray(array, dtype=np.float64)  # noqa: E731
+        flat = lambda array: product(np.ravel(array))  # noqa: E731
+        return LinearOperator(self.shape, matvec=flat, rmatvec=flat, matmat=product, rmatmat=product, dtype=np.float64)
+
+    @property
+    def matvec(self) -> NoReturn:
+        """What scipy asks for; it cannot read a torch dtype, so this says what to give instead."""
+        raise BadInputError(f"operator: scipy cannot take a {type(self).__name__} as it is, expected operator.to_scipy()")
+
+
+class Scaled(Operator):
+    """A number times an operator."""
+
+    def __init__(self, inner: Operator, factor: float) -> None:
+        require(math.isfinite(factor), "factor", factor, "a finite number")
+        self.inner, self.factor = inner, factor
+        self.dim, self.dtype, self.device = inner.dim, inner.dtype, inner.device
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        return self.factor * self.inner.rows(vectors)
+
+
+class Sum(Operator):
+    """The sum of two operators of one dimension, in the more precise arithmetic of the two."""
+
+    def __init__(self, first: Operator, second: Operator) -> None:
+        if first.dim != second.dim:
+            raise ShapeMismatchError(f"operators: given dimensions {first.dim} and {second.dim}, expected the same")
+        self.first, self.second = first, second
+        self.dim, self.device, self.dtype = first.dim, first.device, torch.promote_types(first.dtype, second.dtype)
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        parts = [part.rows(vectors.to(part.device, part.dtype)) for part in (self.first, self.second)]
+        return sum((part.to(self.device, self.dtype) for part in parts), torch.zeros_like(vectors))
 
 
 class Matrix(Operator):
@@ -89,6 +177,47 @@ class Matrix(Operator):
         return vectors @ self.entries
 
 
-def as_operator(given: Operator | Tensor) -> Operator:
-    """The operator itself, or that of a symmetric matrix ``(P, P)``."""
-    return Matrix(given) if isinstance(given, Tensor) else given
+class Foreign(Operator):
+    """A symmetric operator of another library: anything with ``shape`` and ``@`` on float64 numpy arrays.
+
+    Raises:
+        ShapeMismatchError: not square.
+        NotSymmetricError: ``u.Av`` and ``v.Au`` differ for two random vectors.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        shape = tuple(inner.shape)
+        if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+            raise ShapeMismatchError(f"operator: given shape {shape}, expected (P, P) with P of at least 1")
+        self.inner, self.dim = inner, int(shape[0])
+        self.dtype, self.device = torch.float64, torch.device("cpu")
+        u, v = (torch.from_numpy(stream(0, "probes", step=step).standard_normal(self.dim)) for step in (0, 1))
+        there, back = self @ v, self @ u
+        apart, size = abs(float(u @ there - v @ back)), float(u.norm()) * float(there.norm())
+        if apart > SYMMETRY_TOLERANCE[torch.float64] * size:
+            raise NotSymmetricError(f"operator: |u.Av - v.Au| is {apart / size:.1e} of its size, expected a symmetric operator")
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        product = np.asarray(self.inner @ vectors.T.numpy(), dtype=np.float64)
+        return torch.from_numpy(np.ascontiguousarray(product.T))
+
+
+def as_operator(given: Any) -> Operator:
+    """The operator itself, or that of a symmetric matrix ``(P, P)`` or of another library's symmetric operator.
+
+    Raises:
+        BadInputError: none of these.
+    """
+    if isinstance(given, Operator):
+        return given
+    if isinstance(given, Tensor):
+        return Matrix(given)
+    if isinstance(given, np.ndarray):
+        require(given.dtype.kind in "fiu", "matrix", f"an array of {given.dtype}", "real numbers")
+        return Matrix(torch.from_numpy(np.array(given, dtype=np.float32 if given.dtype == np.float32 else np.float64)))
+    if hasattr(given, "shape") and hasattr(given, "__matmul__") and not isinstance(given, type):
+        return Foreign(given)
+    raise BadInputError(
+        f"operator: given a {type(given).__name__}, expected an Operator, a symmetric matrix, or an object with shape and @ such "
+        "as scipy's LinearOperator((P, P), matvec=function)"
+    )

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from thalweg.curvature.linear import Program, Slot, Step, is_slot
 
 aten = torch.ops.aten
-Factor = Tensor | float
+Factor = Tensor | float | complex
 PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar, torch.ops.prims.mul.default)
 QUOTIENTS = (aten.div.Tensor, aten.div.Scalar)
 SUMS = (aten.add.Tensor, torch.ops.prims.add.default)
@@ -102,13 +102,14 @@ class Shortening:
         elif step.function in PRODUCTS and isinstance(arguments[0], Slot) != isinstance(arguments[1], Slot):
             source, factor = arguments if isinstance(arguments[0], Slot) else arguments[::-1]
         elif step.function in QUOTIENTS and isinstance(arguments[0], Slot) and not isinstance(arguments[1], Slot):
-            source, factor = arguments[0], 1 / arguments[1]
+            divisor = arguments[1]
+            source, factor = arguments[0], 1 / (exact(divisor, step.dtype) if isinstance(divisor, Tensor) else divisor)
         else:
             return False
         base, before = self.scaled.get(source, (source, 1.0))
         if step.keywords or self.shapes.get(base, None) != step.shape:
             return False
-        self.scaled[out] = (base, times(before, factor))
+        self.scaled[out] = (base, times(before, exact(factor, step.dtype) if isinstance(factor, Tensor) else factor))
         return True
 
     def sum(self, step: Step, out: Slot) -> bool:
@@ -126,10 +127,10 @@ class Shortening:
             return True
         if self.shapes.get(left) != step.shape or self.shapes.get(right) != step.shape:
             return False
-        if isinstance(b, float) and not isinstance(a, float):
+        if not isinstance(b, Tensor) and isinstance(a, Tensor):
             (left, a), (right, b) = (right, b), (left, a)
         start = self.multiplied(left, a)
-        if isinstance(b, float):
+        if not isinstance(b, Tensor):
             self.emit(aten.add.Tensor, (start, right), {"alpha": b} if b != 1 else {}, out)
         else:
             self.emit(aten.addcmul.default, (start, right, b), {}, out)
@@ -145,7 +146,7 @@ class Shortening:
 
     def multiplied(self, base: Slot, factor: Factor) -> Slot:
         """``base * factor`` as a step, or the base itself for factor 1."""
-        if isinstance(factor, float) and factor == 1.0:
+        if not isinstance(factor, Tensor) and factor == 1.0:
             return base
         out = Slot(self.next)
         self.next += 1
@@ -159,13 +160,24 @@ class Shortening:
         self.append(Step(function, arguments, keywords, (out,), False, shape, dtype))
 
 
-def times(a: Factor, b: Factor | int) -> Factor:
+def exact(factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A factor in the precision of the values that it scales: counts and flags are whole numbers, and factors of lower precision
+    would be rounded again when they meet each other."""
+    if dtype.is_complex and not factor.is_complex():
+        dtype = dtype.to_real()
+    return factor if factor.dtype == dtype else factor.to(dtype)
+
+
+def times(a: Factor, b: Factor) -> Factor:
     """Product of two factors; numbers stay numbers."""
-    product = a * b
-    return product if isinstance(product, Tensor) else float(product)
+    return _number(a * b)
 
 
 def plus(a: Factor, b: Factor) -> Factor:
     """Sum of two factors; numbers stay numbers."""
-    total = a + b
-    return total if isinstance(total, Tensor) else float(total)
+    return _number(a + b)
+
+
+def _number(value: Factor) -> Factor:
+    """A whole number as a float."""
+    return value if isinstance(value, Tensor | complex) else float(value)

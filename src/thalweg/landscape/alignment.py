@@ -16,7 +16,7 @@ from torch.func import grad, vmap
 from torch.utils import _pytree as pytree
 
 from thalweg.curvature import memory as limits
-from thalweg.curvature.objective import LossFunction, Objective, quiet
+from thalweg.curvature.objective import LossFunction, Objective, listed
 from thalweg.errors import NonFiniteError, ShapeMismatchError, require
 from thalweg.theory.alignment import Aligned, aligned, transfer_rate
 from thalweg.vectors import Choice, Layout
@@ -175,8 +175,7 @@ def gradient_alignment(
     Source:
         Measures theorem 3 of arXiv 2510.10089, which has the cosines positive without condition.
     """
-    # A list, because an iterator would be used up by the first of the two.
-    kept = batches if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable) else list(batches)
+    kept = listed(batches)  # an iterator would be used up by the first of the two
     both = [Objective(loss, model, kept, params, dtype) for loss in (looped_loss, single_loss)]
     looped, single = both
     places = group_places(looped.layout, groups, looped.device)
@@ -185,7 +184,7 @@ def gradient_alignment(
     makers = [PerSample(objective, step) for objective in both]
     cosines: dict[str, list[Tensor]] = {name: [] for name in places}
     done, samples = 0, sum(sizes)
-    with quiet(looped.model):
+    with looped.quiet():
         for index, size in enumerate(sizes):
             for first in range(0, size, step):
                 last = min(size, first + step)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.curvature import memory as limits
+from thalweg.curvature.context import Mode
 from thalweg.curvature.dense import dense_hessian
 from thalweg.curvature.density import SpectralDensity, spectral_density
 from thalweg.curvature.eigenpairs import EigenPairs, eigenpairs
 from thalweg.curvature.hessian import Hessian
+from thalweg.curvature.loss_operator import Method
 from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.operator import Matrix, Operator
 from thalweg.curvature.probes import blocks, gaussian
@@ -81,6 +83,8 @@ class LandscapeProbe:
             Gradient norm and eigenvectors are those of the balanced weights.
         heads, rotary: of every pair, see `thalweg.landscape.gauge.balance`.
         matrices: how many exact Hessians of this kind are to come.
+        products: how Hessian-vector products are made, the ``method`` of `thalweg.curvature.hessian.Hessian`; "differences" for
+            operations without a second derivative.
     Example:
         >>> probe = LandscapeProbe(top=1, forms=0)
         >>> loss = lambda model, x: ((model(x) * torch.tensor([1.0, 2.0])) ** 2).sum() / 2
@@ -104,6 +108,7 @@ class LandscapeProbe:
         heads: int = 1,
         rotary: bool = False,
         matrices: int = 1,
+        products: Method = "auto",
     ) -> None:
         for name, value, least in (("top", top, 1), ("lanczos", lanczos, 2), ("probes", probes, 2)):
             require(value >= least, name, value, f"a whole number of at least {least}")
@@ -114,6 +119,8 @@ class LandscapeProbe:
         self.top, self.lanczos, self.probes, self.forms, self.seed = top, lanczos, probes, forms, seed
         self.exact_seconds, self.memory, self.dtype, self.method = exact_seconds, memory, dtype, method
         self.pairs, self.heads, self.rotary, self.matrices = tuple(pairs), heads, rotary, matrices
+        require(products in get_args(Method), "products", products, "auto, recorded, rebuilt or differences")
+        self.by = products
         self.took: dict[tuple[Any, ...], float] = {}
         self.reset()
 
@@ -142,6 +149,8 @@ class LandscapeProbe:
         params: Choice = None,
         progress: Progress | None = None,
         noise: bool = False,
+        mode: Mode = "eval",
+        seed: int | None = None,
     ) -> LandscapeRecord:
         """The record of the model's present weights, which are not changed.
 
@@ -151,13 +160,14 @@ class LandscapeProbe:
             progress: see `Progress`.
             noise: whether the batches' differences enter the threshold of an exact point (one dense Hessian a batch, and their
                 plain mean, so that all batches must count alike); does nothing to a matrix-free one.
+            mode, seed: evaluation mode or training mode, and what fixes random parts of the loss, as for `Hessian`.
         Raises:
             BadInputError: another model than that of the point before; or what `Hessian` refuses.
             MemoryLimitError: method "exact", and the matrix does not fit.
             EmptySubspaceError: the Hessian is zero.
         """
         started = time.perf_counter()
-        scene = self.scene(loss_fn, model, batches, params)
+        scene = self.scene(loss_fn, model, batches, params, mode, seed)
         look, reason, products = self.look(scene, step, progress, noise)
         numbers, words, more = self.numbers(look)
         if look.point.spectrum.values is not None:
@@ -172,6 +182,7 @@ class LandscapeProbe:
             loss=look.loss,
             gradient_norm=look.gradient_norm,
             imbalance=scene.imbalance,
+            mode=scene.mode,
             change=None if self.last is None else change_record(self.last, look.point, self.seed),
             **numbers,
         )
@@ -188,14 +199,24 @@ class LandscapeProbe:
         step: int = 0,
         params: Choice = None,
         progress: Progress | None = None,
+        mode: Mode = "eval",
+        seed: int | None = None,
     ) -> None:
         """Compute only what the next point is compared with, as `measure` would have left it behind; see there."""
-        self.last = self.look(self.scene(loss_fn, model, batches, params), step, progress, noise=False)[0].point
+        self.last = self.look(self.scene(loss_fn, model, batches, params, mode, seed), step, progress, noise=False)[0].point
 
-    def scene(self, loss_fn: LossFunction, model: nn.Module, batches: Iterable[Any], params: Choice) -> Scene:
+    def scene(
+        self,
+        loss_fn: LossFunction,
+        model: nn.Module,
+        batches: Iterable[Any],
+        params: Choice,
+        mode: Mode = "eval",
+        seed: int | None = None,
+    ) -> Scene:
         """What is looked at, of the same layout as the point before."""
         gauge = Gauge(self.pairs, self.heads, self.rotary)
-        found = scene(loss_fn, model, batches, params, self.dtype, gauge)
+        found = scene(loss_fn, model, batches, params, self.dtype, gauge, mode, seed)
         if self.last is not None:
             refuse_other(found.layout, self.last.spectrum.layout, self.last.step)
         return found
@@ -238,11 +259,10 @@ class LandscapeProbe:
         return found | {"split": None}, words, low.products
 
     def operator(self, scene: Scene, progress: Progress | None) -> Counted:
-        """The Hessian by products; compared with differences of the gradient at the first point of a series of smooth losses."""
-        hessian = Hessian(scene.loss_fn, scene.model, scene.batches, scene.params, self.dtype, memory=self.memory, check=False)
-        first = self.last is None and not hessian.objective.kinks
-        if first:
-            hessian.check()
+        """The Hessian by products; compared with differences of the gradient at the first point of a series."""
+        first = self.last is None
+        rest = {"method": self.by, "memory": self.memory, "check": first, "mode": scene.mode, "seed": scene.seed}
+        hessian = Hessian(scene.loss_fn, scene.model, scene.batches, scene.params, self.dtype, **rest)
         expected = self.probes * (self.lanczos + 1) + 20 * self.top + 100
         return Counted(hessian, 2 if first else 0, expected, progress)
 
@@ -266,13 +286,14 @@ class LandscapeProbe:
     def exact(self, scene: Scene, step: int, progress: Progress | None, noise: bool) -> Look:
         """The dense Hessian and all its eigenvalues."""
         dim = scene.layout.dim
-        objective = Objective(scene.loss_fn, scene.model, scene.batches, scene.params, self.dtype)
+        objective = Objective(scene.loss_fn, scene.model, scene.batches, scene.params, self.dtype, scene.mode, scene.seed)
         instead = "choose fewer parameters with params=, or method='matrix-free'"
         needed = matrix_bytes(dim, len(scene.batches) if noise else 0)
         limits.ensure(needed, limits.budget(self.memory, objective.device), f"spectrum of {dim:,} parameters", instead)
 
         def dense(batches: list[Any]) -> Tensor:
             rest = {"memory": self.memory, "compile": "never", "matrices": self.matrices, "progress": progress}
+            rest |= {"method": self.by, "mode": scene.mode, "seed": scene.seed}
             return dense_hessian(scene.loss_fn, scene.model, batches, scene.params, self.dtype, **rest).matrix
 
         stack = None

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
+from thalweg.curvature.containers import shapes_in
+from thalweg.curvature.context import Mode
 from thalweg.curvature.objective import LossFunction, Objective, listed, unwrapped
 from thalweg.errors import BadInputError, require
 from thalweg.landscape.gauge import Pair, balance, balance_weights, named
@@ -38,11 +39,14 @@ class Scene:
     layout: Layout
     imbalance: float | None
     """Worst of all pairs before, at least 1; None without pairs."""
+    mode: Mode = "eval"
+    seed: int | None = None
+    """Of random parts of the loss."""
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Layout and shapes of the batches: what the time of a dense Hessian depends on."""
-        return self.layout, tuple(tuple(one.shape) for one in pytree.tree_leaves(self.batches) if isinstance(one, Tensor))
+        return self.layout, tuple(shapes_in(batch) for batch in self.batches)
 
     @property
     def device(self) -> torch.device:
@@ -51,13 +55,20 @@ class Scene:
 
 
 def scene(
-    loss_fn: LossFunction, model: nn.Module, batches: Iterable[Any], params: Choice, dtype: torch.dtype, gauge: Gauge
+    loss_fn: LossFunction,
+    model: nn.Module,
+    batches: Iterable[Any],
+    params: Choice,
+    dtype: torch.dtype,
+    gauge: Gauge,
+    mode: Mode = "eval",
+    seed: int | None = None,
 ) -> Scene:
     """Batches listed, wrappers taken off the model, weights balanced in ``dtype``."""
     model, kept = unwrapped(model), listed(batches)
     found = layout(select(model, params))
     balanced_model, imbalance = balanced(model, gauge, dtype)
-    return Scene(loss_fn, balanced_model, kept, params, found, imbalance)
+    return Scene(loss_fn, balanced_model, kept, params, found, imbalance, mode, seed)
 
 
 def balanced(model: nn.Module, gauge: Gauge, dtype: torch.dtype) -> tuple[nn.Module, float | None]:
@@ -90,6 +101,8 @@ def refuse_other(given: Layout, before: Layout, step: int) -> None:
 def refuse_unequal(given: Scene, dtype: torch.dtype) -> None:
     """For the noise, the Hessian has to be the plain mean of at least two batches'."""
     require(len(given.batches) >= 2, "batches", len(given.batches), "at least 2 to see noise")
-    weights = [Objective(given.loss_fn, given.model, [one], given.params, dtype).weight for one in given.batches]
+    weights = [
+        Objective(given.loss_fn, given.model, [one], given.params, dtype, given.mode, given.seed).weight for one in given.batches
+    ]
     even = max(weights) <= min(weights) * (1 + 1e-9)
     require(even, "batches", "different counts", "equal counts where noise=True, as the mean over batches is a plain one")

@@ -16,8 +16,9 @@ from torch.func import vmap
 
 from thalweg import ranks
 from thalweg.curvature import memory as limits
-from thalweg.curvature.objective import LossFunction, Objective, quiet
-from thalweg.errors import ShapeMismatchError, require
+from thalweg.curvature.context import Mode
+from thalweg.curvature.objective import LossFunction, Objective
+from thalweg.errors import NotDeterministicError, ShapeMismatchError, require
 from thalweg.landscape.directions import Direction, cosine_between, direction, projected
 from thalweg.theory.inputs import finite, shaped
 from thalweg.vectors import Choice, Layout
@@ -95,7 +96,9 @@ class Slices:
         dtype: arithmetic, float32 or float64; None keeps the weights' own. Small steps need float64.
         together: points in one pass; None decides (1 is one by one).
         memory: bytes that one pass may take; None takes half of what is free.
+        mode, seed: evaluation mode or training mode, and what fixes random parts, see `thalweg.curvature.objective.Objective`.
     Raises:
+        NotDeterministicError: the loss has two values at the model's weights.
         BadInputError: and its kinds, see `thalweg.curvature.objective.Objective`.
     Example:
         >>> model = nn.Linear(1, 1, bias=False).requires_grad_()
@@ -118,11 +121,45 @@ class Slices:
         *,
         together: int | None = None,
         memory: int | None = None,
+        mode: Mode = "eval",
+        seed: int | None = None,
     ) -> None:
         require(together is None or together >= 1, "together", together, "a whole number of at least 1, or None")
-        self.objective = Objective(loss_fn, model, batches, params, dtype)
+        self.objective = Objective(loss_fn, model, batches, params, dtype, mode, seed)
         self.together, self.how = self.decided(together, limits.budget(memory, self.objective.device))
-        self.tried = False
+        self.tried = self.with_gradients = False
+        self.settle()
+
+    def settle(self) -> None:
+        """Is the loss at the centre the loss? Some models take another path where no gradient is asked for.
+
+        Raises:
+            NotDeterministicError: two evaluations at the model's weights differ.
+        """
+        again = self.centre_losses()
+        if not _equal(again[0], again[1], self.objective.dtype):
+            raise NotDeterministicError(
+                f"loss: {again[0]:.6g} and {again[1]:.6g} at one point; take randomness out of loss_fn (functional dropout, "
+                "sampling, noise), or fix it with seed="
+            )
+        if _equal(again[0], self.loss, self.objective.dtype):
+            return
+        self.with_gradients, self.together = True, 1
+        again = self.centre_losses()
+        if not _equal(again[0], self.loss, self.objective.dtype):
+            raise NotDeterministicError(
+                f"loss: {self.loss:.6g} and {again[0]:.6g} at one point; take randomness out of loss_fn, and what changes from call "
+                "to call"
+            )
+        self.how = "one by one, with gradients on: without them the loss is computed on another path, with another value"
+
+    def centre_losses(self) -> list[float]:
+        """The loss at the model's weights, evaluated twice."""
+        together, self.together = self.together, 1
+        try:
+            return self.losses(iter([self.point, self.point]), 2).tolist()
+        finally:
+            self.together = together
 
     @property
     def layout(self) -> Layout:
@@ -235,7 +272,7 @@ class Slices:
         """Mean loss at each of ``count`` points ``(P,)``: ``(count,)`` float64, on the CPU; summed over ranks."""
         found: list[Tensor] = []
         done, left = 0, iter(points)
-        with ranks.together(), quiet(self.objective.model), torch.no_grad():
+        with ranks.together(), self.objective.quiet(), torch.set_grad_enabled(self.with_gradients):
             while done < count:
                 here = torch.stack([point.to(self.objective.dtype) for point in taken(left, min(self.together, count - done))])
                 found.append(self.several(here))
@@ -278,7 +315,12 @@ class Slices:
     def summed(self, value: Callable[[Any], Tensor]) -> Tensor:
         """Over batches, weighted, in float64, on the CPU."""
         total = sum((value(batch).double() for batch in self.objective.batches), torch.zeros((), dtype=torch.float64))
-        return (self.objective.weight * total).cpu()
+        return (self.objective.weight * total).detach().cpu()
+
+
+def _equal(first: float, second: float, dtype: torch.dtype) -> bool:
+    """Two evaluations of one loss, up to rounding."""
+    return math.isclose(first, second, rel_tol=AGREEMENT[dtype], abs_tol=0.0) or (math.isnan(first) and math.isnan(second))
 
 
 def taken(points: Iterator[Tensor], count: int) -> list[Tensor]:

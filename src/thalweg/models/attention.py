@@ -71,10 +71,10 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def rotation_table(length: int, head_width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Cosine and sine ``(L, K / 2)`` of the rotary angles ``position * 10000^(-2 i / K)``."""
+    """Cosine and sine ``(L, K / 2)`` in float64 of the rotary angles ``position * 10000^(-2 i / K)``."""
     rates = 10000.0 ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float64) / head_width)
     angles = torch.arange(length, device=device, dtype=torch.float64).unsqueeze(-1) * rates
-    return angles.cos().float(), angles.sin().float()
+    return angles.cos(), angles.sin()
 
 
 def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from thalweg.curvature.objective import LossFunction, Objective, quiet
+from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.errors import NonFiniteError, require
 from thalweg.landscape.split import Split
 from thalweg.landscape.theorems import TheoremsAt, theorems_at
@@ -52,7 +52,7 @@ def theorems_beside(
     place = Objective(loss_fn, model, [batch], dtype=torch.float64)
 
     def loss(point: Tensor) -> float:
-        with quiet(place.model), torch.no_grad():
+        with place.quiet(), torch.no_grad():
             return place.weight * float(place.total(0, place.layout.split(point)))
 
     found = theorems_at(loss, place.gradient_at, hessian, place.point, split, rate, steps)

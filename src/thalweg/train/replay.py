@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.loss_operator import Method
-from thalweg.curvature.objective import LossFunction, Objective, quiet
+from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.data.batches import Data
 from thalweg.errors import EmptySubspaceError, NonFiniteError, NotConvergedError
 from thalweg.landscape.ablation import ablation
@@ -195,7 +195,7 @@ def cubic_drift(objective: Objective, frame: Tensor) -> float:
     def loss(point: Tensor) -> Tensor:
         return objective.weight * objective.total(0, objective.layout.split(point))
 
-    with quiet(objective.model):
+    with objective.quiet():
         along_top = curvature_gradient(loss, objective.point, frame[:, 0])
     return -float(river_part(along_top, frame) @ river_part(objective.gradient, frame))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.curvature import memory as limits
-from thalweg.curvature.objective import quiet
+from thalweg.curvature.context import quiet
 from thalweg.data.batches import Data
 from thalweg.errors import NonFiniteError, require
 from thalweg.landscape.edge import adam_preconditioner
