@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from typing import Any
 
@@ -41,6 +42,8 @@ class Names(TorchDispatchMode):
         """Bytes of the results that still exist, which is what a backward pass needs of them; shared storage counts once."""
         storages: dict[int, int] = {}
         for result in (reference() for reference in self.results):
-            if result is not None and result.layout == torch.strided and not result.is_nested:
+            if result is None or result.layout != torch.strided:
+                continue
+            with contextlib.suppress(RuntimeError):  # tensors of torch.func and of tracing have no storage of their own
                 storages[result.untyped_storage().data_ptr()] = result.untyped_storage().nbytes()
         return sum(storages.values())

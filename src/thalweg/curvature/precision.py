@@ -79,7 +79,7 @@ class Kept(TorchFunctionMode):
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if first is None:
             return
-        if self.autocast is None and torch.is_autocast_enabled(first.device.type):
+        if self.autocast is None and first.device.type != "meta" and torch.is_autocast_enabled(first.device.type):
             self.autocast = torch.get_autocast_dtype(first.device.type)
         if self.noting and any(isinstance(value, Tensor) and value.requires_grad for value in args):
             if func in _DETACHED and first.requires_grad:

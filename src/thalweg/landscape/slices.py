@@ -148,8 +148,8 @@ class Slices:
         again = self.centre_losses()
         if not _equal(again[0], self.loss, self.objective.dtype):
             raise NotDeterministicError(
-                f"loss: {self.loss:.6g} and {again[0]:.6g} at one point; take randomness out of loss_fn, and what changes from call "
-                "to call"
+                f"loss: {self.loss:.6g} and {again[0]:.6g} at one point; take randomness out of loss_fn, and what changes from "
+                "call to call"
             )
         self.how = "one by one, with gradients on: without them the loss is computed on another path, with another value"
 
