@@ -298,7 +298,7 @@ def test_one_matrix_is_seen_alike_in_every_way(way, name, dtype):
 
 
 def test_experts_that_only_compute_in_float32_are_right_or_refused():
-    model = model_of("Mixtral", "sdpa")
+    model, _ = model_of("Mixtral", "sdpa"), truth_along("Mixtral", "sdpa")
     model.set_experts_implementation("grouped_mm")
     try:
         found = product("Mixtral", "sdpa", torch.float32)
