@@ -107,6 +107,7 @@ def truth_of(build: Callable[[], Given]) -> Tensor:
 def attempted(given: Given, way: str) -> Tensor:
     """The matrix, or what the probe gives of it."""
     first, dtype = (given.loss, given.model, given.batches), WAYS[way]
+    torch.manual_seed(0)
     if way.startswith("probe"):
         probe = tw.LandscapeProbe(top=1, forms=0, dtype=dtype)
         record = probe.measure(*first, params=given.params, **given.options)
@@ -768,14 +769,14 @@ one(
 )
 
 
-@fault(6, "refused: autocast")
+@fault(6, "right | refused: autocast", tolerance=1e-5)
 def autocast():
     def loss(m: nn.Module, b: Any) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = m(b[0])
         return (out.float() - b[1]).square().mean()
 
-    return Given(loss, mlp(), same=torch.eye(20))
+    return Given(loss, mlp(), same=Given(squared, mlp()))  # autocast leaves float64 alone
 
 
 class Sized(nn.Module):
@@ -1203,7 +1204,7 @@ ADJACENCY = (normal(8, 8, seed=10).abs() * (normal(8, 8, seed=11) > 0.3)) + torc
 
 def convolved(mm: Callable[[Tensor, Tensor], Tensor], adjacency: Tensor) -> Given:
     of = lambda mm: lambda m, b: (mm(b[2], m[2](m[1](mm(b[2], m[0](b[0]))))) - b[1]).square().mean()  # noqa: E731
-    return Given(of(mm), mlp(), [(X, Y, adjacency)], same=Given(of(torch.mm), mlp(), [(X, Y, ADJACENCY)]))
+    return Given(of(mm), mlp(), [(X, Y, adjacency)], same=Given(of(torch.mm), mlp(), [(X, Y, ADJACENCY)], step=3e-4))
 
 
 one("a sparse graph", lambda: convolved(torch.sparse.mm, ADJACENCY.to_sparse()), 11)
@@ -1229,13 +1230,14 @@ def a_derivative_by_functions():
 @fault(11)
 def a_laplacian_by_functions():
     def laplacian(m: nn.Module, b: Any) -> Tensor:
-        return torch.vmap(lambda t: torch.func.jacfwd(torch.func.jacrev(lambda s: m(s)[0]))(t).trace())(b[0]).square().mean()
+        bends = torch.vmap(lambda t: torch.func.jacfwd(torch.func.jacrev(lambda s: m(s)[0]))(t).trace())(b[0])
+        return (bends + m(b[0]).sum(1)).square().mean()
 
     def by_hand(m: nn.Module, b: Any) -> Tensor:
         t = b[0].detach().clone().requires_grad_(True)
         slope = torch.autograd.grad(m(t)[:, 0].sum(), t, create_graph=True)[0]
         bends = [torch.autograd.grad(slope[:, i].sum(), t, create_graph=True)[0][:, i] for i in range(3)]
-        return sum(bends).square().mean()
+        return (sum(bends) + m(b[0]).sum(1)).square().mean()
 
     return Given(laplacian, mlp(), same=Given(by_hand, mlp()))
 
@@ -1284,7 +1286,13 @@ def sparse_gradients():
 @fault(11)
 def sparse_gradients_and_padding():
     model = net(lambda m, i: m.l(torch.tanh(m.e(i))), e=nn.Embedding(4, 3, sparse=True, padding_idx=0), l=nn.Linear(3, 2))
-    return Given(squared, model, [(integers(4, 8, seed=1), Y)])
+    return Given(squared, model, [(1 + integers(3, 8, seed=1), Y)])
+
+
+@fault(11, "refused: ")
+def a_padding_row_that_is_read_but_has_no_gradient():
+    model = net(lambda m, i: m.l(torch.tanh(m.e(i))), e=nn.Embedding(4, 3, padding_idx=0), l=nn.Linear(3, 2))
+    return Given(squared, model, [(integers(4, 8, seed=1), Y)], same=torch.eye(20))
 
 
 @fault(11, "right | refused: max_norm")
@@ -1313,9 +1321,9 @@ CONTEXTS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("way", WAYS)
 def test_inside_of_a_context_it_is_right_or_refused_by_its_name(context, way):
-    truth = truth_of(dropout_in_evaluation)
+    truth, given = truth_of(dropout_in_evaluation), dropout_in_evaluation()
     with CONTEXTS[context]():
-        found = verdict(lambda: attempted(dropout_in_evaluation(), way), as_seen(truth, way), 1e-5)
+        found = verdict(lambda: attempted(given, way), as_seen(truth, way), 1e-5)
     assert found.is_as(f"right | refused: {context}"), found
 
 
@@ -1644,7 +1652,6 @@ MESSAGES: dict[str, tuple[Callable[[], Any], str]] = {
     "a gradient of the last step": (lambda: tw.Hessian(squared, one_step(), [(X, Y)]), "no_grad|detach"),
     "detached features": (lambda: attempted(a_head_on_detached_features(), "Hessian 64"), "no_grad|detach|derivative"),
     "one batch that is a tuple": (lambda: tw.Hessian(squared, mlp(), (X, Y)), r"\[batch\]|\[\(x, y\)\]"),
-    "one batch that is a list": (lambda: tw.Hessian(squared, mlp(), [X, Y]), r"\[batch\]|\[\(x, y\)\]"),
     "one batch that is a dict": (lambda: tw.Hessian(by_key, mlp(), {"x": X, "y": Y}), r"\[batch\]"),
     "one batch that is a user dict": (lambda: tw.Hessian(by_key, mlp(), collections.UserDict(x=X, y=Y)), r"\[batch\]"),
     "no batches": (lambda: tw.Hessian(squared, mlp(), None), "batches"),
