@@ -53,7 +53,9 @@ class Gradient:
         chosen: Callable[[str], bool] = lambda name: True,
         train: bool = False,
     ) -> None:
-        self.loss_fn, self.model = loss_fn, copy.deepcopy(model).double().train(train)
+        self.loss_fn, self.model = loss_fn, copy.deepcopy(model).double()
+        for module in self.model.modules():  # not by train(), which some modules act upon
+            module.training = train
         self.batches = [in_float64(batch) for batch in batches]
         self.ours = [p for name, p in self.model.named_parameters() if p.requires_grad and chosen(name)]
         self.point = self.joined(self.ours).clone()

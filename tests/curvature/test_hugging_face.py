@@ -27,8 +27,8 @@ from torch.overrides import TorchFunctionMode
 import thalweg as tw
 
 DTYPES = (torch.float32, torch.float64)
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-7}
-"""Largest relative error; in float32 that of a model of one or two layers with norms."""
+TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-7}
+"""Largest relative error; in float32 that of Gemma3, whose many norms amplify rounding to 1e-4 of one matrix's curvature."""
 STEP, ALONG = 2e-4, 5e-5
 """Of the differences, for one weight and for a direction over all: short, as Gemma3 with its many norms bends within 1e-3."""
 SHAPE = {
@@ -135,6 +135,8 @@ VARIANTS: dict[str, Callable[[str], nn.Module]] = {
     "compiled": lambda name: MODELS[name](),
 }
 MODE = {"checkpointed in training": "train"}
+ALIKE = {"checkpointed": ("Llama", "GPT-2"), "compiled": ("Llama", "GPT-2")}
+"""Variants in which the models do not differ: the tests take two of them, the table all."""
 
 
 @functools.cache
@@ -275,8 +277,10 @@ pytestmark = [
 
 
 @every_dtype
-@every_model
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [(variant, name) for variant in VARIANTS for name in MODELS if variant not in ALIKE or name in ALIKE[variant]],
+)
 def test_a_product_is_the_difference_of_gradients_that_stay_in_float64(variant, name, dtype):
     found = product(name, variant, dtype)
     assert found.word == "right", found
@@ -298,7 +302,7 @@ def test_one_matrix_is_seen_alike_in_every_way(way, name, dtype):
 
 
 def test_experts_that_only_compute_in_float32_are_right_or_refused():
-    model = model_of("Mixtral", "sdpa")
+    model, _ = model_of("Mixtral", "sdpa"), truth_along("Mixtral", "sdpa")
     model.set_experts_implementation("grouped_mm")
     try:
         found = product("Mixtral", "sdpa", torch.float32)
