@@ -9,15 +9,16 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from thalweg.errors import BadInputError, NonFiniteError, ShapeMismatchError, require, unknown
 
-Choice = str | nn.Parameter | Sequence[str | nn.Parameter] | Callable[[str, nn.Parameter], bool] | None
-"""Which parameters: a name, a pattern with ``*``, one of the model's own parameters, a list of these, a function of
+Named = str | nn.Parameter | nn.Module
+Choice = Named | Sequence[Named] | Callable[[str, nn.Parameter], bool] | None
+"""Which parameters: a name, a pattern with ``*``, one of the model's own parameters or modules, a list of these, a function of
 (name, parameter), or None for all that train."""
 
 
@@ -82,7 +83,7 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
         raise BadInputError(f"parameter {lazy[0]}: has no shape yet, as its lazy module never ran; call the model on a batch once")
     if choice is None:
         chosen = {name: parameter for name, parameter in known.items() if parameter.requires_grad}
-    elif callable(choice) and not isinstance(choice, nn.Parameter):
+    elif callable(choice) and not isinstance(choice, nn.Parameter | nn.Module):
         chosen = {name: parameter for name, parameter in known.items() if choice(name, parameter)}
     else:
         chosen = {name: known[name] for name in matching(tuple(known), _names(choice, known))}
@@ -110,19 +111,28 @@ def matching(names: Sequence[str], choice: str | Sequence[str]) -> list[str]:
 def _names(choice: Any, known: Mapping[str, nn.Parameter]) -> list[str]:
     """Names and patterns of a choice, parameters replaced by their names."""
     own = {id(parameter): name for name, parameter in known.items()}
-    given = [choice] if isinstance(choice, str | Tensor) or not isinstance(choice, Iterable) else list(choice)
+    given = [choice] if isinstance(choice, str | Tensor | nn.Module) or not isinstance(choice, Iterable) else list(choice)
     names = []
     for item in given:
+        if isinstance(item, nn.Module):
+            inside = [own[id(parameter)] for parameter in item.parameters() if id(parameter) in own]
+            names += inside or [_refuse_choice(f"{type(item).__name__} that is no part of this model", known)]
+            continue
         if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):  # of ``named_parameters()``
             item = item[0]
         name = own.get(id(item)) if isinstance(item, Tensor) else item
         if not isinstance(name, str):
-            kind = "a tensor that is none of this model's parameters" if isinstance(item, Tensor) else type(item).__name__
-            raise BadInputError(
-                f"params: given {kind}, expected names such as {next(iter(known))!r}, patterns, or model.parameters()"
+            _refuse_choice(
+                "a tensor that is none of this model's parameters" if isinstance(item, Tensor) else type(item).__name__, known
             )
         names.append(name)
     return names
+
+
+def _refuse_choice(given: str, known: Mapping[str, nn.Parameter]) -> NoReturn:
+    """The refusal of something that names no parameters."""
+    example = next(iter(known), "weight")
+    raise BadInputError(f"params: given {given}, expected names such as {example!r}, patterns, or model.parameters()")
 
 
 def layout(parameters: dict[str, nn.Parameter]) -> Layout:

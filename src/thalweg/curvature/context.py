@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.errors import require, unknown
 
+P, R = ParamSpec("P"), TypeVar("R")
 Mode = Literal["eval", "train", "as-is"]
 """In which mode a module's parts are: all in evaluation, all in training, or each as the caller left it."""
 
@@ -42,12 +44,31 @@ def quiet(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
         stack.enter_context(_dense_gradients(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for device in {parameter.device.type for parameter in model.parameters()} | {"cpu"}:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+        _leave_autocast(stack, {parameter.device.type for parameter in model.parameters()} - {"meta"} | {"cpu"})
         if "torch._dynamo" in sys.modules:  # only then can anything have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, computed outside of the ``inference_mode`` and ``autocast`` that may stand around a call of it."""
+
+    @functools.wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        with contextlib.ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            _leave_autocast(stack, ("cpu", "cuda"))
+            return function(*args, **kwargs)
+
+    return inside
+
+
+def _leave_autocast(stack: contextlib.ExitStack, devices: Iterable[str]) -> None:
+    """Turn autocast off for the devices for which it is on."""
+    for device in devices:
+        if torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
 
 
 @contextlib.contextmanager

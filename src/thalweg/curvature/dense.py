@@ -23,7 +23,7 @@ from thalweg.curvature import memory as limits
 from thalweg.curvature.blocks import Block, blocks, by_depth
 from thalweg.curvature.check import SYMMETRY, differing, repeated, scales, signs
 from thalweg.curvature.compiled import compiled, is_known, replayed
-from thalweg.curvature.context import Mode
+from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.hessian import Hessian, warn_of_kinks
 from thalweg.curvature.linear import Program, record
 from thalweg.curvature.loss_operator import CACHE_BYTES, Method, gaussian
@@ -65,6 +65,7 @@ class DenseHessian:
         return self.matrix[rows][:, columns]
 
 
+@undisturbed
 def dense_hessian(
     loss_fn: LossFunction,
     model: nn.Module,

@@ -14,7 +14,7 @@ from torch.func import jvp, vjp
 from torch.nn import functional
 
 from thalweg.curvature.check import CheckReport, check_gauss_newton
-from thalweg.curvature.context import Mode
+from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.loss_operator import LossOperator, Method, Parts
 from thalweg.curvature.objective import joined
 from thalweg.errors import BadInputError, ShapeMismatchError, require
@@ -48,6 +48,7 @@ class GaussNewton(LossOperator):
         Schraudolph 2002; Martens 2020, arXiv 1412.1193.
     """
 
+    @undisturbed
     def __init__(
         self,
         outputs: OutputFunction,

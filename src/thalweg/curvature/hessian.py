@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp
 
 from thalweg.curvature.check import CheckReport, check_hessian, scales
-from thalweg.curvature.context import Mode
+from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.differences import LADDER, second_difference
 from thalweg.curvature.loss_operator import LossOperator, Method, Parts
 from thalweg.curvature.objective import LossFunction
@@ -59,6 +59,7 @@ class Hessian(LossOperator):
         Pearlmutter 1994 for the product; forward over reverse, the order that is right through LayerNorm.
     """
 
+    @undisturbed
     def __init__(
         self,
         loss_fn: LossFunction,

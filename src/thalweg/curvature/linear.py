@@ -184,7 +184,8 @@ class Recorder(TorchDispatchMode):
         arguments, keywords = pytree.tree_map(self.seen, (args, kwargs))
         if func in (aten._local_scalar_dense.default, aten.equal.default):
             raise CannotRecordError("a number is read from a value in the middle of the computation")
-        function = aten._conj_physical.default if func is aten._conj.default else func  # a lazy conjugate cannot be viewed as real
+        lazy = func in (aten._conj.default, aten._conj_physical.default)
+        function = conjugated if lazy else func  # a lazy conjugate cannot be viewed as real
         if func._schema.is_mutable:
             function, arguments = self.out_of_place(func, args, arguments)
         if function is copied and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
@@ -236,6 +237,11 @@ class Recorder(TorchDispatchMode):
 def copied(target: Tensor, source: Tensor) -> Tensor:
     """``target.copy_(source)`` without a target."""
     return source.to(target.dtype).expand(target.shape)
+
+
+def conjugated(values: Tensor) -> Tensor:
+    """The complex conjugate, written out."""
+    return torch.complex(values.real, -values.imag)
 
 
 def record(function: Callable[..., Sequence[Tensor]], directions: Sequence[Tensor]) -> Program:

@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from thalweg import ranks
 from thalweg.curvature.containers import cast, copied, map_tensors, shapes_in, tensors_in
-from thalweg.curvature.context import Mode, checked_mode, quiet, random_state, seeded, unchanged_attributes
+from thalweg.curvature.context import Mode, checked_mode, quiet, random_state, seeded, unchanged_attributes, undisturbed
 from thalweg.curvature.graph import captured, reached
 from thalweg.curvature.kinks import Names
 from thalweg.curvature.precision import Kept
@@ -72,6 +72,7 @@ class Objective:
         NotDifferentiableError: the loss has no graph.
     """
 
+    @undisturbed
     def __init__(
         self,
         loss_fn: LossFunction,
@@ -93,12 +94,11 @@ class Objective:
         self.dtype = dtype or (first.dtype if first.dtype in (torch.float32, torch.float64) else torch.float32)
         require(self.dtype in (torch.float32, torch.float64), "dtype", dtype, "torch.float32 or torch.float64")
         self.pair = isinstance(batches, tuple)
-        with torch.inference_mode(False):
-            self.batches = [self.moved(batch, self.dtype) for batch in listed(batches)]
-            rest = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-            self.frozen = {name: cast(value.detach(), self.dtype).clone() for name, value in rest.items() if name not in chosen}
-            self.buffers = {name for name, _ in self.model.named_buffers()}
-            self.point = self.layout.join(value.detach().to(self.dtype) for value in chosen.values())
+        self.batches = [self.moved(batch, self.dtype) for batch in listed(batches)]
+        rest = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        self.frozen = {name: cast(value.detach(), self.dtype).clone() for name, value in rest.items() if name not in chosen}
+        self.buffers = {name for name, _ in self.model.named_buffers()}
+        self.point = self.layout.join(value.detach().to(self.dtype) for value in chosen.values())
         self.seen = Seen()
         self.precise = torch.float32 if self.device.type == "mps" else torch.float64
         self.rounds = self.foreign = False
@@ -170,6 +170,7 @@ class Objective:
 
         return self.call(differentiate, batch, leaves)
 
+    @undisturbed
     def gradient_at(self, point: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Gradient of the mean loss ``(P,)`` at another point, in ``dtype`` arithmetic; summed over ranks."""
         dtype = dtype or self.dtype
@@ -540,6 +541,14 @@ def _check_order(loss_fn: Any, model: Any) -> None:
     """The two first arguments are not exchanged, and the first can be called."""
     exchanged = isinstance(loss_fn, nn.Module) and not isinstance(model, nn.Module)
     require(not exchanged, "arguments", "a module first", "(loss_fn, model, batches), loss_fn being a function of (model, batch)")
+    homes = ("torch.nn.modules.loss", "torch.nn.functional")
+    compares = any(getattr(kind, "__module__", "") in homes for kind in (loss_fn, type(loss_fn)))
+    if compares:
+        name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
+        raise BadInputError(
+            f"loss_fn: given {name}, which compares outputs with targets, expected a function of (model, batch); write "
+            f"lambda model, batch: {name}(model(batch[0]), batch[1])"
+        )
     require(callable(loss_fn), "loss_fn", type(loss_fn).__name__, "a function (model, batch) -> loss")
 
 

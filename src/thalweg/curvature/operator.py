@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.curvature.context import undisturbed
 from thalweg.errors import BadInputError, NonFiniteError, NotSymmetricError, ShapeMismatchError, require
 from thalweg.streams import stream
 
@@ -45,6 +46,7 @@ class Operator(abc.ABC):
         return self.dim, self.dim
 
     @final
+    @undisturbed
     def __matmul__(self, vectors: Any) -> Any:
         """``A v`` for ``(P,)``, or ``A V`` for ``(P, k)``.
 
@@ -62,6 +64,7 @@ class Operator(abc.ABC):
         if isinstance(vectors, list | tuple):
             return self._of_parts(vectors)
         require(isinstance(vectors, Tensor), "vectors", type(vectors).__name__, "a tensor (P,) or (P, k)")
+        vectors = vectors if vectors.layout == torch.strided else vectors.to_dense()
         if vectors.dim() not in (1, 2) or vectors.shape[0] != self.dim:
             shape = tuple(vectors.shape)
             raise ShapeMismatchError(f"vectors: given shape {shape}, expected ({self.dim},) or ({self.dim}, k)")
@@ -70,13 +73,12 @@ class Operator(abc.ABC):
             raise NonFiniteError("vectors: hold NaN or infinity, expected finite numbers")
         if not vectors.numel():
             return vectors.clone()
-        with torch.inference_mode(False):
-            given = vectors.detach()
-            given = (given.clone() if given.is_inference() else given).to(self.device, self.dtype)
-            product = self.rows(given.unsqueeze(0) if given.dim() == 1 else given.T.contiguous())
-            if not torch.isfinite(product).all():
-                raise NonFiniteError(f"product: NaN or infinity in {self.dtype}; scale the vectors or compute in float64")
-            product = product.to(vectors.device, vectors.dtype)
+        given = vectors.detach().to(self.device, self.dtype)
+        given = given.clone() if given.is_inference() else given
+        product = self.rows(given.unsqueeze(0) if given.dim() == 1 else given.T.contiguous())
+        if not torch.isfinite(product).all():
+            raise NonFiniteError(f"product: NaN or infinity in {self.dtype}; scale the vectors or compute in float64")
+        product = product.to(vectors.device, vectors.dtype)
         return product[0] if vectors.dim() == 1 else product.T
 
     def _of_parts(self, parts: Sequence[Any]) -> list[Tensor]:
@@ -162,6 +164,7 @@ class Matrix(Operator):
     """
 
     def __init__(self, entries: Tensor) -> None:
+        entries = entries if entries.layout == torch.strided else entries.to_dense()
         if entries.dim() != 2 or entries.shape[0] != entries.shape[1] or not entries.numel():
             raise ShapeMismatchError(f"matrix: given shape {tuple(entries.shape)}, expected (P, P) with P of at least 1")
         if not torch.isfinite(entries).all():

@@ -16,6 +16,7 @@ from torch.func import grad, vmap
 from torch.utils import _pytree as pytree
 
 from thalweg.curvature import memory as limits
+from thalweg.curvature.context import undisturbed
 from thalweg.curvature.objective import LossFunction, Objective, listed
 from thalweg.errors import NonFiniteError, ShapeMismatchError, require
 from thalweg.theory.alignment import Aligned, aligned, transfer_rate
@@ -132,6 +133,7 @@ class GradientAlignment:
         return self.groups[name]
 
 
+@undisturbed
 def gradient_alignment(
     looped_loss: LossFunction,
     single_loss: LossFunction,

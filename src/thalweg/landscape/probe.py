@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.curvature import memory as limits
-from thalweg.curvature.context import Mode
+from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.dense import dense_hessian
 from thalweg.curvature.density import SpectralDensity, spectral_density
 from thalweg.curvature.eigenpairs import EigenPairs, eigenpairs
@@ -140,6 +140,7 @@ class LandscapeProbe:
         """Of the last point, ``(P, P)``; None where it was matrix-free."""
         return None if self.last is None else self.last.hessian
 
+    @undisturbed
     def measure(
         self,
         loss_fn: LossFunction,
@@ -191,6 +192,7 @@ class LandscapeProbe:
         self.last = look.point
         return record
 
+    @undisturbed
     def remember(
         self,
         loss_fn: LossFunction,

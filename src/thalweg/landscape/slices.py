@@ -16,7 +16,8 @@ from torch.func import vmap
 
 from thalweg import ranks
 from thalweg.curvature import memory as limits
-from thalweg.curvature.context import Mode
+from thalweg.curvature.check import repeated
+from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.errors import NotDeterministicError, ShapeMismatchError, require
 from thalweg.landscape.directions import Direction, cosine_between, direction, projected
@@ -111,6 +112,7 @@ class Slices:
         Goodfellow et al. 2015 (lines), Li et al. 2018 (planes).
     """
 
+    @undisturbed
     def __init__(
         self,
         loss_fn: LossFunction,
@@ -136,6 +138,7 @@ class Slices:
         Raises:
             NotDeterministicError: two evaluations at the model's weights differ.
         """
+        repeated(self.objective)
         again = self.centre_losses()
         if not _equal(again[0], again[1], self.objective.dtype):
             raise NotDeterministicError(
@@ -194,6 +197,7 @@ class Slices:
             return 1, f"one by one: an evaluation keeps {limits.words(saved)}, too much for passes of several to be faster"
         return min(TOGETHER, fits), f"up to {min(TOGETHER, fits)} points in a pass: an evaluation keeps only {limits.words(saved)}"
 
+    @undisturbed
     def line(
         self,
         along: Tensor | Direction,
@@ -218,6 +222,7 @@ class Slices:
         losses = self.losses((middle + float(step) * d.vector for step in a), len(a), progress)
         return Line(a, losses, d.name)
 
+    @undisturbed
     def plane(
         self,
         along: tuple[Tensor | Direction, Tensor | Direction],
