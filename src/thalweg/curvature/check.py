@@ -78,7 +78,7 @@ def check_hessian(operator: Operator, objective: Objective, seed: int = 0) -> Ch
     sizes = scales(objective)
     u, v = (sizes * signs(operator.dim, seed, step, objective.point) for step in (0, 1))
     product = operator @ v
-    difference, beside = differing(objective, v, product, operator.dtype)
+    difference, beside = differing(objective, v, product, operator.dtype, operator.difference_error)
     symmetry = symmetric(operator, objective, u, v, product)
     return CheckReport(symmetry, difference, repeat, beside)
 
@@ -157,7 +157,9 @@ def scales(objective: Objective) -> Tensor:
     return objective.layout.join(torch.full_like(part, sizes[name]) for name, part in points.items()).to(objective.dtype)
 
 
-def differing(objective: Objective, direction: Tensor, product: Tensor, dtype: torch.dtype) -> tuple[float, bool]:
+def differing(
+    objective: Objective, direction: Tensor, product: Tensor, dtype: torch.dtype, error: float = 0.0
+) -> tuple[float, bool]:
     """How far a product is from the derivative of the gradient, relative to its size, and whether that was asked beside the point.
 
     Args:
@@ -165,15 +167,17 @@ def differing(objective: Objective, direction: Tensor, product: Tensor, dtype: t
         direction: ``(P,)``.
         product: with it, ``(P,)``.
         dtype: arithmetic that the product was computed in, which sets the limit.
+        error: of the product, relative, where it was itself made by differences.
     Raises:
         WrongProductError: farther than the limit at every step.
     """
     sizes = scales(objective)
     floor = _FLOOR * torch.finfo(dtype).eps * _natural_size(objective, sizes) / max(1, objective.dim) ** 0.5
-    apart, size, held = _distance(objective, objective.point, direction, product, DIFFERENCE[dtype], floor)
+    limit = max(DIFFERENCE[dtype], 10 * error)
+    apart, size, held = _distance(objective, objective.point, direction, product, limit, floor)
     if held:
         return _relative(apart, size), False
-    if objective.kinks and _right_beside(objective, direction, product, DIFFERENCE[dtype], floor):
+    if objective.kinks and _right_beside(objective, direction, product, limit, floor):
         return _relative(apart, size), True
     raise WrongProductError(
         f"product: differs from the central difference of the gradient by {_relative(apart, size):.1e} of its size; "
@@ -263,7 +267,7 @@ def symmetric(operator: Operator, objective: Objective, u: Tensor, v: Tensor, pr
     norms = [float((sizes * vector.double()).norm()) for vector in (product, other)]
     size = float((u.double() / sizes).norm()) * max(norms) / operator.dim**0.5
     floor = _FLOOR * torch.finfo(operator.dtype).eps * _natural_size(objective, sizes) / operator.dim
-    if not apart <= SYMMETRY[operator.dtype] * size + floor:
+    if not apart <= max(SYMMETRY[operator.dtype], 10 * operator.difference_error) * size + floor:
         several = f"rank {ranks.rank()} of {ranks.world()}: have all ranks the same weights?"
         alone = _cause(objective) + "the gradient of a loss has a symmetric derivative, so this gradient is not one of a loss"
         raise NotSymmetricError(

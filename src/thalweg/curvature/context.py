@@ -16,15 +16,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.errors import require, unknown
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 Mode = Literal["eval", "train", "as-is"]
 """In which mode a module's parts are: all in evaluation, all in training, or each as the caller left it."""
 
 
-def checked_mode(mode: str) -> None:
-    """Refuse an unknown mode."""
+def checked_mode(mode: Mode) -> Mode:
+    """The mode, if it is one."""
     if mode not in get_args(Mode):
         raise unknown("mode", str(mode), get_args(Mode))
+    return mode
 
 
 @contextlib.contextmanager
@@ -96,8 +98,8 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 def random_state() -> tuple[bytes, ...]:
     """A print of the global generators; another one afterwards means that random numbers were drawn."""
-    states = [torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), repr(random.getstate()).encode()]  # noqa: NPY002
-    states.append(repr(np.random.get_state()[2]).encode())  # noqa: NPY002
+    states = [torch.get_rng_state().numpy().tobytes()]
+    states += [repr(state).encode() for state in (random.getstate(), np.random.get_state(legacy=True)[1:3])]  # type: ignore[index]  # noqa: NPY002
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states += [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
     return tuple(states)

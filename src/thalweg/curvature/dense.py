@@ -163,7 +163,7 @@ def _compared(objective: Objective, matrix: Tensor, residual: float, how: str, e
     if residual > limit:
         raise NotSymmetricError(f"dense Hessian: ||H - H^T|| is {residual:.1e} of ||H||, expected below {limit:.0e}")
     v = scales(objective) * signs(objective.dim, 0, 1, objective.point)
-    apart, _ = differing(objective, v, matrix @ v, matrix.dtype)
+    apart, _ = differing(objective, v, matrix @ v, matrix.dtype, error)
     return DenseHessian(matrix, objective.layout, residual, apart, how)
 
 

@@ -75,7 +75,6 @@ class Hessian(LossOperator):
         seed: int | None = None,
     ) -> None:
         super().__init__(loss_fn, model, batches, params, dtype, method, memory, mode, seed)
-        self.difference_error = 0.0
         if self.objective.kinks:
             warn_of_kinks(self.objective.kinks)
         self.report: CheckReport | None = self.settle(self.check) if check else None

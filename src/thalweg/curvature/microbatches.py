@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from thalweg.curvature.check import scales, signs
 from thalweg.curvature.containers import map_tensors, tensors_in
@@ -29,21 +31,24 @@ def microbatches(objective: Objective, samples: int = 64) -> tuple[list[Any], st
     if all(len(part) == 1 for part in cut):
         return given
     flat = [piece for part in cut for piece in part]
-    point = objective.point
+    point, both = objective.point, (objective.batches, flat)
     direction = scales(objective) * signs(objective.dim, 0, 3, point)
     try:
         with objective.quiet():
-            whole = sum(objective.twice_differentiated(batch, point, direction) for batch in objective.batches)
-            parts = sum(objective.twice_differentiated(piece, point, direction) for piece in flat)
-            gradients = sum(objective.gradient_of(batch, point) for batch in objective.batches)
-            apart = gradients - sum(objective.gradient_of(piece, point) for piece in flat)
+            whole, parts = (_summed(objective.twice_differentiated(one, point, direction) for one in of) for of in both)
+            gradients, pieced = (_summed(objective.gradient_of(one, point) for one in of) for of in both)
     except (RuntimeError, ValueError, IndexError, TypeError, ThalwegError) as problem:
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         return given[0], f"{given[1]} (the loss cannot be evaluated on pieces: {lines[0]})"
-    far = [(parts - whole, whole), (apart, gradients)]
-    if any(not float(a.norm()) <= TOLERANCE[objective.dtype] * float(b.norm()) for a, b in far):
+    pairs = ((parts, whole), (pieced, gradients))
+    if any(not float((a - b).norm()) <= TOLERANCE[objective.dtype] * float(b.norm()) for a, b in pairs):
         return given[0], f"{given[1]} (the loss does not add up over samples)"
     return flat, f"{len(flat)} pieces of at most {samples} samples"
+
+
+def _summed(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of vectors ``(P,)``."""
+    return torch.stack(list(parts)).sum(0)
 
 
 def pieces(batch: Any, samples: int) -> list[Any]:

@@ -83,9 +83,9 @@ class Objective:
         mode: Mode = "eval",
         seed: int | None = None,
     ) -> None:
-        checked_mode(mode)
         _check_order(loss_fn, model)
-        self.loss_fn, self.model, self.mode, self.seed = loss_fn, unwrapped(model), mode, seed
+        self.loss_fn, self.model, self.seed = loss_fn, unwrapped(model), seed
+        self.mode: Mode = checked_mode(mode)
         chosen = select(self.model, params)
         self.own = tuple(self.model.parameters())
         self.layout = layout(chosen)
@@ -263,13 +263,19 @@ class Objective:
 
     def _explained(self, problem: Exception, index: int) -> Exception:
         """The loss's own error where it fails on the model as it is too; else a refusal that says what we do differently."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
-            self.loss_fn(self.model, copied(self.batches[index]))
+            with unchanged_attributes(self.model):
+                self.loss_fn(self.model, copied(self.batches[index]))
         except Exception:
             if self.pair:
                 words = "tuple, the loss fails on its first part"
                 return BadInputError(f"batches: given a {words} ({_line(problem)}); for one batch write [batch]")
             return problem
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
         limited = [name for name, module in self.model.named_modules() if getattr(module, "max_norm", None) is not None]
         cause = f"max_norm of {limited[0] or 'the embedding'} writes into its weight" if limited else _line(problem)
         return BadInputError(
@@ -514,8 +520,8 @@ def checked_count(count: Any, index: int) -> float | None:
                 "loss alone, with other terms added to it"
             )
         plain = isinstance(count, np.ndarray) or (count.dtype != torch.bool and not count.is_complex())
-    require(plain, f"count of batch {index}", count, "a plain number; return the loss alone if it is none")
-    number = float(count)
+    require(plain, f"count of batch {index}", type(count).__name__, "a plain number; return the loss alone if it is none")
+    number = float(count)  # type: ignore[arg-type]
     require(
         0 < number < float("inf"), f"count of batch {index}", number, "a positive number; leave out batches in which nothing counts"
     )

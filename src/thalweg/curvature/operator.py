@@ -6,6 +6,7 @@ Shape letters: P dimension, k number of vectors.
 from __future__ import annotations
 
 import abc
+import importlib
 import math
 from collections.abc import Sequence
 from typing import Any, NoReturn, final
@@ -35,6 +36,8 @@ class Operator(abc.ABC):
     """Arithmetic of a product."""
     device: torch.device
     """Where products are computed."""
+    difference_error: float = 0.0
+    """Estimated relative error of the last product where it was made by differences; 0 elsewhere."""
 
     @abc.abstractmethod
     def rows(self, vectors: Tensor) -> Tensor:
@@ -83,9 +86,9 @@ class Operator(abc.ABC):
 
     def _of_parts(self, parts: Sequence[Any]) -> list[Tensor]:
         """The product with a vector given parameter by parameter, in the same parts."""
-        layout = getattr(self, "layout", None)
-        given = f"a {type(parts).__name__}"
-        require(layout is not None and all(isinstance(part, Tensor) for part in parts), "vectors", given, "a tensor (P,) or (P, k)")
+        layout: Any = vars(self).get("layout")
+        if layout is None or not all(isinstance(part, Tensor) for part in parts):
+            raise BadInputError(f"vectors: given a {type(parts).__name__}, expected a tensor (P,) or (P, k)")
         shapes = [tuple(part.shape) for part in parts]
         if shapes != [tuple(shape) for shape in layout.shapes]:
             raise ShapeMismatchError(
@@ -111,11 +114,11 @@ class Operator(abc.ABC):
 
     def to_scipy(self) -> Any:
         """This operator for ``scipy.sparse.linalg``: a ``LinearOperator`` on float64 arrays."""
-        from scipy.sparse.linalg import LinearOperator
+        linalg: Any = importlib.import_module("scipy.sparse.linalg")
 
         product = lambda array: self @ np.asarray(array, dtype=np.float64)  # noqa: E731
         flat = lambda array: product(np.ravel(array))  # noqa: E731
-        return LinearOperator(self.shape, matvec=flat, rmatvec=flat, matmat=product, rmatmat=product, dtype=np.float64)
+        return linalg.LinearOperator(self.shape, matvec=flat, rmatvec=flat, matmat=product, rmatmat=product, dtype=np.float64)
 
     @property
     def matvec(self) -> NoReturn:
