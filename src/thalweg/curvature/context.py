@@ -44,6 +44,8 @@ def quiet(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_no_fast_path())
         stack.enter_context(_dense_gradients(model))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its recurrent kernels have no second derivative
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         _leave_autocast(stack, {parameter.device.type for parameter in model.parameters()} - {"meta"} | {"cpu"})

@@ -147,4 +147,4 @@ class Hessian(LossOperator):
 
 def warn_of_kinks(kinks: Sequence[str]) -> None:
     """Say once that the loss has kinks, and which."""
-    warnings.warn(f"the loss has kinks ({', '.join(kinks)}): curvature is that of its smooth pieces", KinkWarning, stacklevel=3)
+    warnings.warn(f"the loss has kinks ({', '.join(kinks)}): curvature is that of its smooth pieces", KinkWarning, stacklevel=4)
