@@ -59,7 +59,7 @@ MODELS = {
     "attention": Attends,
     "checkpointed": Checkpointed,
     "transformer layer": lambda: nn.Sequential(
-        nn.Linear(3, 4), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Linear(4, 2)
+        nn.Linear(3, 4), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, activation="gelu"), nn.Linear(4, 2)
     ),
     "convolution": lambda: nn.Sequential(nn.Conv1d(5, 5, 3, padding=1), nn.GELU(), nn.Linear(3, 2)),
     "batch norm": lambda: nn.Sequential(nn.BatchNorm1d(5), nn.Linear(3, 2), nn.Tanh()),
