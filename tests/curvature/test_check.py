@@ -4,10 +4,11 @@ from tests.curvature.cases import CASES, case_of, mlp, normal, squares
 from torch.nn import functional
 
 from thalweg.curvature.check import check_hessian
+from thalweg.curvature.context import seeded
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.objective import Objective
 from thalweg.curvature.operator import Matrix, Operator
-from thalweg.errors import NotDeterministicError, NotSymmetricError, WrongProductError
+from thalweg.errors import KinkWarning, NotDeterministicError, NotSymmetricError, WrongProductError
 
 
 class Unchecked(Operator):
@@ -134,3 +135,49 @@ def test_the_objective_is_not_changed_by_a_check():
     before = objective.point.clone()
     check_hessian(Hessian(*case.given, check=False), objective)
     assert torch.equal(objective.point, before)
+
+
+def test_a_seed_fixes_noise_whose_numbers_depend_on_the_arithmetic():
+    """PyTorch draws other normal numbers in float64 than in float32, so the check has to stay in float32."""
+    case = mlp()
+
+    def noisy(model, batch):
+        out = model(batch[0])
+        return ((out + torch.randn_like(out)) ** 4).mean()
+
+    hessian = Hessian(noisy, case.model, case.batches, seed=3)
+    assert hessian.objective.precise == torch.float32
+    with seeded(3):
+        noise = torch.randn(7, 2)
+    fixed = Hessian(lambda m, b: ((m(b[0]) + noise) ** 4).mean(), case.model, case.batches)
+    torch.testing.assert_close(hessian @ torch.ones(32), fixed @ torch.ones(32))
+
+
+def test_a_kink_at_the_point_is_asked_beside_it():
+    """Zero biases and zero inputs: rectified units whose input is exactly zero, where every difference jumps."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2)).double()
+    model[0].bias.data.zero_()
+    x = normal(8, 3).double()
+    x[:4] = 0.0
+    with pytest.warns(KinkWarning, match="relu"):
+        hessian = Hessian(squares, model, [(x, normal(8, 2, seed=1).double())])
+    assert hessian.report.beside
+
+
+def test_a_wrong_product_beside_a_kink_is_still_noticed():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2)).double()
+    model[0].bias.data.zero_()
+    x = normal(8, 3).double()
+    x[:4] = 0.0
+    loss_fn = lambda m, b: (Wrong.apply(m(b[0])) - b[1]).square().mean()  # noqa: E731
+    with pytest.warns(KinkWarning, match="relu"), pytest.raises(WrongProductError, match=r"kinks \(relu\).*\(Wrong\)"):
+        Hessian(loss_fn, model, [(x, normal(8, 2, seed=1).double())])
+
+
+def test_a_recorded_product_that_is_wrong_is_replaced_by_one_in_reverse_mode(monkeypatch):
+    case = mlp()
+    right = Hessian(*case.given, method="rebuilt") @ torch.ones(32)
+    monkeypatch.setattr(Hessian, "derivative", lambda self, index: lambda *v: [2.0 * part for part in v])
+    hessian = Hessian(*case.given)
+    assert "recorded products were not used, as their check failed" in hessian.explain()
+    assert torch.equal(hessian @ torch.ones(32), right)

@@ -120,20 +120,21 @@ def repeated(objective: Objective) -> float:
     Raises:
         NotDeterministicError: no.
     """
-    drawn = "; or fix it with seed= (dropout of modules is off in mode='eval')" if objective.seen.random else ""
+    draws = objective.seen.random and objective.seed is None
+    drawn = "; or fix it with seed= (dropout of modules is off in mode='eval')" if draws else ""
     told = f"take randomness out of loss_fn (functional dropout, sampling, noise), and draw the batches before{drawn}"
-    if objective.seen.random and objective.mode != "eval":
+    if draws and objective.mode != "eval":
         raise NotDeterministicError(f"loss: draws random numbers in mode={objective.mode!r} (dropout, noise); {told}")
     sizes, apart = scales(objective), 0.0
     size = float((sizes * objective.gradient).norm())
     floor = _FLOOR * torch.finfo(objective.dtype).eps * abs(objective.value) / max(1, objective.dim) ** 0.5
-    for _ in range(_DRAWS if objective.seen.random else 1):
+    for _ in range(_DRAWS if draws else 1):
         again = objective.gradient_at(objective.point)
         apart = max(apart, float((sizes * (again - objective.gradient)).norm()))
         if not apart <= REPEAT[objective.dtype] * size + floor:
             apart = _relative(apart, size)
             raise NotDeterministicError(f"loss: two gradients at one point differ by {apart:.1e} of their size; {told}")
-    if objective.seen.random:
+    if draws:
         objective.seed = 0  # what is drawn did not matter, and from now on is the same
     return _relative(apart, size)
 

@@ -230,7 +230,6 @@ class Objective:
         """Factor of every batch's loss in the mean, the mean loss, its gradient ``(P,)``; refuses what is no mean loss."""
         values, counts, gradients = 0.0, [], torch.zeros_like(self.point)
         entered = [0.0] * len(self.layout.names)
-        before = random_state()
         with ranks.together(), self.quiet(), _tracked(chosen):
             for index in range(len(self.batches)):
                 value, count, parts = self._first_look(index, chosen)
@@ -240,7 +239,8 @@ class Objective:
                 counts.append(count)
             refuse_ragged(counts, self.batches)
             self._refuse_moving_count(counts)
-        self.seen.random = self.seed is None and before != random_state()
+        if self.seed is not None and self.seen.random and not self._same_draws():
+            self.precise = self.dtype
         self.bare = counts[0] is None
         self._refuse_unused(ranks.total(torch.tensor(entered, device="cpu")))
         whole = sum(1.0 if count is None else count for count in counts)
@@ -290,8 +290,10 @@ class Objective:
         kept = Kept(self.dtype)
 
         def look(model: nn.Module, batch: Any) -> tuple[float, Any, Sequence[Tensor | None]]:
+            before = random_state()
             with names if index == 0 else contextlib.nullcontext(), kept, _listening(said):
                 value, count = scalar_and_count(self.loss_fn(model, batch))
+            self.seen.random |= before != random_state()
             if index == 0:
                 self.saved_bytes = names.alive()
             count = checked_count(count, index)
@@ -345,6 +347,19 @@ class Objective:
                 f"gradient of batch {index}: NaN or infinity for {_shown(bad)} although the loss is finite (the square root of 0, "
                 "0 times infinity); move the loss away from that point, or add a small number inside of the root"
             )
+
+    def _same_draws(self) -> bool:
+        """Does a seed give the same random numbers in the most precise arithmetic? On a GPU they depend on the type."""
+        here = self.layout.split(self.point.to(self.precise))
+        try:
+            with self.quiet(), torch.no_grad():
+                values = [
+                    float(self.part(batch, parts)[0]) for parts in (here, self.layout.split(self.point)) for batch in self.batches
+                ]
+        except Exception:
+            return False
+        half = len(values) // 2
+        return all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(values[:half], values[half:], strict=True))
 
     def _refuse_captured(self, names: Sequence[str]) -> None:
         """A loss that reaches a chosen weight past the model that it is given would take it for a constant."""
