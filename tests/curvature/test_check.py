@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tests.curvature.cases import CASES, case_of, mlp, normal, squares
+from tests.curvature.cases import CASES, case_of, mlp, normal, pairs, squares
 from torch.nn import functional
 
 from thalweg.curvature.check import check_hessian
@@ -139,17 +139,17 @@ def test_the_objective_is_not_changed_by_a_check():
 
 def test_a_seed_fixes_noise_whose_numbers_depend_on_the_arithmetic():
     """PyTorch draws other normal numbers in float64 than in float32, so the check has to stay in float32."""
-    case = mlp()
+    case, batches = mlp(), pairs(3, 2, size=20)
 
     def noisy(model, batch):
         out = model(batch[0])
         return ((out + torch.randn_like(out)) ** 4).mean()
 
-    hessian = Hessian(noisy, case.model, case.batches, seed=3)
+    hessian = Hessian(noisy, case.model, batches, seed=3)
     assert hessian.objective.precise == torch.float32
     with seeded(3):
-        noise = torch.randn(7, 2)
-    fixed = Hessian(lambda m, b: ((m(b[0]) + noise) ** 4).mean(), case.model, case.batches)
+        noise = torch.randn(20, 2)
+    fixed = Hessian(lambda m, b: ((m(b[0]) + noise) ** 4).mean(), case.model, batches)
     torch.testing.assert_close(hessian @ torch.ones(32), fixed @ torch.ones(32))
 
 
