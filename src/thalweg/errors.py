@@ -155,6 +155,6 @@ def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
         unknown arm 'lopped'; did you mean 'looped'? Known: looped, single
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return BadInputError(f"unknown {what} {given!r}; {meant}Known: {', '.join(names) or 'none'}")

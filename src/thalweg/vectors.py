@@ -88,6 +88,9 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
     else:
         chosen = {name: known[name] for name in matching(tuple(known), _names(choice, known))}
     require(bool(chosen), "params", choice, "at least one parameter (None takes those with requires_grad)")
+    devices = sorted({str(parameter.device) for parameter in chosen.values()})
+    require("meta" not in devices, "model", "weights on the meta device", "weights with values; load them, or use model.to_empty")
+    require(len(devices) == 1, "params", f"weights on {' and '.join(devices)}", "weights on one device; choose with params=")
     for name, parameter in chosen.items():
         require(parameter.is_floating_point(), f"parameter {name}", parameter.dtype, "floating-point weights")
         if not torch.isfinite(parameter.detach()).all():

@@ -85,7 +85,7 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _mapped(function: TensorFunction, value: Any, inside: tuple[int, ...]) -> Any:
     """`map_tensors` below the containers with these identities, so that a cycle ends."""
     if isinstance(value, Tensor):
-        return function(value)
+        return _with_attributes(function(value), value)
     if value is None or isinstance(value, _OPAQUE) or id(value) in inside:
         return value
     go_on = lambda part: _mapped(function, part, (*inside, id(value)))  # noqa: E731
@@ -109,6 +109,14 @@ def _mapped(function: TensorFunction, value: Any, inside: tuple[int, ...]) -> An
             "make it a list first"
         )
     return _mapped_object(function, value, (*inside, id(value)))
+
+
+def _with_attributes(result: Tensor, given: Tensor) -> Tensor:
+    """A tensor with the attributes that a user has set on the one it was made of."""
+    extra = getattr(given, "__dict__", None)
+    if extra and result is not given:
+        result.__dict__.update(extra)
+    return result
 
 
 def _mapped_array(function: TensorFunction, array: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import random
 import sys
@@ -48,14 +49,21 @@ def quiet(model: nn.Module, mode: Mode = "eval") -> Iterator[None]:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its recurrent kernels have no second derivative
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        outer = _OUTER.get()
+        if outer is not None:
+            stack.enter_context(outer)
         _leave_autocast(stack, {parameter.device.type for parameter in model.parameters()} - {"meta"} | {"cpu"})
         if "torch._dynamo" in sys.modules:  # only then can anything have been compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
+_OUTER: contextvars.ContextVar[torch.device | None] = contextvars.ContextVar("outer default device", default=None)
+"""The default device of the caller, where `undisturbed` has changed it."""
+
+
 def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, computed outside of the ``inference_mode`` and ``autocast`` that may stand around a call of it."""
+    """The function, computed outside of ``inference_mode``, ``autocast`` and a default device that may stand around a call of it."""
 
     @functools.wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -63,6 +71,9 @@ def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
             if torch.is_inference_mode_enabled():
                 stack.enter_context(torch.inference_mode(False))
             _leave_autocast(stack, ("cpu", "cuda"))
+            if torch.get_default_device().type != "cpu":  # ours make small tensors on the CPU; `quiet` puts it back for the loss
+                stack.callback(_OUTER.reset, _OUTER.set(torch.get_default_device()))
+                stack.enter_context(torch.device("cpu"))
             return function(*args, **kwargs)
 
     return inside
