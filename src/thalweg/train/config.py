@@ -16,7 +16,7 @@ from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
-from thalweg.plain import from_dict, to_dict
+from thalweg.plain import checked, from_dict, to_dict
 from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
@@ -51,6 +51,7 @@ class OptimizerConfig:
     """Factor on the rate of the value weights W_V (for the rescaled-Single control)."""
 
     def __post_init__(self) -> None:
+        checked(self, "optimizer.")
         require(self.rate > 0, "optimizer.rate", self.rate, "a positive number")
         for name in ("warmup", "weight_decay", "clip"):
             require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
@@ -81,6 +82,7 @@ class ShiftConfig:
     """One for each change of stage, in place of the one criterion."""
 
     def __post_init__(self) -> None:
+        checked(self, "shift.")
         self.schedule()
 
     def schedule(self, seed: int = 0) -> Shift:
@@ -125,6 +127,7 @@ class TrainingConfig:
     on, and replay it: three to four times as fast at width 64. Without a GPU, or compiled, nothing changes."""
 
     def __post_init__(self) -> None:
+        checked(self, "training.")
         for name in ("steps", "batch", "evaluate_every", "checkpoint_every", "keep", "log_every"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "a whole number of at least 1")
         require(self.threads >= 0, "training.threads", self.threads, "a whole number of at least 0")
@@ -175,6 +178,7 @@ class RunConfig:
     """For how long and where."""
 
     def __post_init__(self) -> None:
+        checked(self, "")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         tokens = 256 if isinstance(self.data, TextConfig) else self.data.vocabulary
         require(self.model.vocabulary == tokens, "model.vocabulary", self.model.vocabulary, f"the data's {tokens} tokens")
