@@ -66,7 +66,7 @@ def checked(value: Any, prefix: str) -> None:
     """Refuse a dataclass whose fields do not hold what their hints say; for ``__post_init__``, before values are compared.
 
     A field must hold a value of its type: no string or class where an object is expected, no name outside of its choices, no
-    fraction, truth value or text where a whole number is expected, no NaN or infinity. Numbers of numpy and torch become plain ones.
+    fraction, truth value or text where a whole number is expected, no NaN or infinity. Numbers of numpy and torch become plain.
 
     Args:
         value: a dataclass, frozen or not.

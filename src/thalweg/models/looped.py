@@ -87,8 +87,8 @@ class LoopedTransformer(nn.Module):
                 Learned gains are multiplied with them. With loops for each sequence T is the largest of them. Values of a tensor
                 are not looked at while the call is compiled or recorded as a CUDA graph; the first one counts as 1 there.
         Raises:
-            BadInputError: loops that are not whole, below 1 or above ``learned_gains``, loops for another number of sequences, gains
-                of another length, not finite, or with a first one that is not 1, a sequence longer than the learned positions.
+            BadInputError: loops that are not whole, below 1 or above ``learned_gains``, loops for another number of sequences,
+                gains of another length, not finite, or with a first that is not 1, a sequence longer than the learned positions.
         """
         if isinstance(loops, Tensor):
             return self.forward_each(tokens, loops, gains)
@@ -135,7 +135,7 @@ class LoopedTransformer(nn.Module):
             states = moved if index == 0 else torch.where((loops > index).view(-1, 1, 1), moved, states)
         return self.read(states)
 
-    def unrolled(self, tokens: Tensor, loops: int, gains: Sequence[float] | None = None) -> Iterator[Tensor]:
+    def unrolled(self, tokens: Tensor, loops: int, gains: Gains = None) -> Iterator[Tensor]:
         """Logits ``(B, L, V)`` after one pass, after two, and so on to ``loops``; gains as in `forward`."""
         gains = self.check(loops, loops, gains)
         embedded, context = self.embed(tokens), self.context(tokens)
@@ -154,9 +154,7 @@ class LoopedTransformer(nn.Module):
         require(not 0 < allowed < most, "loops", most, f"at most the {allowed} passes that have a gain (model.learned_gains)")
         return checked_gains(gains, most, self.embedding.weight.dtype)
 
-    def one_pass(
-        self, states: Tensor, embedded: Tensor, index: int, gains: Gains, context: Context
-    ) -> Tensor:
+    def one_pass(self, states: Tensor, embedded: Tensor, index: int, gains: Gains, context: Context) -> Tensor:
         """The states ``(B, L, D)`` after the pass of this index, counted from 0."""
         gain = self.gain(index, gains)
         if isinstance(gain, float | int) and gain == 0:
@@ -226,7 +224,7 @@ def checked_gains(gains: object, passes: int, dtype: torch.dtype) -> Gains:
             one = next(iter(readable(gain.reshape(1))), None)
         if one is not None:
             check_gain(one, index)
-    return found
+    return cast(Sequence[float], found)
 
 
 def check_gain(gain: object, index: int) -> None:

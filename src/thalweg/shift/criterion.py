@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from thalweg.errors import BadInputError, require
-from thalweg.plain import checked, plain
+from thalweg.plain import as_float, checked, plain
 
 State = dict[str, Any]
 LARGEST = 1e300
@@ -30,15 +30,11 @@ def as_number(given: object, what: str) -> float:
     Raises:
         BadInputError: it is no number, or several.
     """
-    found = plain(given)
+    found: Any = plain(given)
     if isinstance(found, list) and len(found) == 1:
         found = found[0]  # a tensor (1,)
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        require(False, what, given, "a number")
-    try:
-        return float(found)
-    except OverflowError:
-        return math.inf if found > 0 else -math.inf
+    require(isinstance(found, int | float) and not isinstance(found, bool), what, given, "a number")
+    return as_float(found)
 
 
 @dataclass(frozen=True)
@@ -295,8 +291,7 @@ def alike(state: State, template: State, place: str) -> None:
             require(number and isinstance(value, int) and value >= 0, where, value, "a whole number of at least 0")
         elif isinstance(like, list):
             require(isinstance(value, list), where, value, "a list of numbers")
-            for index, one in enumerate(value):
-                alike({index: one}, {index: 0.0}, where)  # type: ignore[dict-item]
+            alike({str(at): one for at, one in enumerate(state[key])}, {str(at): 0.0 for at in range(len(state[key]))}, where)
         else:
             require(number or value is like is None, where, value, "a finite number")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 from thalweg.errors import require
-from thalweg.plain import checked, convert, plain
+from thalweg.plain import convert, plain
 from thalweg.shift.criterion import Criterion, State
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Onset, Ramp
@@ -33,7 +34,7 @@ def ladder(given: object) -> tuple[int, ...]:
     if isinstance(listed, str | bytes) or not hasattr(listed, "__iter__") or isinstance(listed, type):
         require(False, "stages", given, words)
     found = tuple(whole(one, f"stages[{index}]") for index, one in enumerate(cast(Any, listed)))
-    rising = all(a < b for a, b in zip(found, found[1:], strict=False))
+    rising = all(a < b for a, b in itertools.pairwise(found))
     require(bool(found) and found[0] >= 1 and rising, "stages", found, words)
     return found
 

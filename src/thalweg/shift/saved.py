@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from thalweg.errors import require
 from thalweg.plain import checked, from_dict, plain
@@ -74,9 +74,9 @@ def read_saved(state: object) -> Saved:
     Raises:
         BadInputError: it is no dict, a key is missing, or a value is of another type.
     """
-    if not isinstance(state, Mapping):
-        require(False, "saved shift", state, "what state_dict gave")
-    known = {key: to_json(state[key], f"{PLACE}{key}") for key in Saved.__dataclass_fields__ if key in state}
+    require(isinstance(state, Mapping), "saved shift", state, "what state_dict gave")
+    given = cast(Mapping[str, Any], state)
+    known = {key: to_json(given[key], f"{PLACE}{key}") for key in Saved.__dataclass_fields__ if key in given}
     return from_dict(Saved, known if "kinds" in known else EARLIER | known, PLACE.rstrip("."))
 
 
@@ -94,7 +94,7 @@ def check_fits(saved: Saved, stages: tuple[int, ...], kinds: Kinds, criteria: tu
     count = len(saved.switches)
     require(count < len(stages), f"{PLACE}switches", count, f"at most the {len(stages) - 1} changes of stage")
     steps = [0, *(switch.step for switch in saved.switches), saved.step]
-    require(steps == sorted(steps), f"{PLACE}step", steps[1:], "updates that do not fall, from switch to switch and to the last one")
+    require(steps == sorted(steps), f"{PLACE}step", steps[1:], "updates that do not fall, from switch to switch and to now")
     for index, switch in enumerate(saved.switches):
         between = (switch.loops_before, switch.loops_after)
         require(between == stages[index : index + 2], f"{PLACE}switches[{index}]", between, f"{stages[index : index + 2]}")

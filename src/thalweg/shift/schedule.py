@@ -205,7 +205,7 @@ class Shift:
     def _warn(self, what: str) -> None:
         """Say once that a number is not finite, to the caller of `update`."""
         if not self._warned:
-            words = "not finite; the criterion is told of finite ones alone; no switch is watched by a net, so nothing is taken back"
+            words = "not finite; the criterion is not told of it, and no switch is watched by a net that could be taken back"
             self._warned = True
             warnings.warn(f"Shift: update {self.step} had {what}: {words}", NonFiniteLossWarning, stacklevel=3)
 
