@@ -139,9 +139,11 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     if origin in (Union, types.UnionType):
         return convert_union(options, value, place)
     if origin is Literal:
-        if not any(type(value) is type(option) and value == option for option in options):
-            raise unknown(place, value if isinstance(value, str) else shown(value), [str(option) for option in options])
-        return value
+        if any(type(value) is type(option) and value == option for option in options):
+            return value
+        if isinstance(value, str):
+            raise unknown(place, value, [str(option) for option in options])
+        raise BadInputError(f"{place}: given {shown(value)}, expected {describe(hint)}")
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value

@@ -26,7 +26,7 @@ from thalweg.errors import require
 from thalweg.models.attention import Fused, rotation_table
 from thalweg.models.block import AttentionBlock, GPTBlock, layer_norm, norm
 from thalweg.models.config import ModelConfig
-from thalweg.plain import plain
+from thalweg.plain import as_float, plain
 
 Loops = int | Tensor
 """Passes of a call: one number, or one for each sequence."""
@@ -215,16 +215,22 @@ def checked_gains(gains: object, passes: int, dtype: torch.dtype) -> Gains:
             check_gain(gain, index)
         return gains.to(dtype)
     require(not isinstance(gains, str | bytes | type) and hasattr(gains, "__len__"), "gains", gains, wanted)
-    found = [gain.to(dtype) if isinstance(gain, Tensor) else plain(gain) for gain in cast(Sequence[float], gains)]
-    require(len(found) == passes, "gains", gains, wanted)
-    for index, gain in enumerate(found):
-        one = gain
-        if isinstance(gain, Tensor):
-            require(gain.dim() == 0, f"gains[{index}]", tuple(gain.shape), "one number")
-            one = next(iter(readable(gain.reshape(1))), None)
-        if one is not None:
+    given = list(cast(Sequence[float], gains))
+    require(len(given) == passes, "gains", gains, wanted)
+    return tuple(checked_gain(gain, index, dtype) for index, gain in enumerate(given))
+
+
+def checked_gain(gain: object, index: int, dtype: torch.dtype) -> float:
+    """One gain of several as a plain number, or as the tensor () that it is, in the model's type."""
+    if isinstance(gain, Tensor):
+        require(gain.dim() == 0, f"gains[{index}]", tuple(gain.shape), "one number")
+        for one in readable(gain.reshape(1)):
             check_gain(one, index)
-    return cast(Sequence[float], found)
+        return cast(float, gain.to(dtype))
+    found = plain(gain)
+    found = as_float(found) if type(found) is int else found
+    check_gain(found, index)
+    return found
 
 
 def check_gain(gain: object, index: int) -> None:

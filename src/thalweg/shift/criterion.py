@@ -31,7 +31,7 @@ def as_number(given: object, what: str) -> float:
         BadInputError: it is no number, or several.
     """
     found: Any = plain(given)
-    if isinstance(found, list) and len(found) == 1:
+    if isinstance(found, list) and not isinstance(given, list) and len(found) == 1:
         found = found[0]  # a tensor (1,)
     require(isinstance(found, int | float) and not isinstance(found, bool), what, given, "a number")
     return as_float(found)
@@ -274,6 +274,8 @@ def fitting(rule: object, state: State, place: str) -> State:
     alike(state, rule.begin(), place)
     if isinstance(rule, Plateau):
         require(state["count"] < rule.window, f"{place}.count", state["count"], f"less than the window, {rule.window}")
+        both = (state["loss"] is None) == (state["grad"] is None)
+        require(both, f"{place}.loss", state["loss"], "a mean of the loss and of the norm, or neither")
     return state
 
 
@@ -284,7 +286,7 @@ def alike(state: State, template: State, place: str) -> None:
         raise BadInputError(f"{place}: given the keys {given}, expected {wanted}; it is damaged or was saved by something else")
     for key, like in template.items():
         value, where = state[key], f"{place}.{key}"
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
         if isinstance(like, bool):
             require(isinstance(value, bool), where, value, "true or false")
         elif isinstance(like, int):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
@@ -31,8 +31,8 @@ def ladder(given: object) -> tuple[int, ...]:
     """Stages: loop counts of at least 1 that rise."""
     words = "loop counts of at least 1 that rise"
     listed = plain(given)
-    if isinstance(listed, str | bytes) or not hasattr(listed, "__iter__") or isinstance(listed, type):
-        require(False, "stages", given, words)
+    several = hasattr(listed, "__iter__") and not isinstance(listed, str | bytes | type | set | frozenset | Mapping)
+    require(several, "stages", given, words)
     found = tuple(whole(one, f"stages[{index}]") for index, one in enumerate(cast(Any, listed)))
     rising = all(a < b for a, b in itertools.pairwise(found))
     require(bool(found) and found[0] >= 1 and rising, "stages", found, words)

@@ -76,6 +76,8 @@ def read_saved(state: object) -> Saved:
     """
     require(isinstance(state, Mapping), "saved shift", state, "what state_dict gave")
     given = cast(Mapping[str, Any], state)
+    rule = given.get("criterion", {})
+    require(isinstance(rule, Mapping), f"{PLACE}criterion", rule, "a dict of JSON values")
     known = {key: to_json(given[key], f"{PLACE}{key}") for key in Saved.__dataclass_fields__ if key in given}
     return from_dict(Saved, known if "kinds" in known else EARLIER | known, PLACE.rstrip("."))
 
@@ -94,11 +96,12 @@ def check_fits(saved: Saved, stages: tuple[int, ...], kinds: Kinds, criteria: tu
     count = len(saved.switches)
     require(count < len(stages), f"{PLACE}switches", count, f"at most the {len(stages) - 1} changes of stage")
     steps = [0, *(switch.step for switch in saved.switches), saved.step]
-    require(steps == sorted(steps), f"{PLACE}step", steps[1:], "updates that do not fall, from switch to switch and to now")
+    require(steps == sorted(steps) and saved.step < 2**63, f"{PLACE}step", steps[1:], "updates that do not fall, from switch to switch and to now")
     for index, switch in enumerate(saved.switches):
         between = (switch.loops_before, switch.loops_after)
         require(between == stages[index : index + 2], f"{PLACE}switches[{index}]", between, f"{stages[index : index + 2]}")
-        require(switch.softened >= 0, f"{PLACE}switches[{index}].softened", switch.softened, "a whole number of at least 0")
+        tries = 0 <= switch.softened <= net.tries
+        require(tries, f"{PLACE}switches[{index}].softened", switch.softened, f"from 0 to the {net.tries} tries of the net")
     if count < len(criteria):
         fitting(criteria[count], from_json(saved.criterion), f"{PLACE}criterion")
     else:

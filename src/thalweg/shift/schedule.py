@@ -78,7 +78,7 @@ class Shift:
     ) -> None:
         if (loops is None) == (stages is None):
             raise BadInputError("Shift: expected either loops (stages 1 -> loops) or stages, and not both")
-        self.stages = ladder(stages if stages is not None else dict.fromkeys((1, whole(loops, "loops"))))
+        self.stages = ladder(stages if stages is not None else tuple(dict.fromkeys((1, whole(loops, "loops")))))
         self.criteria = criteria_of(Plateau() if criterion is None else criterion, len(self.stages) - 1)
         self.handover = handover_of(Handover() if handover is None else handover)
         self.net = net_of(SafetyNet() if net is None else net)
