@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 500
+"""Characters of a value that a message shows."""
+
 
 class ThalwegError(Exception):
     """Base of everything thalweg raises on purpose."""
@@ -134,6 +137,36 @@ class KinkWarning(UserWarning):
     """The loss has kinks (ReLU and its like): its second derivative is that of the smooth pieces, the kinks left out."""
 
 
+class NonFiniteLossWarning(UserWarning):
+    """A schedule was told a loss or a gradient norm that is NaN or infinite, and there is no switch to take back."""
+
+
+class SkippedFilesWarning(UserWarning):
+    """Something in a folder of text is not a file that can be read, and was left out."""
+
+
+def shown(value: object) -> str:
+    """A value as one line that is safe to print: its ``repr`` without line breaks, shortened where it is long; a class by its name.
+
+    Example:
+        >>> shown("two\\nlines"), shown(int)
+        ("'two\\\\nlines'", 'the class int')
+    """
+    text = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+    text = inert(" ".join(text.split()) if "\n" in text else text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def inert(text: str) -> str:
+    """Text with every character that is not printable written as an escape: line breaks, terminal codes, bytes that are no UTF-8.
+
+    Example:
+        >>> inert("caf\\udce9\\x1b[31m")
+        'caf\\\\udce9\\\\x1b[31m'
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def require(ok: bool, what: str, given: object, expected: str) -> None:
     """Raise `BadInputError` with one clear line unless ``ok``.
 
@@ -144,7 +177,7 @@ def require(ok: bool, what: str, given: object, expected: str) -> None:
         thalweg.errors.BadInputError: width: given 0, expected a whole number of at least 1
     """
     if not ok:
-        raise BadInputError(f"{what}: given {given!r}, expected {expected}")
+        raise BadInputError(f"{what}: given {shown(given)}, expected {expected}")
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
@@ -157,4 +190,4 @@ def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
     names = sorted(known)
     near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    return BadInputError(f"unknown {what} {given!r}; {meant}Known: {', '.join(names) or 'none'}")
+    return BadInputError(f"unknown {what} {shown(given)}; {meant}Known: {', '.join(names) or 'none'}")

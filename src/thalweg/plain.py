@@ -10,11 +10,13 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
+import numbers
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
 
-from thalweg.errors import BadInputError, unknown
+from thalweg.errors import BadInputError, shown, unknown
 
 T = TypeVar("T")
 
@@ -43,7 +45,7 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
         BadInputError: an unknown or missing key, or a value of another type.
     """
     if not isinstance(values, dict):
-        raise BadInputError(f"{place or cls.__name__}: given {values!r}, expected a section with keys")
+        raise BadInputError(f"{place or cls.__name__}: given {shown(values)}, expected a section with keys")
     hints, fields = hints_of(cls), {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     known: dict[str, Any] = {}
     for key, value in values.items():
@@ -52,12 +54,74 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
                 raise BadInputError(f"{place or cls.__name__}: given kind {value!r}, expected {cls.kind!r}")  # pyright: ignore[reportAttributeAccessIssue]
             continue
         if key not in fields:
-            raise unknown(f"key in {place or cls.__name__}", key, fields)
+            raise unknown(f"key in {place or cls.__name__}", str(key), fields)
         known[key] = convert(hints[key], value, f"{place}.{key}" if place else key)
     for name, f in fields.items():
         if name not in known and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BadInputError(f"{place or cls.__name__}: key {name!r} is missing; expected {describe(hints[name])}")
     return cls(**known)
+
+
+def checked(value: Any, prefix: str) -> None:
+    """Refuse a dataclass whose fields do not hold what their hints say; for ``__post_init__``, before values are compared.
+
+    A field must hold a value of its type: no string or class where an object is expected, no name outside of its choices, no
+    fraction, truth value or text where a whole number is expected, no NaN or infinity. Numbers of numpy and torch become plain.
+
+    Args:
+        value: a dataclass, frozen or not.
+        prefix: what stands before the name of a field in messages, as in "model." or "net ".
+    Raises:
+        BadInputError: names the field, what it holds and what was expected.
+    """
+    hints = hints_of(type(value))
+    for f in dataclasses.fields(value):
+        place = f"{prefix}{f.name}"
+        found = convert(hints[f.name], getattr(value, f.name), place)
+        finite(found, place)
+        object.__setattr__(value, f.name, found)
+
+
+def finite(value: Any, place: str) -> None:
+    """Refuse NaN and infinity in a number, or anywhere in lists and dicts of numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInputError(f"{place}: given {value!r}, expected a finite number")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            finite(item, f"{place}.{key}")
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            finite(item, f"{place}[{index}]")
+
+
+def plain(value: Any) -> Any:
+    """Numbers of numpy, torch and the like as Python's own, arrays as lists; anything else as it is.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> plain(Fraction(1, 4)), plain(True), plain("3")
+        (0.25, True, '3')
+    """
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, type):
+        return value
+    if callable(getattr(value, "item", None)) and hasattr(value, "shape"):
+        try:
+            value = value.tolist() if len(value.shape) else value.item()
+        except (RuntimeError, TypeError, ValueError):  # a tensor without values
+            return value
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return as_float(value)
+    return str(value) if isinstance(value, str) else value
+
+
+def as_float(value: Any) -> float:
+    """A number as a float; infinite where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 @functools.cache
@@ -71,23 +135,28 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    value = plain(value)
     if origin in (Union, types.UnionType):
         return convert_union(options, value, place)
     if origin is Literal:
-        if value not in options:
-            raise unknown(place, str(value), [str(option) for option in options])
-        return value
+        if any(type(value) is type(option) and value == option for option in options):
+            return value
+        if isinstance(value, str):
+            raise unknown(place, value, [str(option) for option in options])
+        raise BadInputError(f"{place}: given {shown(value)}, expected {describe(hint)}")
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         return from_dict(hint, value, place)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(convert(options[0], item, f"{place}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: convert(options[1], item, f"{place}.{key}") for key, item in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return as_float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
-    raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)}")
+    raise BadInputError(f"{place}: given {shown(value)}, expected {describe(hint)}")
 
 
 def as_hinted(hint: Any, value: Any) -> Any:
@@ -102,7 +171,14 @@ def convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
     choices = [option for option in options if option is not type(None)]
     if len(choices) == 1:
         return convert(choices[0], value, place)
+    if isinstance(value, tuple(choices)):
+        return value
     kinds: dict[str, Any] = {option.kind: option for option in choices}
+    if value is not None and not isinstance(value, dict):
+        sections, classes = ", ".join(sorted(kinds)), " or ".join(option.__name__ for option in choices)
+        raise BadInputError(
+            f"{place}: given {shown(value)}, expected a section with kind = one of {sections}, or an object of {classes}"
+        )
     if not isinstance(value, dict) or "kind" not in value:
         raise BadInputError(f"{place}: expected a section with kind = one of {', '.join(sorted(kinds))}")
     if not isinstance(value["kind"], str) or value["kind"] not in kinds:

@@ -62,8 +62,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, atomically."""
-    atomic_stream(path, [text.encode()])
+    """Write text as UTF-8, atomically; what is no Unicode, from a file name in another encoding, is written as an escape."""
+    atomic_stream(path, [text.encode(errors="backslashreplace")])
 
 
 def write_json(path: Path, value: Any) -> None:

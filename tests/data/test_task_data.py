@@ -180,13 +180,13 @@ class DipsWhereItIsTested(Parity):
 @pytest.mark.parametrize(("name", "length"), [("Dips", 10), ("DipsWhereItIsTested", 40)])
 def test_loops_below_1_are_refused_at_any_trained_or_tested_length(name, length):
     with pytest.raises(BadInputError, match=f"task parity, length {length}: loops: given 0, expected a whole number of at least 1"):
-        TaskConfig(f"{__name__}:{name}")
+        TaskData(TaskConfig(f"{__name__}:{name}", samples=1), 0)
 
 
 def test_lengths_that_follow_the_stage_ask_for_passes_that_never_fall():
-    TaskConfig(f"{__name__}:Eases")
+    TaskData(TaskConfig(f"{__name__}:Eases", samples=1), 0)
     with pytest.raises(BadInputError, match="loops at length 3: given 3, expected no fewer than at the length before"):
-        TaskConfig(f"{__name__}:Eases", lengths="stage")
+        TaskData(TaskConfig(f"{__name__}:Eases", lengths="stage", samples=1), 0)
 
 
 @pytest.mark.parametrize(

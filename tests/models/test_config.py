@@ -1,6 +1,9 @@
 import dataclasses
+import math
 
+import numpy as np
 import pytest
+import torch
 
 from thalweg.errors import BadInputError
 from thalweg.models.config import ModelConfig
@@ -56,3 +59,44 @@ def test_the_fields_for_many_loops_survive_the_way_through_plain_values():
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'width'"):
         ModelConfig().width = 3
+
+
+JUNK = ["x", None, math.nan, math.inf, 2.5, [4], int, np.bool_(True), 1j]
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(ModelConfig)])
+def test_every_field_refuses_what_it_cannot_hold(name):
+    number = isinstance(getattr(ModelConfig(), name), float)
+    truth = isinstance(getattr(ModelConfig(), name), bool)
+    for junk in [one for one in JUNK if not (number and one == 2.5) and not (truth and isinstance(one, np.bool_))]:
+        with pytest.raises(BadInputError, match=rf"model\.{name}"):
+            ModelConfig(**{name: junk})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"block": "gtp"}, "unknown model.block 'gtp'; did you mean 'gpt'"),
+        ({"attention": "sofmax"}, "unknown model.attention 'sofmax'; did you mean 'softmax'"),
+        ({"norm": "post"}, "unknown model.norm 'post'.*Known: none, pre"),
+        ({"positions": "rotery"}, "unknown model.positions 'rotery'; did you mean 'rotary'"),
+        ({"positions": None}, "model.positions: given None, expected one of learned, rotary, none"),
+        ({"width": 64.0}, r"model.width: given 64\.0, expected a whole number"),
+        ({"width": "64"}, "model.width: given '64', expected a whole number"),
+        ({"layers": True}, "model.layers: given True, expected a whole number"),
+        ({"tied": 1}, "model.tied: given 1, expected true or false"),
+        ({"deviation": math.nan}, "model.deviation: given nan, expected a finite number"),
+        ({"value_scale": math.inf}, "model.value_scale: given inf, expected a finite number"),
+    ],
+    ids=str,
+)
+def test_an_unknown_choice_or_a_broken_number_is_refused_when_the_config_is_made(arguments, message):
+    with pytest.raises(BadInputError, match=message) as caught:
+        ModelConfig(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_and_torch_become_plain_ones():
+    made = ModelConfig(width=np.int64(8), layers=torch.tensor(2), deviation=np.float32(0.5), tied=np.bool_(True), value_scale=2)
+    assert made == ModelConfig(width=8, layers=2, deviation=0.5, tied=True, value_scale=2.0)
+    assert {type(value) for value in dataclasses.astuple(made)} == {int, float, bool, str}

@@ -1,15 +1,28 @@
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.task_data import TaskConfig
+from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError
 from thalweg.models.config import ModelConfig
-from thalweg.shift.criterion import AtFraction, Plateau
-from thalweg.shift.onset import Hard
-from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig, config_text, log_spaced, read_config
+from thalweg.shift.criterion import AtFraction, AtStep, Plateau
+from thalweg.shift.onset import Hard, Ramp
+from thalweg.train.config import (
+    OptimizerConfig,
+    RunConfig,
+    ShiftConfig,
+    TrainingConfig,
+    config_text,
+    log_spaced,
+    read_config,
+    write_config,
+)
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -129,3 +142,66 @@ def test_learned_gains_must_reach_the_deepest_pass():
         BadInputError, match=r"model.learned_gains: given 4, expected 0, or at least the 6 passes that the run uses"
     ):
         RunConfig(model=model, shift=ShiftConfig((1, 4), spread=0.5))
+
+
+@pytest.mark.parametrize(
+    "text", [b"arm = 'caf\xe9'", b"[data]\nkind = 'text'\nlength = 9\n[caf\xe9]\nx = 1", b"\xff\xfe"], ids=repr
+)
+def test_bytes_that_are_no_utf_8_are_refused_but_in_the_path_of_a_text(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "run.toml").write_bytes(text)
+    with pytest.raises(BadInputError, match=r"run\.toml: not TOML") as caught:
+        read_config(tmp_path / "run.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_path_of_a_text_keeps_its_bytes(tmp_path: Path, tiny_text: RunConfig) -> None:
+    config = replace(tiny_text, data=replace(tiny_text.data, path="/tmp/caf\udce9\nred\x1b[31m"))
+    write_config(tmp_path / "run.toml", config)
+    assert b"caf\xe9" in (tmp_path / "run.toml").read_bytes()
+    assert read_config(tmp_path / "run.toml") == config
+
+
+BROKEN = ["x", None, math.nan, math.inf, [1], {}, int, 1j]
+CONFIGS = (OptimizerConfig, TrainingConfig, MarkovConfig, TextConfig, TaskConfig)
+
+
+@pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: cls.__name__)
+def test_every_number_and_choice_of_every_section_is_checked_where_it_is_made(cls: type) -> None:
+    for one in fields(cls):
+        holds = type(getattr(cls(), one.name))
+        for junk in [junk for junk in BROKEN if not isinstance(junk, holds) and not (holds is tuple and junk == [1])]:
+            with pytest.raises(BadInputError, match=one.name):
+                cls(**{one.name: junk})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ShiftConfig(onset=Ramp), "shift.onset: given the class Ramp, expected .*an object of Hard or Ramp"),
+        (lambda: ShiftConfig(onset="hard"), "shift.onset: given 'hard', expected a section with kind = one of hard, ramp"),
+        (lambda: ShiftConfig(criterion=Plateau), "shift.criterion: given the class Plateau, expected .*an object of Plateau"),
+        (lambda: ShiftConfig(net="net"), "shift.net: given 'net', expected a section with keys"),
+        (lambda: ShiftConfig(stages="12"), "shift.stages: given '12', expected a list, each a whole number"),
+        (lambda: ShiftConfig(spread=math.nan), "shift.spread: given nan, expected a finite number"),
+        (lambda: OptimizerConfig(rate=math.inf), "optimizer.rate: given inf, expected a finite number"),
+        (lambda: OptimizerConfig(schedule="cosin"), "unknown optimizer.schedule 'cosin'; did you mean 'cosine'"),
+        (lambda: TrainingConfig(steps=10.0), r"training.steps: given 10\.0, expected a whole number"),
+        (lambda: RunConfig(seed=True), "seed: given True, expected a whole number"),
+        (lambda: RunConfig(model="big"), "model: given 'big', expected a section with keys"),
+        (lambda: RunConfig(data=MarkovConfig), "data: given the class MarkovConfig, expected .*an object of MarkovConfig or"),
+    ],
+)
+def test_a_section_that_cannot_be_is_refused_when_it_is_made(make, message: str) -> None:
+    with pytest.raises(BadInputError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_become_plain_ones_and_can_be_written(tmp_path: Path) -> None:
+    config = RunConfig(
+        seed=np.int64(3),
+        optimizer=OptimizerConfig(rate=np.float32(0.5), warmup=np.int64(2)),
+        shift=ShiftConfig(np.array([1, 2]), AtStep(np.int64(4)), Ramp(np.int32(5))),
+    )
+    write_config(tmp_path / "run.toml", config)
+    assert read_config(tmp_path / "run.toml") == config

@@ -19,7 +19,7 @@ from thalweg.storage import read_journal
 from thalweg.train import ahead as ahead_module
 from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback
-from thalweg.train.checkpoint import checkpoints, gather
+from thalweg.train.checkpoint import checkpoints, gather, read_checkpoint
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig
 from thalweg.train.step import hand_over, make_optimizer
 from thalweg.train.trainer import Run, train
@@ -74,6 +74,20 @@ def test_stopped_at_random_moments_a_run_ends_bit_for_bit_the_same(
     assert summary.weights_sha256 == whole.weights_sha256
     assert [s.step for s in summary.switches] == [s.step for s in whole.switches]
     assert [s.scores_after for s in summary.switches] == [s.scores_after for s in whole.switches]
+
+
+@every_switch
+def test_a_run_of_the_version_before_whose_schedule_does_not_name_its_kinds_goes_on_to_the_same_bits(
+    tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, shift: ShiftConfig
+) -> None:
+    config = replace(tiny, optimizer=STEEP, shift=shift, training=replace(tiny.training, checkpoint_every=3))
+    whole, state_dict = train(config, tmp_path / "whole"), Shift.state_dict
+    with monkeypatch.context() as before:
+        before.setattr(Shift, "state_dict", lambda one: {k: v for k, v in state_dict(one).items() if k != "kinds"})
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "cut", [StopAfter(23)])
+    assert "kinds" not in read_checkpoint(checkpoints(tmp_path / "cut" / "checkpoints")[-1]).facts["shift"]
+    assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
 
 
 @pytest.mark.parametrize("kind", ["linear", "softmax"])

@@ -15,6 +15,7 @@ from thalweg.data.batches import Ceiling, EvaluationSet, Longer, Tokens, shuffle
 from thalweg.data.markov import MarkovLanguage, long_tail
 from thalweg.data.source_facts import source_facts
 from thalweg.errors import require
+from thalweg.plain import checked
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class MarkovConfig:
     """Training sequences, the first ones, that are scored as the set "train"; 0 for all."""
 
     def __post_init__(self) -> None:
+        checked(self, "data.")
         require(self.vocabulary >= 2, "data.vocabulary", self.vocabulary, "at least 2 tokens")
         require(self.order >= 1, "data.order", self.order, "at least 1: the next token depends on the last one")
         longer = f"more tokens than the order {self.order}"

@@ -5,29 +5,35 @@ Shape letters: B samples, Q tokens of a query, A tokens of the longest answer (s
 
 from __future__ import annotations
 
+import copy
 import importlib
 import operator
 import os
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from thalweg.data.batches import Tokens
-from thalweg.errors import BadInputError, require, unknown
+from thalweg.errors import BadInputError, inert, require, shown, unknown
 
 NEEDED = ("name", "symbols", "query", "answer", "oracle", "slots", "loops")
 PATIENCE = 1.0
 """Seconds that the oracle has for the samples of one length, before it counts as slow."""
 
+MANY = 50
+"""Samples that are drawn, at least, to see that they follow the generator."""
+
 
 class Task(Protocol):
     """What can be learned by `thalweg.data.task_data.TaskData`; `examples/a_task_of_your_own.py` makes one.
 
-    Queries and answers are made of the tokens 0 to ``symbols - 1``; the end token is ``symbols``.
+    Queries and answers are made of the tokens 0 to ``symbols - 1``; the end token is ``symbols``. Every member is a function of its
+    arguments: no other generator, no counter, no clock, so that a run can be made again and gone on with, bit for bit.
     """
 
     name: str
@@ -36,7 +42,7 @@ class Task(Protocol):
     """At least 1."""
 
     def query(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
-        """Random queries ``(count, Q)`` of one length; Q depends on the length alone."""
+        """Random queries ``(count, Q)`` of one length, drawn from ``rng`` alone; Q depends on the length alone."""
         ...
 
     def answer(self, query: Tokens, length: int) -> Tokens:
@@ -64,9 +70,8 @@ def find_task(name: str) -> Task:
     """
     from thalweg.data.tasks import TASKS
 
-    if ":" not in name:
-        if name not in TASKS:
-            raise unknown("task", name, TASKS)
+    check_name(name)
+    if not own(name):
         return TASKS[name]
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:  # an installed command does not look where it is called
@@ -75,8 +80,30 @@ def find_task(name: str) -> Task:
         found = getattr(importlib.import_module(module), attribute)
         task = found() if isinstance(found, type) else found
     except (Exception, SystemExit) as error:  # the module is the user's: anything may go wrong in it
-        raise BadInputError(f"task: given {name!r}, expected module:attribute that can be imported ({error})") from None
+        raise BadInputError(f"task: given {name!r}, expected module:attribute that can be imported ({told(error)})") from None
     return Guarded(task, name)
+
+
+def own(name: str) -> bool:
+    """Whether a task is one of the user's own, whose module is imported where it is asked, and not before."""
+    return ":" in name
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no task can have; the module of a user's own task is not imported.
+
+    Raises:
+        BadInputError: an unknown task (with the likely meaning), or a name of another form than module:attribute.
+    """
+    from thalweg.data.tasks import TASKS
+
+    if not own(name):
+        if name not in TASKS:
+            raise unknown("task", name, TASKS)
+        return
+    module, _, attribute = name.partition(":")
+    named = name.isprintable() and all(part.strip() for part in (*module.split("."), attribute))
+    require(named, "task", name, "module:attribute that can be imported")
 
 
 class Guarded:
@@ -103,20 +130,43 @@ class Guarded:
         require(isinstance(name, str) and name.isprintable() and name.strip() != "", "task name", name, "a line of text")
         self.task, self.name = task, name
         self.symbols = whole(symbols, f"task {name}: symbols")
-        self.widths: dict[int, int] = {}
-        """Length -> width of its queries."""
+        self.known: dict[tuple[str, int], int] = {}
+        """Member and length -> the number that it gave: width of the queries, slots, loops."""
+        self.asked: Counter[str] = Counter()
+        """Member -> how often it was asked."""
 
     def query(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
-        """Queries ``(count, Q)``, with the Q that this length had before."""
+        """Queries ``(count, Q)``, with the Q that this length had before.
+
+        From time to time the same ones are asked for twice, see `due`.
+        """
+        twin = copy.deepcopy(rng) if self.due("query") else None
+        made = self.drawn(length, count, rng)
+        if twin is not None:
+            same = np.array_equal(made, self.drawn(length, count, twin))
+            self.refuse_unless(same, "query", length, "gives other samples for the same rng; draw from it alone")
+        return made
+
+    def drawn(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
+        """Queries, asked for once."""
         where = self.where("query", length)
         made = tokens(self.ask("query", length, length, count, rng), self.symbols - 1, where)
-        width = self.widths.setdefault(length, made.shape[-1] if made.ndim else 0)
+        width = self.known.setdefault(("query", length), made.shape[-1] if made.ndim else 0)
         wanted = f"({count}, {width}): a width that depends on the length alone"
         require(made.shape == (count, width), where, made.shape, wanted)
         return made
 
     def answer(self, query: Tokens, length: int) -> Tokens:
-        """Answers ``(count, A)`` as wide as the slots."""
+        """Answers ``(count, A)`` as wide as the slots; from time to time asked for twice, see `due`."""
+        twice = self.due("answer")
+        found = self.answered(query, length)
+        if twice:
+            same = np.array_equal(found, self.answered(query, length))
+            self.refuse_unless(same, "answer", length, "gives other answers to the same query")
+        return found
+
+    def answered(self, query: Tokens, length: int) -> Tokens:
+        """Answers, asked for once."""
         where, asked, slots = self.where("answer", length), query.copy(), self.slots(length)
         made = self.ask("answer", length, query, length)
         kept = np.array_equal(query, asked)
@@ -132,17 +182,34 @@ class Guarded:
         try:
             found = [operator.index(token) for token in made]
         except TypeError:
-            raise BadInputError(f"{where}: given {made!r:.60}, expected a list of whole numbers") from None
+            raise BadInputError(f"{where}: given {shown(made)[:60]}, expected a list of whole numbers") from None
         require(len(found) <= slots, where, found, f"at most the {slots} slots")
         return found
 
     def slots(self, length: int) -> int:
-        """Slots A, at least 1."""
-        return whole(self.ask("slots", length, length), self.where("slots", length))
+        """Slots A, at least 1; what this length had before."""
+        return self.number("slots", length)
 
     def loops(self, length: int) -> int:
-        """Passes T(n), at least 1."""
-        return whole(self.ask("loops", length, length), self.where("loops", length))
+        """Passes T(n), at least 1; what this length had before."""
+        return self.number("loops", length)
+
+    def number(self, member: str, length: int) -> int:
+        """The number that a member gives for a length, always the same one."""
+        found = whole(self.ask(member, length, length), self.where(member, length))
+        known = self.known.setdefault((member, length), found)
+        self.refuse_unless(found == known, member, length, f"gives {known} and {found} for the same length")
+        return found
+
+    def due(self, member: str) -> bool:
+        """Whether a member is asked twice this time, to see that it gives the same: at its calls 1, 2, 4, 8, ..."""
+        self.asked[member] += 1
+        return self.asked[member].bit_count() == 1
+
+    def refuse_unless(self, same: bool, member: str, length: int, what: str) -> None:
+        """Refuse a member that is no function of its arguments."""
+        if not same:
+            raise BadInputError(f"{self.where(member, length)} {what}: expected a function of its arguments")
 
     def ask(self, member: str, length: int, *given: object, finish: Callable[[Any], Any] = lambda made: made) -> Any:
         """What a member of the user's task says, ``finish`` made of it."""
@@ -158,8 +225,8 @@ class Guarded:
 
 
 def told(error: BaseException) -> str:
-    """An exception in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """An exception in one line that is safe to print."""
+    return inert(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int = 50, seed: int = 0) -> None:
@@ -171,31 +238,85 @@ def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int 
     Raises:
         BadInputError: one of its members fails, or gives what is not whole, out of range or of another shape than it should be
             (loops and slots of at least 1, queries of even width, answers as wide as the slots); an answer that changes its query;
-            an oracle that disagrees with the answers; names the length.
+            an oracle that disagrees with the answers; a member that gives another value for the same arguments (a query that draws
+            from another generator, a counter, a clock), or queries that are the same ones for every rng; names the length.
     """
     task = task if isinstance(task, Guarded) else Guarded(task)
     patient = True
+    fixed = varied = False
     for length in sorted(lengths):
-        rng = np.random.default_rng([seed, length])
         task.loops(length)
-        query = task.query(length, count, rng)
-        task.query(length, 1, rng)
-        answer = task.answer(query, length)
+        query = sampled(task, length, count, seed)
+        if not varied:
+            several = [task.drawn(length, max(count, MANY), np.random.default_rng([seed + k, length])) for k in range(4)]
+            fixed |= len(np.unique(several[0], axis=0)) > 1
+            varied = any(not np.array_equal(several[0], other) for other in several[1:])
+        answer = answered(task, query, length)
+        task.loops(length)
         if patient and not agrees(task, query.tolist(), answer.tolist(), length):
             patient = False
             warnings.warn(f"task {task.name}: its oracle is slow and was not asked beyond length {length}", stacklevel=2)
+    again = whole(getattr(task.task, "symbols", 0), f"task {task.name}: symbols")
+    require(again == task.symbols, f"task {task.name}: symbols", again, f"the same number as before, {task.symbols}")
+    if fixed and not varied:
+        raise BadInputError(f"task {task.name}: query gives the same samples for every rng; draw from the rng that it is given")
+
+
+def checked_task(name: str, lengths: Sequence[int], count: int = 50) -> Task:
+    """A task by its name, one of the user's own checked at these lengths, and made twice where it is a class.
+
+    Raises:
+        BadInputError: as `find_task` and `check_task`; two objects of the class that differ.
+    """
+    task = find_task(name)
+    if not isinstance(task, Guarded):
+        return task
+    check_task(task, lengths, count)
+    twin = find_task(name)
+    assert isinstance(twin, Guarded)
+    for length in lengths:
+        one, other = (made.drawn(length, count, np.random.default_rng([0, length])) for made in (task, twin))
+        same = np.array_equal(one, other) and np.array_equal(task.answered(one, length), twin.answered(one, length))
+        same = same and (task.loops(length), task.symbols) == (twin.loops(length), twin.symbols)
+        if not same:
+            raise BadInputError(
+                f"task {task.name}, length {length}: two objects of {name} differ; expected a class without chance in it"
+            )
+    return task
+
+
+def sampled(task: Guarded, length: int, count: int, seed: int) -> Tokens:
+    """Queries of one length, asked for twice from the same generator."""
+    once, again = (task.drawn(length, count, np.random.default_rng([seed, length])) for _ in range(2))
+    task.drawn(length, 1, np.random.default_rng([seed, length]))
+    same = np.array_equal(once, again)
+    task.refuse_unless(same, "query", length, "gives other samples for the same rng; draw from it alone")
+    return once
+
+
+def answered(task: Guarded, query: Tokens, length: int) -> Tokens:
+    """Answers, asked for twice, and of the last query alone."""
+    once, again, last = (task.answered(one, length) for one in (query, query, query[-1:]))
+    task.refuse_unless(np.array_equal(once, again), "answer", length, "gives other answers to the same query")
+    alone = np.array_equal(once[-1:], last)
+    task.refuse_unless(alone, "answer", length, "gives another answer to a query alone than beside others")
+    return once
 
 
 def agrees(task: Task, queries: list[list[int]], answers: list[list[int]], length: int) -> bool:
     """Whether the oracle gave these answers in the time that it has; False where that ended first."""
     started = time.perf_counter()
-    for query, given in zip(queries, answers, strict=True):
-        answer = task.oracle(query, length)
+    for number, (query, given) in enumerate(zip(queries, answers, strict=True)):
+        answer = task.oracle(list(query), length)
         expected = answer + [task.symbols] * (task.slots(length) - len(answer))
         if given != expected:
             raise BadInputError(
                 f"task {task.name}, length {length}: the oracle disagrees with the answer of query {query}: "
                 f"given {given}, expected {expected}"
+            )
+        if number == 0 and isinstance(task, Guarded):
+            task.refuse_unless(
+                task.oracle(list(query), length) == answer, "oracle", length, "gives other answers to the same query"
             )
         if time.perf_counter() - started > PATIENCE:
             return False

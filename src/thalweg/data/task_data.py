@@ -16,8 +16,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from thalweg.data.batches import Tokens
-from thalweg.data.task import check_task, find_task
+from thalweg.data.task import Task, check_name, checked_task, find_task, own
 from thalweg.errors import require
+from thalweg.plain import checked
 from thalweg.streams import stream
 
 IGNORED = -100
@@ -26,6 +27,11 @@ BEYOND = 1.5
 """Loops that are tried after training, as a multiple of those that a length asks for."""
 EXTRA = 0.5
 """Loops that are drawn on top of T(n), at most, as a share of it; `loops` "random" only."""
+
+
+def with_extra(loops: int) -> int:
+    """Most loops that are drawn where a length asks for this many."""
+    return loops + int(EXTRA * loops)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,11 @@ class TaskSet:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task, its lengths, and how it is asked."""
+    """A task, its lengths, and how it is asked.
+
+    A task of the user's own is not imported here, so that a config can be read where its module is not there: it is when `TaskData`
+    is made, and where one of the properties that follow from the task is asked for.
+    """
 
     kind: ClassVar[str] = "task"
     task: str = "parity"
@@ -77,6 +87,8 @@ class TaskConfig:
     """Samples of each."""
 
     def __post_init__(self) -> None:
+        checked(self, "data.")
+        check_name(self.task)
         for name in ("longest", "samples", "tests"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "a whole number of at least 1")
         require(1 <= self.start <= self.longest, "data.start", self.start, f"a length from 1 to data.longest, {self.longest}")
@@ -85,7 +97,20 @@ class TaskConfig:
         wanted = 'a maximum that grows with data.grow, or data.grow = 0 and data.loops = "length" for one that the stage sets'
         require(fits, "data.lengths", self.lengths, wanted)
         require(all(n >= 1 for n in self.tested), "data.tested", self.tested, "lengths of at least 1")
-        task = find_task(self.task)
+        if not self.own:
+            self.check_passes(find_task(self.task))
+
+    @property
+    def own(self) -> bool:
+        """Whether the task is one of the user's own: what follows from it below imports its module, the config itself does not."""
+        return own(self.task)
+
+    def check_passes(self, task: Task) -> None:
+        """Refuse a task that asks for no passes, and one that a stage cannot set the lengths of.
+
+        Raises:
+            BadInputError: names the length.
+        """
         passes = {length: task.loops(length) for length in self.used_lengths}
         for length in range(2, self.longest + 1):
             rises = self.lengths == "grow" or passes[length] >= passes[length - 1]
@@ -112,7 +137,7 @@ class TaskConfig:
         """Most passes of a training sample."""
         task = find_task(self.task)
         most = max(task.loops(length) for length in range(1, self.longest + 1))
-        return most + int(EXTRA * most) if self.loops == "random" else most
+        return with_extra(most) if self.loops == "random" else most
 
     def passes(self, length: int) -> int:
         """Passes asked for at one length, without those that are drawn on top."""
@@ -141,12 +166,13 @@ class TaskData:
     def __init__(self, config: TaskConfig, seed: int) -> None:
         """
         Raises:
-            BadInputError: a task of the user's own that contradicts itself at a trained or tested length, see `check_task`.
+            BadInputError: a task of the user's own that cannot be imported or contradicts itself at a trained or tested length, see
+                `check_task`; one whose passes fall where a stage sets the lengths.
         """
         self.config, self.seed, self.name = config, seed, config.task
-        self.task = find_task(config.task)
-        if ":" in config.task:
-            check_task(self.task, config.used_lengths, count=20)
+        self.task = checked_task(config.task, config.used_lengths, count=20)
+        if config.own:
+            config.check_passes(self.task)
         self.vocabulary, self.length, self.deepest = config.vocabulary, config.length, config.deepest
         groups = [self.drawn(n, config.samples, stream(seed, "task-held-out", n)) for n in range(1, config.longest + 1)]
         self.evaluation = (TaskSet("held-out", tuple(groups)),)

@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import sysconfig
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
 import numpy as np
 
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
-from thalweg.errors import BadInputError, InsufficientDataError, require
+from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, inert, require
+from thalweg.plain import checked
 from thalweg.storage import atomic_stream
 from thalweg.streams import stream
 
 SEPARATOR = b"\0"
 """Stands between two files; a byte that text does not hold."""
+CLOSE = 0.05
+"""Relative difference from the share that was asked for up to which files are left whole."""
 SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 
 
@@ -34,15 +40,18 @@ class TextConfig:
 
     kind: ClassVar[str] = "text"
     path: str = ""
-    """A file or folder; empty means the ``.py`` files of Python's own standard library, without its tests."""
+    """A file or folder, links to folders not followed; empty: the ``.py`` files of Python's standard library, without its tests."""
     length: int = 65
     """Bytes of a window, targets included."""
     held_out_share: float = 0.1
-    """Share of the bytes, in whole files, that is held out (of a single file: its end)."""
+    """Share of the bytes that is held out, in whole files where they come close; else one file is cut and its end is held out."""
     windows: int = 256
     """Windows, evenly spaced, of each evaluation set."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.path, os.PathLike):
+            object.__setattr__(self, "path", os.fsdecode(self.path))
+        checked(self, "data.")
         require(self.length >= 2, "data.length", self.length, "at least 2 bytes: one to see and one to predict")
         require(0 < self.held_out_share < 1, "data.held_out_share", self.held_out_share, "a share between 0 and 1")
         require(self.windows >= 1, "data.windows", self.windows, "at least 1")
@@ -129,27 +138,34 @@ def corpus(path: str, held_out_share: float) -> Corpus:
     """Read, split and map a file or folder.
 
     Raises:
-        BadInputError: the path is missing, unreadable, empty, or has no text.
+        BadInputError: the path is missing, no file or folder (a named pipe, a socket, a device), or has no text that can be read.
+    Warns:
+        SkippedFilesWarning: something in the folder is no file or cannot be read, and is left out.
     """
-    name, root, files = find_files(path)
+    found = find_files(path)
     digest = hashlib.sha256(repr(held_out_share).encode())
     sizes: dict[Path, int] = {}
-    for file in files:
-        relative = file.relative_to(root).as_posix()
-        content = read(file)
+    for file in found.files:
+        content = found.read(file)
+        if content is None:
+            continue
         sizes[file] = len(content)
-        digest.update(f"{relative}\0{len(content)}\0".encode())
+        digest.update(name_in(file, found.root) + b"\0" + f"{len(content)}\0".encode())
         digest.update(content)
+    found.tell(len(sizes))
     if not sum(sizes.values()):
-        raise BadInputError(f"text {name}: given {len(files)} empty files, expected text; choose another path")
+        raise BadInputError(f"text {found.name}: given {len(sizes)} empty files, expected text; choose another path")
+    train, held_out = split(list(sizes), sizes, found.root, held_out_share)
+    for part in held_out:
+        if part.first and len(sizes) > 1:  # a file of several that is cut: another split than the one by whole files
+            digest.update(b"cut\0" + name_in(part.file, found.root) + f"\0{part.first}".encode())
     key = digest.hexdigest()
     folder = cache_folder() / "text" / key[:32]
-    train, held_out = split(files, sizes, root, held_out_share)
     for target, parts in (("train.bin", train), ("held-out.bin", held_out)):
         if not (folder / target).exists():
-            atomic_stream(folder / target, joined(parts))
+            atomic_stream(folder / target, joined(parts, sizes))
     return Corpus(
-        name, key, len(files), len({p.file for p in held_out}), mapped(folder / "train.bin"), mapped(folder / "held-out.bin")
+        found.name, key, len(sizes), len({p.file for p in held_out}), mapped(folder / "train.bin"), mapped(folder / "held-out.bin")
     )
 
 
@@ -158,48 +174,132 @@ def mapped(file: Path) -> np.ndarray:
     return np.memmap(file, dtype=np.uint8, mode="r") if file.stat().st_size else np.empty(0, dtype=np.uint8)
 
 
-def find_files(path: str) -> tuple[str, Path, list[Path]]:
+@dataclass
+class Found:
+    """The text files of a path, and what is there beside them."""
+
+    name: str
+    """Of the path, safe to print."""
+    root: Path
+    files: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    """What is no file or cannot be read -> how often."""
+    first_error: OSError | None = None
+
+    def read(self, file: Path, limit: int = -1) -> bytes | None:
+        """The first ``limit`` bytes of a file, or all; None where it cannot be read, which is counted."""
+        try:
+            return read(file, limit)
+        except OSError as error:
+            self.unreadable(error, "file")
+            return None
+
+    def unreadable(self, error: OSError, kind: str) -> None:
+        """Count what cannot be opened."""
+        self.left_out[f"unreadable {kind}"] += 1
+        self.first_error = self.first_error or error
+
+    def tell(self, count: int) -> None:
+        """One line on what was left out beside ``count`` files, or a refusal where no file is left."""
+        parts = ", ".join(f"{number} {kind}{'s' if number > 1 else ''}" for kind, number in sorted(self.left_out.items()))
+        if not count:
+            if self.first_error is not None:
+                refuse_unreadable(self.first_error)
+            beside = f" ({parts})" if parts else ""
+            raise BadInputError(f"text: given {self.shown}, a folder without text files{beside}; expected at least one")
+        if parts:
+            words = f"text {self.name}: left out {parts}; {count} files are used"
+            warnings.warn(words, SkippedFilesWarning, stacklevel=4)
+
+    @property
+    def shown(self) -> str:
+        """The path in a message."""
+        return f"'{inert(os.fspath(self.root))}'"
+
+
+def find_files(path: str) -> Found:
     """Name, root and the sorted text files of a path."""
     if not path:
-        root = Path(sysconfig.get_paths()["stdlib"])
-        return "Python standard library", root, [f for f in walk(root) if f.suffix == ".py"]
-    given = Path(path).expanduser()
-    if given.is_file():
-        return given.name, given.parent, [given]
-    if not given.is_dir():
-        raise BadInputError(f"text: given {path!r}, which does not exist; expected a file or a folder with text")
-    files = [f for f in walk(given) if is_text(f)]
-    if not files:
-        raise BadInputError(f"text: given {path!r}, a folder without text files; expected at least one")
-    return given.name or str(given), given, files
+        found = Found("Python standard library", Path(sysconfig.get_paths()["stdlib"]))
+        found.files = [file for file in walk(found) if file.suffix == ".py"]
+        return found
+    shown = f"'{inert(path)}'"
+    try:
+        given = Path(path).expanduser()
+        mode = os.stat(given).st_mode
+    except (OSError, ValueError, RuntimeError) as error:
+        what = "a dead link" if os.path.islink(os.path.expanduser(path)) else "which does not exist"
+        if isinstance(error, PermissionError):
+            refuse_unreadable(error)
+        raise BadInputError(f"text: given {shown}, {what}; expected a file or a folder with text") from None
+    if stat.S_ISREG(mode):
+        found = Found(inert(given.name), given.parent, [given])
+        if found.read(given, 1) is None and found.first_error is not None:
+            refuse_unreadable(found.first_error)
+        return found
+    if not stat.S_ISDIR(mode):
+        raise BadInputError(f"text: given {shown}, a {kind_of(mode)}; expected a file or a folder with text")
+    found = Found(inert(given.name or str(given)), given)
+    for file in walk(found):
+        start = found.read(file, 4096)
+        if start is not None and SEPARATOR not in start:
+            found.files.append(file)
+    if not found.files:
+        found.tell(0)
+    return found
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """Files below a folder in the order of their names; hidden ones, tests and installed packages left out."""
-    for folder, folders, names in os.walk(root, onerror=unreadable):
+def walk(found: Found) -> Iterator[Path]:
+    """Files below the root in the order of their names; hidden ones, tests and installed packages left out.
+
+    A file that is there under several names, by links, comes once. What is no file is counted and never opened: opening a named
+    pipe would wait for its other end.
+    """
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(found.root, onerror=lambda error: found.unreadable(error, "folder")):
         folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            file = Path(folder, name)
+            try:
+                facts = os.stat(file)
+            except PermissionError as error:
+                found.unreadable(error, "file")
+                continue
+            except OSError:  # nothing at its end, or a loop of links
+                found.left_out["dead link"] += 1
+                continue
+            if not stat.S_ISREG(facts.st_mode):
+                found.left_out[kind_of(facts.st_mode)] += 1
+            elif (facts.st_dev, facts.st_ino) not in seen:
+                seen.add((facts.st_dev, facts.st_ino))
+                yield file
 
 
-def is_text(file: Path) -> bool:
-    """Whether the first block of a file holds no zero byte."""
-    return SEPARATOR not in read(file, 4096)
+def kind_of(mode: int) -> str:
+    """What is neither a file nor a folder, in words."""
+    kinds = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"))
+    return next((words for asks, words in kinds if asks(mode)), "device")
+
+
+def name_in(file: Path, root: Path) -> bytes:
+    """Name below the root, as the bytes that the file system has."""
+    return os.fsencode(file.relative_to(root).as_posix())
 
 
 def read(file: Path, limit: int = -1) -> bytes:
     """The first ``limit`` bytes of a file, or all."""
-    try:
-        with file.open("rb") as handle:
-            return handle.read(limit)
-    except OSError as error:
-        unreadable(error)
+    with file.open("rb") as handle:
+        return handle.read(limit)
 
 
-def unreadable(error: OSError) -> NoReturn:
+def refuse_unreadable(error: OSError) -> NoReturn:
     """One clear line for a file or folder that cannot be opened."""
+    where = inert(os.fsdecode(error.filename or ""))
     raise BadInputError(
-        f"text: cannot read {error.filename} ({error.strerror}); expected readable files; leave it out or fix its rights"
-    )
+        f"text: cannot read {where} ({error.strerror}); expected readable files; leave it out or fix its rights"
+    ) from None
 
 
 @dataclass(frozen=True)
@@ -212,24 +312,39 @@ class Part:
 
 
 def split(files: Sequence[Path], sizes: dict[Path, int], root: Path, share: float) -> tuple[list[Part], list[Part]]:
-    """Train and held-out parts: whole files, chosen by the hash of their name, until the share is reached.
+    """Train and held-out parts: whole files, in the order of the hash of their name, until the share is reached.
 
-    A single file is cut once: its end is held out.
+    Where whole files miss the share of the bytes by more than `CLOSE` of it, because one of them is large, the last one is cut: its
+    end is held out, as much as is missing, and the rest of it is trained on. A single file is always cut.
     """
-    if len(files) == 1:
-        cut = round(sizes[files[0]] * (1 - share))
-        return [Part(files[0], 0, cut)], [Part(files[0], cut, sizes[files[0]])]
-    shuffled = sorted(files, key=lambda f: hashlib.sha256(f.relative_to(root).as_posix().encode()).digest())
-    wanted, held_out = share * sum(sizes.values()), []
-    while sum(sizes[f] for f in held_out) < wanted and len(shuffled) > 1:
-        held_out.append(shuffled.pop(0))
-    return [Part(f, 0, sizes[f]) for f in sorted(shuffled)], [Part(f, 0, sizes[f]) for f in sorted(held_out)]
+    shuffled = sorted(files, key=lambda f: hashlib.sha256(name_in(f, root)).digest())
+    total, held, count = sum(sizes.values()), 0, 0
+    while held < share * total and count < len(shuffled) - 1:
+        held, count = held + sizes[shuffled[count]], count + 1
+    train, held_out = shuffled[count:], shuffled[:count]
+    whole = [Part(f, 0, sizes[f]) for f in sorted(train)], [Part(f, 0, sizes[f]) for f in sorted(held_out)]
+    if abs(held - share * total) <= CLOSE * share * total:
+        return whole
+    cut = held_out.pop() if held > share * total else train.pop()  # the one that brought too much, or the only one that is left
+    missing = total - round(total * (1 - share)) - sum(sizes[f] for f in held_out)
+    first = min(sizes[cut], max(0, sizes[cut] - missing))
+    parts = [Part(f, 0, sizes[f]) for f in train] + [Part(cut, 0, first)]
+    ends = [Part(f, 0, sizes[f]) for f in held_out] + [Part(cut, first, sizes[cut])]
+    return filled(parts), filled(ends)
 
 
-def joined(parts: Sequence[Part]) -> Iterator[bytes]:
+def filled(parts: Iterable[Part]) -> list[Part]:
+    """The parts that are not empty, in the order of their files."""
+    return sorted((part for part in parts if part.last > part.first), key=lambda part: part.file)
+
+
+def joined(parts: Sequence[Part], sizes: dict[Path, int]) -> Iterator[bytes]:
     """The bytes of the parts, a separator after each but the last."""
     for number, part in enumerate(parts):
-        yield (SEPARATOR if number else b"") + read(part.file)[part.first : part.last]
+        content = read(part.file)
+        same = len(content) == sizes[part.file]
+        require(same, f"text: {inert(str(part.file))}", f"{len(content)} bytes", f"{sizes[part.file]}, as before: it has changed")
+        yield (SEPARATOR if number else b"") + content[part.first : part.last]
 
 
 def cache_folder() -> Path:

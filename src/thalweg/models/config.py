@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from thalweg.errors import require
+from thalweg.plain import checked
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class ModelConfig:
         return replace(self, learned_gains=loops, loop_norm=True, residual_loops=loops, injection=True)
 
     def __post_init__(self) -> None:
+        checked(self, "model.")
         require(self.vocabulary >= 2, "model.vocabulary", self.vocabulary, "at least 2 tokens")
         for name in ("length", "width", "layers", "heads", "expansion", "residual_loops"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "a whole number of at least 1")

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,9 +26,12 @@ from thalweg.errors import require
 from thalweg.models.attention import Fused, rotation_table
 from thalweg.models.block import AttentionBlock, GPTBlock, layer_norm, norm
 from thalweg.models.config import ModelConfig
+from thalweg.plain import as_float, plain
 
 Loops = int | Tensor
 """Passes of a call: one number, or one for each sequence."""
+Gains = Sequence[float] | Tensor | None
+"""One factor for each pass, the first 1; None where all are 1."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class LoopedTransformer(nn.Module):
             self.head.weight = self.embedding.weight
         initialise(self, generator)
 
-    def forward(self, tokens: Tensor, loops: Loops = 1, gains: Sequence[float] | Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, loops: Loops = 1, gains: Gains = None) -> Tensor:
         """Logits after ``loops`` passes.
 
         Args:
@@ -80,26 +84,29 @@ class LoopedTransformer(nn.Module):
                 passes changes no more, and later passes are computed for the others alone.
             gains: one factor per pass, the first 1; numbers (a pass at 0 is skipped, at 1 costs nothing extra) or a
                 tensor ``(T,)`` (every pass is computed, so that compiled graphs do not depend on the values).
-                Learned gains are multiplied with them. With loops for each sequence T is the largest of them.
+                Learned gains are multiplied with them. With loops for each sequence T is the largest of them. Values of a tensor
+                are not looked at while the call is compiled or recorded as a CUDA graph; the first one counts as 1 there.
         Raises:
-            BadInputError: loops below 1 or above ``learned_gains``, loops for another number of sequences, gains of another
-                length, a sequence longer than the learned positions.
+            BadInputError: loops that are not whole, below 1 or above ``learned_gains``, loops for another number of sequences,
+                gains of another length, not finite, or with a first that is not 1, a sequence longer than the learned positions.
         """
         if isinstance(loops, Tensor):
             return self.forward_each(tokens, loops, gains)
-        self.check(loops, loops, gains)
+        gains = self.check(loops, loops, gains)
         embedded, context = self.embed(tokens), self.context(tokens)
         states = embedded
         for index in range(loops):
             states = self.one_pass(states, embedded, index, gains, context)
         return self.read(states)
 
-    def forward_each(self, tokens: Tensor, loops: Tensor, gains: Sequence[float] | Tensor | None) -> Tensor:
+    def forward_each(self, tokens: Tensor, loops: Tensor, gains: Gains) -> Tensor:
         """The same with loops for each sequence: the deepest come first, and each pass is for as many as still go on."""
         require(loops.shape == tokens.shape[:1], "loops", tuple(loops.shape), f"one number for each of {len(tokens)} sequences")
+        counts = not (loops.is_floating_point() or loops.is_complex() or loops.dtype == torch.bool)
+        require(counts, "loops", str(loops.dtype), "whole numbers")
         order = loops.argsort(descending=True, stable=True)
         ranked = loops[order].tolist()
-        self.check(ranked[-1], ranked[0], gains)
+        gains = self.check(ranked[-1], ranked[0], gains)
         tokens = tokens[order.to(tokens.device)]
         embedded, context = self.embed(tokens), self.context(tokens)
         states, done = embedded, []
@@ -111,7 +118,7 @@ class LoopedTransformer(nn.Module):
             states = self.one_pass(states, embedded, index, gains, context)
         return self.read(torch.cat([states, *reversed(done)]))[order.argsort().to(tokens.device)]
 
-    def forward_masked(self, tokens: Tensor, loops: Tensor, passes: int, gains: Sequence[float] | Tensor | None = None) -> Tensor:
+    def forward_masked(self, tokens: Tensor, loops: Tensor, passes: int, gains: Gains = None) -> Tensor:
         """The same with every pass computed for all sequences: no shape, and no kernel, depends on the values of ``loops``.
 
         Args:
@@ -120,7 +127,7 @@ class LoopedTransformer(nn.Module):
             passes: T, at least the largest of them.
             gains: as in `forward`, one for each of the T passes.
         """
-        self.check(1, passes, gains)
+        gains = self.check(1, passes, gains)
         embedded, context = self.embed(tokens), self.context(tokens)
         states = embedded
         for index in range(passes):
@@ -128,25 +135,26 @@ class LoopedTransformer(nn.Module):
             states = moved if index == 0 else torch.where((loops > index).view(-1, 1, 1), moved, states)
         return self.read(states)
 
-    def unrolled(self, tokens: Tensor, loops: int, gains: Sequence[float] | None = None) -> Iterator[Tensor]:
+    def unrolled(self, tokens: Tensor, loops: int, gains: Gains = None) -> Iterator[Tensor]:
         """Logits ``(B, L, V)`` after one pass, after two, and so on to ``loops``; gains as in `forward`."""
-        self.check(loops, loops, gains)
+        gains = self.check(loops, loops, gains)
         embedded, context = self.embed(tokens), self.context(tokens)
         states = embedded
         for index in range(loops):
             states = self.one_pass(states, embedded, index, gains, context)
             yield self.read(states)
 
-    def check(self, fewest: int, most: int, gains: Sequence[float] | Tensor | None) -> None:
-        """Refuse numbers of passes that there are not."""
+    def check(self, fewest: int, most: int, gains: Gains) -> Gains:
+        """The gains as plain numbers or a tensor; numbers of passes that there are not, and gains that cannot be, are refused."""
+        for loops in (fewest, most):
+            counts = isinstance(loops, int | np.integer | torch.SymInt) and not isinstance(loops, bool)
+            require(counts, "loops", loops, "a whole number of at least 1")
         require(fewest >= 1, "loops", fewest, "a whole number of at least 1")
         allowed = self.config.learned_gains
         require(not 0 < allowed < most, "loops", most, f"at most the {allowed} passes that have a gain (model.learned_gains)")
-        require(gains is None or len(gains) == most, "gains", gains, f"one number for each of the {most} passes")
+        return checked_gains(gains, most, self.embedding.weight.dtype)
 
-    def one_pass(
-        self, states: Tensor, embedded: Tensor, index: int, gains: Sequence[float] | Tensor | None, context: Context
-    ) -> Tensor:
+    def one_pass(self, states: Tensor, embedded: Tensor, index: int, gains: Gains, context: Context) -> Tensor:
         """The states ``(B, L, D)`` after the pass of this index, counted from 0."""
         gain = self.gain(index, gains)
         if isinstance(gain, float | int) and gain == 0:
@@ -167,7 +175,7 @@ class LoopedTransformer(nn.Module):
         """Logits of states."""
         return self.head(self.final_norm(states))
 
-    def gain(self, index: int, gains: Sequence[float] | Tensor | None) -> float | Tensor:
+    def gain(self, index: int, gains: Gains) -> float | Tensor:
         """The gain of a pass, counted from 0: the given one, times the learned one; a given number 0 stays one."""
         given = 1.0 if gains is None or index == 0 else gains[index]
         skipped = isinstance(given, float | int) and given == 0
@@ -190,6 +198,56 @@ class LoopedTransformer(nn.Module):
         if self.config.positions != "rotary":
             return None
         return rotation_table(length, self.config.width // self.config.heads, device)
+
+
+def checked_gains(gains: object, passes: int, dtype: torch.dtype) -> Gains:
+    """Gains of a call as plain numbers, or the tensor in the model's type.
+
+    Raises:
+        BadInputError: another number of them than passes, something that is no finite number, or a first one that is not 1.
+    """
+    wanted = f"one number for each of the {passes} passes"
+    if gains is None:
+        return None
+    if isinstance(gains, Tensor):
+        require(gains.shape == (passes,), "gains", tuple(gains.shape), f"{wanted}, ({passes},)")
+        for index, gain in enumerate(readable(gains)):
+            check_gain(gain, index)
+        return gains.to(dtype)
+    require(not isinstance(gains, str | bytes | type) and hasattr(gains, "__len__"), "gains", gains, wanted)
+    given = list(cast(Sequence[float], gains))
+    require(len(given) == passes, "gains", gains, wanted)
+    return tuple(checked_gain(gain, index, dtype) for index, gain in enumerate(given))
+
+
+def checked_gain(gain: object, index: int, dtype: torch.dtype) -> float:
+    """One gain of several as a plain number, or as the tensor () that it is, in the model's type."""
+    if isinstance(gain, Tensor):
+        require(gain.dim() == 0, f"gains[{index}]", tuple(gain.shape), "one number")
+        for one in readable(gain.reshape(1)):
+            check_gain(one, index)
+        return cast(float, gain.to(dtype))
+    found = plain(gain)
+    found = as_float(found) if type(found) is int else found
+    check_gain(found, index)
+    return found
+
+
+def check_gain(gain: object, index: int) -> None:
+    """Refuse a gain that is no finite number, and one of the first pass that is not 1."""
+    number = isinstance(gain, int | float) and not isinstance(gain, bool) and math.isfinite(gain)
+    require(number, f"gains[{index}]", gain, "a finite number")
+    require(index > 0 or gain == 1, "gains[0]", gain, "1: the first pass always counts in full")
+
+
+def readable(values: Tensor) -> list[float]:
+    """The numbers of a tensor; none where they are not there to be read, as in a compiled, recorded or traced call."""
+    if torch.compiler.is_compiling() or values.is_meta or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return []
+    try:
+        return values.detach().tolist()
+    except RuntimeError:  # under a transform such as vmap
+        return []
 
 
 def initialise(model: LoopedTransformer, generator: torch.Generator | None) -> None:

@@ -1,17 +1,40 @@
 """When to begin the next stage: rules on recorded numbers, each a frozen value with a pure step.
 
 ``begin() -> state`` and ``observe(state, step, loss, grad_norm) -> (state, reason or None)``. The state holds JSON values
-only. ``step`` counts the updates made so far in the whole run, from 1.
+only. ``step`` counts the updates made so far in the whole run, from 1. A loss or norm that is NaN or infinite is left out of
+every mean.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from thalweg.errors import require
+from thalweg.errors import BadInputError, require
+from thalweg.plain import as_float, checked, plain
 
 State = dict[str, Any]
+LARGEST = 1e300
+"""Losses and norms from here on count as infinite: a sum of some of them would be."""
+
+
+def usable(loss: float, grad_norm: float) -> bool:
+    """Whether loss and gradient norm are numbers that can be averaged; NaN and infinity are not."""
+    return abs(loss) < LARGEST and abs(grad_norm) < LARGEST
+
+
+def as_number(given: object, what: str) -> float:
+    """A number of any kind (numpy's and torch's too) as a float; NaN and infinity are let through.
+
+    Raises:
+        BadInputError: it is no number, or several.
+    """
+    found: Any = plain(given)
+    if isinstance(found, list) and not isinstance(given, list) and len(found) == 1:
+        found = found[0]  # a tensor (1,)
+    require(isinstance(found, int | float) and not isinstance(found, bool), what, given, "a number")
+    return as_float(found)
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,7 @@ class Plateau:
     """Updates averaged into one check."""
 
     def __post_init__(self) -> None:
+        checked(self, "plateau ")
         require(self.delta_loss >= 0, "delta_loss", self.delta_loss, "a number of at least 0")
         require(self.delta_grad >= 0, "delta_grad", self.delta_grad, "a number of at least 0")
         require(self.patience >= 1, "patience", self.patience, "a whole number of at least 1")
@@ -56,6 +80,8 @@ class Plateau:
         return {"count": 0, "loss_sum": 0.0, "grad_sum": 0.0, "loss": None, "grad": None, "held": 0}
 
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
+        if not usable(loss, grad_norm):
+            return state, None
         state = state | {
             "count": state["count"] + 1,
             "loss_sum": state["loss_sum"] + loss,
@@ -89,6 +115,7 @@ class AtStep:
     """Updates before the switch."""
 
     def __post_init__(self) -> None:
+        checked(self, "at-step ")
         require(self.step >= 1, "step", self.step, "a whole number of at least 1")
 
     def begin(self) -> State:
@@ -109,6 +136,7 @@ class AtFraction:
     """Updates of the whole run."""
 
     def __post_init__(self) -> None:
+        checked(self, "at-fraction ")
         require(0 < self.share < 1, "share", self.share, "a share between 0 and 1")
         require(self.total_steps >= 1, "total_steps", self.total_steps, "a whole number of at least 1")
 
@@ -146,6 +174,7 @@ class LossBelow:
     """Updates after which the next stage begins all the same; 0 for no end."""
 
     def __post_init__(self) -> None:
+        checked(self, "loss-below ")
         require(self.loss > 0, "loss-below loss", self.loss, "a positive number of nats")
         require(self.window >= 1, "loss-below window", self.window, "a whole number of at least 1")
         require(self.most >= 0, "loss-below most", self.most, "a number of updates of at least 0")
@@ -154,6 +183,8 @@ class LossBelow:
         return {"count": 0, "recent": []}
 
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
+        if not usable(loss, grad_norm):
+            return state, None
         recent = [*state["recent"], loss][-self.window :]
         state = {"count": state["count"] + 1, "recent": recent}
         mean = sum(recent) / len(recent)
@@ -167,14 +198,20 @@ class Glance:
     """What a short look ahead showed of one stage: how far the loss fell, and what that cost."""
 
     gain: float
-    """Loss before minus loss after, on the same batches."""
+    """Loss before minus loss after, on the same batches; not finite where the copy diverged, which counts as no gain at all."""
     cost: float
-    """Counted operations, or any cost that is the same on every machine."""
+    """Counted operations, or any cost that is the same on every machine; above 0."""
+
+    def __post_init__(self) -> None:
+        gain, cost = as_number(self.gain, "glance gain"), as_number(self.cost, "glance cost")
+        require(0 < cost < math.inf, "glance cost", self.cost, "a positive number")
+        object.__setattr__(self, "gain", gain)
+        object.__setattr__(self, "cost", cost)
 
     @property
     def rate(self) -> float:
-        """Gain for each unit of cost."""
-        return self.gain / self.cost
+        """Gain for each unit of cost; minus infinity where the gain is not finite."""
+        return self.gain / self.cost if math.isfinite(self.gain) else -math.inf
 
 
 @dataclass(frozen=True)
@@ -200,6 +237,7 @@ class LookAhead:
     """Looks in a row that must prefer the next stage."""
 
     def __post_init__(self) -> None:
+        checked(self, "look-ahead ")
         require(self.updates >= 4, "look-ahead updates", self.updates, "a whole number of at least 4")
         require(self.every >= self.updates, "look-ahead every", self.every, f"at least the {self.updates} updates of a look")
         require(self.patience >= 1, "patience", self.patience, "a whole number of at least 1")
@@ -216,13 +254,48 @@ class LookAhead:
 
     def judge(self, state: State, here: Glance, ahead: Glance) -> tuple[State, str | None]:
         """What a look at this stage and at the next one means."""
-        better = ahead.gain > 0 and ahead.rate > here.rate
+        better = ahead.rate > max(0.0, here.rate)
         state = {"held": state["held"] + 1 if better else 0, "due": False}
         if state["held"] < self.patience:
             return state, None
         return state, (
             f"{self.updates} updates ahead the next stage gains {ahead.rate:.3g} for each unit of cost and this one {here.rate:.3g}"
         )
+
+
+def fitting(rule: object, state: State, place: str) -> State:
+    """A saved state of one of these rules, as it was; of a rule of the user's own anything is taken.
+
+    Raises:
+        BadInputError: it has other keys or types than the rule's own states, or counts more than a window.
+    """
+    if not isinstance(rule, Criterion):
+        return state
+    alike(state, rule.begin(), place)
+    if isinstance(rule, Plateau):
+        require(state["count"] < rule.window, f"{place}.count", state["count"], f"less than the window, {rule.window}")
+        both = (state["loss"] is None) == (state["grad"] is None)
+        require(both, f"{place}.loss", state["loss"], "a mean of the loss and of the norm, or neither")
+    return state
+
+
+def alike(state: State, template: State, place: str) -> None:
+    """Refuse a state whose keys are not those of the template, or whose values are of other types."""
+    if state.keys() != template.keys():
+        given, wanted = (", ".join(map(str, keys)) or "none" for keys in (state, template))
+        raise BadInputError(f"{place}: given the keys {given}, expected {wanted}; it is damaged or was saved by something else")
+    for key, like in template.items():
+        value, where = state[key], f"{place}.{key}"
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+        if isinstance(like, bool):
+            require(isinstance(value, bool), where, value, "true or false")
+        elif isinstance(like, int):
+            require(number and isinstance(value, int) and value >= 0, where, value, "a whole number of at least 0")
+        elif isinstance(like, list):
+            require(isinstance(value, list), where, value, "a list of numbers")
+            alike({str(at): one for at, one in enumerate(state[key])}, {str(at): 0.0 for at in range(len(state[key]))}, where)
+        else:
+            require(number or value is like is None, where, value, "a finite number")
 
 
 Criterion = Plateau | AtStep | AtFraction | LossBelow | LookAhead

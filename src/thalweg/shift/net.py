@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thalweg.errors import require
+from thalweg.plain import checked
+from thalweg.shift.criterion import usable
 from thalweg.shift.onset import Hard, Onset, Ramp
 
 State = dict[str, Any]
@@ -42,6 +44,7 @@ class SafetyNet:
     """Updates of a mean."""
 
     def __post_init__(self) -> None:
+        checked(self, "net ")
         require(self.tries >= 0, "net tries", self.tries, "a whole number of at least 0")
         require(self.bound > 0, "net bound", self.bound, "a positive number")
         require(self.within >= self.window >= 1, "net window", self.window, f"from 1 to within, {self.within}")
@@ -57,12 +60,14 @@ class SafetyNet:
         """The watch over a switch; ``reference`` is the mean loss before it."""
         return {"reference": reference, "count": 0, "loss_sum": 0.0, "after": 0}
 
-    def observe(self, state: State, settled: bool, loss: float) -> tuple[State | None, str | None]:
-        """One update's loss, ``settled`` when its onset was over.
+    def observe(self, state: State, settled: bool, loss: float, grad_norm: float = 0.0) -> tuple[State | None, str | None]:
+        """One update's loss and gradient norm, ``settled`` when its onset was over.
 
         Returns:
             No state when the watch ended well; a reason when it ended badly.
         """
+        if not usable(loss, grad_norm):
+            return state, f"loss {loss:g} and gradient norm {grad_norm:g} are not both finite"
         state = state | {
             "count": state["count"] + 1,
             "loss_sum": state["loss_sum"] + loss,

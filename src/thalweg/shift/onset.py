@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from thalweg.errors import require
+from thalweg.plain import checked
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Ramp:
     """All new passes at the same time, or one after the other."""
 
     def __post_init__(self) -> None:
+        checked(self, "ramp ")
         require(self.steps >= 1, "ramp steps", self.steps, "a whole number of at least 1")
 
     def gains(self, age: int, added: int) -> tuple[float, ...]:
@@ -84,6 +86,7 @@ class Handover:
     """For "scale"; the mean square of AdamW is multiplied by the factor's square, so that the first step's size stays."""
 
     def __post_init__(self) -> None:
+        checked(self, "handover ")
         require(self.rate > 0, "handover rate", self.rate, "a positive number")
         require(self.rewarm >= 0, "handover rewarm", self.rewarm, "a whole number of at least 0")
         require(0 < self.moments_factor <= 1, "handover moments_factor", self.moments_factor, "a number above 0, at most 1")

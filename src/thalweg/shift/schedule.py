@@ -6,36 +6,18 @@ with which gains.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from thalweg.errors import BadInputError, require
-from thalweg.shift.criterion import Criterion, Glance, LookAhead, Plateau, State
+from thalweg.errors import BadInputError, NonFiniteLossWarning, require
+from thalweg.shift.criterion import Criterion, Glance, LookAhead, Plateau, State, as_number, usable
+from thalweg.shift.given import answered, checked_gains, criteria_of, handover_of, kind_of, ladder, net_of, onset_of, whole
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Onset, Ramp
+from thalweg.shift.saved import Kinds, Retreat, Switch, check_fits, from_json, kept, read_saved
 from thalweg.streams import stream
-
-
-@dataclass(frozen=True)
-class Switch:
-    """One change of stage; ``step`` updates had been made."""
-
-    step: int
-    loops_before: int
-    loops_after: int
-    reason: str
-    softened: int = 0
-    """How often its onset was softened by the safety net."""
-
-
-@dataclass(frozen=True)
-class Retreat:
-    """One switch that was taken back: noticed after ``step`` updates, back to ``back_to``."""
-
-    step: int
-    back_to: int
-    reason: str
 
 
 def doubling(loops: int) -> tuple[int, ...]:
@@ -45,7 +27,7 @@ def doubling(loops: int) -> tuple[int, ...]:
         >>> doubling(12)
         (1, 2, 4, 8, 12)
     """
-    require(loops >= 1, "loops", loops, "a whole number of at least 1")
+    loops = whole(loops, "loops", least=1)
     return (*(2**k for k in range(loops.bit_length()) if 2**k < loops), loops)
 
 
@@ -63,7 +45,8 @@ class Shift:
             works at depths that it is not trained for alone. Not in a stage of one loop and not during a ramp.
         seed: of the drawn loops.
     Raises:
-        BadInputError: stages that do not rise, a number of criteria that does not fit, a spread outside 0 to 1.
+        BadInputError: stages that do not rise, a number of criteria that does not fit, a spread outside 0 to 1; a word, a class or
+            anything else that is no criterion, onset, handover or net; a number that is not whole, finite or in range.
     Example:
         >>> from thalweg.shift.criterion import AtStep
         >>> shift = Shift(loops=3, criterion=AtStep(2), onset=Ramp(steps=2))
@@ -95,26 +78,36 @@ class Shift:
     ) -> None:
         if (loops is None) == (stages is None):
             raise BadInputError("Shift: expected either loops (stages 1 -> loops) or stages, and not both")
-        self.stages = tuple(stages) if stages is not None else tuple(dict.fromkeys((1, loops or 0)))
-        rising = all(a < b for a, b in zip(self.stages, self.stages[1:], strict=False))
-        ladder = "loop counts of at least 1 that rise"
-        require(bool(self.stages) and self.stages[0] >= 1 and rising, "stages", self.stages, ladder)
-        changes = len(self.stages) - 1
-        given = criterion if criterion is not None else Plateau()
-        self.criteria = tuple(given) if isinstance(given, Sequence) else (given,) * changes
-        require(len(self.criteria) == changes, "criteria", len(self.criteria), f"one for each of {changes} changes")
-        require(0 <= spread < 1, "spread", spread, "a share from 0 up to, not including, 1")
-        self.first_onset: Onset = onset if onset is not None else Ramp()
-        self.handover, self.net = handover or Handover(), net or SafetyNet()
-        self.spread, self.seed = spread, seed
+        self.stages = ladder(stages if stages is not None else tuple(dict.fromkeys((1, whole(loops, "loops")))))
+        self.criteria = criteria_of(Plateau() if criterion is None else criterion, len(self.stages) - 1)
+        self.handover = handover_of(Handover() if handover is None else handover)
+        self.net = net_of(SafetyNet() if net is None else net)
+        self.first_onset: Onset = onset_of(Ramp() if onset is None else onset, self.net)
+        self.spread, self.seed = as_number(spread, "spread"), whole(seed, "seed", least=0, most=2**63 - 1)
+        require(0 <= self.spread < 1, "spread", spread, "a share from 0 up to, not including, 1")
         self.step = 0
         self.switches: list[Switch] = []
         self.retreats: list[Retreat] = []
         self.retreat_reason: str | None = None
         """Why the last switch has to be taken back now; None while all is well."""
-        self._state: State = self.criteria[0].begin() if changes else {}
+        self._state: State = self.criteria[0].begin() if self.criteria else {}
         self._recent: list[float] = []
         self._watch: State | None = None
+        self._warned = False
+
+    def __repr__(self) -> str:
+        """Where the schedule stands, and what it is made of."""
+        rule = repr(self.criteria[self.stage]) if self.stage < len(self.criteria) else "none (last stage)"
+        parts = [
+            f"stage {self.stage + 1} of {len(self.stages)} in {self.stages}",
+            f"loops {self.depth}",
+            f"update {self.step}",
+            *(["the last switch is watched"] if self.watching else []),
+            f"criterion {rule}",
+            f"onset {self.onset!r}{'' if self.settled else ' under way'}",
+            f"net {self.net!r}",
+        ]
+        return f"Shift({', '.join(parts)})"
 
     @property
     def stage(self) -> int:
@@ -164,6 +157,7 @@ class Shift:
 
     def range_of(self, loops: int) -> tuple[int, int]:
         """Fewest and most passes that a stage of ``loops`` uses."""
+        loops = whole(loops, "loops", least=1)
         if loops == 1 or not self.spread:
             return loops, loops
         return max(1, round((1 - self.spread) * loops)), round((1 + self.spread) * loops)
@@ -173,26 +167,47 @@ class Shift:
         if not self.switches:
             return ()
         switch = self.switches[-1]
-        gains = self.onset.gains(self.step - switch.step, self.depth - switch.loops_before)
+        onset, added = self.onset, self.depth - switch.loops_before
+        gains = checked_gains(onset, onset.gains(self.step - switch.step, added), added)
         return () if all(gain == 1 for gain in gains) else gains
 
     def update(self, loss: float, grad_norm: float) -> bool:
         """Tell the outcome of one update; True when the next one belongs to a new stage.
 
         On several ranks tell every rank the same numbers: their mean. While a ramp or the watch of the safety net lasts no
-        criterion is asked: the curve then shows the onset, not the stage.
+        criterion is asked: the curve then shows the onset, not the stage. A loss or norm that is NaN or infinite is never shown to
+        a criterion. While a switch is watched it sets `retreat_reason` at once; otherwise there is nothing to take back, and the
+        first one gives a warning.
+
+        Raises:
+            BadInputError: loss or norm is no number, or a norm is below 0; nothing is counted then.
+        Warns:
+            NonFiniteLossWarning: once for each schedule.
         """
-        settled = self.settled
+        loss, grad_norm = as_number(loss, "loss"), as_number(grad_norm, "grad_norm")
+        require(not grad_norm < 0, "grad_norm", grad_norm, "a norm, at least 0")
+        settled, told = self.settled, usable(loss, grad_norm)
         self.step += 1
-        if self.net.tries:
-            self._recent = [*self._recent, float(loss)][-self.net.window :]
-            if self._watch is not None:
-                self._watch, self.retreat_reason = self.net.observe(self._watch, settled, float(loss))
-                return False
+        if self.net.tries and told:
+            self._recent = [*self._recent, loss][-self.net.window :]
+        if self._watch is not None:
+            self._watch, self.retreat_reason = self.net.observe(self._watch, settled, loss, grad_norm)
+            return False
+        if not told:
+            self._warn(f"loss {loss:g} and gradient norm {grad_norm:g}")
+            return False
         if self.stage == len(self.criteria) or not settled:
             return False
-        self._state, reason = self.criteria[self.stage].observe(self._state, self.step, float(loss), float(grad_norm))
+        rule = self.criteria[self.stage]
+        self._state, reason = answered(rule, rule.observe(self._state, self.step, loss, grad_norm))
         return self._begin_next(reason)
+
+    def _warn(self, what: str) -> None:
+        """Say once that a number is not finite, to the caller of `update`."""
+        if not self._warned:
+            words = "not finite; the criterion is not told of it, and no switch is watched by a net that could be taken back"
+            self._warned = True
+            warnings.warn(f"Shift: update {self.step} had {what}: {words}", NonFiniteLossWarning, stacklevel=3)
 
     @property
     def look_due(self) -> bool:
@@ -205,6 +220,8 @@ class Shift:
         rule = self.criteria[self.stage] if self.look_due else None
         if not isinstance(rule, LookAhead):
             raise BadInputError(f"looked after {self.step} updates: no look was due; call it where look_due is true")
+        for what, glance in (("here", here), ("ahead", ahead)):
+            require(isinstance(glance, Glance), f"looked {what}", glance, "an object of Glance, such as Glance(gain=0.1, cost=1.0)")
         self._state, reason = rule.judge(self._state, here, ahead)
         return self._begin_next(reason)
 
@@ -213,7 +230,7 @@ class Shift:
             return False
         self.switches.append(Switch(self.step, self.depth, self.stages[self.stage + 1], reason))
         self._state = self.criteria[self.stage].begin() if self.stage < len(self.criteria) else {}
-        if self.net.tries:
+        if self.net.tries and self._recent:
             self._watch = self.net.begin(sum(self._recent) / len(self._recent))
         return True
 
@@ -228,6 +245,7 @@ class Shift:
         Args:
             reason: why, where the loop knows it and not the schedule (a loss that is not finite).
         """
+        require(reason is None or isinstance(reason, str), "go_back reason", reason, "text")
         why = reason or self.retreat_reason
         watch = self._watch
         if watch is None or why is None:
@@ -250,30 +268,35 @@ class Shift:
         lines += [f"after {r.step} updates: back to {r.back_to} and a softer onset, because {r.reason}" for r in self.retreats]
         return "\n".join(lines)
 
+    @property
+    def kinds(self) -> Kinds:
+        """The kinds of criteria, onset and net, by which a saved state is known."""
+        net = "safety-net" if self.net.tries else "none"
+        return Kinds(tuple(kind_of(rule) for rule in self.criteria), kind_of(self.first_onset), net)
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes, as JSON values."""
+        """Everything that changes, and the kinds of what it belongs to, as JSON values without NaN and infinity."""
+        kinds = self.kinds
         return {
             "stages": list(self.stages),
             "step": self.step,
             "switches": [dict(vars(s)) for s in self.switches],
             "retreats": [dict(vars(r)) for r in self.retreats],
-            "criterion": dict(self._state),
+            "criterion": kept(self._state, "state of the criterion"),
             "recent": list(self._recent),
             "watch": dict(self._watch) if self._watch is not None else None,
             "retreat": self.retreat_reason,
+            "kinds": {"criteria": list(kinds.criteria), "onset": kinds.onset, "net": kinds.net},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Go on from a saved state; also from one of an earlier version, which does not name the kinds, where it fits.
 
         Raises:
-            BadInputError: it belongs to other stages.
+            BadInputError: it belongs to other stages, another criterion, onset or net, or is damaged; the schedule is as before.
         """
-        require(tuple(state["stages"]) == self.stages, "saved stages", state["stages"], f"those of this run, {self.stages}")
-        self.step = state["step"]
-        self.switches = [Switch(**s) for s in state["switches"]]
-        self.retreats = [Retreat(**r) for r in state.get("retreats", [])]
-        self.retreat_reason = state.get("retreat")
-        self._state = dict(state["criterion"])
-        self._recent = list(state.get("recent", []))
-        self._watch = dict(state["watch"]) if state.get("watch") else None
+        saved = read_saved(state)
+        check_fits(saved, self.stages, self.kinds, self.criteria, self.net)
+        self.step = saved.step
+        self.switches, self.retreats, self.retreat_reason = list(saved.switches), list(saved.retreats), saved.retreat
+        self._state, self._recent, self._watch = from_json(saved.criterion), list(saved.recent), saved.watch

@@ -16,8 +16,7 @@ from pathlib import Path
 from thalweg.errors import BadInputError, FolderError
 from thalweg.landscapes import LandscapePlan
 from thalweg.models.cost import cost
-from thalweg.storage import write_text
-from thalweg.train.config import RunConfig, config_text, read_config
+from thalweg.train.config import RunConfig, read_config, write_config
 from thalweg.train.survey import claim
 
 POLL_SECONDS = 0.3
@@ -117,7 +116,7 @@ def prepare(jobs: list[Job]) -> None:
     for job in jobs:
         path = job.folder / "config.toml"
         if not path.exists():
-            write_text(path, config_text(job.config))
+            write_config(path, job.config)
         elif read_config(path) != job.config:
             raise FolderError(f"run {job.folder}: the folder belongs to a run with another config; choose another --out")
         if job.plan is not None:

@@ -23,8 +23,8 @@ from thalweg.study.switching import SweepConfig, ways_of
 from thalweg.study.task_outcomes import task_outcome
 from thalweg.study.task_recipes import TaskStudyConfig
 from thalweg.study.task_study import complete_runs as complete_tasks
+from thalweg.study.task_study import facts_in, task_jobs
 from thalweg.study.task_study import summary_of as task_summary
-from thalweg.study.task_study import task_jobs
 from thalweg.sweeps import Share, SweepSummary
 from thalweg.task_studies import TaskStudySummary
 from thalweg.train.config import RunConfig, read_config
@@ -134,7 +134,7 @@ def complete(folder: Path) -> bool:
 
 def of_tasks(study: TaskStudyConfig, folder: Path) -> Studied:
     """Of a study of tasks: the outcome of each arm on each task, run by run."""
-    jobs = task_jobs(study, folder)
+    jobs = task_jobs(study, folder, facts_in(study, folder))
     runs = complete_tasks(jobs)
     summary = task_summary(study, folder, jobs, runs)
     headings = {"trained": "exact match, trained lengths"} | {name: words.format(unit="nats") for name, words in SWITCHING.items()}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from thalweg.data.task import check_task, find_task
-from thalweg.data.task_data import TaskConfig
+from thalweg.data.task import checked_task, find_task
+from thalweg.data.task_data import TaskConfig, with_extra
 from thalweg.data.tasks import TASKS
 from thalweg.errors import require, unknown
 from thalweg.models.config import ModelConfig
@@ -91,9 +91,7 @@ def plan_tasks(
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     for task in tasks:
-        found = find_task(task)
-        if ":" in task:
-            check_task(found, task_recipe(task, PRESETS[preset]).data.used_lengths)
+        checked_task(task, task_recipe(task, PRESETS[preset]).data.used_lengths)
     for arm in arms:
         if arm not in ALL:
             raise unknown("arm", arm, ALL)
@@ -140,17 +138,56 @@ class TaskRecipe:
         return self.base.data
 
 
-def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskRecipe:
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a recipe takes from a task itself."""
+
+    symbols: int
+    longest: int
+    """Length up to which is trained."""
+    length: int
+    """One more than the positions of an input of that length."""
+    passes: tuple[int, ...]
+    """T of every training length, rising, each once."""
+
+
+def asked(name: str, preset: TaskPreset) -> TaskFacts:
+    """The facts of a task, asked of the task; a user's own is imported."""
+    task = find_task(name)
+    longest = max(n for n in range(1, preset.longest + 1) if n == 1 or task.loops(n) <= preset.longest + 1)
+    length = TaskConfig(task=name, longest=longest, start=min(3, longest)).length
+    return TaskFacts(task.symbols, longest, length, tuple(sorted({task.loops(n) for n in range(1, longest + 1)})))
+
+
+def remembered(configs: Mapping[str, RunConfig]) -> TaskFacts:
+    """The facts of a task from the configs that its runs were made with (by arm), so that it need not be imported any more.
+
+    The passes of every length are known where SHIFT went along the lengths, else those of the longest one.
+    """
+    some = next(iter(configs.values()))
+    assert isinstance(some.data, TaskConfig)
+    last = {arm: config.shift.stages[-1] for arm, config in configs.items()}
+    along = [configs[arm].shift.stages for arm in ALONG if arm in configs]
+    deepest = [last[arm] for arm in ("looped", "looped-short", "looped-fast", "shift-scp", "shift-hard", "fixed") if arm in last]
+    if "random" in last:
+        deepest += [loops for loops in range(1, last["random"] + 1) if with_extra(loops) == last["random"]]
+    passes = along[0] if along else tuple(deepest[:1]) or (1,)
+    return TaskFacts(some.model.vocabulary - 1, some.data.longest, some.model.length, passes)
+
+
+def task_recipe(name: str, preset: TaskPreset, device: str = "auto", facts: TaskFacts | None = None) -> TaskRecipe:
     """GPT-2-style block without positions, input injection, lengths that grow over half of the run.
 
     Matrices begin as large beside the width as GPT-2's own, 0.02 at width 768: with 0.02 at width 32 copy is learned far later.
+    Without ``facts`` the task is asked for them.
     """
-    task, preset = find_task(name), preset.of(name)
-    longest = max(n for n in range(1, preset.longest + 1) if n == 1 or task.loops(n) <= preset.longest + 1)
+    preset = preset.of(name)
+    facts = facts or asked(name, preset)
+    longest, ladder = facts.longest, facts.passes
     data = TaskConfig(task=name, longest=longest, start=min(3, longest), grow=preset.steps // 2)
     model = ModelConfig(
-        vocabulary=task.symbols + 1,
-        length=data.length,
+        vocabulary=facts.symbols + 1,
+        length=facts.length,
         width=preset.width,
         layers=min(preset.deepest, LAYERS.get(name, 2)),
         heads=4,
@@ -170,10 +207,9 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto") -> TaskReci
     optimizer = OptimizerConfig(rate=preset.rate, warmup=min(200, preset.steps // 10), schedule="wsd", beta2=0.98)
     base = RunConfig(data=data, model=model, optimizer=optimizer, training=settings)
     rule = Plateau(delta_loss=0.1, delta_grad=0.5, patience=2, window=max(10, preset.steps // 100))
-    ladder = tuple(sorted({task.loops(n) for n in range(1, longest + 1)}))
     return TaskRecipe(
         base=base,
-        loops=data.deepest,
+        loops=ladder[-1],
         ladder=ladder,
         learned=LossBelow(loss=0.02, window=20, most=max(20, data.grow // max(1, len(ladder) - 1))),
         criterion=rule,
@@ -260,7 +296,7 @@ def random_loops(recipe: TaskRecipe) -> RunConfig:
     """From T(n) to half as many again in training, drawn for every sample; T(n) in testing."""
     run = looped(recipe)
     data = replace(recipe.data, loops="random")
-    return replace(run, data=data, shift=ShiftConfig(stages=(data.deepest,)))
+    return replace(run, data=data, shift=ShiftConfig(stages=(with_extra(recipe.loops),)))
 
 
 ARMS: dict[str, Callable[[TaskRecipe], RunConfig]] = {
@@ -278,11 +314,11 @@ ARMS: dict[str, Callable[[TaskRecipe], RunConfig]] = {
 }
 
 
-def task_runs(study: TaskStudyConfig) -> dict[tuple[str, str, int], RunConfig]:
-    """(task, arm, seed) -> config."""
+def task_runs(study: TaskStudyConfig, facts: Mapping[str, TaskFacts] | None = None) -> dict[tuple[str, str, int], RunConfig]:
+    """(task, arm, seed) -> config; a task without ``facts`` is asked for them."""
     preset, found = PRESETS[study.preset], {}
     for name in study.tasks:
-        recipe = task_recipe(name, preset, study.device)
+        recipe = task_recipe(name, preset, study.device, (facts or {}).get(name))
         for arm in study.arms:
             for seed in study.seeds:
                 found[name, arm, seed] = replace(ARMS[arm](recipe), arm=arm, seed=seed)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from thalweg.errors import FolderError, require
+from thalweg.data.task import own
+from thalweg.errors import BadInputError, FolderError, require
 from thalweg.plain import to_dict
 from thalweg.records import RunRecord, read_lengths, read_run, recorded
 from thalweg.report.sweep_page import share_in_words
@@ -22,9 +26,10 @@ from thalweg.study.study import claim_folder, model_words
 from thalweg.study.sweep import slug
 from thalweg.study.sweep_commands import say_answers
 from thalweg.study.task_outcomes import Lengths, task_outcome
-from thalweg.study.task_recipes import PRESETS, SHORT, TaskRecipe, TaskStudyConfig, task_recipe, task_runs
+from thalweg.study.task_recipes import PRESETS, SHORT, TaskFacts, TaskRecipe, TaskStudyConfig, remembered, task_recipe, task_runs
 from thalweg.study.task_verdicts import task_verdicts
 from thalweg.task_studies import TaskOutcome, TaskStudySummary
+from thalweg.train.config import read_config
 
 PLAN = "tasks.json"
 
@@ -32,10 +37,12 @@ Key = tuple[str, str, int]
 """Task, arm, seed."""
 
 
-def task_jobs(study: TaskStudyConfig, folder: Path) -> dict[Key, Job]:
-    """(task, arm, seed) -> its run in the queue."""
+def task_jobs(study: TaskStudyConfig, folder: Path, facts: Mapping[str, TaskFacts] | None = None) -> dict[Key, Job]:
+    """(task, arm, seed) -> its run in the queue; a task without ``facts`` is asked for them."""
     jobs = {
-        key: Job(name, config, folder / "runs" / name) for key, config in task_runs(study).items() for name in (run_name(*key),)
+        key: Job(name, config, folder / "runs" / name)
+        for key, config in task_runs(study, facts).items()
+        for name in (run_name(*key),)
     }
     apart = len({job.name for job in jobs.values()}) == len(jobs)
     require(
@@ -47,6 +54,20 @@ def task_jobs(study: TaskStudyConfig, folder: Path) -> dict[Key, Job]:
 def run_name(task: str, arm: str, seed: int) -> str:
     """Of a run and its folder."""
     return f"{slug(task)}-{arm}-seed{seed}"
+
+
+def facts_in(study: TaskStudyConfig, folder: Path) -> dict[str, TaskFacts]:
+    """What the runs in a folder say of the user's own tasks, so that a report imports none of them."""
+    found = {}
+    for task in filter(own, study.tasks):
+        configs = {}
+        for arm, seed in itertools.product(study.arms, study.seeds):
+            path = folder / "runs" / run_name(task, arm, seed) / "config.toml"
+            with contextlib.suppress(BadInputError):  # not there, or of another version
+                configs.setdefault(arm, read_config(path))
+        if configs:
+            found[task] = remembered(configs)
+    return found
 
 
 def run_task_study(study: TaskStudyConfig, folder: Path, workers: int, as_json: bool) -> None:
@@ -79,7 +100,7 @@ def summarise_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
     Raises:
         FolderError: nothing is complete yet.
     """
-    jobs = task_jobs(study, folder)
+    jobs = task_jobs(study, folder, facts_in(study, folder))
     return summary_of(study, folder, jobs, complete_runs(jobs))
 
 
@@ -88,7 +109,8 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], recor
     some = next(iter(records.values()), None)
     if some is None or some.summary is None:
         raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study tasks` again")
-    recipes = {task: task_recipe(task, PRESETS[study.preset], study.device) for task in study.tasks}
+    facts = facts_in(study, folder)
+    recipes = {task: task_recipe(task, PRESETS[study.preset], study.device, facts.get(task)) for task in study.tasks}
     longest = {task: recipe.data.longest for task, recipe in recipes.items()}
     runs = {task: {arm: of_arm(records, task, arm) for arm in study.arms} for task in study.tasks}
     outcomes = [outcome_of(jobs, task, arm, runs[task]) for task in study.tasks for arm in study.arms]
@@ -131,7 +153,7 @@ def outcome_of(jobs: dict[Key, Job], task: str, arm: str, arms: dict[str, Pairs]
 
 def report_on_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
     """Summarise and write figures and page."""
-    jobs = task_jobs(study, folder)
+    jobs = task_jobs(study, folder, facts_in(study, folder))
     records = complete_runs(jobs)
     summary = summary_of(study, folder, jobs, records)
     write_task_report(summary, {f"{task}-{arm}-seed{seed}": run for (task, arm, seed), run in records.items()}, folder)

@@ -32,11 +32,19 @@ def choose_device(name: str) -> torch.device:
 
 
 def make_data(config: RunConfig) -> Data | TaskData:
-    """The data that a config describes, under its seed."""
+    """The data that a config describes, under its seed.
+
+    Raises:
+        BadInputError: there is no such text, or a task of the user's own cannot be imported, contradicts itself or does not fit the
+            model.
+    """
     if isinstance(config.data, MarkovConfig):
         return MarkovData(config.data, config.seed)
     if isinstance(config.data, TaskConfig):
-        return TaskData(config.data, config.seed)
+        made = TaskData(config.data, config.seed)
+        if config.data.own:
+            config.check_data()
+        return made
     return TextData(config.data, config.seed)
 
 

@@ -16,11 +16,12 @@ from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
-from thalweg.plain import from_dict, to_dict
+from thalweg.plain import checked, from_dict, to_dict
 from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift
+from thalweg.storage import atomic_stream
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class OptimizerConfig:
     """Factor on the rate of the value weights W_V (for the rescaled-Single control)."""
 
     def __post_init__(self) -> None:
+        checked(self, "optimizer.")
         require(self.rate > 0, "optimizer.rate", self.rate, "a positive number")
         for name in ("warmup", "weight_decay", "clip"):
             require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
@@ -81,6 +83,7 @@ class ShiftConfig:
     """One for each change of stage, in place of the one criterion."""
 
     def __post_init__(self) -> None:
+        checked(self, "shift.")
         self.schedule()
 
     def schedule(self, seed: int = 0) -> Shift:
@@ -125,6 +128,7 @@ class TrainingConfig:
     on, and replay it: three to four times as fast at width 64. Without a GPU, or compiled, nothing changes."""
 
     def __post_init__(self) -> None:
+        checked(self, "training.")
         for name in ("steps", "batch", "evaluate_every", "checkpoint_every", "keep", "log_every"):
             require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "a whole number of at least 1")
         require(self.threads >= 0, "training.threads", self.threads, "a whole number of at least 0")
@@ -175,14 +179,12 @@ class RunConfig:
     """For how long and where."""
 
     def __post_init__(self) -> None:
+        checked(self, "")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
-        tokens = 256 if isinstance(self.data, TextConfig) else self.data.vocabulary
-        require(self.model.vocabulary == tokens, "model.vocabulary", self.model.vocabulary, f"the data's {tokens} tokens")
         if isinstance(self.data, TaskConfig):
-            self.check_task(self.data)
-        need = self.data.length - 1
-        fits = self.model.positions != "learned" or self.model.length >= need
-        require(fits, "model.length", self.model.length, f"at least {need}, one less than data.length")
+            require(not self.training.compile, "training.compile", True, "false for a task, whose batches have shapes of their own")
+        if not (isinstance(self.data, TaskConfig) and self.data.own):
+            self.check_data()
         deepest = max(high for _, high in map(self.shift.schedule().range_of, self.shift.stages))
         fits = self.model.learned_gains == 0 or self.model.learned_gains >= deepest
         require(fits, "model.learned_gains", self.model.learned_gains, f"0, or at least the {deepest} passes that the run uses")
@@ -191,21 +193,31 @@ class RunConfig:
             total = f"training.steps, {self.training.steps}"
             require(fits, "shift.criterion.total_steps", getattr(rule, "total_steps", 0), total)
 
+    def check_data(self) -> None:
+        """Refuse a model that does not fit the data: their tokens, their lengths, the passes that they ask for.
+
+        A task of the user's own is imported for it, so there it is not asked when the config is made, but when its data are.
+
+        Raises:
+            BadInputError: names what does not fit.
+        """
+        tokens = 256 if isinstance(self.data, TextConfig) else self.data.vocabulary
+        require(self.model.vocabulary == tokens, "model.vocabulary", self.model.vocabulary, f"the data's {tokens} tokens")
+        if isinstance(self.data, TaskConfig):
+            self.check_task(self.data)
+        need = self.data.length - 1
+        fits = self.model.positions != "learned" or self.model.length >= need
+        require(fits, "model.length", self.model.length, f"at least {need}, one less than data.length")
+
     def check_task(self, data: TaskConfig) -> None:
-        """Refuse lengths that are tested and that the model cannot be asked, and graphs for shapes that change at every update."""
+        """Refuse lengths that are tested and that the model cannot be asked, and fewer gains than passes that are tried."""
         longest = max(data.tested_lengths)
         fits = self.model.positions != "learned" or self.model.length >= data.positions(longest)
         wanted = f"lengths of at most {self.model.length} positions (model.length), or model.positions other than learned"
         require(fits, "data.tested", longest, wanted)
         need = data.horizon
-        fits = not 0 < self.model.learned_gains < need
-        require(
-            fits,
-            "model.learned_gains",
-            self.model.learned_gains,
-            f"0, or at least the {need} passes that are tried at the lengths tested",
-        )
-        require(not self.training.compile, "training.compile", True, "false for a task, whose batches have shapes of their own")
+        wanted = f"0, or at least the {need} passes that are tried at the lengths tested"
+        require(not 0 < self.model.learned_gains < need, "model.learned_gains", self.model.learned_gains, wanted)
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
@@ -214,21 +226,53 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     Raises:
         BadInputError: the file is missing or not TOML, or a key or value is not right.
     """
-    try:
-        values = tomllib.loads(path.read_text())
-    except (FileNotFoundError, IsADirectoryError):
-        advice = "`thalweg recipe markov` prints one to start from"
-        raise BadInputError(f"config {path}: there is no such file; expected a TOML file; {advice}") from None
-    except OSError as error:
-        raise BadInputError(f"config {path}: {error.strerror}; expected a readable TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"config {path}: not TOML ({error})") from None
+    values = read_toml(path)
     for change in changes:
         apply_change(values, change)
     try:
         return from_dict(RunConfig, values)
     except BadInputError as error:
         raise BadInputError(f"config {path}: {error}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a config's TOML file, whatever they are.
+
+    Only the path of a text may hold bytes that are no UTF-8, as file names do.
+
+    Raises:
+        BadInputError: the file is missing, cannot be read, or is not TOML.
+    """
+    try:
+        text = path.read_bytes().decode(errors="surrogateescape")
+        values = tomllib.loads(text)
+        decoded(values)
+    except (FileNotFoundError, IsADirectoryError):
+        advice = "`thalweg recipe markov` prints one to start from"
+        raise BadInputError(f"config {path}: there is no such file; expected a TOML file; {advice}") from None
+    except OSError as error:
+        raise BadInputError(f"config {path}: {error.strerror}; expected a readable TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeError, RecursionError) as error:
+        raise BadInputError(f"config {path}: not TOML ({error})") from None
+    return values
+
+
+def decoded(values: Any, place: str = "") -> None:
+    """Refuse bytes that are no UTF-8 anywhere but in ``data.path``."""
+    if isinstance(values, str) and place != "data.path":
+        values.encode()
+    if isinstance(values, list):
+        for item in values:
+            decoded(item, place)
+    if isinstance(values, dict):
+        for key, item in values.items():
+            decoded(key)
+            decoded(item, f"{place}.{key}" if place else key)
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Write a config as TOML, atomically; a path of a text as the bytes that it has."""
+    atomic_stream(path, [config_text(config).encode(errors="surrogateescape")])
 
 
 def apply_change(values: dict[str, Any], change: str) -> None:

@@ -27,12 +27,12 @@ from thalweg.records import (
 )
 from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp
-from thalweg.storage import Journal, locked, read_json, write_text
+from thalweg.storage import Journal, locked, read_json
 from thalweg.train.ahead import look_ahead
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import gather, newest_checkpoint, save_checkpoint, scatter
-from thalweg.train.config import RunConfig, TrainingConfig, config_text, read_config
+from thalweg.train.config import RunConfig, TrainingConfig, read_config, write_config
 from thalweg.train.evaluate import evaluate
 from thalweg.train.finish import finish
 from thalweg.train.graphs import Graphs
@@ -84,7 +84,7 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
         run = Run(config, folder, callbacks)  # refuses a device or text that is not there before anything is written
         try:
             if new:
-                write_text(folder / "config.toml", config_text(config))
+                write_config(folder / "config.toml", config)
             run.resume()
             run.warm_up()
             run.go()
