@@ -63,7 +63,7 @@ _OUTER: contextvars.ContextVar[torch.device | None] = contextvars.ContextVar("ou
 
 
 def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, computed outside of ``inference_mode``, ``autocast`` and a default device that may stand around a call of it."""
+    """The function, outside of the ``inference_mode``, ``autocast`` and default device that may stand around a call of it."""
 
     @functools.wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
