@@ -1,10 +1,12 @@
+from itertools import repeat
+
 import pytest
 import torch
 from tests.curvature.cases import CASES, apart, case_of, mlp, normal, pairs, squares, stirred
 from torch import nn
 
 from thalweg.curvature.objective import Objective
-from thalweg.errors import BadInputError, NonFiniteError, NotDifferentiableError, ShapeMismatchError
+from thalweg.errors import BadInputError, MemoryLimitError, NonFiniteError, NotDifferentiableError, ShapeMismatchError
 
 X = normal(6, 3)
 
@@ -114,3 +116,50 @@ def test_a_choice_leaves_the_other_parameters_fixed():
     model = stirred(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
     objective = Objective(squares, model, pairs(3, 2), "2.bias")
     assert (objective.dim, sorted(objective.frozen)) == (2, ["0.bias", "0.weight", "2.weight"])
+
+
+def test_an_endless_iterator_of_batches_is_refused(monkeypatch):
+    monkeypatch.setattr("thalweg.curvature.objective.MOST_BATCHES", 50)
+    refused(
+        MemoryLimitError,
+        r"^batches: 51 of them hold .* and there are more; .* with itertools.islice if the iterator has no end$",
+        batches=repeat(X),
+    )
+
+
+def test_batches_that_do_not_fit_into_memory_are_refused_as_they_are_drawn(monkeypatch):
+    monkeypatch.setattr("thalweg.curvature.objective.memory.budget", lambda limit: 200)
+    refused(MemoryLimitError, r"^batches: 3 of them hold 0.0 MiB and there are more; the limit is 0.0 MiB or", batches=[X] * 5)
+
+
+def test_weights_on_the_meta_device_are_refused():
+    refused(
+        BadInputError, "^model: given 'weights on the meta device', expected weights with values", model=nn.Linear(3, 2).to("meta")
+    )
+
+
+def test_a_loss_that_fails_only_as_a_function_of_its_weights_says_so():
+    def loss_fn(model, batch):
+        if not isinstance(model.weight, nn.Parameter):
+            raise RuntimeError("I want a Parameter")
+        return model(batch).mean()
+
+    refused(
+        BadInputError,
+        "^loss of batch 0: works on the model itself, but not as a function of its weights in torch.float32: I want",
+        loss_fn,
+    )
+
+
+def test_buffers_are_left_alone_where_a_loss_fails_on_the_model_itself():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).train()
+
+    def loss_fn(model, batch):
+        model(batch)
+        raise RuntimeError("always")
+
+    before = model[1].running_mean.clone()
+    with pytest.raises(RuntimeError, match=r"^always$"):
+        Objective(loss_fn, model, [X], mode="train")
+    assert torch.equal(model[1].running_mean, before)
+    assert model[1].num_batches_tracked == 0

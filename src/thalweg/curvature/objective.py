@@ -19,16 +19,29 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 
 from thalweg import ranks
+from thalweg.curvature import memory
 from thalweg.curvature.containers import cast, copied, map_tensors, shapes_in, tensors_in
 from thalweg.curvature.context import Mode, checked_mode, quiet, random_state, seeded, unchanged_attributes, undisturbed
 from thalweg.curvature.graph import captured, reached
 from thalweg.curvature.kinks import Names
 from thalweg.curvature.precision import Kept
-from thalweg.errors import BadInputError, NonFiniteError, NotDifferentiableError, ShapeMismatchError, ThalwegError, require
+from thalweg.errors import (
+    BadInputError,
+    MemoryLimitError,
+    NonFiniteError,
+    NotDifferentiableError,
+    ShapeMismatchError,
+    ThalwegError,
+    require,
+)
 from thalweg.vectors import Choice, Layout, layout, select
 
 LossFunction = Callable[[Any, Any], Any]
 """``loss_fn(model, batch) -> mean loss`` or ``(total, count)``, scalars."""
+
+
+MOST_BATCHES = 100_000
+"""Batches that are taken at most; an iterator with more is likely to have no end."""
 
 
 @dataclass
@@ -493,7 +506,15 @@ def listed(batches: Iterable[Any]) -> list[Any]:
     """The batches as a list that is not empty, each copied as it is drawn: an iterator may fill one buffer again and again."""
     single = isinstance(batches, Tensor | Mapping | str | np.ndarray) or not isinstance(batches, Iterable)
     require(not single, "batches", type(batches).__name__, "a list of batches; for one batch write [batch]")
-    kept = [copied(batch) for batch in batches]
+    kept, held, allowed = [], 0, memory.budget(None)
+    for batch in batches:
+        kept.append(copied(batch))
+        held += sum(tensor.untyped_storage().nbytes() for tensor in tensors_in(kept[-1]) if tensor.layout == torch.strided)
+        if held > allowed or len(kept) > MOST_BATCHES:
+            raise MemoryLimitError(
+                f"batches: {len(kept):,} of them hold {memory.words(held)} and there are more; the limit is "
+                f"{memory.words(allowed)} or {MOST_BATCHES:,} batches; take fewer with itertools.islice if the iterator has no end"
+            )
     require(bool(kept), "batches", "none", "at least one batch (an iterator that was used up is empty)")
     return kept
 
