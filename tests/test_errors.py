@@ -1,7 +1,10 @@
+import re
+
+import numpy as np
 import pytest
 
 from thalweg import errors
-from thalweg.errors import BadInputError, FolderError, ThalwegError, require, unknown
+from thalweg.errors import BadInputError, FolderError, ThalwegError, inert, require, shown, unknown
 
 PUBLIC = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
 WARNINGS = [error for error in PUBLIC if issubclass(error, Warning)]
@@ -55,3 +58,25 @@ def test_unknown_lists_the_known_names_in_order():
 def test_unknown_returns_an_error_that_can_be_raised():
     with pytest.raises(BadInputError, match="unknown arm 'q'; Known: a"):
         raise unknown("arm", "q", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (float, "the class float"),
+        ("a\nb", r"'a\nb'"),
+        ("\x1b[31m", r"'\x1b[31m'"),
+        (np.zeros((2, 2)), "array([[0., 0.], [0., 0.]])"),
+        ("x" * 900, "'" + "x" * 496 + "..."),
+    ],
+    ids=["class", "line break", "terminal code", "array", "long"],
+)
+def test_a_value_is_shown_in_one_line(value, told):
+    assert shown(value) == told
+    with pytest.raises(BadInputError, match=re.escape(f"width: given {told}, expected a number")):
+        require(False, "width", value, "a number")
+
+
+def test_text_that_cannot_be_printed_is_escaped_and_other_text_is_left_alone():
+    assert inert("a\tb\udce9\x1b[0m\u202e") == r"a\tb\udce9\x1b[0m\u202e"
+    assert inert(r"ünï \n € 'quoted'") == r"ünï \n € 'quoted'"

@@ -1,11 +1,13 @@
 import json
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 
 from thalweg.errors import BadInputError
-from thalweg.plain import convert, fingerprint, from_dict, to_dict
+from thalweg.plain import checked, convert, fingerprint, from_dict, plain, to_dict
 
 
 @dataclass(frozen=True)
@@ -164,3 +166,48 @@ def test_a_missing_choice_is_refused_with_its_options():
         mode: Literal["slow", "fast"]
 
     refused({}, "key 'mode' is missing; expected .*slow.*fast", cls=Chosen)
+
+
+@dataclass(frozen=True)
+class Own:
+    """Checks itself."""
+
+    count: int = 1
+    size: float = 1.0
+    sizes: tuple[float, ...] = ()
+    shape: Circle | Box = Box()
+
+    def __post_init__(self):
+        checked(self, "own.")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 2.0}, r"own\.count: given 2\.0, expected a whole number"),
+        ({"size": float("nan")}, r"own\.size: given nan, expected a finite number"),
+        ({"size": 10**400}, r"own\.size: given inf, expected a finite number"),
+        ({"sizes": (1.0, float("inf"))}, r"own\.sizes\[1\]: given inf, expected a finite number"),
+        ({"sizes": "12"}, r"own\.sizes: given '12', expected a list, each a number"),
+        ({"shape": Box}, r"own\.shape: given the class Box, expected a section with kind = one of box, circle, or an object of"),
+    ],
+    ids=str,
+)
+def test_a_dataclass_that_checks_itself_refuses_what_its_fields_cannot_hold(values, message):
+    with pytest.raises(BadInputError, match=message):
+        Own(**values)
+
+
+def test_a_dataclass_that_checks_itself_holds_plain_values():
+    made = Own(np.int64(3), np.float32(0.5), np.array([1, 2]), Circle(1.0))
+    assert made == Own(3, 0.5, (1.0, 2.0), Circle(1.0))
+    assert [type(one) for one in (made.count, made.size, *made.sizes)] == [int, float, float, float]
+
+
+NUMBERS = [np.int64(3), np.bool_(True), np.float32(0.5), np.str_("x"), np.longdouble(2), Fraction(1, 2)]
+
+
+@pytest.mark.parametrize("value", NUMBERS, ids=repr)
+def test_numbers_of_other_libraries_become_plain(value):
+    assert type(plain(value)) in (int, bool, float, str)
+    assert plain(value) == value

@@ -161,8 +161,8 @@ def inert(text: str) -> str:
     """Text with every character that is not printable written as an escape: line breaks, terminal codes, bytes that are no UTF-8.
 
     Example:
-        >>> inert("caf\\udce9\\x1b[31m")
-        'caf\\\\udce9\\\\x1b[31m'
+        >>> inert("x\\udce9\\x1b[31m")
+        'x\\\\udce9\\\\x1b[31m'
     """
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from thalweg import cli
 from thalweg.data import text
 from thalweg.data.text import CLOSE, SEPARATOR, TextConfig, TextData, corpus, split
 from thalweg.errors import BadInputError, SkippedFilesWarning
 from thalweg.models.config import ModelConfig
 from thalweg.plain import to_dict
-from thalweg.train.config import RunConfig, read_config, write_config
+from thalweg.train.config import RunConfig, TrainingConfig, read_config, write_config
 
 ROOT = Path("/folder")
 
@@ -306,3 +307,31 @@ def test_a_path_of_any_name_is_kept_by_a_config_and_shown_inert(tmp_path, name):
     with pytest.raises(BadInputError, match="given 1 empty files") as caught:
         TextData(config.data, 0)
     assert str(caught.value).isprintable()
+
+
+def test_a_command_tells_of_a_folder_with_a_pipe_in_one_line_and_goes_on(folder, tmp_path, capsys, monkeypatch):
+    pipe(folder / "pipe")
+    config = RunConfig(
+        data=TextConfig(path=str(folder), length=8, windows=4),
+        model=ModelConfig(vocabulary=256, length=8, width=4),
+        training=TrainingConfig(steps=1, batch=2, device="cpu", threads=1),
+    )
+    write_config(tmp_path / "run.toml", config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", cli.one_line)
+        assert cli.call(["train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().err
+    assert "thalweg: warning: text letters: left out 1 named pipe; 10 files are used" in said.splitlines()
+
+
+@pytest.mark.parametrize(("make", "kind"), [(pipe, "named pipe"), (to_a_device, "device"), (dead, "dead link")])
+@pytest.mark.timeout(20)
+def test_a_command_refuses_what_is_no_file_in_one_line_with_code_2(tmp_path, capsys, make, kind):
+    make(tmp_path / "odd\nname")
+    write_config(tmp_path / "run.toml", RunConfig(data=TextConfig(path=str(tmp_path / "odd\nname")), model=ModelConfig(256, 64)))
+    assert cli.call(["train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert rf"odd\nname', a {kind}; expected a file or a folder with text" in said
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock"] == []

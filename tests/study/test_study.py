@@ -13,7 +13,7 @@ from thalweg import cli
 from thalweg.errors import DamagedFileError, FolderError
 from thalweg.study import recipes
 from thalweg.study.commands import make_report, run_study
-from thalweg.study.queue import Job, last_line, prepare, work_off
+from thalweg.study.queue import Job, failed_for_good, last_line, prepare, work_off
 from thalweg.study.recipes import Preset, plan
 from thalweg.study.study import read_study, read_summary
 from thalweg.train.config import RunConfig, read_config
@@ -166,3 +166,17 @@ def test_a_study_without_complete_runs_says_so(tmp_path: Path) -> None:
 def test_the_last_line_of_an_empty_log_says_so(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("\n\n")
     assert last_line(tmp_path / "log") == "it said nothing"
+
+
+@pytest.mark.parametrize(
+    ("said", "failed"),
+    [
+        ("thalweg: config run.toml: there is no such file\n", True),
+        ("thalweg: warning: text corpus: left out 1 named pipe; 9 files are used\n", False),
+        ("thalweg: interrupted; give the same command again to go on\n", False),
+        ("", False),
+    ],
+)
+def test_a_run_has_failed_when_its_log_ends_with_an_error_and_not_with_a_warning(tmp_path: Path, said: str, failed: bool) -> None:
+    (tmp_path / "stderr.log").write_text(said)
+    assert failed_for_good(tmp_path) is failed

@@ -152,7 +152,7 @@ class LoopedTransformer(nn.Module):
         require(fewest >= 1, "loops", fewest, "a whole number of at least 1")
         allowed = self.config.learned_gains
         require(not 0 < allowed < most, "loops", most, f"at most the {allowed} passes that have a gain (model.learned_gains)")
-        return checked_gains(gains, most, self.embedding.weight.dtype)
+        return checked_gains(gains, most)
 
     def one_pass(self, states: Tensor, embedded: Tensor, index: int, gains: Gains, context: Context) -> Tensor:
         """The states ``(B, L, D)`` after the pass of this index, counted from 0."""
@@ -200,8 +200,8 @@ class LoopedTransformer(nn.Module):
         return rotation_table(length, self.config.width // self.config.heads, device)
 
 
-def checked_gains(gains: object, passes: int, dtype: torch.dtype) -> Gains:
-    """Gains of a call as plain numbers, or the tensor in the model's type.
+def checked_gains(gains: object, passes: int) -> Gains:
+    """Gains of a call as plain numbers, or the tensor as it is.
 
     Raises:
         BadInputError: another number of them than passes, something that is no finite number, or a first one that is not 1.
@@ -213,20 +213,20 @@ def checked_gains(gains: object, passes: int, dtype: torch.dtype) -> Gains:
         require(gains.shape == (passes,), "gains", tuple(gains.shape), f"{wanted}, ({passes},)")
         for index, gain in enumerate(readable(gains)):
             check_gain(gain, index)
-        return gains.to(dtype)
+        return gains
     require(not isinstance(gains, str | bytes | type) and hasattr(gains, "__len__"), "gains", gains, wanted)
     given = list(cast(Sequence[float], gains))
     require(len(given) == passes, "gains", gains, wanted)
-    return tuple(checked_gain(gain, index, dtype) for index, gain in enumerate(given))
+    return tuple(checked_gain(gain, index) for index, gain in enumerate(given))
 
 
-def checked_gain(gain: object, index: int, dtype: torch.dtype) -> float:
-    """One gain of several as a plain number, or as the tensor () that it is, in the model's type."""
+def checked_gain(gain: object, index: int) -> float:
+    """One gain of several as a plain number, or as the tensor () that it is."""
     if isinstance(gain, Tensor):
         require(gain.dim() == 0, f"gains[{index}]", tuple(gain.shape), "one number")
         for one in readable(gain.reshape(1)):
             check_gain(one, index)
-        return cast(float, gain.to(dtype))
+        return cast(float, gain)
     found = plain(gain)
     found = as_float(found) if type(found) is int else found
     check_gain(found, index)

@@ -96,8 +96,7 @@ def check_fits(saved: Saved, stages: tuple[int, ...], kinds: Kinds, criteria: tu
     count = len(saved.switches)
     require(count < len(stages), f"{PLACE}switches", count, f"at most the {len(stages) - 1} changes of stage")
     steps = [0, *(switch.step for switch in saved.switches), saved.step]
-    rising = steps == sorted(steps) and saved.step < 2**63
-    require(rising, f"{PLACE}step", steps[1:], "updates that do not fall, from switch to switch and to now")
+    require(steps == sorted(steps) and saved.step < 2**63, f"{PLACE}step", steps[1:], "updates that do not fall")
     for index, switch in enumerate(saved.switches):
         between = (switch.loops_before, switch.loops_after)
         require(between == stages[index : index + 2], f"{PLACE}switches[{index}]", between, f"{stages[index : index + 2]}")

@@ -186,10 +186,10 @@ def start(job: Job, workers: int) -> subprocess.Popen:
 
 
 def failed_for_good(folder: Path) -> bool:
-    """Whether a run that is not complete has ended with an error; an interruption is none."""
+    """Whether a run that is not complete has ended with an error; an interruption is none, and a warning is no end."""
     log = folder / "stderr.log"
     said = last_line(log) if log.exists() else ""
-    return said.startswith("thalweg: ") and "interrupted" not in said
+    return said.startswith("thalweg: ") and not said.startswith("thalweg: warning: ") and "interrupted" not in said
 
 
 def last_line(log: Path) -> str:
