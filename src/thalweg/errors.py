@@ -7,7 +7,14 @@ Every message says three things: what was given, what was expected, what to do.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+LONGEST = 200
+"""Characters of a given value in a message."""
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 3, LONGEST, LONGEST
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = SHORT.maxset = SHORT.maxfrozenset = 20
 
 
 class ThalwegError(Exception):
@@ -130,8 +137,28 @@ class GrowthWarning(UserWarning):
     """Too many loops for the bound on how far the linear model's states grow."""
 
 
+class DamagedRecordWarning(UserWarning):
+    """A file that thalweg wrote is not as it was written; what is intact is used, and the message says what was lost."""
+
+
 class KinkWarning(UserWarning):
     """The loss has kinks (ReLU and its like): its second derivative is that of the smooth pieces, the kinks left out."""
+
+
+def shown(value: object) -> str:
+    """A value in a message: its ``repr``, shortened where it is long or deep.
+
+    Example:
+        >>> print(shown("x" * 1000)[-25:])
+        xx...' (1,000 characters)
+    """
+    if isinstance(value, str | bytes):
+        text = repr(value[:LONGEST]) if len(value) > LONGEST else repr(value)
+        return text if len(value) <= LONGEST else f"{text[:-1]}...{text[-1]} ({len(value):,} characters)"
+    if isinstance(value, int) and value.bit_length() > 4 * LONGEST:
+        return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
+    text = SHORT.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else repr(value)
+    return text if len(text) <= 4 * LONGEST else f"{text[: 4 * LONGEST]}..."
 
 
 def require(ok: bool, what: str, given: object, expected: str) -> None:
@@ -144,7 +171,7 @@ def require(ok: bool, what: str, given: object, expected: str) -> None:
         thalweg.errors.BadInputError: width: given 0, expected a whole number of at least 1
     """
     if not ok:
-        raise BadInputError(f"{what}: given {given!r}, expected {expected}")
+        raise BadInputError(f"{what}: given {shown(given)}, expected {expected}")
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
@@ -155,6 +182,6 @@ def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
         unknown arm 'lopped'; did you mean 'looped'? Known: looped, single
     """
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given[:LONGEST], names, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    return BadInputError(f"unknown {what} {given!r}; {meant}Known: {', '.join(names) or 'none'}")
+    return BadInputError(f"unknown {what} {shown(given)}; {meant}Known: {', '.join(names) or 'none'}")

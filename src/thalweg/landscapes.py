@@ -12,62 +12,58 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from thalweg.bounds import Number, Rate, Whole, check
 from thalweg.errors import DamagedFileError, require
 from thalweg.records import Provenance, Score, recorded
 from thalweg.storage import read_journal, read_json
+
+CHECKPOINTS = "0 for all, or at least 2"
 
 
 @dataclass(frozen=True)
 class LandscapePlan:
     """What is measured along a run, and how finely."""
 
-    checkpoints: int = 0
+    checkpoints: Annotated[int, Whole(0, 10**6, CHECKPOINTS)] = 0
     """Snapshots looked at, as evenly spread over those there are as can be, first and last always; 0 takes all."""
-    sequences: int = 64
+    sequences: Annotated[int, Whole(2, 10**7)] = 64
     """Training sequences of the fixed batch that every curvature is the curvature on."""
-    loops: int = 0
+    loops: Annotated[int, Whole(0, 10**5)] = 0
     """T of the Looped side of the alignment; 0 takes the run's last stage, and for a run of one pass leaves the alignment out."""
     dtype: Literal["float32", "float64"] = "float32"
     """Arithmetic of products; eigensolvers always use float64."""
-    exact_seconds: float = 60.0
+    exact_seconds: Annotated[float, Number(0, 1e9)] = 60.0
     """Longest expected time of one exact spectrum; above it the spectrum is matrix-free."""
-    top: int = 10
+    top: Annotated[int, Whole(1, 10**4)] = 10
     """Largest eigenvalues, with their vectors."""
-    lanczos: int = 60
+    lanczos: Annotated[int, Whole(2, 10**5)] = 60
     """Lanczos steps of a matrix-free density."""
-    probes: int = 4
+    probes: Annotated[int, Whole(2, 10**5)] = 4
     """Probes of a matrix-free density, and of the similarity of successive Hessians."""
     alignment: bool = True
     """Gradients of one pass and of all passes at shared weights."""
-    replays: int = 3
+    replays: Annotated[int, Whole(0, 10**5)] = 3
     """Snapshots from which training is gone over again, in about equal parts of the run as far as there are snapshots."""
-    window: int = 100
+    window: Annotated[int, Whole(20, 10**7, "at least 20 updates")] = 100
     """Updates of a replay."""
-    force_rate: float = 1e-3
+    force_rate: Rate = 1e-3
     """eta of the gradient descent beside which the theorems are put, the same for every run, so that forces compare."""
-    force_steps: int = 20
+    force_steps: Annotated[int, Whole(1, 10**7)] = 20
     """K of it."""
-    lengths: tuple[int, ...] = (1, 2, 4, 8)
+    lengths: tuple[Annotated[int, Whole(1, 10**5, "multiples of at least 1")], ...] = (1, 2, 4, 8)
     """Multiples of the training length that the end of the run is scored on."""
     slices: bool = True
     """Loss in planes at the end of the run."""
 
     def __post_init__(self) -> None:
-        require(self.checkpoints == 0 or self.checkpoints >= 2, "checkpoints", self.checkpoints, "0 for all, or at least 2")
-        for name, least in (("sequences", 2), ("top", 1), ("lanczos", 2), ("probes", 2), ("force_steps", 1)):
-            require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number of at least {least}")
-        require(self.loops >= 0, "loops", self.loops, "a whole number of at least 0")
-        require(self.exact_seconds >= 0, "exact_seconds", self.exact_seconds, "a number of at least 0")
-        require(self.replays >= 0, "replays", self.replays, "a whole number of at least 0")
-        require(self.window >= 20, "window", self.window, "at least 20 updates")
-        require(self.force_rate > 0, "force_rate", self.force_rate, "a positive rate")
-        require(all(m >= 1 for m in self.lengths), "lengths", self.lengths, "multiples of at least 1")
+        check(self)
+        require(self.checkpoints != 1, "checkpoints", self.checkpoints, CHECKPOINTS)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
 
-from thalweg.errors import BadInputError, unknown
+from thalweg.errors import BadInputError, shown, unknown
 
 T = TypeVar("T")
 
@@ -43,13 +44,13 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
         BadInputError: an unknown or missing key, or a value of another type.
     """
     if not isinstance(values, dict):
-        raise BadInputError(f"{place or cls.__name__}: given {values!r}, expected a section with keys")
+        raise BadInputError(f"{place or cls.__name__}: given {shown(values)}, expected a section with keys")
     hints, fields = hints_of(cls), {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     known: dict[str, Any] = {}
     for key, value in values.items():
         if key == "kind" and hasattr(cls, "kind"):
             if value != cls.kind:  # pyright: ignore[reportAttributeAccessIssue]
-                raise BadInputError(f"{place or cls.__name__}: given kind {value!r}, expected {cls.kind!r}")  # pyright: ignore[reportAttributeAccessIssue]
+                raise BadInputError(f"{place or cls.__name__}: given kind {shown(value)}, expected {cls.kind!r}")  # pyright: ignore[reportAttributeAccessIssue]
             continue
         if key not in fields:
             raise unknown(f"key in {place or cls.__name__}", key, fields)
@@ -74,8 +75,8 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     if origin in (Union, types.UnionType):
         return convert_union(options, value, place)
     if origin is Literal:
-        if value not in options:
-            raise unknown(place, str(value), [str(option) for option in options])
+        if not any(type(value) is type(option) and value == option for option in options):
+            raise unknown(place, value if isinstance(value, str) else shown(value), [str(option) for option in options])
         return value
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, place)  # type: ignore[arg-type]
@@ -83,11 +84,24 @@ def convert(hint: Any, value: Any, place: str) -> Any:
         return tuple(convert(options[0], item, f"{place}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: convert(options[1], item, f"{place}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        return number(hint, value, place)
+    if isinstance(value, str) and hint is str and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadInputError(f"{place}: given {shown(value)}, expected text that can be written as UTF-8")
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
-    raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)}")
+    raise BadInputError(f"{place}: given {shown(value)}, expected {describe(hint)}")
+
+
+def number(hint: type, value: float, place: str) -> float:
+    """A finite number of the hinted kind: no record and no config holds NaN, infinity, or what 64 bits cannot."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise BadInputError(f"{place}: given {shown(value)}, expected {describe(hint)} that 64 bits hold")
+    if not math.isfinite(value):
+        raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)} that is finite")
+    if hint is int and not isinstance(value, int):
+        raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)}")
+    return hint(value)
 
 
 def as_hinted(hint: Any, value: Any) -> Any:
@@ -106,7 +120,7 @@ def convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
     if not isinstance(value, dict) or "kind" not in value:
         raise BadInputError(f"{place}: expected a section with kind = one of {', '.join(sorted(kinds))}")
     if not isinstance(value["kind"], str) or value["kind"] not in kinds:
-        raise unknown(f"kind in {place}", str(value["kind"]), kinds)
+        raise unknown(f"kind in {place}", value["kind"] if isinstance(value["kind"], str) else shown(value["kind"]), kinds)
     return from_dict(kinds[value["kind"]], value, place)
 
 

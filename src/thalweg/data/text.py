@@ -14,10 +14,11 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import Annotated, ClassVar, NoReturn
 
 import numpy as np
 
+from thalweg.bounds import Number, Whole, check
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
 from thalweg.errors import BadInputError, InsufficientDataError, require
 from thalweg.storage import atomic_stream
@@ -35,17 +36,15 @@ class TextConfig:
     kind: ClassVar[str] = "text"
     path: str = ""
     """A file or folder; empty means the ``.py`` files of Python's own standard library, without its tests."""
-    length: int = 65
+    length: Annotated[int, Whole(2, 10**7, "at least 2 bytes: one to see and one to predict")] = 65
     """Bytes of a window, targets included."""
-    held_out_share: float = 0.1
+    held_out_share: Annotated[float, Number(0, 1, "a share between 0 and 1", open_below=True, open_above=True)] = 0.1
     """Share of the bytes, in whole files, that is held out (of a single file: its end)."""
-    windows: int = 256
+    windows: Annotated[int, Whole(1, 10**7, "at least 1")] = 256
     """Windows, evenly spaced, of each evaluation set."""
 
     def __post_init__(self) -> None:
-        require(self.length >= 2, "data.length", self.length, "at least 2 bytes: one to see and one to predict")
-        require(0 < self.held_out_share < 1, "data.held_out_share", self.held_out_share, "a share between 0 and 1")
-        require(self.windows >= 1, "data.windows", self.windows, "at least 1")
+        check(self, "data")
 
 
 class TextData:

@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from thalweg.errors import BadInputError, FolderError
 from thalweg.landscapes import LandscapePlan
 from thalweg.models.cost import cost
 from thalweg.storage import write_text
+from thalweg.train.assemble import check_fits, choose_device
 from thalweg.train.config import RunConfig, config_text, read_config
 from thalweg.train.survey import claim
 
@@ -110,6 +113,15 @@ def last_step(journal: Path) -> int:
     except OSError:
         return 0
     return int(steps[-1].split(b",")[0]) if steps else 0
+
+
+def refuse_misfits(configs: Iterable[RunConfig]) -> None:
+    """Refuse runs that this machine cannot make, before anything is written: no such device, or more memory than there is."""
+    devices: dict[str, torch.device] = {}
+    for config in configs:
+        name = config.training.device
+        devices[name] = devices.get(name) or choose_device(name)
+        check_fits(config, devices[name])
 
 
 def prepare(jobs: list[Job]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from thalweg.errors import FolderError, require
@@ -14,10 +12,11 @@ from thalweg.plain import to_dict
 from thalweg.records import RunRecord, read_lengths, read_run, recorded
 from thalweg.report.sweep_page import share_in_words
 from thalweg.report.task_page import write_task_report
+from thalweg.screen import Screen, say_json
 from thalweg.storage import locked, read_json, write_json
 from thalweg.study.commands import failure, in_words, make_runs
 from thalweg.study.measures import Pairs
-from thalweg.study.queue import Job, failed_for_good, prepare, unplanned
+from thalweg.study.queue import Job, failed_for_good, prepare, refuse_misfits, unplanned
 from thalweg.study.study import claim_folder, model_words
 from thalweg.study.sweep import slug
 from thalweg.study.sweep_commands import say_answers
@@ -57,6 +56,7 @@ def run_task_study(study: TaskStudyConfig, folder: Path, workers: int, as_json: 
     """
     require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
     jobs = list(task_jobs(study, folder).values())  # refuses what cannot be made before anything is written
+    refuse_misfits(job.config for job in jobs)
     with locked(folder, "study"):
         claim_folder(study, folder / PLAN, "study")
         prepare(jobs)
@@ -141,9 +141,9 @@ def report_on_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
 def show_tasks(summary: TaskStudySummary, folder: Path, as_json: bool) -> None:
     """The table and the answers on standard output."""
     if as_json:
-        print(json.dumps(to_dict(summary)))
+        say_json(to_dict(summary))
         return
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Screen(wide=200)
     title = f"{summary.name}: exact match, {len(summary.seeds)} seeds, mean and 95 % interval; every seed is on the page"
     table = Table(title=title, title_justify="left")
     arms = ("task", "arm", "trained lengths", "at the longest", "beyond")

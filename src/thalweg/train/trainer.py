@@ -29,7 +29,7 @@ from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp
 from thalweg.storage import Journal, locked, read_json, write_text
 from thalweg.train.ahead import look_ahead
-from thalweg.train.assemble import choose_device, make_data, make_model
+from thalweg.train.assemble import check_fits, choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import gather, newest_checkpoint, save_checkpoint, scatter
 from thalweg.train.config import RunConfig, TrainingConfig, config_text, read_config
@@ -121,6 +121,7 @@ class Run:
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.device = choose_device(config.training.device)
+        check_fits(config, self.device)
         self.data = make_data(config) if data is None else data
         self.model = make_model(config).to(self.device)
         # Static: one graph for each number of loops, rather than one that is traced again when the number is a new one.
