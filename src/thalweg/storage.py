@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import array
+import base64
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import stat
+import sys
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -176,16 +179,15 @@ class Journal:
     """A file of one JSON record a line, appended and flushed at once.
 
     A kill can tear the last line only; `read_journal` drops it. ``offset`` goes into the checkpoint, and a resumed run cuts
-    the file back to it, so that no record comes twice; ``sha256`` goes with it, so that a changed file is noticed.
+    the file back to it, so that no record comes twice; ``sums`` goes with it, so that a changed line is found.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
-        self.path, self._hash = path, hashlib.sha256()
+        self.path, self._sums = path, array.array("I")
         with explained(path):
             if offset:
                 refuse_special(path, MOST_JOURNAL)
-                for block in blocks(path, offset):
-                    self._hash.update(block)
+                self._sums.extend(zlib.crc32(line) for line in lines_of(path, offset))
             self._handle = path.open("ab")
             self._handle.truncate(offset)
 
@@ -195,9 +197,9 @@ class Journal:
         return self._handle.seek(0, os.SEEK_END)
 
     @property
-    def sha256(self) -> str:
-        """Of all bytes written so far."""
-        return self._hash.hexdigest()
+    def sums(self) -> str:
+        """A checksum of every line written so far, as text; see `sums_in`."""
+        return base64.b64encode(little(self._sums).tobytes()).decode()
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record.
@@ -210,7 +212,7 @@ class Journal:
         with explained(self.path):
             self._handle.write(line)
             self._handle.flush()
-        self._hash.update(line)
+        self._sums.append(zlib.crc32(line))
 
     def check(self) -> None:
         """Refuse to go on where the name no longer leads to the file that is written to: nobody would find what is written."""
@@ -235,12 +237,31 @@ class Journal:
             self._handle.close()
 
 
-def blocks(path: Path, size: int) -> Iterator[bytes]:
-    """The first ``size`` bytes of a file, a megabyte at a time."""
+def little(sums: array.array) -> array.array:
+    """Numbers of four bytes, the lowest first on every machine."""
+    found = array.array("I", sums)
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
+
+
+def sums_in(text: str) -> list[int]:
+    """The checksums of a journal's lines, from `Journal.sums`.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    found = array.array("I")
+    found.frombytes(base64.b64decode(text, validate=True))
+    return little(found).tolist()
+
+
+def lines_of(path: Path, size: int) -> Iterator[bytes]:
+    """The lines in the first ``size`` bytes of a file, with their ends; one that is longer than any record in pieces."""
     with path.open("rb") as handle:
-        while size and (block := handle.read(min(size, 1 << 20))):
-            size -= len(block)
-            yield block
+        while size > 0 and (line := handle.readline(min(size, MOST_BYTES))):
+            size -= len(line)
+            yield line
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

@@ -12,8 +12,7 @@ from thalweg.plain import to_dict
 from thalweg.report.landscape_figures import run_figures
 from thalweg.screen import Screen, progress_bar, say, say_json
 from thalweg.train.callbacks import Tenths
-from thalweg.train.config import read_config
-from thalweg.train.survey import plan_of, survey
+from thalweg.train.survey import config_of, plan_of, survey
 
 ROWS = 12
 """Points shown in the table; the journal has them all."""
@@ -56,7 +55,7 @@ def surveyed(run: Path, plan: LandscapePlan) -> RunLandscape:
 
 def caption(found: RunLandscape) -> str:
     """The set-up in a sentence."""
-    config = read_config(found.folder.parent / "config.toml")
+    config = config_of(found.folder.parent)
     model, plan = config.model, found.plan
     made = f"{found.summary.provenance.version} ({found.summary.provenance.commit})" if found.summary else ""
     ways = sorted({point.how for point in found.points})

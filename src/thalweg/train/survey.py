@@ -34,8 +34,9 @@ from thalweg.records import RunSummary, provenance, recorded
 from thalweg.storage import Journal, atomic_stream, locked, read_journal, read_json, write_json
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.checkpoint import checkpoints
-from thalweg.train.config import RunConfig, read_config
+from thalweg.train.config import RunConfig
 from thalweg.train.lengths import score_lengths
+from thalweg.train.owner import config_in
 from thalweg.train.parts import align, planes, replayed, theorems
 from thalweg.train.place import Place, gauge_pairs, place_of, step_of
 from thalweg.train.replay import replay
@@ -326,9 +327,7 @@ def config_of(run: Path) -> RunConfig:
         FolderError: there is none.
         BadInputError: it learns a task, whose landscape is not measured.
     """
-    if not (run / "config.toml").exists():
-        raise FolderError(f"run {run}: there is no config.toml in it; expected the --out folder of `thalweg train`")
-    config = read_config(run / "config.toml")
+    config = config_in(run)
     refuse_tasks(config)
     return config
 
