@@ -33,8 +33,7 @@ class Whole:
 
     def refuse(self, value: Any, place: str, given: Any) -> None:
         """Raise unless the value, which stands in what was given, is such a number."""
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        require(whole, place, given, self.noun)
+        require(is_a(numbers.Integral, value), place, given, self.noun)
         require(value >= self.least, place, given, self.below or f"{self.noun} of at least {self.least:,}")
         require(value <= self.most, place, given, f"{self.noun} of at most {told(self.most)}")
 
@@ -61,8 +60,7 @@ class Number:
 
     def refuse(self, value: Any, place: str, given: Any) -> None:
         """Raise unless the value, which stands in what was given, is such a number."""
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        require(real, place, given, self.noun)
+        require(is_a(numbers.Real, value), place, given, self.noun)
         low = value > self.least if self.open_below else value >= self.least
         require(low, place, given, self.words or self.lower)
         high = value < self.most if self.open_above else value <= self.most
@@ -89,6 +87,11 @@ Rate = Annotated[float, Number(0, 1e6, "a positive number of at most a million",
 Share = Annotated[float, Number(0, 1, "a share from 0 to 1")]
 Updates = Annotated[int, Whole(1, 10**9)]
 Threads = Annotated[int, Whole(0, 1024)]
+
+
+def is_a(kind: type, value: Any) -> bool:
+    """Whether a value is a number of a kind; yes and no are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def told(most: int) -> str:

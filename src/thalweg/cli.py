@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import os
 import sys
 import typing
@@ -420,7 +421,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; exit 0 when it worked, 1 when it failed, 2 when the input was bad, 130 when interrupted."""
     warnings.showwarning = one_line
     for stream in (sys.stdout, sys.stderr):  # a letter that the terminal's encoding lacks is shown as its escape
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(call(sys.argv[1:] if arguments is None else arguments))
 

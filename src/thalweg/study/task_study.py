@@ -9,7 +9,7 @@ from rich.table import Table
 
 from thalweg.errors import FolderError, require
 from thalweg.plain import to_dict
-from thalweg.records import RunRecord, read_lengths, read_run, recorded
+from thalweg.records import RunRecord, read_lengths, recorded
 from thalweg.report.sweep_page import share_in_words
 from thalweg.report.task_page import write_task_report
 from thalweg.screen import Screen, say_json
@@ -58,7 +58,7 @@ def run_task_study(study: TaskStudyConfig, folder: Path, workers: int, as_json: 
     jobs = list(task_jobs(study, folder).values())  # refuses what cannot be made before anything is written
     refuse_misfits(job.config for job in jobs)
     with locked(folder, "study"):
-        claim_folder(study, folder / PLAN, "study")
+        claim_folder(study, folder / PLAN, "study", jobs)
         prepare(jobs)
         failed = make_runs(jobs, workers or os.cpu_count() or 1)
         if len(failed) == len(jobs):
@@ -112,7 +112,8 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], recor
 
 def complete_runs(jobs: dict[Key, Job]) -> dict[Key, RunRecord]:
     """The records of the complete runs, read once."""
-    return {key: read_run(job.folder) for key, job in jobs.items() if job.complete}
+    found = {key: job.record for key, job in jobs.items()}
+    return {key: record for key, record in found.items() if record is not None}
 
 
 def of_arm(records: dict[Key, RunRecord], task: str, arm: str) -> Pairs:

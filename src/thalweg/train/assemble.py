@@ -74,10 +74,10 @@ def check_fits(config: RunConfig, device: torch.device) -> None:
     need, host, there = needs(config), memory.total(), memory.total(device)
     on_device = {"model": need.model, f"batch of {config.training.batch:,}": need.batch}
     parts = {"data": (need.data, host)} | {name: (size, there) for name, size in on_device.items()}
+    parts["model and batch"] = (need.model + need.batch, there)
+    instead = "that is all there is; choose a smaller model, batch, number of loops or data set"
     for name, (size, most) in parts.items():
-        instead = "choose a smaller model, batch, number of loops or data set"
-        memory.ensure(size, most, f"run {config.arm}, {name}", f"that is all there is; {instead}")
-    memory.ensure(sum(on_device.values()), there, f"run {config.arm}, model and batch", f"that is all there is; {instead}")
+        memory.ensure(size, most, f"run {config.arm}, {name}", instead)
 
 
 def make_data(config: RunConfig) -> Data | TaskData:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.errors import DamagedFileError
+from thalweg.plain import to_dict
+from thalweg.records import RunRecord, RunSummary, read_run, recorded
 from thalweg.storage import (
     MOST_BYTES,
     MOST_JOURNAL,
@@ -20,6 +22,7 @@ from thalweg.storage import (
     atomic_stream,
     journal_lines,
     lines_of,
+    read_json,
     record_in,
     refuse_special,
     set_aside,
@@ -145,6 +148,37 @@ def as_line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, allow_nan=False) + "\n").encode()
 
 
+def last_facts(folder: Path) -> dict[str, Any] | None:
+    """What the newest state of a run that can be read knows; None where there is none, or only one of an earlier version."""
+    for path in candidates(folder / "checkpoints"):
+        try:
+            facts = read_facts(path)
+        except DamagedFileError:
+            continue
+        return facts if known_sums(facts) is not None and isinstance(facts.get("clock"), dict) else None
+    return None
+
+
+def refuse_changed_summary(folder: Path, summary: RunSummary) -> None:
+    """Refuse a run's summary that is not what its last checkpoint knows; nothing where that cannot be asked.
+
+    Raises:
+        DamagedFileError: names file and field.
+    """
+    facts = last_facts(folder)
+    if facts is None or facts["step"] != summary.steps:
+        return
+    told, clock = to_dict(summary), facts["clock"]
+    known = {name: clock.get(name) for name in ("seconds", "flops", "evaluations")}
+    known |= {name: facts.get(name) for name in ("switches", "retreats", "data", "ceilings")}
+    for name, value in known.items():
+        if value is not None and told[name] != value:
+            advice = f"run `thalweg train {folder / 'config.toml'} --out {folder}` again"
+            raise DamagedFileError(
+                f"damaged record {folder / 'summary.json'}: {name} is not what the last checkpoint knows; {advice}"
+            )
+
+
 def refuse_changed(folder: Path, steps: int) -> None:
     """Refuse a complete run of ``steps`` updates whose metrics.jsonl is not what its last checkpoint knows of it.
 
@@ -153,19 +187,34 @@ def refuse_changed(folder: Path, steps: int) -> None:
     Raises:
         DamagedFileError: names the file and what is wrong.
     """
-    for path in candidates(folder / "checkpoints"):
-        try:
-            facts = read_facts(path)
-            found, evaluations = kept(folder / "metrics.jsonl", facts), facts["clock"]["evaluations"]
-            longer = facts["step"] == steps and (folder / "metrics.jsonl").stat().st_size > facts["journal"]
-        except (DamagedFileError, KeyError, TypeError, OSError):
-            continue
-        lost = evaluations - len(found.steps("evaluation"))
-        why = found.why or ("it is longer than what was written" if longer else "")
-        if why or lost > 0:
-            told = why or f"{lost} of {evaluations} evaluations are lost"
-            raise DamagedFileError(f"damaged record {folder / 'metrics.jsonl'}: {told}; remove {folder} to make the run again")
+    facts, path = last_facts(folder), folder / "metrics.jsonl"
+    if facts is None:
         return
+    found, evaluations = kept(path, facts), facts["clock"].get("evaluations", 0)
+    longer = not found.why and facts["step"] == steps and facts["journal"] and path.stat().st_size > facts["journal"]
+    lost = evaluations - len(found.steps("evaluation"))
+    why = found.why or ("it is longer than what was written" if longer else "")
+    if why or lost > 0:
+        told = why or f"{lost} of {evaluations} evaluations are lost"
+        raise DamagedFileError(f"damaged record {path}: {told}; remove {folder} to make the run again")
+
+
+def read_whole(folder: Path) -> RunRecord:
+    """The records of a complete run, of which every number that can be checked is what was written.
+
+    Raises:
+        DamagedFileError: one is not, or cannot be read; names the file.
+    """
+    path = folder / "summary.json"
+    summary = recorded(RunSummary, read_json(path), path)
+    refuse_changed_summary(folder, summary)
+    refuse_changed(folder, summary.steps)
+    found = read_run(folder)
+    if not found.evaluations or found.evaluations[-1].scores != summary.final:
+        raise DamagedFileError(
+            f"damaged record {path}: its scores are not the last of metrics.jsonl; remove {folder} to make the run again"
+        )
+    return found
 
 
 def begun_before(path: Path, every: int) -> int:

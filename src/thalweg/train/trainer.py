@@ -36,9 +36,9 @@ from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import Checkpoint, candidates, gather, newest_checkpoint, save_checkpoint, scatter
 from thalweg.train.config import RunConfig, TrainingConfig, config_text
 from thalweg.train.evaluate import evaluate
-from thalweg.train.finish import finish
+from thalweg.train.finish import ceilings_of, finish
 from thalweg.train.graphs import Graphs
-from thalweg.train.mend import begun_before, refuse_changed, reopen
+from thalweg.train.mend import begun_before, refuse_changed, refuse_changed_summary, reopen
 from thalweg.train.owner import claim, config_of_facts
 from thalweg.train.rates import rate_at
 from thalweg.train.retreat import go_back, tie
@@ -121,6 +121,7 @@ def ended(config: RunConfig, folder: Path) -> RunSummary | None:
         mine = (summary.arm, summary.seed, summary.steps) == (config.arm, config.seed, config.training.steps)
         if not mine:
             raise DamagedFileError(f"damaged record {path}: it is the summary of another run")
+        refuse_changed_summary(folder, summary)
         if isinstance(config.data, TaskConfig) and not read_lengths(folder):
             raise DamagedFileError(f"damaged record {folder / 'lengths.json'}: it is missing or empty")
     except DamagedFileError as error:
@@ -417,6 +418,8 @@ class Run:
         assert self.journal is not None
         return {
             "config": to_dict(self.config),
+            "data": to_dict(self.data.facts()),
+            "ceilings": to_dict(ceilings_of(self.data)),
             "config_hash": fingerprint(self.config),
             "shift": self.shift.state_dict(),
             "switches": to_dict(self.switches),
