@@ -67,8 +67,6 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 STUDIES = ("markov", "text", "tasks")
-SNAPSHOTS = 12
-"""Of a run whose recipe asks for none: enough for a landscape's curves; phases of learning need 40."""
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
@@ -380,13 +378,14 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: An
     from thalweg.data.tasks import TASKS
     from thalweg.study.recipes import plan, runs_of
     from thalweg.study.task_recipes import plan_tasks, task_runs
+    from thalweg.train.config import SNAPSHOTS_FOR_CURVES
     from thalweg.train.explained import explained_text
 
     if task in TASKS or ":" in task:
         run = task_runs(plan_tasks(preset, (task,), (arm,), seeds=1))[task, arm, 0]
     elif task in STUDIES[:2]:
         run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
-        run = replace(run, training=replace(run.training, snapshots=run.training.snapshots or SNAPSHOTS))
+        run = replace(run, training=replace(run.training, snapshots=run.training.snapshots or SNAPSHOTS_FOR_CURVES))
     else:
         raise unknown("recipe", task, (*STUDIES[:2], *TASKS))
     sys.stdout.write(explained_text(replace(run, seed=seed)))

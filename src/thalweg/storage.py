@@ -313,13 +313,14 @@ def record_in(line: bytes) -> dict[str, Any] | None:
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder for this process alone; the lock goes with the process, also when it is killed.
 
-    A folder that was made for it and in which nothing else lies at the end is removed again: nothing was done in it.
+    A folder that was made for it and in which nothing else lies at the end is removed again: nothing was done in it. So is, after
+    bad input, a lock that was not there before.
 
     Raises:
         FolderError: another process holds it.
     """
     with explained(folder):
-        made = missing_folders(folder)
+        made, known = missing_folders(folder), there(folder / ".lock")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
@@ -330,6 +331,11 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             ) from None
     try:
         yield
+    except BadInputError as error:
+        if error.exit_code == BadInputError.exit_code and not known:
+            with contextlib.suppress(OSError):
+                (folder / ".lock").unlink()
+        raise
     finally:
         if made:
             remove_empty(folder, made)

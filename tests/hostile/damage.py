@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from attempts import Outcome, attempt, emptied
 from safetensors.numpy import save
 
-import numpy as np
 import thalweg.report.landscape_figures
 import thalweg.report.page
 import thalweg.study.sweep_commands
@@ -92,8 +92,11 @@ LANDSCAPE = ["--exact-seconds", "0", "--replays", "1", "--window", "20", "--sequ
 STUDY = ["study", "markov", "--preset", "quick", "--jobs", "1"]
 TASKS = ["study", "tasks", "--preset", "quick", "--task", "parity", "--arms", "single,looped", "--jobs", "1", "--device", "cpu"]
 SWEEP = ["shift-sweep", "markov", "--preset", "quick", "--groups", "none", "--jobs", "1", "--device", "cpu"]
+Tried = tuple[list[str], Outcome, list[str]]
+"""Command, how it ended, and what it did that it may not."""
 COMMANDS: dict[str, Callable[[Path], list[list[str]]]] = {
     "run": lambda at: [["train", str(at.parent / "run.toml"), "--out", str(at)], ["landscape", str(at), *LANDSCAPE]],
+    "done": lambda at: [["train", str(at.parent / "run.toml"), "--out", str(at)]],
     "cut": lambda at: [["train", str(at.parent / "run.toml"), "--out", str(at)]],
     "task": lambda at: [["train", str(at.parent / "task.toml"), "--out", str(at)]],
     "study": lambda at: [["report", str(at)], [*STUDY, "--out", str(at)]],
@@ -106,7 +109,7 @@ COMMANDS: dict[str, Callable[[Path], list[list[str]]]] = {
 def small_presets() -> None:
     """Presets of seconds, of which the commands take one."""
     landscapes = {"markov": (PLAN, None)}
-    recipes.PRESETS["quick"] = Preset(1, ("single", "looped"), {"markov": 48}, landscapes)
+    recipes.PRESETS["quick"] = Preset(1, ("single", "looped"), {"markov": 48, "text": 40}, landscapes)
     task_recipes.PRESETS["quick"] = replace(task_recipes.PRESETS["quick"], seeds=1, steps=40, longest=4, width=8, batch=8)
     switching.PRESETS["quick"] = replace(switching.PRESETS["quick"], seeds=1, steps={"markov": 48})
 
@@ -247,7 +250,9 @@ def weights(run: Path) -> str:
     return json.loads((run / "summary.json").read_text())["weights_sha256"]
 
 
-def tried(kind: str, intact: Path, target: Path, way: str, rng: random.Random, log: Path) -> list[tuple[list[str], Outcome, list[str]]]:
+def tried(
+    kind: str, intact: Path, target: Path, way: str, rng: random.Random, log: Path
+) -> list[tuple[list[str], Outcome, list[str]]]:
     """Every command after one damage: command, outcome, faults."""
     at = intact.parent / "spoiled"
     removed(at) if at.is_symlink() or at.is_file() else shutil.rmtree(at, ignore_errors=True)
@@ -273,6 +278,7 @@ def goes_on(target: Path, way: str) -> bool:
 
 
 WEIGHTS: dict[str, str] = {}
+"""Kind of folder -> those of the run when nothing was damaged."""
 
 
 def cases_of(kinds: dict[str, Path], rng: random.Random, count: int) -> list[tuple[str, Path, str]]:
@@ -288,7 +294,7 @@ def main(folder: Path, seed: int = 0, count: int = 0) -> int:
     small_presets()
     rng = random.Random(seed)
     kinds = prepared(emptied(folder), tuple(COMMANDS))
-    WEIGHTS.update({kind: weights(kinds["run" if kind == "cut" else kind]) for kind in ("run", "cut", "task")})
+    WEIGHTS.update({kind: weights(kinds["run" if kind == "cut" else kind]) for kind in ("run", "done", "cut", "task")})
     counts: Counter[str] = Counter()
     print(f"{len(cases_of(kinds, random.Random(seed), count))} cases", flush=True)
     for kind, target, way in cases_of(kinds, rng, count):

@@ -28,6 +28,8 @@ Decay = Annotated[float, Number(0, 1, open_above=True)]
 """Of a running mean, at each update."""
 MOST_TOML = 1 << 20
 """Bytes of a config."""
+SNAPSHOTS_FOR_CURVES = 12
+"""Of a run whose landscape is drawn; phases of learning need 40."""
 SNAPSHOTS = "0, or from 2 to one more than training.steps"
 
 
@@ -231,7 +233,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     advice = "`thalweg recipe markov` prints one to start from"
     try:
-        text = read_bytes(path, MOST_TOML).decode()
+        text = read_bytes(path, MOST_TOML).decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         raise BadInputError(f"config {path}: there is no such file; expected a TOML file; {advice}") from None
     except OSError as error:

@@ -10,10 +10,13 @@ from rich.table import Table
 from thalweg.landscapes import LandscapePlan, LandscapeRecord, RunLandscape
 from thalweg.plain import to_dict
 from thalweg.report.landscape_figures import run_figures
-from thalweg.screen import Screen, progress_bar, say, say_json
+from thalweg.screen import Screen, complain, progress_bar, say, say_json
 from thalweg.train.callbacks import Tenths
+from thalweg.train.config import SNAPSHOTS_FOR_CURVES as SNAPSHOTS
 from thalweg.train.survey import config_of, plan_of, survey
 
+FEW = 3
+"""Points below which a run has no curves: a line has two, and the plane of the trajectory three."""
 ROWS = 12
 """Points shown in the table; the journal has them all."""
 
@@ -35,6 +38,9 @@ def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> 
         say_json(to_dict(found) | {"folder": str(found.folder)})
         return
     show(found)
+    if len(found.points) < FEW:
+        advice = f"train it with --set training.snapshots={SNAPSHOTS} (phases of learning need 40)"
+        complain(f"landscape of {run}: {len(found.points)} points, its figures need at least {FEW} to be curves; {advice}")
     names = sorted(path.stem for path in pictures if path.suffix == ".png")
     say(f"figures: {', '.join(names)} in {found.folder / 'figures'}")
 

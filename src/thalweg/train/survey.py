@@ -17,8 +17,18 @@ from typing import Any
 import torch
 
 from thalweg.data.batches import Data
+from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.task_data import TaskConfig, TaskData
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError, InsufficientDataError, ThalwegError
+from thalweg.data.text import TextConfig
+from thalweg.errors import (
+    BadInputError,
+    DamagedFileError,
+    DamagedRecordWarning,
+    FolderError,
+    InsufficientDataError,
+    ThalwegError,
+    require,
+)
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.landscapes import (
     KINDS,
@@ -115,6 +125,8 @@ class Survey:
         self.data: Data = data
         self.model = make_model(self.config).to(self.device)
         tokens = self.data.evaluation[0].tokens
+        most = f"at most the {len(tokens)} training sequences that the run scores"
+        require(plan.sequences <= len(tokens), "sequences", plan.sequences, most)
         self.batch = torch.from_numpy(tokens[: plan.sequences]).to(self.device)
         self.unreadable: dict[Path, bool] = {}
         names = [name for name, _ in self.model.named_parameters()]
@@ -466,11 +478,17 @@ def states(run: Path) -> list[Path]:
     return checkpoints(run / "snapshots") or checkpoints(run / "checkpoints")
 
 
-def plan_of(run: Path) -> LandscapePlan:
-    """The plan of a landscape that was begun, or the default one."""
+def plan_of(run: Path, config: RunConfig | None = None) -> LandscapePlan:
+    """The plan of a landscape that was begun, or the default one for a run of this config (None reads it)."""
     folder = run / "landscape"
     lines, _ = intact(folder / "journal.jsonl")
-    return plan_in(folder, lines) if lines or readable_plan(folder / "plan.json") else LandscapePlan()
+    if lines or readable_plan(folder / "plan.json"):
+        return plan_in(folder, lines)
+    data = (config or config_of(run)).data
+    scored = LandscapePlan.sequences
+    if isinstance(data, TextConfig | MarkovConfig):
+        scored = data.windows if isinstance(data, TextConfig) else data.scored or data.sequences
+    return LandscapePlan(sequences=min(LandscapePlan.sequences, max(scored, 2)))
 
 
 def config_of(run: Path) -> RunConfig:
