@@ -55,7 +55,7 @@ class OptimizerConfig:
     """AdamW's decay of the mean square."""
     weight_decay: Annotated[float, Number(0, 1e6)] = 0.0
     """Decoupled decay of the matrices; vectors are never decayed. In SGD it is added to the gradient."""
-    clip: Annotated[float, Number(0, 1e30)] = 1.0
+    clip: Annotated[float, Number(0, 1e12)] = 1.0
     """Largest norm of the whole gradient; 0 for no clipping."""
     value_rate: Rate = 1.0
     """Factor on the rate of the value weights W_V (for the rescaled-Single control)."""
