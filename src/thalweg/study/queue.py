@@ -23,10 +23,10 @@ from thalweg.plain import to_dict
 from thalweg.records import RunRecord
 from thalweg.storage import explained, set_aside, there, write_json, write_text
 from thalweg.train.assemble import check_fits, choose_device
-from thalweg.train.config import RunConfig, config_text
+from thalweg.train.config import RunConfig, config_text, read_config
 from thalweg.train.mend import read_whole
 from thalweg.train.owner import claim as claim_run
-from thalweg.train.owner import config_in
+from thalweg.train.owner import stored_config
 from thalweg.train.survey import claim, intact, whole
 from thalweg.train.trainer import ended
 
@@ -209,9 +209,9 @@ def unplanned(jobs: Iterable[Job]) -> dict[str, str]:
 def as_planned(job: Job) -> bool:
     """Whether the run in the folder has the config of the plan."""
     try:
-        return config_in(job.folder) == job.config
-    except BadInputError:  # a key that this version does not know
-        return False
+        return read_config(job.folder / "config.toml") == job.config
+    except BadInputError:  # damaged, or a key that this version does not know
+        return stored_config(job.folder) == job.config
 
 
 def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[str]], None]) -> dict[str, str]:
