@@ -28,8 +28,8 @@ Decay = Annotated[float, Number(0, 1, open_above=True)]
 """Of a running mean, at each update."""
 MOST_TOML = 1 << 20
 """Bytes of a config."""
-SNAPSHOTS_FOR_CURVES = 12
-"""Of a run whose landscape is drawn; phases of learning need 40."""
+SNAPSHOTS_FOR_CURVES = 6
+"""Of a run whose recipe asks for none: enough for a landscape's curves, few enough for a run of five updates."""
 SNAPSHOTS = "0, or from 2 to one more than training.steps"
 
 

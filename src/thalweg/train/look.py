@@ -12,7 +12,6 @@ from thalweg.plain import to_dict
 from thalweg.report.landscape_figures import run_figures
 from thalweg.screen import Screen, complain, progress_bar, say, say_json
 from thalweg.train.callbacks import Tenths
-from thalweg.train.config import SNAPSHOTS_FOR_CURVES as SNAPSHOTS
 from thalweg.train.survey import config_of, plan_of, survey
 
 FEW = 3
@@ -39,7 +38,7 @@ def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> 
         return
     show(found)
     if len(found.points) < FEW:
-        advice = f"train it with --set training.snapshots={SNAPSHOTS} (phases of learning need 40)"
+        advice = "train it with --set training.snapshots=12 or more (phases of learning need 40)"
         complain(f"landscape of {run}: {len(found.points)} points, its figures need at least {FEW} to be curves; {advice}")
     names = sorted(path.stem for path in pictures if path.suffix == ".png")
     say(f"figures: {', '.join(names)} in {found.folder / 'figures'}")
