@@ -121,7 +121,7 @@ def test_a_recipe_s_run_has_curves_in_its_landscape_and_one_without_snapshots_sa
         assert (made[0], seen[0]) == (0, 0), (made, seen)
         told[name] = seen[2]
     assert "figures need at least 3" not in told["with"]
-    assert "1 points, its figures need at least 3 to be curves; train it with --set training.snapshots=12" in told["without"]
+    assert "1 point, its figures need at least 3 to be curves; train it with --set training.snapshots=12" in told["without"]
 
 
 @pytest.mark.parametrize(
