@@ -39,7 +39,8 @@ def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> 
     show(found)
     if len(found.points) < FEW:
         advice = "train it with --set training.snapshots=12 or more (phases of learning need 40)"
-        complain(f"landscape of {run}: {len(found.points)} point{'' if len(found.points) == 1 else 's'}, its figures need at least {FEW} to be curves; {advice}")
+        points = f"{len(found.points)} point{'' if len(found.points) == 1 else 's'}"
+        complain(f"landscape of {run}: {points}, its figures need at least {FEW} to be curves; {advice}")
     names = sorted(path.stem for path in pictures if path.suffix == ".png")
     say(f"figures: {', '.join(names)} in {found.folder / 'figures'}")
 
