@@ -10,7 +10,8 @@ import thalweg
 ROOT = Path(thalweg.__file__).parent
 FLOORS = (
     ("errors",),
-    ("plain", "storage", "streams", "intervals", "vectors", "ranks"),
+    ("bounds",),
+    ("plain", "storage", "streams", "intervals", "vectors", "ranks", "screen"),
     ("records",),
     ("landscapes", "sweeps"),
     ("task_studies",),

@@ -106,3 +106,52 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture) -> None:
     from importlib.metadata import version
 
     assert said(capsys, "--version")[1].strip() == version("thalweg")
+
+
+def test_a_recipe_s_run_has_curves_in_its_landscape_and_one_without_snapshots_says_what_to_set(
+    capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text(said(capsys, "recipe", "markov", "--arm", "shift")[1])
+    small = ["--set", "training.steps=8", "--set", "data.sequences=32", "--set", "data.held_out=16", "--set", "model.width=4"]
+    fast = ["--exact-seconds", "0", "--replays", "0", "--no-slices", "--empty-lengths", "--sequences", "4"]
+    told = {}
+    for name, more in (("with", []), ("without", ["--set", "training.snapshots=0"])):
+        made = said(capsys, "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / name), *small, *more)
+        seen = said(capsys, "landscape", str(tmp_path / name), *fast)
+        assert (made[0], seen[0]) == (0, 0), (made, seen)
+        told[name] = seen[2]
+    assert "figures need at least 3" not in told["with"]
+    assert "1 point, its figures need at least 3 to be curves; train it with --set training.snapshots=12" in told["without"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study", "markov", "--jobs", "0.5"], "--jobs: given '0.5', expected a whole number"),
+        (["study", "markov", "--seeds", "2.7"], "--seeds: given '2.7', expected a whole number"),
+        (
+            ["study", "markov", "--seeds", "9" * 20],
+            "--seeds: given 99999999999999999999, expected a whole number of at most 10,000",
+        ),
+        (["landscape", "x", "--threads", "-1"], "--threads: given -1, expected a whole number of at least 0"),
+        (["landscape", "x", "--lengths", "1.5"], "--lengths: given '1.5', expected a whole number"),
+        (["train", "\x1b[2J[bold]\u202e\udcff.toml"], r"config \x1b[2J[bold]\u202e\udcff.toml: there is no such file"),
+        (["report", "\u202e\x1b[1m"], r"study \u202e\x1b[1m: there is no study.json"),
+    ],
+    ids=repr,
+)
+def test_options_and_names_that_nobody_should_give_get_one_inert_line(
+    capsys: pytest.CaptureFixture, arguments: list[str], message: str
+) -> None:
+    code, out, err = said(capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_a_run_that_cannot_fit_is_told_what_it_needs_and_leaves_nothing(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    data = "kind = 'markov'\nlength = 1000000\nsequences = 1000000000"
+    (tmp_path / "run.toml").write_text(f"arm = 'big'\n[data]\n{data}\n[model]\nlength = 999999\n")
+    code, _, err = said(capsys, "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "a" / "b"))
+    assert code == 2
+    assert "run big, data: needs 7450595.5 GiB, the limit is" in err
+    assert not (tmp_path / "a").exists()

@@ -4,14 +4,26 @@ import resource
 import signal
 import subprocess
 import sys
+import zlib
 
 import pytest
 
 from thalweg.errors import BadInputError, DamagedFileError, DiskFullError, FolderError, ThalwegError
-from thalweg.storage import Journal, atomic_stream, locked, read_journal, read_json, write_json, write_text
+from thalweg.storage import (
+    Journal,
+    atomic_stream,
+    locked,
+    read_journal,
+    read_json,
+    set_aside,
+    sums_in,
+    write_json,
+    write_text,
+)
 
 HOLDER = """
 import sys
+import zlib
 from pathlib import Path
 from thalweg.storage import locked
 with locked(Path(sys.argv[1]), "run"):
@@ -289,3 +301,94 @@ def test_a_lock_is_freed_when_its_holder_is_killed(tmp_path, holder):
 def test_a_folder_that_is_a_file_cannot_be_locked(old):
     with pytest.raises(BadInputError, match=f"cannot use {old}: .*choose another path"):
         locked(old, "run").__enter__()
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "[" * 100 + "]" * 100, '{"a":' * 70 + "1" + "}" * 70, '{"a": NaN}', "-Infinity"]
+)
+def test_json_that_is_too_deep_or_no_number_is_damage(old, content):
+    old.write_text(content)
+    with pytest.raises(DamagedFileError, match=f"damaged record {old}: (more than 64 lists|.*is no number that a record holds)"):
+        read_json(old)
+
+
+def test_a_file_of_ten_gigabytes_is_not_read(old):
+    os.truncate(old, 10 << 30)
+    with pytest.raises(DamagedFileError, match=r"has 10,737,418,240 bytes, expected at most"):
+        read_json(old)
+    with pytest.raises(DamagedFileError, match=r"has 10,737,418,240 bytes, expected at most"):
+        read_journal(old)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, "is a pipe, expected a file"),
+        (os.mkdir, "is a folder, expected a file"),
+        (lambda path: os.symlink("/dev/zero", path), "is a device, expected a file"),
+        (lambda path: os.symlink(path, path), "Too many levels of symbolic links"),
+        (lambda path: os.symlink("nowhere", path), "No such file"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_json, read_journal])
+def test_what_is_no_plain_file_is_damage_and_never_waited_for(tmp_path, make, message, read):
+    make(tmp_path / "x")
+    with pytest.raises(DamagedFileError, match=rf"damaged record {tmp_path}/x: .*{message}"):
+        read(tmp_path / "x")
+
+
+def test_a_line_that_is_too_deep_is_no_record(journal):
+    journal.path.write_bytes(b"{}\n" + b"[" * 5000 + b"\n")
+    with pytest.raises(DamagedFileError, match="line 2: expected one JSON object"):
+        read_journal(journal.path)
+
+
+@pytest.mark.parametrize("spoil", [os.unlink, lambda path: os.rename(path, f"{path}.other"), lambda path: write_text(path, "x")])
+def test_a_journal_that_is_removed_or_replaced_takes_no_more_records(journal, spoil):
+    journal.append({"step": 1})
+    spoil(journal.path)
+    with pytest.raises(ThalwegError, match=f"{journal.path} was removed or replaced while it was written to"):
+        journal.append({"step": 2})
+
+
+def test_the_checksums_of_a_journal_are_those_of_its_lines_also_when_it_goes_on(journal):
+    journal.append({"step": 1})
+    journal.append({"step": 2})
+    resumed = Journal(journal.path, journal.offset)
+    resumed.append({"step": 3})
+    resumed.close()
+    assert sums_in(resumed.sums) == [zlib.crc32(line) for line in journal.path.read_bytes().splitlines(keepends=True)]
+
+
+def test_what_is_set_aside_keeps_its_content_under_a_free_name(tmp_path):
+    for content in ("a", "b"):
+        write_text(tmp_path / "x", content)
+        set_aside(tmp_path / "x")
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert found == {"x.damaged": "a", "x.damaged-2": "b"}
+
+
+def test_a_folder_in_which_nothing_was_done_is_removed_again(tmp_path):
+    with pytest.raises(BadInputError, match="no"), locked(tmp_path / "a" / "b", "run"):
+        raise BadInputError("no")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_leaves_no_lock_in_a_folder_that_was_there(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(BadInputError, match="no"), locked(tmp_path, "run"):
+        raise BadInputError("no")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_in_which_something_was_done_stays(tmp_path):
+    with locked(tmp_path / "a", "run"):
+        write_text(tmp_path / "a" / "x", "done")
+    assert (tmp_path / "a" / "x").read_text() == "done"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "loop/x"])
+def test_a_path_that_cannot_be_is_bad_input(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(BadInputError, match=r"cannot use .*choose another path"):
+        write_text(tmp_path / name, "x")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import inspect
+import io
 import os
 import sys
+import typing
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token
 
-from thalweg.errors import StudyError, ThalwegError, require, unknown
+from thalweg.bounds import Seed, Threads, Whole, refuse
+from thalweg.errors import StudyError, ThalwegError, require, shown, unknown
+from thalweg.screen import complain, say, say_json
 
 app = App(
     name="thalweg",
@@ -25,11 +31,46 @@ Example: `thalweg study markov --preset quick`""",
     suppress_keyboard_interrupt=False,
 )
 
+
+def whole(hint: Any, tokens: Sequence[Token]) -> Any:
+    """Whole numbers as they are written: a fraction is refused, not rounded."""
+    found = []
+    for token in tokens:
+        try:
+            found.append(int(token.value))
+        except ValueError:
+            raise ValueError(f"given {shown(token.value)}, expected a whole number") from None
+    return tuple(found) if typing.get_origin(hint) is tuple else found[0]
+
+
+Digits = Parameter(converter=whole)
+Seeds = Annotated[int, Whole(0, 10_000, "a whole number of at least 1"), Digits]
+Jobs = Annotated[int, Whole(0, 1024, "a whole number of at least 1, or 0 for one for each core"), Digits]
+Loops = Annotated[int, Whole(0, 10**4, "at least 2 passes, as there is nothing to switch to otherwise"), Digits]
+Count = Annotated[int | None, Digits]
+"""Bounded by the field of the plan that it goes into."""
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a command whose numbers are checked against the bounds in their types first."""
+    hints, signature = typing.get_type_hints(function, include_extras=True), inspect.signature(function)
+
+    @app.command
+    @functools.wraps(function)
+    def checked(*arguments: Any, **options: Any) -> None:
+        for name, value in signature.bind(*arguments, **options).arguments.items():
+            if name in hints:
+                refuse(hints[name], value, f"--{name.strip('_').replace('_', '-')}")
+        function(*arguments, **options)
+
+    return checked
+
+
 STUDIES = ("markov", "text", "tasks")
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
-@app.command
+@command
 def study(
     task: str,
     /,
@@ -37,8 +78,8 @@ def study(
     preset: str = "quick",
     out: Path | None = None,
     arms: Annotated[str, Parameter(name="--arms")] = "",
-    seeds: int = 0,
-    jobs: int = 0,
+    seeds: Seeds = 0,
+    jobs: Jobs = 0,
     text: str = "",
     tasks: Annotated[str, Parameter(name="--task")] = "",
     device: str = "auto",
@@ -103,17 +144,17 @@ def study(
     run_study(planned, out or Path("results") / f"{task}-{preset}", jobs, json_)
 
 
-@app.command
+@command
 def shift_sweep(
     task: str,
     /,
     *,
     preset: str = "quick",
-    loops: int = 0,
+    loops: Loops = 0,
     groups: Annotated[str, Parameter(name="--groups")] = "",
-    seeds: int = 0,
+    seeds: Seeds = 0,
     out: Path | None = None,
-    jobs: int = 0,
+    jobs: Jobs = 0,
     text: str = "",
     device: str = "auto",
     json_: Json = False,
@@ -158,7 +199,7 @@ def shift_sweep(
     run_sweep(planned, out or Path("results") / f"{task}-shift-{planned.loops}-{preset}", jobs, json_)
 
 
-@app.command
+@command
 def train(
     config: Path,
     /,
@@ -190,7 +231,7 @@ def train(
     from thalweg.train.config import read_config
     from thalweg.train.trainer import train as make_run
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
         raise ThalwegError("train: started on several ranks, expected one process; start it without torchrun")
     settings = read_config(config, set_)
     folder = out or Path("results") / config.stem
@@ -203,27 +244,27 @@ def train(
         callbacks.insert(0, along(folder, settings, bar.measuring))  # first, so that the bar stays while the end is measured
     summary = make_run(settings, folder, callbacks)
     if json_:
-        print(json.dumps(to_dict(summary)))
+        say_json(to_dict(summary))
         return
     scores = ", ".join(f"{name} loss {strata['all'].loss:.4f}" for name, strata in summary.final.items())
-    print(f"{label}: {summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
+    say(f"{label}: {summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
 
 
-@app.command
+@command
 def landscape(
     run: Path,
     /,
     *,
-    checkpoints: int | None = None,
-    sequences: int | None = None,
-    loops: int | None = None,
+    checkpoints: Count = None,
+    sequences: Count = None,
+    loops: Count = None,
     exact_seconds: float | None = None,
-    replays: int | None = None,
-    window: int | None = None,
-    lengths: tuple[int, ...] | None = None,
+    replays: Count = None,
+    window: Count = None,
+    lengths: Annotated[tuple[int, ...] | None, Digits] = None,
     slices: bool | None = None,
     dtype: str | None = None,
-    threads: int = 0,
+    threads: Annotated[Threads, Digits] = 0,
     json_: Json = False,
 ) -> None:
     """Measure the loss landscape along a run that is there: spectra, river and valley, alignment, hopping, lengths, slices.
@@ -279,7 +320,7 @@ def landscape(
     look(run, from_dict(LandscapePlan, chosen) if chosen else None, threads, json_)
 
 
-@app.command
+@command
 def report(folder: Path, other: Path | None = None, /, *, out: Path | None = None, json_: Json = False) -> None:
     """Make table, answers, figures and report.html of a study or a sweep again, from its records; or compare two of them.
 
@@ -314,9 +355,11 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
     report_on_any(folder, json_)
 
 
-@app.command
-def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: int = 0) -> None:
-    """Print the config of one run as TOML, to change and to give to `thalweg train`.
+@command
+def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: Annotated[Seed, Digits] = 0) -> None:
+    """Print the config of one run as TOML, every key with what it is and its range, to change and to give to `thalweg train`.
+
+    Of markov and text the run keeps snapshots, so that `thalweg landscape` has curves to draw.
 
     Example: `thalweg recipe markov --arm shift > run.toml`
 
@@ -335,18 +378,20 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: in
     from thalweg.data.tasks import TASKS
     from thalweg.study.recipes import plan, runs_of
     from thalweg.study.task_recipes import plan_tasks, task_runs
-    from thalweg.train.config import config_text
+    from thalweg.train.config import SNAPSHOTS_FOR_CURVES
+    from thalweg.train.explained import explained_text
 
     if task in TASKS or ":" in task:
         run = task_runs(plan_tasks(preset, (task,), (arm,), seeds=1))[task, arm, 0]
     elif task in STUDIES[:2]:
         run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
+        run = replace(run, training=replace(run.training, snapshots=run.training.snapshots or SNAPSHOTS_FOR_CURVES))
     else:
         raise unknown("recipe", task, (*STUDIES[:2], *TASKS))
-    print(config_text(replace(run, seed=seed)), end="")
+    sys.stdout.write(explained_text(replace(run, seed=seed)))
 
 
-@app.command
+@command
 def verify(*statements: str, json_: Json = False) -> None:
     """Try every statement of the theory on this machine, counterexamples included, and print what was found.
 
@@ -374,6 +419,9 @@ def listed(words: str) -> tuple[str, ...]:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; exit 0 when it worked, 1 when it failed, 2 when the input was bad, 130 when interrupted."""
     warnings.showwarning = one_line
+    for stream in (sys.stdout, sys.stderr):  # a letter that the terminal's encoding lacks is shown as its escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(call(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -382,25 +430,38 @@ def call(arguments: list[str]) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return complain(" ".join(str(error).split()), 2)
+        return refused(" ".join(str(error).split()), 2)
     except StudyError as error:
-        return complain(str(error), error.exit_code)
+        return refused(str(error), error.exit_code)
     except ThalwegError as error:
-        return complain(" ".join(str(error).split()), error.exit_code)
+        return refused(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
-        return complain("interrupted; give the same command again to go on", 130)
+        return refused("interrupted; give the same command again to go on", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        where = " ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return refused(f"cannot use {where or 'a file'}: {error.strerror or error}; choose another path or fix its rights", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return refused(f"out of memory ({str(error).splitlines()[0] if str(error) else 'no more can be had'}); ask for less", 1)
     return 0
 
 
-def complain(message: str, code: int) -> int:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that no more memory could be had; PyTorch has no class of its own for that on a CPU."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or any(one in str(error) for one in words)
+
+
+def refused(message: str, code: int) -> int:
     """Say what is wrong and hand the exit code on."""
-    print(f"thalweg: {message}", file=sys.stderr)
+    complain(message)
     return code
 
 
 def one_line(message: Any, *_: Any) -> None:
     """Warnings as one line, without the source around them."""
-    print(f"thalweg: warning: {message}", file=sys.stderr)
+    complain(f"warning: {' '.join(str(message).split())}")

@@ -7,10 +7,14 @@ Every message says three things: what was given, what was expected, what to do.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
-LONGEST = 500
-"""Characters of a value that a message shows."""
+LONGEST = 200
+"""Characters of a given value in a message."""
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 3, LONGEST, LONGEST
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = SHORT.maxset = SHORT.maxfrozenset = 20
 
 
 class ThalwegError(Exception):
@@ -133,6 +137,10 @@ class GrowthWarning(UserWarning):
     """Too many loops for the bound on how far the linear model's states grow."""
 
 
+class DamagedRecordWarning(UserWarning):
+    """A file that thalweg wrote is not as it was written; what is intact is used, and the message says what was lost."""
+
+
 class KinkWarning(UserWarning):
     """The loss has kinks (ReLU and its like): its second derivative is that of the smooth pieces, the kinks left out."""
 
@@ -146,15 +154,24 @@ class SkippedFilesWarning(UserWarning):
 
 
 def shown(value: object) -> str:
-    """A value as one line that is safe to print: its ``repr`` without line breaks, shortened where it is long; a class by its name.
+    """A value as one line that is safe to print: its ``repr``, shortened where it is long or deep; a class by its name.
 
     Example:
+        >>> print(shown("x" * 1000)[-25:])
+        xx...' (1,000 characters)
         >>> shown("two\\nlines"), shown(int)
         ("'two\\\\nlines'", 'the class int')
     """
-    text = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, str | bytes):
+        text = inert(repr(value[:LONGEST]))
+        return text if len(value) <= LONGEST else f"{text[:-1]}...{text[-1]} ({len(value):,} characters)"
+    if isinstance(value, int) and value.bit_length() > 4 * LONGEST:
+        return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
+    text = SHORT.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else repr(value)
     text = inert(" ".join(text.split()) if "\n" in text else text)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return text if len(text) <= 4 * LONGEST else f"{text[: 4 * LONGEST]}..."
 
 
 def inert(text: str) -> str:
@@ -188,6 +205,6 @@ def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
         unknown arm 'lopped'; did you mean 'looped'? Known: looped, single
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(given)[:LONGEST], names, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return BadInputError(f"unknown {what} {shown(given)}; {meant}Known: {', '.join(names) or 'none'}")

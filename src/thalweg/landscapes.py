@@ -8,66 +8,67 @@ A number that does not exist is None. Steps count updates made.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from thalweg.errors import DamagedFileError, require
+from thalweg.bounds import Number, Rate, Whole
+from thalweg.errors import DamagedFileError, DamagedRecordWarning, require
+from thalweg.plain import checked
 from thalweg.records import Provenance, Score, recorded
-from thalweg.storage import read_journal, read_json
+from thalweg.storage import read_journal, read_json, refuse_special, there
+
+MOST_ARRAYS = 1 << 40
+"""Bytes of a file of arrays."""
+CHECKPOINTS = "0 for all, or at least 2"
 
 
 @dataclass(frozen=True)
 class LandscapePlan:
     """What is measured along a run, and how finely."""
 
-    checkpoints: int = 0
+    checkpoints: Annotated[int, Whole(0, 10**6, CHECKPOINTS)] = 0
     """Snapshots looked at, as evenly spread over those there are as can be, first and last always; 0 takes all."""
-    sequences: int = 64
+    sequences: Annotated[int, Whole(2, 10**7)] = 64
     """Training sequences of the fixed batch that every curvature is the curvature on."""
-    loops: int = 0
+    loops: Annotated[int, Whole(0, 10**5)] = 0
     """T of the Looped side of the alignment; 0 takes the run's last stage, and for a run of one pass leaves the alignment out."""
     dtype: Literal["float32", "float64"] = "float32"
     """Arithmetic of products; eigensolvers always use float64."""
-    exact_seconds: float = 60.0
+    exact_seconds: Annotated[float, Number(0, 1e9)] = 60.0
     """Longest expected time of one exact spectrum; above it the spectrum is matrix-free."""
-    top: int = 10
+    top: Annotated[int, Whole(1, 10**4)] = 10
     """Largest eigenvalues, with their vectors."""
-    lanczos: int = 60
+    lanczos: Annotated[int, Whole(2, 10**5)] = 60
     """Lanczos steps of a matrix-free density."""
-    probes: int = 4
+    probes: Annotated[int, Whole(2, 10**5)] = 4
     """Probes of a matrix-free density, and of the similarity of successive Hessians."""
     alignment: bool = True
     """Gradients of one pass and of all passes at shared weights."""
-    replays: int = 3
+    replays: Annotated[int, Whole(0, 10**5)] = 3
     """Snapshots from which training is gone over again, in about equal parts of the run as far as there are snapshots."""
-    window: int = 100
+    window: Annotated[int, Whole(20, 10**7, "at least 20 updates")] = 100
     """Updates of a replay."""
-    force_rate: float = 1e-3
+    force_rate: Rate = 1e-3
     """eta of the gradient descent beside which the theorems are put, the same for every run, so that forces compare."""
-    force_steps: int = 20
+    force_steps: Annotated[int, Whole(1, 10**7)] = 20
     """K of it."""
-    lengths: tuple[int, ...] = (1, 2, 4, 8)
+    lengths: tuple[Annotated[int, Whole(1, 10**5, "multiples of at least 1")], ...] = (1, 2, 4, 8)
     """Multiples of the training length that the end of the run is scored on."""
     slices: bool = True
     """Loss in planes at the end of the run."""
 
     def __post_init__(self) -> None:
-        require(self.checkpoints == 0 or self.checkpoints >= 2, "checkpoints", self.checkpoints, "0 for all, or at least 2")
-        for name, least in (("sequences", 2), ("top", 1), ("lanczos", 2), ("probes", 2), ("force_steps", 1)):
-            require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number of at least {least}")
-        require(self.loops >= 0, "loops", self.loops, "a whole number of at least 0")
-        require(self.exact_seconds >= 0, "exact_seconds", self.exact_seconds, "a number of at least 0")
-        require(self.replays >= 0, "replays", self.replays, "a whole number of at least 0")
-        require(self.window >= 20, "window", self.window, "at least 20 updates")
-        require(self.force_rate > 0, "force_rate", self.force_rate, "a positive rate")
-        require(all(m >= 1 for m in self.lengths), "lengths", self.lengths, "multiples of at least 1")
+        checked(self, "")
+        require(self.checkpoints != 1, "checkpoints", self.checkpoints, CHECKPOINTS)
 
 
 @dataclass(frozen=True)
@@ -388,19 +389,39 @@ def slice_path(folder: Path, name: str) -> Path:
     return folder / "slices" / f"{name}.safetensors"
 
 
+def arrays_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """A safetensors file of these arrays, with a hash of them in its header."""
+    arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    return save(arrays, metadata={"sha256": digest(arrays)})
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of names, shapes and bytes, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
+        total.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return total.hexdigest()
+
+
 def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The arrays of a file that thalweg wrote; nothing where there is no file.
 
     Raises:
         DamagedFileError: it cannot be read, or lacks one of ``names``.
     """
-    if not path.exists():
+    if not there(path):
         return {}
-    advice = f"move {path.parents[1]} away and measure again"
+    advice = f"run `thalweg landscape {path.parents[2]}` again"
     try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
+        refuse_special(path, MOST_ARRAYS)
+        with safe_open(path, framework="numpy") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = (file.metadata() or {}).get("sha256")  # files of earlier versions have none
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(f"damaged arrays {path}: {error}; {advice}") from None
+    if stored not in (None, digest(found)):
+        raise DamagedFileError(f"damaged arrays {path}: the bytes do not match the hash that was stored with them; {advice}")
     if lacking := [name for name in names if name not in found]:
         raise DamagedFileError(f"damaged arrays {path}: expected {', '.join(lacking)}; {advice}")
     return found
@@ -419,14 +440,50 @@ def read_landscape(run: Path) -> RunLandscape | None:
     """
     folder = run / "landscape"
     plan, journal, summary = folder / "plan.json", folder / "journal.jsonl", folder / "summary.json"
-    if not plan.exists():
+    if not there(plan) and not there(journal):
         return None
     found: dict[str, list[Any]] = {name: [] for name, _ in KINDS.values()}
-    for line in read_journal(journal) if journal.exists() else []:
-        kind = line.pop("type")
+    lines = read_journal(journal) if there(journal) else []
+    for line in lines:
+        kind = line.get("type")
         if kind in KINDS:
             name, cls = KINDS[kind]
-            found[name].append(recorded(cls, line, journal))
+            found[name].append(recorded(cls, {key: value for key, value in line.items() if key != "type"}, journal))
     ordered = {name: tuple(sorted(records, key=lambda r: r.step)) for name, records in found.items()}
-    done = recorded(LandscapeSummary, read_json(summary), summary) if summary.exists() else None
-    return RunLandscape(folder, recorded(LandscapePlan, read_json(plan), plan), **ordered, summary=done)
+    done = recorded(LandscapeSummary, read_json(summary), summary) if there(summary) else None
+    return RunLandscape(folder, plan_in(folder, lines), **ordered, summary=done)
+
+
+def plan_in(folder: Path, lines: Sequence[dict[str, Any]]) -> LandscapePlan:
+    """The plan of a landscape that was begun, from plan.json; from its journal where that is damaged or missing.
+
+    Raises:
+        DamagedFileError: neither tells it, or they tell two.
+    """
+    path, told = folder / "plan.json", next((line.get("plan") for line in lines if line.get("type") == "plan"), None)
+    begun = None if told is None else recorded(LandscapePlan, told, folder / "journal.jsonl")
+    try:
+        found = recorded(LandscapePlan, read_json(path), path)
+    except DamagedFileError as error:
+        if begun is None:
+            words = str(error).partition("; ")[0]
+            raise DamagedFileError(f"{words}; nothing tells what was measured: move {folder} away and measure again") from None
+        warnings.warn(f"{str(error).partition('; ')[0]}; the plan is taken from the journal", DamagedRecordWarning, stacklevel=2)
+        return begun
+    if begun not in (None, found):
+        raise DamagedFileError(f"damaged record {path}: not the plan that the journal was begun with; remove it and run again")
+    return found
+
+
+def broken_arrays(found: RunLandscape) -> dict[Path, tuple[str, int]]:
+    """File of a spectrum or a plane that is damaged or missing -> part and step that it belongs to."""
+    wanted = {found.spectrum_path(point.step): ("spectra", point.step) for point in found.points}
+    wanted |= {found.slice_path(plane.name): ("slices", plane.step) for plane in found.slices}
+    broken = {}
+    for path, part in wanted.items():
+        try:
+            if not read_arrays(path):
+                broken[path] = part
+        except DamagedFileError:
+            broken[path] = part
+    return broken

@@ -16,6 +16,7 @@ import types
 import typing
 from typing import Any, Literal, TypeVar, Union
 
+from thalweg.bounds import check
 from thalweg.errors import BadInputError, shown, unknown
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
     for key, value in values.items():
         if key == "kind" and hasattr(cls, "kind"):
             if value != cls.kind:  # pyright: ignore[reportAttributeAccessIssue]
-                raise BadInputError(f"{place or cls.__name__}: given kind {value!r}, expected {cls.kind!r}")  # pyright: ignore[reportAttributeAccessIssue]
+                raise BadInputError(f"{place or cls.__name__}: given kind {shown(value)}, expected {cls.kind!r}")  # pyright: ignore[reportAttributeAccessIssue]
             continue
         if key not in fields:
             raise unknown(f"key in {place or cls.__name__}", str(key), fields)
@@ -66,7 +67,8 @@ def checked(value: Any, prefix: str) -> None:
     """Refuse a dataclass whose fields do not hold what their hints say; for ``__post_init__``, before values are compared.
 
     A field must hold a value of its type: no string or class where an object is expected, no name outside of its choices, no
-    fraction, truth value or text where a whole number is expected, no NaN or infinity. Numbers of numpy and torch become plain.
+    fraction, truth value or text where a whole number is expected, no NaN or infinity, no number outside of the bounds in its type
+    (`thalweg.bounds`). Numbers of numpy and torch become plain.
 
     Args:
         value: a dataclass, frozen or not.
@@ -80,6 +82,7 @@ def checked(value: Any, prefix: str) -> None:
         found = convert(hints[f.name], getattr(value, f.name), place)
         finite(found, place)
         object.__setattr__(value, f.name, found)
+    check(value, prefix)
 
 
 def finite(value: Any, place: str) -> None:
@@ -152,11 +155,22 @@ def convert(hint: Any, value: Any, place: str) -> Any:
         return tuple(convert(options[0], item, f"{place}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: convert(options[1], item, f"{place}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return as_float(value)
+    if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        return number(hint, value, place)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
     raise BadInputError(f"{place}: given {shown(value)}, expected {describe(hint)}")
+
+
+def number(hint: type, value: float, place: str) -> float:
+    """A finite number of the hinted kind: no record and no config holds NaN, infinity, or what 64 bits cannot."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise BadInputError(f"{place}: given {shown(value)}, expected {describe(hint)} that 64 bits hold")
+    if not math.isfinite(value):
+        raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)} that is finite")
+    if hint is int and not isinstance(value, int):
+        raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)}")
+    return hint(value)
 
 
 def as_hinted(hint: Any, value: Any) -> Any:
@@ -182,7 +196,7 @@ def convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
     if not isinstance(value, dict) or "kind" not in value:
         raise BadInputError(f"{place}: expected a section with kind = one of {', '.join(sorted(kinds))}")
     if not isinstance(value["kind"], str) or value["kind"] not in kinds:
-        raise unknown(f"kind in {place}", str(value["kind"]), kinds)
+        raise unknown(f"kind in {place}", value["kind"] if isinstance(value["kind"], str) else shown(value["kind"]), kinds)
     return from_dict(kinds[value["kind"]], value, place)
 
 

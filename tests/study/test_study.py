@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from thalweg import cli
-from thalweg.errors import DamagedFileError, FolderError
+from thalweg.errors import DamagedRecordWarning, FolderError, ThalwegError
 from thalweg.study import recipes
 from thalweg.study.commands import make_report, run_study
 from thalweg.study.queue import Job, failed_for_good, last_line, prepare, work_off
@@ -84,13 +84,40 @@ def test_a_partial_study_is_reported_with_what_is_missing(made: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_record_is_named(made: Path) -> None:
+def test_a_damaged_record_is_left_out_and_named(made: Path) -> None:
     journal = made / "runs" / "single-seed1" / "metrics.jsonl"
     lines = journal.read_bytes().split(b"\n")
     lines[2] = lines[2][:-5]
     journal.write_bytes(b"\n".join(lines))
-    with pytest.raises(DamagedFileError, match=r"damaged record .*single-seed1/metrics.jsonl, line 3"):
-        make_report(made, as_json=True)
+    whole = read_summary(made).table
+    make_report(made, as_json=True)
+    found = read_summary(made)
+    assert len(found.missing) == 1
+    assert found.missing[0].startswith("single-seed1 (damaged record metrics.jsonl: ")
+    assert found.table["looped"]["seconds"] == whole["looped"]["seconds"]
+    assert found.table["single"]["seconds"].n == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("[" * 5000)])
+def test_a_plan_that_is_damaged_is_written_anew_where_the_runs_are_those_of_the_command(made: Path, damage) -> None:
+    damage(made / "study.json")
+    with pytest.raises(ThalwegError, match=r"is no study|damaged record"):
+        run_study(plan("markov", "quick", ("single",)), made, 1, as_json=True)
+    with pytest.warns(DamagedRecordWarning, match=r"study\.json.*its runs are those of this study, so it was written anew"):
+        run_study(plan("markov", "quick"), made, 1, as_json=True)
+    assert read_study(made) == plan("markov", "quick")
+
+
+@pytest.mark.slow
+def test_a_damaged_summary_of_a_run_is_made_again_by_the_study(made: Path) -> None:
+    path = made / "runs" / "looped-seed0" / "summary.json"
+    weights = json.loads(path.read_text())["weights_sha256"]
+    path.write_text("[]")
+    with pytest.warns(DamagedRecordWarning, match=r"looped-seed0/summary\.json.* made again from the last checkpoint"):
+        run_study(plan("markov", "quick"), made, 1, as_json=True)
+    assert read_summary(made).complete
+    assert json.loads(path.read_text())["weights_sha256"] == weights
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def test_missing_config_says_where_to_get_one(tmp_path: Path) -> None:
 
 def test_a_change_without_a_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"--set: given 'training.steps', expected section.key=value"):
-        read_config(written(tmp_path, ""), ["training.steps"])
+        read_config(written(tmp_path, "seed = 0"), ["training.steps"])
 
 
 def test_fraction_of_another_length_is_refused() -> None:

@@ -1,6 +1,7 @@
 """The landscape of a run from its folder: complete, resumable, and equal to what the parts say by themselves."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,8 @@ from safetensors.torch import load_file
 
 from thalweg import cli
 from thalweg.data.markov_data import MarkovConfig
-from thalweg.errors import FolderError
-from thalweg.landscapes import LandscapePlan, RunLandscape, read_landscape
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError
+from thalweg.landscapes import LandscapePlan, RunLandscape, broken_arrays, plan_in, read_landscape
 from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import AtStep
 from thalweg.shift.onset import Ramp
@@ -282,3 +283,62 @@ def test_two_processes_cannot_measure_one_landscape(made: Path, rotary: RunConfi
     finally:
         first.close()
     Survey(made, PLAN).close()
+
+
+def same_products(found: RunLandscape) -> tuple:
+    """Points without their number of products, which counts those that chose how the first one is measured."""
+    return tuple(replace(point, products=0) for point in found.points)
+
+
+def first_of(folder: Path) -> Path:
+    return min(folder.iterdir())
+
+
+LOST: dict[str, tuple] = {
+    "plan": (lambda at: (at / "plan.json").unlink(), r"plan\.json.*the plan is taken from the journal"),
+    "summary": (lambda at: (at / "summary.json").write_text("[]"), "what is missing is measured again"),
+    "journal line": (
+        lambda at: (at / "journal.jsonl").write_bytes((at / "journal.jsonl").read_bytes().replace(b'"point"', b'"p\xffint"', 1)),
+        "1 of its lines are damaged; .* records are kept, the rest is measured again",
+    ),
+    "spectrum flipped": (
+        lambda at: first_of(at / "spectra").write_bytes(first_of(at / "spectra").read_bytes()[:-1] + b"\x7f"),
+        "spectra at step 0 are measured again",
+    ),
+    "plane": (lambda at: first_of(at / "slices").write_bytes(b""), "slices at step 60 are measured again"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", LOST)
+def test_what_is_damaged_of_a_landscape_is_named_and_measured_again(measured: Path, whole: Path, what: str) -> None:
+    damage, message = LOST[what]
+    damage(measured / "landscape")
+    with pytest.warns(DamagedRecordWarning) as told:
+        again = survey(measured, PLAN)
+    assert any(re.search(message, str(one.message)) for one in told), [str(one.message) for one in told]
+    found, before = (without_seconds(replace(one, points=same_products(one))) for one in (again, landscape(whole)))
+    assert found == before
+    assert broken_arrays(again) == {}
+    assert again.summary is not None
+
+
+def test_a_journal_without_a_plan_is_not_measured_on(tmp_path: Path) -> None:
+    lines = [{"type": "cost", "part": "spectra", "step": 0, "seconds": 1.0}]
+    with pytest.raises(DamagedFileError, match=r"plan\.json.*nothing tells what was measured: move .* away"):
+        plan_in(tmp_path, lines)
+
+
+@pytest.mark.slow
+def test_a_damaged_snapshot_is_named_and_left_out(made: Path, rotary: RunConfig) -> None:
+    lost = checkpoints(made / "snapshots")[1]
+    lost.write_bytes(b"x" * 99)
+    with pytest.warns(DamagedRecordWarning, match="it is left out of the landscape"):
+        found = survey(made, replace(PLAN, slices=False, replays=0, lengths=()))
+    assert [point.step for point in found.points] == [s for s in rotary.training.snapshot_steps if f"{s:09d}" not in lost.name]
+
+
+def test_more_sequences_than_there_are_get_one_line_and_leave_nothing(made: Path) -> None:
+    with pytest.raises(BadInputError, match="sequences: given 97, expected at most the 96 training sequences that the run scores"):
+        survey(made, replace(PLAN, sequences=97))
+    assert not (made / "landscape").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from thalweg.errors import BadInputError, DamagedFileError, DiskFullError, DivergedError, FolderError
+from thalweg.errors import BadInputError, DamagedRecordWarning, DiskFullError, DivergedError, FolderError
 from thalweg.models.cost import cost
 from thalweg.records import read_run
 from thalweg.shift.criterion import AtStep, Plateau
@@ -222,27 +222,21 @@ def test_a_full_disk_names_the_file_and_loses_nothing(tmp_path: Path, tiny: RunC
     assert train(tiny, tmp_path / "cut").weights_sha256 == whole.weights_sha256
 
 
-def test_a_journal_shorter_than_its_checkpoint_is_damage(tmp_path: Path, tiny: RunConfig) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny, tmp_path, [StopAt(20)])
-    (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(DamagedFileError, match=r"metrics.jsonl: shorter than its checkpoint says"):
-        train(tiny, tmp_path)
-
-
-def test_a_damaged_summary_is_named(tmp_path: Path, tiny: RunConfig) -> None:
-    train(tiny, tmp_path)
+def test_a_damaged_summary_is_named_and_made_again(tmp_path: Path, tiny: RunConfig) -> None:
+    whole = train(tiny, tmp_path)
     (tmp_path / "summary.json").write_text("{")
-    with pytest.raises(DamagedFileError, match=r"damaged record .*summary.json"):
-        train(tiny, tmp_path)
+    with pytest.warns(DamagedRecordWarning, match=r"damaged record .*summary.json.*made again from the last checkpoint"):
+        again = train(tiny, tmp_path)
+    assert replace(again, evaluation_seconds=0, provenance=whole.provenance) == replace(whole, evaluation_seconds=0)
 
 
 def test_a_summary_with_other_keys_is_damage(tmp_path: Path, tiny: RunConfig) -> None:
     train(tiny, tmp_path)
     values = json.loads((tmp_path / "summary.json").read_text())
     (tmp_path / "summary.json").write_text(json.dumps(values | {"extra": 1}))
-    with pytest.raises(DamagedFileError, match=r"damaged record .*unknown key in RunSummary 'extra'"):
+    with pytest.warns(DamagedRecordWarning, match=r"damaged record .*unknown key in RunSummary 'extra'"):
         train(tiny, tmp_path)
+    assert json.loads((tmp_path / "summary.json.damaged").read_text())["extra"] == 1
 
 
 def test_an_unknown_device_is_refused(tmp_path: Path, tiny: RunConfig) -> None:

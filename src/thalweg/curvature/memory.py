@@ -7,6 +7,11 @@ from pathlib import Path
 
 import torch
 
+try:
+    import resource
+except ImportError:  # not on every platform
+    resource = None
+
 from thalweg.errors import MemoryLimitError, require
 
 SHARE = 0.5
@@ -23,6 +28,21 @@ def free(device: torch.device | None = None) -> int:
         if "MemAvailable" in lines:
             return 1024 * int(lines["MemAvailable"].split()[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 4 << 30
+
+
+def total(device: torch.device | None = None) -> int:
+    """Bytes that a process could have at most: of the device, or of the CPU with swap, less where a limit is set on the process."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    meminfo, sizes = Path("/proc/meminfo"), []
+    if meminfo.exists():
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        sizes.append(sum(1024 * int(lines[name].split()[0]) for name in ("MemTotal", "SwapTotal") if name in lines))
+    elif hasattr(os, "sysconf"):
+        sizes.append(2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    if resource is not None:
+        sizes += [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY]
+    return min((size for size in sizes if size > 0), default=1 << 62)
 
 
 def budget(limit: int | None, device: torch.device | None = None) -> int:

@@ -7,15 +7,20 @@ cuts, in bits, are applied to the held-out set. Sequences of another length (`Ma
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from thalweg.bounds import LARGEST_SEED, Number, Share, Whole
 from thalweg.data.batches import Ceiling, EvaluationSet, Longer, Tokens, shuffled_rows
 from thalweg.data.markov import MarkovLanguage, long_tail
 from thalweg.data.source_facts import source_facts
 from thalweg.errors import require
 from thalweg.plain import checked
+
+Sure = Annotated[float, Number(0, 1, "a probability between 0 and 1", open_below=True, open_above=True)]
+Quartered = Annotated[int, Whole(4, 10**9, "at least 4, one for each quarter")]
+"""A number of sequences that are told apart by quarters."""
 
 
 @dataclass(frozen=True)
@@ -23,41 +28,33 @@ class MarkovConfig:
     """The Markov language and how much of it is seen."""
 
     kind: ClassVar[str] = "markov"
-    vocabulary: int = 16
+    vocabulary: Annotated[int, Whole(2, 10**6, "at least 2 tokens")] = 16
     """Number of distinct tokens V."""
-    order: int = 2
+    order: Annotated[int, Whole(1, 64, "at least 1: the next token depends on the last one")] = 2
     """How many tokens decide the next one."""
-    length: int = 12
+    length: Annotated[int, Whole(2, 10**6, "more tokens than the order")] = 12
     """Tokens of a sequence."""
-    simple: float = 0.4
+    simple: Share = 0.4
     """Share of the simple tokens."""
-    simple_sure: float = 0.98
+    simple_sure: Sure = 0.98
     """Probability of the likely next token after a simple one."""
-    complex_sure: float = 0.65
+    complex_sure: Sure = 0.65
     """Probability of the likely next token after a complex one."""
-    sequences: int = 8000
+    sequences: Quartered = 8000
     """Training sequences."""
-    held_out: int = 2000
+    held_out: Quartered = 2000
     """Held-out sequences."""
-    source_seed: int = 3
+    source_seed: Annotated[int, Whole(0, LARGEST_SEED)] = 3
     """Seed of the transition tensor; the language is the same for every run seed."""
-    scored: int = 0
+    scored: Annotated[int, Whole(0, 10**9)] = 0
     """Training sequences, the first ones, that are scored as the set "train"; 0 for all."""
 
     def __post_init__(self) -> None:
         checked(self, "data.")
-        require(self.vocabulary >= 2, "data.vocabulary", self.vocabulary, "at least 2 tokens")
-        require(self.order >= 1, "data.order", self.order, "at least 1: the next token depends on the last one")
         longer = f"more tokens than the order {self.order}"
         require(self.length > self.order, "data.length", self.length, longer)
-        require(0 <= self.simple <= 1, "data.simple", self.simple, "a share from 0 to 1")
-        for name in ("simple_sure", "complex_sure"):
-            require(0 < getattr(self, name) < 1, f"data.{name}", getattr(self, name), "a probability between 0 and 1")
-        for name in ("sequences", "held_out"):
-            require(getattr(self, name) >= 4, f"data.{name}", getattr(self, name), "at least 4, one for each quarter")
         fits = self.scored == 0 or 4 <= self.scored <= self.sequences
         require(fits, "data.scored", self.scored, f"0 for all, or from 4 to the {self.sequences} training sequences")
-        require(self.source_seed >= 0, "data.source_seed", self.source_seed, "a whole number of at least 0")
 
 
 class MarkovData:

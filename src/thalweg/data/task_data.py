@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from thalweg.bounds import Whole
 from thalweg.data.batches import Tokens
 from thalweg.data.task import Task, check_name, checked_task, find_task, own
 from thalweg.errors import require
@@ -67,11 +68,11 @@ class TaskConfig:
     kind: ClassVar[str] = "task"
     task: str = "parity"
     """parity, copy, addition, binary-sum, multiplication, unique-set, or a task of your own as module:attribute."""
-    longest: int = 20
+    longest: Annotated[int, Whole(1, 10_000)] = 20
     """Training lengths are 1 to this."""
-    start: int = 3
+    start: Annotated[int, Whole(1, 10_000, "a length from 1 to data.longest")] = 3
     """Longest length at the first update."""
-    grow: int = 0
+    grow: Annotated[int, Whole(0, 10**9, "a number of updates of at least 0")] = 0
     """Updates over which the maximum grows linearly from `start` to `longest`; 0 for `longest` from the first update on."""
     lengths: Literal["grow", "stage"] = "grow"
     """What sets the maximum: the updates made, as above; or the stage: the longest for which its passes are enough."""
@@ -79,24 +80,20 @@ class TaskConfig:
     """The whole answer at once, or token by token."""
     loops: Literal["length", "fixed", "random"] = "length"
     """T(n) passes; T(longest) at every length; or T(n) and in training up to half as many more, drawn for every sample."""
-    samples: int = 50
+    samples: Annotated[int, Whole(1, 10**6)] = 50
     """Of every training length, scored during training."""
-    tested: tuple[int, ...] = ()
+    tested: tuple[Annotated[int, Whole(1, 10**5, "lengths of at least 1")], ...] = ()
     """Lengths tested after training; empty for quarters of `longest` up to twice it."""
-    tests: int = 1000
+    tests: Annotated[int, Whole(1, 10**7)] = 1000
     """Samples of each."""
 
     def __post_init__(self) -> None:
         checked(self, "data.")
         check_name(self.task)
-        for name in ("longest", "samples", "tests"):
-            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "a whole number of at least 1")
         require(1 <= self.start <= self.longest, "data.start", self.start, f"a length from 1 to data.longest, {self.longest}")
-        require(self.grow >= 0, "data.grow", self.grow, "a number of updates of at least 0")
         fits = self.lengths == "grow" or (self.grow == 0 and self.loops == "length")
         wanted = 'a maximum that grows with data.grow, or data.grow = 0 and data.loops = "length" for one that the stage sets'
         require(fits, "data.lengths", self.lengths, wanted)
-        require(all(n >= 1 for n in self.tested), "data.tested", self.tested, "lengths of at least 1")
         if not self.own:
             self.check_passes(find_task(self.task))
 

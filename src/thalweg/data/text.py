@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import Annotated, ClassVar, NoReturn
 
 import numpy as np
 
+from thalweg.bounds import Number, Whole
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
 from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, inert, require
 from thalweg.plain import checked
@@ -39,22 +40,19 @@ class TextConfig:
     """Bytes of a file or folder."""
 
     kind: ClassVar[str] = "text"
-    path: str = ""
+    path: Annotated[str, "a file name, of any bytes"] = ""
     """A file or folder, links to folders not followed; empty: the ``.py`` files of Python's standard library, without its tests."""
-    length: int = 65
+    length: Annotated[int, Whole(2, 10**7, "at least 2 bytes: one to see and one to predict")] = 65
     """Bytes of a window, targets included."""
-    held_out_share: float = 0.1
+    held_out_share: Annotated[float, Number(0, 1, "a share between 0 and 1", open_below=True, open_above=True)] = 0.1
     """Share of the bytes that is held out, in whole files where they come close; else one file is cut and its end is held out."""
-    windows: int = 256
+    windows: Annotated[int, Whole(1, 10**7, "at least 1")] = 256
     """Windows, evenly spaced, of each evaluation set."""
 
     def __post_init__(self) -> None:
         if isinstance(self.path, os.PathLike):
             object.__setattr__(self, "path", os.fsdecode(self.path))
         checked(self, "data.")
-        require(self.length >= 2, "data.length", self.length, "at least 2 bytes: one to see and one to predict")
-        require(0 < self.held_out_share < 1, "data.held_out_share", self.held_out_share, "a share between 0 and 1")
-        require(self.windows >= 1, "data.windows", self.windows, "at least 1")
 
 
 class TextData:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from thalweg.bounds import Number, Rate, Whole
 from thalweg.errors import require
 from thalweg.plain import checked
+
+SEVERAL = "0 for none, or a number of passes of at least 2: the first one always counts in full"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A model of either family; the number of loops is chosen per call, not here."""
 
-    vocabulary: int = 16
+    vocabulary: Annotated[int, Whole(2, 10**7, "at least 2 tokens")] = 16
     """Number of distinct tokens V."""
-    length: int = 12
+    length: Annotated[int, Whole(1, 10**7)] = 12
     """Longest input in tokens; binding for learned positions only."""
-    width: int = 64
+    width: Annotated[int, Whole(1, 10**6)] = 64
     """Width D of the residual stream."""
-    layers: int = 1
+    layers: Annotated[int, Whole(1, 10**4)] = 1
     """Blocks in the stack that one pass applies."""
-    heads: int = 1
+    heads: Annotated[int, Whole(1, 10**5)] = 1
     """Attention heads; divides the width."""
     block: Literal["attention", "gpt"] = "attention"
     """"attention": e + attn(e), no output projection, no biases (the paper's section 3). "gpt": GPT-2's attention + MLP."""
@@ -35,17 +38,17 @@ class ModelConfig:
     """Add the embeddings again before every pass but the first."""
     tied: bool = False
     """The head shares the embedding's weights."""
-    expansion: int = 4
+    expansion: Annotated[int, Whole(1, 10**4)] = 4
     """Width of the MLP as a multiple of the width; block "gpt" only."""
-    deviation: float = 0.0
+    deviation: Annotated[float, Number(0, 1e3)] = 0.0
     """Standard deviation of the initial matrices; 0 for the block's own: 1 / sqrt(width), of "gpt" 0.02."""
-    value_scale: float = 1.0
+    value_scale: Rate = 1.0
     """Factor on the value weights at initialisation (the rescaled-Single control sets it to T)."""
-    learned_gains: int = 0
+    learned_gains: Annotated[int, Whole(0, 10**5, SEVERAL)] = 0
     """Largest number of passes in a call where the gain of every pass but the first is a weight that begins at zero; 0 for none."""
     loop_norm: bool = False
     """LayerNorm of the state at the end of every pass, with ``norm = "none"`` too."""
-    residual_loops: int = 1
+    residual_loops: Annotated[int, Whole(1, 10**5)] = 1
     """Number of loops T that every residual branch is scaled for, by 1 / sqrt(T), whatever the loops of a call; 1 leaves them."""
 
     def for_loops(self, loops: int) -> ModelConfig:
@@ -68,13 +71,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         checked(self, "model.")
-        require(self.vocabulary >= 2, "model.vocabulary", self.vocabulary, "at least 2 tokens")
-        for name in ("length", "width", "layers", "heads", "expansion", "residual_loops"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "a whole number of at least 1")
         require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of the width {self.width}")
         even = self.positions != "rotary" or self.width // self.heads % 2 == 0
         require(even, "model.width", self.width, "an even width per head for rotary positions")
-        require(self.deviation >= 0, "model.deviation", self.deviation, "a number of at least 0")
-        require(self.value_scale > 0, "model.value_scale", self.value_scale, "a positive number")
-        several = "0 for none, or a number of passes of at least 2: the first one always counts in full"
-        require(self.learned_gains == 0 or self.learned_gains >= 2, "model.learned_gains", self.learned_gains, several)
+        require(self.learned_gains != 1, "model.learned_gains", self.learned_gains, SEVERAL)

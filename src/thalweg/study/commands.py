@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from thalweg.errors import StudyError, require
 from thalweg.plain import to_dict
 from thalweg.records import Cell, StudySummary, Verdict
 from thalweg.report.page import NUMBERS, write_report
+from thalweg.screen import Screen, progress_bar, say_json
 from thalweg.storage import locked
-from thalweg.study.queue import Job, work_off
+from thalweg.study.queue import Job, refuse_misfits, work_off
 from thalweg.study.recipes import StudyConfig, runs_of
 from thalweg.study.study import claim_study, complete_runs, jobs_of, landscapes_of, read_study, summary_of
 from thalweg.train.assemble import make_data
-from thalweg.train.callbacks import Tenths, progress_bar
+from thalweg.train.callbacks import Tenths
 
 
 def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> None:
@@ -28,6 +27,7 @@ def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> 
         StudyError: some runs failed; the report of the others is made first.
     """
     require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
+    refuse_misfits(runs_of(study).values())
     make_data(next(iter(runs_of(study).values())))  # refuses a bad --text before anything is written; joins the corpus once
     with locked(folder, "study"):
         claim_study(study, folder)
@@ -42,11 +42,11 @@ def run_study(study: StudyConfig, folder: Path, workers: int, as_json: bool) -> 
 
 def make_runs(jobs: list[Job], workers: int, what: str = "study") -> dict[str, str]:
     """Work off the queue behind a progress bar."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     done = sum(job.complete and job.measured for job in jobs)
     landscapes = sum(job.plan is not None for job in jobs)
     also = f", {landscapes} landscapes" if landscapes else ""
-    console.print(f"{what}: {len(jobs)} runs{also}, {done} complete already, {workers} at a time", highlight=False)
+    console.say(f"{what}: {len(jobs)} runs{also}, {done} complete already, {workers} at a time")
     with progress_bar(console) as bar:
         task = bar.add_task(what, total=100, note="")
         tenths = Tenths(console, first=1)
@@ -83,9 +83,9 @@ def report_on(study: StudyConfig, folder: Path) -> StudySummary:
 def show(summary: StudySummary, folder: Path, as_json: bool) -> None:
     """The table and verdicts on standard output."""
     if as_json:
-        print(json.dumps(to_dict(summary)))
+        say_json(to_dict(summary))
         return
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Screen(wide=200)
     table = Table(title=f"{summary.name}: {summary.task}, {len(summary.seeds)} seeds, mean and 95 % interval", title_justify="left")
     table.add_column("arm")
     for heading in summary.columns.values():
@@ -94,10 +94,10 @@ def show(summary: StudySummary, folder: Path, as_json: bool) -> None:
         table.add_row(arm, *(in_words(row[column], len(summary.seeds), column) for column in summary.columns))
     console.print(table)
     for verdict in summary.verdicts:
-        console.print(f"{verdict.verdict:>12}: {verdict.claim} ({evidence(verdict)})", highlight=False)
+        console.say(f"{verdict.verdict:>12}: {verdict.claim} ({evidence(verdict)})")
     if summary.missing:
-        console.print(f"missing: {', '.join(summary.missing)}")
-    console.print(f"page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        console.say(f"missing: {', '.join(summary.missing)}")
+    console.say(f"page: {folder / 'report.html'}")
 
 
 def evidence(verdict: Verdict) -> str:

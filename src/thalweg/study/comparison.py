@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from thalweg.errors import BadInputError, FolderError
@@ -36,6 +33,7 @@ from thalweg.report.compare import (
 )
 from thalweg.report.figures import setup
 from thalweg.report.page import show
+from thalweg.screen import Screen, say_json
 from thalweg.study.queue import MADE_OTHERWISE
 from thalweg.study.recipes import StudyConfig
 from thalweg.study.studied import RATIO, Arm, Studied, read
@@ -78,7 +76,7 @@ def compare(first: Path, second: Path, out: Path | None = None, as_json: bool = 
     sides = [read(plan, path) for plan, path in zip(plans, (first, second), strict=True)]
     found, curves = side_by_side(kinds[0], plans, sides, (first, second))
     page = write_comparison(found, curves, folder)
-    print(json.dumps(to_dict(found))) if as_json else show_comparison(found, page)
+    say_json(to_dict(found)) if as_json else show_comparison(found, page)
     return page
 
 
@@ -178,10 +176,8 @@ def told_by(summary: StudySummary | SweepSummary | TaskStudySummary) -> dict[str
 
 def show_comparison(found: Comparison, page: Path) -> None:
     """The main differences on standard output."""
-    console = Console(width=None if Console().is_terminal else 200)
-
-    def say(words: str) -> None:
-        console.print(words, highlight=False, markup=False, soft_wrap=True)
+    console = Screen(wide=200)
+    say = console.say
 
     for side, one in (("A", found.first), ("B", found.second)):
         say(f"{side}: {one.label}, {one.path}" + ("" if one.complete else f"; missing: {', '.join(one.missing)}"))
@@ -194,7 +190,7 @@ def show_comparison(found: Comparison, page: Path) -> None:
             table.add_column(heading)
         for one in found.differing[:SHOWN]:
             told = " ".join([*apart_in_words(one), "paired" if one.paired else "unpaired"])
-            table.add_row(*map(escape, (one.arm, one.number, show(one.first), show(one.second), told)))
+            table.add_row(one.arm, one.number, show(one.first), show(one.second), told)
         console.print(table)
     if len(found.differing) > SHOWN:
         say(f"{len(found.differing) - SHOWN} more are on the page")

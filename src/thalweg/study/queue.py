@@ -9,17 +9,30 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from thalweg.errors import BadInputError, FolderError
-from thalweg.landscapes import LandscapePlan
+import torch
+
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, ThalwegError
+from thalweg.landscapes import LandscapePlan, RunLandscape, broken_arrays, read_landscape
 from thalweg.models.cost import cost
+from thalweg.plain import to_dict
+from thalweg.records import RunRecord
+from thalweg.storage import explained, set_aside, there, write_json
+from thalweg.train.assemble import check_fits, choose_device
 from thalweg.train.config import RunConfig, read_config, write_config
-from thalweg.train.survey import claim
+from thalweg.train.mend import read_whole
+from thalweg.train.owner import claim as claim_run
+from thalweg.train.owner import stored_config
+from thalweg.train.survey import claim, intact, whole
+from thalweg.train.trainer import ended
 
 POLL_SECONDS = 0.3
+LOG_BYTES = 1 << 16
+"""Of the end of a log that are read."""
 MADE_OTHERWISE = "Made otherwise"
 """Topic of a set-up that speaks of runs whose configs this version plans otherwise."""
 
@@ -62,7 +75,15 @@ class Job:
     @property
     def complete(self) -> bool:
         """Whether the run has its summary."""
-        return (self.folder / "summary.json").exists()
+        return (self.folder / "summary.json").is_file()
+
+    @property
+    def record(self) -> RunRecord | None:
+        """The records of a complete run; None for one that is not complete, or whose records are damaged (see `told`)."""
+        try:
+            return read_whole(self.folder) if self.complete else None
+        except DamagedFileError:
+            return None
 
     @property
     def measured(self) -> bool:
@@ -71,7 +92,9 @@ class Job:
 
     @property
     def told(self) -> str:
-        """Name of a run that is not complete, and how far it is."""
+        """Name of a run that is not complete or damaged, and how far it is or what is damaged."""
+        if self.complete:
+            return f"{self.name} ({damage(read_whole, self.folder)})"
         if failed_for_good(self.folder):
             return f"{self.name} (failed)"
         step = last_step(self.folder / "metrics.jsonl")
@@ -79,7 +102,9 @@ class Job:
 
     @property
     def landscape_told(self) -> str:
-        """The same of a landscape that is not."""
+        """The same of a landscape that is not complete, or damaged."""
+        if (self.folder / "landscape" / "summary.json").is_file():
+            return f"landscape of {self.name} ({damage(read_measured, self.folder)})"
         share = self.share_measured()
         return f"landscape of {self.name}" + (f" ({share:.0%})" if share else "")
 
@@ -99,6 +124,31 @@ class Job:
         return min(1.0, lines / (self.plan.checkpoints + 1))
 
 
+def damage(read: Callable[[Path], object], folder: Path) -> str:
+    """What keeps a folder from being read, in words."""
+    try:
+        read(folder)
+    except DamagedFileError as error:
+        return " ".join(str(error).partition("; ")[0].replace(f"{folder}/", "").split())
+    return "damaged"
+
+
+def read_measured(run: Path) -> RunLandscape | None:
+    """The landscape of a run, every file of it looked at; None where none was begun.
+
+    Raises:
+        DamagedFileError: a record or an array of it is damaged or missing.
+    """
+    found = read_landscape(run)
+    if found is not None and found.summary is not None:
+        broken = broken_arrays(found)
+        if broken:
+            raise DamagedFileError(f"damaged arrays {next(iter(broken))}; run `thalweg landscape {run}` again")
+        if len(found.points) != found.summary.points:
+            raise DamagedFileError(f"damaged record {found.folder / 'journal.jsonl'}; run `thalweg landscape {run}` again")
+    return found
+
+
 def last_step(journal: Path) -> int:
     """The step that the last line of a journal speaks of."""
     try:
@@ -106,21 +156,45 @@ def last_step(journal: Path) -> int:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - 4096))
             whole = handle.read().rpartition(b"\n")[0]  # a line that is being written has no end yet
             steps = [line.split(b'"step": ')[1] for line in whole.split(b"\n") if b'"step": ' in line]
-    except OSError:
+        return int(steps[-1].split(b",")[0].strip(b" }")) if steps else 0
+    except (OSError, ValueError):
         return 0
-    return int(steps[-1].split(b",")[0]) if steps else 0
+
+
+def refuse_misfits(configs: Iterable[RunConfig]) -> None:
+    """Refuse runs that this machine cannot make, before anything is written: no such device, or more memory than there is."""
+    devices: dict[str, torch.device] = {}
+    for config in configs:
+        name = config.training.device
+        devices[name] = devices.get(name) or choose_device(name)
+        check_fits(config, devices[name])
 
 
 def prepare(jobs: list[Job]) -> None:
     """Give every run its folder and config; refuse a folder that holds another run."""
     for job in jobs:
-        path = job.folder / "config.toml"
-        if not path.exists():
-            write_config(path, job.config)
-        elif read_config(path) != job.config:
-            raise FolderError(f"run {job.folder}: the folder belongs to a run with another config; choose another --out")
+        with explained(job.folder):
+            job.folder.mkdir(parents=True, exist_ok=True)
+        if claim_run(job.config, job.folder, ours=True):
+            write_config(job.folder / "config.toml", job.config)
+        if there(job.folder / "summary.json"):
+            ended(job.config, job.folder)  # puts a damaged one aside, so that it is made again
         if job.plan is not None:
-            claim(job.folder / "landscape", job.plan)
+            prepare_landscape(job.folder, job.plan)
+
+
+def prepare_landscape(run: Path, plan: LandscapePlan) -> None:
+    """Write the plan of a landscape, or check that it is the same; one that is complete but damaged is measured on."""
+    folder = run / "landscape"
+    whole(run)
+    try:
+        begun = claim(folder, plan, intact(folder / "journal.jsonl")[0])
+    except DamagedFileError as error:
+        warnings.warn(f"{error}; measured again", DamagedRecordWarning, stacklevel=2)
+        set_aside(folder)
+        begun = False
+    if not begun:
+        write_json(folder / "plan.json", to_dict(plan))
 
 
 def unplanned(jobs: Iterable[Job]) -> dict[str, str]:
@@ -136,8 +210,8 @@ def as_planned(job: Job) -> bool:
     """Whether the run in the folder has the config of the plan."""
     try:
         return read_config(job.folder / "config.toml") == job.config
-    except BadInputError:  # a key that this version does not know
-        return False
+    except BadInputError:  # damaged, or a key that this version does not know
+        return stored_config(job.folder) == job.config
 
 
 def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[str]], None]) -> dict[str, str]:
@@ -158,7 +232,10 @@ def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[s
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
-                running[start(job, workers)] = job
+                try:
+                    running[start(job, workers)] = job
+                except ThalwegError as error:
+                    failed[job.name] = str(error)
             time.sleep(POLL_SECONDS)
             for process in [p for p in running if p.poll() is not None]:
                 job = running.pop(process)
@@ -181,18 +258,25 @@ def start(job: Job, workers: int) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     training = ["train", str(job.folder / "config.toml"), "--out", str(job.folder)]
     command = [sys.executable, "-m", "thalweg", *(["landscape", str(job.folder)] if job.complete else training)]
-    with (job.folder / "stderr.log").open("ab" if job.complete else "wb") as log:
+    path = job.folder / "stderr.log"
+    with explained(path), path.open("ab" if job.complete else "wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment)
 
 
 def failed_for_good(folder: Path) -> bool:
     """Whether a run that is not complete has ended with an error; an interruption is none, and a warning is no end."""
     log = folder / "stderr.log"
-    said = last_line(log) if log.exists() else ""
+    said = last_line(log) if log.is_file() else ""
     return said.startswith("thalweg: ") and not said.startswith("thalweg: warning: ") and "interrupted" not in said
 
 
 def last_line(log: Path) -> str:
     """The last line of a run's log that says something."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    try:
+        with log.open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - LOG_BYTES))
+            said = handle.read().decode(errors="replace")
+    except OSError as error:
+        return f"its log cannot be read ({error.strerror})"
+    lines = [line for line in said.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,8 @@ from thalweg.study.task_study import facts_in, task_jobs
 from thalweg.study.task_study import summary_of as task_summary
 from thalweg.sweeps import Share, SweepSummary
 from thalweg.task_studies import TaskStudySummary
-from thalweg.train.config import RunConfig, read_config
+from thalweg.train.config import RunConfig, read_toml
+from thalweg.train.owner import config_in
 
 Values = dict[str, dict[int, float | None]]
 """Heading -> seed -> number of that run; None where the run never reached what is asked, left out where nothing is asked."""
@@ -109,7 +109,8 @@ def of_sweep(sweep: SweepConfig, folder: Path) -> Studied:
     headings = {name: words.format(unit=summary.unit) for name, words in (SWEPT | SWITCHING).items()}
     found = {way.name: places(sweep, folder, way) for way in ways}
     folders = {name: {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in at.items()} for name, at in found.items()}
-    runs = {name: {seed: one_run(path) for seed, path in at.items() if complete(path)} for name, at in folders.items()}
+    known = {name: {seed: one_run(path) for seed, path in at.items()} for name, at in folders.items()}
+    runs = {name: {seed: run for seed, run in at.items() if run is not None} for name, at in known.items()}
 
     def numbers(name: str, seed: int) -> Numbers:
         mine, single, looped = ({seed: runs[one][seed]} if seed in runs[one] else {} for one in (name, "single", "looped"))
@@ -125,11 +126,6 @@ def of_sweep(sweep: SweepConfig, folder: Path) -> Studied:
         arms[way.name] = Arm(runs[way.name], by_seed(runs[way.name], functools.partial(numbers, way.name)), config)
     drawn = {way.name: (way.name, way.name) for way in ways if way.group == "reference"}
     return Studied(summary, summary.per_token, arms, drawn)
-
-
-def complete(folder: Path) -> bool:
-    """Whether a run has its summary."""
-    return (folder / "summary.json").exists()
 
 
 def of_tasks(study: TaskStudyConfig, folder: Path) -> Studied:
@@ -177,11 +173,11 @@ def stored(folders: Sequence[Path]) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return nameless(read_config(path))
+        return nameless(config_in(path.parent))
     except BadInputError:
         try:
-            return nameless(tomllib.loads(path.read_text()))
-        except ValueError as error:
+            return nameless(read_toml(path))
+        except BadInputError as error:
             raise DamagedFileError(f"damaged record {path}: {error}") from None
 
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from thalweg.errors import FolderError
-from thalweg.landscapes import read_arrays, read_landscape, spectrum_path
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError
+from thalweg.landscapes import read_arrays, spectrum_path
 from thalweg.models.config import ModelConfig
 from thalweg.plain import to_dict
-from thalweg.records import Cell, PhaseRecord, RunRecord, Score, StudySummary, read_run, recorded
-from thalweg.storage import read_json, write_json
+from thalweg.records import Cell, PhaseRecord, RunRecord, Score, StudySummary, recorded
+from thalweg.storage import read_json, set_aside, there, write_json
 from thalweg.study.claims import landscape_verdicts
 from thalweg.study.evidence import Evidence, Landscapes, Spectra
 from thalweg.study.measures import bits_per_byte, cell, cost_to_target, final
 from thalweg.study.phase_records import phase_records
-from thalweg.study.queue import Job, prepare, unplanned
+from thalweg.study.queue import Job, prepare, read_measured, unplanned
 from thalweg.study.recipes import Recipe, StudyConfig, landscape_of, recipe_of, runs_of
 from thalweg.study.verdicts import Runs, markov_verdicts, text_verdicts
 from thalweg.train.config import RunConfig
+from thalweg.train.owner import config_in
 
 TARGET = "the mean held-out loss of Looped's last 3 evaluations at the same seed; every curve is smoothed over 3 evaluations"
 
@@ -33,24 +36,46 @@ def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
 
 def claim_study(study: StudyConfig, folder: Path) -> None:
     """Write the plan into a new folder, or check that the folder is this study's; see `claim_folder`."""
-    claim_folder(study, folder / "study.json", "study")
+    claim_folder(study, folder / "study.json", "study", jobs_of(study, folder))
     prepare(jobs_of(study, folder))
 
 
-def claim_folder(plan: object, path: Path, what: str) -> None:
+def claim_folder(plan: Any, path: Path, what: str, jobs: Sequence[Job]) -> None:
     """Write a plan to its file in a new folder, or check that the folder is this plan's.
+
+    A plan that is damaged or missing is written anew where all runs in the folder are runs of this one.
 
     Raises:
         FolderError: the folder holds another plan, or something else.
     """
     folder = path.parent
-    if path.exists():
-        if recorded(type(plan), read_json(path), path) != plan:
+    others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    try:
+        if not others:
+            write_json(path, to_dict(plan))
+        elif recorded(type(plan), read_json(path), path) != plan:
             raise FolderError(f"{what} {folder}: the folder belongs to another {what} or other settings; choose another --out")
-    elif others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")):
-        raise FolderError(f"{what} {folder}: the folder holds {others[0]!r} and is no {what}; choose an empty or new --out")
-    else:
+    except DamagedFileError as error:
+        if not all_planned(folder / "runs", jobs):
+            if there(path):
+                raise
+            raise FolderError(
+                f"{what} {folder}: the folder holds {others[0]!r} and is no {what}; choose an empty or new --out"
+            ) from None
+        kept = f"; what was there is kept as {set_aside(path).name}" if there(path) else ""
         write_json(path, to_dict(plan))
+        words = f"{str(error).partition('; ')[0]}; its runs are those of this {what}, so it was written anew{kept}"
+        warnings.warn(words, DamagedRecordWarning, stacklevel=2)
+
+
+def all_planned(runs: Path, jobs: Sequence[Job]) -> bool:
+    """Whether a folder holds runs, and none but those of these jobs."""
+    planned = {job.folder.name: job.config for job in jobs}
+    found = [one for one in runs.iterdir() if not one.name.startswith(".")] if runs.is_dir() else []
+    try:
+        return bool(found) and all(planned.get(one.name) == config_in(one) for one in found)
+    except BadInputError:
+        return False
 
 
 def read_study(folder: Path) -> StudyConfig:
@@ -61,7 +86,7 @@ def read_study(folder: Path) -> StudyConfig:
         DamagedFileError: its plan cannot be read.
     """
     path = folder / "study.json"
-    if not path.exists():
+    if not there(path):
         raise FolderError(f"study {folder}: there is no study.json in it; expected the --out folder of `thalweg study`")
     return recorded(StudyConfig, read_json(path), path)
 
@@ -73,18 +98,19 @@ def summarise(study: StudyConfig, folder: Path) -> StudySummary:
 
 
 def complete_runs(study: StudyConfig, jobs: list[Job]) -> Runs:
-    """The records of the complete runs; an arm that has none is there."""
+    """The records of the complete runs, without damaged ones; an arm that has none is there."""
     runs: Runs = {arm: {} for arm in study.arms}
     for job in jobs:
-        if job.complete:
-            runs[job.config.arm][job.config.seed] = read_run(job.folder)
+        record = job.record
+        if record is not None:
+            runs[job.config.arm][job.config.seed] = record
     return runs
 
 
 def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, landscapes: Landscapes) -> StudySummary:
     """The same from jobs and records that are there."""
-    missing = tuple(job.told for job in jobs if not job.complete)
-    unmeasured = tuple(job.landscape_told for job in jobs if job.complete and not job.measured)
+    missing = tuple(job.told for job in jobs if job.config.seed not in runs[job.config.arm])
+    unmeasured = tuple(job.landscape_told for job in jobs if job.complete and is_unmeasured(job, landscapes))
     if len(missing) == len(jobs):
         raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study` again")
     columns, rows = (markov_table if study.task == "markov" else text_table)(runs)
@@ -117,11 +143,19 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
     return summary
 
 
+def is_unmeasured(job: Job, landscapes: Landscapes) -> bool:
+    """Whether the landscape that a run should have is not complete, or was left out as damaged."""
+    return job.plan is not None and (not job.measured or job.config.seed not in landscapes.get(job.config.arm, {}))
+
+
 def landscapes_of(jobs: list[Job]) -> Landscapes:
-    """Arm -> seed -> what is known of its landscape, of complete runs."""
+    """Arm -> seed -> what is known of its landscape, of complete runs; damaged ones are left out."""
     found: Landscapes = {}
     for job in jobs:
-        measured = read_landscape(job.folder) if job.complete else None
+        try:
+            measured = read_measured(job.folder) if job.complete else None
+        except DamagedFileError:
+            continue
         if measured is not None:
             found.setdefault(job.config.arm, {})[job.config.seed] = measured
     return found

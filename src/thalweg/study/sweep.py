@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from thalweg.errors import FolderError
+from thalweg.errors import DamagedFileError, FolderError
 from thalweg.plain import to_dict
-from thalweg.records import RunRecord, read_run, recorded
+from thalweg.records import RunRecord, recorded
 from thalweg.report.sweep_page import write_sweep_report
 from thalweg.storage import read_journal, read_json, write_json
 from thalweg.study.measures import Pairs, in_bits
@@ -21,6 +21,7 @@ from thalweg.study.sweep_verdicts import verdicts_of
 from thalweg.study.switching import SweepConfig, Way, at_step, fires_at, recipe_of, references, ways_of
 from thalweg.sweeps import SweepSummary
 from thalweg.train.config import RunConfig
+from thalweg.train.mend import read_whole
 
 PLAN = "sweep.json"
 
@@ -68,7 +69,7 @@ def fired(folder: Path, way: Way, seed: int) -> int | None:
     A setting that fires after the last update has nothing left to train, and counts as one that never does.
     """
     single = folder / "runs" / f"single-seed{seed}"
-    if not (single / "summary.json").exists():
+    if read_run(single) is None:
         return None
     journal = single / "metrics.jsonl"
     told = told_by(journal, journal.stat().st_mtime_ns)
@@ -94,7 +95,7 @@ def jobs_of(sweep: SweepConfig, folder: Path) -> list[Job]:
 
 def claim_sweep(sweep: SweepConfig, folder: Path) -> None:
     """Write the plan into a new folder, or check that the folder is this sweep's; see `claim_folder`."""
-    claim_folder(sweep, folder / PLAN, "sweep")
+    claim_folder(sweep, folder / PLAN, "sweep", jobs_of(sweep, folder))
     prepare(reference_jobs(sweep, folder))
 
 
@@ -106,13 +107,29 @@ def read_sweep(folder: Path) -> SweepConfig:
 def runs_of(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, RunRecord]:
     """Seed -> complete run that answers for a way."""
     named = {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, way).items()}
-    return {seed: read_in_unit(sweep, path) for seed, path in named.items() if (path / "summary.json").exists()}
+    found = {seed: read_in_unit(sweep, path) for seed, path in named.items()}
+    return {seed: run for seed, run in found.items() if run is not None}
 
 
-def read_in_unit(sweep: SweepConfig, path: Path) -> RunRecord:
-    """A run whose losses are in the sweep's unit: bits per byte of text, else nats per token."""
+def read_in_unit(sweep: SweepConfig, path: Path) -> RunRecord | None:
+    """A complete run whose losses are in the sweep's unit, bits per byte of text, else nats per token; None for a damaged one."""
     run = read_run(path)
-    return in_bits(run) if sweep.task == "text" else run
+    return in_bits(run) if run is not None and sweep.task == "text" else run
+
+
+def read_run(path: Path) -> RunRecord | None:
+    """The records of a complete run, read once while its files stay the same; None for one that is not complete, or damaged."""
+    try:
+        changed = tuple((path / name).stat().st_mtime_ns for name in ("summary.json", "metrics.jsonl"))
+        return read_once(path, changed)
+    except (DamagedFileError, OSError):
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def read_once(path: Path, changed: tuple[int, ...]) -> RunRecord:
+    """See `read_run`."""
+    return read_whole(path)
 
 
 def failures_of(sweep: SweepConfig, folder: Path, way: Way) -> int:
@@ -132,6 +149,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
     some = next((run for seeds in runs.values() for run in seeds.values()), None)
     if some is None or some.summary is None:
         raise FolderError(f"sweep {folder}: none of its {len(jobs)} runs is complete; run `thalweg shift-sweep` again")
+    missing = tuple(one.told for one in jobs if read_in_unit(sweep, one.folder) is None)
     failed = {way.name: failures_of(sweep, folder, way) for way in ways}
     outcomes = tuple(
         outcome_of(way.name, way.group, way.settings, runs[way.name], runs["single"], runs["looped"], failed[way.name])
@@ -145,8 +163,8 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         preset=sweep.preset,
         loops=sweep.loops,
         seeds=sweep.seeds,
-        complete=all(one.complete for one in jobs),
-        missing=tuple(one.told for one in jobs if not one.complete),
+        complete=not missing,
+        missing=missing,
         outcomes=outcomes,
         axes={"delta_loss": grid.delta_loss, "delta_grad": grid.delta_grad, "patience": tuple(map(float, grid.patience))},
         defaults={name: float(getattr(recipe.criterion, name)) for name in ("delta_loss", "delta_grad", "patience")},
@@ -162,8 +180,8 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
 def report_on(sweep: SweepConfig, folder: Path) -> SweepSummary:
     """Summarise and write figures and page."""
     summary = summarise(sweep, folder)
-    runs = {one.name: read_in_unit(sweep, one.folder) for one in reference_jobs(sweep, folder) if one.complete}
-    write_sweep_report(summary, runs, folder)
+    runs = {one.name: read_in_unit(sweep, one.folder) for one in reference_jobs(sweep, folder)}
+    write_sweep_report(summary, {name: run for name, run in runs.items() if run is not None}, folder)
     return summary
 
 

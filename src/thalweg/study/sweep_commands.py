@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from thalweg.errors import require
 from thalweg.plain import to_dict
 from thalweg.records import Cell
 from thalweg.report.sweep_page import share_in_words
+from thalweg.screen import Screen, say_json
 from thalweg.storage import locked
 from thalweg.study.commands import failure, in_words, make_report, make_runs
-from thalweg.study.queue import prepare
+from thalweg.study.queue import prepare, refuse_misfits
 from thalweg.study.sweep import PLAN, claim_sweep, jobs_of, read_sweep, reference_jobs, report_on
-from thalweg.study.switching import SweepConfig, recipe_of
+from thalweg.study.switching import SweepConfig, recipe_of, ways_of
 from thalweg.sweeps import Outcome, SweepSummary
 from thalweg.task_studies import TaskStudySummary
 from thalweg.train.assemble import make_data
@@ -30,6 +29,7 @@ def run_sweep(sweep: SweepConfig, folder: Path, workers: int, as_json: bool) -> 
         StudyError: some runs failed; the report of the others is made first.
     """
     require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
+    refuse_misfits(way.config for way in ways_of(sweep) if way.config is not None)
     make_data(recipe_of(sweep).base)  # refuses a bad --text before anything is written
     with locked(folder, "sweep"):
         claim_sweep(sweep, folder)
@@ -55,9 +55,9 @@ def report_on_any(folder: Path, as_json: bool) -> None:
 def show_sweep(summary: SweepSummary, folder: Path, as_json: bool) -> None:
     """The table and the answers on standard output."""
     if as_json:
-        print(json.dumps(to_dict(summary)))
+        say_json(to_dict(summary))
         return
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Screen(wide=200)
     title = (
         f"{summary.name}: ways to switch 1 -> {summary.loops}, {summary.task}, {len(summary.seeds)} seeds, mean and 95 % interval"
     )
@@ -78,17 +78,17 @@ def show_sweep(summary: SweepSummary, folder: Path, as_json: bool) -> None:
         table.add_row(outcome.name, *cells(outcome, len(summary.seeds)))
     console.print(table)
     if len(shown) < len(summary.outcomes):
-        console.print(f"{len(summary.outcomes) - len(shown)} settings of SCP are on the page", highlight=False)
+        console.say(f"{len(summary.outcomes) - len(shown)} settings of SCP are on the page")
     say_answers(console, summary, folder)
 
 
-def say_answers(console: Console, summary: SweepSummary | TaskStudySummary, folder: Path) -> None:
+def say_answers(console: Screen, summary: SweepSummary | TaskStudySummary, folder: Path) -> None:
     """Questions and answers, what is missing, and where the page is."""
     for verdict in summary.verdicts:
-        console.print(f"{verdict.question} {verdict.answer}", highlight=False)
+        console.say(f"{verdict.question} {verdict.answer}")
     if summary.missing:
-        console.print(f"missing: {', '.join(summary.missing)}")
-    console.print(f"page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        console.say(f"missing: {', '.join(summary.missing)}")
+    console.say(f"page: {folder / 'report.html'}")
 
 
 def cells(outcome: Outcome, seeds: int) -> list[str]:

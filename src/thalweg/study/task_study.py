@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from thalweg.data.task import own
 from thalweg.errors import BadInputError, FolderError, require
 from thalweg.plain import to_dict
-from thalweg.records import RunRecord, read_lengths, read_run, recorded
+from thalweg.records import RunRecord, read_lengths, recorded
 from thalweg.report.sweep_page import share_in_words
 from thalweg.report.task_page import write_task_report
+from thalweg.screen import Screen, say_json
 from thalweg.storage import locked, read_json, write_json
 from thalweg.study.commands import failure, in_words, make_runs
 from thalweg.study.measures import Pairs
-from thalweg.study.queue import Job, failed_for_good, prepare, unplanned
+from thalweg.study.queue import Job, failed_for_good, prepare, refuse_misfits, unplanned
 from thalweg.study.study import claim_folder, model_words
 from thalweg.study.sweep import slug
 from thalweg.study.sweep_commands import say_answers
@@ -78,8 +77,9 @@ def run_task_study(study: TaskStudyConfig, folder: Path, workers: int, as_json: 
     """
     require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
     jobs = list(task_jobs(study, folder).values())  # refuses what cannot be made before anything is written
+    refuse_misfits(job.config for job in jobs)
     with locked(folder, "study"):
-        claim_folder(study, folder / PLAN, "study")
+        claim_folder(study, folder / PLAN, "study", jobs)
         prepare(jobs)
         failed = make_runs(jobs, workers or os.cpu_count() or 1)
         if len(failed) == len(jobs):
@@ -134,7 +134,8 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], recor
 
 def complete_runs(jobs: dict[Key, Job]) -> dict[Key, RunRecord]:
     """The records of the complete runs, read once."""
-    return {key: read_run(job.folder) for key, job in jobs.items() if job.complete}
+    found = {key: job.record for key, job in jobs.items()}
+    return {key: record for key, record in found.items() if record is not None}
 
 
 def of_arm(records: dict[Key, RunRecord], task: str, arm: str) -> Pairs:
@@ -163,9 +164,9 @@ def report_on_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
 def show_tasks(summary: TaskStudySummary, folder: Path, as_json: bool) -> None:
     """The table and the answers on standard output."""
     if as_json:
-        print(json.dumps(to_dict(summary)))
+        say_json(to_dict(summary))
         return
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Screen(wide=200)
     title = f"{summary.name}: exact match, {len(summary.seeds)} seeds, mean and 95 % interval; every seed is on the page"
     table = Table(title=title, title_justify="left")
     arms = ("task", "arm", "trained lengths", "at the longest", "beyond")

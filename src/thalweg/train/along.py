@@ -53,4 +53,4 @@ def along(run: Path, config: RunConfig, tell: Tell | None = None) -> LandscapeCa
     """
     refuse_tasks(config)
     require(config.training.snapshots > 0, "training.snapshots", 0, "at least 2 for a landscape along the run, such as 40")
-    return LandscapeCallback(run, plan_of(run), tell)
+    return LandscapeCallback(run, plan_of(run, config), tell)

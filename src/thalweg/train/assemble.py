@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
+from thalweg.curvature import memory
 from thalweg.data.batches import Data
 from thalweg.data.markov_data import MarkovConfig, MarkovData
 from thalweg.data.task_data import TaskConfig, TaskData
@@ -26,9 +29,55 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise BadInputError(f"training.device: given {name!r}, expected a device of this machine ({reason})") from None
     return device
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a run cannot do without: a lower bound, what the parts share or free again left out."""
+
+    data: int
+    """Sequences that are kept."""
+    model: int
+    """Weights, gradient and the optimizer's means."""
+    batch: int
+    """What one update keeps for its backward pass: the state before every block of every pass, and the logits."""
+
+
+def needs(config: RunConfig) -> Needs:
+    """The bytes of a run, from its config alone."""
+    model, data, size = config.model, config.data, config.training.batch
+    per_block = 2 * model.width**2 + (2 * model.expansion * model.width**2 if model.block == "gpt" else 0)
+    weights = model.vocabulary * model.width + model.layers * per_block
+    if model.positions == "learned":
+        weights += model.length * model.width
+    kept = 2 + (2 if config.optimizer.name == "adamw" else bool(config.optimizer.momentum))
+    length, passes = data.length - 1, max(config.shift.stages)
+    sequences, share = 0, 1.0
+    if isinstance(data, MarkovConfig):
+        sequences = (data.sequences + data.held_out) * data.length
+    elif isinstance(data, TaskConfig):
+        sequences = data.samples * data.longest * (data.longest + 1) // 2
+        passes, share = min(passes, data.deepest), 0.25  # short samples are in every batch, and have fewer passes
+    states = share * size * length * (model.width * model.layers * passes + model.vocabulary)
+    return Needs(8 * sequences, 4 * kept * weights, int(4 * states))
+
+
+def check_fits(config: RunConfig, device: torch.device) -> None:
+    """Refuse a run that cannot fit, before anything is made.
+
+    Raises:
+        MemoryLimitError: says what is needed at least, and of what there is.
+    """
+    need, host, there = needs(config), memory.total(), memory.total(device)
+    on_device = {"model": need.model, f"batch of {config.training.batch:,}": need.batch}
+    parts = {"data": (need.data, host)} | {name: (size, there) for name, size in on_device.items()}
+    parts["model and batch"] = (need.model + need.batch, there)
+    instead = "that is all there is; choose a smaller model, batch, number of loops or data set"
+    for name, (size, most) in parts.items():
+        memory.ensure(size, most, f"run {config.arm}, {name}", instead)
 
 
 def make_data(config: RunConfig) -> Data | TaskData:

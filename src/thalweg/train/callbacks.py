@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from thalweg.records import EvaluationRecord, RetreatRecord, SwitchRecord
+from thalweg.screen import Screen, progress_bar
 
 
 @dataclass(frozen=True)
@@ -52,31 +50,16 @@ class Callback:
         """When the run stops, also when it fails."""
 
 
-def progress_bar(console: Console) -> Progress:
-    """The one look of progress: what, bar, count, time spent, time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
 class Tenths:
     """Plain lines in place of a bar where there is no terminal: one whenever another tenth is done."""
 
-    def __init__(self, console: Console, first: int = 0) -> None:
+    def __init__(self, console: Screen, first: int = 0) -> None:
         self.console, self.next = console, first
 
     def __call__(self, share: float, words: str) -> None:
         if not self.console.is_terminal and int(share * 10) >= self.next:
             self.next = int(share * 10) + 1
-            self.console.print(words, highlight=False)
+            self.console.say(words)
 
 
 class ProgressBar(Callback):
@@ -84,7 +67,7 @@ class ProgressBar(Callback):
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.console = Console(stderr=True)
+        self.console = Screen(stderr=True)
         self.bar = progress_bar(self.console)
         self.tenths = Tenths(self.console)
 
@@ -104,17 +87,15 @@ class ProgressBar(Callback):
     def on_evaluation(self, record: EvaluationRecord) -> None:
         words = ", ".join(f"{name} {strata['all'].loss:.4f}" for name, strata in record.scores.items())
         if not self.console.is_terminal:
-            self.console.print(f"{self.label}: step {record.step}, loss {words}", highlight=False)
+            self.console.say(f"{self.label}: step {record.step}, loss {words}")
 
     def on_switch(self, record: SwitchRecord) -> None:
-        self.console.print(
-            f"{self.label}: step {record.step}, {record.loops_before} -> {record.loops_after} loops: {record.reason}",
-            highlight=False,
-        )
+        change = f"{record.loops_before} -> {record.loops_after} loops"
+        self.console.say(f"{self.label}: step {record.step}, {change}: {record.reason}")
 
     def on_retreat(self, record: RetreatRecord) -> None:
         words = f"step {record.step}, back to {record.back_to} and a softer onset: {record.reason}"
-        self.console.print(f"{self.label}: {words}", highlight=False)
+        self.console.say(f"{self.label}: {words}")
 
     def on_end(self) -> None:
         self.bar.stop()

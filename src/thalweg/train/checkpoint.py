@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from thalweg.errors import DamagedFileError
-from thalweg.storage import atomic_stream
+from thalweg.errors import DamagedFileError, shown
+from thalweg.storage import atomic_stream, parse_json, refuse_special
 
 FORMAT = 1
+MOST = 1 << 42
+"""Bytes of a checkpoint."""
 
 
 class DamagedCheckpointWarning(UserWarning):
@@ -67,17 +70,32 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Put the weights alone back into a model."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(checkpoint.tensors[f"model.{name}"])
+            parameter.copy_(tensor_of(checkpoint, f"model.{name}", parameter))
+
+
+def tensor_of(checkpoint: Checkpoint, name: str, like: Tensor) -> Tensor:
+    """A tensor of a checkpoint that has the shape of another one.
+
+    Raises:
+        DamagedFileError: it is not there, or has another shape.
+    """
+    found = checkpoint.tensors.get(name)
+    if found is None or found.shape != like.shape:
+        given = "nothing" if found is None else tuple(found.shape)
+        raise DamagedFileError(f"checkpoint {checkpoint.path}, {name}: given {given}, expected the shape {tuple(like.shape)}")
+    return found
 
 
 def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put everything back where `gather` took it from, as copies: an optimizer goes on in the very tensors that it is given."""
     load_weights(checkpoint, model)
     state: dict[int, dict[str, Tensor]] = {}
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for name, tensor in checkpoint.tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor.clone()
+            like = tensor if not tensor.dim() else weights[int(index)]
+            state.setdefault(int(index), {})[key] = tensor_of(checkpoint, name, like).clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(checkpoint.tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in checkpoint.tensors:
@@ -87,7 +105,8 @@ def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 0) -> Path:
     """Write ``step-<number>.safetensors`` and remove all but the newest ``keep``; 0 keeps every one."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"thalweg": json.dumps(facts | {"format": FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)}
+    told = json.dumps(facts | {"format": FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)
+    header = {"thalweg": told, "sha256": hashlib.sha256(told.encode()).hexdigest()}
     path = folder / f"step-{step:09d}.safetensors"
     atomic_stream(path, [save(tensors, metadata=header)])
     for old in checkpoints(folder)[:-keep] if keep else ():
@@ -106,34 +125,73 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DamagedFileError: it is cut short, not safetensors, of another format, or its bytes do not match its hash.
     """
+    facts = read_facts(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            facts = json.loads((file.metadata() or {})["thalweg"])
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        matches = digest(tensors) == facts.get("sha256")
+    except (SafetensorError, ValueError, TypeError, OSError, RuntimeError) as error:
         raise DamagedFileError(f"damaged checkpoint {path}: {error}") from None
-    if facts.get("format") != FORMAT:
-        raise DamagedFileError(f"checkpoint {path}: format {facts.get('format')}, expected {FORMAT}")
-    if digest(tensors) != facts["sha256"]:
+    if not matches:
         raise DamagedFileError(f"damaged checkpoint {path}: its bytes do not match the hash that was stored with them")
     return Checkpoint(path, tensors, facts)
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside tensors, from its header alone.
+
+    Raises:
+        DamagedFileError: it is cut short, not safetensors, of another format, or its header is not as it was written.
+    """
+    try:
+        refuse_special(path, MOST)
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        told = header["thalweg"]
+        facts = parse_json(told)
+    except KeyError:
+        raise DamagedFileError(f"damaged checkpoint {path}: no checkpoint of thalweg") from None
+    except (SafetensorError, ValueError, TypeError, OSError, RuntimeError) as error:
+        raise DamagedFileError(f"damaged checkpoint {path}: {error}") from None
+    stored = header.get("sha256")  # checkpoints of earlier versions have none
+    if not isinstance(facts, dict) or (stored is not None and hashlib.sha256(told.encode()).hexdigest() != stored):
+        raise DamagedFileError(f"damaged checkpoint {path}: its header does not match the hash that was stored with it")
+    if facts.get("format") != FORMAT:
+        raise DamagedFileError(f"checkpoint {path}: format {shown(facts.get('format'))}, expected {FORMAT}")
+    if not isinstance(facts.get("step"), int) or path.stem != f"step-{facts['step']:09d}":
+        raise DamagedFileError(f"damaged checkpoint {path}: holds step {shown(facts.get('step'))}, expected that of its name")
+    return facts
+
+
+def newest_checkpoint(folder: Path, take: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
     """The newest checkpoint that can be read; None for a run without any.
 
-    A damaged one is named in a warning and the one before it is taken.
+    A damaged one is named in a warning and the one before it is taken; where none is left, the newest snapshot of the same run,
+    which holds as much.
 
+    Args:
+        folder: of the run's checkpoints.
+        take: what is done with it; a checkpoint that it refuses with `DamagedFileError` counts as damaged.
     Raises:
         DamagedFileError: there are checkpoints, but not one can be read.
     """
     last: DamagedFileError | None = None
-    for path in reversed(checkpoints(folder)):
+    for path in candidates(folder):
         try:
-            return read_checkpoint(path)
+            found = read_checkpoint(path)
+            if take is not None:
+                take(found)
         except DamagedFileError as error:
             warnings.warn(f"{error}; going back to the one before", DamagedCheckpointWarning, stacklevel=2)
             last = error
+        else:
+            return found
     if last is not None:
         raise DamagedFileError(f"{last}; no older one can be read; remove {folder.parent} to begin this run again")
     return None
+
+
+def candidates(folder: Path) -> list[Path]:
+    """What a run can go on from, best first: its checkpoints, the newest first, then its snapshots."""
+    snapshots = [path for path in checkpoints(folder.parent / "snapshots") if path.stem != f"step-{0:09d}"]
+    return [*reversed(checkpoints(folder)), *reversed(snapshots)]

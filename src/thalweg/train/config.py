@@ -7,10 +7,11 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomlkit
 
+from thalweg.bounds import Number, Rate, Seed, Threads, Updates, Whole
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
@@ -21,7 +22,15 @@ from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Pl
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift
-from thalweg.storage import atomic_stream
+from thalweg.storage import DEEPEST, atomic_stream, read_bytes, too_deep
+
+Decay = Annotated[float, Number(0, 1, open_above=True)]
+"""Of a running mean, at each update."""
+MOST_TOML = 1 << 20
+"""Bytes of a config."""
+SNAPSHOTS_FOR_CURVES = 6
+"""Of a run whose recipe asks for none: enough for a landscape's curves, few enough for a run of five updates."""
+SNAPSHOTS = "0, or from 2 to one more than training.steps"
 
 
 @dataclass(frozen=True)
@@ -30,44 +39,36 @@ class OptimizerConfig:
 
     name: Literal["adamw", "sgd"] = "adamw"
     """AdamW (decoupled weight decay), or SGD with momentum."""
-    rate: float = 3e-3
+    rate: Rate = 3e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
     """Rate over the run after the warm-up: constant; cosine to zero; or stable, then linear to zero ("wsd")."""
-    warmup: int = 0
+    warmup: Annotated[int, Whole(0, 10**9)] = 0
     """Updates of linear warm-up from zero."""
-    decay_share: float = 0.2
+    decay_share: Annotated[float, Number(0, 1, "a share above 0, at most 1", open_below=True)] = 0.2
     """Last share of the run in which "wsd" decays."""
-    momentum: float = 0.9
+    momentum: Decay = 0.9
     """Of SGD."""
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """AdamW's decay of the mean."""
-    beta2: float = 0.999
+    beta2: Decay = 0.999
     """AdamW's decay of the mean square."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Number(0, 1e6)] = 0.0
     """Decoupled decay of the matrices; vectors are never decayed. In SGD it is added to the gradient."""
-    clip: float = 1.0
+    clip: Annotated[float, Number(0, 1e12)] = 1.0
     """Largest norm of the whole gradient; 0 for no clipping."""
-    value_rate: float = 1.0
+    value_rate: Rate = 1.0
     """Factor on the rate of the value weights W_V (for the rescaled-Single control)."""
 
     def __post_init__(self) -> None:
         checked(self, "optimizer.")
-        require(self.rate > 0, "optimizer.rate", self.rate, "a positive number")
-        for name in ("warmup", "weight_decay", "clip"):
-            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "a number of at least 0")
-        for name in ("momentum", "beta1", "beta2"):
-            good = 0 <= getattr(self, name) < 1
-            require(good, f"optimizer.{name}", getattr(self, name), "a number from 0 up to, not including, 1")
-        require(0 < self.decay_share <= 1, "optimizer.decay_share", self.decay_share, "a share above 0, at most 1")
-        require(self.value_rate > 0, "optimizer.value_rate", self.value_rate, "a positive number")
 
 
 @dataclass(frozen=True)
 class ShiftConfig:
     """The stages of a run; one stage is plain training."""
 
-    stages: tuple[int, ...] = (1,)
+    stages: tuple[Annotated[int, Whole(1, 10**5, "loop counts of at least 1 that rise")], ...] = (1,)
     """Loop counts, rising: [1] is Single, [T] is Looped, [1, T] is SHIFT."""
     criterion: Plateau | AtStep | AtFraction | LossBelow | LookAhead = field(default_factory=Plateau)
     """When the next stage begins."""
@@ -77,7 +78,7 @@ class ShiftConfig:
     """What becomes of the optimizer at a switch."""
     net: SafetyNet = field(default_factory=SafetyNet)
     """When a switch is taken back."""
-    spread: float = 0.0
+    spread: Annotated[float, Number(0, 1, open_above=True)] = 0.0
     """Within a stage the loops of every update are drawn from (1 - spread) to (1 + spread) of the stage's; 0 for no draw."""
     criteria: tuple[Plateau | AtStep | AtFraction | LossBelow | LookAhead, ...] = ()
     """One for each change of stage, in place of the one criterion."""
@@ -103,23 +104,23 @@ class ShiftConfig:
 class TrainingConfig:
     """Length, rhythm and place of a run."""
 
-    steps: int = 3750
+    steps: Updates = 3750
     """Updates."""
-    batch: int = 128
+    batch: Annotated[int, Whole(1, 10**7)] = 128
     """Sequences of an update."""
-    evaluate_every: int = 125
+    evaluate_every: Updates = 125
     """Updates between evaluations; the first is before any update, the last after all."""
-    checkpoint_every: int = 500
+    checkpoint_every: Updates = 500
     """Updates between checkpoints; the last is after all."""
-    keep: int = 2
+    keep: Annotated[int, Whole(1, 10**6)] = 2
     """Checkpoints kept, the newest ones."""
-    snapshots: int = 0
+    snapshots: Annotated[int, Whole(0, 10**6, SNAPSHOTS)] = 0
     """Checkpoints kept for good, from before the first update to after the last, see `log_spaced`; 0 for none."""
-    log_every: int = 25
+    log_every: Updates = 25
     """Updates between lines with loss, rate and gradient norm."""
     device: str = "auto"
     """"auto" takes a GPU when there is one; or a name that PyTorch knows."""
-    threads: int = 0
+    threads: Threads = 0
     """CPU threads; 0 leaves PyTorch's own choice. Bit equality holds for equal numbers."""
     compile: bool = False
     """Compile the model; every stage's graph is built before the clock starts."""
@@ -129,11 +130,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         checked(self, "training.")
-        for name in ("steps", "batch", "evaluate_every", "checkpoint_every", "keep", "log_every"):
-            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "a whole number of at least 1")
-        require(self.threads >= 0, "training.threads", self.threads, "a whole number of at least 0")
         fits = self.snapshots == 0 or 2 <= self.snapshots <= self.steps + 1
-        require(fits, "training.snapshots", self.snapshots, "0, or from 2 to one more than training.steps")
+        require(fits, "training.snapshots", self.snapshots, SNAPSHOTS)
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:
@@ -165,7 +163,7 @@ class RunConfig:
 
     arm: str = "run"
     """Name of the arm in a study, or any label."""
-    seed: int = 0
+    seed: Seed = 0
     """Root of every random stream of the run."""
     data: MarkovConfig | TextConfig | TaskConfig = field(default_factory=MarkovConfig)
     """What is learned."""
@@ -180,7 +178,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         checked(self, "")
-        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         if isinstance(self.data, TaskConfig):
             require(not self.training.compile, "training.compile", True, "false for a task, whose batches have shapes of their own")
         if not (isinstance(self.data, TaskConfig) and self.data.own):
@@ -236,23 +233,26 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a config's TOML file, whatever they are.
-
-    Only the path of a text may hold bytes that are no UTF-8, as file names do.
+    """The values of a TOML file. Only the path of a text may hold bytes that are no UTF-8, as file names do.
 
     Raises:
-        BadInputError: the file is missing, cannot be read, or is not TOML.
+        BadInputError: the file is missing, no plain file, too large, empty, or not TOML.
     """
+    advice = "`thalweg recipe markov` prints one to start from"
     try:
-        text = path.read_bytes().decode(errors="surrogateescape")
-        values = tomllib.loads(text)
-        decoded(values)
-    except (FileNotFoundError, IsADirectoryError):
-        advice = "`thalweg recipe markov` prints one to start from"
+        text = read_bytes(path, MOST_TOML).removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+    except (FileNotFoundError, NotADirectoryError):
         raise BadInputError(f"config {path}: there is no such file; expected a TOML file; {advice}") from None
     except OSError as error:
         raise BadInputError(f"config {path}: {error.strerror}; expected a readable TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeError, RecursionError) as error:
+    except BadInputError as error:
+        raise BadInputError(f"config {error}; expected a TOML file; {advice}") from None
+    if not text.strip():
+        raise BadInputError(f"config {path}: an empty file; expected a TOML file; {advice}")
+    try:
+        values = parse_toml(text)
+        decoded(values)
+    except ValueError as error:  # UnicodeError is one
         raise BadInputError(f"config {path}: not TOML ({error})") from None
     return values
 
@@ -270,6 +270,21 @@ def decoded(values: Any, place: str = "") -> None:
             decoded(item, f"{place}.{key}" if place else key)
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """The values of a TOML text of few levels.
+
+    Raises:
+        ValueError: it is none; says why.
+    """
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"more than {DEEPEST} lists or sections within each other") from None
+    if too_deep(values):
+        raise ValueError(f"more than {DEEPEST} lists or sections within each other")
+    return values
+
+
 def write_config(path: Path, config: RunConfig) -> None:
     """Write a config as TOML, atomically; a path of a text as the bytes that it has."""
     atomic_stream(path, [config_text(config).encode(errors="surrogateescape")])
@@ -283,8 +298,8 @@ def apply_change(values: dict[str, Any], change: str) -> None:
     key, separator, text = change.partition("=")
     require(bool(separator and key), "--set", change, "section.key=value, such as training.steps=100")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text
     *sections, last = key.strip().split(".")
     for section in sections:

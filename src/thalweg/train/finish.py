@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from thalweg.data.batches import EvaluationSet
+from thalweg.data.batches import Data, EvaluationSet
 from thalweg.data.task_data import TaskData
+from thalweg.errors import DamagedFileError
 from thalweg.models.cost import parameters
 from thalweg.plain import fingerprint, to_dict
-from thalweg.records import RunSummary, Score, provenance, read_run
+from thalweg.records import RunSummary, Score, Scores, provenance, read_run
 from thalweg.storage import write_json
 from thalweg.train.answers import score_length
 from thalweg.train.checkpoint import digest, weights
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
 
 def finish(run: Run) -> RunSummary:
     """The summary, written last: a run with a summary is complete."""
+    run.check_folder()
     if isinstance(run.data, TaskData):
         write_lengths(run, run.data)
-    sets = [one for one in run.data.evaluation if isinstance(one, EvaluationSet)]
-    ceilings = {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in sets}
+    told = read_run(run.folder).evaluations
+    if not told or told[-1].step != run.shift.step:
+        where = run.folder / "metrics.jsonl"
+        raise DamagedFileError(f"damaged record {where}: it lacks the scores of the last update; run the same command again")
     summary = RunSummary(
         arm=run.config.arm,
         seed=run.config.seed,
@@ -39,13 +43,20 @@ def finish(run: Run) -> RunSummary:
         evaluations=run.clock.evaluations,
         switches=tuple(run.switches),
         retreats=tuple(run.retreats),
-        final=read_run(run.folder).evaluations[-1].scores,
-        ceilings=ceilings,
+        final=told[-1].scores,
+        ceilings=ceilings_of(run.data),
         data=to_dict(run.data.facts()),
         provenance=provenance(str(run.device), "float32", torch.get_num_threads(), torch.__version__),
     )
+    run.check_folder()
     write_json(run.folder / "summary.json", to_dict(summary))
     return summary
+
+
+def ceilings_of(data: Data | TaskData) -> Scores:
+    """The best possible scores, where the source is known."""
+    sets = [one for one in data.evaluation if isinstance(one, EvaluationSet)]
+    return {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in sets}
 
 
 def write_lengths(run: Run, data: TaskData) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from thalweg.landscapes import LandscapePlan, LandscapeRecord, RunLandscape
 from thalweg.plain import to_dict
 from thalweg.report.landscape_figures import run_figures
-from thalweg.train.callbacks import Tenths, progress_bar
-from thalweg.train.config import read_config
-from thalweg.train.survey import plan_of, survey
+from thalweg.screen import Screen, complain, progress_bar, say, say_json
+from thalweg.train.callbacks import Tenths
+from thalweg.train.survey import config_of, plan_of, survey
 
+FEW = 3
+"""Points below which a run has no curves: a line has two, and the plane of the trajectory three."""
 ROWS = 12
 """Points shown in the table; the journal has them all."""
 
@@ -34,16 +34,20 @@ def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> 
     found = surveyed(run, plan or plan_of(run))
     pictures = run_figures(found, caption(found))
     if as_json:
-        print(json.dumps(to_dict(found) | {"folder": str(found.folder)}))
+        say_json(to_dict(found) | {"folder": str(found.folder)})
         return
     show(found)
+    if len(found.points) < FEW:
+        advice = "train it with --set training.snapshots=12 or more (phases of learning need 40)"
+        points = f"{len(found.points)} point{'' if len(found.points) == 1 else 's'}"
+        complain(f"landscape of {run}: {points}, its figures need at least {FEW} to be curves; {advice}")
     names = sorted(path.stem for path in pictures if path.suffix == ".png")
-    print(f"figures: {', '.join(names)} in {found.folder / 'figures'}")
+    say(f"figures: {', '.join(names)} in {found.folder / 'figures'}")
 
 
 def surveyed(run: Path, plan: LandscapePlan) -> RunLandscape:
     """The survey with a bar on a terminal, plain lines elsewhere."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     tenths = Tenths(console)
     with progress_bar(console) as bar:
         task = bar.add_task("landscape", total=None, note="")
@@ -57,7 +61,7 @@ def surveyed(run: Path, plan: LandscapePlan) -> RunLandscape:
 
 def caption(found: RunLandscape) -> str:
     """The set-up in a sentence."""
-    config = read_config(found.folder.parent / "config.toml")
+    config = config_of(found.folder.parent)
     model, plan = config.model, found.plan
     made = f"{found.summary.provenance.version} ({found.summary.provenance.commit})" if found.summary else ""
     ways = sorted({point.how for point in found.points})
@@ -71,7 +75,7 @@ def caption(found: RunLandscape) -> str:
 
 def show(found: RunLandscape) -> None:
     """A table of the points, decisions of the replays, and what was not measured."""
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Screen(wide=160)
     table = Table(title=f"landscape of {found.folder.parent.name}", title_justify="left")
     for heading in ("step", "how", "loss", "largest", "smallest", "entropy", "epsilon", "river", "valley", "ridge", "class"):
         table.add_column(heading, justify="left" if heading in ("how", "class") else "right")
@@ -83,14 +87,12 @@ def show(found: RunLandscape) -> None:
     for window in found.replays:
         words = ("hops" if window.hops else "does not hop", "flows" if window.flows else "does not flow")
         state = ", ".join((*words, "trapped" if window.trapped else "not trapped"))
-        console.print(f"window from step {window.step}: {state}; hopping drives the river: {window.ablation}", highlight=False)
+        console.say(f"window from step {window.step}: {state}; hopping drives the river: {window.ablation}")
     for note in found.notes:
-        console.print(f"not measured, {note.part} at step {note.step}: {note.words}", highlight=False, soft_wrap=True)
+        console.say(f"not measured, {note.part} at step {note.step}: {note.words}")
     if found.summary:
         spent, training = found.summary.seconds, found.summary.training_seconds
-        console.print(
-            f"{spent:.1f} s for the landscape" + (f", {training:.1f} s for training" if training else ""), highlight=False
-        )
+        console.say(f"{spent:.1f} s for the landscape" + (f", {training:.1f} s for training" if training else ""))
 
 
 def row(point: LandscapeRecord) -> tuple[str, ...]:

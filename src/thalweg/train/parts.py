@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
@@ -23,7 +22,16 @@ from thalweg.landscape.directions import Direction, eigendirection, filter_norma
 from thalweg.landscape.slices import Slices
 from thalweg.landscape.split import eigen_split, frozen
 from thalweg.landscape.threshold import threshold
-from thalweg.landscapes import AlignmentRecord, GroupRecord, LandscapePlan, SliceRecord, TheoremsRecord, number, slice_path
+from thalweg.landscapes import (
+    AlignmentRecord,
+    GroupRecord,
+    LandscapePlan,
+    SliceRecord,
+    TheoremsRecord,
+    arrays_bytes,
+    number,
+    slice_path,
+)
 from thalweg.storage import atomic_stream
 from thalweg.train.beside import theorems_beside
 from thalweg.train.place import Place, matrix_groups, step_of
@@ -117,7 +125,7 @@ def planes(places: Places, paths: Sequence[Path], folder: Path) -> list[SliceRec
         tensors = {"first": plane.first, "second": plane.second, "losses": plane.losses}
         if plane.path is not None:
             tensors["path"] = plane.path
-        atomic_stream(slice_path(folder, name), [save({key: value.contiguous() for key, value in tensors.items()})])
+        atomic_stream(slice_path(folder, name), [arrays_bytes({key: value.numpy() for key, value in tensors.items()})])
         held = None if plane.held is None else number(plane.held)
         records.append(SliceRecord(name, here.step, plane.names, held, side))
     return records

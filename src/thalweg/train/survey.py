@@ -5,37 +5,64 @@ After the fact from the folder (`survey`), or while the run goes on (`thalweg.tr
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from thalweg.data.batches import Data
+from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.task_data import TaskConfig, TaskData
-from thalweg.errors import BadInputError, FolderError, InsufficientDataError, ThalwegError
+from thalweg.data.text import TextConfig
+from thalweg.errors import (
+    BadInputError,
+    DamagedFileError,
+    DamagedRecordWarning,
+    FolderError,
+    InsufficientDataError,
+    ThalwegError,
+    require,
+)
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.landscapes import (
+    KINDS,
     LandscapePlan,
     LandscapeSummary,
     NoteRecord,
     ReplayRecord,
     RunLandscape,
     SplitRecord,
+    arrays_bytes,
+    broken_arrays,
+    plan_in,
     read_landscape,
     spectrum_path,
 )
 from thalweg.plain import to_dict
 from thalweg.records import RunSummary, provenance, recorded
-from thalweg.storage import Journal, atomic_stream, locked, read_journal, read_json, write_json
+from thalweg.storage import (
+    Journal,
+    atomic_stream,
+    journal_lines,
+    lines_of,
+    locked,
+    read_journal,
+    read_json,
+    set_aside,
+    there,
+    write_json,
+)
 from thalweg.train.assemble import choose_device, make_data, make_model
-from thalweg.train.checkpoint import checkpoints
-from thalweg.train.config import RunConfig, read_config
+from thalweg.train.checkpoint import checkpoints, read_checkpoint
+from thalweg.train.config import RunConfig
 from thalweg.train.lengths import score_lengths
+from thalweg.train.owner import config_in
 from thalweg.train.parts import align, planes, replayed, theorems
 from thalweg.train.place import Place, gauge_pairs, place_of, step_of
 from thalweg.train.replay import replay
@@ -61,26 +88,47 @@ class Survey:
         self.folder = run / "landscape"
         with ExitStack() as opened:
             opened.enter_context(locked(self.folder, "landscape"))
-            claim(self.folder, plan)
             path = self.folder / "journal.jsonl"
-            lines = read_journal(path) if path.exists() else []
-            self.journal = Journal(path, path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0)
+            lines = mended(path)
+            begun = claim(self.folder, plan, lines)
+            self.prepare(lines)  # refuses what cannot be measured before anything is written
+            if not begun:
+                write_json(self.folder / "plan.json", to_dict(plan))
+            self.journal = Journal(path, whole_bytes(path))
             opened.callback(self.journal.close)
-            self.prepare(lines)
+            if not lines:
+                self.journal.append({"type": "plan", "plan": to_dict(plan)})
+            self.forget_broken()
             self.opened = opened.pop_all()
+
+    def forget_broken(self) -> None:
+        """Measure a part again whose arrays are damaged or missing."""
+        found = read_landscape(self.run)
+        for path, part in broken_arrays(found).items() if found else ():
+            if part in self.done:
+                warnings.warn(
+                    f"damaged arrays {path}: {part[0]} at step {part[1]} are measured again", DamagedRecordWarning, stacklevel=2
+                )
+            self.done.discard(part)
+            if there(path) and not path.is_file():
+                set_aside(path)
 
     def prepare(self, lines: list[dict[str, Any]]) -> None:
         """Everything that measures, given the journal so far."""
         plan = self.plan
         self.done = {(line["part"], line["step"]) for line in lines if line["type"] == "cost"}
-        self.written = {identity(line) for line in lines}
+        self.written = {identity(line) for line in lines if line["type"] != "plan"}
         self.counted = 0
         self.device = choose_device(self.config.training.device)
         data = make_data(self.config)
         assert not isinstance(data, TaskData)  # `config_of` refuses them
         self.data: Data = data
         self.model = make_model(self.config).to(self.device)
-        self.batch = torch.from_numpy(self.data.evaluation[0].tokens[: plan.sequences]).to(self.device)
+        tokens = self.data.evaluation[0].tokens
+        most = f"at most the {len(tokens)} training sequences that the run scores"
+        require(plan.sequences <= len(tokens), "sequences", plan.sequences, most)
+        self.batch = torch.from_numpy(tokens[: plan.sequences]).to(self.device)
+        self.unreadable: dict[Path, bool] = {}
         names = [name for name, _ in self.model.named_parameters()]
         self.probe = LandscapeProbe(
             top=plan.top,
@@ -126,7 +174,8 @@ class Survey:
         found = self.probe.measure(place.loss, place.model, [place.batch], step=place.step)
         spectrum = self.probe.spectrum
         assert spectrum is not None
-        atomic_stream(spectrum_path(self.folder, place.step), [save(spectrum.tensors())])
+        tensors = {name: values.cpu().numpy() for name, values in spectrum.tensors().items()}
+        atomic_stream(spectrum_path(self.folder, place.step), [arrays_bytes(tensors)])
         self.record("point", replace(found, loops=place.passes.loops))
 
     def record(self, kind: str, found: Any) -> None:
@@ -175,7 +224,18 @@ class Survey:
     def chosen(self) -> list[Path]:
         """The states that are there and wanted, oldest first."""
         wanted = set(self.wanted())
-        return [path for path in states(self.run) if step_of(path) in wanted]
+        return [path for path in states(self.run) if step_of(path) in wanted and self.readable(path)]
+
+    def readable(self, path: Path) -> bool:
+        """Whether a state can be read; one that cannot is named once, and left out."""
+        if path not in self.unreadable:
+            try:
+                read_checkpoint(path)
+                self.unreadable[path] = False
+            except DamagedFileError as error:
+                warnings.warn(f"{error}; it is left out of the landscape", DamagedRecordWarning, stacklevel=2)
+                self.unreadable[path] = True
+        return not self.unreadable[path]
 
     def finish(self) -> LandscapeSummary:
         """Replays, theorems, lengths and slices, then the summary; the run must be complete.
@@ -187,6 +247,8 @@ class Survey:
         if not path.exists():
             raise FolderError(f"run {self.run}: not complete; its end is measured when it is: train it first, then ask again")
         chosen = self.chosen()
+        if not chosen:
+            raise DamagedFileError(f"run {self.run}: none of its snapshots and checkpoints can be read; train it again")
         self.replays(chosen)
         self.ends(chosen)
         ended = recorded(RunSummary, read_json(path), path)
@@ -205,6 +267,7 @@ class Survey:
             provenance=provenance(str(self.device), self.plan.dtype, torch.get_num_threads(), torch.__version__),
             parts=parts,
         )
+        self.journal.check()
         write_json(self.folder / "summary.json", to_dict(summary))
         return summary
 
@@ -278,8 +341,8 @@ def survey(run: Path, plan: LandscapePlan, tell: Tell | None = None) -> RunLands
             f"run {run}: asked for {plan.checkpoints} checkpoints, it has {len(there)}; ask for fewer, or train with "
             f"--set training.snapshots={plan.checkpoints}"
         )
-    if (run / "landscape" / "summary.json").exists():
-        claim(run / "landscape", plan)
+    if whole(run):
+        claim(run / "landscape", plan, read_journal(run / "landscape" / "journal.jsonl"))
     else:
         measure(Survey(run, plan, tell))
     found = read_landscape(run)
@@ -297,15 +360,117 @@ def measure(here: Survey) -> None:
         here.close()
 
 
-def claim(folder: Path, plan: LandscapePlan) -> None:
-    """Write the plan into a new folder, or check that it is the same."""
+def claim(folder: Path, plan: LandscapePlan, lines: Sequence[dict[str, Any]] = ()) -> bool:
+    """Whether the landscape in a folder was begun with this plan; False for one that was not begun.
+
+    Args:
+        folder: of the landscape.
+        plan: what is to be measured.
+        lines: of its journal, which tells the plan where plan.json does not.
+    Raises:
+        FolderError: it was begun with another plan.
+        DamagedFileError: something was measured, and nothing tells with which plan.
+    """
     path = folder / "plan.json"
-    if not path.exists():
-        write_json(path, to_dict(plan))
-    elif recorded(LandscapePlan, read_json(path), path) != plan:
+    if not there(path) and not lines:
+        return False
+    if not lines and not readable_plan(path):  # nothing was measured with it
+        set_aside(path)
+        return False
+    if plan_in(folder, lines) != plan:
         raise FolderError(
             f"landscape {folder}: begun with another plan (plan.json); give the same options, or move the folder away"
         )
+    if not readable_plan(path):
+        if there(path):
+            set_aside(path)
+        write_json(path, to_dict(plan))
+    return True
+
+
+def readable_plan(path: Path) -> bool:
+    """Whether plan.json is there and tells a plan."""
+    try:
+        recorded(LandscapePlan, read_json(path), path)
+    except DamagedFileError:
+        return False
+    return True
+
+
+def whole(run: Path) -> bool:
+    """Whether a landscape is complete and every file of it is as it was written.
+
+    A summary of one that is not is put aside: what is missing is measured, and then it is written again.
+    """
+    path = run / "landscape" / "summary.json"
+    if not there(path):
+        return False
+    try:
+        found = read_landscape(run)
+        why = "not all that it counts is there" if not found or found.summary is None or is_short(found) else ""
+    except DamagedFileError as error:
+        why = str(error).partition(";")[0]
+    if why:
+        warnings.warn(f"landscape {path.parent}: {why}; what is missing is measured again", DamagedRecordWarning, stacklevel=2)
+        set_aside(path)
+    return not why
+
+
+def is_short(found: RunLandscape) -> bool:
+    """Whether a landscape with a summary has fewer points than that says, or arrays that cannot be read."""
+    return found.summary is None or len(found.points) != found.summary.points or bool(broken_arrays(found))
+
+
+def mended(path: Path) -> list[dict[str, Any]]:
+    """The intact records of a landscape's journal; a damaged file is kept beside the one that is written anew.
+
+    The part that a damaged line may belong to is measured again: the next line that says that a part is done is left out.
+    """
+    kept, why = intact(path)
+    if why:
+        aside = set_aside(path)
+        atomic_stream(path, [(json.dumps(record) + "\n").encode() for record in kept])
+        words = f"damaged record {path}: {why}; {len(kept)} records are kept, the rest is measured again"
+        warnings.warn(f"{words}; what was there is kept as {aside.name}", DamagedRecordWarning, stacklevel=2)
+    return kept
+
+
+def intact(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The intact records of a landscape's journal, and what is wrong with the others, in words or nothing."""
+    if not there(path):
+        return [], ""
+    kept: list[dict[str, Any]] = []
+    bad, doubtful = 0, False
+    try:
+        for _, record in journal_lines(path):
+            if record is None or not is_record(record, path):
+                bad, doubtful = bad + 1, True
+            elif doubtful and record["type"] == "cost":
+                doubtful = False
+            else:
+                kept.append(record)
+    except DamagedFileError as error:
+        return kept, str(error).partition(";")[0]
+    return kept, f"{bad} of its lines are damaged" if bad else ""
+
+
+def is_record(line: dict[str, Any], path: Path) -> bool:
+    """Whether a line is one that a landscape's journal has."""
+    kind, values = line.get("type"), {key: value for key, value in line.items() if key != "type"}
+    if kind == "cost":
+        return isinstance(line.get("part"), str) and isinstance(line.get("step"), int) and isinstance(line.get("seconds"), float)
+    try:
+        recorded(*((LandscapePlan, line.get("plan")) if kind == "plan" else (KINDS[str(kind)][1], values)), path)
+    except (DamagedFileError, KeyError):
+        return False
+    return True
+
+
+def whole_bytes(path: Path) -> int:
+    """Bytes of a journal up to the end of its last whole line."""
+    if not there(path):
+        return 0
+    return sum(len(line) for line in lines_of(path, path.stat().st_size) if line.endswith(b"\n"))
 
 
 def states(run: Path) -> list[Path]:
@@ -313,10 +478,17 @@ def states(run: Path) -> list[Path]:
     return checkpoints(run / "snapshots") or checkpoints(run / "checkpoints")
 
 
-def plan_of(run: Path) -> LandscapePlan:
-    """The plan of a landscape that was begun, or the default one."""
-    begun = read_landscape(run)
-    return begun.plan if begun else LandscapePlan()
+def plan_of(run: Path, config: RunConfig | None = None) -> LandscapePlan:
+    """The plan of a landscape that was begun, or the default one for a run of this config (None reads it)."""
+    folder = run / "landscape"
+    lines, _ = intact(folder / "journal.jsonl")
+    if lines or readable_plan(folder / "plan.json"):
+        return plan_in(folder, lines)
+    data = (config or config_of(run)).data
+    scored = LandscapePlan.sequences
+    if isinstance(data, TextConfig | MarkovConfig):
+        scored = data.windows if isinstance(data, TextConfig) else data.scored or data.sequences
+    return LandscapePlan(sequences=min(LandscapePlan.sequences, max(scored, 2)))
 
 
 def config_of(run: Path) -> RunConfig:
@@ -326,9 +498,7 @@ def config_of(run: Path) -> RunConfig:
         FolderError: there is none.
         BadInputError: it learns a task, whose landscape is not measured.
     """
-    if not (run / "config.toml").exists():
-        raise FolderError(f"run {run}: there is no config.toml in it; expected the --out folder of `thalweg train`")
-    config = read_config(run / "config.toml")
+    config = config_in(run)
     refuse_tasks(config)
     return config
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from thalweg.data.batches import Data
-from thalweg.data.task_data import TaskData
-from thalweg.errors import DamagedFileError, DivergedError, FolderError
+from thalweg.data.task_data import TaskConfig, TaskData
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError
 from thalweg.models.cost import cost
 from thalweg.plain import fingerprint, from_dict, to_dict
 from thalweg.records import (
@@ -23,19 +24,22 @@ from thalweg.records import (
     RunSummary,
     Scores,
     SwitchRecord,
+    read_lengths,
     recorded,
 )
 from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp
-from thalweg.storage import Journal, locked, read_json
+from thalweg.storage import Journal, locked, read_journal, read_json, set_aside, there
 from thalweg.train.ahead import look_ahead
-from thalweg.train.assemble import choose_device, make_data, make_model
+from thalweg.train.assemble import check_fits, choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback, StepFacts
-from thalweg.train.checkpoint import gather, newest_checkpoint, save_checkpoint, scatter
-from thalweg.train.config import RunConfig, TrainingConfig, read_config, write_config
+from thalweg.train.checkpoint import Checkpoint, candidates, gather, newest_checkpoint, save_checkpoint, scatter
+from thalweg.train.config import RunConfig, TrainingConfig, write_config
 from thalweg.train.evaluate import evaluate
-from thalweg.train.finish import finish
+from thalweg.train.finish import ceilings_of, finish
 from thalweg.train.graphs import Graphs
+from thalweg.train.mend import begun_before, refuse_changed, refuse_changed_summary, reopen
+from thalweg.train.owner import claim, config_of_facts
 from thalweg.train.rates import rate_at
 from thalweg.train.retreat import go_back, tie
 from thalweg.train.step import (
@@ -75,12 +79,15 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
     Raises:
         FolderError: the folder holds another run, or another process writes it.
         DivergedError: loss or gradient not finite; the message names step, rate, norm and the last good checkpoint.
-        DamagedFileError: no checkpoint of the run can be read.
+        DamagedFileError: there are checkpoints, and none can be read.
+    Warns:
+        DamagedRecordWarning: something of the run is not as it was written, and was put right or is lost; says what.
     """
     with locked(folder, "run"):
-        new = check_owner(config, folder)
-        if (folder / "summary.json").exists():
-            return recorded(RunSummary, read_json(folder / "summary.json"), folder / "summary.json")
+        new = claim(config, folder)
+        done = None if new else ended(config, folder)
+        if done is not None:
+            return done
         run = Run(config, folder, callbacks)  # refuses a device or text that is not there before anything is written
         try:
             if new:
@@ -89,26 +96,49 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
             run.warm_up()
             run.go()
             return finish(run)
+        except BadInputError as error:
+            if not new or candidates(folder / "checkpoints"):
+                error.exit_code = 1  # the run was begun, and what it left is kept
+            else:
+                run.close()
+                for name in ("metrics.jsonl", "config.toml"):
+                    (folder / name).unlink(missing_ok=True)
+            raise
         finally:
             run.close()
+
+
+def ended(config: RunConfig, folder: Path) -> RunSummary | None:
+    """The summary of a complete run; None for one that is not complete, or whose end has to be written again.
+
+    What is damaged beside the summary and cannot be made again is named in a warning.
+    """
+    path = folder / "summary.json"
+    if not there(path):
+        return None
+    try:
+        summary = recorded(RunSummary, read_json(path), path)
+        mine = (summary.arm, summary.seed, summary.steps) == (config.arm, config.seed, config.training.steps)
+        if not mine:
+            raise DamagedFileError(f"damaged record {path}: it is the summary of another run")
+        refuse_changed_summary(folder, summary)
+        if isinstance(config.data, TaskConfig) and not read_lengths(folder):
+            raise DamagedFileError(f"damaged record {folder / 'lengths.json'}: it is missing or empty")
+    except DamagedFileError as error:
+        words = str(error).partition(";")[0]
+        kept = f"the summary is kept as {set_aside(path).name}"
+        warnings.warn(f"{words}; {kept} and made again from the last checkpoint", DamagedRecordWarning, stacklevel=2)
+        return None
+    try:
+        refuse_changed(folder, summary.steps)
+    except DamagedFileError as error:
+        warnings.warn(f"{error}; its summary and weights are intact", DamagedRecordWarning, stacklevel=2)
+    return summary
 
 
 def by_graphs(settings: TrainingConfig, device: torch.device) -> bool:
     """Whether updates are replayed as CUDA graphs."""
     return settings.graphs and not settings.compile and device.type == "cuda"
-
-
-def check_owner(config: RunConfig, folder: Path) -> bool:
-    """Whether the folder is new; otherwise it must be this run's."""
-    path = folder / "config.toml"
-    if not path.exists():
-        others = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
-        if others:
-            raise FolderError(f"run {folder}: the folder holds {others[0]!r} and is no run; choose an empty or new --out")
-        return True
-    if read_config(path) != config:
-        raise FolderError(f"run {folder}: the folder belongs to a run with another config; choose another --out")
-    return False
 
 
 class Run:
@@ -121,6 +151,7 @@ class Run:
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.device = choose_device(config.training.device)
+        check_fits(config, self.device)
         self.data = make_data(config) if data is None else data
         self.model = make_model(config).to(self.device)
         # Static: one graph for each number of loops, rather than one that is traced again when the number is a new one.
@@ -134,21 +165,57 @@ class Run:
         self.clock = Clock()
         self.snapshot_steps = frozenset(config.training.snapshot_steps)
         self.journal: Journal | None = None
+        self.saved = False
 
     def resume(self) -> None:
         """Take everything from the newest good checkpoint, if there is one, and cut the journal back to it."""
-        found = newest_checkpoint(self.folder / "checkpoints")
-        if found is not None:
+        path = self.folder / "metrics.jsonl"
+        found = newest_checkpoint(self.folder / "checkpoints", self.take)
+        if found is None:
+            self.begin(path)
+            return
+        self.journal, lost = reopen(path, found.facts)
+        if lost:
+            warnings.warn(lost, DamagedRecordWarning, stacklevel=2)
+            self.score_again(path)
+
+    def begin(self, path: Path) -> None:
+        """An empty journal; what a run left that was there and has no state any more is kept beside it."""
+        last = begun_before(path, self.config.training.checkpoint_every) if path.is_file() else 0
+        if last or (there(path) and not path.is_file()):
+            kept = set_aside(path).name
+            words = f"run {self.folder}: no checkpoint is left of the {last:,} updates that metrics.jsonl speaks of"
+            warnings.warn(f"{words}; it is kept as {kept} and the run begins again", DamagedRecordWarning, stacklevel=2)
+        self.journal = Journal(path)
+
+    def take(self, found: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            DamagedFileError: it is no state of this run.
+        """
+        stored = config_of_facts(found.facts)
+        if stored not in (None, self.config):
+            raise DamagedFileError(f"checkpoint {found.path}: made with another config")
+        try:
             scatter(found, self.model, self.optimizer)
+            self.shift = self.config.shift.schedule(self.config.seed)
             self.shift.load_state_dict(found.facts["shift"])
             self.switches = [from_dict(SwitchRecord, record) for record in found.facts["switches"]]
             self.retreats = [from_dict(RetreatRecord, record) for record in found.facts.get("retreats", [])]
             self.clock = Clock(**found.facts["clock"])
-        path = self.folder / "metrics.jsonl"
-        offset = found.facts["journal"] if found else 0
-        if offset > (path.stat().st_size if path.exists() else 0):
-            raise DamagedFileError(f"damaged record {path}: shorter than its checkpoint says; remove {self.folder}")
-        self.journal = Journal(path, offset)
+            int(found.facts["journal"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            raise DamagedFileError(f"damaged checkpoint {found.path}: no state of this run ({error})") from None
+
+    def score_again(self, path: Path) -> None:
+        """Where the scores of this very update were lost with the journal, make them again."""
+        step, settings = self.shift.step, self.config.training
+        due = step % settings.evaluate_every == 0 or step == settings.steps
+        scored = [one["step"] for one in read_journal(path) if one["type"] == "evaluation"]
+        if due and step not in scored:
+            self.clock.evaluations -= 1
+            self.evaluate()
 
     def warm_up(self) -> None:
         """Build the compiled graph of every stage, with and without gains, before the clock starts."""
@@ -318,6 +385,7 @@ class Run:
     def snapshot(self) -> None:
         """A checkpoint that stays, where the config asks for one; its journal is not needed to look at it."""
         if self.shift.step in self.snapshot_steps:
+            self.check_folder()
             tensors, facts = gather(self.model, self.optimizer), self.facts()
             path = save_checkpoint(self.folder / "snapshots", self.shift.step, tensors, facts)
             for callback in self.callbacks:
@@ -326,20 +394,39 @@ class Run:
     def save(self) -> None:
         """A checkpoint of everything; the journal reaches the disk first."""
         assert self.journal is not None
+        self.check_folder()
         self.journal.sync()
         tensors = gather(self.model, self.optimizer)
         save_checkpoint(self.folder / "checkpoints", self.shift.step, tensors, self.facts(), self.config.training.keep)
+        self.saved = True
+
+    def check_folder(self) -> None:
+        """Refuse to go on where files of the run were removed while it went on: a folder made anew would look like a whole run.
+
+        Raises:
+            ThalwegError: names what is gone.
+        """
+        assert self.journal is not None
+        self.journal.check()
+        gone = [self.folder / "config.toml", *([self.folder / "checkpoints"] if self.saved else [])]
+        for path in gone:
+            if not path.exists():
+                raise ThalwegError(f"{path} was removed while the run went on; nothing more is written; run the same command again")
 
     def facts(self) -> dict:
         """What a checkpoint holds beside tensors."""
         assert self.journal is not None
         return {
+            "config": to_dict(self.config),
+            "data": to_dict(self.data.facts()),
+            "ceilings": to_dict(ceilings_of(self.data)),
             "config_hash": fingerprint(self.config),
             "shift": self.shift.state_dict(),
             "switches": to_dict(self.switches),
             "retreats": to_dict(self.retreats),
             "clock": asdict(self.clock),
             "journal": self.journal.offset,
+            "journal_sums": self.journal.sums,
         }
 
     def stop_diverged(self, when: str, said: str) -> NoReturn:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from thalweg.errors import VerificationError, unknown
+from thalweg.screen import Screen, Words, say, say_json
 from thalweg.verify import attention, force, hopping, metrics, second_order, split, taylor
 from thalweg.verify.statement import Finding, Statement
 
@@ -82,20 +81,20 @@ def verify(keys: Sequence[str], as_json: bool) -> None:
         VerificationError: some do not hold.
     """
     statements, begun, lines = chosen(keys), time.perf_counter(), []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with one_thread(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    columns = (Words(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with one_thread(), Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
         task = progress.add_task("verify", total=len(statements))
         for statement in statements:
             progress.update(task, description=f"{statement.key:5}")
             lines.append(tried(statement))
             progress.advance(task)
             if not as_json:
-                print(in_words(lines[-1]), flush=True)
+                say(in_words(lines[-1]))
     failed = [line.key for line in lines if not line.holds]
     seconds = time.perf_counter() - begun
     if as_json:
-        print(json.dumps({"statements": [asdict(line) for line in lines], "failed": failed, "seconds": seconds}, default=str))
+        say_json({"statements": [asdict(line) for line in lines], "failed": failed, "seconds": seconds}, default=str)
     else:
-        print(f"{len(lines) - len(failed)} of {len(lines)} statements hold; {seconds:.0f} s")
+        say(f"{len(lines) - len(failed)} of {len(lines)} statements hold; {seconds:.0f} s")
     if failed:
         raise VerificationError(f"verify: {', '.join(failed)} did not hold; see the lines above")

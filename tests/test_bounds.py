@@ -1,0 +1,90 @@
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated
+
+import pytest
+
+from thalweg.bounds import Bound, Number, Whole, bound_in, bounds_of, check
+from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.task_data import TaskConfig
+from thalweg.data.text import TextConfig
+from thalweg.errors import BadInputError
+from thalweg.landscapes import LandscapePlan
+from thalweg.models.config import ModelConfig
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
+
+CONFIGS = (
+    RunConfig,
+    MarkovConfig,
+    TextConfig,
+    TaskConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ShiftConfig,
+    TrainingConfig,
+    LandscapePlan,
+)
+NUMBERS = [
+    (cls, name, bound_in(hint))
+    for cls in CONFIGS
+    for name, hint in bounds_of(cls).items()
+    if bound_in(hint) or hint in (int, float)
+]
+OUTSIDE = [math.nan, math.inf, -math.inf, 1e308, -1e308, 2**63, 10**30, -(10**30), True, "1", None]
+
+
+@dataclass(frozen=True)
+class Section:
+    count: Annotated[int, Whole(2, 2000)] = 5
+    part: Annotated[float, Number(0, 1, "a share above 0, at most 1", open_below=True)] = 0.5
+    several: tuple[Annotated[int, Whole(1, 9, "digits")], ...] = ()
+    spare: Annotated[int, Whole(1, 9)] | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check(self, "section")
+
+
+@pytest.mark.parametrize(("cls", "name", "bound"), NUMBERS, ids=lambda one: getattr(one, "__name__", str(one)))
+def test_every_number_of_a_config_has_a_bound(cls: type, name: str, bound: Bound | None) -> None:
+    assert isinstance(bound, Bound)
+
+
+@pytest.mark.parametrize("value", OUTSIDE, ids=repr)
+@pytest.mark.parametrize(("cls", "name", "bound"), NUMBERS, ids=lambda one: getattr(one, "__name__", str(one)))
+def test_no_number_of_a_config_is_beyond_all_bounds(cls: type, name: str, bound: Bound, value: object) -> None:
+    several = next(f for f in fields(cls) if f.name == name).default.__class__ is tuple
+    given = (value,) if several else value
+    with pytest.raises(BadInputError, match=rf"{name}: given .*, expected "):
+        cls(**{name: given})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"count": 1}, r"section\.count: given 1, expected a whole number of at least 2"),
+        ({"count": 2001}, r"section\.count: given 2001, expected a whole number of at most 2,000"),
+        ({"count": 3.0}, r"section\.count: given 3\.0, expected a whole number"),
+        ({"part": 0.0}, r"section\.part: given 0\.0, expected a share above 0, at most 1"),
+        ({"part": 1.5}, r"section\.part: given 1\.5, expected a share above 0, at most 1"),
+        ({"part": math.nan}, r"section\.part: given nan, expected a share above 0, at most 1"),
+        ({"part": 1e-320}, r"section\.part: given 1e-320, expected a number above 0, at most 1, no smaller beside 0 than 1e-30"),
+        ({"several": (3, 10)}, r"section\.several: given \(3, 10\), expected a whole number of at most 9"),
+        ({"several": (0,)}, r"section\.several: given \(0,\), expected digits"),
+        ({"spare": 0}, r"section\.spare: given 0, expected a whole number of at least 1"),
+        ({"name": "\udcff"}, r"section\.name: given '\\udcff', expected text that can be written as UTF-8"),
+    ],
+    ids=str,
+)
+def test_a_value_out_of_its_bound_is_refused_with_its_place(given: dict, message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        Section(**given)
+
+
+def test_the_ends_of_a_bound_are_in_it() -> None:
+    assert Section(count=2, part=1, several=(1, 9)).count == Section(count=2000).count - 1998
+
+
+def test_a_bound_says_its_range() -> None:
+    told = [bound.range for hint in bounds_of(Section).values() if (bound := bound_in(hint))]
+    assert told == ["from 2 to 2,000", "above 0, at most 1", "from 1 to 9", "from 1 to 9"]
