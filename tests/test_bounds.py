@@ -55,7 +55,7 @@ def test_every_number_of_a_config_has_a_bound(cls: type, name: str, bound: Bound
 def test_no_number_of_a_config_is_beyond_all_bounds(cls: type, name: str, bound: Bound, value: object) -> None:
     several = next(f for f in fields(cls) if f.name == name).default.__class__ is tuple
     given = (value,) if several else value
-    with pytest.raises(BadInputError, match=rf"{name}: given .*, expected "):
+    with pytest.raises(BadInputError, match=rf"{name}(\[\d\])?: given .*, expected "):
         cls(**{name: given})
 
 

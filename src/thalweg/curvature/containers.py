@@ -114,8 +114,8 @@ def _mapped(function: TensorFunction, value: Any, inside: tuple[int, ...]) -> An
 def _with_attributes(result: Tensor, given: Tensor) -> Tensor:
     """A tensor with the attributes that a user has set on the one it was made of."""
     extra = getattr(given, "__dict__", None)
-    if extra and result is not given:
-        result.__dict__.update(extra)
+    for name, value in (extra or {}).items() if result is not given else ():
+        setattr(result, name, value)
     return result
 
 
