@@ -2,9 +2,10 @@ import math
 from dataclasses import dataclass, fields
 from typing import Annotated
 
+import numpy as np
 import pytest
 
-from thalweg.bounds import Bound, Number, Whole, bound_in, bounds_of, check
+from thalweg.bounds import Bound, Number, Whole, bound_in, bounds_of, check, of_their_kind
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
@@ -88,3 +89,29 @@ def test_the_ends_of_a_bound_are_in_it() -> None:
 def test_a_bound_says_its_range() -> None:
     told = [bound.range for hint in bounds_of(Section).values() if (bound := bound_in(hint))]
     assert told == ["from 2 to 2,000", "above 0, at most 1", "from 1 to 9", "from 1 to 9"]
+
+
+@of_their_kind
+def rolled(sides: int, times: int | None = 1, weight: float = 1.0, name: str = "die") -> tuple[object, ...]:
+    return sides, times, weight, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sides": "6"}, "^sides: given '6', expected a whole number$"),
+        ({"sides": 2.5}, r"^sides: given 2\.5, expected a whole number$"),
+        ({"sides": True}, "^sides: given True, expected a whole number$"),
+        ({"sides": None}, "^sides: given None, expected a whole number$"),
+        ({"sides": 6, "times": "x"}, "^times: given 'x', expected a whole number, or None$"),
+        ({"sides": 6, "weight": "heavy"}, "^weight: given 'heavy', expected a number$"),
+    ],
+)
+def test_a_function_refuses_what_is_no_number_where_it_takes_one(arguments: dict, message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        rolled(**arguments)
+
+
+def test_a_function_takes_numbers_of_every_library_and_none_where_it_says_so() -> None:
+    assert rolled(np.int64(6), None, 3, "coin") == (6, None, 3, "coin")
+    assert rolled(6, weight=np.float32(0.5)) == (6, 1, 0.5, "die")

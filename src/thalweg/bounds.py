@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import numbers
 import types
 import typing
-from typing import Annotated, Any, ClassVar, Union
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar, Union
 
 from thalweg.errors import require
 
+P = ParamSpec("P")
+R = TypeVar("R")
 LARGEST_SEED = 2**63 - 1
 TINY = 1e-30
 """The smallest size of a number beside 0: float32 takes what is much smaller for 0."""
@@ -140,6 +144,36 @@ def refuse(hint: Any, value: Any, place: str, given: Any = None) -> None:
                 refuse(option, value, place)
     elif isinstance(value, str):
         require(writable(value), place, value, "text that can be written as UTF-8")
+
+
+def of_their_kind(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, refusing what is no number where its signature says ``int`` or ``float``, before it compares or counts with it.
+
+    Whole numbers of numpy and others are taken; truth values, text and fractions in place of whole numbers are not.
+    """
+    signature = inspect.signature(function)
+    kinds: dict[str, tuple[type, str, bool]] = {}
+
+    def look() -> None:
+        for name, hint in typing.get_type_hints(function).items():
+            options = typing.get_args(hint) or (hint,)
+            kind = float if float in options else int if int in options else None
+            if kind is not None and name != "return" and set(options) <= {int, float, type(None)}:
+                words = "a whole number" if kind is int else "a number"
+                real = numbers.Integral if kind is int else numbers.Real
+                kinds[name] = (real, words + (", or None" if type(None) in options else ""), type(None) in options)
+
+    @functools.wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not kinds:
+            look()
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in kinds:
+                kind, words, optional = kinds[name]
+                require(is_a(kind, value) or (optional and value is None), name, value, words)
+        return function(*args, **kwargs)
+
+    return inside
 
 
 def bound_in(hint: Any) -> Bound | None:

@@ -32,7 +32,9 @@ def test_every_field_of_every_public_class_refuses_what_it_cannot_hold(cls, name
         refused(name, lambda junk=junk: cls(**{name: junk}))
 
 
-@pytest.mark.parametrize("junk", [junk for junk in JUNK if not isinstance(junk, float | np.floating | int)], ids=lambda junk: type(junk).__name__)
+@pytest.mark.parametrize(
+    "junk", [junk for junk in JUNK if not isinstance(junk, float | np.floating | int)], ids=lambda junk: type(junk).__name__
+)
 def test_a_glance_refuses_what_is_no_number(junk):
     refused("glance gain: given .*, expected a number", lambda: Glance(junk, 1.0))
     refused("glance cost: given .*, expected a number", lambda: Glance(1.0, junk))

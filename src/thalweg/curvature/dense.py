@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp
 
 from thalweg import ranks
+from thalweg.bounds import of_their_kind
 from thalweg.curvature import memory as limits
 from thalweg.curvature.blocks import Block, blocks, by_depth
 from thalweg.curvature.check import SYMMETRY, differing, repeated, scales, signs
@@ -66,6 +67,7 @@ class DenseHessian:
 
 
 @undisturbed
+@of_their_kind
 def dense_hessian(
     loss_fn: LossFunction,
     model: nn.Module,

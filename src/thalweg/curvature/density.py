@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thalweg.bounds import of_their_kind
 from thalweg.curvature.lanczos import lanczos
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.probes import gaussian, require_probes
@@ -114,6 +115,7 @@ class SpectralDensity:
         return torch.log(self.dim * mean_size) - mean_log / mean_size
 
 
+@of_their_kind
 def spectral_density(operator: Operator | Tensor, steps: int = 80, probes: int = 10, seed: int = 0) -> SpectralDensity:
     """Weighted nodes whose mean over probes is the eigenvalue distribution.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thalweg.bounds import of_their_kind
 from thalweg.curvature import memory as limits
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.search import ORDERS, Search
@@ -45,6 +46,7 @@ class EigenPairs:
     """How often the basis was full and cut down to its best vectors."""
 
 
+@of_their_kind
 def eigenpairs(
     operator: Operator | Tensor,
     k: int = 10,

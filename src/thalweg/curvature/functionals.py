@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from thalweg.bounds import of_their_kind
 from thalweg.curvature.lanczos import lanczos
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.probes import Estimate, mean_of, rademacher, require_probes
@@ -37,6 +38,7 @@ def evaluate(function: Function, nodes: Tensor) -> Tensor:
     return values
 
 
+@of_their_kind
 def quadratic_form(operator: Operator | Tensor, function: Function, vector: Tensor, steps: int) -> float:
     """``v^T f(A) v`` by Gauss quadrature from Lanczos started at v.
 
@@ -67,6 +69,7 @@ def quadratic_form(operator: Operator | Tensor, function: Function, vector: Tens
     return float(weights @ evaluate(function, nodes))
 
 
+@of_their_kind
 def trace_function(operator: Operator | Tensor, function: Function, steps: int = 80, probes: int = 10, seed: int = 0) -> Estimate:
     """``tr f(A)`` by stochastic Lanczos quadrature.
 

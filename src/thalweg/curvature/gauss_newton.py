@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vjp
 from torch.nn import functional
 
+from thalweg.bounds import of_their_kind
 from thalweg.curvature.check import CheckReport, check_gauss_newton
 from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.loss_operator import LossOperator, Method, Parts
@@ -49,6 +50,7 @@ class GaussNewton(LossOperator):
     """
 
     @undisturbed
+    @of_their_kind
     def __init__(
         self,
         outputs: OutputFunction,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp
 
+from thalweg.bounds import of_their_kind
 from thalweg.curvature.check import CheckReport, check_hessian, scales
 from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.differences import LADDER, second_difference
@@ -60,6 +61,7 @@ class Hessian(LossOperator):
     """
 
     @undisturbed
+    @of_their_kind
     def __init__(
         self,
         loss_fn: LossFunction,

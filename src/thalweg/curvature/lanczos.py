@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thalweg.bounds import of_their_kind
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.errors import NonFiniteError, ShapeMismatchError, require
 
@@ -80,6 +81,7 @@ def breakdown_floor(operator: Operator, scale: float) -> float:
     return torch.finfo(operator.dtype).eps ** 0.75 * scale
 
 
+@of_their_kind
 def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
     """Up to ``steps`` steps of the Lanczos process with full reorthogonalisation.
 

@@ -19,6 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
 
 from thalweg import ranks
+from thalweg.bounds import of_their_kind
 from thalweg.curvature import memory
 from thalweg.curvature.containers import cast, copied, map_tensors, shapes_in, tensors_in
 from thalweg.curvature.context import Mode, checked_mode, quiet, random_state, seeded, unchanged_attributes, undisturbed
@@ -86,6 +87,7 @@ class Objective:
     """
 
     @undisturbed
+    @of_their_kind
     def __init__(
         self,
         loss_fn: LossFunction,

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from thalweg.bounds import of_their_kind
 from thalweg.curvature.functionals import trace_function
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.probes import Estimate, blocks, mean_of, require_probes
@@ -18,6 +19,7 @@ from thalweg.errors import require, unknown
 METHODS = ("hutch++", "hutchinson")
 
 
+@of_their_kind
 def trace(operator: Operator | Tensor, probes: int = 60, method: str = "hutch++", seed: int = 0) -> Estimate:
     """The trace, unbiased, in a given number of products.
 
@@ -62,6 +64,7 @@ def trace(operator: Operator | Tensor, probes: int = 60, method: str = "hutch++"
     return Estimate(seen + rest.value, rest.standard_error, probes)
 
 
+@of_their_kind
 def frobenius(operator: Operator | Tensor, probes: int = 30, seed: int = 0) -> Estimate:
     """The Frobenius norm, as the square root of the mean of ``||A z||^2`` over Rademacher probes.
 
@@ -84,6 +87,7 @@ def frobenius(operator: Operator | Tensor, probes: int = 30, seed: int = 0) -> E
     return Estimate(norm, square.standard_error / (2 * norm) if norm else 0.0, probes)
 
 
+@of_their_kind
 def trace_abs(operator: Operator | Tensor, steps: int = 80, probes: int = 10, seed: int = 0) -> Estimate:
     """``tr |A|``, the sum of the absolute eigenvalues, by stochastic Lanczos quadrature.
 

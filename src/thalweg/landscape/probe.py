@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from thalweg.bounds import of_their_kind
 from thalweg.curvature import memory as limits
 from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.dense import dense_hessian
@@ -93,6 +94,7 @@ class LandscapeProbe:
         ((4.0,), 20.0, 4)
     """
 
+    @of_their_kind
     def __init__(
         self,
         top: int = 10,
@@ -115,7 +117,7 @@ class LandscapeProbe:
         require(exact_seconds >= 0, "exact_seconds", exact_seconds, "a number of at least 0")
         require(forms == 0 or forms >= 3, "forms", forms, "0, or at least 3")
         if method not in ("auto", *get_args(Way)):
-            raise unknown("method", method, ("auto", *get_args(Way)))
+            raise unknown("method", str(method), ("auto", *get_args(Way)))
         self.top, self.lanczos, self.probes, self.forms, self.seed = top, lanczos, probes, forms, seed
         self.exact_seconds, self.memory, self.dtype, self.method = exact_seconds, memory, dtype, method
         self.pairs, self.heads, self.rotary, self.matrices = tuple(pairs), heads, rotary, matrices
@@ -141,6 +143,7 @@ class LandscapeProbe:
         return None if self.last is None else self.last.hessian
 
     @undisturbed
+    @of_their_kind
     def measure(
         self,
         loss_fn: LossFunction,

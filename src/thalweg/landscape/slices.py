@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from thalweg import ranks
+from thalweg.bounds import of_their_kind
 from thalweg.curvature import memory as limits
 from thalweg.curvature.check import repeated
 from thalweg.curvature.context import Mode, undisturbed
@@ -113,6 +114,7 @@ class Slices:
     """
 
     @undisturbed
+    @of_their_kind
     def __init__(
         self,
         loss_fn: LossFunction,
