@@ -202,7 +202,7 @@ def refuse_changed(folder: Path, steps: int) -> None:
 
 
 def refuse_changed_lengths(folder: Path, config: RunConfig) -> None:
-    """Refuse a complete run on a task whose lengths.json does not hold what was asked for at every tested length.
+    """Refuse a complete run on a task whose lengths.json does not hold every tested length; see `refuse_changed`.
 
     Raises:
         DamagedFileError: names the file and what is wrong.
@@ -211,7 +211,7 @@ def refuse_changed_lengths(folder: Path, config: RunConfig) -> None:
         return
     found = [one.length for one in read_lengths(folder)]
     wanted = list(config.data.tested_lengths)
-    if found != wanted:
+    if found != wanted and last_facts(folder) is not None:
         words = f"damaged record {folder / 'lengths.json'}: holds the lengths {shown(found)}, expected {shown(wanted)}"
         raise DamagedFileError(f"{words}; run `thalweg train {folder / 'config.toml'} --out {folder}` again")
 
