@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from thalweg.errors import BadInputError, DamagedFileError
+from thalweg.errors import BadInputError, DamagedFileError, shown
 from thalweg.plain import from_dict
-from thalweg.storage import read_journal, read_json
+from thalweg.storage import read_journal, read_json, there
 
 T = TypeVar("T")
 
@@ -201,7 +201,12 @@ def read_lengths(folder: Path) -> tuple[TaskLength, ...]:
         DamagedFileError: the record cannot be read.
     """
     path = folder / "lengths.json"
-    return tuple(recorded(TaskLength, one, path) for one in read_json(path)) if path.exists() else ()
+    if not there(path):
+        return ()
+    found = read_json(path)
+    if not isinstance(found, list):
+        raise DamagedFileError(f"damaged record {path}: given {shown(found)}, expected a list; run the same command again")
+    return tuple(recorded(TaskLength, one, path) for one in found)
 
 
 def recorded(cls: type[T], values: Any, path: Path) -> T:

@@ -164,6 +164,12 @@ def there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def make_way(path: Path) -> None:
+    """Put a folder aside that stands where a file is to be written; a file is replaced by writing it."""
+    if path.is_dir() and not path.is_symlink():
+        set_aside(path)
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder to the first free ``NAME.damaged``, so that nothing of it is lost; returns the new name."""
     number, target = 1, path.with_name(f"{path.name}.damaged")

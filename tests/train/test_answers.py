@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from thalweg.data.task_data import IGNORED, TaskConfig, TaskData
-from thalweg.errors import BadInputError, DamagedFileError
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.records import read_lengths, read_run
@@ -269,3 +270,15 @@ def test_a_batch_has_the_lengths_of_the_stage(parity, tmp_path):
 def test_lengths_of_the_stage_do_not_go_with_a_clock_or_other_passes(changes):
     with pytest.raises(BadInputError, match=r"data\.lengths: given 'stage', expected a maximum that grows with data\.grow, or"):
         TaskConfig("parity", **{"longest": 4, "lengths": "stage"} | changes)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{}", "[3]", "", None])
+def test_damaged_lengths_of_a_complete_run_are_made_again(tmp_path: Path, parity: RunConfig, content: str | None) -> None:
+    train(parity, tmp_path)
+    path = tmp_path / "lengths.json"
+    before = path.read_text()
+    path.unlink()
+    path.mkdir() if content is None else path.write_text(content)
+    with pytest.warns(DamagedRecordWarning, match=r"lengths\.json.* made again from the last checkpoint"):
+        train(parity, tmp_path)
+    assert path.read_text() == before

@@ -81,7 +81,7 @@ class Job:
     def record(self) -> RunRecord | None:
         """The records of a complete run; None for one that is not complete, or whose records are damaged (see `told`)."""
         try:
-            return read_whole(self.folder) if self.complete else None
+            return self.read() if self.complete else None
         except DamagedFileError:
             return None
 
@@ -90,11 +90,19 @@ class Job:
         """Whether nothing is left to measure."""
         return self.plan is None or (self.folder / "landscape" / "summary.json").exists()
 
+    def read(self) -> RunRecord:
+        """The records of the complete run; lengths of a task are checked where the config is the planned one.
+
+        Raises:
+            DamagedFileError: some are not what was written.
+        """
+        return read_whole(self.folder, self.config if as_planned(self) else None)
+
     @property
     def told(self) -> str:
         """Name of a run that is not complete or damaged, and how far it is or what is damaged."""
         if self.complete:
-            return f"{self.name} ({damage(read_whole, self.folder)})"
+            return f"{self.name} ({damage(lambda _: self.read(), self.folder)})"
         if failed_for_good(self.folder):
             return f"{self.name} (failed)"
         step = last_step(self.folder / "metrics.jsonl")

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from thalweg.errors import DamagedFileError, shown
-from thalweg.storage import atomic_stream, parse_json, refuse_special
+from thalweg.storage import atomic_stream, make_way, parse_json, refuse_special
 
 FORMAT = 1
 MOST = 1 << 42
@@ -108,9 +108,11 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: 
     told = json.dumps(facts | {"format": FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)
     header = {"thalweg": told, "sha256": hashlib.sha256(told.encode()).hexdigest()}
     path = folder / f"step-{step:09d}.safetensors"
+    make_way(path)
     atomic_stream(path, [save(tensors, metadata=header)])
     for old in checkpoints(folder)[:-keep] if keep else ():
-        old.unlink(missing_ok=True)
+        if old.is_file() or old.is_symlink():
+            old.unlink(missing_ok=True)
     return path
 
 

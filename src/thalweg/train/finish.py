@@ -13,7 +13,7 @@ from thalweg.errors import DamagedFileError
 from thalweg.models.cost import parameters
 from thalweg.plain import fingerprint, to_dict
 from thalweg.records import RunSummary, Score, Scores, provenance, read_run
-from thalweg.storage import write_json
+from thalweg.storage import make_way, write_json
 from thalweg.train.answers import score_length
 from thalweg.train.checkpoint import digest, weights
 
@@ -65,4 +65,5 @@ def write_lengths(run: Run, data: TaskData) -> None:
     config, gains = data.config, run.shift.depth_gains
     found = [score_length(run.model, data, run.device, length, config.tests, gains) for length in config.tested_lengths]
     run.clock.evaluation_seconds += time.perf_counter() - started
+    make_way(run.folder / "lengths.json")
     write_json(run.folder / "lengths.json", to_dict(found))

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thalweg.errors import DamagedFileError
+from thalweg.data.task_data import TaskConfig
+from thalweg.errors import DamagedFileError, shown
 from thalweg.plain import to_dict
-from thalweg.records import RunRecord, RunSummary, read_run, recorded
+from thalweg.records import RunRecord, RunSummary, read_lengths, read_run, recorded
 from thalweg.storage import (
     MOST_BYTES,
     MOST_JOURNAL,
@@ -30,6 +31,7 @@ from thalweg.storage import (
     there,
 )
 from thalweg.train.checkpoint import candidates, read_facts
+from thalweg.train.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,27 @@ def refuse_changed(folder: Path, steps: int) -> None:
         raise DamagedFileError(f"damaged record {path}: {told}; remove {folder} to make the run again")
 
 
-def read_whole(folder: Path) -> RunRecord:
+def refuse_changed_lengths(folder: Path, config: RunConfig) -> None:
+    """Refuse a complete run on a task whose lengths.json does not hold every tested length; see `refuse_changed`.
+
+    Raises:
+        DamagedFileError: names the file and what is wrong.
+    """
+    if not isinstance(config.data, TaskConfig):
+        return
+    found = [one.length for one in read_lengths(folder)]
+    wanted = list(config.data.tested_lengths)
+    if found != wanted and last_facts(folder) is not None:
+        words = f"damaged record {folder / 'lengths.json'}: holds the lengths {shown(found)}, expected {shown(wanted)}"
+        raise DamagedFileError(f"{words}; run `thalweg train {folder / 'config.toml'} --out {folder}` again")
+
+
+def read_whole(folder: Path, config: RunConfig | None = None) -> RunRecord:
     """The records of a complete run, of which every number that can be checked is what was written.
 
+    Args:
+        folder: of the run.
+        config: of it, where its lengths are to be checked too.
     Raises:
         DamagedFileError: one is not, or cannot be read; names the file.
     """
@@ -209,6 +229,8 @@ def read_whole(folder: Path) -> RunRecord:
     summary = recorded(RunSummary, read_json(path), path)
     refuse_changed_summary(folder, summary)
     refuse_changed(folder, summary.steps)
+    if config is not None:
+        refuse_changed_lengths(folder, config)
     found = read_run(folder)
     if not found.evaluations or found.evaluations[-1].scores != summary.final:
         raise DamagedFileError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from thalweg.data.batches import Data
-from thalweg.data.task_data import TaskConfig, TaskData
+from thalweg.data.task_data import TaskData
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError
 from thalweg.models.cost import cost
 from thalweg.plain import fingerprint, from_dict, to_dict
@@ -24,7 +24,6 @@ from thalweg.records import (
     RunSummary,
     Scores,
     SwitchRecord,
-    read_lengths,
     recorded,
 )
 from thalweg.shift.criterion import LookAhead
@@ -38,7 +37,7 @@ from thalweg.train.config import RunConfig, TrainingConfig, write_config
 from thalweg.train.evaluate import evaluate
 from thalweg.train.finish import ceilings_of, finish
 from thalweg.train.graphs import Graphs
-from thalweg.train.mend import begun_before, refuse_changed, refuse_changed_summary, reopen
+from thalweg.train.mend import begun_before, refuse_changed, refuse_changed_lengths, refuse_changed_summary, reopen
 from thalweg.train.owner import claim, config_of_facts
 from thalweg.train.rates import rate_at
 from thalweg.train.retreat import go_back, tie
@@ -122,8 +121,7 @@ def ended(config: RunConfig, folder: Path) -> RunSummary | None:
         if not mine:
             raise DamagedFileError(f"damaged record {path}: it is the summary of another run")
         refuse_changed_summary(folder, summary)
-        if isinstance(config.data, TaskConfig) and not read_lengths(folder):
-            raise DamagedFileError(f"damaged record {folder / 'lengths.json'}: it is missing or empty")
+        refuse_changed_lengths(folder, config)
     except DamagedFileError as error:
         words = str(error).partition(";")[0]
         kept = f"the summary is kept as {set_aside(path).name}"
