@@ -43,7 +43,7 @@ class Section:
     name: str = ""
 
     def __post_init__(self) -> None:
-        check(self, "section")
+        check(self, "section.")
 
 
 @pytest.mark.parametrize(("cls", "name", "bound"), NUMBERS, ids=lambda one: getattr(one, "__name__", str(one)))

@@ -67,7 +67,7 @@ def test_unknown_returns_an_error_that_can_be_raised():
         ("a\nb", r"'a\nb'"),
         ("\x1b[31m", r"'\x1b[31m'"),
         (np.zeros((2, 2)), "array([[0., 0.], [0., 0.]])"),
-        ("x" * 900, "'" + "x" * 496 + "..."),
+        ("x" * 900, "'" + "x" * 200 + "...' (900 characters)"),
     ],
     ids=["class", "line break", "terminal code", "array", "long"],
 )

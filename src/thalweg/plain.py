@@ -167,7 +167,7 @@ def number(hint: type, value: float, place: str) -> float:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise BadInputError(f"{place}: given {shown(value)}, expected {describe(hint)} that 64 bits hold")
     if not math.isfinite(value):
-        raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)} that is finite")
+        raise BadInputError(f"{place}: given {value!r}, expected {describe(hint).replace('a ', 'a finite ', 1)}")
     if hint is int and not isinstance(value, int):
         raise BadInputError(f"{place}: given {value!r}, expected {describe(hint)}")
     return hint(value)
