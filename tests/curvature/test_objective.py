@@ -163,3 +163,25 @@ def test_buffers_are_left_alone_where_a_loss_fails_on_the_model_itself():
         Objective(loss_fn, model, [X], mode="train")
     assert torch.equal(model[1].running_mean, before)
     assert model[1].num_batches_tracked == 0
+
+
+def test_a_loss_that_works_in_half_precision_alone_is_refused_by_its_type():
+    def loss_fn(model, batch):
+        if model.weight.dtype != torch.bfloat16:
+            raise RuntimeError("half precision only")
+        return model(batch).mean()
+
+    message = "^loss of batch 0: fails with weights and batches in torch.float32: half precision only$"
+    refused(BadInputError, message, loss_fn, nn.Linear(3, 2).bfloat16())
+
+
+def test_gradients_of_tensors_that_are_not_ours_are_left_alone():
+    """Double backward fills every leaf that it reaches, also those of a criterion with weights of its own."""
+    outside = nn.Linear(2, 1)
+    outside.weight.grad = torch.ones(1, 2)
+    model = nn.ModuleDict({"used": stirred(nn.Linear(3, 2)), "idle": nn.Linear(1, 1)})
+    loss_fn = lambda m, b: outside(torch.tanh(m["used"](b))).square().mean()  # noqa: E731
+    objective = Objective(loss_fn, model, [X], "used.*")
+    objective.product_at(objective.point, torch.ones(8))
+    assert torch.equal(outside.weight.grad, torch.ones(1, 2))
+    assert outside.bias.grad is None

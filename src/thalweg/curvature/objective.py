@@ -235,6 +235,8 @@ class Objective:
         """Gradients that a whole backward pass leaves on other tensors than ours are put back."""
         ours = {id(leaf) for leaf in leaves.values()}
         others = [(leaf, leaf.grad) for leaf in (*reached(value).leaves, *self.own) if id(leaf) not in ours]
+        for leaf, _ in others:
+            leaf.grad = None  # what is there would be added to in place
         try:
             yield
         finally:
@@ -274,7 +276,10 @@ class Objective:
             if "use_reentrant" in str(problem) and not self.seen.reentrant:
                 self.seen.reentrant = True
                 return self._differentiated(index, chosen)
-            raise self._explained(problem, index) from problem
+            explained = self._explained(problem, index)
+            if explained is problem:
+                raise
+            raise explained from problem
 
     def _explained(self, problem: Exception, index: int) -> Exception:
         """The loss's own error where it fails on the model as it is too; else a refusal that says what we do differently."""
@@ -283,6 +288,9 @@ class Objective:
             with unchanged_attributes(self.model):
                 self.loss_fn(self.model, copied(self.batches[index]))
         except Exception:
+            converted = isinstance(problem, RuntimeError) and self.dtype not in {weight.dtype for weight in self.own}
+            if converted:  # the batches are, so the model as it is cannot take them
+                return BadInputError(f"loss of batch {index}: fails with weights and batches in {self.dtype}: {_line(problem)}")
             if self.pair:
                 words = "tuple, the loss fails on its first part"
                 return BadInputError(f"batches: given a {words} ({_line(problem)}); for one batch write [batch]")
@@ -316,7 +324,8 @@ class Objective:
             found = reached(value)
             self._note(names, kept, found.custom)
             self._refuse_captured(captured(found.leaves, chosen))
-            self.foreign |= len(found.leaves) > len(leaves) or self.seen.reentrant
+            ours = {id(leaf) for leaf in leaves.values()}
+            self.foreign |= self.seen.reentrant or any(id(leaf) not in ours for leaf in found.leaves)
             kept.noting = False
             with kept:  # checkpointed blocks run again
                 parts = self._gradients(value, leaves)
