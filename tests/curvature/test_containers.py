@@ -133,3 +133,11 @@ def test_shapes_are_those_of_tensors_and_of_lists_where_there_are_none():
     assert shapes_in([["a", "b"], ["c"]]) != shapes_in([["a", "b"], ["c", "d"]])
     jagged = [torch.nested.nested_tensor([torch.ones(n, 3) for n in sizes], layout=torch.jagged) for sizes in ((1, 2), (2, 2))]
     assert shapes_in(jagged[0]) == ((3, 3),) != shapes_in(jagged[1])
+
+
+def test_a_copy_has_the_attributes_that_were_set_on_a_tensor_and_a_jagged_one_keeps_its_own():
+    given = two()
+    given.lengths = [1, 1]
+    assert copied(given).lengths == [1, 1]
+    jagged = torch.nested.nested_tensor([torch.ones(1, 3), torch.ones(2, 3)], layout=torch.jagged)
+    assert map_tensors(lambda tensor: cast(tensor, torch.float64), jagged).values().dtype == torch.float64

@@ -112,10 +112,10 @@ def _mapped(function: TensorFunction, value: Any, inside: tuple[int, ...]) -> An
 
 
 def _with_attributes(result: Tensor, given: Tensor) -> Tensor:
-    """A tensor with the attributes that a user has set on the one it was made of."""
-    extra = getattr(given, "__dict__", None)
-    for name, value in (extra or {}).items() if result is not given else ():
-        setattr(result, name, value)
+    """A tensor with the attributes that a user has set on the one it was made of; those of a class's own it has already."""
+    for name, value in getattr(given, "__dict__", {}).items():
+        if name not in result.__dict__:
+            setattr(result, name, value)
     return result
 
 
