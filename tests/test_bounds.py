@@ -12,6 +12,9 @@ from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError
 from thalweg.landscapes import LandscapePlan
 from thalweg.models.config import ModelConfig
+from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
+from thalweg.shift.net import SafetyNet
+from thalweg.shift.onset import Handover, Ramp
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
 
 CONFIGS = (
@@ -24,6 +27,14 @@ CONFIGS = (
     ShiftConfig,
     TrainingConfig,
     LandscapePlan,
+    Plateau,
+    AtStep,
+    AtFraction,
+    LossBelow,
+    LookAhead,
+    Ramp,
+    Handover,
+    SafetyNet,
 )
 NUMBERS = [
     (cls, name, bound_in(hint))

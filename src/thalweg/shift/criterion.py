@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from thalweg.bounds import Number, Updates, Whole
 from thalweg.errors import BadInputError, require
 from thalweg.plain import as_float, checked, plain
 
@@ -60,21 +61,17 @@ class Plateau:
     """
 
     kind: ClassVar[str] = "plateau"
-    delta_loss: float = 1e-2
+    delta_loss: Annotated[float, Number(0, 1e9)] = 1e-2
     """delta_1: relative fall of the mean loss per window below which it is a plateau."""
-    delta_grad: float = 0.1
+    delta_grad: Annotated[float, Number(0, 1e9)] = 0.1
     """delta_2: relative change of the mean gradient norm per window below which it has settled."""
-    patience: int = 5
+    patience: Updates = 5
     """W: checks in a row."""
-    window: int = 20
+    window: Updates = 20
     """Updates averaged into one check."""
 
     def __post_init__(self) -> None:
         checked(self, "plateau ")
-        require(self.delta_loss >= 0, "delta_loss", self.delta_loss, "a number of at least 0")
-        require(self.delta_grad >= 0, "delta_grad", self.delta_grad, "a number of at least 0")
-        require(self.patience >= 1, "patience", self.patience, "a whole number of at least 1")
-        require(self.window >= 1, "window", self.window, "a whole number of at least 1")
 
     def begin(self) -> State:
         return {"count": 0, "loss_sum": 0.0, "grad_sum": 0.0, "loss": None, "grad": None, "held": 0}
@@ -111,12 +108,11 @@ class AtStep:
     """Switch when ``step`` updates have been made."""
 
     kind: ClassVar[str] = "at-step"
-    step: int = 1000
+    step: Updates = 1000
     """Updates before the switch."""
 
     def __post_init__(self) -> None:
         checked(self, "at-step ")
-        require(self.step >= 1, "step", self.step, "a whole number of at least 1")
 
     def begin(self) -> State:
         return {}
@@ -130,15 +126,13 @@ class AtFraction:
     """Switch after a share of all updates."""
 
     kind: ClassVar[str] = "at-fraction"
-    share: float = 0.35
+    share: Annotated[float, Number(0, 1, "a share between 0 and 1", open_below=True, open_above=True)] = 0.35
     """Part of the run before the switch, between 0 and 1."""
-    total_steps: int = 1000
+    total_steps: Updates = 1000
     """Updates of the whole run."""
 
     def __post_init__(self) -> None:
         checked(self, "at-fraction ")
-        require(0 < self.share < 1, "share", self.share, "a share between 0 and 1")
-        require(self.total_steps >= 1, "total_steps", self.total_steps, "a whole number of at least 1")
 
     def begin(self) -> State:
         return {}
@@ -166,18 +160,15 @@ class LossBelow:
     """
 
     kind: ClassVar[str] = "loss-below"
-    loss: float = 0.1
+    loss: Annotated[float, Number(0, 1e9, "a positive number of nats", open_below=True)] = 0.1
     """Mean loss in nats that counts as learned."""
-    window: int = 20
+    window: Updates = 20
     """Updates averaged, all within the stage."""
-    most: int = 0
+    most: Annotated[int, Whole(0, 10**9, "a number of updates of at least 0")] = 0
     """Updates after which the next stage begins all the same; 0 for no end."""
 
     def __post_init__(self) -> None:
         checked(self, "loss-below ")
-        require(self.loss > 0, "loss-below loss", self.loss, "a positive number of nats")
-        require(self.window >= 1, "loss-below window", self.window, "a whole number of at least 1")
-        require(self.most >= 0, "loss-below most", self.most, "a number of updates of at least 0")
 
     def begin(self) -> State:
         return {"count": 0, "recent": []}
@@ -229,18 +220,16 @@ class LookAhead:
     """
 
     kind: ClassVar[str] = "look-ahead"
-    every: int = 200
+    every: Updates = 200
     """Updates between looks."""
-    updates: int = 40
+    updates: Annotated[int, Whole(4, 10**9)] = 40
     """Updates of a look, in each of the two stages."""
-    patience: int = 1
+    patience: Updates = 1
     """Looks in a row that must prefer the next stage."""
 
     def __post_init__(self) -> None:
         checked(self, "look-ahead ")
-        require(self.updates >= 4, "look-ahead updates", self.updates, "a whole number of at least 4")
         require(self.every >= self.updates, "look-ahead every", self.every, f"at least the {self.updates} updates of a look")
-        require(self.patience >= 1, "patience", self.patience, "a whole number of at least 1")
 
     def begin(self) -> State:
         return {"held": 0, "due": False}

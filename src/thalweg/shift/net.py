@@ -6,8 +6,9 @@ Like a criterion it is a frozen value with a pure step; its state holds JSON val
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from thalweg.bounds import Number, Updates, Whole
 from thalweg.errors import require
 from thalweg.plain import checked
 from thalweg.shift.criterion import usable
@@ -34,19 +35,17 @@ class SafetyNet:
         Ours.
     """
 
-    tries: int = 0
+    tries: Annotated[int, Whole(0, 1000)] = 0
     """Softer onsets that are tried for each switch; 0 for no net."""
-    bound: float = 0.05
+    bound: Annotated[float, Number(0, 1e9, "a positive number", open_below=True)] = 0.05
     """Relative rise of the mean loss over the reference that is not accepted."""
-    within: int = 200
+    within: Updates = 200
     """Updates after the end of the onset in which the loss must have come back."""
-    window: int = 20
+    window: Updates = 20
     """Updates of a mean."""
 
     def __post_init__(self) -> None:
         checked(self, "net ")
-        require(self.tries >= 0, "net tries", self.tries, "a whole number of at least 0")
-        require(self.bound > 0, "net bound", self.bound, "a positive number")
         require(self.within >= self.window >= 1, "net window", self.window, f"from 1 to within, {self.within}")
 
     def softer(self, onset: Onset, count: int) -> Onset:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from thalweg.errors import require
+from thalweg.bounds import Number, Rate, Updates, Whole
 from thalweg.plain import checked
 
 
@@ -38,7 +38,7 @@ class Ramp:
     """
 
     kind: ClassVar[str] = "ramp"
-    steps: int = 200
+    steps: Updates = 200
     """Updates until the new passes count in full."""
     shape: Literal["linear", "cosine"] = "linear"
     """How a gain grows: by equal parts, or slowly at both ends."""
@@ -47,7 +47,6 @@ class Ramp:
 
     def __post_init__(self) -> None:
         checked(self, "ramp ")
-        require(self.steps >= 1, "ramp steps", self.steps, "a whole number of at least 1")
 
     def gains(self, age: int, added: int) -> tuple[float, ...]:
         """Gains of the ``added`` new passes ``age`` updates after the switch."""
@@ -76,20 +75,17 @@ class Handover:
         [0.25, 0.5, 0.5]
     """
 
-    rate: float = 1.0
+    rate: Rate = 1.0
     """Factor on the learning rate from a switch on; once for each switch."""
-    rewarm: int = 0
+    rewarm: Annotated[int, Whole(0, 10**9)] = 0
     """Updates in which the rate climbs again from near 0 after a switch."""
     moments: Literal["keep", "reset", "scale"] = "keep"
     """The optimizer's running means: left alone, set to zero together with their count, or multiplied by `moments_factor`."""
-    moments_factor: float = 0.1
+    moments_factor: Annotated[float, Number(0, 1, "a number above 0, at most 1", open_below=True)] = 0.1
     """For "scale"; the mean square of AdamW is multiplied by the factor's square, so that the first step's size stays."""
 
     def __post_init__(self) -> None:
         checked(self, "handover ")
-        require(self.rate > 0, "handover rate", self.rate, "a positive number")
-        require(self.rewarm >= 0, "handover rewarm", self.rewarm, "a whole number of at least 0")
-        require(0 < self.moments_factor <= 1, "handover moments_factor", self.moments_factor, "a number above 0, at most 1")
 
     def rate_factor(self, age: int, switches: int) -> float:
         """Factor on the rate of the update that is made ``age`` updates after the last of ``switches`` switches."""
