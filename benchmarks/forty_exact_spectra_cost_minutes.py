@@ -15,9 +15,9 @@ from pathlib import Path
 import timing  # noqa: F401  before torch
 import torch
 
-from thalweg.landscapes import LandscapePlan, LandscapeSummary
-from thalweg.study.recipes import ARMS, markov
-from thalweg.train.survey import survey
+from thalweg.experiments.paper.recipes import ARMS, markov
+from thalweg.records.landscape import LandscapePlan, LandscapeSummary
+from thalweg.survey.survey import survey
 from thalweg.train.trainer import train
 
 UPDATES, STUDY, THREADS = 300, 6000, 2

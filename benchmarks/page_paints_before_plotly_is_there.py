@@ -18,9 +18,9 @@ from shutil import which
 
 import timing  # before torch
 
-from thalweg.records import read_run
+from thalweg.experiments.paper.definition import jobs_of, landscapes_of, read_study, summarise
+from thalweg.records.run import read_run
 from thalweg.report.page import packed_plotly, write_report
-from thalweg.study.study import jobs_of, landscapes_of, read_study, summarise
 
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
 PAINT = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)[0]"

@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 import thalweg as tw
-from thalweg.records import read_lengths
-from thalweg.study.task_recipes import TaskPreset, looped, task_recipe
+from thalweg.experiments.tasks.recipes import TaskPreset, looped, task_recipe
+from thalweg.records.run import read_lengths
 from thalweg.train.trainer import train
 
 

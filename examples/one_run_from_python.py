@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from thalweg.study.recipes import markov, shift
+from thalweg.experiments.paper.recipes import markov, shift
 from thalweg.train.trainer import train
 
 config = shift(markov(steps=240))

@@ -13,11 +13,11 @@ import torch
 
 import thalweg as tw
 from thalweg.curvature.objective import Objective
+from thalweg.experiments.paper.recipes import ARMS, markov
 from thalweg.landscape.slices import Slices
 from thalweg.landscape.split import eigen_split, frozen
 from thalweg.landscape.theorems import TheoremsAt, theorems_at
 from thalweg.landscape.threshold import threshold
-from thalweg.study.recipes import ARMS, markov
 from thalweg.theory.certificate import certify
 from thalweg.train.assemble import make_data, make_model
 from thalweg.train.checkpoint import checkpoints, load_weights, read_checkpoint

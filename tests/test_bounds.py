@@ -10,8 +10,8 @@ from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError
-from thalweg.landscapes import LandscapePlan
 from thalweg.models.config import ModelConfig
+from thalweg.records.landscape import LandscapePlan
 from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Ramp

@@ -14,7 +14,7 @@ from thalweg.data.task_data import IGNORED, TaskConfig
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.models.config import ModelConfig
 from thalweg.models.looped import LoopedTransformer
-from thalweg.records import read_lengths
+from thalweg.records.run import read_lengths
 from thalweg.shift.criterion import LossBelow
 from thalweg.shift.onset import Hard
 from thalweg.train.callbacks import Callback

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from thalweg.curvature.eigenpairs import eigenpairs
     from thalweg.curvature.gauss_newton import GaussNewton
     from thalweg.curvature.hessian import Hessian
+    from thalweg.data.find_task import check_task
     from thalweg.data.markov import MarkovLanguage
-    from thalweg.data.task import Task, check_task
+    from thalweg.data.task import Task
     from thalweg.data.task_data import TaskConfig, TaskData
     from thalweg.errors import BadInputError, ThalwegError
     from thalweg.landscape.probe import LandscapeProbe
@@ -52,7 +53,7 @@ PLACES = {
     "TaskConfig": "thalweg.data.task_data",
     "TaskData": "thalweg.data.task_data",
     "ThalwegError": "thalweg.errors",
-    "check_task": "thalweg.data.task",
+    "check_task": "thalweg.data.find_task",
     "cost": "thalweg.models.cost",
     "dense_hessian": "thalweg.curvature.dense",
     "doubling": "thalweg.shift.schedule",

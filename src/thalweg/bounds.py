@@ -1,7 +1,8 @@
 """The range of every number that a user can set, written beside its field, checked in one place.
 
-A field says it in its type, ``steps: Annotated[int, Whole(1, 10**9)]``, and its dataclass calls `thalweg.plain.checked` when it is
-made; an option of the command line says it likewise (`thalweg.cli`). `thalweg recipe` prints the same ranges.
+A field says it in its type, ``steps: Annotated[int, Whole(1, 10**9)]``, and its dataclass calls
+`thalweg.serialization.checked` when it is made; an option of the command line says it likewise (`thalweg.cli`). `thalweg recipe`
+prints the same ranges.
 """
 
 from __future__ import annotations

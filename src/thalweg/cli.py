@@ -123,8 +123,8 @@ def study(
     json_:
         Print the summary as JSON on standard output.
     """
-    from thalweg.study.commands import run_study
-    from thalweg.study.recipes import plan
+    from thalweg.experiments.paper.commands import run_study
+    from thalweg.experiments.paper.recipes import plan
 
     if task not in STUDIES:
         raise unknown("study", task, STUDIES)
@@ -133,8 +133,8 @@ def study(
     if task == "tasks":
         require(not text, "--text", text, "to go with the study `text`")
         require(not compile, "--compile", compile, "not to be given with the study `tasks`, whose batches have shapes of their own")
-        from thalweg.study.task_recipes import plan_tasks
-        from thalweg.study.task_study import run_task_study
+        from thalweg.experiments.tasks.definition import run_task_study
+        from thalweg.experiments.tasks.recipes import plan_tasks
 
         run_task_study(
             plan_tasks(preset, listed(tasks), chosen, seeds, device), out or Path("results") / f"{task}-{preset}", jobs, json_
@@ -191,8 +191,8 @@ def shift_sweep(
     json_:
         Print the summary as JSON on standard output.
     """
-    from thalweg.study.sweep_commands import run_sweep
-    from thalweg.study.switching import GROUPS, sweep_of
+    from thalweg.experiments.switching.commands import run_sweep
+    from thalweg.experiments.switching.variants import GROUPS, sweep_of
 
     chosen = tuple(group for group in listed(groups) if group != "none") if groups else GROUPS
     planned = sweep_of(task, preset, loops, chosen, seeds, text, device)
@@ -226,7 +226,7 @@ def train(
     json_:
         Print the run's summary as JSON on standard output.
     """
-    from thalweg.plain import to_dict
+    from thalweg.serialization import to_dict
     from thalweg.train.callbacks import Callback, ProgressBar
     from thalweg.train.config import read_config
     from thalweg.train.trainer import train as make_run
@@ -239,7 +239,7 @@ def train(
     bar = ProgressBar(label)
     callbacks: list[Callback] = [bar]
     if landscape:
-        from thalweg.train.along import along
+        from thalweg.survey.callback import along
 
         callbacks.insert(0, along(folder, settings, bar.measuring))  # first, so that the bar stays while the end is measured
     summary = make_run(settings, folder, callbacks)
@@ -301,9 +301,9 @@ def landscape(
     json_:
         Print all records as JSON on standard output.
     """
-    from thalweg.landscapes import LandscapePlan
-    from thalweg.plain import from_dict
-    from thalweg.train.look import look
+    from thalweg.records.landscape import LandscapePlan
+    from thalweg.serialization import from_dict
+    from thalweg.survey.command import look
 
     given = {
         "checkpoints": checkpoints,
@@ -339,18 +339,18 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
     json_:
         Print the summary as JSON on standard output.
     """
-    from thalweg.study.task_study import PLAN, read_task_study, report_on_tasks, show_tasks
+    from thalweg.experiments.tasks.definition import PLAN, read_task_study, report_on_tasks, show_tasks
 
     require(out is None or other is not None, "--out", str(out), "two folders, whose comparison it is for")
     if other is not None:
-        from thalweg.study.comparison import compare
+        from thalweg.experiments.compare import compare
 
         compare(folder, other, out, json_)
         return
     if (folder / PLAN).exists():
         show_tasks(report_on_tasks(read_task_study(folder), folder), folder, json_)
         return
-    from thalweg.study.sweep_commands import report_on_any
+    from thalweg.experiments.switching.commands import report_on_any
 
     report_on_any(folder, json_)
 
@@ -376,10 +376,10 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: An
         Root seed of the run.
     """
     from thalweg.data.tasks import TASKS
-    from thalweg.study.recipes import plan, runs_of
-    from thalweg.study.task_recipes import plan_tasks, task_runs
+    from thalweg.experiments.paper.recipes import plan, runs_of
+    from thalweg.experiments.tasks.recipes import plan_tasks, task_runs
     from thalweg.train.config import SNAPSHOTS_FOR_CURVES
-    from thalweg.train.explained import explained_text
+    from thalweg.train.config_comments import explained_text
 
     if task in TASKS or ":" in task:
         run = task_runs(plan_tasks(preset, (task,), (arm,), seeds=1))[task, arm, 0]

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from thalweg import cli
-from thalweg.data.task import Guarded, check_task, checked_task
+from thalweg.data.find_task import Guarded, check_task, checked_task
 from thalweg.data.task_data import TaskConfig, TaskData
 from thalweg.data.tasks.copy import Copy
 from thalweg.data.tasks.parity import Parity
 from thalweg.errors import BadInputError
+from thalweg.experiments.tasks import recipes as task_recipes
+from thalweg.experiments.tasks.definition import facts_in, read_task_study, report_on_tasks, run_task_study, task_jobs
+from thalweg.experiments.tasks.recipes import ALL, TaskPreset, plan_tasks, remembered, task_recipe, task_runs
 from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import AtStep
-from thalweg.study import task_recipes
-from thalweg.study.task_recipes import ALL, TaskPreset, plan_tasks, remembered, task_recipe, task_runs
-from thalweg.study.task_study import facts_in, read_task_study, report_on_tasks, run_task_study, task_jobs
 from thalweg.train.assemble import make_data
 from thalweg.train.config import RunConfig, ShiftConfig, TrainingConfig, config_text, read_config
 from thalweg.train.trainer import train

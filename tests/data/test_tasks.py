@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.data import task as task_module
-from thalweg.data.task import check_task, find_task
+from thalweg.data.find_task import check_task, find_task
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.tasks import TASKS
 from thalweg.data.tasks.multiplication import Multiplication

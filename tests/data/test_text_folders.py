@@ -17,7 +17,7 @@ from thalweg.data import text
 from thalweg.data.text import CLOSE, SEPARATOR, TextConfig, TextData, corpus, split
 from thalweg.errors import BadInputError, SkippedFilesWarning
 from thalweg.models.config import ModelConfig
-from thalweg.plain import to_dict
+from thalweg.serialization import to_dict
 from thalweg.train.config import RunConfig, TrainingConfig, read_config, write_config
 
 ROOT = Path("/folder")

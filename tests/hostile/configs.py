@@ -22,9 +22,9 @@ from typing import Any
 
 from attempts import Outcome, attempt, emptied
 
-from thalweg.plain import to_dict
-from thalweg.study.recipes import plan, runs_of
-from thalweg.study.task_recipes import plan_tasks, task_runs
+from thalweg.experiments.paper.recipes import plan, runs_of
+from thalweg.experiments.tasks.recipes import plan_tasks, task_runs
+from thalweg.serialization import to_dict
 from thalweg.train.config import RunConfig
 
 VALUES: list[Any] = [

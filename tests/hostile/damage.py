@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 from attempts import Outcome, attempt, emptied
 from safetensors.numpy import save
-
-import thalweg.report.landscape_figures
-import thalweg.report.page
-import thalweg.study.sweep_commands
-import thalweg.study.task_study
-import thalweg.train.look
-from thalweg.landscapes import LandscapePlan
 from thalweg.study import recipes, switching, task_recipes
-from thalweg.study.recipes import Preset
+
+import thalweg.experiments.switching.commands
+import thalweg.experiments.tasks.definition
+import thalweg.report.landscape.figures
+import thalweg.report.page
+import thalweg.survey.command
+from thalweg.experiments.paper.recipes import Preset
+from thalweg.records.landscape import LandscapePlan
 
 RUN = """
 arm = "shift"
@@ -115,10 +115,10 @@ def small_presets() -> None:
 
 
 DRAWN = {
-    (thalweg.train.look, "run_figures"): lambda *_: [],
-    (thalweg.study.commands, "write_report"): lambda *_: None,
-    (thalweg.study.task_study, "write_task_report"): lambda *_: None,
-    (thalweg.study.sweep, "write_sweep_report"): lambda *_: None,
+    (thalweg.survey.command, "run_figures"): lambda *_: [],
+    (thalweg.experiments.paper.commands, "write_report"): lambda *_: None,
+    (thalweg.experiments.tasks.definition, "write_task_report"): lambda *_: None,
+    (thalweg.experiments.switching.definition, "write_sweep_report"): lambda *_: None,
 }
 """What draws, which takes seconds, and what stands in its place where no figure is damaged."""
 ORIGINAL = {place: getattr(*place) for place in DRAWN}

@@ -20,10 +20,10 @@ from thalweg.landscape.noise import noise_floor
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.landscape.similarity import gaussian_information, image_rows, matrix_row
 from thalweg.landscape.spectrum import refuse_non_finite
-from thalweg.landscapes import LandscapeRecord, Measure
 from thalweg.models.config import ModelConfig
 from thalweg.models.looped import LoopedTransformer
-from thalweg.plain import from_dict, to_dict
+from thalweg.records.landscape import LandscapeRecord, Measure
+from thalweg.serialization import from_dict, to_dict
 
 DIM = 40
 EXACT = 1e-9

@@ -7,7 +7,7 @@ import torch
 
 from thalweg.errors import BadInputError
 from thalweg.models.config import ModelConfig
-from thalweg.plain import from_dict, to_dict
+from thalweg.serialization import from_dict, to_dict
 
 
 @pytest.mark.parametrize(

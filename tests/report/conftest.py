@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from made_up_records import make_summary, run
 
-from thalweg.records import RunRecord, StudySummary
+from thalweg.records.run import RunRecord, StudySummary
 
 ARMS = {"single": 0.5, "looped": 0.8, "shift": 1.0, "shift-hard": 0.7, "single-rescaled": 0.6, "single-flops": 0.55}
 

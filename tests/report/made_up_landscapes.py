@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from thalweg.landscapes import (
+from thalweg.records.landscape import (
     AlignmentRecord,
     ChangeRecord,
     GroupRecord,
@@ -17,7 +17,7 @@ from thalweg.landscapes import (
     SplitRecord,
     read_landscape,
 )
-from thalweg.plain import to_dict
+from thalweg.serialization import to_dict
 from thalweg.storage import Journal, write_json
 
 STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 1600)

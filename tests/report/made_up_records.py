@@ -2,7 +2,7 @@
 
 import math
 
-from thalweg.records import (
+from thalweg.records.run import (
     Cell,
     EvaluationRecord,
     Provenance,

@@ -7,8 +7,8 @@ import numpy as np
 from made_up_records import DATA, HERE
 
 from thalweg.intervals import interval
-from thalweg.records import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord
-from thalweg.sweeps import Outcome, Share, SweepSummary, SweepVerdict
+from thalweg.records.experiment import Outcome, Share, SweepSummary, SweepVerdict
+from thalweg.records.run import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord
 
 STEPS, EVERY = 3000, 60
 SECONDS = {1: 0.010, 3: 0.021}

@@ -6,9 +6,9 @@ import numpy as np
 from made_up_records import HERE
 from made_up_sweeps import cell
 
-from thalweg.records import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord
-from thalweg.sweeps import Share, SweepVerdict
-from thalweg.task_studies import TaskOutcome, TaskStudySummary
+from thalweg.records.experiment import Share, SweepVerdict
+from thalweg.records.run import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord
+from thalweg.records.task_study import TaskOutcome, TaskStudySummary
 
 TASKS = ("parity", "copy", "addition", "binary-sum", "multiplication", "unique-set")
 ARMS = ("single", "looped", "shift", "shift-hard", "next-token", "fixed", "random")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thalweg.records import EvaluationRecord, RunRecord, Score
+from thalweg.records.run import EvaluationRecord, RunRecord, Score
 from thalweg.report.curves import band, by_arm
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from made_up_records import make_summary
 
-from thalweg.records import RunRecord, StudySummary
+from thalweg.records.run import RunRecord, StudySummary
 from thalweg.report.figures import COLOURS, draw_all
 
 

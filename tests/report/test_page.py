@@ -9,7 +9,7 @@ from made_up_landscapes import make_landscape
 from made_up_records import make_summary, run
 from pages import CHROMIUM, HOSTILE, Tags, chart, laid_out, leaving, opened, slid, turned
 
-from thalweg.records import RunRecord, StudySummary
+from thalweg.records.run import RunRecord, StudySummary
 from thalweg.report.page import write_report
 
 NAMES = {"accuracy-by-stratum", "loss-against-cost", "switches", "long-tail"} | {"verdicts", "accuracy-against-cost", "step-time"}

@@ -13,16 +13,16 @@ from thalweg.data.task_data import IGNORED, TaskConfig, TaskData
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
-from thalweg.records import read_lengths, read_run
+from thalweg.records.run import read_lengths, read_run
 from thalweg.shift.criterion import AtStep, LossBelow
 from thalweg.shift.onset import Hard, Ramp
-from thalweg.train.along import along
+from thalweg.survey.callback import along
+from thalweg.survey.survey import config_of
 from thalweg.train.answers import answer_losses, exact, score_answers, score_length, sharpest_dip
 from thalweg.train.assemble import make_model
 from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig, ShiftConfig, config_text, read_config
 from thalweg.train.step import TaskBatch, answer_loss, on_device
-from thalweg.train.survey import config_of
 from thalweg.train.trainer import Run, train
 
 CPU = torch.device("cpu")

@@ -10,13 +10,13 @@ import torch
 
 from thalweg.models.cost import cost
 from thalweg.models.looped import LoopedTransformer
-from thalweg.records import RetreatRecord, read_run
+from thalweg.records.run import RetreatRecord, read_run
 from thalweg.shift.criterion import AtStep, Glance, LookAhead, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift
 from thalweg.storage import read_journal
-from thalweg.train import ahead as ahead_module
+from thalweg.train import lookahead as ahead_module
 from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback
 from thalweg.train.checkpoint import checkpoints, gather, read_checkpoint

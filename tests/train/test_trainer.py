@@ -12,7 +12,7 @@ import torch
 
 from thalweg.errors import BadInputError, DamagedRecordWarning, DiskFullError, DivergedError, FolderError
 from thalweg.models.cost import cost
-from thalweg.records import read_run
+from thalweg.records.run import read_run
 from thalweg.shift.criterion import AtStep, Plateau
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.storage import read_journal

@@ -16,7 +16,7 @@ from thalweg.data.batches import Ceiling, EvaluationSet, Longer, Tokens, shuffle
 from thalweg.data.markov import MarkovLanguage, long_tail
 from thalweg.data.source_facts import source_facts
 from thalweg.errors import require
-from thalweg.plain import checked
+from thalweg.serialization import checked
 
 Sure = Annotated[float, Number(0, 1, "a probability between 0 and 1", open_below=True, open_above=True)]
 Quartered = Annotated[int, Whole(4, 10**9, "at least 4, one for each quarter")]

@@ -17,9 +17,10 @@ import numpy as np
 
 from thalweg.bounds import Whole
 from thalweg.data.batches import Tokens
-from thalweg.data.task import Task, check_name, checked_task, find_task, own
+from thalweg.data.find_task import check_name, checked_task, find_task, own
+from thalweg.data.task import Task
 from thalweg.errors import require
-from thalweg.plain import checked
+from thalweg.serialization import checked
 from thalweg.streams import stream
 
 IGNORED = -100

@@ -24,7 +24,7 @@ import numpy as np
 from thalweg.bounds import Number, Whole
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
 from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, inert, require
-from thalweg.plain import checked
+from thalweg.serialization import checked
 from thalweg.storage import atomic_stream
 from thalweg.streams import stream
 

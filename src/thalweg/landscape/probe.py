@@ -39,7 +39,7 @@ from thalweg.landscape.spectrum import (
     split_record,
     sums,
 )
-from thalweg.landscapes import LandscapeRecord
+from thalweg.records.landscape import LandscapeRecord
 from thalweg.vectors import Choice
 
 Way = Literal["exact", "matrix-free"]

@@ -24,7 +24,7 @@ from thalweg.landscape.noise import Batches
 from thalweg.landscape.similarity import compared, image_rows, log_spectrum_distance, matrix_row, subspace_overlap
 from thalweg.landscape.threshold import machine_floor, threshold
 from thalweg.landscape.valley import of_shape, shape
-from thalweg.landscapes import ChangeRecord, Held, Measure, SplitRecord, number
+from thalweg.records.landscape import ChangeRecord, Held, Measure, SplitRecord, number
 from thalweg.theory.inputs import Condition
 from thalweg.vectors import Layout
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from thalweg.bounds import Number, Rate, Whole
 from thalweg.errors import require
-from thalweg.plain import checked
+from thalweg.serialization import checked
 
 SEVERAL = "0 for none, or a number of passes of at least 2: the first one always counts in full"
 

@@ -26,7 +26,7 @@ from thalweg.errors import require
 from thalweg.models.attention import Fused, rotation_table
 from thalweg.models.block import AttentionBlock, GPTBlock, layer_norm, norm
 from thalweg.models.config import ModelConfig
-from thalweg.plain import as_float, plain
+from thalweg.serialization import as_float, plain
 
 Loops = int | Tensor
 """Passes of a call: one number, or one for each sequence."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thalweg.intervals import interval
-from thalweg.records import EvaluationRecord, RunRecord
+from thalweg.records.run import EvaluationRecord, RunRecord
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from thalweg.records import EvaluationRecord, RunRecord, StudySummary
+from thalweg.records.experiment import SweepSummary
+from thalweg.records.run import EvaluationRecord, RunRecord, StudySummary
+from thalweg.records.task_study import TaskStudySummary
 from thalweg.report.curves import band, by_arm
 from thalweg.storage import atomic_stream
-from thalweg.sweeps import SweepSummary
-from thalweg.task_studies import TaskStudySummary
 
 COLOURS = {
     "single": "#0072B2",

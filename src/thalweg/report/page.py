@@ -15,20 +15,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from thalweg.landscapes import RunLandscape
-from thalweg.records import Cell, RunRecord, StudySummary, Verdict
-from thalweg.report.charts import curves_chart, planes_chart, spectra_chart, styles
+from thalweg.records.landscape import RunLandscape
+from thalweg.records.run import Cell, RunRecord, StudySummary, Verdict
 from thalweg.report.curves import by_arm
 from thalweg.report.figures import Drawn, draw_all, save_all, setup
-from thalweg.report.landscape_curves import Arms, with_spectra
-from thalweg.report.landscape_figures import planes_of, study_figures
-from thalweg.report.landscape_motion import valley_figures
-from thalweg.report.longer import figure_lengths
-from thalweg.report.phase_figures import phases_drawn
-from thalweg.report.source_figures import source_drawn
-from thalweg.report.topics import counted, sections
-from thalweg.report.valley_pictures import valleys_drawn
-from thalweg.report.verdict_figures import accuracy_against_cost, step_time, verdicts_drawn
+from thalweg.report.landscape.curves import Arms, with_spectra
+from thalweg.report.landscape.figures import planes_of, study_figures
+from thalweg.report.landscape.length_generalisation import figure_lengths
+from thalweg.report.landscape.motion import valley_figures
+from thalweg.report.landscape.phases import phases_drawn
+from thalweg.report.landscape.valley_surfaces import valleys_drawn
+from thalweg.report.paper.charts import curves_chart, planes_chart, spectra_chart, styles
+from thalweg.report.paper.data_source import source_drawn
+from thalweg.report.paper.figures import accuracy_against_cost, step_time, verdicts_drawn
+from thalweg.report.paper.sections import counted, sections
 from thalweg.storage import write_text
 
 PAGES = Environment(

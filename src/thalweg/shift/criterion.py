@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from thalweg.bounds import Number, Updates, Whole
 from thalweg.errors import BadInputError, require
-from thalweg.plain import as_float, checked, plain
+from thalweg.serialization import as_float, checked, plain
 
 State = dict[str, Any]
 LARGEST = 1e300

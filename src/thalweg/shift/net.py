@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from thalweg.bounds import Number, Updates, Whole
 from thalweg.errors import require
-from thalweg.plain import checked
+from thalweg.serialization import checked
 from thalweg.shift.criterion import usable
 from thalweg.shift.onset import Hard, Onset, Ramp
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from thalweg.bounds import Number, Rate, Updates, Whole
-from thalweg.plain import checked
+from thalweg.serialization import checked
 
 
 @dataclass(frozen=True)

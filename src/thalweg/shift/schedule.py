@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from thalweg.errors import BadInputError, NonFiniteLossWarning, require
+from thalweg.shift.arguments import answered, checked_gains, criteria_of, handover_of, kind_of, ladder, net_of, onset_of, whole
 from thalweg.shift.criterion import Criterion, Glance, LookAhead, Plateau, State, as_number, usable
-from thalweg.shift.given import answered, checked_gains, criteria_of, handover_of, kind_of, ladder, net_of, onset_of, whole
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Onset, Ramp
-from thalweg.shift.saved import Kinds, Retreat, Switch, check_fits, from_json, kept, read_saved
+from thalweg.shift.state import Kinds, Retreat, Switch, check_fits, from_json, kept, read_saved
 from thalweg.streams import stream
 
 

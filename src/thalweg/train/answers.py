@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thalweg.data.task_data import BEYOND, IGNORED, TaskData, TaskSet
-from thalweg.records import Score, TaskLength
+from thalweg.records.run import Score, TaskLength
 from thalweg.train.step import Gains, TaskBatch, on_device
 
 ROWS = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from thalweg.records import EvaluationRecord, RetreatRecord, SwitchRecord
+from thalweg.records.run import EvaluationRecord, RetreatRecord, SwitchRecord
 from thalweg.screen import Screen, progress_bar
 
 
@@ -72,7 +72,7 @@ class ProgressBar(Callback):
         self.tenths = Tenths(self.console)
 
     def measuring(self, done: int, total: int, words: str) -> None:
-        """Say what is measured along the run; a `thalweg.train.survey.Tell`."""
+        """Say what is measured along the run; a `thalweg.survey.survey.Tell`."""
         self.bar.update(self.task, note=words)
         self.tenths(done / total, f"{self.label}: landscape, {done} of {total} parts, {words}")
 

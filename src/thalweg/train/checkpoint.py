@@ -116,6 +116,11 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: 
     return path
 
 
+def step_of(path: Path) -> int:
+    """Updates made, from the name of a checkpoint or snapshot."""
+    return int(path.stem.removeprefix("step-"))
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoint files of a run, oldest first."""
     return sorted(folder.glob("step-*.safetensors"))

@@ -17,7 +17,7 @@ from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
-from thalweg.plain import checked, from_dict, to_dict
+from thalweg.serialization import checked, from_dict, to_dict
 from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp

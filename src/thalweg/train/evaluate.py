@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from thalweg.data.batches import EvaluationSet
 from thalweg.data.task_data import TaskSet
-from thalweg.records import Score, Scores
+from thalweg.records.run import Score, Scores
 from thalweg.train.answers import score_answers
 from thalweg.train.step import Gains
 

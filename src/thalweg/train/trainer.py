@@ -17,8 +17,7 @@ from thalweg.data.batches import Data
 from thalweg.data.task_data import TaskData
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError
 from thalweg.models.cost import cost
-from thalweg.plain import fingerprint, from_dict, to_dict
-from thalweg.records import (
+from thalweg.records.run import (
     EvaluationRecord,
     RetreatRecord,
     RunSummary,
@@ -26,21 +25,22 @@ from thalweg.records import (
     SwitchRecord,
     recorded,
 )
+from thalweg.serialization import fingerprint, from_dict, to_dict
 from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp
 from thalweg.storage import Journal, locked, read_journal, read_json, set_aside, there
-from thalweg.train.ahead import look_ahead
 from thalweg.train.assemble import check_fits, choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import Checkpoint, candidates, gather, newest_checkpoint, save_checkpoint, scatter
 from thalweg.train.config import RunConfig, TrainingConfig, write_config
 from thalweg.train.evaluate import evaluate
-from thalweg.train.finish import ceilings_of, finish
 from thalweg.train.graphs import Graphs
-from thalweg.train.mend import begun_before, refuse_changed, refuse_changed_lengths, refuse_changed_summary, reopen
-from thalweg.train.owner import claim, config_of_facts
+from thalweg.train.lookahead import look_ahead
 from thalweg.train.rates import rate_at
-from thalweg.train.retreat import go_back, tie
+from thalweg.train.repair import begun_before, refuse_changed, refuse_changed_lengths, refuse_changed_summary, reopen
+from thalweg.train.rollback import go_back, tie
+from thalweg.train.run_folder import claim, config_of_facts
+from thalweg.train.run_summary import ceilings_of, finish
 from thalweg.train.step import (
     Batch,
     Gains,

@@ -1,0 +1,1 @@
+"""Many runs: what an experiment is, the queue of its runs, and numbers over seeds."""

@@ -1,0 +1,1 @@
+"""The study of the paper: Single, Looped and SHIFT, and a verdict on each claim."""

@@ -1,0 +1,88 @@
+"""What a study says of the paper's claims about samples, spectra, valleys and forces: the list, one line for each."""
+
+from __future__ import annotations
+
+from thalweg.experiments.paper.claims_dominance import smaller_one_by_one
+from thalweg.experiments.paper.claims_motion import aligned_early, drives, force_pays, hops, larger_force, trapped
+from thalweg.experiments.paper.claims_samples import easier, explained_away, longer, two_phases
+from thalweg.experiments.paper.claims_spectra import freezes, steeper, three_phases, uneven, valley_is
+from thalweg.experiments.paper.evidence import Evidence, Finding, Rule, conjunction, judged
+from thalweg.experiments.paper.verdicts import verdict
+from thalweg.records.run import Cell, Verdict
+
+U, TRAPPED = "single's valley is a U", "single is trapped"
+V, HOPS, DRIVES = "looped's valley is a V", "looped hops between the valley's walls", "hopping drives looped down the river"
+
+
+def conjecture_1(e: Evidence) -> Finding:
+    """Single sits in a U-valley and is trapped: as its parts say."""
+    return together({U: judged(valley_is("single", "U"), e), TRAPPED: judged(trapped, e)})
+
+
+def conjecture_2(e: Evidence) -> Finding:
+    """Looped sits in a V-valley and hops, and that drives it down the river: as its parts say."""
+    moved = judged(drives, e)
+    if moved.decision == "contradicted":  # the ablation is plain gradient descent, the run need not be: it cannot refute
+        moved = Finding("undecided", moved.test, moved.numbers)
+    found = together({V: judged(valley_is("looped", "V"), e), HOPS: judged(hops, e), DRIVES: moved})
+    return Finding(found.decision, found.test, found.numbers | judged(uneven, e).numbers)
+
+
+def together(parts: dict[str, Finding]) -> Finding:
+    """A conjunction: one part that is contradicted contradicts it, one that is not measured leaves it so."""
+    numbers: dict[str, Cell] = {}
+    for part in parts.values():
+        numbers |= part.numbers
+    said = "; ".join(
+        f"{claim}: {part.decision}{f' ({part.test})' if part.decision == 'not measured' else ''}" for claim, part in parts.items()
+    )
+    decision = conjunction(part.decision for part in parts.values())
+    return Finding(decision, f"supported if all parts are, contradicted if one is: {said}", numbers)
+
+
+CLAIMS: dict[str, dict[str, Rule]] = {
+    "samples": {
+        "looped learns in two phases: low-information sequences first, high-information ones after": two_phases,
+    },
+    "controls": {
+        "the scale of W_V and its step explain looped's advantage away": explained_away,
+    },
+    "spectra": {
+        "single's spectrum freezes": freezes,
+        "looped's spectrum goes through collapse, diversification and a stable phase": three_phases,
+        "looped is steeper than single (largest eigenvalue)": steeper,
+    },
+    "valleys": {
+        "conjecture 1: single sits in a U-valley and is trapped": conjecture_1,
+        "conjecture 2: looped sits in a V-valley, hops, and hopping drives it down the river": conjecture_2,
+        U: valley_is("single", "U"),
+        V: valley_is("looped", "V"),
+        "looped's valley is more uneven than single's (kappa_q)": uneven,
+    },
+    "motion": {
+        TRAPPED: trapped,
+        HOPS: hops,
+        DRIVES: drives,
+        "assumption 1: looped's low eigenvalues are smaller than single's, one by one": smaller_one_by_one,
+        "corollary 1: looped feels the larger force on the river": larger_force,
+        "corollary 2: the larger force goes with the lower loss": force_pays,
+    },
+    "alignment": {
+        "theorem 3: gradients of looped and single are aligned early in training": aligned_early,
+    },
+    "lengths": {
+        "looped keeps more accuracy on longer sequences than single": longer,
+        "longer sequences shift the mix towards low information content": easier,
+    },
+}
+"""Section of the page -> claim -> how it is judged."""
+
+
+def landscape_verdicts(evidence: Evidence) -> list[Verdict]:
+    """One line for every claim, "not measured" where the records do not suffice."""
+    return [
+        verdict(claim, found.decision, found.test, found.numbers, topic)
+        for topic, rules in CLAIMS.items()
+        for claim, rule in rules.items()
+        for found in (judged(rule, evidence),)
+    ]

@@ -1,0 +1,201 @@
+"""Claims about what is learned: two phases, longer sequences, and the control that could explain it away."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from thalweg.errors import InsufficientDataError
+from thalweg.experiments.metrics import LAST, as_cell, cell, final
+from thalweg.experiments.paper.evidence import Evidence, Finding, beyond, conjunction, known, log_ratio, mean, over_seeds, shown
+from thalweg.experiments.paper.verdicts import MIN_SEEDS
+from thalweg.intervals import interval
+from thalweg.records.landscape import LengthRecord, RunLandscape
+from thalweg.records.run import Cell, RunRecord
+
+REACHED = 0.9
+"""Share of its own gain at which a stratum counts as learned."""
+GAIN = 0.01
+"""Accuracy gained on high-information sequences, after the others are learned, that makes a second phase."""
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Learned:
+    """When a run learned what."""
+
+    low: float | None
+    """Updates until the low stratum had nine tenths of its gain; None where it gained nothing."""
+    high: float | None
+    after: float | None
+    """Accuracy gained on the high stratum from there on."""
+
+    @property
+    def ratio(self) -> float | None:
+        """``log(high / low)``."""
+        return None if self.low is None or self.high is None else math.log(self.high / self.low)
+
+
+def reached(steps: list[int], values: list[float]) -> float | None:
+    """Where a curve first has nine tenths of its gain, from its first value to the mean of its last; linear in between.
+
+    Example:
+        >>> reached([0, 10, 20, 30, 40], [0.0, 0.5, 1.0, 1.0, 1.0])
+        18.0
+    """
+    target = values[0] + REACHED * (sum(values[-LAST:]) / len(values[-LAST:]) - values[0])
+    stop = next((place for place, value in enumerate(values) if value >= target > values[0]), None)
+    if stop is None:  # no gain, or one that is rounding
+        return None
+    (x0, x1), (y0, y1) = steps[stop - 1 : stop + 1], values[stop - 1 : stop + 1]
+    return x0 + (x1 - x0) * (target - y0) / (y1 - y0)
+
+
+def learned(run: RunRecord) -> Learned | None:
+    """From the held-out strata; None where there are none."""
+    scores = [evaluation.scores.get("held-out", {}) for evaluation in run.evaluations]
+    if not all("low" in score and "high" in score for score in scores):
+        return None
+    steps = [evaluation.step for evaluation in run.evaluations]
+    low, high = ([score[stratum].accuracy for score in scores] for stratum in ("low", "high"))
+    first = reached(steps, low)
+    after = None if first is None else final(run, "held-out", "high", "accuracy") - float(np.interp(first, steps, high))
+    return Learned(first, reached(steps, high), after)
+
+
+def two_phases(e: Evidence) -> Finding:
+    """Looped learns low-information sequences first and high-information ones after."""
+    found = [which for run in e.runs_of("looped").values() if (which := learned(run)) is not None]
+    if not found:
+        raise InsufficientDataError("no low and high strata in the evaluations of looped")
+    after = over_seeds((which.after for which in found), "runs of looped that gain on low-information sequences")
+    ratios = known(which.ratio for which in found)
+    order = "undecided" if len(ratios) < MIN_SEEDS else beyond(interval(ratios))
+    order = "undecided" if order == "supported" and len(ratios) < len(found) else order
+    decision = conjunction((beyond(after, GAIN), order))
+    numbers: dict[str, Cell] = {}
+    others = [which for run in e.runs.get("single", {}).values() if run.evaluations and (which := learned(run)) is not None]
+    for arm, seeds in (("looped", found), ("single", others)):
+        if seeds:
+            numbers |= {
+                f"log(t_high / t_low), {arm}": shown(which.ratio for which in seeds),
+                f"t_low, {arm}": shown(which.low for which in seeds),
+                f"t_high, {arm}": shown(which.high for which in seeds),
+                f"high accuracy gained after t_low, {arm}": shown(which.after for which in seeds),
+            }
+    test = (
+        f"held-out accuracy; t = updates to {REACHED:.0%} of a stratum's gain, first evaluation to mean of the last {LAST}; 95 % "
+        f"t-intervals over seeds of log(t_high / t_low) against 0 and of the high accuracy gained after t_low against {GAIN:g}: "
+        f"supported if both lie above, contradicted if one lies below; a seed without t_high cannot support"
+    )
+    return Finding(decision, test, numbers)
+
+
+def lengths(landscape: RunLandscape) -> dict[int, LengthRecord]:
+    """Multiple -> record at the end of the run; one with an error has no scores but may tell of its sequences."""
+    end = max((record.step for record in landscape.lengths), default=0)
+    return {record.multiple: record for record in landscape.lengths if record.step == end}
+
+
+def longer(e: Evidence) -> Finding:
+    """Looped keeps more of its accuracy on longer sequences than Single does."""
+    pairs = [(lengths(e.of("looped")[seed]), lengths(e.of("single")[seed])) for seed in e.both("looped", "single")]
+    every = [record for pair in pairs for scored in pair for record in scored.values() if record.scores]
+    stratum = "high" if every and all("high" in record.scores for record in every) else "all"
+
+    def advantage(looped: dict[int, LengthRecord], single: dict[int, LengthRecord]) -> float | None:
+        common = [m for m in looped.keys() & single.keys() if m > 1 and all(stratum in of[m].scores for of in (looped, single))]
+        return mean(looped[m].scores[stratum].accuracy - single[m].scores[stratum].accuracy for m in common)
+
+    found = over_seeds([advantage(*pair) for pair in pairs], "sequences longer than in training scored for looped and single")
+    numbers = {"looped - single": as_cell(found)}
+    for multiple in sorted({record.multiple for record in every}):
+        for place, arm in enumerate(("looped", "single")):
+            here = [pair[place][multiple] for pair in pairs if multiple in pair[place]]
+            numbers[f"{arm}, x{multiple}"] = at_length(here, stratum)
+    test = (
+        f"accuracy ({stratum}) at the end of the run, mean over the lengths above the training length, looped minus single, "
+        f"paired 95 % t-interval over seeds against 0"
+    )
+    return Finding(beyond(found), test, numbers)
+
+
+def at_length(records: list[LengthRecord], stratum: str) -> Cell:
+    """Accuracy at one length over seeds, beside the best possible."""
+    scored = [record for record in records if stratum in record.scores]
+    ceilings = [record.ceilings[stratum].accuracy for record in scored if stratum in record.ceilings]
+    return cell([record.scores[stratum].accuracy for record in scored], ceilings if len(ceilings) == len(scored) else ())
+
+
+def easier(e: Evidence) -> Finding:
+    """Longer sequences shift the mix towards low information content: more below the low cut, fewer above the high one."""
+    by_seed: dict[int, dict[int, LengthRecord]] = {}
+    for arm in ("looped", "single", *e.landscapes):  # the sequences of a seed are the same for every arm
+        for seed, landscape in e.landscapes.get(arm, {}).items():
+            scored = {m: r for m, r in lengths(landscape).items() if {"low", "high"} <= r.shares.keys()}
+            if 1 in scored and len(scored) > len(by_seed.get(seed, {})):
+                by_seed[seed] = scored
+    largest = max(set.intersection(*(set(scored) for scored in by_seed.values())), default=1) if by_seed else 1
+    if largest == 1:
+        raise InsufficientDataError("no information content of sequences of the training length and of longer ones")
+    ends = [(scored[1], scored[largest]) for scored in by_seed.values()]
+    more = over_seeds((after.shares["low"] - before.shares["low"] for before, after in ends), "information content by length")
+    fewer = over_seeds((before.shares["high"] - after.shares["high"] for before, after in ends), "information content by length")
+    numbers = {
+        "rise of the share below the low cut": as_cell(more),
+        "fall of the share above the high cut": as_cell(fewer),
+    }
+    for multiple, records in ((1, [one for one, _ in ends]), (largest, [other for _, other in ends])):
+        numbers |= {f"share {side}, x{multiple}": shown(record.shares[side] for record in records) for side in ("low", "high")}
+        numbers[f"bits for each token, x{multiple}"] = shown(record.bits_mean for record in records)
+        numbers[f"deviation of the bits for each token, x{multiple}"] = shown(record.bits_deviation for record in records)
+    test = (
+        f"share of sequences below the training set's low cut and above its high cut, both in bits for each token: rise of the "
+        f"first and fall of the second from the training length to {largest} times it, 95 % t-intervals over seeds: supported if "
+        f"both lie above 0, contradicted if one lies below"
+    )
+    return Finding(conjunction((beyond(more), beyond(fewer))), test, numbers)
+
+
+def explained_away(e: Evidence) -> Finding:
+    """More than half of Looped's advantage is there without a loop."""
+    arms = {arm: e.runs_of(arm) for arm in ("looped", "single", "single-rescaled")}
+    losses = {
+        arm: {seed: held_out_loss(run) for seed, run in seeds.items() if held_out_loss(run) is not None}
+        for arm, seeds in arms.items()
+    }
+    seeds = sorted(set.intersection(*(set(found) for found in losses.values())))
+    gaps = [(losses["single"][s] - losses["looped"][s], losses["single-rescaled"][s] - losses["looped"][s]) for s in seeds]  # type: ignore[operator]
+    gap = over_seeds([single for single, _ in gaps], "seeds with held-out losses of looped, single and single-rescaled")
+    numbers = {"gap, single - looped": as_cell(gap), "gap, single-rescaled - looped": shown(rescaled for _, rescaled in gaps)}
+    numbers |= landscape_gap(e)
+    test = (
+        f"final held-out loss; share explained = 1 - (single-rescaled - looped) / (single - looped), 95 % t-interval over seeds: "
+        f"supported if above {HALF:g}, contradicted if below; undecided where not every seed has a gap, or the gap's interval is "
+        f"not above 0"
+    )
+    if beyond(gap) != "supported" or min(single for single, _ in gaps) <= 0:
+        return Finding("undecided", f"{test}: there is no sure gap to explain", numbers)
+    found = over_seeds([1 - rescaled / single for single, rescaled in gaps], "seeds")
+    return Finding(beyond(found, HALF), test, {"share explained": as_cell(found)} | numbers)
+
+
+def held_out_loss(run: RunRecord) -> float | None:
+    """Final, all sequences; None where it was not scored."""
+    late = [evaluation.scores.get("held-out", {}) for evaluation in run.evaluations[-LAST:]]
+    return final(run, "held-out", "all", "loss") if all("all" in score for score in late) else None
+
+
+def landscape_gap(e: Evidence) -> dict[str, Cell]:
+    """Rescaled Single's landscape against Looped's, at the last common point."""
+    if not (e.landscapes.get("single-rescaled") and e.landscapes.get("looped")):
+        return {}
+    seeds = e.both("single-rescaled", "looped")
+    pairs = [pair for seed in seeds if (pair := e.last_pair("single-rescaled", "looped", seed)) is not None]
+    steep = [log_ratio(a.largest[0], b.largest[0]) for a, b in pairs if a.largest and b.largest]
+    return {
+        "log of the largest eigenvalue, single-rescaled / looped": shown(steep),
+        "entropy, single-rescaled - looped (nats)": shown(a.entropy.value - b.entropy.value for a, b in pairs),
+    }

@@ -1,0 +1,248 @@
+"""Runs as functions: a recipe returns a config, an arm changes three lines of it, a preset says how much.
+
+Every arm of a study starts from the same config and seed, so that data, initial weights and order of the batches are paired
+over arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.text import TextConfig
+from thalweg.errors import require, unknown
+from thalweg.models.config import ModelConfig
+from thalweg.models.cost import cost
+from thalweg.records.landscape import LandscapePlan
+from thalweg.shift.criterion import Plateau
+from thalweg.shift.onset import Hard, Ramp
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One task: the config that all arms start from, and the numbers that make the arms."""
+
+    base: RunConfig
+    loops: int
+    """T of Looped and of SHIFT's last stage."""
+    criterion: Plateau
+    """SCP of the SHIFT arms."""
+    ramp: Ramp
+    """Onset of the `shift` arm."""
+
+
+def markov(steps: int) -> Recipe:
+    """The paper's own question: attention-only model on the Markov language.
+
+    Width 24, so that every spectrum of a study can be exact; rotary positions, so that longer sequences can be scored.
+    """
+    base = RunConfig(
+        data=MarkovConfig(),
+        model=ModelConfig(vocabulary=16, length=11, width=24, attention="linear", positions="rotary"),
+        optimizer=OptimizerConfig(rate=3e-3),
+        training=TrainingConfig(steps=steps, batch=128, evaluate_every=steps // 24, threads=1),
+    )
+    return Recipe(base, loops=3, criterion=Plateau(delta_loss=0.02, patience=3, window=40), ramp=Ramp(steps=300))
+
+
+def text(steps: int, path: str = "") -> Recipe:
+    """Bytes of real text with the GPT-2-style block."""
+    base = RunConfig(
+        data=TextConfig(path=path, length=65),
+        model=ModelConfig(vocabulary=256, length=64, width=64, heads=4, block="gpt", positions="rotary", injection=True),
+        optimizer=OptimizerConfig(rate=3e-3, schedule="wsd", warmup=50, weight_decay=0.1, beta2=0.99),
+        training=TrainingConfig(steps=steps, batch=32, evaluate_every=steps // 20, threads=1),
+    )
+    return Recipe(base, loops=4, criterion=Plateau(delta_loss=0.05, patience=2, window=20), ramp=Ramp(steps=100))
+
+
+def large_text(steps: int, path: str = "") -> Recipe:
+    """The same with a million parameters, on windows half as long, so that two cores can measure its curvature."""
+    recipe = text(steps, path)
+    base = recipe.base
+    model = replace(base.model, width=288, length=32)
+    data, settings = replace(base.data, length=33), replace(base.training, batch=16)
+    return replace(recipe, base=replace(base, data=data, model=model, training=settings))
+
+
+def single(recipe: Recipe) -> RunConfig:
+    """Single-Attn: one pass."""
+    return replace(recipe.base, shift=ShiftConfig(stages=(1,)))
+
+
+def looped(recipe: Recipe) -> RunConfig:
+    """Looped-Attn: T passes from the first update on."""
+    return replace(recipe.base, shift=ShiftConfig(stages=(recipe.loops,)))
+
+
+def shift(recipe: Recipe) -> RunConfig:
+    """SHIFT with SCP and our ramp."""
+    return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, recipe.ramp))
+
+
+def shift_hard(recipe: Recipe) -> RunConfig:
+    """SHIFT as in the paper: SCP and a hard onset."""
+    return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, Hard()))
+
+
+def single_rescaled(recipe: Recipe) -> RunConfig:
+    """Control: Single whose W_V is T times as large and whose step on it is scaled to match.
+
+    To first order Looped with step eta is Single at (T W_V, ...) with step T^2 eta on W_V under gradient descent; Adam's step
+    does not grow with the gradient, so there the factor is T.
+    """
+    run = single(recipe)
+    factor = recipe.loops if run.optimizer.name == "adamw" else recipe.loops**2
+    model = replace(run.model, value_scale=run.model.value_scale * recipe.loops)
+    return replace(run, model=model, optimizer=replace(run.optimizer, value_rate=run.optimizer.value_rate * factor))
+
+
+def single_flops(recipe: Recipe) -> RunConfig:
+    """Control: Single for as many updates as Looped's counted operations pay for."""
+    run = single(recipe)
+    length = run.data.length - 1
+    many, one = (cost(run.model, 1, length, loops).training_step for loops in (recipe.loops, 1))
+    settings, ratio = run.training, many / one
+    longer = replace(settings, steps=round(settings.steps * ratio), evaluate_every=round(settings.evaluate_every * ratio))
+    return replace(run, training=longer)
+
+
+ARMS: dict[str, Callable[[Recipe], RunConfig]] = {
+    "single": single,
+    "looped": looped,
+    "shift": shift,
+    "shift-hard": shift_hard,
+    "single-rescaled": single_rescaled,
+    "single-flops": single_flops,
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much of a study is made."""
+
+    seeds: int
+    """Runs of every arm, with seeds 0, 1, ..."""
+    arms: tuple[str, ...]
+    steps: dict[str, int]
+    """Updates of a run, by task."""
+    landscapes: dict[str, tuple[LandscapePlan, LandscapePlan | None]] = field(default_factory=dict)
+    """By task: what is measured along Single and Looped, and along every other arm (None for nothing)."""
+
+
+COARSE = LandscapePlan(
+    checkpoints=12, exact_seconds=0, top=4, lanczos=40, probes=2, replays=1, window=60, lengths=(1, 4), sequences=64
+)
+"""Matrix-free, seconds a run."""
+FINE = LandscapePlan(checkpoints=40)
+"""Exact spectra, as many as phases need."""
+FREE = LandscapePlan(
+    checkpoints=40, sequences=8, exact_seconds=0, top=3, lanczos=16, probes=2, replays=1, window=40, lengths=(1, 2, 4)
+)
+"""Matrix-free, for models of tens of thousands of parameters."""
+LARGE = replace(FREE, checkpoints=12, top=2, window=30, slices=False)
+"""Matrix-free, for a million parameters: phases need 40 points, which take hours on two cores."""
+
+
+def fewer(plan: LandscapePlan) -> LandscapePlan:
+    """For controls: a third of the points, one window."""
+    return replace(plan, checkpoints=12, replays=1)
+
+
+PRESETS = {
+    "quick": Preset(
+        3,
+        ("single", "looped", "shift", "shift-hard"),
+        {"markov": 2400, "text": 400},
+        {"markov": (COARSE, None), "text": (replace(FREE, checkpoints=8), None)},
+    ),
+    "paper": Preset(
+        5,
+        tuple(ARMS),
+        {"markov": 6000, "text": 2000},
+        {"markov": (FINE, fewer(FINE)), "text": (FREE, fewer(FREE))},
+    ),
+    "large": Preset(5, ("single", "looped"), {"text": 400}, {"text": (LARGE, LARGE)}),
+}
+TASKS = ("markov", "text")
+"""Beside these, `thalweg study tasks` has recipes of its own, see `thalweg.experiments.tasks.recipes`."""
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What a study's folder belongs to; everything else follows from it."""
+
+    task: Literal["markov", "text"]
+    preset: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    text: str = ""
+    """File or folder of the text task."""
+    device: str = "auto"
+    compile: bool = False
+    landscape: bool = True
+    """Whether the landscape of every run is measured after it."""
+
+
+def plan(
+    task: str,
+    preset: str,
+    arms: tuple[str, ...] = (),
+    seeds: int = 0,
+    text: str = "",
+    device: str = "auto",
+    compile: bool = False,
+    landscape: bool = True,
+) -> StudyConfig:
+    """A study from what a user asks for; empty or zero takes the preset's own.
+
+    Raises:
+        BadInputError: an unknown task, preset or arm (with the likely meaning), or values that do not go together.
+    """
+    if task not in TASKS:
+        raise unknown("study", task, TASKS)
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    for arm in arms:
+        if arm not in ARMS:
+            raise unknown("arm", arm, ARMS)
+    fits = task in PRESETS[preset].steps
+    require(fits, "--preset", preset, f"one that {task} has: {', '.join(n for n, p in PRESETS.items() if task in p.steps)}")
+    require(not (text and task != "text"), "--text", text, "to go with the study `text`")
+    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
+    chosen = tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
+    numbers = tuple(range(seeds or PRESETS[preset].seeds))
+    return StudyConfig(task, preset, chosen, numbers, text, device, compile, landscape)  # type: ignore[arg-type]
+
+
+def recipe_of(study: StudyConfig) -> Recipe:
+    """The recipe of a study's task at its preset's length."""
+    steps = PRESETS[study.preset].steps[study.task]
+    if study.task == "markov":
+        return markov(steps)
+    return (large_text if study.preset == "large" else text)(steps, study.text)
+
+
+def landscape_of(study: StudyConfig, arm: str) -> LandscapePlan | None:
+    """What is measured along the runs of an arm; None where the study leaves landscapes out."""
+    found = PRESETS[study.preset].landscapes.get(study.task)
+    if found is None or not study.landscape:
+        return None
+    chosen = found[0] if arm in ("single", "looped") else found[1]
+    return replace(chosen, loops=recipe_of(study).loops) if chosen else None
+
+
+def runs_of(study: StudyConfig) -> dict[str, RunConfig]:
+    """Run name -> config, for every arm and seed."""
+    recipe, runs = recipe_of(study), {}
+    for seed in study.seeds:
+        for arm in study.arms:
+            config = replace(ARMS[arm](recipe), arm=arm, seed=seed)
+            measured = landscape_of(study, arm)
+            settings = replace(config.training, device=study.device, compile=study.compile)
+            settings = replace(settings, snapshots=measured.checkpoints if measured else 0)
+            runs[f"{arm}-seed{seed}"] = replace(config, training=settings)
+    return runs

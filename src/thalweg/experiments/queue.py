@@ -1,0 +1,290 @@
+"""Run folders as a queue, worked off by subprocesses: ``python -m thalweg train`` for each run, then ``landscape``.
+
+What is complete is skipped, what was stopped goes on, a run that fails leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, ThalwegError
+from thalweg.models.cost import cost
+from thalweg.records.landscape import LandscapePlan, RunLandscape, broken_arrays, read_landscape
+from thalweg.records.run import RunRecord
+from thalweg.serialization import to_dict
+from thalweg.storage import explained, set_aside, there, write_json
+from thalweg.survey.survey import claim, intact, whole
+from thalweg.train.assemble import check_fits, choose_device
+from thalweg.train.config import RunConfig, read_config, write_config
+from thalweg.train.repair import read_whole
+from thalweg.train.run_folder import claim as claim_run
+from thalweg.train.run_folder import stored_config
+from thalweg.train.trainer import ended
+
+POLL_SECONDS = 0.3
+LOG_BYTES = 1 << 16
+"""Of the end of a log that are read."""
+MADE_OTHERWISE = "Made otherwise"
+"""Topic of a set-up that speaks of runs whose configs this version plans otherwise."""
+
+PRODUCTS = {"exact": 4000, "matrix-free": 400}
+"""Hessian-vector products of one point, roughly, for the share of the work that is done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run in the queue."""
+
+    name: str
+    config: RunConfig
+    folder: Path
+    plan: LandscapePlan | None = None
+    """Of the landscape that is measured when the run is complete."""
+
+    @property
+    def training_work(self) -> float:
+        """Expected operations: the whole run at its last stage's loops."""
+        return self.config.training.steps * self.step_cost(self.config.training.batch)
+
+    @property
+    def landscape_work(self) -> float:
+        """Expected operations: products of all points, two steps' worth each."""
+        if self.plan is None:
+            return 0.0
+        products = PRODUCTS["exact" if self.plan.exact_seconds else "matrix-free"]
+        return 2 * self.plan.checkpoints * products * self.step_cost(self.plan.sequences)
+
+    def step_cost(self, sequences: int) -> float:
+        """Operations of one update."""
+        return cost(self.config.model, sequences, self.config.data.length - 1, self.config.shift.stages[-1]).training_step
+
+    @property
+    def work(self) -> float:
+        """All expected operations."""
+        return self.training_work + self.landscape_work
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has its summary."""
+        return (self.folder / "summary.json").is_file()
+
+    @property
+    def record(self) -> RunRecord | None:
+        """The records of a complete run; None for one that is not complete, or whose records are damaged (see `told`)."""
+        try:
+            return self.read() if self.complete else None
+        except DamagedFileError:
+            return None
+
+    @property
+    def measured(self) -> bool:
+        """Whether nothing is left to measure."""
+        return self.plan is None or (self.folder / "landscape" / "summary.json").exists()
+
+    def read(self) -> RunRecord:
+        """The records of the complete run; lengths of a task are checked where the config is the planned one.
+
+        Raises:
+            DamagedFileError: some are not what was written.
+        """
+        return read_whole(self.folder, self.config if as_planned(self) else None)
+
+    @property
+    def told(self) -> str:
+        """Name of a run that is not complete or damaged, and how far it is or what is damaged."""
+        if self.complete:
+            return f"{self.name} ({damage(lambda _: self.read(), self.folder)})"
+        if failed_for_good(self.folder):
+            return f"{self.name} (failed)"
+        step = last_step(self.folder / "metrics.jsonl")
+        return f"{self.name} ({step:,} of {self.config.training.steps:,} updates)" if step else self.name
+
+    @property
+    def landscape_told(self) -> str:
+        """The same of a landscape that is not complete, or damaged."""
+        if (self.folder / "landscape" / "summary.json").is_file():
+            return f"landscape of {self.name} ({damage(read_measured, self.folder)})"
+        share = self.share_measured()
+        return f"landscape of {self.name}" + (f" ({share:.0%})" if share else "")
+
+    def work_done(self) -> float:
+        """Operations made so far, from the journals."""
+        trained = 1.0 if self.complete else last_step(self.folder / "metrics.jsonl") / self.config.training.steps
+        return self.training_work * trained + self.landscape_work * self.share_measured()
+
+    def share_measured(self) -> float:
+        """Part of the points that are there; the rest of a landscape is small beside them."""
+        if self.plan is None or self.measured:
+            return 1.0
+        try:
+            lines = (self.folder / "landscape" / "journal.jsonl").read_bytes().count(b'"type": "point"')
+        except OSError:
+            return 0.0
+        return min(1.0, lines / (self.plan.checkpoints + 1))
+
+
+def damage(read: Callable[[Path], object], folder: Path) -> str:
+    """What keeps a folder from being read, in words."""
+    try:
+        read(folder)
+    except DamagedFileError as error:
+        return " ".join(str(error).partition("; ")[0].replace(f"{folder}/", "").split())
+    return "damaged"
+
+
+def read_measured(run: Path) -> RunLandscape | None:
+    """The landscape of a run, every file of it looked at; None where none was begun.
+
+    Raises:
+        DamagedFileError: a record or an array of it is damaged or missing.
+    """
+    found = read_landscape(run)
+    if found is not None and found.summary is not None:
+        broken = broken_arrays(found)
+        if broken:
+            raise DamagedFileError(f"damaged arrays {next(iter(broken))}; run `thalweg landscape {run}` again")
+        if len(found.points) != found.summary.points:
+            raise DamagedFileError(f"damaged record {found.folder / 'journal.jsonl'}; run `thalweg landscape {run}` again")
+    return found
+
+
+def last_step(journal: Path) -> int:
+    """The step that the last line of a journal speaks of."""
+    try:
+        with journal.open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - 4096))
+            whole = handle.read().rpartition(b"\n")[0]  # a line that is being written has no end yet
+            steps = [line.split(b'"step": ')[1] for line in whole.split(b"\n") if b'"step": ' in line]
+        return int(steps[-1].split(b",")[0].strip(b" }")) if steps else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def refuse_misfits(configs: Iterable[RunConfig]) -> None:
+    """Refuse runs that this machine cannot make, before anything is written: no such device, or more memory than there is."""
+    devices: dict[str, torch.device] = {}
+    for config in configs:
+        name = config.training.device
+        devices[name] = devices.get(name) or choose_device(name)
+        check_fits(config, devices[name])
+
+
+def prepare(jobs: list[Job]) -> None:
+    """Give every run its folder and config; refuse a folder that holds another run."""
+    for job in jobs:
+        with explained(job.folder):
+            job.folder.mkdir(parents=True, exist_ok=True)
+        if claim_run(job.config, job.folder, ours=True):
+            write_config(job.folder / "config.toml", job.config)
+        if there(job.folder / "summary.json"):
+            ended(job.config, job.folder)  # puts a damaged one aside, so that it is made again
+        if job.plan is not None:
+            prepare_landscape(job.folder, job.plan)
+
+
+def prepare_landscape(run: Path, plan: LandscapePlan) -> None:
+    """Write the plan of a landscape, or check that it is the same; one that is complete but damaged is measured on."""
+    folder = run / "landscape"
+    whole(run)
+    try:
+        begun = claim(folder, plan, intact(folder / "journal.jsonl")[0])
+    except DamagedFileError as error:
+        warnings.warn(f"{error}; measured again", DamagedRecordWarning, stacklevel=2)
+        set_aside(folder)
+        begun = False
+    if not begun:
+        write_json(folder / "plan.json", to_dict(plan))
+
+
+def unplanned(jobs: Iterable[Job]) -> dict[str, str]:
+    """A line for the set-up of a page, by topic, where complete runs have configs that this version plans otherwise."""
+    complete = [job for job in jobs if job.complete]
+    other = sum(not as_planned(job) for job in complete)
+    advice = "the set-up in words is that of the plan, theirs stands in the config.toml of each run"
+    words = f"{other} of {len(complete)} complete runs have another config than this version plans for them; {advice}"
+    return {MADE_OTHERWISE: words} if other else {}
+
+
+def as_planned(job: Job) -> bool:
+    """Whether the run in the folder has the config of the plan."""
+    try:
+        return read_config(job.folder / "config.toml") == job.config
+    except BadInputError:  # damaged, or a key that this version does not know
+        return stored_config(job.folder) == job.config
+
+
+def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[str]], None]) -> dict[str, str]:
+    """Make all runs, ``workers`` at a time, the longest first.
+
+    Args:
+        jobs: the runs, prepared.
+        workers: subprocesses at a time.
+        on_progress: called with the share of all work done, 0 to 1, and the names of the runs under way.
+    Returns:
+        Name of each run that failed -> the last line it said.
+    """
+    total = sum(job.work for job in jobs)
+    waiting = sorted((job for job in jobs if not (job.complete and job.measured)), key=lambda job: -job.work)
+    running: dict[subprocess.Popen, Job] = {}
+    failed: dict[str, str] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                try:
+                    running[start(job, workers)] = job
+                except ThalwegError as error:
+                    failed[job.name] = str(error)
+            time.sleep(POLL_SECONDS)
+            for process in [p for p in running if p.poll() is not None]:
+                job = running.pop(process)
+                if process.returncode != 0:
+                    failed[job.name] = last_line(job.folder / "stderr.log")
+                elif not job.measured:
+                    waiting.insert(0, job)
+            on_progress(sum(job.work_done() for job in jobs) / total, [j.name for j in running.values()])
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+    return failed
+
+
+def start(job: Job, workers: int) -> subprocess.Popen:
+    """Begin what is next for a run as a subprocess; what it says goes to ``stderr.log`` in its folder."""
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    training = ["train", str(job.folder / "config.toml"), "--out", str(job.folder)]
+    command = [sys.executable, "-m", "thalweg", *(["landscape", str(job.folder)] if job.complete else training)]
+    path = job.folder / "stderr.log"
+    with explained(path), path.open("ab" if job.complete else "wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment)
+
+
+def failed_for_good(folder: Path) -> bool:
+    """Whether a run that is not complete has ended with an error; an interruption is none, and a warning is no end."""
+    log = folder / "stderr.log"
+    said = last_line(log) if log.is_file() else ""
+    return said.startswith("thalweg: ") and not said.startswith("thalweg: warning: ") and "interrupted" not in said
+
+
+def last_line(log: Path) -> str:
+    """The last line of a run's log that says something."""
+    try:
+        with log.open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - LOG_BYTES))
+            said = handle.read().decode(errors="replace")
+    except OSError as error:
+        return f"its log cannot be read ({error.strerror})"
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

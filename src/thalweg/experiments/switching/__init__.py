@@ -1,0 +1,1 @@
+"""Ways to switch from one pass to many, compared."""

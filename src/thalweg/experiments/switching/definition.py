@@ -1,0 +1,221 @@
+"""A sweep over ways to switch, from plan to page: references first, then one run for each way that is not one already."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from thalweg.errors import DamagedFileError, FolderError
+from thalweg.experiments.metrics import Pairs, in_bits
+from thalweg.experiments.outcomes import outcome_of
+from thalweg.experiments.paper.definition import claim_folder, markov_words, model_words, text_words
+from thalweg.experiments.queue import Job, failed_for_good, prepare, unplanned
+from thalweg.experiments.switching.answers import verdicts_of
+from thalweg.experiments.switching.variants import SweepConfig, Way, at_step, fires_at, recipe_of, references, ways_of
+from thalweg.records.experiment import SweepSummary
+from thalweg.records.run import RunRecord, recorded
+from thalweg.report.switching.page import write_sweep_report
+from thalweg.serialization import to_dict
+from thalweg.storage import read_journal, read_json, write_json
+from thalweg.train.config import RunConfig
+from thalweg.train.repair import read_whole
+
+PLAN = "sweep.json"
+
+
+def slug(name: str) -> str:
+    """A name as part of a folder's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def job(folder: Path, arm: str, config: RunConfig, seed: int) -> Job:
+    """One run in the queue."""
+    name = f"{arm}-seed{seed}"
+    return Job(name, replace(config, arm=arm, seed=seed), folder / "runs" / name)
+
+
+def reference_jobs(sweep: SweepConfig, folder: Path) -> list[Job]:
+    """The runs that everything else is measured against, and replayed over."""
+    ways = references(recipe_of(sweep))
+    return [job(folder, way.name, way.config, seed) for way in ways for seed in sweep.seeds if way.config is not None]
+
+
+def places(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, tuple[str, RunConfig]]:
+    """Seed -> arm and config of the run that answers for a way; without the seeds whose Single is not complete yet."""
+    found = {}
+    for seed in sweep.seeds:
+        if way.criterion is not None:
+            step = fired(folder, way, seed)
+            if step is not None:
+                found[seed] = fixed(sweep, step) if step else ("single", references(recipe_of(sweep))[0].config)
+        elif "step" in way.settings:
+            found[seed] = fixed(sweep, int(way.settings["step"]))
+        else:
+            found[seed] = slug(way.name), way.config
+    return found
+
+
+def fixed(sweep: SweepConfig, step: int) -> tuple[str, RunConfig]:
+    """The run that switches after ``step`` updates."""
+    return f"at-{step:05d}", at_step(sweep, step)
+
+
+def fired(folder: Path, way: Way, seed: int) -> int | None:
+    """The update at which a setting of SCP fires over Single's journal; 0 for never, None while Single is not complete.
+
+    A setting that fires after the last update has nothing left to train, and counts as one that never does.
+    """
+    single = folder / "runs" / f"single-seed{seed}"
+    if read_run(single) is None:
+        return None
+    journal = single / "metrics.jsonl"
+    told = told_by(journal, journal.stat().st_mtime_ns)
+    assert way.criterion is not None
+    step = fires_at(way.criterion, told)
+    return step if step is not None and step < told[-1][0] else 0
+
+
+@functools.lru_cache(maxsize=32)
+def told_by(journal: Path, changed: int) -> list[tuple[int, float, float]]:
+    """``(step, loss, gradient norm)`` of every update; read once, though many settings are replayed over it."""
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in read_journal(journal) if line["type"] == "step"]
+
+
+def jobs_of(sweep: SweepConfig, folder: Path) -> list[Job]:
+    """Every run, once; those of SCP's grid as far as Single is complete."""
+    made = {one.name: one for one in reference_jobs(sweep, folder)}
+    for way in ways_of(sweep):
+        for seed, (arm, config) in places(sweep, folder, way).items():
+            made.setdefault(f"{arm}-seed{seed}", job(folder, arm, config, seed))
+    return list(made.values())
+
+
+def claim_sweep(sweep: SweepConfig, folder: Path) -> None:
+    """Write the plan into a new folder, or check that the folder is this sweep's; see `claim_folder`."""
+    claim_folder(sweep, folder / PLAN, "sweep", jobs_of(sweep, folder))
+    prepare(reference_jobs(sweep, folder))
+
+
+def read_sweep(folder: Path) -> SweepConfig:
+    """The plan that a sweep's folder belongs to."""
+    return recorded(SweepConfig, read_json(folder / PLAN), folder / PLAN)
+
+
+def runs_of(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, RunRecord]:
+    """Seed -> complete run that answers for a way."""
+    named = {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, way).items()}
+    found = {seed: read_in_unit(sweep, path) for seed, path in named.items()}
+    return {seed: run for seed, run in found.items() if run is not None}
+
+
+def read_in_unit(sweep: SweepConfig, path: Path) -> RunRecord | None:
+    """A complete run whose losses are in the sweep's unit, bits per byte of text, else nats per token; None for a damaged one."""
+    run = read_run(path)
+    return in_bits(run) if run is not None and sweep.task == "text" else run
+
+
+def read_run(path: Path) -> RunRecord | None:
+    """The records of a complete run, read once while its files stay the same; None for one that is not complete, or damaged."""
+    try:
+        changed = tuple((path / name).stat().st_mtime_ns for name in ("summary.json", "metrics.jsonl"))
+        return read_once(path, changed)
+    except (DamagedFileError, OSError):
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def read_once(path: Path, changed: tuple[int, ...]) -> RunRecord:
+    """See `read_run`."""
+    return read_whole(path)
+
+
+def failures_of(sweep: SweepConfig, folder: Path, way: Way) -> int:
+    """Seeds at which the run that answers for a way has ended with an error; an interruption is none."""
+    found = [folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, way).items()]
+    return sum(failed_for_good(path) for path in found if not (path / "summary.json").exists())
+
+
+def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
+    """Outcomes and answers from the records of the complete runs; writes ``summary.json``.
+
+    Raises:
+        FolderError: nothing is complete yet.
+    """
+    jobs, ways, recipe = jobs_of(sweep, folder), ways_of(sweep), recipe_of(sweep)
+    runs: dict[str, Pairs] = {way.name: runs_of(sweep, folder, way) for way in ways}
+    some = next((run for seeds in runs.values() for run in seeds.values()), None)
+    if some is None or some.summary is None:
+        raise FolderError(f"sweep {folder}: none of its {len(jobs)} runs is complete; run `thalweg shift-sweep` again")
+    missing = tuple(one.told for one in jobs if read_in_unit(sweep, one.folder) is None)
+    failed = {way.name: failures_of(sweep, folder, way) for way in ways}
+    outcomes = tuple(
+        outcome_of(way.name, way.group, way.settings, runs[way.name], runs["single"], runs["looped"], failed[way.name])
+        for way in ways
+        if runs[way.name] or failed[way.name]
+    )
+    grid = sweep.grid
+    summary = SweepSummary(
+        name=folder.resolve().name,
+        task=sweep.task,
+        preset=sweep.preset,
+        loops=sweep.loops,
+        seeds=sweep.seeds,
+        complete=not missing,
+        missing=missing,
+        outcomes=outcomes,
+        axes={"delta_loss": grid.delta_loss, "delta_grad": grid.delta_grad, "patience": tuple(map(float, grid.patience))},
+        defaults={name: float(getattr(recipe.criterion, name)) for name in ("delta_loss", "delta_grad", "patience")},
+        verdicts=tuple(verdicts_of(ways, runs, recipe.criterion)),
+        setup=setup_in_words(sweep, some.summary.data) | unplanned(jobs),
+        provenance=some.summary.provenance,
+        unit="bits" if sweep.task == "text" else "nats",
+    )
+    write_json(folder / "summary.json", to_dict(summary))
+    return summary
+
+
+def report_on(sweep: SweepConfig, folder: Path) -> SweepSummary:
+    """Summarise and write figures and page."""
+    summary = summarise(sweep, folder)
+    runs = {one.name: read_in_unit(sweep, one.folder) for one in reference_jobs(sweep, folder)}
+    write_sweep_report(summary, {name: run for name, run in runs.items() if run is not None}, folder)
+    return summary
+
+
+def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
+    """Everything that is needed to repeat the sweep, by topic."""
+    recipe = recipe_of(sweep)
+    base, rule, ramp = recipe.base, recipe.criterion, recipe.ramp
+    settings, optimizer = base.training, base.optimizer
+    describe: Callable[[RunConfig, dict], str] = markov_words if sweep.task == "markov" else text_words
+    return {
+        "Data": describe(base, data),
+        "Model": model_words(base.model),
+        "Training": (
+            f"{settings.steps} updates of {settings.batch} sequences, {optimizer.name} at rate {optimizer.rate:g} "
+            f"({optimizer.schedule}, warm-up {optimizer.warmup}), weight decay {optimizer.weight_decay:g}, clip "
+            f"{optimizer.clip:g}, float32; scored every {settings.evaluate_every} updates, {settings.threads or 'all'} thread(s)"
+        ),
+        "Arms": (
+            f"single = 1 pass; looped = {recipe.loops} passes; shift = 1 then {recipe.loops} from the first update on, a "
+            f"{ramp.shape} ramp of {ramp.steps} updates, passes {ramp.order}; shift-scp = the same ramp when SCP fires "
+            f"(delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} "
+            "updates); shift-hard = the paper's: the same SCP, all passes at once; shift-short = shift with 45 % of the updates, "
+            "ramp and rate schedule fitted into them"
+        ),
+        "SCP's grid": (
+            "a setting is replayed over Single's journal, and each update at which any setting fires is trained once: until the "
+            "switch the runs are the same, bit for bit"
+        ),
+        "Seeds": f"{len(sweep.seeds)} ({', '.join(map(str, sweep.seeds))}), paired: same data, weights and batches",
+        "Figures of merit": (
+            "share = training seconds (or counted operations) to Looped's final held-out loss at the same seed over all that "
+            "Looped spent, curves smoothed over 3 evaluations; geometric mean with a 95 % t-interval, or where runs never got "
+            "there the median and no upper end; drop = the largest fall of the held-out accuracy below its best so far, from the 3 "
+            "evaluations before the switch until 400 updates after its onset; ideal = the share of Looped's operations if every "
+            "update were as good as Looped's"
+        ),
+    }

@@ -1,0 +1,1 @@
+"""Algorithmic tasks: length generalisation, and SHIFT along the lengths."""

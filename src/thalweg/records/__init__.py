@@ -1,0 +1,1 @@
+"""What lies on disk: the records of runs, landscapes and experiments as frozen dataclasses."""

@@ -1,0 +1,101 @@
+"""What a sweep over switches leaves behind: one outcome for each way to switch, over seeds.
+
+Shares are of Looped's: time (or counted operations) to Looped's final held-out loss at the same seed, divided by all that
+Looped spent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from thalweg.records.run import Cell, Provenance
+
+
+@dataclass(frozen=True)
+class Share:
+    """Cost to Looped's final loss as a share of Looped's cost, over seeds; a run that never got there is censored at its end."""
+
+    value: float | None
+    """Geometric mean; the median where runs are censored (None when the median is)."""
+    low: float | None
+    high: float | None
+    """95 % t-interval of the logarithms; with censored runs the smallest share and None."""
+    n: int
+    """Runs."""
+    censored: int
+    """Runs that never reached it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One way to train, over seeds. Losses are held-out, in the unit of the sweep; accuracies are shares of top-1 hits."""
+
+    name: str
+    group: str
+    """"reference", "scp", "share", "onset", "optimizer", "stages", "safety" or "model"."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What was varied."""
+    switch_step: Cell = field(default_factory=lambda: Cell(None))
+    """Updates before the first switch, over the seeds that switched."""
+    switched: int = 0
+    """Seeds that switched."""
+    drop: Cell = field(default_factory=lambda: Cell(None))
+    """Accuracy lost: largest fall below the best so far, in and after the onset, in percentage points; of the worst switch."""
+    jump: Cell = field(default_factory=lambda: Cell(None))
+    """Rise of the loss with the same weights, after minus before the switch; of the worst switch."""
+    final_loss: Cell = field(default_factory=lambda: Cell(None))
+    final_accuracy: Cell = field(default_factory=lambda: Cell(None))
+    difference: Cell = field(default_factory=lambda: Cell(None))
+    """Final loss minus Looped's at the same seed."""
+    share_seconds: Share | None = None
+    share_flops: Share | None = None
+    ideal_flops: Cell = field(default_factory=lambda: Cell(None))
+    """Share of Looped's operations if every update were as good as Looped's: from the cost of an update alone."""
+    seconds: Cell = field(default_factory=lambda: Cell(None))
+    """All training seconds."""
+    teraflops: Cell = field(default_factory=lambda: Cell(None))
+    """All counted operations."""
+    retreats: int = 0
+    """Switches that the safety net took back, all seeds."""
+    failed: int = 0
+    """Runs that diverged or failed."""
+
+
+@dataclass(frozen=True)
+class SweepVerdict:
+    """One question and its answer in words, with the numbers it rests on."""
+
+    question: str
+    answer: str
+    numbers: dict[str, Cell] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """Everything that the page of a sweep shows."""
+
+    name: str
+    task: str
+    preset: str
+    loops: int
+    seeds: tuple[int, ...]
+    complete: bool
+    missing: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    axes: dict[str, tuple[float, ...]]
+    """Of the SCP grid: "delta_loss", "delta_grad", "patience"."""
+    defaults: dict[str, float]
+    """The recipe's own point of the grid."""
+    verdicts: tuple[SweepVerdict, ...]
+    setup: dict[str, str]
+    provenance: Provenance
+    curves: dict[str, str] = field(default_factory=dict)
+    """Name of an outcome -> arm whose runs are drawn as curves."""
+    unit: Literal["nats", "bits"] = "nats"
+    """Of every loss; a token each, which in text is a byte."""
+
+    @property
+    def per_token(self) -> str:
+        """The unit in words."""
+        return "bits per byte" if self.unit == "bits" else "nats per token"

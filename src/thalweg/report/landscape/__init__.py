@@ -1,0 +1,1 @@
+"""Figures of the landscape along a run."""

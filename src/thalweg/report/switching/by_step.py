@@ -1,0 +1,122 @@
+"""The outcome of a sweep by the step of the switch: share of Looped's operations, and final loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from thalweg.records.experiment import Outcome, SweepSummary
+from thalweg.report.figures import COLOURS, Drawn, drawn, setup
+from thalweg.report.switching.dot_plots import Dot, share_dot
+from thalweg.report.switching.heat_maps import WIDTH, place_of
+
+GREY = "#8C8C8C"
+
+
+def switched(summary: SweepSummary, group: str) -> list[Outcome]:
+    """Outcomes of a group that switched, by the step of their switch."""
+    found = [o for o in summary.outcomes if o.group == group and o.switch_step.mean is not None]
+    return sorted(found, key=lambda o: o.switch_step.mean or 0.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting in a scatter plot; ``hollow``: not every seed reached Looped's loss; ``least``: the median seed did not."""
+
+    x: float
+    y: float
+    hollow: bool = False
+    least: bool = False
+
+
+def point_of(summary: SweepSummary, outcome: Outcome, time: bool) -> Point | None:
+    """Share of operations (or final loss minus Looped's) of a setting at its switch step; None where a number is missing."""
+    x, y = outcome.switch_step.mean, outcome.difference.mean
+    dot = share_dot(summary, outcome) if time else Dot(y, None, None)
+    height = dot.beyond if dot.value is None else dot.value
+    return None if x is None or height is None else Point(x, height, dot.censored, dot.value is None)
+
+
+def draw_points(axes: Axes, points: Sequence[Point | None], marker: str, colour: str) -> None:
+    """Points of one kind; triangles where the number is a lower bound."""
+    for point in points:
+        if point is not None:
+            face, mark = "none" if point.hollow else colour, "^" if point.least else marker
+            axes.plot([point.x], [point.y], mark, color=colour, markerfacecolor=face, markersize=5, alpha=0.8)
+
+
+def figure_by_step(summary: SweepSummary) -> Figure:
+    """Share of operations and final loss against the switch step, means over seeds."""
+    grid, steps = switched(summary, "scp"), switched(summary, "share")
+    patiences = summary.axes.get("patience", ()) if grid else ()
+    shades = [to_hex(matplotlib.colormaps["viridis"](x)) for x in np.linspace(0.1, 0.8, max(1, len(patiences)))]
+    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr, call-arg]
+    panels = figure.subplots(1, 2)
+    for axes, time in zip(panels, (True, False), strict=True):
+        for value, shade in zip(patiences, shades, strict=False):
+            mine = [o for o in grid if o.settings.get("patience") == value]
+            draw_points(axes, [point_of(summary, o, time) for o in mine], "o", shade)
+        draw_points(axes, [point_of(summary, o, time) for o in steps], "s", "black")
+        ring(axes, [point_of(summary, o, time) for o in grid if is_default(summary, o)])
+        axes.axhline(1.0 if time else 0.0, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3))
+        axes.set_xlabel("updates before the switch")
+        axes.set_ylabel(
+            "share of Looped's operations to its final loss" if time else f"final held-out loss minus Looped's ({summary.unit})"
+        )
+    ideal = [(o.switch_step.mean, o.ideal_flops.mean) for o in grid + steps if o.ideal_flops.mean is not None]
+    if ideal:
+        panels[0].plot(*zip(*sorted(ideal), strict=True), color=GREY, linewidth=1.0, zorder=1)  # type: ignore[type-var]
+    figure.legend(handles=legend(patiences, shades, bool(steps), bool(ideal)), fontsize=8, loc="outside lower center", ncols=3)
+    return figure
+
+
+def legend(patiences: Sequence[float], shades: Sequence[str], steps: bool, ideal: bool) -> list[Line2D]:
+    """What points and lines of the scatter plots mean."""
+    kinds = [("o", shade, shade, f"SCP, patience {p:g}") for p, shade in zip(patiences, shades, strict=False)]
+    kinds += [("s", "black", "black", "switch at a given update")] if steps else []
+    kinds += [("^", "#555555", "none", "Looped's loss not reached: whole run")]
+    found = [Line2D([], [], ls="", ms=5, marker=mark, color=c, markerfacecolor=face, label=words) for mark, c, face, words in kinds]
+    found += [Line2D([], [], color=GREY, lw=1.0, label="ideal: every update as good as Looped's")] if ideal else []
+    return [*found, Line2D([], [], color=COLOURS["looped"], dashes=(5, 3), lw=1.0, label="Looped")]
+
+
+def is_default(summary: SweepSummary, outcome: Outcome) -> bool:
+    """Whether an outcome is the recipe's own point of the grid."""
+    spot = place_of(summary, summary.defaults)
+    return spot is not None and place_of(summary, outcome.settings) == spot
+
+
+def ring(axes: Axes, points: Sequence[Point | None]) -> None:
+    """A ring around the recipe's own point of the grid."""
+    for point in points:
+        if point is not None:
+            axes.plot([point.x], [point.y], "o", color="black", markerfacecolor="none", markersize=11, markeredgewidth=1.2)
+
+
+def by_step_drawn(summary: SweepSummary) -> list[Drawn]:
+    """The outcome against the switch step; nothing where no setting of the two groups has switched."""
+    shown = switched(summary, "scp") + switched(summary, "share")
+    if not shown:
+        return []
+    absent = sum(o.group in ("scp", "share") for o in summary.outcomes) - len(shown)
+    caption = (
+        "Outcome against the mean number of updates before the switch, one point a setting, mean over seeds (of the share: "
+        "geometric). Hollow: not every seed reached Looped's loss, and the point is the median; triangle: the median run did not, "
+        "and the point is all that it counted. Ring: the recipe's own thresholds. "
+        + (f"{absent} settings without a switch are left out. " if absent else "")
+        + setup(summary)
+    )
+    steps = sorted(o.switch_step.mean or 0.0 for o in shown)
+    best = min(((o.share_flops.value, o.switch_step.mean) for o in shown if o.share_flops and o.share_flops.value), default=None)
+    alt = f"Two scatter plots of {len(shown)} settings that switch after {steps[0]:.0f} to {steps[-1]:.0f} updates."
+    if best is not None:
+        alt += f" Smallest share of operations {best[0]:.2f}, switch after {best[1]:.0f} updates."
+    return [drawn(figure_by_step(summary), "outcome-by-step", "When is the time to switch?", caption, alt)]

@@ -1,0 +1,200 @@
+"""Figures of a sweep over switches, from its records alone: curves, and the switch enlarged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from thalweg.records.experiment import SweepSummary
+from thalweg.records.run import RunRecord, Scores
+from thalweg.report.curves import late_accuracies
+from thalweg.report.figures import COLOURS, DASHES, SPENT, STYLE, Drawn, Grouped, draw_band, drawn, score, setup, zoom
+from thalweg.report.switching.by_step import by_step_drawn
+from thalweg.report.switching.dot_plots import dots_drawn
+from thalweg.report.switching.heat_maps import WIDTH, maps_drawn, outcome_named
+
+ARMS = ("single", "looped", "shift", "shift-scp", "shift-hard", "shift-short")
+"""Drawn as curves."""
+REACH = 400
+"""Updates on both sides of a switch."""
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+@matplotlib.rc_context(STYLE)
+def draw_sweep(summary: SweepSummary, runs: dict[str, RunRecord]) -> list[Drawn]:
+    """Every figure that the sweep has records for, in the order of the page."""
+    grouped = curves_of(summary, runs)
+    figures = curves_drawn(summary, grouped) + switch_drawn(summary, grouped) + maps_drawn(summary)
+    return figures + by_step_drawn(summary) + dots_drawn(summary)
+
+
+def curves_of(summary: SweepSummary, runs: dict[str, RunRecord]) -> Grouped:
+    """The complete runs of the outcomes that are drawn as curves; those without any are left out."""
+    grouped: Grouped = {}
+    for name in ARMS:
+        arm = summary.curves.get(name, name)
+        mine = [run for key, run in runs.items() if key.rsplit("-seed", 1)[0] == arm and run.summary and run.evaluations]
+        if mine:
+            grouped[name] = mine
+    return grouped
+
+
+def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
+    """Held-out loss and accuracy against training time and against counted operations."""
+    if not grouped:
+        return []
+    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    grid = figure.subplots(2, 2, sharex="col", sharey="row")
+    looped = outcome_named(summary, "looped")
+    goal = looped.final_loss.mean if looped else None
+    for column, (label, cost) in enumerate(SPENT.items()):
+        for row, (what, factor) in enumerate((("loss", 1.0), ("accuracy", 100.0))):
+            axes = grid[row][column]
+            for name, runs in grouped.items():
+                draw_band(axes, name, runs, cost, score("held-out", "all", what, factor))
+            axes.set_xlim(left=0)
+        if goal is not None:
+            grid[0][column].axhline(goal, color="black", linewidth=0.9, dashes=(6, 3), label="Looped's final loss", zorder=1)
+        grid[1][column].set_xlabel(label)
+    every = [run for runs in grouped.values() for run in runs]
+    grid[0][0].set_ylim(*zoom(every, 1.0))
+    grid[1][0].set_ylim(*(100 * end for end in late_accuracies(every)))
+    grid[0][0].set_ylabel(f"held-out loss ({summary.per_token})")
+    grid[1][0].set_ylabel("held-out accuracy (%)")
+    lines, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize=8, loc="outside lower center", ncols=4)
+    caption = (
+        "Held-out loss and accuracy against training time and against counted operations, which other work on the machine does not "
+        "disturb. Lines: mean over seeds on the stretch that all seeds cover; bands: 95 % t-interval. The first steep part is cut "
+        f"off. {setup(summary)}"
+    )
+    ends = "; ".join(
+        f"{name} {last(runs, 'loss'):.3f} {summary.unit} after {seconds(runs):.0f} s" for name, runs in grouped.items()
+    )
+    alt = f"Curves of held-out loss and accuracy. Last loss: {ends}." + (
+        "" if goal is None else f" Looped's final loss: {goal:.3f}."
+    )
+    return [drawn(figure, "loss-over-time", "How fast is each way?", caption, alt)]
+
+
+def last(runs: list[RunRecord], what: str) -> float:
+    """Mean of the last held-out evaluation."""
+    return sum(getattr(run.evaluations[-1].scores["held-out"]["all"], what) for run in runs) / len(runs)
+
+
+def seconds(runs: list[RunRecord]) -> float:
+    """Mean training time."""
+    return sum(run.evaluations[-1].seconds for run in runs) / len(runs)
+
+
+def percent(scores: Scores) -> float:
+    """Held-out accuracy in per cent."""
+    return 100 * scores["held-out"]["all"].accuracy
+
+
+def around(run: RunRecord, reach: float = REACH) -> tuple[Curve, Curve]:
+    """Held-out accuracy in per cent before and after the first switch, over updates since it; cut at ``reach``.
+
+    At 0 stand the switch's own scores, one before and one after it.
+    """
+    switch = run.switches[0]
+    ages = np.array([e.step - switch.step for e in run.evaluations], dtype=float)
+    values = np.array([percent(e.scores) for e in run.evaluations])
+    before, after = ages < 0, ages > 0
+    first = np.append(ages[before], 0.0), np.append(values[before], percent(switch.scores_before))
+    second = np.append(0.0, ages[after]), np.append(percent(switch.scores_after), values[after])
+    return cut(first, -reach, 0), cut(second, 0, reach)
+
+
+def cut(curve: Curve, low: float, high: float) -> Curve:
+    """The stretch of a curve between two ends, with straight lines between its points."""
+    x, y = curve
+    ends = np.clip([low, high], x[0], x[-1])
+    grid = np.union1d(x[(x >= low) & (x <= high)], ends)
+    return grid, np.interp(grid, x, y)
+
+
+def mean_of(curves: Sequence[Curve]) -> Curve:
+    """The mean of curves on the stretch that all of them cover, at every place where one of them has a point."""
+    low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    grid = np.unique(np.concatenate([x[(x >= low) & (x <= high)] for x, _ in curves]))
+    return grid, np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
+
+
+def draw_switches(axes: Axes, name: str, runs: list[RunRecord], label: str = "", reach: float = REACH) -> None:
+    """Every seed thin, the mean thick; vertical at 0 between the scores before and after the switch."""
+    label = label or f"{name}, mean of {len(runs)} seed{'s' * (len(runs) > 1)}"
+    sides = [around(run, reach) for run in runs]
+    for before, after in sides:
+        x, y = (np.append(a, b) for a, b in zip(before, after, strict=True))
+        axes.plot(x, y, color=COLOURS[name], linewidth=0.6, alpha=0.45)
+    x, y = (np.append(a, b) for a, b in zip(mean_of([a for a, _ in sides]), mean_of([b for _, b in sides]), strict=True))
+    dashes = DASHES.get(name, (None, None))
+    axes.plot(x, y, color=COLOURS[name], linewidth=2.2, label=label, dashes=dashes)  # type: ignore[arg-type]
+
+
+def switch_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
+    """The switch enlarged: of the ways that switch late, and the default's whole onset; nothing where none has switched."""
+    late = with_switches(grouped, ("shift-scp", "shift-hard"))
+    early = with_switches(grouped, ("shift",))
+    if not late and not early:
+        return []
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    panels = figure.subplots(1, bool(late) + bool(early), squeeze=False)[0]
+    told = [f"{name} from {at_switch(runs, True):.1f} % to {at_switch(runs, False):.1f} %" for name, runs in late.items()]
+    words = []
+    if late:
+        draw_late(panels[0], late)
+        words.append(
+            f"held-out accuracy within {REACH} updates of each run's own first switch; thin: one line a seed; thick: mean over "
+            "seeds; at 0 the same weights are scored before and after the switch"
+        )
+    if early:
+        draw_early(panels[-1], {name: grouped[name] for name in ("looped", "single") if name in grouped} | early)
+        words.append("the default's onset, shaded, beside the arms that do not switch; means and 95 % t-intervals over seeds")
+        told.append("default: " + ", ".join(f"ends at {100 * last(runs, 'accuracy'):.1f} %" for runs in early.values()))
+    panels[0].set_ylabel("held-out accuracy (%)")
+    caption = f"{'. '.join(word[0].upper() + word[1:] for word in words)}. {setup(summary)}"
+    alt = f"Curves of held-out accuracy around the switch. {'; '.join(told)}."
+    return [drawn(figure, "switch-enlarged", "What does a switch do to the accuracy?", caption, alt)]
+
+
+def with_switches(grouped: Grouped, names: Sequence[str]) -> Grouped:
+    """The runs of some ways that have switched."""
+    found = {name: [run for run in grouped.get(name, []) if run.switches] for name in names}
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def draw_late(axes: Axes, found: Grouped) -> None:
+    """Accuracy around each run's own switch."""
+    for name, runs in found.items():
+        draw_switches(axes, name, runs)
+    axes.axvline(0, color="black", linewidth=0.6, alpha=0.5, zorder=1)
+    longest = max(run.switches[0].step for runs in found.values() for run in runs)
+    axes.set_xlim(-min(REACH, longest), REACH)
+    axes.set_xlabel("updates since the run's own switch")
+    axes.legend(fontsize=8, loc="lower right")
+
+
+def draw_early(axes: Axes, found: Grouped) -> None:
+    """Accuracy over the updates of the onset and as many again, the onset shaded."""
+    (switch,) = {(run.switches[0].step, run.switches[0].onset) for run in found["shift"][:1]}
+    for name, runs in found.items():
+        draw_band(axes, name, runs, lambda e: e.step, score("held-out", "all", "accuracy", 100.0))
+    begin, end = switch[0], switch[0] + switch[1]
+    axes.axvspan(begin, end, color="black", alpha=0.06, linewidth=0)
+    axes.set_xlim(0, max(2 * end, REACH))
+    axes.set_ylim(*(100 * end for end in late_accuracies([run for runs in found.values() for run in runs])))
+    axes.set_xlabel("updates")
+    axes.legend(fontsize=8, loc="lower right")
+
+
+def at_switch(runs: list[RunRecord], before: bool) -> float:
+    """Mean accuracy of the same weights on one side of the first switch, in per cent."""
+    ends = [run.switches[0].scores_before if before else run.switches[0].scores_after for run in runs]
+    return sum(map(percent, ends)) / len(ends)

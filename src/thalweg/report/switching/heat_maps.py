@@ -1,0 +1,260 @@
+"""Heat maps of a sweep over SCP's thresholds: a panel for each patience, a cell for each setting, its number in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from thalweg.records.experiment import Outcome, SweepSummary
+from thalweg.report.figures import Drawn, drawn, setup
+
+WIDTH = 8.4
+"""Of every figure, in inches."""
+AXES = ("delta_loss", "delta_grad", "patience")
+BLANK = "#ececec"
+"""Cells without a value."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One cell: the value that gives its colour (None for grey), its number, and what its number rests on."""
+
+    value: float | None
+    text: str
+    note: str = ""
+    hatched: bool = False
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What one heat map shows."""
+
+    name: str
+    """Of the figure's files."""
+    heading: str
+    label: str
+    """Of the colour bar, with the unit."""
+    words: str
+    """What the caption says of it."""
+    colours: str
+    """Colour map that colour-blind readers can read."""
+    signed: bool
+    """Whether the colours lie evenly around zero."""
+    tile: Callable[[SweepSummary, Outcome], Tile]
+
+
+def outcome_named(summary: SweepSummary, name: str) -> Outcome | None:
+    """One outcome; None where the sweep has none of that name."""
+    return next((outcome for outcome in summary.outcomes if outcome.name == name), None)
+
+
+def whole_cost(summary: SweepSummary, outcome: Outcome) -> float | None:
+    """Mean operations of the whole runs as a share of Looped's: what a censored share is at least; None if unknown."""
+    looped = outcome_named(summary, "looped")
+    if looped is None or not looped.teraflops.mean or outcome.teraflops.mean is None:
+        return None
+    return outcome.teraflops.mean / looped.teraflops.mean
+
+
+def runs_of(outcome: Outcome) -> int:
+    """Seeds that have a final loss."""
+    return outcome.final_loss.n
+
+
+def drop_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
+    """Accuracy lost at the switch, of the seeds that switched."""
+    if outcome.drop.mean is None:
+        return Tile(None, "no\nswitch" if runs_of(outcome) and not outcome.switched else "-")
+    some = outcome.switched < runs_of(outcome)
+    return Tile(outcome.drop.mean, f"{outcome.drop.mean:.1f}", f"{outcome.switched} of {runs_of(outcome)}" if some else "")
+
+
+def difference_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
+    """Final loss against Looped's."""
+    mean = outcome.difference.mean
+    return Tile(mean, "-" if mean is None else signed(mean))
+
+
+def signed(value: float) -> str:
+    """Three decimals with their sign; none for zero."""
+    text = f"{value:+.3f}"
+    return text if float(text[1:]) else text[1:]
+
+
+def share_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
+    """Share of Looped's operations; hatched where runs never reached Looped's loss, with ">" where most did not."""
+    share = outcome.share_flops
+    if share is None:
+        return Tile(None, "-")
+    note = f"{share.n - share.censored} of {share.n}" if share.censored else ""
+    if share.value is not None:
+        return Tile(share.value, f"{share.value:.2f}", note, bool(share.censored))
+    bound = whole_cost(summary, outcome)
+    return Tile(None, ">" if bound is None else f">{bound:.2f}", note, True)
+
+
+QUANTITIES = (
+    Quantity(
+        "scp-drop",
+        "Which thresholds switch without a drop?",
+        "drop (percentage points)",
+        "Accuracy lost at the switch: largest fall of the held-out accuracy below its best so far, until 400 updates after the "
+        'onset, in percentage points; mean over the seeds that switched. "No switch": no seed switched; "k of n": only k of n '
+        "seeds did",
+        "Oranges",
+        False,
+        drop_tile,
+    ),
+    Quantity(
+        "scp-difference",
+        "Which thresholds end where Looped ends?",
+        "final loss minus Looped's ({unit})",
+        "Final held-out loss minus Looped's at the same seed, in {unit}; mean over seeds. Below zero is better than Looped",
+        "RdBu_r",
+        True,
+        difference_tile,
+    ),
+    Quantity(
+        "scp-share",
+        "Which thresholds save operations?",
+        "share of Looped's operations",
+        "Counted operations to Looped's final held-out loss at the same seed, as a share of all that Looped counted; geometric "
+        'mean over seeds. Hatched: not every seed reached it; "k of n" did, and the number is the median; ">" where even the '
+        "median did not, with all that the runs counted",
+        "Blues",
+        False,
+        share_tile,
+    ),
+)
+
+
+def grid_of(summary: SweepSummary) -> dict[tuple[int, int, int], Outcome]:
+    """Places on the axes (delta_loss, delta_grad, patience) -> outcome of the group "scp"."""
+    found: dict[tuple[int, int, int], Outcome] = {}
+    for outcome in summary.outcomes:
+        if outcome.group == "scp":
+            place = place_of(summary, outcome.settings)
+            if place is not None:
+                found[place] = outcome
+    return found
+
+
+def place_of(summary: SweepSummary, settings: Mapping[str, str | float | int]) -> tuple[int, int, int] | None:
+    """Where a point lies on the axes; None when it lies off the grid."""
+    places = []
+    for key in AXES:
+        near = [i for i, x in enumerate(summary.axes.get(key, ())) if key in settings and math.isclose(x, float(settings[key]))]
+        if not near:
+            return None
+        places.append(near[0])
+    return places[0], places[1], places[2]
+
+
+def colours_of(quantity: Quantity, tiles: dict[tuple[int, int, int], Tile]) -> ScalarMappable:
+    """Values to colours: from the smallest to the largest, or evenly around zero."""
+    values = [tile.value for tile in tiles.values() if tile.value is not None] or [0.0]
+    low, high = min(values), max(values)
+    if quantity.signed:
+        high = max(abs(low), abs(high))
+        low = -high
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return ScalarMappable(Normalize(low, high), matplotlib.colormaps[quantity.colours])
+
+
+def draw_tile(axes: Axes, x: int, y: int, tile: Tile, colours: ScalarMappable) -> None:
+    """One cell with its number."""
+    colour = BLANK if tile.value is None else colours.to_rgba(tile.value)  # type: ignore[arg-type]
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=1))
+    if tile.hatched:
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#777777", linewidth=0, hatch="////"))
+    red, green, blue, _ = matplotlib.colors.to_rgba(colour)  # type: ignore[arg-type]
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+    box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8} if tile.hatched else None
+    ink = "white" if dark else "black"
+    shift = 0.12 if tile.note else 0.0
+    axes.text(x, y + shift, tile.text, ha="center", va="center", fontsize=7.5, color=ink, bbox=box)
+    if tile.note:
+        axes.text(x, y - 0.26, tile.note, ha="center", va="center", fontsize=5.5, color=ink, bbox=box)
+
+
+def frame(axes: Axes, x: int, y: int) -> None:
+    """A frame that is seen on light and dark cells."""
+    for colour, width in (("white", 4.0), ("black", 2.0)):
+        axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width, zorder=3))
+
+
+def figure_map(summary: SweepSummary, quantity: Quantity) -> Figure:
+    """One quantity over the whole grid."""
+    losses, gradients, patiences = (summary.axes[key] for key in AXES)
+    columns = max(1, min(len(patiences), int(7.4 / (0.55 * len(losses)))))
+    rows = math.ceil(len(patiences) / columns)
+    height = max(2.5, rows * (0.36 * len(gradients) + 0.55) + 0.45)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    tiles = {place: quantity.tile(summary, outcome) for place, outcome in grid_of(summary).items()}
+    colours = colours_of(quantity, tiles)
+    default = place_of(summary, summary.defaults)
+    for k, axes in enumerate(panels.flat):
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        if k >= len(patiences):
+            axes.set_visible(False)
+            continue
+        for (x, y, panel), tile in tiles.items():
+            if panel == k:
+                draw_tile(axes, x, y, tile, colours)
+        if default is not None and default[2] == k:
+            frame(axes, default[0], default[1])
+        axes.set_title(f"patience {patiences[k]:g} check{'' if patiences[k] == 1 else 's'}", fontsize=9)
+        axes.set_xticks(range(len(losses)), [f"{v:g}" for v in losses])
+        axes.set_yticks(range(len(gradients)), [f"{v:g}" for v in gradients])
+        axes.set_xlim(-0.5, len(losses) - 0.5)
+        axes.set_ylim(-0.5, len(gradients) - 0.5)
+        axes.xaxis.set_tick_params(labelbottom=k + columns >= len(patiences))
+    figure.supxlabel("delta_loss: relative fall of the loss per check", fontsize=9)
+    figure.supylabel("delta_grad: relative change\nof the gradient norm per check", fontsize=9, ha="center")
+    if any(tile.value is not None for tile in tiles.values()):
+        figure.colorbar(colours, ax=panels, label=quantity.label.format(unit=summary.unit), fraction=0.03, pad=0.02)
+    return figure
+
+
+def maps_drawn(summary: SweepSummary) -> list[Drawn]:
+    """The three heat maps; none where the sweep has no grid."""
+    grid = grid_of(summary)
+    if not grid:
+        return []
+    found = []
+    spot = place_of(summary, summary.defaults)
+    point = ", ".join(f"{key} {summary.defaults[key]:g}" for key in AXES if key in summary.defaults)
+    where = f"Framed: the recipe's own point ({point})" if spot in grid else f"The recipe's own point ({point}) is not shown"
+    for quantity in QUANTITIES:
+        caption = f"{quantity.words.format(unit=summary.unit)}. {where}. White: not run. {setup(summary)}"
+        alt = f"Heat maps over delta_loss and delta_grad, {len(summary.axes['patience'])} panels. {extremes(summary, quantity)}"
+        found.append(drawn(figure_map(summary, quantity), quantity.name, quantity.heading, caption, alt))
+    return found
+
+
+def extremes(summary: SweepSummary, quantity: Quantity) -> str:
+    """The default's number, the smallest and the largest, in words."""
+    tiles = {place: quantity.tile(summary, outcome) for place, outcome in grid_of(summary).items()}
+    known = {place: np.float64(tile.value) for place, tile in tiles.items() if tile.value is not None}
+    spot, told = place_of(summary, summary.defaults), []
+    if spot in tiles:
+        told.append(f"default {tiles[spot].text}")
+    for word, pick in (("lowest", min), ("highest", max)):
+        if known:
+            place = pick(known, key=lambda one: known[one])
+            at = ", ".join(f"{key} {summary.axes[key][i]:g}" for key, i in zip(AXES, place, strict=True))
+            told.append(f"{word} {tiles[place].text} at {at}")
+    return f"{quantity.label.format(unit=summary.unit)}: {'; '.join(told) or 'no value'}."

@@ -1,0 +1,84 @@
+"""One self-contained page of a sweep over switches: answers first, no script, no network, figures inside."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from thalweg.records.experiment import Outcome, Share, SweepSummary
+from thalweg.records.run import RunRecord
+from thalweg.report.figures import Drawn, save_all
+from thalweg.report.page import NUMBERS, PAGES, data_address, number, show
+from thalweg.report.switching.dot_plots import GROUPS, TITLES
+from thalweg.report.switching.figures import draw_sweep
+from thalweg.storage import write_text
+
+ORDER = ("reference", *GROUPS, "scp")
+"""Groups in the table; others come after them."""
+MANY = 16
+"""Rows above which a group's table is folded."""
+
+
+def write_sweep_report(summary: SweepSummary, runs: dict[str, RunRecord], folder: Path) -> None:
+    """Figures into ``figures/`` (SVG and PNG) and the page to ``report.html``.
+
+    Args:
+        summary: of the sweep, complete or not.
+        runs: by name, "<arm>-seed<n>"; those of `SweepSummary.curves` are drawn as curves.
+        folder: of the sweep.
+    """
+    figures = draw_sweep(summary, runs)
+    save_all(figures, folder / "figures")
+    write_text(folder / "report.html", render_sweep(summary, figures))
+
+
+def render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
+    """The page as HTML; everything that a user named is escaped."""
+    return PAGES.get_template("sweep.html").render(
+        sweep=summary,
+        figures=[(figure, data_address(figure)) for figure in figures],
+        groups=by_group(summary),
+        titles=TITLES,
+        many=MANY,
+        repeat=sweep_command(summary),
+        show=show,
+        share=share_in_words,
+        first=NUMBERS,
+        number=number,
+        short=short,
+        apart=apart,
+    )
+
+
+def by_group(summary: SweepSummary) -> dict[str, list[Outcome]]:
+    """Group -> its outcomes, in the order of the page; empty groups are left out."""
+    present = dict.fromkeys(outcome.group for outcome in summary.outcomes)
+    order = [group for group in ORDER if group in present] + [group for group in present if group not in ORDER]
+    return {group: [outcome for outcome in summary.outcomes if outcome.group == group] for group in order}
+
+
+def sweep_command(summary: SweepSummary) -> str:
+    """The command that repeats the sweep."""
+    return shlex.join(["thalweg", "shift-sweep", summary.task, "--preset", summary.preset, "--loops", str(summary.loops)])
+
+
+def short(value: float | None) -> str:
+    """Three significant digits, no powers of ten for large numbers."""
+    return "-" if value is None else f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def apart(value: float | None) -> str:
+    """A difference of losses with its sign, four decimals."""
+    return "-" if value is None else f"{value:+.4f}"
+
+
+def share_in_words(share: Share | None) -> list[str]:
+    """A share, and below it the interval or how many runs never got there."""
+    if share is None:
+        return ["-"]
+    if not share.censored:
+        return [short(share.value)] + ([] if share.low is None else [f"[{short(share.low)}, {short(share.high)}]"])
+    lines = ["never" if share.value is None else f"median {short(share.value)}"]
+    lines += [] if share.low is None else [f"smallest {short(share.low)}"]
+    return [*lines, f"{share.censored} of {share.n} never"]

@@ -1,0 +1,1 @@
+"""Figures and page of the algorithmic tasks."""

@@ -1,1 +1,0 @@
-"""Many runs: recipes, queue, measures and verdicts."""

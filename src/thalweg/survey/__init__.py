@@ -1,0 +1,1 @@
+"""The landscape of a run, measured along its snapshots."""

@@ -1,0 +1,69 @@
+"""The end of a run: what was learned is tested, and the summary says that the run is complete."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from thalweg.data.batches import Data, EvaluationSet
+from thalweg.data.task_data import TaskData
+from thalweg.errors import DamagedFileError
+from thalweg.models.cost import parameters
+from thalweg.records.run import RunSummary, Score, Scores, provenance, read_run
+from thalweg.serialization import fingerprint, to_dict
+from thalweg.storage import make_way, write_json
+from thalweg.train.answers import score_length
+from thalweg.train.checkpoint import digest, weights
+
+if TYPE_CHECKING:
+    from thalweg.train.trainer import Run
+
+
+def finish(run: Run) -> RunSummary:
+    """The summary, written last: a run with a summary is complete."""
+    run.check_folder()
+    if isinstance(run.data, TaskData):
+        write_lengths(run, run.data)
+    told = read_run(run.folder).evaluations
+    if not told or told[-1].step != run.shift.step:
+        where = run.folder / "metrics.jsonl"
+        raise DamagedFileError(f"damaged record {where}: it lacks the scores of the last update; run the same command again")
+    summary = RunSummary(
+        arm=run.config.arm,
+        seed=run.config.seed,
+        config_hash=fingerprint(run.config),
+        steps=run.shift.step,
+        seconds=run.clock.seconds,
+        evaluation_seconds=run.clock.evaluation_seconds,
+        flops=run.clock.flops,
+        parameters=parameters(run.model),
+        weights_sha256=digest(weights(run.model)),
+        evaluations=run.clock.evaluations,
+        switches=tuple(run.switches),
+        retreats=tuple(run.retreats),
+        final=told[-1].scores,
+        ceilings=ceilings_of(run.data),
+        data=to_dict(run.data.facts()),
+        provenance=provenance(str(run.device), "float32", torch.get_num_threads(), torch.__version__),
+    )
+    run.check_folder()
+    write_json(run.folder / "summary.json", to_dict(summary))
+    return summary
+
+
+def ceilings_of(data: Data | TaskData) -> Scores:
+    """The best possible scores, where the source is known."""
+    sets = [one for one in data.evaluation if isinstance(one, EvaluationSet)]
+    return {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in sets}
+
+
+def write_lengths(run: Run, data: TaskData) -> None:
+    """Score samples of every tested length of a task."""
+    started = time.perf_counter()
+    config, gains = data.config, run.shift.depth_gains
+    found = [score_length(run.model, data, run.device, length, config.tests, gains) for length in config.tested_lengths]
+    run.clock.evaluation_seconds += time.perf_counter() - started
+    make_way(run.folder / "lengths.json")
+    write_json(run.folder / "lengths.json", to_dict(found))

@@ -1,0 +1,141 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_up_sweeps import make_runs, make_sweep
+from pages import CHROMIUM, HOSTILE, Tags, laid_out, opened
+
+from thalweg.records.experiment import Outcome, Share, SweepVerdict
+from thalweg.records.run import Cell
+from thalweg.report.switching.page import by_group, share_in_words, short, sweep_command, write_sweep_report
+
+
+def hostile(sweep):
+    """Everything that can be named has a hostile name."""
+    verdict = SweepVerdict(HOSTILE, HOSTILE, {HOSTILE: Cell(1.0)})
+    bad = Outcome(HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, share_seconds=Share(0.5, None, None, 1, 0))
+    return replace(
+        sweep,
+        name=HOSTILE,
+        task=HOSTILE,
+        preset=HOSTILE,
+        complete=False,
+        missing=(HOSTILE,),
+        outcomes=(*sweep.outcomes, bad),
+        verdicts=(verdict,),
+        setup=dict.fromkeys(("Model", "Training", HOSTILE), HOSTILE),
+        provenance=replace(sweep.provenance, device=HOSTILE, commit=HOSTILE),
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    return make_sweep(seeds=2, few=True)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return make_runs(seeds=2)
+
+
+@pytest.fixture(scope="module")
+def folder(sweep, runs, tmp_path_factory) -> Path:
+    where = tmp_path_factory.mktemp("sweep")
+    write_sweep_report(sweep, runs, where)
+    return where
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> str:
+    return (folder / "report.html").read_text()
+
+
+def test_page_has_every_figure_inside_with_words_for_the_blind(page) -> None:
+    images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
+    assert len(images) == 7
+    assert all(i["src"].startswith("data:image/") and len(i["alt"]) > 20 for i in images)
+
+
+def test_figures_are_kept_as_files_too(folder) -> None:
+    files = {p.name for p in (folder / "figures").iterdir()}
+    names = ("loss-over-time", "switch-enlarged", "scp-drop", "scp-difference", "scp-share", "outcome-by-step", "other-ways")
+    assert files == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
+
+
+def test_page_asks_the_network_for_nothing(page) -> None:
+    assert not re.search(r"(src|href)=[\"'](?!data:)", page)
+    assert "<script" not in page
+
+
+def test_answers_come_first_and_the_command_last(page) -> None:
+    parts = [
+        "After a third of the updates.",
+        '<section id="outcomes">',
+        'id="loss-over-time"',
+        "<h2>Set-up</h2>",
+        "thalweg shift-sweep",
+    ]
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_the_table_has_a_row_for_every_outcome_with_its_numbers(page, sweep) -> None:
+    for outcome in sweep.outcomes:
+        row = page[page.index(f'<th scope="row">{outcome.name}<') :]
+        row = row[: row.index("</tr>")]
+        assert f"<td>{outcome.final_loss.mean:.4g}<small>" in row
+        assert f"<td>{outcome.difference.mean:+.4f}<small>" in row
+
+
+def test_missing_runs_and_empty_numbers_are_said(sweep, tmp_path) -> None:
+    some = replace(sweep, complete=False, missing=("at-00140-seed1",), outcomes=(Outcome("looped", "reference"),), verdicts=())
+    write_sweep_report(some, {}, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "This sweep is not complete. Missing runs: at-00140-seed1." in page
+    assert "<td>0 " not in page
+    assert "0 of 2 seeds" in page
+    assert 'id="answers"' not in page
+
+
+def test_empty_groups_are_left_out(sweep) -> None:
+    assert list(by_group(sweep)) == ["reference", "onset", "optimizer", "stages", "share", "safety", "scp"]
+    assert list(by_group(make_sweep(2, scp=False, others=False))) == ["reference"]
+
+
+def test_shares_in_words() -> None:
+    assert share_in_words(None) == ["-"]
+    assert share_in_words(Share(0.6, 0.5, 0.71, 5, 0)) == ["0.6", "[0.5, 0.71]"]
+    assert share_in_words(Share(0.6, None, None, 1, 0)) == ["0.6"]
+    assert share_in_words(Share(0.6, 0.5, None, 5, 2)) == ["median 0.6", "smallest 0.5", "2 of 5 never"]
+    assert share_in_words(Share(None, None, None, 5, 5)) == ["never", "5 of 5 never"]
+
+
+def test_short_numbers() -> None:
+    assert [short(x) for x in (None, 1025.4, 0.51234, 0.0)] == ["-", "1025", "0.512", "0"]
+
+
+def test_the_command_repeats_the_sweep(sweep) -> None:
+    assert sweep_command(sweep) == "thalweg shift-sweep markov --preset quick --loops 3"
+    assert sweep_command(replace(sweep, task="a b; c")) == "thalweg shift-sweep 'a b; c' --preset quick --loops 3"
+
+
+def test_names_of_users_are_inert(sweep, runs, tmp_path) -> None:
+    write_sweep_report(hostile(sweep), runs, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert page.count("{{ 7*7 }}") > 10  # shown as it is, not evaluated
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_page_in_a_real_browser(tmp_path, width) -> None:
+    write_sweep_report(hostile(make_sweep()), make_runs(), tmp_path)
+    with opened(tmp_path / "report.html", width) as (page, wrong):
+        sizes, overflow, title = laid_out(page)
+    assert wrong == []
+    assert len(sizes) == 7
+    assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in sizes)
+    assert overflow <= 0
+    assert HOSTILE in title

@@ -1,0 +1,196 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_up_tasks import ARMS, TASKS, make_task_runs, make_tasks
+from pages import CHROMIUM, HOSTILE, Tags, laid_out, opened
+
+from thalweg.records.experiment import SweepVerdict
+from thalweg.records.run import Cell
+from thalweg.records.task_study import TaskOutcome
+from thalweg.report.tasks.page import percent, render_tasks, task_command, task_tables, write_task_report
+
+NAMES = ("accuracy-over-length", "accuracy-over-loops", "switch-by-task", "accuracy-over-time", "halting", "cost-saved")
+
+
+def hostile(study):
+    """Everything that can be named has a hostile name; tasks are made with theirs."""
+    return replace(
+        study,
+        name=HOSTILE,
+        preset=HOSTILE,
+        complete=False,
+        missing=(HOSTILE,),
+        verdicts=(SweepVerdict(HOSTILE, HOSTILE, {HOSTILE: Cell(1.0)}),),
+        setup=dict.fromkeys(("Model", "Training", HOSTILE), HOSTILE),
+        provenance=replace(study.provenance, device=HOSTILE, commit=HOSTILE),
+    )
+
+
+@pytest.fixture(scope="module")
+def study():
+    return make_tasks(TASKS[:2], seeds=2)
+
+
+@pytest.fixture(scope="module")
+def folder(study, tmp_path_factory) -> Path:
+    where = tmp_path_factory.mktemp("tasks")
+    write_task_report(study, make_task_runs(TASKS[:2], seeds=2), where)
+    return where
+
+
+@pytest.fixture(scope="module")
+def page(folder) -> str:
+    return (folder / "report.html").read_text()
+
+
+def table_of(page: str, task: str) -> str:
+    part = page[page.index(f"<h3>{task}</h3>") :]
+    return part[: part.index("</table>")]
+
+
+def row_of(page: str, task: str, arm: str) -> str:
+    part = table_of(page, task)
+    part = part[part.index(f'<th scope="row">{arm}<') :]
+    return part[: part.index("</tr>")]
+
+
+def cells_of(page: str, task: str, arm: str) -> list[str]:
+    return re.findall(r"<td>(.*?)</td>", row_of(page, task, arm), re.DOTALL)
+
+
+def test_page_has_every_figure_inside_with_words_for_the_blind(page) -> None:
+    images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
+    assert len(images) == 6
+    assert all(i["src"].startswith("data:image/") and re.search(r"\d", i["alt"]) for i in images)
+
+
+def test_figures_are_kept_as_files_too(folder) -> None:
+    files = {p.name for p in (folder / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in NAMES for kind in ("svg", "png")}
+
+
+def test_page_asks_the_network_for_nothing(page) -> None:
+    assert not re.search(r"(src|href)=[\"'](?!data:)", page)
+    assert "<script" not in page
+
+
+def test_the_question_is_the_title_then_answers_tables_figures_set_up_command(page) -> None:
+    parts = [
+        "<h1>Do loops generalise, and does SHIFT get there sooner?</h1>",
+        "Study demo: preset paper, 2 tasks, 7 arms, 2 seeds.",
+        'id="answers"',
+        "<h3>parity</h3>",
+        "<h3>copy</h3>",
+        *(f'id="{name}"' for name in NAMES),
+        "<h2>Set-up</h2>",
+        "thalweg study tasks --task parity,copy --preset paper",
+    ]
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_a_row_has_the_mean_the_interval_and_every_seed(page, study) -> None:
+    one = next(o for o in study.outcomes if (o.task, o.arm) == ("copy", "shift"))
+    trained, edge, end, *_ = cells_of(page, "copy", "shift")
+    assert trained.startswith(f"{100 * one.trained.mean:.1f}<small>[{percent(one.trained.low)}, {percent(one.trained.high)}]")
+    for cell, length in ((edge, 20), (end, 40)):
+        row = one.accuracy[one.lengths.index(length)]
+        assert cell.startswith(f"{50 * sum(row):.1f}<small>[")
+        assert cell.endswith(f"<small>{100 * row[0]:.1f} · {100 * row[1]:.1f}</small>")
+
+
+def test_a_row_has_cost_and_drop_in_the_order_of_the_headings(page, study) -> None:
+    headings = re.findall(r'<th scope="col">([^<]*)', table_of(page, "copy"))
+    assert headings == [
+        "arm", "all trained lengths (%)", "n = 20 (%)", "n = 40 (%)", "share of time", "share of FLOPs", "drop (points)",
+        "jump (nats)", "time (s)", "TFLOP",
+    ]  # fmt: skip
+    one = next(o for o in study.outcomes if (o.task, o.arm) == ("copy", "shift-hard"))
+    given = [re.match(r"[^<]*", cell).group() for cell in cells_of(page, "copy", "shift-hard")]
+    wanted = [one.share_seconds.value, one.share_flops.value, one.drop.mean, one.jump.mean, one.seconds.mean, one.teraflops.mean]
+    assert given[3:] == [f"{value:.3g}" for value in wanted]
+
+
+def test_arms_stand_in_the_order_of_the_study(study) -> None:
+    mixed = replace(study, outcomes=tuple(reversed(study.outcomes)))
+    assert [[one.arm for one, _ in table.rows] for table in task_tables(mixed)] == [list(ARMS)] * 2
+
+
+def test_numbers_that_are_not_there_are_dashes(page) -> None:
+    cells = cells_of(page, "copy", "single")
+    assert cells[5:7] == ["-", "-"]  # drop and jump
+    assert cells[3] == "never<small>2 of 2 never</small>"
+
+
+def test_what_a_length_is_stands_below_it(study) -> None:
+    assert [table.lengths for table in task_tables(study)] == [{20: "longest trained", 40: "longest tested"}] * 2
+    short = replace(study, longest=dict.fromkeys(TASKS, 22))
+    assert task_tables(short)[0].lengths == {20: "in the trained range", 40: "longest tested"}
+    inside = replace(study, longest=dict.fromkeys(TASKS, 40))
+    assert task_tables(inside)[0].lengths == {40: "longest trained"}
+
+
+def test_missing_and_failed_runs_are_said(study) -> None:
+    failed = TaskOutcome("parity", "shift", (), Cell(None), (), (), 0, (), (), (), failed=2)
+    whole = [o for o in study.outcomes if o.task == "parity" and o.arm == "looped"]
+    some = replace(study, complete=False, missing=("parity-shift-seed1",), outcomes=(*whole, failed), verdicts=())
+    page = render_tasks(some, [])
+    assert "This study is not complete. Missing runs: parity-shift-seed1." in page
+    assert "0 of 2 seeds" in row_of(page, "parity", "shift")
+    assert "2 failed" in row_of(page, "parity", "shift")
+    assert cells_of(page, "parity", "shift") == ["-"] * 9
+    assert "<h3>copy</h3>" not in page
+    assert 'id="answers"' not in page
+    assert "not complete" not in render_tasks(study, [])
+
+
+def test_nothing_at_all_still_makes_a_page(study, tmp_path) -> None:
+    write_task_report(replace(study, outcomes=(), verdicts=()), {}, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Outcomes" not in page
+    assert "<img" not in page
+    assert "<h2>Set-up</h2>" in page
+
+
+def test_a_single_seed_has_no_intervals(tmp_path) -> None:
+    write_task_report(make_tasks(("copy",), seeds=1), make_task_runs(("copy",), seeds=1), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "1 task, 7 arms, 1 seed." in page
+    assert "<small>" not in "".join(cells_of(page, "copy", "looped"))
+
+
+def test_per_cent() -> None:
+    assert [percent(x) for x in (None, 1.0, 0.0, -0.0001, 0.12345, -0.2)] == ["-", "100.0", "0.0", "0.0", "12.3", "-20.0"]
+
+
+def test_the_command_repeats_the_study(study) -> None:
+    arms = "single,looped,shift,shift-hard,next-token,fixed,random"
+    assert task_command(study) == f"thalweg study tasks --task parity,copy --preset paper --arms {arms} --seeds 2"
+    own = replace(study, tasks=("mine:A B",), arms=("looped",))
+    assert task_command(own) == "thalweg study tasks --task 'mine:A B' --preset paper --arms looped --seeds 2"
+
+
+def test_names_of_users_are_inert(tmp_path) -> None:
+    tasks = (HOSTILE, "parity")
+    write_task_report(hostile(make_tasks(tasks, ARMS[:4], 1)), make_task_runs(tasks, ARMS[:4], 1), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert page.count("{{ 7*7 }}") > 10  # shown as it is, not evaluated
+    assert len([tag for tag, _ in Tags(page).found if tag == "img"]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_page_in_a_real_browser(tmp_path, width) -> None:
+    tasks = (HOSTILE, *TASKS[:4])
+    write_task_report(hostile(make_tasks(tasks)), make_task_runs(tasks), tmp_path)
+    with opened(tmp_path / "report.html", width) as (page, wrong):
+        sizes, overflow, title = laid_out(page)
+    assert wrong == []
+    assert len(sizes) == 6
+    assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in sizes)
+    assert overflow <= 0
+    assert HOSTILE in title
