@@ -18,7 +18,8 @@ from shutil import which
 
 import timing  # before torch
 
-from thalweg.experiments.paper.definition import jobs_of, landscapes_of, read_study, summarise
+from thalweg.experiments.paper.definition import complete_runs, jobs_of, landscapes_of, summary_of
+from thalweg.experiments.registry import experiment_in
 from thalweg.records.run import read_run
 from thalweg.report.page import packed_plotly, write_report
 
@@ -33,10 +34,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        study = read_study(options.study)
+        study = experiment_in(options.study).plan
         jobs = jobs_of(study, options.study)
         runs = {job.name: read_run(job.folder) for job in jobs if job.complete}
-        ours = write_report(summarise(study, options.study), runs, Path(folder), landscapes_of(jobs))
+        summary = summary_of(study, options.study, jobs, complete_runs(study, jobs), landscapes_of(jobs))
+        ours = write_report(summary, runs, Path(folder), landscapes_of(jobs))
         built = time.perf_counter() - started
         print(f"{options.study}: {len(runs)} runs; page {ours.stat().st_size / 1e6:.1f} MB, built in {built:.1f} s\n")
         if CHROMIUM is None:

@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter, Token
 
 from thalweg.bounds import Seed, Threads, Whole, refuse
 from thalweg.errors import StudyError, ThalwegError, require, shown, unknown
+from thalweg.processes import end_with_parent
 from thalweg.screen import complain, say, say_json
 
 app = App(
@@ -123,7 +124,9 @@ def study(
     json_:
         Print the summary as JSON on standard output.
     """
-    from thalweg.experiments.paper.commands import run_study
+    from thalweg.experiments.engine import make
+    from thalweg.experiments.experiment import Experiment
+    from thalweg.experiments.paper.definition import PaperStudy
     from thalweg.experiments.paper.recipes import plan
 
     if task not in STUDIES:
@@ -133,15 +136,13 @@ def study(
     if task == "tasks":
         require(not text, "--text", text, "to go with the study `text`")
         require(not compile, "--compile", compile, "not to be given with the study `tasks`, whose batches have shapes of their own")
-        from thalweg.experiments.tasks.definition import run_task_study
+        from thalweg.experiments.tasks.definition import TaskStudy
         from thalweg.experiments.tasks.recipes import plan_tasks
 
-        run_task_study(
-            plan_tasks(preset, listed(tasks), chosen, seeds, device), out or Path("results") / f"{task}-{preset}", jobs, json_
-        )
-        return
-    planned = plan(task, preset, chosen, seeds, text, device, compile, landscape)
-    run_study(planned, out or Path("results") / f"{task}-{preset}", jobs, json_)
+        made: Experiment = TaskStudy(plan_tasks(preset, listed(tasks), chosen, seeds, device))
+    else:
+        made = PaperStudy(plan(task, preset, chosen, seeds, text, device, compile, landscape))
+    make(made, out or Path("results") / f"{task}-{preset}", jobs, json_)
 
 
 @command
@@ -191,12 +192,13 @@ def shift_sweep(
     json_:
         Print the summary as JSON on standard output.
     """
-    from thalweg.experiments.switching.commands import run_sweep
+    from thalweg.experiments.engine import make
+    from thalweg.experiments.switching.definition import SwitchingSweep
     from thalweg.experiments.switching.variants import GROUPS, sweep_of
 
     chosen = tuple(group for group in listed(groups) if group != "none") if groups else GROUPS
     planned = sweep_of(task, preset, loops, chosen, seeds, text, device)
-    run_sweep(planned, out or Path("results") / f"{task}-shift-{planned.loops}-{preset}", jobs, json_)
+    make(SwitchingSweep(planned), out or Path("results") / f"{task}-shift-{planned.loops}-{preset}", jobs, json_)
 
 
 @command
@@ -339,20 +341,17 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
     json_:
         Print the summary as JSON on standard output.
     """
-    from thalweg.experiments.tasks.definition import PLAN, read_task_study, report_on_tasks, show_tasks
-
     require(out is None or other is not None, "--out", str(out), "two folders, whose comparison it is for")
     if other is not None:
         from thalweg.experiments.compare import compare
 
         compare(folder, other, out, json_)
         return
-    if (folder / PLAN).exists():
-        show_tasks(report_on_tasks(read_task_study(folder), folder), folder, json_)
-        return
-    from thalweg.experiments.switching.commands import report_on_any
+    from thalweg.experiments.engine import show
+    from thalweg.experiments.registry import experiment_in
 
-    report_on_any(folder, json_)
+    found = experiment_in(folder)
+    show(found, found.report(folder), folder, json_)
 
 
 @command
@@ -422,6 +421,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a letter that the terminal's encoding lacks is shown as its escape
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    end_with_parent()
     sys.exit(call(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -348,6 +348,23 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+def wait_until_free(folder: Path, seconds: float = 10.0) -> None:
+    """Wait for a process that is about to end and still holds a folder.
+
+    Raises:
+        FolderError: it is held for longer.
+    """
+    if not (folder / ".lock").exists():
+        return
+    lock = FileLock(folder / ".lock")
+    with explained(folder):
+        try:
+            lock.acquire(timeout=seconds, poll_interval=0.1)
+        except Timeout:
+            raise FolderError(f"{folder} is in use by another process; wait for it to end") from None
+        lock.release()
+
+
 def missing_folders(folder: Path) -> list[Path]:
     """The folders that have to be made for this one, the innermost first."""
     return [one for one in (folder, *folder.parents) if not one.exists()]

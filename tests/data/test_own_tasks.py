@@ -16,8 +16,10 @@ from thalweg.data.task_data import TaskConfig, TaskData
 from thalweg.data.tasks.copy import Copy
 from thalweg.data.tasks.parity import Parity
 from thalweg.errors import BadInputError
+from thalweg.experiments.engine import make
+from thalweg.experiments.registry import experiment_in
 from thalweg.experiments.tasks import recipes as task_recipes
-from thalweg.experiments.tasks.definition import facts_in, read_task_study, report_on_tasks, run_task_study, task_jobs
+from thalweg.experiments.tasks.definition import TaskStudy, facts_in, task_jobs
 from thalweg.experiments.tasks.recipes import ALL, TaskPreset, plan_tasks, remembered, task_recipe, task_runs
 from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import AtStep
@@ -362,13 +364,13 @@ def test_a_report_of_a_task_that_is_gone_is_made_as_before(module, monkeypatch, 
     monkeypatch.setitem(task_recipes.PRESETS, "quick", TINY)
     monkeypatch.setenv("PYTHONPATH", str(module), prepend=":")
     study, folder = plan_tasks("quick", (f"{NAME}:Task",)), tmp_path / "study"
-    run_task_study(study, folder, 2, as_json=False)
-    before = report_on_tasks(study, folder)
+    make(TaskStudy(study), folder, 2, as_json=False)
+    before = TaskStudy(study).report(folder)
     Path(module / f"{NAME}.py").unlink()
     sys.modules.pop(NAME)
     capsys.readouterr()
     assert cli.call(["report", str(folder)]) == 0
-    assert report_on_tasks(read_task_study(folder), folder) == before
+    assert experiment_in(folder).report(folder) == before
     assert NAME not in sys.modules
     shutil.rmtree(folder / "runs" / f"{NAME.replace('_', '-')}-task-single-seed0", ignore_errors=True)
     assert len(task_jobs(study, folder, facts_in(study, folder))) == 3

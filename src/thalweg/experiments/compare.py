@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from thalweg.errors import BadInputError, FolderError
-from thalweg.experiments.paper.definition import read_study
+from thalweg.errors import BadInputError
 from thalweg.experiments.paper.recipes import StudyConfig
 from thalweg.experiments.queue import MADE_OTHERWISE
+from thalweg.experiments.registry import experiment_in
 from thalweg.experiments.studied import RATIO, Arm, Studied, read
-from thalweg.experiments.switching.definition import PLAN as SWEEP
-from thalweg.experiments.switching.definition import read_sweep
 from thalweg.experiments.switching.variants import SweepConfig
-from thalweg.experiments.tasks.definition import PLAN as TASKS
-from thalweg.experiments.tasks.definition import read_task_study
 from thalweg.experiments.tasks.recipes import TaskStudyConfig
 from thalweg.records.experiment import SweepSummary
 from thalweg.records.run import StudySummary
@@ -66,7 +62,7 @@ def compare(first: Path, second: Path, out: Path | None = None, as_json: bool = 
         FolderError: a folder is no study or has no complete run, or ``out`` holds something else.
         BadInputError: the two are of different kinds.
     """
-    plans = [read_plan(folder) for folder in (first, second)]
+    plans = [experiment_in(folder).plan for folder in (first, second)]
     kinds = [kind_of(plan) for plan in plans]
     if kinds[0] != kinds[1]:
         raise BadInputError(f"cannot compare: {first} is {kinds[0]}, {second} is {kinds[1]}; expected two of the same kind")
@@ -78,16 +74,6 @@ def compare(first: Path, second: Path, out: Path | None = None, as_json: bool = 
     page = write_comparison(found, curves, folder)
     say_json(to_dict(found)) if as_json else show_comparison(found, page)
     return page
-
-
-def read_plan(folder: Path) -> StudyConfig | SweepConfig | TaskStudyConfig:
-    """The plan that a folder belongs to, of whichever kind."""
-    readers: dict[str, Callable[[Path], Any]] = {"study.json": read_study, SWEEP: read_sweep, TASKS: read_task_study}
-    for name, reader in readers.items():
-        if (folder / name).exists():
-            return reader(folder)
-    command = "`thalweg study` or `thalweg shift-sweep`"
-    raise FolderError(f"study {folder}: there is no study.json, {SWEEP} or {TASKS} in it; expected the --out folder of {command}")
 
 
 def kind_of(plan: StudyConfig | SweepConfig | TaskStudyConfig) -> str:

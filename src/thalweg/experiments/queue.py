@@ -1,4 +1,4 @@
-"""Run folders as a queue, worked off by subprocesses: ``python -m thalweg train`` for each run, then ``landscape``.
+"""Run folders as a queue, worked off by an executor: ``thalweg train`` for each run, then ``thalweg landscape``.
 
 What is complete is skipped, what was stopped goes on, a run that fails leaves the others alone.
 """
@@ -6,8 +6,7 @@ What is complete is skipped, what was stopped goes on, a run that fails leaves t
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,14 +16,16 @@ from pathlib import Path
 import torch
 
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, ThalwegError
+from thalweg.experiments.executors import Executor, Handle
 from thalweg.models.cost import cost
 from thalweg.records.landscape import LandscapePlan, RunLandscape, broken_arrays, read_landscape
 from thalweg.records.run import RunRecord
 from thalweg.serialization import to_dict
-from thalweg.storage import explained, set_aside, there, write_json
+from thalweg.storage import explained, set_aside, there, wait_until_free, write_json
 from thalweg.survey.survey import claim, intact, whole
 from thalweg.train.assemble import check_fits, choose_device
 from thalweg.train.config import RunConfig, read_config, write_config
+from thalweg.train.failures import failure_of, record_failure
 from thalweg.train.repair import read_whole
 from thalweg.train.run_folder import claim as claim_run
 from thalweg.train.run_folder import stored_config
@@ -222,69 +223,93 @@ def as_planned(job: Job) -> bool:
         return stored_config(job.folder) == job.config
 
 
-def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[str]], None]) -> dict[str, str]:
+def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[str]], None], executor: Executor) -> dict[str, str]:
     """Make all runs, ``workers`` at a time, the longest first.
 
     Args:
         jobs: the runs, prepared.
-        workers: subprocesses at a time.
+        workers: runs at a time.
         on_progress: called with the share of all work done, 0 to 1, and the names of the runs under way.
+        executor: where they are made.
     Returns:
-        Name of each run that failed -> the last line it said.
+        Name of each run that failed -> why.
     """
     total = sum(job.work for job in jobs)
     waiting = sorted((job for job in jobs if not (job.complete and job.measured)), key=lambda job: -job.work)
-    running: dict[subprocess.Popen, Job] = {}
+    running: dict[str, tuple[Job, Handle]] = {}
     failed: dict[str, str] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 job = waiting.pop(0)
                 try:
-                    running[start(job, workers)] = job
+                    running[job.name] = job, start(job, workers, executor)
                 except ThalwegError as error:
                     failed[job.name] = str(error)
             time.sleep(POLL_SECONDS)
-            for process in [p for p in running if p.poll() is not None]:
-                job = running.pop(process)
-                if process.returncode != 0:
-                    failed[job.name] = last_line(job.folder / "stderr.log")
+            for job, handle in list(running.values()):
+                code = handle.poll()
+                if code is None:
+                    continue
+                del running[job.name]
+                if code != 0:
+                    failed[job.name] = why_it_ended(job, code)
                 elif not job.measured:
                     waiting.insert(0, job)
-            on_progress(sum(job.work_done() for job in jobs) / total, [j.name for j in running.values()])
+            on_progress(sum(job.work_done() for job in jobs) / total, list(running))
     finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+        for _, handle in running.values():
+            handle.terminate()
+        for _, handle in running.values():
+            handle.wait()
     return failed
 
 
-def start(job: Job, workers: int) -> subprocess.Popen:
-    """Begin what is next for a run as a subprocess; what it says goes to ``stderr.log`` in its folder."""
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+def start(job: Job, workers: int, executor: Executor) -> Handle:
+    """Begin what is next for a run: its training, or the measuring of its landscape.
+
+    A process that an earlier study left behind ends within seconds; until then it holds the run, and its log.
+    """
+    measuring = job.complete
+    wait_until_free(job.folder / "landscape" if measuring else job.folder)
     training = ["train", str(job.folder / "config.toml"), "--out", str(job.folder)]
-    command = [sys.executable, "-m", "thalweg", *(["landscape", str(job.folder)] if job.complete else training)]
-    path = job.folder / "stderr.log"
-    with explained(path), path.open("ab" if job.complete else "wb") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment)
+    arguments = ["landscape", str(job.folder)] if measuring else training
+    return executor.start(arguments, job.folder / "stderr.log", workers, append=measuring)
+
+
+def why_it_ended(job: Job, code: int) -> str:
+    """Why the process of a run ended with this code; a run that could not write it down itself has it written here.
+
+    Args:
+        job: the run.
+        code: exit status, below 0 the number of the signal that ended it.
+    """
+    folder = job.folder / "landscape" if job.complete else job.folder
+    told = failure_of(folder)
+    if told is not None:
+        return told.message
+    said = last_line(job.folder / "stderr.log")
+    if code == 130:
+        return said
+    name = signal.Signals(-code).name if code < 0 else ""
+    usual = "; it was killed, most often because memory ran out: make fewer runs at a time with --jobs" if name == "SIGKILL" else ""
+    message = f"ended by signal {-code} ({name}){usual}" if code < 0 else said.removeprefix("thalweg: ")
+    record_failure(folder, "killed" if code < 0 else "ended", message)
+    return message
 
 
 def failed_for_good(folder: Path) -> bool:
-    """Whether a run that is not complete has ended with an error; an interruption is none, and a warning is no end."""
-    log = folder / "stderr.log"
-    said = last_line(log) if log.is_file() else ""
-    return said.startswith("thalweg: ") and not said.startswith("thalweg: warning: ") and "interrupted" not in said
+    """Whether a run that is not complete has ended with an error; an interruption is none."""
+    return failure_of(folder) is not None
 
 
 def last_line(log: Path) -> str:
-    """The last line of a run's log that says something."""
+    """The last line of a run's log that says something, warnings left out."""
     try:
         with log.open("rb") as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - LOG_BYTES))
             said = handle.read().decode(errors="replace")
     except OSError as error:
         return f"its log cannot be read ({error.strerror})"
-    lines = [line for line in said.splitlines() if line.strip()]
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("thalweg: warning: ")]
     return lines[-1] if lines else "it said nothing"

@@ -115,6 +115,16 @@ class RetreatRecord:
 
 
 @dataclass(frozen=True)
+class FailureRecord:
+    """Why a run, or the measuring of its landscape, failed."""
+
+    error: str
+    """Class of the error, or "killed"."""
+    message: str
+    """In one line."""
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The end of a run; what it holds is enough to find it again and to tell its cost."""
 

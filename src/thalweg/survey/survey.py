@@ -65,6 +65,7 @@ from thalweg.survey.snapshot import Place, gauge_pairs, place_of
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.checkpoint import checkpoints, read_checkpoint, step_of
 from thalweg.train.config import RunConfig
+from thalweg.train.failures import recording_failure
 from thalweg.train.run_folder import config_in
 
 Tell = Callable[[int, int, str], None]
@@ -344,7 +345,8 @@ def survey(run: Path, plan: LandscapePlan, tell: Tell | None = None) -> RunLands
     if whole(run):
         claim(run / "landscape", plan, read_journal(run / "landscape" / "journal.jsonl"))
     else:
-        measure(Survey(run, plan, tell))
+        with recording_failure(run / "landscape"):
+            measure(Survey(run, plan, tell))
     found = read_landscape(run)
     assert found is not None
     return found

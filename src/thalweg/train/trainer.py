@@ -34,6 +34,7 @@ from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import Checkpoint, candidates, gather, newest_checkpoint, save_checkpoint, scatter
 from thalweg.train.config import RunConfig, TrainingConfig, write_config
 from thalweg.train.evaluate import evaluate
+from thalweg.train.failures import recording_failure
 from thalweg.train.graphs import Graphs
 from thalweg.train.lookahead import look_ahead
 from thalweg.train.rates import rate_at
@@ -82,7 +83,7 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
     Warns:
         DamagedRecordWarning: something of the run is not as it was written, and was put right or is lost; says what.
     """
-    with locked(folder, "run"):
+    with locked(folder, "run"), recording_failure(folder):
         new = claim(config, folder)
         done = None if new else ended(config, folder)
         if done is not None:

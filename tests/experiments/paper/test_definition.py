@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made import claim_study, make_report, plan_in, read_summary, run_study
 
 from thalweg import cli
 from thalweg.errors import DamagedRecordWarning, FolderError, ThalwegError
+from thalweg.experiments.executors import LocalProcesses
 from thalweg.experiments.paper import recipes
-from thalweg.experiments.paper.commands import make_report, run_study
-from thalweg.experiments.paper.definition import read_study, read_summary
 from thalweg.experiments.paper.recipes import Preset, plan
-from thalweg.experiments.queue import Job, failed_for_good, last_line, prepare, work_off
+from thalweg.experiments.queue import Job, failed_for_good, last_line, prepare, why_it_ended, work_off
 from thalweg.train.config import RunConfig, read_config
+from thalweg.train.failures import record_failure
 
 ARMS = ("single", "looped", "shift", "shift-hard")
 
@@ -106,7 +107,7 @@ def test_a_plan_that_is_damaged_is_written_anew_where_the_runs_are_those_of_the_
         run_study(plan("markov", "quick", ("single",)), made, 1, as_json=True)
     with pytest.warns(DamagedRecordWarning, match=r"study\.json.*its runs are those of this study, so it was written anew"):
         run_study(plan("markov", "quick"), made, 1, as_json=True)
-    assert read_study(made) == plan("markov", "quick")
+    assert plan_in(made) == plan("markov", "quick")
 
 
 @pytest.mark.slow
@@ -139,7 +140,7 @@ def test_a_failed_run_leaves_the_others_and_is_named(tiny: RunConfig, tmp_path: 
     (tmp_path / "bad" / "checkpoints").mkdir()
     (tmp_path / "bad" / "checkpoints" / "step-000000007.safetensors").write_bytes(b"junk")
     shares = []
-    failed = work_off(jobs, 2, lambda share, names: shares.append(share))
+    failed = work_off(jobs, 2, lambda share, names: shares.append(share), LocalProcesses())
     assert list(failed) == ["bad"]
     assert "damaged checkpoint" in failed["bad"]
     assert jobs[0].complete
@@ -169,10 +170,8 @@ def test_an_interrupted_study_stops_its_runs(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from thalweg.experiments.paper.definition import claim_study
-
     claim_study(plan("markov", "quick"), tmp_path)
-    assert read_study(tmp_path) == plan("markov", "quick")
+    assert plan_in(tmp_path) == plan("markov", "quick")
     with pytest.raises(FolderError, match="belongs to another study or other settings"):
         claim_study(plan("text", "quick"), tmp_path)
 
@@ -183,8 +182,6 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_study_without_complete_runs_says_so(tmp_path: Path) -> None:
-    from thalweg.experiments.paper.definition import claim_study
-
     claim_study(plan("markov", "quick"), tmp_path)
     with pytest.raises(FolderError, match="none of its 8 runs is complete"):
         make_report(tmp_path, as_json=False)
@@ -195,15 +192,32 @@ def test_the_last_line_of_an_empty_log_says_so(tmp_path: Path) -> None:
     assert last_line(tmp_path / "log") == "it said nothing"
 
 
+def test_a_run_has_failed_when_it_wrote_so_down_and_not_when_its_log_ends_in_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "stderr.log").write_text("thalweg: warning: text corpus: left out 1 named pipe; 9 files are used\n")
+    assert not failed_for_good(tmp_path)
+    record_failure(tmp_path, "DivergedError", "loss not finite")
+    assert failed_for_good(tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("said", "failed"),
+    ("code", "told"),
     [
-        ("thalweg: config run.toml: there is no such file\n", True),
-        ("thalweg: warning: text corpus: left out 1 named pipe; 9 files are used\n", False),
-        ("thalweg: interrupted; give the same command again to go on\n", False),
-        ("", False),
+        (
+            -signal.SIGKILL,
+            "ended by signal 9 (SIGKILL); it was killed, most often because memory ran out: make fewer runs at a time",
+        ),
+        (-signal.SIGSEGV, "ended by signal 11 (SIGSEGV)"),
+        (1, "Traceback"),
     ],
 )
-def test_a_run_has_failed_when_its_log_ends_with_an_error_and_not_with_a_warning(tmp_path: Path, said: str, failed: bool) -> None:
-    (tmp_path / "stderr.log").write_text(said)
-    assert failed_for_good(tmp_path) is failed
+def test_a_run_that_could_not_say_why_it_ended_has_it_written_down(code: int, told: str, tiny: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "stderr.log").write_text("thalweg: warning: something\nTraceback of something\n")
+    assert why_it_ended(Job("one", tiny, tmp_path), code).startswith(told)
+    assert failed_for_good(tmp_path)
+    assert Job("one", tiny, tmp_path).told == "one (failed)"
+
+
+def test_an_interruption_is_no_failure(tiny: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "stderr.log").write_text("thalweg: interrupted; give the same command again to go on\n")
+    assert "interrupted" in why_it_ended(Job("one", tiny, tmp_path), 130)
+    assert not failed_for_good(tmp_path)

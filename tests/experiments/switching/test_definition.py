@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made import make_report, plan_in, run_sweep
 
 from thalweg import cli
 from thalweg.errors import FolderError
 from thalweg.experiments.switching import variants as switching
-from thalweg.experiments.switching.commands import report_on_any, run_sweep
-from thalweg.experiments.switching.definition import jobs_of, read_sweep, summarise
+from thalweg.experiments.switching.definition import jobs_of, summarise
 from thalweg.experiments.switching.variants import SweepPreset, sweep_of
 from thalweg.records.run import read_run
 
@@ -39,18 +39,18 @@ def made(once: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_sweep_ends_with_table_answers_figures_and_page(made: Path, capsys: pytest.CaptureFixture) -> None:
-    report_on_any(made, as_json=False)
+    make_report(made, as_json=False)
     said = capsys.readouterr().out
     assert all(word in said for word in ("shift-hard", "ways to switch 1 -> 3", "report.html", "Which settings of SCP"))
     assert "scp-drop.svg" in {path.name for path in (made / "figures").iterdir()}
     assert (made / "report.html").stat().st_size > 10_000
-    report_on_any(made, as_json=True)
+    make_report(made, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["outcomes"]) == 8
 
 
 @pytest.mark.slow
 def test_settings_share_runs_and_one_that_never_fires_is_single(made: Path) -> None:
-    sweep = read_sweep(made)
+    sweep = plan_in(made)
     assert len(jobs_of(sweep, made)) == 7  # six references, and one moment for two settings
     found = {outcome.name: outcome for outcome in summarise(sweep, made).outcomes}
     assert found["scp 1, 9, 99"].final_loss == found["single"].final_loss
@@ -64,12 +64,12 @@ def test_settings_share_runs_and_one_that_never_fires_is_single(made: Path) -> N
 
 @pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was(made: Path, capsys: pytest.CaptureFixture) -> None:
-    whole = summarise(read_sweep(made), made)
+    whole = summarise(plan_in(made), made)
     for path in (made / "runs").glob("at-*"):
         shutil.rmtree(path)
-    assert not summarise(read_sweep(made), made).complete
-    run_sweep(read_sweep(made), made, 1, as_json=False)
-    again = summarise(read_sweep(made), made)
+    assert not summarise(plan_in(made), made).complete
+    run_sweep(plan_in(made), made, 1, as_json=False)
+    again = summarise(plan_in(made), made)
     assert "7 runs, 6 complete already" in capsys.readouterr().err
     assert [one.final_loss for one in again.outcomes] == [one.final_loss for one in whole.outcomes]
 
@@ -77,12 +77,12 @@ def test_a_sweep_goes_on_where_it_was(made: Path, capsys: pytest.CaptureFixture)
 @pytest.mark.slow
 def test_a_sweep_that_is_still_going_on_says_what_is_missing(made: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.rmtree(made / "runs" / "looped-seed0")
-    report_on_any(made, as_json=False)
+    make_report(made, as_json=False)
     assert "missing: looped-seed0" in capsys.readouterr().out
     for path in (made / "runs").iterdir():
         (path / "summary.json").unlink(missing_ok=True)
     with pytest.raises(FolderError, match="none of its 6 runs is complete; run `thalweg shift-sweep` again"):
-        summarise(read_sweep(made), made)
+        summarise(plan_in(made), made)
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_a_folder_of_another_sweep_is_refused_and_left_alone(made: Path, tmp_pat
 
 def test_the_command_hands_over_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("thalweg.experiments.switching.commands.run_sweep", lambda *given: asked.append(given))
+    monkeypatch.setattr("thalweg.experiments.engine.make", lambda found, *given: asked.append((found.plan, *given)))
     assert cli.call(["shift-sweep", "markov", "--groups", "share, scp", "--loops", "4", "--jobs", "3"]) == 0
     assert cli.call(["shift-sweep", "text", "--groups", "none", "--seeds", "1", "--out", "here", "--json"]) == 0
     first, second = asked

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from thalweg.errors import StudyError
+from thalweg.experiments import engine
+from thalweg.experiments.executors import Executor
 from thalweg.experiments.outcomes import drop
 from thalweg.experiments.paper.verdicts import Runs
 from thalweg.experiments.queue import Job
-from thalweg.experiments.switching import commands as sweep_commands
 from thalweg.experiments.switching import definition as sweeps
 from thalweg.experiments.switching.answers import region, smooth, sooner, verdicts_of
 from thalweg.experiments.switching.variants import Way, sweep_of, ways_of
@@ -18,6 +19,7 @@ from thalweg.serialization import to_dict
 from thalweg.shift.criterion import Plateau
 from thalweg.storage import write_json
 from thalweg.train.config import RunConfig, ShiftConfig
+from thalweg.train.failures import record_failure
 from thalweg.train.trainer import train
 
 DEFAULT = Plateau(0.02, 0.1, 2, 20)
@@ -90,27 +92,26 @@ def tiny_sweeps(monkeypatch: pytest.MonkeyPatch, tiny: RunConfig) -> None:
     settings = replace(tiny.training, log_every=1)
     base = sweeps.recipe_of(sweep_of("markov", "quick", 3))
     recipe = replace(base, base=replace(tiny, training=settings, shift=ShiftConfig()))
-    for module in (sweeps, sweep_commands):
-        monkeypatch.setattr(module, "recipe_of", lambda sweep: recipe)
+    monkeypatch.setattr(sweeps, "recipe_of", lambda sweep: recipe)
     monkeypatch.setattr("thalweg.experiments.switching.variants.recipe_of", lambda sweep: recipe)
     monkeypatch.setattr(sweeps, "write_sweep_report", lambda summary, runs, folder: None)
 
-    def make(jobs: list[Job], workers: int, what: str) -> dict[str, str]:
-        bad = {job.name: "thalweg: loss not finite" for job in jobs if job.config.arm == "shift-hard"}
+    def make_here(jobs: list[Job], workers: int, what: str, executor: Executor) -> dict[str, str]:
+        bad = {job.name: "loss not finite" for job in jobs if job.config.arm == "shift-hard"}
         for job in jobs:
             if job.name in bad:
-                (job.folder / "stderr.log").write_text(bad[job.name] + "\n")
+                record_failure(job.folder, "DivergedError", bad[job.name])
             else:
                 train(job.config, job.folder)
         return bad
 
-    monkeypatch.setattr(sweep_commands, "make_runs", make)
+    monkeypatch.setattr(engine, "make_runs", make_here)
 
 
 def test_a_reference_that_fails_is_counted_and_the_other_ways_are_made(tiny_sweeps: None, tmp_path: Path) -> None:
     sweep = sweep_of("markov", "quick", 3, ("safety",), seeds=1)
     with pytest.raises(StudyError, match="1 runs failed"):
-        sweep_commands.run_sweep(sweep, tmp_path, 1, as_json=True)
+        engine.make(sweeps.SwitchingSweep(sweep), tmp_path, 1, as_json=True)
     found = {one.name: one for one in sweeps.summarise(sweep, tmp_path).outcomes}
     assert set(found) == {way.name for way in ways_of(sweep)}
     assert {name: one.failed for name, one in found.items() if one.failed} == {"shift-hard": 1}

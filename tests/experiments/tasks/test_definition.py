@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made import make_report, plan_in, run_task_study
 
 from thalweg import cli
 from thalweg.data.find_task import find_task
@@ -13,9 +14,10 @@ from thalweg.data.task_data import TaskData
 from thalweg.data.tasks import TASKS
 from thalweg.data.tasks.parity import Parity
 from thalweg.errors import BadInputError, FolderError
+from thalweg.experiments.registry import experiment_in
 from thalweg.experiments.tasks import recipes as task_recipes
 from thalweg.experiments.tasks.answers import task_verdicts
-from thalweg.experiments.tasks.definition import read_task_study, report_on_tasks, run_task_study, summarise_tasks, task_setup
+from thalweg.experiments.tasks.definition import task_setup
 from thalweg.experiments.tasks.outcomes import task_outcome
 from thalweg.experiments.tasks.recipes import ALL, ARMS, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
 from thalweg.records.experiment import SweepVerdict
@@ -62,13 +64,13 @@ def test_a_study_ends_with_table_answers_figures_and_page(made, capsys):
 
 @pytest.mark.slow
 def test_a_study_goes_on_where_it_was(made, capsys):
-    whole = summarise_tasks(read_task_study(made), made)
+    whole = experiment_in(made).report(made)
     shutil.rmtree(made / "runs" / "parity-shift-seed0")
-    partial = summarise_tasks(read_task_study(made), made)
+    partial = experiment_in(made).report(made)
     assert partial.missing == ("parity-shift-seed0",)
-    run_task_study(read_task_study(made), made, 1, as_json=False)
+    run_task_study(plan_in(made), made, 1, as_json=False)
     assert "3 runs, 2 complete already" in capsys.readouterr().err
-    again = summarise_tasks(read_task_study(made), made)
+    again = experiment_in(made).report(made)
     assert [one.accuracy for one in again.outcomes] == [one.accuracy for one in whole.outcomes]
 
 
@@ -79,7 +81,7 @@ def test_nothing_complete_and_a_folder_of_another_study_are_refused(made):
     for path in (made / "runs").iterdir():
         (path / "summary.json").unlink()
     with pytest.raises(FolderError, match="none of its 3 runs is complete; run `thalweg study tasks` again"):
-        report_on_tasks(read_task_study(made), made)
+        make_report(made, False)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -147,10 +149,10 @@ def test_what_is_smaller_than_in_the_source_is_said():
 
 @pytest.mark.slow
 def test_runs_that_were_planned_otherwise_are_told(made):
-    assert "Made otherwise" not in summarise_tasks(read_task_study(made), made).setup
+    assert "Made otherwise" not in experiment_in(made).report(made).setup
     path = made / "runs" / "parity-single-seed0" / "config.toml"
     path.write_text(path.read_text().replace("rate = 0.001", "rate = 0.002"))
-    words = summarise_tasks(read_task_study(made), made).setup["Made otherwise"]
+    words = experiment_in(made).report(made).setup["Made otherwise"]
     assert words.startswith("1 of 3 complete runs have another config than this version plans")
 
 

@@ -1,100 +1,73 @@
-"""One study from plan to page: runs in a queue, then table, verdicts, figures and page from their records."""
+"""The study of the paper: its runs, and table, verdicts, figures and page from their records."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError
+from thalweg.errors import DamagedFileError, FolderError
+from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.metrics import bits_per_byte, cell, cost_to_target, final
 from thalweg.experiments.paper.claims import landscape_verdicts
 from thalweg.experiments.paper.evidence import Evidence, Landscapes, Spectra
 from thalweg.experiments.paper.phase_records import phase_records
 from thalweg.experiments.paper.recipes import Recipe, StudyConfig, landscape_of, recipe_of, runs_of
 from thalweg.experiments.paper.verdicts import Runs, markov_verdicts, text_verdicts
-from thalweg.experiments.queue import Job, prepare, read_measured, unplanned
-from thalweg.models.config import ModelConfig
+from thalweg.experiments.queue import Job, read_measured, unplanned
+from thalweg.experiments.words import evidence, in_words, markov_words, model_words, text_words
 from thalweg.records.landscape import read_arrays, spectrum_path
-from thalweg.records.run import Cell, PhaseRecord, RunRecord, Score, StudySummary, recorded
+from thalweg.records.run import Cell, PhaseRecord, RunRecord, Score, StudySummary
+from thalweg.report.page import write_report
 from thalweg.serialization import to_dict
-from thalweg.storage import read_json, set_aside, there, write_json
+from thalweg.storage import write_json
+from thalweg.train.assemble import make_data
 from thalweg.train.config import RunConfig
-from thalweg.train.run_folder import config_in
 
+PLAN = "study.json"
 TARGET = "the mean held-out loss of Looped's last 3 evaluations at the same seed; every curve is smoothed over 3 evaluations"
+
+
+class PaperStudy(Experiment[StudySummary]):
+    """Single, Looped and SHIFT on the Markov language or on text, with a verdict on each claim of the paper."""
+
+    kind, plan_file = "study", PLAN
+
+    def __init__(self, plan: StudyConfig) -> None:
+        self.plan: StudyConfig = plan
+
+    def jobs(self, folder: Path) -> list[Job]:
+        return jobs_of(self.plan, folder)
+
+    def check(self) -> None:
+        super().check()
+        make_data(next(iter(runs_of(self.plan).values())))  # refuses a bad --text; joins the corpus once
+
+    def report(self, folder: Path) -> StudySummary:
+        jobs = self.jobs(folder)
+        runs, landscapes = complete_runs(self.plan, jobs), landscapes_of(jobs)
+        summary = summary_of(self.plan, folder, jobs, runs, landscapes)
+        named = {job.name: runs[job.config.arm][job.config.seed] for job in jobs if job.config.seed in runs[job.config.arm]}
+        write_report(summary, named, folder, landscapes)
+        return summary
+
+    def table(self, summary: StudySummary) -> Table:
+        title = f"{summary.name}: {summary.task}, {len(summary.seeds)} seeds, mean and 95 % interval"
+        rows = [
+            (arm, *(in_words(row[column], len(summary.seeds), column) for column in summary.columns))
+            for arm, row in summary.table.items()
+        ]
+        return Table(title, ("arm", *summary.columns.values()), tuple(rows))
+
+    def answers(self, summary: StudySummary) -> list[str]:
+        return [f"{one.verdict:>12}: {one.claim} ({evidence(one)})" for one in summary.verdicts]
 
 
 def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
     """The runs of a study as jobs in ``runs/``."""
     return [Job(name, config, folder / "runs" / name, landscape_of(study, config.arm)) for name, config in runs_of(study).items()]
-
-
-def claim_study(study: StudyConfig, folder: Path) -> None:
-    """Write the plan into a new folder, or check that the folder is this study's; see `claim_folder`."""
-    claim_folder(study, folder / "study.json", "study", jobs_of(study, folder))
-    prepare(jobs_of(study, folder))
-
-
-def claim_folder(plan: Any, path: Path, what: str, jobs: Sequence[Job]) -> None:
-    """Write a plan to its file in a new folder, or check that the folder is this plan's.
-
-    A plan that is damaged or missing is written anew where all runs in the folder are runs of this one.
-
-    Raises:
-        FolderError: the folder holds another plan, or something else.
-    """
-    folder = path.parent
-    others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-    try:
-        if not others:
-            write_json(path, to_dict(plan))
-        elif recorded(type(plan), read_json(path), path) != plan:
-            raise FolderError(f"{what} {folder}: the folder belongs to another {what} or other settings; choose another --out")
-    except DamagedFileError as error:
-        if not all_planned(folder / "runs", jobs):
-            if there(path):
-                raise
-            raise FolderError(
-                f"{what} {folder}: the folder holds {others[0]!r} and is no {what}; choose an empty or new --out"
-            ) from None
-        kept = f"; what was there is kept as {set_aside(path).name}" if there(path) else ""
-        write_json(path, to_dict(plan))
-        words = f"{str(error).partition('; ')[0]}; its runs are those of this {what}, so it was written anew{kept}"
-        warnings.warn(words, DamagedRecordWarning, stacklevel=2)
-
-
-def all_planned(runs: Path, jobs: Sequence[Job]) -> bool:
-    """Whether a folder holds runs, and none but those of these jobs."""
-    planned = {job.folder.name: job.config for job in jobs}
-    found = [one for one in runs.iterdir() if not one.name.startswith(".")] if runs.is_dir() else []
-    try:
-        return bool(found) and all(planned.get(one.name) == config_in(one) for one in found)
-    except BadInputError:
-        return False
-
-
-def read_study(folder: Path) -> StudyConfig:
-    """The plan that a study's folder belongs to.
-
-    Raises:
-        FolderError: it is no study.
-        DamagedFileError: its plan cannot be read.
-    """
-    path = folder / "study.json"
-    if not there(path):
-        raise FolderError(f"study {folder}: there is no study.json in it; expected the --out folder of `thalweg study`")
-    return recorded(StudyConfig, read_json(path), path)
-
-
-def summarise(study: StudyConfig, folder: Path) -> StudySummary:
-    """Table and verdicts from the records of the complete runs; what is missing is named. Writes ``summary.json``."""
-    jobs = jobs_of(study, folder)
-    return summary_of(study, folder, jobs, complete_runs(study, jobs), landscapes_of(jobs))
 
 
 def complete_runs(study: StudyConfig, jobs: list[Job]) -> Runs:
@@ -170,12 +143,6 @@ def spectra_of(jobs: list[Job]) -> Spectra:
         return None if values is None else torch.from_numpy(values).double()
 
     return spectrum
-
-
-def read_summary(folder: Path) -> StudySummary:
-    """The summary that `summarise` wrote."""
-    path = folder / "summary.json"
-    return recorded(StudySummary, read_json(path), path)
 
 
 def markov_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
@@ -269,33 +236,3 @@ def setup_in_words(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str, 
             "seconds leave out evaluation and checkpoints; FLOPs count matrix products, backward = 2 x forward"
         ),
     }
-
-
-def markov_words(base: RunConfig, data: dict) -> str:
-    """The Markov language in a sentence."""
-    c, tail = base.data, data["long_tail"]
-    return (
-        f"Markov language: vocabulary {c.vocabulary}, order {c.order}, {c.simple:.0%} simple tokens (sure to "  # type: ignore[union-attr]
-        f"{c.simple_sure:g}, complex {c.complex_sure:g}), language seed {c.source_seed}; {c.sequences} training and "  # type: ignore[union-attr]
-        f"{c.held_out} held-out sequences of {c.length} tokens; low / high = bottom / top quarter by information content, cut on "  # type: ignore[union-attr]
-        f"the training set (mean {tail['mean']:.2f} bits, skewness {tail['skewness']:.2f}, top quarter holds "
-        f"{tail['top_quarter_share']:.0%} of the bits); scored from token {c.order + 1} on"  # type: ignore[union-attr]
-    )
-
-
-def text_words(base: RunConfig, data: dict) -> str:
-    """The corpus in a sentence."""
-    return (
-        f"bytes of {data['name']} ({data['files']} files, sha256 {data['sha256'][:16]}): {data['train_bytes']} training bytes, "
-        f"{data['held_out_bytes']} in {data['held_out_files']} held-out files; windows of {base.data.length} bytes"
-    )
-
-
-def model_words(model: ModelConfig) -> str:
-    """The model in a sentence."""
-    family = "attention-only" if model.block == "attention" else "GPT-2-style block (attention + MLP)"
-    return (
-        f"{family}, {model.layers} layer(s), width {model.width}, {model.heads} head(s), {model.attention} attention, "
-        f"norm {model.norm}, {model.positions} positions, {'tied' if model.tied else 'untied'} head"
-        f"{', input injection' if model.injection else ''}"
-    )

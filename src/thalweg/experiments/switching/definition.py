@@ -1,34 +1,76 @@
-"""A sweep over ways to switch, from plan to page: references first, then one run for each way that is not one already."""
+"""A sweep over ways to switch: references first, then one run for each way that is not one already."""
 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from thalweg.errors import DamagedFileError, FolderError
+from thalweg.experiments.experiment import Experiment, Table
+from thalweg.experiments.folder import slug
 from thalweg.experiments.metrics import Pairs, in_bits
 from thalweg.experiments.outcomes import outcome_of
-from thalweg.experiments.paper.definition import claim_folder, markov_words, model_words, text_words
-from thalweg.experiments.queue import Job, failed_for_good, prepare, unplanned
+from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
 from thalweg.experiments.switching.answers import verdicts_of
 from thalweg.experiments.switching.variants import SweepConfig, Way, at_step, fires_at, recipe_of, references, ways_of
-from thalweg.records.experiment import SweepSummary
-from thalweg.records.run import RunRecord, recorded
-from thalweg.report.switching.page import write_sweep_report
+from thalweg.experiments.words import in_words, markov_words, model_words, text_words
+from thalweg.records.experiment import Outcome, SweepSummary
+from thalweg.records.run import Cell, RunRecord
+from thalweg.report.switching.page import share_in_words, write_sweep_report
 from thalweg.serialization import to_dict
-from thalweg.storage import read_journal, read_json, write_json
+from thalweg.storage import read_journal, write_json
+from thalweg.train.assemble import make_data
 from thalweg.train.config import RunConfig
 from thalweg.train.repair import read_whole
 
 PLAN = "sweep.json"
 
 
-def slug(name: str) -> str:
-    """A name as part of a folder's name."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+class SwitchingSweep(Experiment[SweepSummary]):
+    """Ways to switch from one pass to many, against Single and Looped."""
+
+    kind, plan_file, grows = "sweep", PLAN, ("seeds", "groups")
+
+    def __init__(self, plan: SweepConfig) -> None:
+        self.plan: SweepConfig = plan
+
+    def jobs(self, folder: Path) -> list[Job]:
+        """First the references; SCP's settings are replayed over Single, so the rest follows when it is complete."""
+        references = reference_jobs(self.plan, folder)
+        return jobs_of(self.plan, folder) if any(job.complete for job in references) else references
+
+    def check(self) -> None:
+        refuse_misfits(way.config for way in ways_of(self.plan) if way.config is not None)
+        make_data(recipe_of(self.plan).base)  # refuses a bad --text
+
+    def report(self, folder: Path) -> SweepSummary:
+        summary = summarise(self.plan, folder)
+        runs = {one.name: read_in_unit(self.plan, one.folder) for one in reference_jobs(self.plan, folder)}
+        write_sweep_report(summary, {name: run for name, run in runs.items() if run is not None}, folder)
+        return summary
+
+    def table(self, summary: SweepSummary) -> Table:
+        what = f"ways to switch 1 -> {summary.loops}, {summary.task}, {len(summary.seeds)} seeds"
+        headings = (
+            "way",
+            "switch at",
+            "drop (points)",
+            f"jump ({summary.unit})",
+            f"held-out loss ({summary.unit})",
+            "minus Looped's",
+            "share of time",
+            "ideal",
+        )
+        shown = [one for one in summary.outcomes if one.group != "scp"]
+        rows = tuple((one.name, *cells(one, len(summary.seeds))) for one in shown)
+        return Table(f"{summary.name}: {what}, mean and 95 % interval", headings, rows)
+
+    def answers(self, summary: SweepSummary) -> list[str]:
+        settings = sum(one.group == "scp" for one in summary.outcomes)
+        hidden = [f"{settings} settings of SCP are on the page"] if settings else []
+        return hidden + [f"{one.question} {one.answer}" for one in summary.verdicts]
 
 
 def job(folder: Path, arm: str, config: RunConfig, seed: int) -> Job:
@@ -91,17 +133,6 @@ def jobs_of(sweep: SweepConfig, folder: Path) -> list[Job]:
         for seed, (arm, config) in places(sweep, folder, way).items():
             made.setdefault(f"{arm}-seed{seed}", job(folder, arm, config, seed))
     return list(made.values())
-
-
-def claim_sweep(sweep: SweepConfig, folder: Path) -> None:
-    """Write the plan into a new folder, or check that the folder is this sweep's; see `claim_folder`."""
-    claim_folder(sweep, folder / PLAN, "sweep", jobs_of(sweep, folder))
-    prepare(reference_jobs(sweep, folder))
-
-
-def read_sweep(folder: Path) -> SweepConfig:
-    """The plan that a sweep's folder belongs to."""
-    return recorded(SweepConfig, read_json(folder / PLAN), folder / PLAN)
 
 
 def runs_of(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, RunRecord]:
@@ -177,14 +208,6 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
     return summary
 
 
-def report_on(sweep: SweepConfig, folder: Path) -> SweepSummary:
-    """Summarise and write figures and page."""
-    summary = summarise(sweep, folder)
-    runs = {one.name: read_in_unit(sweep, one.folder) for one in reference_jobs(sweep, folder)}
-    write_sweep_report(summary, {name: run for name, run in runs.items() if run is not None}, folder)
-    return summary
-
-
 def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
     """Everything that is needed to repeat the sweep, by topic."""
     recipe = recipe_of(sweep)
@@ -219,3 +242,14 @@ def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
             "update were as good as Looped's"
         ),
     }
+
+
+def cells(outcome: Outcome, seeds: int) -> list[str]:
+    """One row of the table."""
+
+    def words(value: Cell) -> str:
+        return in_words(value, seeds if value.n == seeds else outcome.switched)
+
+    share = " ".join(share_in_words(outcome.share_seconds)) if outcome.share_seconds else "-"
+    loss, apart = in_words(outcome.final_loss, seeds), in_words(outcome.difference, seeds)
+    return [words(outcome.switch_step), words(outcome.drop), words(outcome.jump), loss, apart, share, words(outcome.ideal_flops)]

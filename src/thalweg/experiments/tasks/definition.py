@@ -1,23 +1,18 @@
-"""A study of algorithmic tasks from plan to page."""
+"""The study of algorithmic tasks: its runs, and outcomes, answers, figures and page from their records."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.table import Table
-
 from thalweg.data.find_task import own
 from thalweg.errors import BadInputError, FolderError, require
+from thalweg.experiments.experiment import Experiment, Table
+from thalweg.experiments.folder import slug
 from thalweg.experiments.metrics import Pairs
-from thalweg.experiments.paper.commands import failure, in_words, make_runs
-from thalweg.experiments.paper.definition import claim_folder, model_words
-from thalweg.experiments.queue import Job, failed_for_good, prepare, refuse_misfits, unplanned
-from thalweg.experiments.switching.commands import say_answers
-from thalweg.experiments.switching.definition import slug
+from thalweg.experiments.queue import Job, failed_for_good, unplanned
 from thalweg.experiments.tasks.answers import task_verdicts
 from thalweg.experiments.tasks.outcomes import Lengths, task_outcome
 from thalweg.experiments.tasks.recipes import (
@@ -30,19 +25,47 @@ from thalweg.experiments.tasks.recipes import (
     task_recipe,
     task_runs,
 )
-from thalweg.records.run import RunRecord, read_lengths, recorded
+from thalweg.experiments.words import in_words, model_words
+from thalweg.records.run import RunRecord, read_lengths
 from thalweg.records.task_study import TaskOutcome, TaskStudySummary
 from thalweg.report.switching.page import share_in_words
 from thalweg.report.tasks.page import write_task_report
-from thalweg.screen import Screen, say_json
 from thalweg.serialization import to_dict
-from thalweg.storage import locked, read_json, write_json
+from thalweg.storage import write_json
 from thalweg.train.config import read_config
 
 PLAN = "tasks.json"
 
 Key = tuple[str, str, int]
 """Task, arm, seed."""
+
+
+class TaskStudy(Experiment[TaskStudySummary]):
+    """Algorithmic tasks: length generalisation, and SHIFT along the lengths."""
+
+    kind, plan_file, grows = "study", PLAN, ("seeds", "arms", "tasks")
+
+    def __init__(self, plan: TaskStudyConfig) -> None:
+        self.plan: TaskStudyConfig = plan
+
+    def jobs(self, folder: Path) -> list[Job]:
+        return list(task_jobs(self.plan, folder).values())
+
+    def report(self, folder: Path) -> TaskStudySummary:
+        jobs = task_jobs(self.plan, folder, facts_in(self.plan, folder))
+        records = complete_runs(jobs)
+        summary = summary_of(self.plan, folder, jobs, records)
+        write_task_report(summary, {f"{task}-{arm}-seed{seed}": run for (task, arm, seed), run in records.items()}, folder)
+        return summary
+
+    def table(self, summary: TaskStudySummary) -> Table:
+        title = f"{summary.name}: exact match, {len(summary.seeds)} seeds, mean and 95 % interval; every seed is on the page"
+        scores = ("task", "arm", "trained lengths", "at the longest", "beyond")
+        rows = tuple((one.task, one.arm, *cells(one, summary)) for one in summary.outcomes)
+        return Table(title, (*scores, "drop (points)", "share of time", "of operations", "seconds"), rows)
+
+    def answers(self, summary: TaskStudySummary) -> list[str]:
+        return [f"{one.question} {one.answer}" for one in summary.verdicts]
 
 
 def task_jobs(study: TaskStudyConfig, folder: Path, facts: Mapping[str, TaskFacts] | None = None) -> dict[Key, Job]:
@@ -76,41 +99,6 @@ def facts_in(study: TaskStudyConfig, folder: Path) -> dict[str, TaskFacts]:
         if configs:
             found[task] = remembered(configs)
     return found
-
-
-def run_task_study(study: TaskStudyConfig, folder: Path, workers: int, as_json: bool) -> None:
-    """Make all runs that are not complete, then the report.
-
-    Raises:
-        StudyError: some runs failed; the report of the others is made first.
-    """
-    require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
-    jobs = list(task_jobs(study, folder).values())  # refuses what cannot be made before anything is written
-    refuse_misfits(job.config for job in jobs)
-    with locked(folder, "study"):
-        claim_folder(study, folder / PLAN, "study", jobs)
-        prepare(jobs)
-        failed = make_runs(jobs, workers or os.cpu_count() or 1)
-        if len(failed) == len(jobs):
-            raise failure(failed, folder)
-        show_tasks(report_on_tasks(study, folder), folder, as_json)
-        if failed:
-            raise failure(failed, folder)
-
-
-def read_task_study(folder: Path) -> TaskStudyConfig:
-    """The plan that a folder belongs to."""
-    return recorded(TaskStudyConfig, read_json(folder / PLAN), folder / PLAN)
-
-
-def summarise_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
-    """Outcomes and answers from the records of the complete runs; writes ``summary.json``.
-
-    Raises:
-        FolderError: nothing is complete yet.
-    """
-    jobs = task_jobs(study, folder, facts_in(study, folder))
-    return summary_of(study, folder, jobs, complete_runs(jobs))
 
 
 def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], records: dict[Key, RunRecord]) -> TaskStudySummary:
@@ -159,32 +147,6 @@ def outcome_of(jobs: dict[Key, Job], task: str, arm: str, arms: dict[str, Pairs]
     others = (job for (t, a, seed), job in jobs.items() if (t, a) == (task, arm) and seed not in runs)
     failed = sum(failed_for_good(job.folder) for job in others)
     return task_outcome(task, arm, runs, lengths, arms.get("looped", {}), failed)
-
-
-def report_on_tasks(study: TaskStudyConfig, folder: Path) -> TaskStudySummary:
-    """Summarise and write figures and page."""
-    jobs = task_jobs(study, folder, facts_in(study, folder))
-    records = complete_runs(jobs)
-    summary = summary_of(study, folder, jobs, records)
-    write_task_report(summary, {f"{task}-{arm}-seed{seed}": run for (task, arm, seed), run in records.items()}, folder)
-    return summary
-
-
-def show_tasks(summary: TaskStudySummary, folder: Path, as_json: bool) -> None:
-    """The table and the answers on standard output."""
-    if as_json:
-        say_json(to_dict(summary))
-        return
-    console = Screen(wide=200)
-    title = f"{summary.name}: exact match, {len(summary.seeds)} seeds, mean and 95 % interval; every seed is on the page"
-    table = Table(title=title, title_justify="left")
-    arms = ("task", "arm", "trained lengths", "at the longest", "beyond")
-    for heading in (*arms, "drop (points)", "share of time", "of operations", "seconds"):
-        table.add_column(heading)
-    for one in summary.outcomes:
-        table.add_row(one.task, one.arm, *cells(one, summary))
-    console.print(table)
-    say_answers(console, summary, folder)
 
 
 def cells(one: TaskOutcome, summary: TaskStudySummary) -> list[str]:

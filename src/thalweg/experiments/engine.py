@@ -1,0 +1,99 @@
+"""What all experiments share, from plan to page: folder, lock, queue, resuming, extending, table, answers.
+
+One experiment is made by `make`, reported on again by `show_again`; both end with `show`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.table import Table as RichTable
+
+from thalweg.errors import StudyError, require
+from thalweg.experiments.executors import Executor, LocalProcesses
+from thalweg.experiments.experiment import Experiment, Summary
+from thalweg.experiments.folder import claim
+from thalweg.experiments.queue import Job, prepare, work_off
+from thalweg.screen import Screen, progress_bar, say_json
+from thalweg.serialization import to_dict
+from thalweg.storage import locked
+from thalweg.train.callbacks import Tenths
+
+WIDTH = 200
+"""Columns of the table where the output is no terminal."""
+
+
+def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, executor: Executor | None = None) -> None:
+    """Make all runs that are not complete, then the report.
+
+    Runs may depend on others: what can be planned is made, until nothing new can be.
+
+    Args:
+        experiment: with its plan.
+        folder: of the experiment; made when missing, gone on with or extended when it is this experiment's.
+        workers: runs at a time; 0 for one for each core.
+        as_json: print the summary instead of a table.
+        executor: where runs are made; None takes processes on this machine.
+    Raises:
+        FolderError: the folder holds something else, or another process makes it.
+        StudyError: some runs failed; the report of the others is made first.
+    """
+    require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
+    experiment.check()
+    with locked(folder, experiment.kind):
+        claim(experiment, folder)
+        failed: dict[str, str] = {}
+        tried: set[str] = set()
+        while jobs := [job for job in experiment.jobs(folder) if job.name not in tried]:
+            prepare(jobs)
+            failed |= make_runs(jobs, workers or os.cpu_count() or 1, experiment.kind, executor or LocalProcesses())
+            tried |= {job.name for job in jobs}
+        if len(failed) == len(tried):
+            raise failure(failed, folder)
+        show(experiment, experiment.report(folder), folder, as_json)
+        if failed:
+            raise failure(failed, folder)
+
+
+def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor) -> dict[str, str]:
+    """Work off the queue behind a progress bar; name of each run that failed -> why."""
+    console = Screen(stderr=True)
+    done = sum(job.complete and job.measured for job in jobs)
+    landscapes = sum(job.plan is not None for job in jobs)
+    also = f", {landscapes} landscapes" if landscapes else ""
+    console.say(f"{what}: {len(jobs)} runs{also}, {done} complete already, {workers} at a time")
+    with progress_bar(console) as bar:
+        task = bar.add_task(what, total=100, note="")
+        tenths = Tenths(console, first=1)
+
+        def on_progress(share: float, names: list[str]) -> None:
+            bar.update(task, completed=round(100 * share, 1), note=", ".join(names))
+            tenths(share, f"{what}: {int(share * 10) * 10} % of the work is done")
+
+        return work_off(jobs, workers, on_progress, executor)
+
+
+def failure(failed: dict[str, str], folder: Path) -> StudyError:
+    """The error that names every failed run and why it failed."""
+    lines = "".join(f"\n  {name}: {reason}" for name, reason in sorted(failed.items()))
+    return StudyError(f"{len(failed)} runs failed (logs: {folder}/runs/*/stderr.log); run the same command again{lines}")
+
+
+def show(experiment: Experiment, summary: Summary, folder: Path, as_json: bool) -> None:
+    """The table, the answers and what is missing on standard output; or the summary as JSON."""
+    if as_json:
+        say_json(to_dict(summary))
+        return
+    console, table = Screen(wide=WIDTH), experiment.table(summary)
+    drawn = RichTable(title=table.title, title_justify="left")
+    for index, heading in enumerate(table.headings):
+        drawn.add_column(heading, justify="right" if index else "left")
+    for row in table.rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+    for line in experiment.answers(summary):
+        console.say(line)
+    if summary.missing:
+        console.say(f"missing: {', '.join(summary.missing)}")
+    console.say(f"page: {folder / 'report.html'}")

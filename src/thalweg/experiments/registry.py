@@ -1,0 +1,40 @@
+"""The kinds of experiments, and which one a folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thalweg.errors import FolderError
+from thalweg.experiments.experiment import Experiment
+from thalweg.experiments.folder import read_plan
+from thalweg.experiments.paper.definition import PaperStudy
+from thalweg.experiments.paper.recipes import StudyConfig
+from thalweg.experiments.switching.definition import SwitchingSweep
+from thalweg.experiments.switching.variants import SweepConfig
+from thalweg.experiments.tasks.definition import TaskStudy
+from thalweg.experiments.tasks.recipes import TaskStudyConfig
+from thalweg.storage import there
+
+KINDS: tuple[tuple[type[Experiment], type], ...] = (
+    (PaperStudy, StudyConfig),
+    (SwitchingSweep, SweepConfig),
+    (TaskStudy, TaskStudyConfig),
+)
+"""Experiments and the classes of their plans."""
+
+
+def experiment_in(folder: Path) -> Experiment:
+    """The experiment that a folder belongs to.
+
+    Raises:
+        FolderError: it holds none.
+        DamagedFileError: its plan cannot be read.
+    """
+    for kind, plan in KINDS:
+        if there(folder / kind.plan_file):
+            return kind(read_plan(plan, folder, kind.plan_file))  # type: ignore[call-arg]
+    files = [kind.plan_file for kind, _ in KINDS]
+    raise FolderError(
+        f"study {folder}: there is no {', '.join(files[:-1])} or {files[-1]} in it; expected the --out folder of "
+        "`thalweg study` or `thalweg shift-sweep`"
+    )
