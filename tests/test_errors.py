@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from thalweg import errors
-from thalweg.errors import BadInputError, FolderError, ThalwegError, inert, require, shown, unknown
+from thalweg.errors import BadInputError, FolderError, ThalwegError, escape_hidden, require, shown, unknown
 
 PUBLIC = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
 WARNINGS = [error for error in PUBLIC if issubclass(error, Warning)]
@@ -78,5 +78,5 @@ def test_a_value_is_shown_in_one_line(value, told):
 
 
 def test_text_that_cannot_be_printed_is_escaped_and_other_text_is_left_alone():
-    assert inert("a\tb\udce9\x1b[0m\u202e") == r"a\tb\udce9\x1b[0m\u202e"
-    assert inert(r"ünï \n € 'quoted'") == r"ünï \n € 'quoted'"
+    assert escape_hidden("a\tb\udce9\x1b[0m\u202e") == r"a\tb\udce9\x1b[0m\u202e"
+    assert escape_hidden(r"ünï \n € 'quoted'") == r"ünï \n € 'quoted'"

@@ -6,7 +6,7 @@ import pytest
 from rich.table import Table
 
 import thalweg
-from thalweg.screen import Screen, Words, inert, progress_bar, say, say_json
+from thalweg.screen import Screen, Words, escape_hidden, progress_bar, say, say_json
 
 ROOT = Path(thalweg.__file__).parent
 LIVE = "\x1b]0;x\x07[bold red]a[/bold red] :smile: \u202eb\u2066\n\r\x9b\ud800c\u200b"
@@ -20,12 +20,12 @@ def screen_of(terminal: bool) -> Screen:
 
 
 def test_what_a_terminal_obeys_is_shown_as_its_escape() -> None:
-    assert inert(LIVE) == SHOWN
+    assert escape_hidden(LIVE) == SHOWN
 
 
 @pytest.mark.parametrize("words", ["plain", "\u65e5\u672c \xe9 \N{MINUS SIGN}", "a\xa0b", ""])
 def test_letters_stay_as_they_are(words: str) -> None:
-    assert inert(words) == words
+    assert escape_hidden(words) == words
 
 
 def test_a_line_is_inert_on_every_way_to_the_terminal(capsys: pytest.CaptureFixture) -> None:

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from thalweg.data.task import Task
     from thalweg.data.task_data import TaskConfig, TaskData
     from thalweg.errors import BadInputError, ThalwegError
+    from thalweg.experiments.own import OwnExperiment as Experiment
     from thalweg.landscape.probe import LandscapeProbe
     from thalweg.models.config import ModelConfig
     from thalweg.models.cost import cost
     from thalweg.models.looped import LoopedTransformer
+    from thalweg.records.experiment import Answer
     from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
     from thalweg.shift.net import SafetyNet
     from thalweg.shift.onset import Handover, Hard, Ramp
@@ -34,6 +36,8 @@ PLACES = {
     "AtFraction": "thalweg.shift.criterion",
     "AtStep": "thalweg.shift.criterion",
     "BadInputError": "thalweg.errors",
+    "Answer": "thalweg.records.experiment",
+    "Experiment": "thalweg.experiments.own",
     "GaussNewton": "thalweg.curvature.gauss_newton",
     "Handover": "thalweg.shift.onset",
     "Hard": "thalweg.shift.onset",
@@ -62,13 +66,15 @@ PLACES = {
     "train_run": "thalweg.train.trainer",
 }
 """Public name -> module that defines it."""
-RENAMED = {"train_run": "train"}
+RENAMED = {"train_run": "train", "Experiment": "OwnExperiment"}
 """`thalweg.train` is the room; its function goes by this name here."""
 
 __all__ = [
+    "Answer",
     "AtFraction",
     "AtStep",
     "BadInputError",
+    "Experiment",
     "GaussNewton",
     "Handover",
     "Hard",

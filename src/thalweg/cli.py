@@ -97,7 +97,8 @@ def study(
     Parameters
     ----------
     task:
-        What is learned: `markov` (the Markov language), `text` (bytes of real text) or `tasks` (algorithmic tasks).
+        What is learned: `markov` (the Markov language), `text` (bytes of real text) or `tasks` (algorithmic tasks); or an
+        experiment of your own as module:Class, see `examples/an_experiment_of_your_own.py`.
     preset:
         `quick` (3 seeds, minutes), `paper` (all arms; markov and text: 5 seeds, spectra), for text `large` (a million parameters),
         for tasks `gpu` (one GPU, an hour or less) or `source` (the source's size, days).
@@ -129,6 +130,9 @@ def study(
     from thalweg.experiments.paper.definition import PaperStudy
     from thalweg.experiments.paper.recipes import plan
 
+    if ":" in task:
+        make_own(task, seeds, out, jobs, json_, arms or text or tasks)
+        return
     if task not in STUDIES:
         raise unknown("study", task, STUDIES)
     chosen = listed(arms)
@@ -143,6 +147,16 @@ def study(
     else:
         made = PaperStudy(plan(task, preset, chosen, seeds, text, device, compile, landscape))
     make(made, out or Path("results") / f"{task}-{preset}", jobs, json_)
+
+
+def make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, others: str) -> None:
+    """The command `study` for an experiment of a user's own."""
+    from thalweg.experiments.engine import make
+    from thalweg.experiments.own import find_experiment
+
+    require(not others, "study", name, "an experiment of your own alone: its arms, data and seeds are what the class says")
+    made = find_experiment(name, seeds)
+    make(made, out or Path("results") / name.rpartition(":")[2], jobs, as_json)
 
 
 @command

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 
 LONGEST = 200
 """Characters of a given value in a message."""
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories of what is not seen itself: controls, formats, surrogates, private and unassigned ones, separators."""
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 3, LONGEST, LONGEST
 SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = SHORT.maxset = SHORT.maxfrozenset = 20
@@ -165,23 +168,36 @@ def shown(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, str | bytes):
-        text = inert(repr(value[:LONGEST]))
+        text = escape_hidden(repr(value[:LONGEST]))
         return text if len(value) <= LONGEST else f"{text[:-1]}...{text[-1]} ({len(value):,} characters)"
     if isinstance(value, int) and value.bit_length() > 4 * LONGEST:
         return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
     text = SHORT.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else repr(value)
-    text = inert(" ".join(text.split()) if "\n" in text else text)
+    text = escape_hidden(" ".join(text.split()) if "\n" in text else text)
     return text if len(text) <= 4 * LONGEST else f"{text[: 4 * LONGEST]}..."
 
 
-def inert(text: str) -> str:
-    """Text with every character that is not printable written as an escape: line breaks, terminal codes, bytes that are no UTF-8.
+def escape_hidden(text: object) -> str:
+    r"""Text in which every character can be seen: one that a terminal obeys, or that is not printed, is written as its escape.
 
     Example:
-        >>> inert("x\\udce9\\x1b[31m")
-        'x\\\\udce9\\\\x1b[31m'
+        >>> print(escape_hidden("x\udce9\x1b[31m\n\u202ey"))
+        x\udce9\x1b[31m\n\u202ey
     """
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    words = str(text)
+    if words.isprintable():
+        return words
+    return "".join(repr(one)[1:-1] if unicodedata.category(one) in HIDDEN else one for one in words)
+
+
+def format_error(error: BaseException) -> str:
+    """An exception of a user's code in one line that is safe to print.
+
+    Example:
+        >>> format_error(ValueError("two\\n  lines"))
+        'ValueError: two lines'
+    """
+    return escape_hidden(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def require(ok: bool, what: str, given: object, expected: str) -> None:

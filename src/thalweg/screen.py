@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -25,25 +24,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Unicode categories of what is not seen itself: controls, formats, surrogates, private and unassigned ones, separators."""
-
-
-def inert(text: object) -> str:
-    r"""A text in which every character is seen: one that a terminal would obey is written as its escape.
-
-    Example:
-        >>> print(inert("a\x1b[31m\n\u202eb"))
-        a\x1b[31m\n\u202eb
-    """
-    words = str(text)
-    if words.isprintable():
-        return words
-    return "".join(repr(one)[1:-1] if unicodedata.category(one) in HIDDEN else one for one in words)
+from thalweg.errors import escape_hidden
 
 
 class Screen(Console):
-    """rich's console without markup, emoji codes and highlighting; every text, also of a table's cell, is made inert."""
+    """rich's console without markup, emoji codes and highlighting; every text, also of a table's cell, has them escaped."""
 
     def __init__(self, stderr: bool = False, wide: int = 0) -> None:
         super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
@@ -52,7 +37,7 @@ class Screen(Console):
 
     def render_str(self, text: str, **settings: Any) -> Text:  # type: ignore[override]
         """What every text that is printed, and every cell of a table, is made by."""
-        return super().render_str(inert(text), **settings)
+        return super().render_str(escape_hidden(text), **settings)
 
     def say(self, words: object) -> None:
         """One line, however long."""
@@ -68,7 +53,7 @@ class Words(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The text as it stands in the bar."""
-        return Text(inert(task.fields[self.name] if self.name else task.description))
+        return Text(escape_hidden(task.fields[self.name] if self.name else task.description))
 
 
 def progress_bar(screen: Screen) -> Progress:
@@ -88,7 +73,7 @@ def progress_bar(screen: Screen) -> Progress:
 
 def say(words: object) -> None:
     """One line on standard output."""
-    print(inert(words), flush=True)
+    print(escape_hidden(words), flush=True)
 
 
 def say_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
@@ -98,4 +83,4 @@ def say_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
 
 def complain(words: object) -> None:
     """Lines on standard error that begin with the name of the command; a further line is one of a list."""
-    print("\n".join(inert(line) for line in f"thalweg: {words}".split("\n")), file=sys.stderr, flush=True)
+    print("\n".join(escape_hidden(line) for line in f"thalweg: {words}".split("\n")), file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ import numpy as np
 from thalweg.data.batches import Tokens
 from thalweg.data.task import Task
 from thalweg.data.tasks import TASKS
-from thalweg.errors import BadInputError, inert, require, shown, unknown
+from thalweg.errors import BadInputError, format_error, require, shown, unknown
 
 NEEDED = ("name", "symbols", "query", "answer", "oracle", "slots", "loops")
 PATIENCE = 1.0
@@ -47,7 +47,9 @@ def find_task(name: str) -> Task:
         found = getattr(importlib.import_module(module), attribute)
         task = found() if isinstance(found, type) else found
     except (Exception, SystemExit) as error:  # the module is the user's: anything may go wrong in it
-        raise BadInputError(f"task: given {name!r}, expected module:attribute that can be imported ({told(error)})") from None
+        raise BadInputError(
+            f"task: given {name!r}, expected module:attribute that can be imported ({format_error(error)})"
+        ) from None
     return Guarded(task, name)
 
 
@@ -90,7 +92,7 @@ class Guarded:
             missing = [part for part in NEEDED if not hasattr(task, part)]
             name, symbols = getattr(task, "name", ""), getattr(task, "symbols", 1)
         except (Exception, SystemExit) as error:  # the code is the user's: anything may go wrong in it
-            raise BadInputError(f"task {given}: its name and symbols failed with {told(error)}") from error
+            raise BadInputError(f"task {given}: its name and symbols failed with {format_error(error)}") from error
         require(not missing, "task", given, f"an object that has {', '.join(NEEDED)} (missing: {', '.join(missing)})")
         require(isinstance(name, str) and name.isprintable() and name.strip() != "", "task name", name, "a line of text")
         self.task, self.name = task, name
@@ -181,17 +183,12 @@ class Guarded:
         try:
             return finish(getattr(self.task, member)(*given))
         except (Exception, SystemExit) as error:  # the code is the user's: anything may go wrong in it
-            message = f"{self.where(member, length)}: failed with {told(error)}; expected it to work at this length"
+            message = f"{self.where(member, length)}: failed with {format_error(error)}; expected it to work at this length"
             raise BadInputError(message) from error
 
     def where(self, member: str, length: int) -> str:
         """What a message speaks of."""
         return f"task {self.name}, length {length}: {member}"
-
-
-def told(error: BaseException) -> str:
-    """An exception in one line that is safe to print."""
-    return inert(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int = 50, seed: int = 0) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from thalweg.bounds import Number, Whole
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
-from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, inert, require
+from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, escape_hidden, require
 from thalweg.serialization import checked
 from thalweg.storage import atomic_stream
 from thalweg.streams import stream
@@ -212,7 +212,7 @@ class Found:
     @property
     def shown(self) -> str:
         """The path in a message."""
-        return f"'{inert(os.fspath(self.root))}'"
+        return f"'{escape_hidden(os.fspath(self.root))}'"
 
 
 def find_files(path: str) -> Found:
@@ -221,7 +221,7 @@ def find_files(path: str) -> Found:
         found = Found("Python standard library", Path(sysconfig.get_paths()["stdlib"]))
         found.files = [file for file in walk(found) if file.suffix == ".py"]
         return found
-    shown = f"'{inert(path)}'"
+    shown = f"'{escape_hidden(path)}'"
     try:
         given = Path(path).expanduser()
         mode = os.stat(given).st_mode
@@ -231,13 +231,13 @@ def find_files(path: str) -> Found:
             refuse_unreadable(error)
         raise BadInputError(f"text: given {shown}, {what}; expected a file or a folder with text") from None
     if stat.S_ISREG(mode):
-        found = Found(inert(given.name), given.parent, [given])
+        found = Found(escape_hidden(given.name), given.parent, [given])
         if found.read(given, 1) is None and found.first_error is not None:
             refuse_unreadable(found.first_error)
         return found
     if not stat.S_ISDIR(mode):
         raise BadInputError(f"text: given {shown}, a {kind_of(mode)}; expected a file or a folder with text")
-    found = Found(inert(given.name or str(given)), given)
+    found = Found(escape_hidden(given.name or str(given)), given)
     for file in walk(found):
         start = found.read(file, 4096)
         if start is not None and SEPARATOR not in start:
@@ -294,7 +294,7 @@ def read(file: Path, limit: int = -1) -> bytes:
 
 def refuse_unreadable(error: OSError) -> NoReturn:
     """One clear line for a file or folder that cannot be opened."""
-    where = inert(os.fsdecode(error.filename or ""))
+    where = escape_hidden(os.fsdecode(error.filename or ""))
     raise BadInputError(
         f"text: cannot read {where} ({error.strerror}); expected readable files; leave it out or fix its rights"
     ) from None
@@ -341,7 +341,12 @@ def joined(parts: Sequence[Part], sizes: dict[Path, int]) -> Iterator[bytes]:
     for number, part in enumerate(parts):
         content = read(part.file)
         same = len(content) == sizes[part.file]
-        require(same, f"text: {inert(str(part.file))}", f"{len(content)} bytes", f"{sizes[part.file]}, as before: it has changed")
+        require(
+            same,
+            f"text: {escape_hidden(str(part.file))}",
+            f"{len(content)} bytes",
+            f"{sizes[part.file]}, as before: it has changed",
+        )
         yield (SEPARATOR if number else b"") + content[part.first : part.last]
 
 

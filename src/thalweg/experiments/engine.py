@@ -86,13 +86,14 @@ def show(experiment: Experiment, summary: Summary, folder: Path, as_json: bool) 
         say_json(to_dict(summary))
         return
     console, table = Screen(wide=WIDTH), experiment.table(summary)
-    drawn = RichTable(title=table.title, title_justify="left")
+    drawn = RichTable()
     for index, heading in enumerate(table.headings):
         drawn.add_column(heading, justify="right" if index else "left")
     for row in table.rows:
         drawn.add_row(*row)
+    console.say(table.title)
     console.print(drawn)
-    for line in experiment.answers(summary):
+    for line in experiment.lines(summary):
         console.say(line)
     if summary.missing:
         console.say(f"missing: {', '.join(summary.missing)}")

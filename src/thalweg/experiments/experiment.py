@@ -82,5 +82,5 @@ class Experiment(abc.ABC, Generic[Made]):
         """The outcomes, one row for each arm or variant."""
 
     @abc.abstractmethod
-    def answers(self, summary: Made) -> Sequence[str]:
+    def lines(self, summary: Made) -> Sequence[str]:
         """What the experiment says, a line each."""

@@ -7,10 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from thalweg.intervals import Interval, interval, slope
+from thalweg.records.experiment import Answer
 from thalweg.records.run import Cell, EvaluationRecord, RunRecord, Scores
 
 LAST = 3
 """Evaluations averaged into a final value, and into each point of the curve that is asked for a target."""
+
+MIN_SEEDS = 3
+"""Seeds below which nothing is called supported or contradicted."""
 
 Measure = Callable[[EvaluationRecord], float]
 """A number of one evaluation."""
@@ -108,3 +112,25 @@ def in_bits(run: RunRecord) -> RunRecord:
             replace(s, scores_before=scores(s.scores_before), scores_after=scores(s.scores_after)) for s in run.switches
         ),
     )
+
+
+def by_sign(found: Interval) -> str:
+    """The verdict on "greater than zero"."""
+    if found.n < MIN_SEEDS or not found.excludes_zero:
+        return "undecided"
+    return "supported" if found.mean > 0 else "contradicted"
+
+
+def answer_by_sign(question: str, differences: Sequence[float], what: str) -> Answer:
+    """The answer to "is it greater than zero?", from one difference for each seed.
+
+    "yes" or "no" where the two-sided 95 % t-interval over at least `MIN_SEEDS` seeds leaves out zero, else "undecided".
+
+    Args:
+        question: as the page asks it.
+        differences: one for each seed that has both sides.
+        what: name of the number, with unit.
+    """
+    found = interval(differences) if differences else None
+    words = {"supported": "yes", "contradicted": "no"}.get(by_sign(found) if found else "", "undecided")
+    return Answer(question, words, {what: as_cell(found)} if found else {})

@@ -7,6 +7,8 @@ from pathlib import Path
 from thalweg.errors import FolderError
 from thalweg.experiments.experiment import Experiment
 from thalweg.experiments.folder import read_plan
+from thalweg.experiments.own import PLAN as OWN_PLAN
+from thalweg.experiments.own import own_in
 from thalweg.experiments.paper.definition import PaperStudy
 from thalweg.experiments.paper.recipes import StudyConfig
 from thalweg.experiments.switching.definition import SwitchingSweep
@@ -33,7 +35,9 @@ def experiment_in(folder: Path) -> Experiment:
     for kind, plan in KINDS:
         if there(folder / kind.plan_file):
             return kind(read_plan(plan, folder, kind.plan_file))  # type: ignore[call-arg]
-    files = [kind.plan_file for kind, _ in KINDS]
+    if there(folder / OWN_PLAN):
+        return own_in(folder)
+    files = [*(kind.plan_file for kind, _ in KINDS), OWN_PLAN]
     raise FolderError(
         f"study {folder}: there is no {', '.join(files[:-1])} or {files[-1]} in it; expected the --out folder of "
         "`thalweg study` or `thalweg shift-sweep`"

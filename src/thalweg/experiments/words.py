@@ -28,6 +28,16 @@ def text_words(base: RunConfig, data: dict) -> str:
     )
 
 
+def run_words(config: RunConfig) -> str:
+    """A run in a sentence: data, model, training, stages."""
+    settings, optimizer, data = config.training, config.optimizer, config.data
+    stages = ", then ".join(map(str, config.shift.stages))
+    return (
+        f"{data.kind}, {data.length} positions; {model_words(config.model)}; {settings.steps} updates of {settings.batch}, "
+        f"{optimizer.name} at rate {optimizer.rate:g} ({optimizer.schedule}); passes {stages}"
+    )
+
+
 def model_words(model: ModelConfig) -> str:
     """The model in a sentence."""
     family = "attention-only" if model.block == "attention" else "GPT-2-style block (attention + MLP)"

@@ -63,7 +63,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class SweepVerdict:
+class Answer:
     """One question and its answer in words, with the numbers it rests on."""
 
     question: str
@@ -87,7 +87,7 @@ class SweepSummary:
     """Of the SCP grid: "delta_loss", "delta_grad", "patience"."""
     defaults: dict[str, float]
     """The recipe's own point of the grid."""
-    verdicts: tuple[SweepVerdict, ...]
+    verdicts: tuple[Answer, ...]
     setup: dict[str, str]
     provenance: Provenance
     curves: dict[str, str] = field(default_factory=dict)
@@ -99,3 +99,36 @@ class SweepSummary:
     def per_token(self) -> str:
         """The unit in words."""
         return "bits per byte" if self.unit == "bits" else "nats per token"
+
+
+@dataclass(frozen=True)
+class FigureRecord:
+    """One figure of an experiment of a user's own, whose files lie in ``figures/``."""
+
+    name: str
+    heading: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class ExperimentSummary:
+    """What an experiment of a user's own leaves behind: all that its page shows."""
+
+    name: str
+    """Of the folder."""
+    title: str
+    """The question, in a line."""
+    experiment: str
+    """``module:Class``."""
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    complete: bool
+    missing: tuple[str, ...]
+    columns: tuple[str, ...]
+    """Headings with units, in order."""
+    table: dict[str, dict[str, Cell]]
+    """Arm -> heading -> over seeds."""
+    verdicts: tuple[Answer, ...]
+    setup: dict[str, str]
+    provenance: Provenance
+    figures: tuple[FigureRecord, ...] = ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from thalweg.records.experiment import Share, SweepVerdict
+from thalweg.records.experiment import Answer, Share
 from thalweg.records.run import Cell, Provenance
 
 GOAL, GOAL_DROP, HALTING = 0.7, 1.0, 0.02
@@ -84,6 +84,6 @@ class TaskStudySummary:
     longest: dict[str, int]
     """Task -> longest length in training."""
     outcomes: tuple[TaskOutcome, ...]
-    verdicts: tuple[SweepVerdict, ...]
+    verdicts: tuple[Answer, ...]
     setup: dict[str, str]
     provenance: Provenance

@@ -7,15 +7,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from thalweg.records.experiment import SweepSummary
-from thalweg.records.run import EvaluationRecord, RunRecord, StudySummary
-from thalweg.records.task_study import TaskStudySummary
+from thalweg.records.run import EvaluationRecord, Provenance, RunRecord, StudySummary
 from thalweg.report.curves import band, by_arm
 from thalweg.storage import atomic_stream
 
@@ -109,7 +107,26 @@ def drawn(figure: Figure, name: str, heading: str, caption: str, alt: str) -> Dr
     return Drawn(name, heading, caption, alt, svg.getvalue(), png.getvalue())
 
 
-def setup(summary: StudySummary | SweepSummary | TaskStudySummary) -> str:
+class Described(Protocol):
+    """A summary that says how it was made."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of every arm."""
+        ...
+
+    @property
+    def setup(self) -> dict[str, str]:
+        """Topic -> words."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """Machine, device and versions."""
+        ...
+
+
+def setup(summary: Described) -> str:
     """The end of every caption: what is needed to repeat the figure."""
     where, told = summary.provenance, summary.setup
     commit = f", commit {where.commit}" if where.commit else ""

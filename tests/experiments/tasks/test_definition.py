@@ -20,7 +20,7 @@ from thalweg.experiments.tasks.answers import task_verdicts
 from thalweg.experiments.tasks.definition import task_setup
 from thalweg.experiments.tasks.outcomes import task_outcome
 from thalweg.experiments.tasks.recipes import ALL, ARMS, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
-from thalweg.records.experiment import SweepVerdict
+from thalweg.records.experiment import Answer
 from thalweg.records.run import EvaluationRecord, RunRecord, Score, SwitchRecord, TaskLength
 from thalweg.train.config import read_config
 
@@ -244,7 +244,7 @@ def test_tables_hold_a_row_for_each_length_and_a_number_for_each_seed():
     assert (found.seeds, found.lengths, found.loops, found.samples) == ((0, 2), (10, 20), (10, 20), 100)
 
 
-def answers_of(outcomes, arms: dict | None = None) -> dict[str, SweepVerdict]:
+def answers_of(outcomes, arms: dict | None = None) -> dict[str, Answer]:
     """Question -> answer, of one task trained to length 20."""
     return {one.question: one for one in task_verdicts(outcomes, {"parity": arms or {}}, {"parity": 20})}
 

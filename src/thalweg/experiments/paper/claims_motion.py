@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from thalweg.errors import InsufficientDataError
-from thalweg.experiments.metrics import as_cell
+from thalweg.experiments.metrics import MIN_SEEDS, as_cell
 from thalweg.experiments.paper.evidence import (
     LATE,
     Evidence,
@@ -22,7 +22,6 @@ from thalweg.experiments.paper.evidence import (
     share,
     shown,
 )
-from thalweg.experiments.paper.verdicts import MIN_SEEDS
 from thalweg.intervals import interval
 from thalweg.records.landscape import AlignmentRecord, GroupRecord, ReplayRecord, TheoremsRecord
 from thalweg.records.run import Cell

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from thalweg.errors import InsufficientDataError
-from thalweg.experiments.metrics import LAST, as_cell, cell, final
+from thalweg.experiments.metrics import LAST, MIN_SEEDS, as_cell, cell, final
 from thalweg.experiments.paper.evidence import Evidence, Finding, beyond, conjunction, known, log_ratio, mean, over_seeds, shown
-from thalweg.experiments.paper.verdicts import MIN_SEEDS
 from thalweg.intervals import interval
 from thalweg.records.landscape import LengthRecord, RunLandscape
 from thalweg.records.run import Cell, RunRecord

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InsufficientDataError
-from thalweg.experiments.metrics import as_cell
+from thalweg.experiments.metrics import MIN_SEEDS, as_cell
 from thalweg.experiments.paper.evidence import LATE, Evidence, Finding, Rule, beyond, known, log_ratio, mean, over_seeds, shown
-from thalweg.experiments.paper.verdicts import MIN_SEEDS
 from thalweg.intervals import Interval, slope
 from thalweg.landscape.phases import LEAST_POINTS, THREE, PhasesOverSeeds, phases_over_seeds
 from thalweg.landscape.threshold import threshold

@@ -61,7 +61,7 @@ class PaperStudy(Experiment[StudySummary]):
         ]
         return Table(title, ("arm", *summary.columns.values()), tuple(rows))
 
-    def answers(self, summary: StudySummary) -> list[str]:
+    def lines(self, summary: StudySummary) -> list[str]:
         return [f"{one.verdict:>12}: {one.claim} ({evidence(one)})" for one in summary.verdicts]
 
 

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from thalweg.errors import BadInputError, InsufficientDataError
-from thalweg.experiments.metrics import Pairs, cell
-from thalweg.experiments.paper.verdicts import MIN_SEEDS, Runs
+from thalweg.experiments.metrics import MIN_SEEDS, Pairs, cell
+from thalweg.experiments.paper.verdicts import Runs
 from thalweg.intervals import Interval, interval
 from thalweg.records.landscape import LandscapeRecord, RunLandscape
 from thalweg.records.run import Cell

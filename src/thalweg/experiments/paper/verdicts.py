@@ -5,24 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from thalweg.experiments.metrics import Pairs, as_cell, final, last_third_rise, paired
+from thalweg.experiments.metrics import MIN_SEEDS, Pairs, as_cell, by_sign, final, last_third_rise, paired
 from thalweg.experiments.outcomes import jump, seconds, shares
 from thalweg.intervals import Interval, interval
 from thalweg.records.run import Cell, Verdict
 
 STALL_MARGIN = 0.01
 """A rise of less than one point of accuracy over the last third of a run counts as a stall."""
-MIN_SEEDS = 3
 
 Runs = dict[str, Pairs]
 """Arm -> seed -> complete run."""
-
-
-def by_sign(found: Interval) -> str:
-    """The verdict on "greater than zero"."""
-    if found.n < MIN_SEEDS or not found.excludes_zero:
-        return "undecided"
-    return "supported" if found.mean > 0 else "contradicted"
 
 
 def verdict(claim: str, decision: str, test: str, numbers: dict[str, Cell], topic: str) -> Verdict:

@@ -10,7 +10,7 @@ from thalweg.experiments.paper.verdicts import Runs
 from thalweg.experiments.switching.scp_region import region
 from thalweg.experiments.switching.variants import SHORT, Way
 from thalweg.intervals import Interval, interval
-from thalweg.records.experiment import SweepVerdict
+from thalweg.records.experiment import Answer
 from thalweg.records.run import Cell, RunRecord
 from thalweg.shift.criterion import Plateau
 
@@ -28,13 +28,13 @@ NETS = {"shift-hard": "hard, net", "hard half way": "hard half way, net"}
 Ways = list[Way]
 
 
-def verdicts_of(ways: Ways, runs: Runs, default: Plateau) -> list[SweepVerdict]:
+def verdicts_of(ways: Ways, runs: Runs, default: Plateau) -> list[Answer]:
     """Every question that the runs can answer; of a sweep that is still going on, those whose seeds can be paired."""
 
     def pairs(a: str, b: str) -> bool:
         return bool(runs.get(a, {}).keys() & runs.get(b, {}).keys())
 
-    found: list[SweepVerdict] = []
+    found: list[Answer] = []
     if pairs("shift", "looped"):
         found += [sooner(runs), smooth(runs), as_good(runs)]
     if pairs("shift-short", "looped"):
@@ -56,7 +56,7 @@ def verdicts_of(ways: Ways, runs: Runs, default: Plateau) -> list[SweepVerdict]:
     return found
 
 
-def sooner(runs: Runs) -> SweepVerdict:
+def sooner(runs: Runs) -> Answer:
     """The default against the goal of 0.45 of Looped's time."""
     numbers: dict[str, Cell] = {}
     for words, spent in (("seconds", seconds), ("operations", operations)):
@@ -74,12 +74,12 @@ def sooner(runs: Runs) -> SweepVerdict:
         answer = "yes"
     else:
         answer = f"no: {found.value:.2f} of its time, up to {found.high:.2f}"
-    return SweepVerdict(
+    return Answer(
         f"Does SHIFT reach Looped's final loss in {GOAL:.0%} of its time (upper end below {GOAL_HIGH:.0%})?", answer, numbers
     )
 
 
-def smooth(runs: Runs) -> SweepVerdict:
+def smooth(runs: Runs) -> Answer:
     """Drop of accuracy at the switch, beside what Looped loses at the same updates without one."""
     numbers: dict[str, Cell] = {}
     for arm in ("shift", "shift-scp", "shift-hard"):
@@ -93,13 +93,13 @@ def smooth(runs: Runs) -> SweepVerdict:
         numbers["drop of shift beyond that (points)"] = as_cell(beyond)
     mine = numbers.get("drop of shift (points)")
     if mine is None:
-        return SweepVerdict(question_drop(), "no run has switched", numbers)
+        return Answer(question_drop(), "no run has switched", numbers)
     if mine.high is None:
-        return SweepVerdict(question_drop(), f"undecided: {mine.mean:.2f} at the only seed", numbers)
+        return Answer(question_drop(), f"undecided: {mine.mean:.2f} at the only seed", numbers)
     answer = "yes" if mine.high <= GOAL_DROP else f"no: {mine.mean:.2f}, up to {mine.high:.2f}"
     if mine.high > GOAL_DROP and beyond is not None and side(beyond) <= 0:
         answer += "; but no more than Looped loses there without a switch"
-    return SweepVerdict(question_drop(), answer, numbers)
+    return Answer(question_drop(), answer, numbers)
 
 
 def question_drop() -> str:
@@ -107,17 +107,17 @@ def question_drop() -> str:
     return f"Is the drop in accuracy at SHIFT's switch at most {GOAL_DROP:g} points?"
 
 
-def as_good(runs: Runs) -> SweepVerdict:
+def as_good(runs: Runs) -> Answer:
     """Final loss, paired."""
     found = difference(runs["shift"], runs["looped"])
     numbers = {"final loss, shift - looped": as_cell(found)}
     for arm in ("shift-scp", "shift-hard", "single"):
         if runs.get(arm, {}).keys() & runs["looped"].keys():
             numbers[f"final loss, {arm} - looped"] = as_cell(difference(runs[arm], runs["looped"]))
-    return SweepVerdict("Is SHIFT as good as Looped after as many updates?", as_words(found), numbers)
+    return Answer("Is SHIFT as good as Looped after as many updates?", as_words(found), numbers)
 
 
-def enough(runs: Runs) -> SweepVerdict:
+def enough(runs: Runs) -> Answer:
     """The short run, with a decay of its own: under one that decays late, Looped's loss is reached late whatever the run."""
     short, looped = runs["shift-short"], runs["looped"]
     seeds = sorted(short.keys() & looped.keys())
@@ -125,7 +125,7 @@ def enough(runs: Runs) -> SweepVerdict:
     for words, spent in (("seconds", seconds), ("operations", operations)):
         spends = [spent(short[seed].evaluations[-1]) / spent(looped[seed].evaluations[-1]) for seed in seeds]
         numbers[f"{words} of the whole run as a share of looped's"] = as_cell(interval(spends))
-    return SweepVerdict(
+    return Answer(
         f"Is SHIFT as good as Looped after {SHORT:.0%} of its updates, the rate's schedule fitted into them?",
         as_words(difference(short, looped)),
         numbers,
@@ -137,7 +137,7 @@ def as_words(found: Interval) -> str:
     return {-1: "yes, its final loss is lower", 0: "no difference was found", 1: "no, its final loss is higher"}[side(found)]
 
 
-def against(runs: Runs, name: str) -> SweepVerdict:
+def against(runs: Runs, name: str) -> Answer:
     """SCP against another moment, with the same ramp, at equal wall-clock; operations beside it, which nothing else disturbs."""
     scp, other = runs["shift-scp"], runs[name]
     early = {"seconds": at_equal_cost(scp, other, seconds), "operations": at_equal_cost(scp, other, operations)}
@@ -149,10 +149,10 @@ def against(runs: Runs, name: str) -> SweepVerdict:
     answer = told["seconds"] if same else f"{told['seconds']}; at equal operations {told['operations']}"
     numbers = {f"loss at equal {words}, {name} - shift-scp": as_cell(one) for words, one in early.items()}
     numbers |= {f"final loss, {name} - shift-scp": as_cell(difference(other, scp))}
-    return SweepVerdict(f"SCP against “{name}”, at equal wall-clock?", answer, numbers)
+    return Answer(f"SCP against “{name}”, at equal wall-clock?", answer, numbers)
 
 
-def rivals_of(base: str, names: list[str], words: str, runs: Runs) -> SweepVerdict:
+def rivals_of(base: str, names: list[str], words: str, runs: Runs) -> Answer:
     """Which others end lower than one way, or get to Looped's loss with fewer operations, where all runs get there."""
     looped = runs.get("looped", {})
     ends = {name: difference(runs[name], runs[base]) for name in names}
@@ -165,10 +165,10 @@ def rivals_of(base: str, names: list[str], words: str, runs: Runs) -> SweepVerdi
     parts = sides(ends, "lower final loss", "higher final loss") + sides(costs, "fewer operations", "more operations")
     numbers = {f"final loss, {name} - {base}": as_cell(one) for name, one in ends.items()}
     numbers |= {f"log operations to Looped's loss, {name} - {base}": as_cell(one) for name, one in costs.items()}
-    return SweepVerdict(f"Is {words} better than that of {base}?", "; ".join(parts) or "no difference was found", numbers)
+    return Answer(f"Is {words} better than that of {base}?", "; ".join(parts) or "no difference was found", numbers)
 
 
-def needless(runs: Runs, kind: str) -> SweepVerdict:
+def needless(runs: Runs, kind: str) -> Answer:
     """Whether SHIFT still saves something where the model itself brings its passes in softly: against that model's own Looped."""
     shift, looped = runs[f"shift, {kind}"], runs[f"looped, {kind}"]
     share = share_over_seeds(list(shares(shift, looped, operations).values()))
@@ -181,7 +181,7 @@ def needless(runs: Runs, kind: str) -> SweepVerdict:
     else:
         answer = "yes" if share.high is not None and share.high < 1 else "not shown"
         answer += f": {share.value:.2f} of its operations to its final loss"
-    return SweepVerdict(f"With the model “{kind}”, does SHIFT save something against the same model looped?", answer, numbers)
+    return Answer(f"With the model “{kind}”, does SHIFT save something against the same model looped?", answer, numbers)
 
 
 def sides(found: dict[str, Interval], below: str, above: str) -> list[str]:
@@ -190,7 +190,7 @@ def sides(found: dict[str, Interval], below: str, above: str) -> list[str]:
     return [f"{words}: {', '.join(names)}" for words, names in named.items() if names]
 
 
-def caught(runs: Runs) -> SweepVerdict:
+def caught(runs: Runs) -> Answer:
     """Hard switches with the safety net against the same without."""
     numbers: dict[str, Cell] = {}
     answers = []
@@ -202,7 +202,7 @@ def caught(runs: Runs) -> SweepVerdict:
             answers.append(
                 f"{bare}: {times} taken back, {('lower loss', 'no difference was found', 'higher loss')[side(found) + 1]}"
             )
-    return SweepVerdict("Does the safety net mend a hard switch?", "; ".join(answers), numbers)
+    return Answer("Does the safety net mend a hard switch?", "; ".join(answers), numbers)
 
 
 def at_equal_cost(shift: Pairs, other: Pairs, spent: Measure) -> Interval:

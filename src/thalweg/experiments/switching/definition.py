@@ -67,7 +67,7 @@ class SwitchingSweep(Experiment[SweepSummary]):
         rows = tuple((one.name, *cells(one, len(summary.seeds))) for one in shown)
         return Table(f"{summary.name}: {what}, mean and 95 % interval", headings, rows)
 
-    def answers(self, summary: SweepSummary) -> list[str]:
+    def lines(self, summary: SweepSummary) -> list[str]:
         settings = sum(one.group == "scp" for one in summary.outcomes)
         hidden = [f"{settings} settings of SCP are on the page"] if settings else []
         return hidden + [f"{one.question} {one.answer}" for one in summary.verdicts]

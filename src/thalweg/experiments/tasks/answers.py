@@ -9,7 +9,7 @@ from thalweg.experiments.outcomes import beside
 from thalweg.experiments.switching.answers import side
 from thalweg.experiments.tasks.outcomes import LEARNED, trained_accuracy
 from thalweg.intervals import interval
-from thalweg.records.experiment import Share, SweepVerdict
+from thalweg.records.experiment import Answer, Share
 from thalweg.records.run import Cell
 from thalweg.records.task_study import ALONG, CONTROLS, GOAL, GOAL_DROP, HALTING, SWITCHING, Table, TaskOutcome
 
@@ -18,7 +18,7 @@ Runs = dict[str, dict[str, Pairs]]
 """Task -> arm -> seed -> run."""
 
 
-def task_verdicts(outcomes: Outcomes, runs: Runs, longest: dict[str, int]) -> list[SweepVerdict]:
+def task_verdicts(outcomes: Outcomes, runs: Runs, longest: dict[str, int]) -> list[Answer]:
     """Every question that the runs can answer; what is asked of several arms is asked of each by itself."""
     found = [generalises(outcomes, longest)]
     found += [sooner(outcomes, arm) for arm in (*ALONG, *CONTROLS)]
@@ -38,7 +38,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def generalises(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
+def generalises(outcomes: Outcomes, longest: dict[str, int]) -> Answer:
     """Looped at one and a half times the longest training length, or the tested length nearest to it."""
     numbers, there = {}, []
     for task, one in of_arm(outcomes, "looped").items():
@@ -52,10 +52,10 @@ def generalises(outcomes: Outcomes, longest: dict[str, int]) -> SweepVerdict:
                 numbers[f"{task} at {length}, {arm}"] = as_cell(interval(list(other.accuracy[other.lengths.index(length)])))
         there += [task] if min(one.accuracy[one.lengths.index(length)]) >= 0.95 else []
     question = "On which tasks is every Looped seed at least 0.95 right at about one and a half times the longest training length?"
-    return SweepVerdict(question, listed(there), numbers)
+    return Answer(question, listed(there), numbers)
 
 
-def sooner(outcomes: Outcomes, arm: str) -> SweepVerdict:
+def sooner(outcomes: Outcomes, arm: str) -> Answer:
     """Tasks on which an arm reaches Looped's exact match in the goal's share of its cost."""
     numbers: dict[str, Cell] = {}
     mine = of_arm(outcomes, arm)
@@ -64,7 +64,7 @@ def sooner(outcomes: Outcomes, arm: str) -> SweepVerdict:
             if share is not None:
                 numbers[f"share of {what}, {task}"] = Cell(share.value, share.low, share.high, share.n - share.censored)
     question = f"On which tasks does {arm} reach Looped's exact match in {GOAL:.0%} of its cost (geometric mean over seeds)?"
-    return SweepVerdict(question, reached(mine), numbers)
+    return Answer(question, reached(mine), numbers)
 
 
 def reached(outcomes: dict[str, TaskOutcome]) -> str:
@@ -80,7 +80,7 @@ def reached(outcomes: dict[str, TaskOutcome]) -> str:
     return "; ".join(found) + (f"; not in every run: {listed(never)}" if never else "")
 
 
-def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> SweepVerdict:
+def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> Answer:
     """Drop of an arm at the switch, by task, beside what Looped loses at the same updates without one, as its lengths grow."""
     drops = {task: one.drop for task, one in of_arm(outcomes, arm).items() if one.drop.mean is not None}
     numbers = {f"drop, {task} (points)": drop for task, drop in drops.items()}
@@ -96,10 +96,10 @@ def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> SweepVerdict:
     answer = f"not on {listed(large)}" if large else "yes"
     answer += f", but no more than Looped loses without a switch on {listed(same)}" if same else ""
     question = f"Is the largest drop of {arm} at a switch at most {GOAL_DROP:g} point (mean over seeds) on every task?"
-    return SweepVerdict(question, answer, numbers)
+    return Answer(question, answer, numbers)
 
 
-def beyond(outcomes: Outcomes, longest: dict[str, int], arm: str) -> SweepVerdict:
+def beyond(outcomes: Outcomes, longest: dict[str, int], arm: str) -> Answer:
     """An arm against Looped out of the trained range: mean over the tested lengths there, paired by seed."""
     looped, found = of_arm(outcomes, "looped"), {}
     for task, one in of_arm(outcomes, arm).items():
@@ -109,12 +109,12 @@ def beyond(outcomes: Outcomes, longest: dict[str, int], arm: str) -> SweepVerdic
     return against_looped(f"Is {arm} out of the trained range as good as Looped?", f"exact match beyond, {arm} - looped", found)
 
 
-def against_looped(question: str, what: str, apart: dict[str, list[float]]) -> SweepVerdict:
+def against_looped(question: str, what: str, apart: dict[str, list[float]]) -> Answer:
     """The answer that differences from Looped give, by task, one for each seed."""
     known = {task: interval(values) for task, values in apart.items() if values}
     low = [task for task, one in known.items() if side(one) < 0]
     answer = f"it is lower on {listed(low)}" if low else "no difference was found, or it is better"
-    return SweepVerdict(question, answer, {f"{what}, {task}": as_cell(one) for task, one in known.items()})
+    return Answer(question, answer, {f"{what}, {task}": as_cell(one) for task, one in known.items()})
 
 
 def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
@@ -123,7 +123,7 @@ def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
     return {seed: sum(row[place] for row in rows) / len(rows) for place, seed in enumerate(one.seeds)} if rows else {}
 
 
-def halting(outcomes: Outcomes) -> SweepVerdict:
+def halting(outcomes: Outcomes) -> Answer:
     """Halting where the model is surest, or at the sharpest dip of its doubt, against T(n); of Looped, and with random passes.
 
     Tasks that were not learned are left out, as where nothing is right all ways to halt are alike, and runs of earlier versions,
@@ -142,7 +142,7 @@ def halting(outcomes: Outcomes) -> SweepVerdict:
                     numbers[f"largest gap over lengths and seeds, {how}, {name}"] = Cell(gap, n=len(one.seeds))
                     near[how] += [name] if gap <= HALTING else []
     question = "On which learned tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
-    return SweepVerdict(question, "; ".join(f"{how}: {listed(tasks)}" for how, tasks in near.items()), numbers)
+    return Answer(question, "; ".join(f"{how}: {listed(tasks)}" for how, tasks in near.items()), numbers)
 
 
 def largest_gap(first: Table, second: Table) -> float:
@@ -150,7 +150,7 @@ def largest_gap(first: Table, second: Table) -> float:
     return max(abs(a - b) for row, own in zip(first, second, strict=True) for a, b in zip(row, own, strict=True))
 
 
-def as_good(runs: Runs, arm: str) -> SweepVerdict:
+def as_good(runs: Runs, arm: str) -> Answer:
     """Final exact match on trained lengths, an arm minus Looped."""
     found = {task: paired(arms.get(arm, {}), arms.get("looped", {}), trained_accuracy) for task, arms in runs.items()}
     what = f"exact match on trained lengths, {arm} - looped"

@@ -64,7 +64,7 @@ class TaskStudy(Experiment[TaskStudySummary]):
         rows = tuple((one.task, one.arm, *cells(one, summary)) for one in summary.outcomes)
         return Table(title, (*scores, "drop (points)", "share of time", "of operations", "seconds"), rows)
 
-    def answers(self, summary: TaskStudySummary) -> list[str]:
+    def lines(self, summary: TaskStudySummary) -> list[str]:
         return [f"{one.question} {one.answer}" for one in summary.verdicts]
 
 
