@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thalweg.data import task as task_module
+from thalweg.data import find_task as task_module
 from thalweg.data.find_task import check_task, find_task
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.tasks import TASKS

@@ -321,7 +321,8 @@ def test_studies_of_different_kinds_are_refused(here) -> None:
 
 
 def test_a_folder_that_is_no_study_is_refused_in_one_line(here) -> None:
-    with pytest.raises(FolderError, match=r"study .*/none: there is no study\.json, sweep\.json or tasks\.json in it") as refused:
+    expected = r"study .*/none: there is no study\.json, sweep\.json, tasks\.json or experiment\.json in it"
+    with pytest.raises(FolderError, match=expected) as refused:
         compare(markov(here / "a", seeds=2), here / "none")
     assert refused.value.exit_code == 2
     assert "\n" not in str(refused.value)

@@ -22,14 +22,17 @@ from pathlib import Path
 import numpy as np
 from attempts import Outcome, attempt, emptied
 from safetensors.numpy import save
-from thalweg.study import recipes, switching, task_recipes
 
-import thalweg.experiments.switching.commands
+import thalweg.experiments.paper.definition
+import thalweg.experiments.switching.definition
 import thalweg.experiments.tasks.definition
 import thalweg.report.landscape.figures
 import thalweg.report.page
 import thalweg.survey.command
+from thalweg.experiments.paper import recipes
 from thalweg.experiments.paper.recipes import Preset
+from thalweg.experiments.switching import variants
+from thalweg.experiments.tasks import recipes as task_recipes
 from thalweg.records.landscape import LandscapePlan
 
 RUN = """
@@ -111,12 +114,12 @@ def small_presets() -> None:
     landscapes = {"markov": (PLAN, None)}
     recipes.PRESETS["quick"] = Preset(1, ("single", "looped"), {"markov": 48, "text": 40}, landscapes)
     task_recipes.PRESETS["quick"] = replace(task_recipes.PRESETS["quick"], seeds=1, steps=40, longest=4, width=8, batch=8)
-    switching.PRESETS["quick"] = replace(switching.PRESETS["quick"], seeds=1, steps={"markov": 48})
+    variants.PRESETS["quick"] = replace(variants.PRESETS["quick"], seeds=1, steps={"markov": 48})
 
 
 DRAWN = {
     (thalweg.survey.command, "run_figures"): lambda *_: [],
-    (thalweg.experiments.paper.commands, "write_report"): lambda *_: None,
+    (thalweg.experiments.paper.definition, "write_report"): lambda *_: None,
     (thalweg.experiments.tasks.definition, "write_task_report"): lambda *_: None,
     (thalweg.experiments.switching.definition, "write_sweep_report"): lambda *_: None,
 }

@@ -10,7 +10,9 @@ import damage
 import pytest
 from attempts import attempt
 
-from thalweg.study import recipes, switching, task_recipes
+from thalweg.experiments.paper import recipes
+from thalweg.experiments.switching import variants
+from thalweg.experiments.tasks import recipes as task_recipes
 
 SEED = 2
 
@@ -20,7 +22,7 @@ def quickly(tmp_path_factory: pytest.TempPathFactory):
     """Small presets, no figures, and a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THALWEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for presets in (recipes.PRESETS, task_recipes.PRESETS, switching.PRESETS):
+        for presets in (recipes.PRESETS, task_recipes.PRESETS, variants.PRESETS):
             patch.setitem(presets, "quick", presets["quick"])
         damage.small_presets()
         damage.draw(False)

@@ -139,5 +139,5 @@ def make_sweep(seeds: int = 5, scp: bool = True, others: bool = True, few: bool 
     }
     return SweepSummary(
         "demo", "markov", "quick", 3, tuple(range(seeds)), True, (), tuple(found), axes, DEFAULTS, verdicts, setup, HERE,
-        {arm: arm for arm in ends},
+        {arm: arm for arm in ends}, command="thalweg shift-sweep markov --preset quick",
     )  # fmt: skip

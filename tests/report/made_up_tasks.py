@@ -141,4 +141,5 @@ def make_tasks(tasks: tuple[str, ...] = TASKS, arms: tuple[str, ...] = ARMS, see
     return TaskStudySummary(
         "demo", "paper", tasks, arms, tuple(range(seeds)), True, (), dict.fromkeys(tasks, LONGEST),
         tuple(outcome(task, arm, seeds, place) for place, task in enumerate(tasks) for arm in arms), verdicts, words, HERE,
+        f"thalweg study tasks --preset paper --task {','.join(tasks)} --seeds {seeds}",
     )  # fmt: skip

@@ -69,6 +69,11 @@ class Experiment(abc.ABC, Generic[Made]):
         """Refuse what cannot be made, before anything is written: a device, a text or a size that is not there."""
         refuse_misfits(job.config for job in self.jobs(Path()))
 
+    @property
+    @abc.abstractmethod
+    def command(self) -> str:
+        """The command that makes it, with every option that its numbers depend on."""
+
     @abc.abstractmethod
     def report(self, folder: Path) -> Made:
         """Read the records, write ``summary.json``, figures and page, and return the summary.

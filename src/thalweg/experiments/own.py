@@ -30,7 +30,7 @@ from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import read_plan, slug
 from thalweg.experiments.metrics import Pairs, cell
 from thalweg.experiments.queue import Job, unplanned
-from thalweg.experiments.words import in_words, run_words
+from thalweg.experiments.words import command_words, in_words, run_words
 from thalweg.records.experiment import Answer, ExperimentSummary, FigureRecord
 from thalweg.records.run import Cell, RunRecord, recorded
 from thalweg.report.own import Picture, write_own_report
@@ -127,6 +127,10 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         found = {arm: {seed: records[slug(arm), seed] for seed in self.plan.seeds} for arm in self.configs}
         return {arm: {seed: run for seed, run in pairs.items() if run is not None} for arm, pairs in found.items()}
 
+    @property
+    def command(self) -> str:
+        return command_words("study", self.plan.experiment, seeds=len(self.plan.seeds))
+
     def report(self, folder: Path) -> ExperimentSummary:
         runs, jobs = self.complete_runs(folder), self.jobs(folder)
         some = next((run for pairs in runs.values() for run in pairs.values()), None)
@@ -137,6 +141,7 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         missing = tuple(job.told for job in jobs if job.record is None)
         summary = ExperimentSummary(
             name=folder.resolve().name,
+            command=self.command,
             title=(inspect.getdoc(type(self)) or type(self).__name__).splitlines()[0],
             experiment=self.plan.experiment,
             arms=self.plan.arms,
@@ -192,6 +197,10 @@ class KeptExperiment(Experiment[ExperimentSummary]):
     def jobs(self, folder: Path) -> list[Job]:
         """None can be planned."""
         raise BadInputError(f"experiment {self.plan.experiment}: {self.why}")
+
+    @property
+    def command(self) -> str:
+        return command_words("study", self.plan.experiment, seeds=len(self.plan.seeds))
 
     def report(self, folder: Path) -> ExperimentSummary:
         path = folder / "summary.json"

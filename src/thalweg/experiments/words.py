@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
+
 from thalweg.models.config import ModelConfig
 from thalweg.records.run import Cell, Verdict
 from thalweg.report.page import NUMBERS
 from thalweg.train.config import RunConfig
+
+
+def command_words(*parts: str, **options: str | int | bool) -> str:
+    """A command as a shell takes it; options that are empty, zero or False are left out, as they are the defaults.
+
+    Example:
+        >>> command_words("study", "text", preset="quick", text="my notes", seeds=3, compile=True, device="")
+        "thalweg study text --preset quick --text 'my notes' --seeds 3 --compile"
+    """
+    words = ["thalweg", *parts]
+    for name, value in options.items():
+        words += [] if not value else [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 def markov_words(base: RunConfig, data: dict) -> str:

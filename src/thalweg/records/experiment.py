@@ -94,6 +94,8 @@ class SweepSummary:
     """Name of an outcome -> arm whose runs are drawn as curves."""
     unit: Literal["nats", "bits"] = "nats"
     """Of every loss; a token each, which in text is a byte."""
+    command: str = ""
+    """What makes it again."""
 
     @property
     def per_token(self) -> str:
@@ -132,3 +134,5 @@ class ExperimentSummary:
     setup: dict[str, str]
     provenance: Provenance
     figures: tuple[FigureRecord, ...] = ()
+    command: str = ""
+    """What makes it again."""

@@ -287,3 +287,5 @@ class StudySummary:
     provenance: Provenance
     phases: tuple[PhaseRecord, ...] = ()
     """Of the runs that have enough checkpoints."""
+    command: str = ""
+    """What makes it again."""

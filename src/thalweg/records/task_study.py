@@ -87,3 +87,5 @@ class TaskStudySummary:
     verdicts: tuple[Answer, ...]
     setup: dict[str, str]
     provenance: Provenance
+    command: str = ""
+    """What makes it again."""

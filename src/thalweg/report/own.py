@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,6 @@ def write_own_report(summary: ExperimentSummary, pictures: Sequence[Picture], fo
     page = PAGES.get_template("own.html").render(
         study=summary,
         figures=[(figure, data_address(figure)) for figure in figures],
-        repeat=shlex.join(["thalweg", "study", summary.experiment, "--seeds", str(len(summary.seeds))]),
         show=show,
         first=NUMBERS,
         number=number,

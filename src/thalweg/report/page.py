@@ -119,7 +119,6 @@ def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts
         plotly=Markup(packed_plotly()),
         script=Markup(PAGES.get_template("page.js").render()),
         addresses={name: data_address(figure) for name, figure in named.items()},
-        repeat=command(summary),
         again=shlex.join(["thalweg", "report", str(folder)]),
         answer=answer(summary),
         show=show,
@@ -155,12 +154,6 @@ def as_webp(png: bytes) -> bytes:
     found = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").save(found, "WEBP", lossless=True, method=3)
     return found.getvalue()
-
-
-def command(summary: StudySummary) -> str:
-    """The command that repeats the study."""
-    parts = ["thalweg", "study", summary.task, "--preset", summary.preset, "--arms", ",".join(summary.arms)]
-    return shlex.join([*parts, "--seeds", str(len(summary.seeds))])
 
 
 def answer(summary: StudySummary) -> str:

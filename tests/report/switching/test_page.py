@@ -8,7 +8,7 @@ from pages import CHROMIUM, HOSTILE, Tags, laid_out, opened
 
 from thalweg.records.experiment import Answer, Outcome, Share
 from thalweg.records.run import Cell
-from thalweg.report.switching.page import by_group, share_in_words, short, sweep_command, write_sweep_report
+from thalweg.report.switching.page import by_group, share_in_words, short, write_sweep_report
 
 
 def hostile(sweep):
@@ -113,11 +113,6 @@ def test_shares_in_words() -> None:
 
 def test_short_numbers() -> None:
     assert [short(x) for x in (None, 1025.4, 0.51234, 0.0)] == ["-", "1025", "0.512", "0"]
-
-
-def test_the_command_repeats_the_sweep(sweep) -> None:
-    assert sweep_command(sweep) == "thalweg shift-sweep markov --preset quick --loops 3"
-    assert sweep_command(replace(sweep, task="a b; c")) == "thalweg shift-sweep 'a b; c' --preset quick --loops 3"
 
 
 def test_names_of_users_are_inert(sweep, runs, tmp_path) -> None:

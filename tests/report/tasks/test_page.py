@@ -9,7 +9,7 @@ from pages import CHROMIUM, HOSTILE, Tags, laid_out, opened
 from thalweg.records.experiment import Answer
 from thalweg.records.run import Cell
 from thalweg.records.task_study import TaskOutcome
-from thalweg.report.tasks.page import percent, render_tasks, task_command, task_tables, write_task_report
+from thalweg.report.tasks.page import percent, render_tasks, task_tables, write_task_report
 
 NAMES = ("accuracy-over-length", "accuracy-over-loops", "switch-by-task", "accuracy-over-time", "halting", "cost-saved")
 
@@ -85,7 +85,7 @@ def test_the_question_is_the_title_then_answers_tables_figures_set_up_command(pa
         "<h3>copy</h3>",
         *(f'id="{name}"' for name in NAMES),
         "<h2>Set-up</h2>",
-        "thalweg study tasks --task parity,copy --preset paper",
+        "thalweg study tasks --preset paper --task parity,copy",
     ]
     places = [page.index(part) for part in parts]
     assert places == sorted(places)
@@ -163,13 +163,6 @@ def test_a_single_seed_has_no_intervals(tmp_path) -> None:
 
 def test_per_cent() -> None:
     assert [percent(x) for x in (None, 1.0, 0.0, -0.0001, 0.12345, -0.2)] == ["-", "100.0", "0.0", "0.0", "12.3", "-20.0"]
-
-
-def test_the_command_repeats_the_study(study) -> None:
-    arms = "single,looped,shift,shift-hard,next-token,fixed,random"
-    assert task_command(study) == f"thalweg study tasks --task parity,copy --preset paper --arms {arms} --seeds 2"
-    own = replace(study, tasks=("mine:A B",), arms=("looped",))
-    assert task_command(own) == "thalweg study tasks --task 'mine:A B' --preset paper --arms looped --seeds 2"
 
 
 def test_names_of_users_are_inert(tmp_path) -> None:

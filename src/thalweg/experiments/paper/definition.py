@@ -17,7 +17,7 @@ from thalweg.experiments.paper.phase_records import phase_records
 from thalweg.experiments.paper.recipes import Recipe, StudyConfig, landscape_of, recipe_of, runs_of
 from thalweg.experiments.paper.verdicts import Runs, markov_verdicts, text_verdicts
 from thalweg.experiments.queue import Job, read_measured, unplanned
-from thalweg.experiments.words import evidence, in_words, markov_words, model_words, text_words
+from thalweg.experiments.words import command_words, evidence, in_words, markov_words, model_words, text_words
 from thalweg.records.landscape import read_arrays, spectrum_path
 from thalweg.records.run import Cell, PhaseRecord, RunRecord, Score, StudySummary
 from thalweg.report.page import write_report
@@ -44,6 +44,21 @@ class PaperStudy(Experiment[StudySummary]):
     def check(self) -> None:
         super().check()
         make_data(next(iter(runs_of(self.plan).values())))  # refuses a bad --text; joins the corpus once
+
+    @property
+    def command(self) -> str:
+        plan = self.plan
+        return command_words(
+            "study",
+            plan.task,
+            preset=plan.preset,
+            arms=",".join(plan.arms),
+            seeds=len(plan.seeds),
+            text=plan.text,
+            device="" if plan.device == "auto" else plan.device,
+            compile=plan.compile,
+            no_landscape=not plan.landscape,
+        )
 
     def report(self, folder: Path) -> StudySummary:
         jobs = self.jobs(folder)
@@ -97,6 +112,7 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
     assert some is not None
     summary = StudySummary(
         name=folder.resolve().name,
+        command=PaperStudy(study).command,
         preset=study.preset,
         task=study.task,
         arms=study.arms,

@@ -15,7 +15,7 @@ from thalweg.experiments.outcomes import outcome_of
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
 from thalweg.experiments.switching.answers import verdicts_of
 from thalweg.experiments.switching.variants import SweepConfig, Way, at_step, fires_at, recipe_of, references, ways_of
-from thalweg.experiments.words import in_words, markov_words, model_words, text_words
+from thalweg.experiments.words import command_words, in_words, markov_words, model_words, text_words
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.records.run import Cell, RunRecord
 from thalweg.report.switching.page import share_in_words, write_sweep_report
@@ -44,6 +44,20 @@ class SwitchingSweep(Experiment[SweepSummary]):
     def check(self) -> None:
         refuse_misfits(way.config for way in ways_of(self.plan) if way.config is not None)
         make_data(recipe_of(self.plan).base)  # refuses a bad --text
+
+    @property
+    def command(self) -> str:
+        plan = self.plan
+        return command_words(
+            "shift-sweep",
+            plan.task,
+            preset=plan.preset,
+            loops=plan.loops,
+            groups=",".join(plan.groups) or "none",
+            seeds=len(plan.seeds),
+            text=plan.text,
+            device="" if plan.device == "auto" else plan.device,
+        )
 
     def report(self, folder: Path) -> SweepSummary:
         summary = summarise(self.plan, folder)
@@ -190,6 +204,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
     grid = sweep.grid
     summary = SweepSummary(
         name=folder.resolve().name,
+        command=SwitchingSweep(sweep).command,
         task=sweep.task,
         preset=sweep.preset,
         loops=sweep.loops,

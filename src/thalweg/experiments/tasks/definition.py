@@ -25,7 +25,7 @@ from thalweg.experiments.tasks.recipes import (
     task_recipe,
     task_runs,
 )
-from thalweg.experiments.words import in_words, model_words
+from thalweg.experiments.words import command_words, in_words, model_words
 from thalweg.records.run import RunRecord, read_lengths
 from thalweg.records.task_study import TaskOutcome, TaskStudySummary
 from thalweg.report.switching.page import share_in_words
@@ -50,6 +50,19 @@ class TaskStudy(Experiment[TaskStudySummary]):
 
     def jobs(self, folder: Path) -> list[Job]:
         return list(task_jobs(self.plan, folder).values())
+
+    @property
+    def command(self) -> str:
+        plan = self.plan
+        return command_words(
+            "study",
+            "tasks",
+            preset=plan.preset,
+            task=",".join(plan.tasks),
+            arms=",".join(plan.arms),
+            seeds=len(plan.seeds),
+            device="" if plan.device == "auto" else plan.device,
+        )
 
     def report(self, folder: Path) -> TaskStudySummary:
         jobs = task_jobs(self.plan, folder, facts_in(self.plan, folder))
@@ -113,6 +126,7 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], recor
     outcomes = [outcome_of(jobs, task, arm, runs[task]) for task in study.tasks for arm in study.arms]
     summary = TaskStudySummary(
         name=folder.resolve().name,
+        command=TaskStudy(study).command,
         preset=study.preset,
         tasks=study.tasks,
         arms=study.arms,

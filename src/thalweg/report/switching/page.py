@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +40,6 @@ def render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
         groups=by_group(summary),
         titles=TITLES,
         many=MANY,
-        repeat=sweep_command(summary),
         show=show,
         share=share_in_words,
         first=NUMBERS,
@@ -56,11 +54,6 @@ def by_group(summary: SweepSummary) -> dict[str, list[Outcome]]:
     present = dict.fromkeys(outcome.group for outcome in summary.outcomes)
     order = [group for group in ORDER if group in present] + [group for group in present if group not in ORDER]
     return {group: [outcome for outcome in summary.outcomes if outcome.group == group] for group in order}
-
-
-def sweep_command(summary: SweepSummary) -> str:
-    """The command that repeats the sweep."""
-    return shlex.join(["thalweg", "shift-sweep", summary.task, "--preset", summary.preset, "--loops", str(summary.loops)])
 
 
 def short(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,6 @@ def render_tasks(summary: TaskStudySummary, figures: Sequence[Drawn]) -> str:
         study=summary,
         figures=[(figure, data_address(figure)) for figure in figures],
         tables=task_tables(summary),
-        repeat=task_command(summary),
         show=show,
         share=share_in_words,
         first=NUMBERS,
@@ -95,9 +93,3 @@ def tested_at(one: TaskOutcome, length: int) -> Tested | None:
 def percent(value: float | None) -> str:
     """A share as per cent, one decimal; zero has no sign."""
     return "-" if value is None else f"{round(100 * value, 1) + 0.0:.1f}"
-
-
-def task_command(summary: TaskStudySummary) -> str:
-    """The command that repeats the study."""
-    parts = ["thalweg", "study", "tasks", "--task", ",".join(summary.tasks), "--preset", summary.preset]
-    return shlex.join([*parts, "--arms", ",".join(summary.arms), "--seeds", str(len(summary.seeds))])
