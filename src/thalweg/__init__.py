@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from thalweg.models.config import ModelConfig
     from thalweg.models.cost import cost
     from thalweg.models.looped import LoopedTransformer
-    from thalweg.records.experiment import Answer
+    from thalweg.records.run import Verdict
     from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
     from thalweg.shift.net import SafetyNet
     from thalweg.shift.onset import Handover, Hard, Ramp
@@ -36,7 +36,7 @@ PLACES = {
     "AtFraction": "thalweg.shift.criterion",
     "AtStep": "thalweg.shift.criterion",
     "BadInputError": "thalweg.errors",
-    "Answer": "thalweg.records.experiment",
+    "Verdict": "thalweg.records.run",
     "Experiment": "thalweg.experiments.own",
     "GaussNewton": "thalweg.curvature.gauss_newton",
     "Handover": "thalweg.shift.onset",
@@ -70,7 +70,7 @@ RENAMED = {"train_run": "train", "Experiment": "OwnExperiment"}
 """`thalweg.train` is the room; its function goes by this name here."""
 
 __all__ = [
-    "Answer",
+    "Verdict",
     "AtFraction",
     "AtStep",
     "BadInputError",

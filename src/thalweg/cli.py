@@ -187,7 +187,7 @@ def shift_sweep(
     task:
         What is learned: `markov` (the Markov language) or `text` (bytes of real text).
     preset:
-        `quick` (2 seeds, a small grid, minutes) or `paper` (5 seeds, 36 settings of SCP).
+        `quick` (3 seeds, a small grid, minutes) or `paper` (5 seeds, 36 settings of SCP).
     loops:
         Passes after the switch; 0 takes 6 for markov and 4 for text.
     groups:

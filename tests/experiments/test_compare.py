@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from thalweg.errors import BadInputError, FolderError
-from thalweg.experiments.compare import Told, answers, compare
+from thalweg.experiments.compare import answers, compare
 from thalweg.experiments.paper.definition import jobs_of
 from thalweg.experiments.paper.recipes import plan
 from thalweg.experiments.queue import Job
@@ -18,7 +18,7 @@ from thalweg.experiments.switching.definition import reference_jobs
 from thalweg.experiments.switching.variants import sweep_of
 from thalweg.experiments.tasks.definition import task_jobs
 from thalweg.experiments.tasks.recipes import plan_tasks
-from thalweg.records.run import EvaluationRecord, Provenance, RunSummary, Score, TaskLength
+from thalweg.records.run import EvaluationRecord, Provenance, RunSummary, Score, TaskLength, Verdict
 from thalweg.serialization import to_dict
 from thalweg.storage import write_json, write_text
 from thalweg.train.config import config_text
@@ -216,22 +216,22 @@ def test_verdicts_that_changed_come_first(here) -> None:
     found = told(markov(here / "a"), markov(here / "b", worse), here / "out")
     changed = [one["changed"] for one in found["answers"]]
     assert changed == sorted(changed, reverse=True)
-    named = {one["question"]: one for one in found["answers"]}
+    named = {one["claim"]: one for one in found["answers"]}
     one = named["looped ends with a lower held-out loss than single"]
-    assert (one["first"]["words"], one["second"]["words"], one["changed"]) == ("supported", "contradicted", True)
+    assert (one["first"]["verdict"], one["second"]["verdict"], one["changed"]) == ("supported", "contradicted", True)
 
 
 def test_numbers_in_the_words_of_an_answer_are_no_change() -> None:
-    first = {"a": Told("no: 0.60 of its time"), "b": Told("yes"), "c": Told("none"), "d": Told("1e-3")}
-    second = {"b": Told("no"), "a": Told("no: 0.55 of its time"), "e": Told("yes"), "d": Told("-2.5")}
-    found = [(one.question, one.changed) for one in answers(first, second)]
+    first = [Verdict("a", "no: 0.60 of its time"), Verdict("b", "yes"), Verdict("c", "none"), Verdict("d", "1e-3")]
+    second = [Verdict("b", "no"), Verdict("a", "no: 0.55 of its time"), Verdict("e", "yes"), Verdict("d", "-2.5")]
+    found = [(one.claim, one.changed) for one in answers(first, second)]
     assert found == [("b", True), ("c", False), ("e", False), ("a", False), ("d", False)]
 
 
 def test_what_one_study_did_not_measure_has_not_changed() -> None:
-    first = {"a": Told("supported"), "b": Told("not measured"), "c": Told("not measured")}
-    second = {"a": Told("supported"), "b": Told("supported"), "c": Told("not measured")}
-    assert [(one.question, one.changed) for one in answers(first, second)] == [("b", False), ("a", False), ("c", False)]
+    first = [Verdict("a", "supported"), Verdict("b", "not measured"), Verdict("c", "not measured")]
+    second = [Verdict("a", "supported"), Verdict("b", "supported"), Verdict("c", "not measured")]
+    assert [(one.claim, one.changed) for one in answers(first, second)] == [("b", False), ("a", False), ("c", False)]
 
 
 def test_the_set_up_of_runs_with_other_configs_is_not_told_in_this_versions_words(here) -> None:

@@ -161,23 +161,25 @@ def planted(**finals: list[float]) -> dict:
 def test_the_goal_is_met_only_with_every_seed_and_the_upper_end():
     looped = planted(looped=[4.0, 4.1, 4.2])["looped"]
     fast = [run([10, 5, 4, 3, 2, *[1] * 6], 20.0), run([10, 5, 4, 3, 2, *[1] * 6], 20.0), run([10, 5, 4, 3, 2, *[1] * 6], 20.0)]
-    assert sooner({"looped": looped, "shift": dict(enumerate(fast))}).answer == "yes"
-    assert sooner({"looped": looped, "shift": {**dict(enumerate(fast)), 2: run([9.0] * 11, 20.0)}}).answer.startswith(
+    assert sooner({"looped": looped, "shift": dict(enumerate(fast))}).verdict == "yes"
+    assert sooner({"looped": looped, "shift": {**dict(enumerate(fast)), 2: run([9.0] * 11, 20.0)}}).verdict.startswith(
         "not in every"
     )
-    assert sooner({"looped": looped, "shift": looped}).answer.startswith("no: 1.00")
+    assert sooner({"looped": looped, "shift": looped}).verdict.startswith("no: 1.00")
 
 
 def test_a_drop_beyond_half_a_point_is_not_smooth():
     def arm(after: float) -> dict:
         return {seed: run(FALLING, switches=[switch(300, (1.0, 0.5), (1.0, after + 1e-5 * seed))]) for seed in range(3)}
 
-    assert smooth({"shift": arm(0.498), "looped": {}}).answer == "yes"
-    assert smooth({"shift": arm(0.48), "looped": {}}).answer.startswith("no: 2.0")
+    assert smooth({"shift": arm(0.498), "looped": {}}).verdict == "yes"
+    assert smooth({"shift": arm(0.48), "looped": {}}).verdict.startswith("no: 2.0")
     shaking = {seed: run(FALLING, accuracies=[0.5] * 4 + [0.48] * 7) for seed in range(3)}
     still = {seed: run(FALLING, accuracies=[0.5] * 11) for seed in range(3)}
-    assert smooth({"shift": arm(0.48), "looped": shaking}).answer.endswith("; but no more than Looped loses there without a switch")
-    assert not smooth({"shift": arm(0.48), "looped": still}).answer.endswith("without a switch")
+    assert smooth({"shift": arm(0.48), "looped": shaking}).verdict.endswith(
+        "; but no more than Looped loses there without a switch"
+    )
+    assert not smooth({"shift": arm(0.48), "looped": still}).verdict.endswith("without a switch")
 
 
 def test_the_region_holds_what_is_within_noise_of_the_best():
@@ -194,18 +196,18 @@ def test_the_region_holds_what_is_within_noise_of_the_best():
     }
     runs = planted(looped=[value + 1 for value in base], **ends)
     found = region(grid, runs, Plateau(0.02, 0.1, 1))
-    assert found.answer.startswith("4 of 6 settings (delta_loss 0.01 to 0.02, delta_grad 0.1 to 0.1, patience 1 to 2); ")
-    assert found.answer.endswith("the default is inside, with 2 of its 3 neighbours inside")
-    assert "the default is outside" in region(grid, runs, Plateau(0.05, 0.1, 1)).answer
+    assert found.verdict.startswith("4 of 6 settings (delta_loss 0.01 to 0.02, delta_grad 0.1 to 0.1, patience 1 to 2); ")
+    assert found.verdict.endswith("the default is inside, with 2 of its 3 neighbours inside")
+    assert "the default is outside" in region(grid, runs, Plateau(0.05, 0.1, 1)).verdict
 
 
 def test_every_question_that_the_runs_can_answer_is_answered():
     runs = planted(single=[3.0] * 3, looped=[2.0, 2.1, 2.2], shift=[1.5, 1.7, 1.6], early=[1.0, 1.1, 1.2], other=[1.5, 1.7, 1.6])
     runs["shift-scp"] = runs["shift"]
     ways = [Way("early", "share", {}), Way("other", "onset", {})]
-    questions = [one.question for one in verdicts_of(ways, runs, Plateau())]
+    questions = [one.claim for one in verdicts_of(ways, runs, Plateau())]
     assert len(questions) == 6
-    answers = {one.question: one.answer for one in verdicts_of(ways, runs, Plateau())}
+    answers = {one.claim: one.verdict for one in verdicts_of(ways, runs, Plateau())}
     assert answers["SCP against “early”, at equal wall-clock?"] == "“early” is better"
     assert answers["Is SHIFT as good as Looped after as many updates?"] == "yes, its final loss is lower"
     assert answers["Is another onset better than that of shift?"] == "no difference was found"
@@ -216,7 +218,7 @@ def test_another_way_is_compared_by_its_end_and_by_operations_to_the_target():
     for seed, one in runs["shift"].items():
         runs["quick"] = runs.get("quick", {}) | {seed: run([e.scores["held-out"]["all"].loss for e in one.evaluations], 5.0 + seed)}
     found = verdicts_of([Way(name, "onset", {}) for name in ("slow", "quick", "never")], runs, Plateau())[-1]
-    lower, higher, fewer = found.answer.split("; ")
+    lower, higher, fewer = found.verdict.split("; ")
     assert (lower, higher, fewer) == ("lower final loss: slow", "higher final loss: never", "fewer operations: slow, quick")
     costs = {name: cell for name, cell in found.numbers.items() if "operations" in name}
     assert set(costs) == {f"log operations to Looped's loss, {name} - shift" for name in ("slow", "quick")}  # never: it has none
@@ -229,8 +231,8 @@ def test_a_short_run_is_asked_whether_it_ends_as_low():
     runs = planted(looped=[2.0, 2.1, 2.2], short=[2.3, 2.5, 2.4])
     runs["shift-short"] = runs.pop("short")
     found = verdicts_of([], runs, Plateau())[0]
-    assert found.question.startswith("Is SHIFT as good as Looped after 45% of its updates")
-    assert found.answer == "no, its final loss is higher"
+    assert found.claim.startswith("Is SHIFT as good as Looped after 45% of its updates")
+    assert found.verdict == "no, its final loss is higher"
     assert found.numbers["final loss, shift-short - looped"].mean == pytest.approx(0.9 * 0.3)  # mean of the last three of eleven
 
 
@@ -239,14 +241,14 @@ def test_a_net_is_asked_whether_it_mends_the_same_switch_without_it():
     back = RetreatRecord(500, 300, "rose", 1.0, 1e9)
     made = {seed: replace(one, retreats=(back,) * seed) for seed, one in runs["caught"].items()}
     found = verdicts_of([], {"shift-hard": runs["hard"], "hard, net": made}, Plateau())[-1]
-    assert found.answer == "shift-hard: 3 taken back, lower loss"
+    assert found.verdict == "shift-hard: 3 taken back, lower loss"
 
 
 def test_where_the_best_in_loss_is_slow_and_the_fast_is_bad_no_setting_is_near_both():
     grid = [Way(f"p{patience}", "scp", {"delta_loss": 0.1, "delta_grad": 0.1, "patience": patience}) for patience in (1, 2)]
     runs = planted(looped=[5.0] * 3, p2=[3.0] * 3)
     runs["p1"] = {seed: run([10.0] * 8 + [1.0] * 3, 20.0) for seed in range(3)}
-    assert region(grid, runs, Plateau(0.1, 0.1, 1)).answer == "no setting is near the best in both"
+    assert region(grid, runs, Plateau(0.1, 0.1, 1)).verdict == "no setting is near the best in both"
 
 
 def test_seconds_that_were_disturbed_do_not_hide_what_operations_say():
@@ -259,5 +261,5 @@ def test_seconds_that_were_disturbed_do_not_hide_what_operations_say():
         slow[seed] = replace(scp[seed], evaluations=records)
     runs = {"shift-scp": scp, "shift": slow}
     found = verdicts_of([], runs, Plateau())[-1]
-    assert found.answer == "SCP is better; at equal operations no difference was found"
+    assert found.verdict == "SCP is better; at equal operations no difference was found"
     assert found.numbers["loss at equal operations, shift - shift-scp"].mean == pytest.approx(0.0)

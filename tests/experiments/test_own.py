@@ -28,7 +28,7 @@ class Depths(tw.Experiment):
         return {f"depth {n}": replace(BASE, model=replace(BASE.model, layers=n)) for n in (1, 2)}
 
     def answers(self, runs):
-        return [tw.Answer("How many seeds?", str({arm: len(seeds) for arm, seeds in runs.items()}))]
+        return [tw.Verdict("How many seeds?", str({arm: len(seeds) for arm, seeds in runs.items()}))]
 
     def figures(self, runs):
         import matplotlib.pyplot as plt
@@ -161,7 +161,7 @@ def test_what_a_users_method_gets_wrong_is_named_and_the_runs_are_kept(
     plan = tmp_path / "made/experiment.json"
     for name, message in {
         "FailingAnswers": "answers() fails at",
-        "WrongAnswers": "answers(): given ('yes',), expected a list of thalweg.Answer",
+        "WrongAnswers": "answers(): given ('yes',), expected a list of thalweg.Verdict",
         "WrongFigures": "figures(): given {'A line': 'a line'}, expected a dict of matplotlib figures by heading",
         "WrongOutcomes": "outcomes(): given ['depth 9'], expected arms among depth 1, depth 2",
         "TextOutcomes": "outcomes()",

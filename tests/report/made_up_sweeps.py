@@ -7,8 +7,8 @@ import numpy as np
 from made_up_records import DATA, HERE
 
 from thalweg.intervals import interval
-from thalweg.records.experiment import Answer, Outcome, Share, SweepSummary
-from thalweg.records.run import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord
+from thalweg.records.experiment import Outcome, Share, SweepSummary
+from thalweg.records.run import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord, Verdict
 
 STEPS, EVERY = 3000, 60
 SECONDS = {1: 0.010, 3: 0.021}
@@ -128,8 +128,12 @@ def make_sweep(seeds: int = 5, scp: bool = True, others: bool = True, few: bool 
             step = int(one[3:]) if group == "share" else 760 + 40 * k
             found.append(outcome(one, group, step, 25.0 if "hard" in one else 1.0 + k, seeds))
     verdicts = (
-        Answer("Does a ramp spare the drop?", "Yes: the ramp loses less.", {"ramp": Cell(1.0, 0.8, 1.2, 5), "hard": Cell(25.0)}),
-        Answer("When is it best to switch?", "After a third of the updates.", {f"after {k}": Cell(k / 9) for k in range(5)}),
+        Verdict(
+            "Does a ramp spare the drop?", "Yes: the ramp loses less.", numbers={"ramp": Cell(1.0, 0.8, 1.2, 5), "hard": Cell(25.0)}
+        ),
+        Verdict(
+            "When is it best to switch?", "After a third of the updates.", numbers={f"after {k}": Cell(k / 9) for k in range(5)}
+        ),
     )
     setup = {
         "Data": "Markov language, 16 tokens",

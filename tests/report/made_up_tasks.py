@@ -6,8 +6,8 @@ import numpy as np
 from made_up_records import HERE
 from made_up_sweeps import cell
 
-from thalweg.records.experiment import Answer, Share
-from thalweg.records.run import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord
+from thalweg.records.experiment import Share
+from thalweg.records.run import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord, Verdict
 from thalweg.records.task_study import TaskOutcome, TaskStudySummary
 
 TASKS = ("parity", "copy", "addition", "binary-sum", "multiplication", "unique-set")
@@ -124,12 +124,12 @@ def make_task_runs(tasks: tuple[str, ...] = TASKS, arms: tuple[str, ...] = ARMS,
 
 def make_tasks(tasks: tuple[str, ...] = TASKS, arms: tuple[str, ...] = ARMS, seeds: int = 3) -> TaskStudySummary:
     verdicts = (
-        Answer(
+        Verdict(
             "On which tasks does SHIFT reach Looped's exact match in 70% of its time?",
             "parity, copy; not in every run: unique-set (3 of 3 never)",
-            {f"share of time, {task}": Cell(0.55 + 0.1 * place, 0.5, 0.9, seeds) for place, task in enumerate(tasks)},
+            numbers={f"share of time, {task}": Cell(0.55 + 0.1 * place, 0.5, 0.9, seeds) for place, task in enumerate(tasks)},
         ),
-        Answer("Is the drop at SHIFT's switch at most 1 point on every task?", "yes", {"drop, parity, shift": Cell(0.8)}),
+        Verdict("Is the drop at SHIFT's switch at most 1 point on every task?", "yes", numbers={"drop, parity, shift": Cell(0.8)}),
     )
     words = {
         "Data": "drawn afresh for every update: length uniform from 1 to a maximum that grows from 3 to 20",

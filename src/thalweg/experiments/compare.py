@@ -16,16 +16,13 @@ from thalweg.experiments.registry import experiment_in
 from thalweg.experiments.studied import RATIO, Arm, Studied, read
 from thalweg.experiments.switching.variants import SweepConfig
 from thalweg.experiments.tasks.recipes import TaskStudyConfig
-from thalweg.records.experiment import SweepSummary
-from thalweg.records.run import StudySummary
-from thalweg.records.task_study import TaskStudySummary
+from thalweg.records.run import Verdict
 from thalweg.report.compare.differences import Difference, difference
 from thalweg.report.compare.page import (
-    Answer,
     Comparison,
     Curves,
     One,
-    Told,
+    VerdictPair,
     apart_in_words,
     arms_in_words,
     as_text,
@@ -119,7 +116,7 @@ def side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Studied], path
         configs=together({arm: changes(*configs) for arm, configs in made.items()}),
         seeds=together(alone),
         numbers=tuple(one for arm in both for one in differences(arm, a.arms[arm], b.arms[arm])),
-        answers=answers(told_by(a.summary), told_by(b.summary)),
+        answers=answers(a.summary.verdicts, b.summary.verdicts),
     )
     return found, curves
 
@@ -138,26 +135,20 @@ def same_data(a: Arm, b: Arm) -> bool:
     return data[0] == data[1] and len(files[0] | files[1]) == 1
 
 
-def answers(first: dict[str, Told], second: dict[str, Told]) -> tuple[Answer, ...]:
+def answers(first: Sequence[Verdict], second: Sequence[Verdict]) -> tuple[VerdictPair, ...]:
     """What both studies say of each claim or question: first what changed, then what only one says."""
+    of_first, of_second = ({one.claim: one for one in verdicts} for verdicts in (first, second))
     found = []
-    for question in first | second:
-        one, other = first.get(question), second.get(question)
+    for claim in of_first | of_second:
+        one, other = of_first.get(claim), of_second.get(claim)
         changed = is_given(one) and is_given(other) and wording(one) != wording(other)
-        found.append(Answer(question, one, other, changed))
+        found.append(VerdictPair(claim, one, other, changed))
     return tuple(sorted(found, key=lambda one: (not one.changed, is_given(one.first) == is_given(one.second))))
 
 
-def wording(told: Told | None) -> str:
+def wording(told: Verdict | None) -> str:
     """An answer without the numbers in it."""
-    return re.sub(r"[-+]?\d[\d.,]*(e[-+]?\d+)?", "#", told.words if told else "")
-
-
-def told_by(summary: StudySummary | SweepSummary | TaskStudySummary) -> dict[str, Told]:
-    """Claim or question -> what a study says of it."""
-    if isinstance(summary, StudySummary):
-        return {one.claim: Told(one.verdict, one.numbers) for one in summary.verdicts}
-    return {one.question: Told(one.answer, one.numbers) for one in summary.verdicts}
+    return re.sub(r"[-+]?\d[\d.,]*(e[-+]?\d+)?", "#", told.verdict if told else "")
 
 
 def show_comparison(found: Comparison, page: Path) -> None:
@@ -181,5 +172,5 @@ def show_comparison(found: Comparison, page: Path) -> None:
     if len(found.differing) > SHOWN:
         say(f"{len(found.differing) - SHOWN} more are on the page")
     for one in found.changed:
-        say(f"changed: {one.question}: {one.first.words if one.first else ''} | {one.second.words if one.second else ''}")
+        say(f"changed: {one.claim}: {one.first.verdict if one.first else ''} | {one.second.verdict if one.second else ''}")
     say(f"page: {page}")

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from thalweg.intervals import Interval, interval, slope
-from thalweg.records.experiment import Answer
-from thalweg.records.run import Cell, EvaluationRecord, RunRecord, Scores
+from thalweg.records.run import Cell, EvaluationRecord, RunRecord, Scores, Verdict
 
 LAST = 3
 """Evaluations averaged into a final value, and into each point of the curve that is asked for a target."""
 
 MIN_SEEDS = 3
-"""Seeds below which nothing is called supported or contradicted."""
+"""Seeds below which no claim is supported or contradicted, and no question is answered."""
 
 Measure = Callable[[EvaluationRecord], float]
 """A number of one evaluation."""
@@ -114,14 +113,29 @@ def in_bits(run: RunRecord) -> RunRecord:
     )
 
 
+def sign_of(found: Interval) -> int:
+    """-1 or 1 where the 95 % interval over at least `MIN_SEEDS` seeds lies on that side of zero, else 0."""
+    if found.n < MIN_SEEDS or not found.excludes_zero:
+        return 0
+    return 1 if found.mean > 0 else -1
+
+
 def by_sign(found: Interval) -> str:
     """The verdict on "greater than zero"."""
-    if found.n < MIN_SEEDS or not found.excludes_zero:
-        return "undecided"
-    return "supported" if found.mean > 0 else "contradicted"
+    return {1: "supported", 0: "undecided", -1: "contradicted"}[sign_of(found)]
 
 
-def answer_by_sign(question: str, differences: Sequence[float], what: str) -> Answer:
+def too_few(seeds: int) -> str:
+    """Why a question is not answered from so few seeds; empty where there are enough.
+
+    Example:
+        >>> too_few(1), too_few(3)
+        ('undecided: 1 of at least 3 seeds', '')
+    """
+    return "" if seeds >= MIN_SEEDS else f"undecided: {seeds} of at least {MIN_SEEDS} seeds"
+
+
+def answer_by_sign(question: str, differences: Sequence[float], what: str) -> Verdict:
     """The answer to "is it greater than zero?", from one difference for each seed.
 
     "yes" or "no" where the two-sided 95 % t-interval over at least `MIN_SEEDS` seeds leaves out zero, else "undecided".
@@ -132,5 +146,5 @@ def answer_by_sign(question: str, differences: Sequence[float], what: str) -> An
         what: name of the number, with unit.
     """
     found = interval(differences) if differences else None
-    words = {"supported": "yes", "contradicted": "no"}.get(by_sign(found) if found else "", "undecided")
-    return Answer(question, words, {what: as_cell(found)} if found else {})
+    words = {1: "yes", 0: "undecided", -1: "no"}[sign_of(found) if found else 0]
+    return Verdict(question, too_few(len(differences)) or words, numbers={what: as_cell(found)} if found else {})

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from thalweg.experiments.metrics import LAST, Pairs, cell, cost_to_target, final, paired
+from thalweg.experiments.metrics import LAST, Measure, Pairs, cell, cost_to_target, final, held_out_loss, paired
 from thalweg.intervals import Interval, interval
 from thalweg.records.experiment import Outcome, Share
 from thalweg.records.run import EvaluationRecord, RunRecord, SwitchRecord
@@ -79,14 +79,32 @@ def jump(run: RunRecord) -> float | None:
     return max((after - before for before, after in sides), default=None)
 
 
-def shares(runs: Pairs, looped: Pairs, spent: Callable[[EvaluationRecord], float]) -> dict[int, tuple[float, bool]]:
-    """Seed -> share of Looped's cost to Looped's final loss, and whether it was reached; the whole run's share where it was not."""
+def shares(
+    runs: Pairs,
+    looped: Pairs,
+    spent: Measure,
+    measure: Measure = held_out_loss,
+    target: Callable[[RunRecord], float] = loss_at_end,
+) -> dict[int, tuple[float, bool]]:
+    """Cost until Looped's final quality is reached, over what Looped spent to reach it, at the seeds that both have.
+
+    Args:
+        runs: of one arm, by seed.
+        looped: of Looped, by seed.
+        spent: what an evaluation had cost: `seconds` or `operations`.
+        measure: of an evaluation; the lower, the better. Its `smoothed` curve is asked where it first is at the target.
+        target: of a run of Looped, a value of ``measure`` that its own smoothed curve reaches.
+    Returns:
+        Seed -> (share, True); where a run never gets there (all that it spent over what Looped spent to get there, False): the
+        share is at least that.
+    """
     found = {}
     for seed in sorted(runs.keys() & looped.keys()):
-        reference, run = looped[seed], runs[seed]
-        cost = cost_to_target(run, loss_at_end(reference), spent)
-        whole = spent(reference.evaluations[-1])
-        found[seed] = (spent(run.evaluations[-1]) / whole, False) if cost is None else (cost / whole, True)
+        wanted = target(looped[seed])
+        whole = cost_to_target(looped[seed], wanted, spent, measure)
+        assert whole is not None  # its own curve ends there
+        cost = cost_to_target(runs[seed], wanted, spent, measure)
+        found[seed] = (spent(runs[seed].evaluations[-1]) / whole, False) if cost is None else (cost / whole, True)
     return found
 
 

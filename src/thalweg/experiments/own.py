@@ -31,8 +31,8 @@ from thalweg.experiments.folder import read_plan, slug
 from thalweg.experiments.metrics import Pairs, cell
 from thalweg.experiments.queue import Job, unplanned
 from thalweg.experiments.words import command_words, in_words, run_words
-from thalweg.records.experiment import Answer, ExperimentSummary, FigureRecord
-from thalweg.records.run import Cell, RunRecord, recorded
+from thalweg.records.experiment import ExperimentSummary, FigureRecord
+from thalweg.records.run import Cell, RunRecord, Verdict, recorded
 from thalweg.report.own import Picture, write_own_report
 from thalweg.serialization import to_dict
 from thalweg.storage import read_json, write_json
@@ -79,7 +79,7 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         """What the table shows. By default the final held-out loss."""
         return {arm: {"held-out loss (nats)": [final_loss(run) for run in pairs.values()]} for arm, pairs in runs.items()}
 
-    def answers(self, runs: Runs) -> Sequence[Answer]:
+    def answers(self, runs: Runs) -> Sequence[Verdict]:
         """What the experiment says; none by default."""
         return ()
 
@@ -159,7 +159,7 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         write_own_report(summary, figures, folder)
         return summary
 
-    def made_of(self, runs: Runs) -> tuple[dict[str, dict[str, Cell]], tuple[Answer, ...], list[Picture]]:
+    def made_of(self, runs: Runs) -> tuple[dict[str, dict[str, Cell]], tuple[Verdict, ...], list[Picture]]:
         """Table, answers and figures that the user's methods make of the complete runs, looked at.
 
         Raises:
@@ -172,7 +172,7 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         require(not others, f"{what}: outcomes()", others, f"arms among {', '.join(self.configs)}")
         with naming_failures(f"{what}: answers()"):
             answers = tuple(self.answers(runs))
-        require(all(isinstance(one, Answer) for one in answers), f"{what}: answers()", answers, "a list of thalweg.Answer")
+        require(all(isinstance(one, Verdict) for one in answers), f"{what}: answers()", answers, "a list of thalweg.Verdict")
         with naming_failures(f"{what}: figures()"):
             drawings = dict(self.figures(runs))
         good = all(slug(str(heading)) and hasattr(one, "savefig") for heading, one in drawings.items())
@@ -227,7 +227,7 @@ def table_of(summary: ExperimentSummary) -> Table:
 
 def lines_of(summary: ExperimentSummary) -> list[str]:
     """Questions with their answers."""
-    return [f"{one.question} {one.answer}" for one in summary.verdicts]
+    return [f"{one.claim} {one.verdict}" for one in summary.verdicts]
 
 
 def final_loss(run: RunRecord) -> float:

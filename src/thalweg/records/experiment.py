@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from thalweg.records.run import Cell, Provenance
+from thalweg.records.run import Cell, Provenance, Verdict
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,6 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One question and its answer in words, with the numbers it rests on."""
-
-    question: str
-    answer: str
-    numbers: dict[str, Cell] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class SweepSummary:
     """Everything that the page of a sweep shows."""
 
@@ -87,7 +78,7 @@ class SweepSummary:
     """Of the SCP grid: "delta_loss", "delta_grad", "patience"."""
     defaults: dict[str, float]
     """The recipe's own point of the grid."""
-    verdicts: tuple[Answer, ...]
+    verdicts: tuple[Verdict, ...]
     setup: dict[str, str]
     provenance: Provenance
     curves: dict[str, str] = field(default_factory=dict)
@@ -130,7 +121,7 @@ class ExperimentSummary:
     """Headings with units, in order."""
     table: dict[str, dict[str, Cell]]
     """Arm -> heading -> over seeds."""
-    verdicts: tuple[Answer, ...]
+    verdicts: tuple[Verdict, ...]
     setup: dict[str, str]
     provenance: Provenance
     figures: tuple[FigureRecord, ...] = ()

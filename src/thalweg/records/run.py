@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from thalweg.errors import BadInputError, DamagedFileError, shown
 from thalweg.serialization import from_dict
@@ -242,11 +242,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the study says of one claim, with the test that decided."""
+    """What an experiment says of one claim or question, with the numbers that it rests on."""
 
     claim: str
-    verdict: Literal["supported", "contradicted", "undecided", "not measured"]
-    test: str
+    """The claim that is judged, or the question that is asked."""
+    verdict: str
+    """Of a claim "supported", "contradicted", "undecided" or "not measured"; of a question the answer in words."""
+    test: str = ""
+    """How it was decided."""
     numbers: dict[str, Cell] = field(default_factory=dict)
     topic: str = ""
     """Section of the page that it belongs to."""

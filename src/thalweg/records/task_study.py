@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from thalweg.records.experiment import Answer, Share
-from thalweg.records.run import Cell, Provenance
+from thalweg.records.experiment import Share
+from thalweg.records.run import Cell, Provenance, Verdict
 
 GOAL, GOAL_DROP, HALTING = 0.7, 1.0, 0.02
 """Share of Looped's time that SHIFT is to need; percentage points; exact match within which halting is as good as T(n)."""
@@ -84,7 +84,7 @@ class TaskStudySummary:
     longest: dict[str, int]
     """Task -> longest length in training."""
     outcomes: tuple[TaskOutcome, ...]
-    verdicts: tuple[Answer, ...]
+    verdicts: tuple[Verdict, ...]
     setup: dict[str, str]
     provenance: Provenance
     command: str = ""

@@ -54,29 +54,29 @@ def test_a_setting_that_never_reaches_looped_is_not_the_fastest() -> None:
     never, good = arm(2.0, 1.0, switched=False), arm(0.9, 4.0)
     ways, runs = grid_of({(0.005, 0.1, 2): never, (0.02, 0.1, 2): good, (0.05, 0.1, 2): arm(0.9001, 4.01)})
     found = region(ways, runs, DEFAULT)
-    assert found.answer.startswith("2 of 3 settings (delta_loss 0.02 to 0.05,")
-    assert found.answer.endswith("the default is inside, with 1 of its 2 neighbours inside")
+    assert found.verdict.startswith("2 of 3 settings (delta_loss 0.02 to 0.05,")
+    assert found.verdict.endswith("the default is inside, with 1 of its 2 neighbours inside")
 
 
 def test_where_no_setting_reaches_looped_the_region_is_by_loss_and_says_so() -> None:
     ways, runs = grid_of({(0.005, 0.1, 2): arm(2.0, 1.0), (0.02, 0.1, 2): arm(1.5, 4.0)})
     found = region(ways, runs, DEFAULT)
-    assert found.answer.startswith("1 of 2 settings (delta_loss 0.02 to 0.02,")
-    assert "by final loss alone" in found.answer
+    assert found.verdict.startswith("1 of 2 settings (delta_loss 0.02 to 0.02,")
+    assert "by final loss alone" in found.verdict
 
 
 def test_seeds_that_cannot_be_paired_yet_are_left_out() -> None:
     ways, runs = grid_of({(0.005, 0.1, 2): {0: falling(0.9, 4.0)}, (0.02, 0.1, 2): {1: falling(0.8, 4.0)}})
-    assert "1 of 2 settings" in region(ways, runs, DEFAULT).answer
+    assert "1 of 2 settings" in region(ways, runs, DEFAULT).verdict
     ways += [Way("early", "share", {}), Way("other", "onset", {})]
     runs |= {"shift": {1: falling(0.9, 4.0)}, "looped": {0: falling(1.0, 6.0)}, "early": {0: falling(0.9, 4.0)}, "other": {}}
-    assert [one.question[:14] for one in verdicts_of(ways, runs, DEFAULT)] == ["Which settings"]
+    assert [one.claim[:14] for one in verdicts_of(ways, runs, DEFAULT)] == ["Which settings"]
 
 
 def test_one_seed_decides_nothing() -> None:
     runs = {"looped": {0: falling(1.0, 6.0)}, "shift": {0: falling(0.5, 2.0, switched=True)}}
-    assert sooner(runs).answer.startswith("undecided")
-    assert smooth(runs).answer.startswith("undecided")
+    assert sooner(runs).verdict.startswith("undecided")
+    assert smooth(runs).verdict.startswith("undecided")
 
 
 def test_an_evaluation_at_the_switch_itself_is_left_to_the_switchs_own_scores() -> None:

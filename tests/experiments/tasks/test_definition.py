@@ -20,8 +20,7 @@ from thalweg.experiments.tasks.answers import task_verdicts
 from thalweg.experiments.tasks.definition import task_setup
 from thalweg.experiments.tasks.outcomes import task_outcome
 from thalweg.experiments.tasks.recipes import ALL, ARMS, PRESETS, TaskPreset, plan_tasks, task_recipe, task_runs
-from thalweg.records.experiment import Answer
-from thalweg.records.run import EvaluationRecord, RunRecord, Score, SwitchRecord, TaskLength
+from thalweg.records.run import EvaluationRecord, RunRecord, Score, SwitchRecord, TaskLength, Verdict
 from thalweg.train.config import read_config
 
 TINY = TaskPreset(1, ("single", "looped", "shift"), 24, 2, 8, 1, 8)
@@ -244,14 +243,14 @@ def test_tables_hold_a_row_for_each_length_and_a_number_for_each_seed():
     assert (found.seeds, found.lengths, found.loops, found.samples) == ((0, 2), (10, 20), (10, 20), 100)
 
 
-def answers_of(outcomes, arms: dict | None = None) -> dict[str, Answer]:
+def answers_of(outcomes, arms: dict | None = None) -> dict[str, Verdict]:
     """Question -> answer, of one task trained to length 20."""
-    return {one.question: one for one in task_verdicts(outcomes, {"parity": arms or {}}, {"parity": 20})}
+    return {one.claim: one for one in task_verdicts(outcomes, {"parity": arms or {}}, {"parity": 20})}
 
 
 SOONER = "On which tasks does {} reach Looped's exact match in 70% of its cost (geometric mean over seeds)?"
 HALTING = "On which learned tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
-DROP = "Is the largest drop of {} at a switch at most 1 point (mean over seeds) on every task?"
+DROP = "Is the largest drop of {} at a switch at most 1 point (upper end of the interval) on every task?"
 
 
 def test_answers_are_by_task_and_the_worst_seed_counts():
@@ -262,16 +261,16 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     outcomes = [outcome("looped", looped, lengths, looped), outcome("shift", shift, lengths, looped)]
     found = answers_of(outcomes, {"looped": looped, "shift": shift})
     (first,) = [one for question, one in found.items() if question.startswith("On which tasks is every Looped seed")]
-    assert first.answer == "none"
-    assert found[HALTING].answer == "by confidence: parity; by that of the batch: parity; at the sharpest dip of the doubt: parity"
-    assert found["Is shift on the trained lengths as good as Looped?"].answer == "no difference was found, or it is better"
+    assert first.verdict == "none"
+    assert found[HALTING].verdict == "by confidence: parity; by that of the batch: parity; at the sharpest dip of the doubt: parity"
+    assert found["Is shift on the trained lengths as good as Looped?"].verdict == "no difference was found, or it is better"
     unsure = {seed: measured(1.0, 1.0, 0.96, confident=0.5) for seed in range(3)}
     halting = answers_of([*outcomes, outcome("random", looped, unsure, looped)])[HALTING]
     assert halting.numbers["largest gap over lengths and seeds, by confidence, parity (random)"].mean == pytest.approx(0.5)
-    assert halting.answer.startswith("by confidence: parity; by that of the batch: parity, parity (random);")
+    assert halting.verdict.startswith("by confidence: parity; by that of the batch: parity, parity (random);")
     better = answers_of([outcome("looped", looped, sure, looped), outcome("shift", shift, lengths, looped)])
-    assert next(iter(better.values())).answer == "parity"
-    assert better["Is shift out of the trained range as good as Looped?"].answer == "it is lower on parity"
+    assert next(iter(better.values())).verdict == "parity"
+    assert better["Is shift out of the trained range as good as Looped?"].verdict == "it is lower on parity"
 
 
 def test_each_arm_is_asked_by_itself_what_it_costs():
@@ -281,12 +280,12 @@ def test_each_arm_is_asked_by_itself_what_it_costs():
     runs = {"looped": looped, "shift": shift, "shift-short": never, "looped-fast": shift, "looped-short": shift}
     found = answers_of([outcome(arm, mine, lengths, looped) for arm, mine in runs.items()], runs)
     for arm in ("shift", "looped-fast", "looped-short"):
-        assert found[SOONER.format(arm)].answer == "by time: parity; by operations: none"
+        assert found[SOONER.format(arm)].verdict == "by time: parity; by operations: none"
         assert found[SOONER.format(arm)].numbers["share of time, parity"].mean == pytest.approx(0.6)
     short = found[SOONER.format("shift-short")]
-    assert short.answer == "by time: none; by operations: none; not in every run: parity (3 of 3 never)"
+    assert short.verdict == "by time: none; by operations: none; not in every run: parity (3 of 3 never)"
     lower = found["Is shift-short on the trained lengths as good as Looped?"]
-    assert lower.answer == "it is lower on parity"
+    assert lower.verdict == "it is lower on parity"
     assert lower.numbers["exact match on trained lengths, shift-short - looped, parity"].mean == pytest.approx(-0.7)
 
 
@@ -313,7 +312,7 @@ def test_a_drop_is_answered_beside_what_looped_loses_there():
         for arm in ("shift", "shift-hard"):  # whatever other arms there are
             made = [outcome(arm, shift, {seed: measured(1.0) for seed in range(3)}, looped)]
             found = answers_of(made, {arm: shift, "looped": looped})
-            assert [one.answer for question, one in found.items() if "drop" in question] == [answer]
+            assert [one.verdict for question, one in found.items() if "drop" in question] == [answer]
             assert found[DROP.format(arm)].numbers["drop, parity (points)"].mean == pytest.approx(20.0)
 
 
@@ -322,7 +321,7 @@ def test_a_share_whose_interval_holds_1_is_told_as_such():
     uneven = {seed: planted(RISING, seconds) for seed, seconds in enumerate((3.0, 3.0, 15.0))}
     made = outcome("shift", uneven, {seed: measured(1.0) for seed in range(3)}, looped)
     assert made.share_seconds.value == pytest.approx((0.3 * 0.3 * 1.5) ** (1 / 3))
-    assert answers_of([made])[SOONER.format("shift")].answer == "by time: parity (its interval holds 1); by operations: none"
+    assert answers_of([made])[SOONER.format("shift")].verdict == "by time: parity (its interval holds 1); by operations: none"
 
 
 def test_halting_is_not_asked_of_a_task_that_was_not_learned():

@@ -14,15 +14,14 @@ from scipy import stats
 
 from thalweg.errors import FolderError
 from thalweg.intervals import student_quantile
-from thalweg.records.run import Cell
+from thalweg.records.run import Cell, Verdict
 from thalweg.report.compare import page as compare
 from thalweg.report.compare.differences import Difference, difference, half_width, outside, welch
 from thalweg.report.compare.page import (
-    Answer,
     Change,
     Comparison,
     One,
-    Told,
+    VerdictPair,
     apart_in_words,
     as_text,
     changes,
@@ -188,11 +187,11 @@ def make_comparison(name: str = "demo") -> Comparison:
     """Of two arms, everything in it."""
     one = One(f"old/{name}", f"/r/old/{name}", True, (), (), "Width 24.")
     other = One(f"new/{name}", f"/r/new/{name}", False, ("looped-seed2",), ("shift",), "Width 32.")
-    told = Told("supported", {"rise": Cell(0.1, 0.05, 0.15, 3)})
+    told = Verdict("a claim", "supported", numbers={"rise": Cell(0.1, 0.05, 0.15, 3)})
     answers = (
-        Answer("a claim", told, Told("undecided"), True),
-        Answer("another", told, None, False),
-        Answer("last", told, told, False),
+        VerdictPair("a claim", told, Verdict("a claim", "undecided"), True),
+        VerdictPair("another", told, None, False),
+        VerdictPair("last", told, told, False),
     )
     plain = replace(DIFFERS, number="accuracy", differs=False, paired=False)
     return Comparison(
@@ -334,13 +333,13 @@ def test_one_key_and_one_number_are_said_in_the_singular() -> None:
 def hostile() -> tuple[Comparison, dict]:
     """Everything that can be named has a hostile name."""
     made = make_comparison(HOSTILE)
-    told = Told(HOSTILE, {HOSTILE: Cell(1.0)})
+    told = Verdict(HOSTILE, HOSTILE, numbers={HOSTILE: Cell(1.0)})
     bad = Change(HOSTILE, HOSTILE, [HOSTILE], (HOSTILE,))
     one = replace(made.first, complete=False, missing=(HOSTILE,), arms_alone=(HOSTILE,), setup=HOSTILE)
     found = replace(
         made, kind=HOSTILE, first=one, second=replace(one, label=HOSTILE + "_"), arms=(HOSTILE,),
         plan=(bad,), software=(bad,), configs=(bad,), seeds=(replace(bad, first=[0], second=[]),),
-        numbers=(replace(DIFFERS, arm=HOSTILE, number=HOSTILE),), answers=(Answer(HOSTILE, told, told, True),),
+        numbers=(replace(DIFFERS, arm=HOSTILE, number=HOSTILE),), answers=(VerdictPair(HOSTILE, told, told, True),),
     )  # fmt: skip
     return found, {HOSTILE: {HOSTILE: make_curves()["looped"]["looped"], "$a$": make_curves()["single"]["single"]}}
 

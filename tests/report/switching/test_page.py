@@ -6,14 +6,14 @@ import pytest
 from made_up_sweeps import make_runs, make_sweep
 from pages import CHROMIUM, HOSTILE, Tags, laid_out, opened
 
-from thalweg.records.experiment import Answer, Outcome, Share
-from thalweg.records.run import Cell
+from thalweg.records.experiment import Outcome, Share
+from thalweg.records.run import Cell, Verdict
 from thalweg.report.switching.page import by_group, share_in_words, short, write_sweep_report
 
 
 def hostile(sweep):
     """Everything that can be named has a hostile name."""
-    verdict = Answer(HOSTILE, HOSTILE, {HOSTILE: Cell(1.0)})
+    verdict = Verdict(HOSTILE, HOSTILE, numbers={HOSTILE: Cell(1.0)})
     bad = Outcome(HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, share_seconds=Share(0.5, None, None, 1, 0))
     return replace(
         sweep,

@@ -6,8 +6,7 @@ import pytest
 from made_up_tasks import ARMS, TASKS, make_task_runs, make_tasks
 from pages import CHROMIUM, HOSTILE, Tags, laid_out, opened
 
-from thalweg.records.experiment import Answer
-from thalweg.records.run import Cell
+from thalweg.records.run import Cell, Verdict
 from thalweg.records.task_study import TaskOutcome
 from thalweg.report.tasks.page import percent, render_tasks, task_tables, write_task_report
 
@@ -22,7 +21,7 @@ def hostile(study):
         preset=HOSTILE,
         complete=False,
         missing=(HOSTILE,),
-        verdicts=(Answer(HOSTILE, HOSTILE, {HOSTILE: Cell(1.0)}),),
+        verdicts=(Verdict(HOSTILE, HOSTILE, numbers={HOSTILE: Cell(1.0)}),),
         setup=dict.fromkeys(("Model", "Training", HOSTILE), HOSTILE),
         provenance=replace(study.provenance, device=HOSTILE, commit=HOSTILE),
     )

@@ -154,7 +154,9 @@ def share(flags: Sequence[bool]) -> Cell:
 
 
 def beyond(found: Interval, bar: float = 0.0) -> str:
-    """The verdict on "above the bar": by the side on which the whole interval lies."""
+    """The verdict on "above the bar": by the side on which the whole interval lies, over at least `MIN_SEEDS` seeds."""
+    if found.n < MIN_SEEDS:
+        return "undecided"
     if found.low is not None and found.low > bar:
         return "supported"
     return "contradicted" if found.high is not None and found.high < bar else "undecided"
@@ -167,7 +169,9 @@ def conjunction(decisions: Iterable[str]) -> str:
 
 
 def all_or_none(flags: Sequence[bool]) -> str:
-    """The verdict on "every seed does": contradicted where none does."""
+    """The verdict on "every one of at least `MIN_SEEDS` seeds does": contradicted where none does."""
+    if len(flags) < MIN_SEEDS:
+        return "undecided"
     return "supported" if all(flags) else "undecided" if any(flags) else "contradicted"
 
 

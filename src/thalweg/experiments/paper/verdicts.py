@@ -19,7 +19,7 @@ Runs = dict[str, Pairs]
 
 def verdict(claim: str, decision: str, test: str, numbers: dict[str, Cell], topic: str) -> Verdict:
     """A verdict as a record; ``topic`` is a section of the page, see `thalweg.report.paper.sections`."""
-    return Verdict(claim, decision, test, numbers, topic)  # type: ignore[arg-type]
+    return Verdict(claim, decision, test, numbers, topic)
 
 
 def stalls(runs: Runs, arm: str, where: str, topic: str = "samples") -> Verdict:
@@ -59,12 +59,12 @@ def sooner(runs: Runs, arm: str, other: str) -> Verdict:
     found = list(shares(runs[arm], runs[other], seconds).values())
     logs, missed = [math.log(share) for share, reached in found if reached], sum(not reached for _, reached in found)
     claim = f"{arm} reaches {other}'s final held-out loss in less time than {other} takes"
-    test = f"log of (time to target / {other}'s training time), paired by seed, t-interval against 0; every seed must reach it"
+    test = f"log of (time to target / {other}'s time to it), paired by seed, t-interval against 0; every seed must reach it"
     if not switched.mean:
         return verdict(claim, "undecided", f"{test}; no seed of {arm} has switched", {"seeds that switched": switched}, "cost")
     if not logs or missed:
         numbers = {"seeds that never reached it": Cell(float(missed), n=missed + len(logs))}
-        return verdict(claim, "undecided" if logs else "contradicted", test, numbers, "cost")
+        return verdict(claim, "undecided" if logs or missed < MIN_SEEDS else "contradicted", test, numbers, "cost")
     found = interval(logs)
     ends = (None if end is None else math.exp(end) for end in (found.low, found.high))
     share = Cell(math.exp(found.mean), *ends, n=found.n)

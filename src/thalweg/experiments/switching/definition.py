@@ -84,7 +84,7 @@ class SwitchingSweep(Experiment[SweepSummary]):
     def lines(self, summary: SweepSummary) -> list[str]:
         settings = sum(one.group == "scp" for one in summary.outcomes)
         hidden = [f"{settings} settings of SCP are on the page"] if settings else []
-        return hidden + [f"{one.question} {one.answer}" for one in summary.verdicts]
+        return hidden + [f"{one.claim} {one.verdict}" for one in summary.verdicts]
 
 
 def job(folder: Path, arm: str, config: RunConfig, seed: int) -> Job:
@@ -250,8 +250,9 @@ def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
         ),
         "Seeds": f"{len(sweep.seeds)} ({', '.join(map(str, sweep.seeds))}), paired: same data, weights and batches",
         "Figures of merit": (
-            "share = training seconds (or counted operations) to Looped's final held-out loss at the same seed over all that "
-            "Looped spent, curves smoothed over 3 evaluations; geometric mean with a 95 % t-interval, or where runs never got "
+            "share = training seconds (or counted operations) until Looped's final held-out loss at the same seed is reached, over "
+            "what Looped spent to reach it, curves smoothed over 3 evaluations; geometric mean "
+            "with a 95 % t-interval, or where runs never got "
             "there the median and no upper end; drop = the largest fall of the held-out accuracy below its best so far, from the 3 "
             "evaluations before the switch until 400 updates after its onset; ideal = the share of Looped's operations if every "
             "update were as good as Looped's"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from thalweg.experiments.metrics import Pairs, as_cell
+from thalweg.experiments.metrics import Pairs, as_cell, too_few
 from thalweg.experiments.outcomes import difference, logs, loss_at_end, losses, reaches
 from thalweg.experiments.paper.verdicts import Runs
 from thalweg.experiments.switching.variants import Way
 from thalweg.intervals import Interval, interval
-from thalweg.records.experiment import Answer
+from thalweg.records.run import Verdict
 from thalweg.shift.criterion import Plateau
 
 AXES = ("delta_loss", "delta_grad", "patience")
@@ -19,7 +19,7 @@ LOSS_NOISE, COST_NOISE = 0.002, 0.05
 Ways = list[Way]
 
 
-def region(grid: Ways, runs: Runs, default: Plateau) -> Answer:
+def region(grid: Ways, runs: Runs, default: Plateau) -> Verdict:
     """The settings of SCP whose outcome is within noise of the best one's, in final loss and in operations to Looped's loss.
 
     Operations, not seconds, which other work on the machine disturbs. A setting with a run that never reaches Looped's loss has
@@ -42,9 +42,10 @@ def region(grid: Ways, runs: Runs, default: Plateau) -> Answer:
     own = next((way for way in grid if setting_of(way) == default_setting(default)), None)
     if own is not None and runs[own.name].keys() & runs[best.name].keys():
         numbers["final loss, default - best"] = as_cell(difference(runs[own.name], runs[best.name]))
-    return Answer(
-        "Which settings of SCP are within noise of the best, in final loss and in operations to Looped's loss?", answer, numbers
-    )
+    fewest = min((len(runs[way.name]) for way in grid), default=0)
+    answer = f"{too_few(fewest)}; so far {answer}" if too_few(fewest) else answer
+    question = "Which settings of SCP are within noise of the best, in final loss and in operations to Looped's loss?"
+    return Verdict(question, answer, numbers=numbers)
 
 
 def near(way: Way, best: Way, margin: float, runs: Runs, measure: Callable[[Pairs, Pairs], dict[int, float]]) -> bool:

@@ -40,7 +40,7 @@ class SweepPreset:
 
 
 PRESETS = {
-    "quick": SweepPreset(2, {"markov": 600, "text": 300}, (0.02, 0.1), (0.1, 0.5), (1, 2)),
+    "quick": SweepPreset(3, {"markov": 600, "text": 300}, (0.02, 0.1), (0.1, 0.5), (1, 2)),
     "paper": SweepPreset(5, {"markov": 2400, "text": 1000}, (0.02, 0.05, 0.1, 0.2), (0.1, 0.5, 1.0), (1, 2, 3)),
 }
 LOOPS = {"markov": 6, "text": 4}

@@ -78,7 +78,7 @@ class TaskStudy(Experiment[TaskStudySummary]):
         return Table(title, (*scores, "drop (points)", "share of time", "of operations", "seconds"), rows)
 
     def lines(self, summary: TaskStudySummary) -> list[str]:
-        return [f"{one.question} {one.answer}" for one in summary.verdicts]
+        return [f"{one.claim} {one.verdict}" for one in summary.verdicts]
 
 
 def task_jobs(study: TaskStudyConfig, folder: Path, facts: Mapping[str, TaskFacts] | None = None) -> dict[Key, Job]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from thalweg.experiments.metrics import Measure, Pairs, cell, cost_to_target, final, held_out_errors
-from thalweg.experiments.outcomes import drop, jump, operations, seconds, share_over_seeds
+from thalweg.experiments.metrics import Measure, Pairs, cell, final, held_out_errors
+from thalweg.experiments.outcomes import drop, jump, operations, seconds, share_over_seeds, shares
 from thalweg.records.experiment import Share
 from thalweg.records.run import RunRecord, TaskLength
 from thalweg.records.task_study import Table, TaskOutcome
@@ -65,19 +65,11 @@ def by_loops(tested: Sequence[tuple[TaskLength, ...]], place: int) -> Table:
 
 
 def share_of(runs: Pairs, looped: Pairs, spent: Measure) -> Share | None:
-    """Cost to Looped's final exact match less a point over Looped's own cost to it, at the seeds that both have.
+    """Share of Looped's cost to its final exact match less a point, see `thalweg.experiments.outcomes.shares`.
 
-    A run that never gets there is censored at all that it spent. Exact match ends near 1 on a task that is learned, where the
-    last hundredth can take as long as all the rest: so the target is a point lower, for both. Seeds at which Looped has learned
-    less than half are left out.
+    Exact match ends near 1 on a task that is learned, where the last hundredth can take as long as all the rest: so the target is
+    a point lower, for both. Seeds at which Looped has learned less than half are left out.
     """
-    found = []
-    for seed in sorted(runs.keys() & looped.keys()):
-        if trained_accuracy(looped[seed]) < LEARNED:
-            continue
-        target = 1 - trained_accuracy(looped[seed]) + POINT
-        whole = cost_to_target(looped[seed], target, spent, held_out_errors)
-        assert whole is not None  # its own last point is below it
-        cost = cost_to_target(runs[seed], target, spent, held_out_errors)
-        found.append((spent(runs[seed].evaluations[-1]) / whole, False) if cost is None else (cost / whole, True))
-    return share_over_seeds(found)
+    learned = {seed: run for seed, run in looped.items() if trained_accuracy(run) >= LEARNED}
+    found = shares(runs, learned, spent, held_out_errors, lambda run: 1 - trained_accuracy(run) + POINT)
+    return share_over_seeds(list(found.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from thalweg.errors import FolderError
-from thalweg.records.run import Cell, RunRecord
+from thalweg.records.run import RunRecord, Verdict
 from thalweg.report.compare.differences import Difference
 from thalweg.report.curves import band
 from thalweg.report.figures import COLOURS, STYLE, Drawn, Measure, drawn, save_all, score
@@ -64,20 +64,12 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one study says of a claim or question, and the numbers that it rests on."""
-
-    words: str
-    numbers: dict[str, Cell] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Answer:
+class VerdictPair:
     """A claim or question and what both studies say of it."""
 
-    question: str
-    first: Told | None
-    second: Told | None
+    claim: str
+    first: Verdict | None
+    second: Verdict | None
     changed: bool
     """Both answer, and not in the same words; numbers in the words do not count."""
 
@@ -100,7 +92,7 @@ class Comparison:
     seeds: tuple[Change, ...]
     """Complete in one study only."""
     numbers: tuple[Difference, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[VerdictPair, ...]
     """Those that changed first, then those that only one study gives."""
 
     @property
@@ -109,7 +101,7 @@ class Comparison:
         return tuple(one for one in self.numbers if one.differs)
 
     @property
-    def changed(self) -> tuple[Answer, ...]:
+    def changed(self) -> tuple[VerdictPair, ...]:
         """The answers that changed."""
         return tuple(one for one in self.answers if one.changed)
 
@@ -221,9 +213,9 @@ def in_short(found: Comparison) -> str:
     )
 
 
-def is_given(told: Told | None) -> bool:
+def is_given(told: Verdict | None) -> bool:
     """Whether a study has an answer."""
-    return told is not None and told.words != "not measured"
+    return told is not None and told.verdict != "not measured"
 
 
 def counted(many: int, what: str) -> str:
