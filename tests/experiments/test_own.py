@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -114,8 +115,17 @@ def test_an_experiment_of_ones_own_is_made_extended_and_shown_again_without_its_
     assert summary["table"]["depth 1"]["held-out loss (nats)"]["n"] == 3
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
 
+    shutil.copytree("made", "again")
+    assert call(["report", "made", "again", "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)
+    assert compared["kind"] == f"the experiment {module}:Depths"
+    assert [one["first"]["n"] for one in compared["numbers"]] == [3, 3]
+    assert not any(one["differs"] for one in compared["numbers"])
+
     (tmp_path / f"{module}.py").unlink()
     del sys.modules[module]
+    assert call(["report", "made", "again", "--out", "other"]) == 2
+    assert "a comparison needs the experiment's outcomes()" in capsys.readouterr().err
     before = (tmp_path / "made/report.html").read_bytes()
     assert call(["report", "made"]) == 0
     assert "How many seeds?" in capsys.readouterr().out

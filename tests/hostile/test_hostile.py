@@ -72,16 +72,16 @@ def test_a_run_whose_files_are_removed_while_it_goes_on_stops_with_one_line(tmp_
     (tmp_path / "run.toml").write_text(damage.RUN)
 
     def remove_later() -> None:
-        from thalweg.train import trainer
+        from thalweg.train import state, trainer
 
-        update = trainer.Run.update
+        update = trainer.update
 
-        def spoiled(run: trainer.Run) -> None:
+        def spoiled(run: state.Run) -> None:
             if run.shift.step == 32:
                 damage.removed(tmp_path / "run" / gone)
             update(run)
 
-        trainer.Run.update = spoiled  # type: ignore[method-assign]
+        trainer.update = spoiled
 
     made = attempt(["train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run")], tmp_path / "log", meanwhile=remove_later)
     assert made.faults == []

@@ -6,9 +6,8 @@ import numpy as np
 from made_up_records import HERE
 from made_up_sweeps import cell
 
-from thalweg.records.experiment import Share
+from thalweg.records.experiment import Share, TaskOutcome, TaskStudySummary
 from thalweg.records.run import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord, Verdict
-from thalweg.records.task_study import TaskOutcome, TaskStudySummary
 
 TASKS = ("parity", "copy", "addition", "binary-sum", "multiplication", "unique-set")
 ARMS = ("single", "looped", "shift", "shift-hard", "next-token", "fixed", "random")

@@ -22,8 +22,9 @@ from thalweg.train.answers import answer_losses, exact, score_answers, score_len
 from thalweg.train.assemble import make_model
 from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig, ShiftConfig, config_text, read_config
+from thalweg.train.state import Run
 from thalweg.train.step import TaskBatch, answer_loss, on_device
-from thalweg.train.trainer import Run, train
+from thalweg.train.trainer import train
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,12 @@ from thalweg.models.looped import LoopedTransformer
 from thalweg.shift.criterion import AtStep, LookAhead
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Ramp
-from thalweg.train import trainer as trainer_module
+from thalweg.train import state
 from thalweg.train.config import ShiftConfig, TrainingConfig
 from thalweg.train.graphs import as_tensor, given_of, loss_of
+from thalweg.train.state import by_graphs
 from thalweg.train.step import TaskBatch, mean_loss
-from thalweg.train.trainer import by_graphs, train
+from thalweg.train.trainer import train
 
 TOKENS = torch.randint(7, (6, 9), generator=torch.Generator().manual_seed(2))
 
@@ -99,8 +100,8 @@ def test_a_run_by_graphs_is_the_run_without(tiny, tmp_path, monkeypatch, changes
     """Same switches, same counted operations, weights up to rounding; what recording takes is no training time."""
     config = replace(tiny, **changes)
     plain = train(config, tmp_path / "plain")
-    monkeypatch.setattr(trainer_module, "Graphs", StandIn)
-    monkeypatch.setattr(trainer_module, "by_graphs", lambda settings, device: True)
+    monkeypatch.setattr(state, "Graphs", StandIn)
+    monkeypatch.setattr(state, "by_graphs", lambda settings, device: True)
     replayed = train(config, tmp_path / "replayed")
     assert [(one.step, one.loops_after) for one in replayed.switches] == [(one.step, one.loops_after) for one in plain.switches]
     assert [(one.step, one.back_to) for one in replayed.retreats] == [(one.step, one.back_to) for one in plain.retreats]

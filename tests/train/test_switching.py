@@ -21,8 +21,9 @@ from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback
 from thalweg.train.checkpoint import checkpoints, gather, read_checkpoint
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig
+from thalweg.train.state import Run
 from thalweg.train.step import hand_over, make_optimizer
-from thalweg.train.trainer import Run, train
+from thalweg.train.trainer import train
 
 LOOK = LookAhead(every=8, updates=4)
 NET = SafetyNet(tries=2, bound=0.001, within=4, window=2)
@@ -246,7 +247,7 @@ def test_after_a_retreat_a_run_is_the_one_with_the_softer_onset_from_the_start(t
 
 
 def test_a_net_catches_a_loss_that_is_not_finite(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, poisoned = Run.update, []
+    real, poisoned = trainer_module.update, []
 
     def update(run: Run) -> None:
         real(run)
@@ -254,7 +255,7 @@ def test_a_net_catches_a_loss_that_is_not_finite(tmp_path: Path, tiny: RunConfig
             poisoned.append(True)
             run.model.head.weight.data.fill_(float("inf"))
 
-    monkeypatch.setattr(trainer_module.Run, "update", update)
+    monkeypatch.setattr(trainer_module, "update", update)
     calm = ShiftConfig((1, 3), AtStep(9), Hard(), net=replace(NET, bound=9.0))
     summary = train(replace(tiny, shift=calm), tmp_path / "net")
     assert [(retreat.step, retreat.back_to) for retreat in summary.retreats] == [(11, 9)]

@@ -21,6 +21,7 @@ from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import checkpoints
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, config_text
+from thalweg.train.state import Run
 from thalweg.train.trainer import train
 
 
@@ -155,14 +156,14 @@ def test_a_hard_switch_changes_the_function(tmp_path: Path, tiny: RunConfig) -> 
 def test_a_loss_that_is_not_finite_stops_the_run_with_everything_named(
     tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, poisoned_after: int, message: str
 ) -> None:
-    real = trainer_module.Run.update
+    real = trainer_module.update
 
-    def poisoned(run: trainer_module.Run) -> None:
+    def poisoned(run: Run) -> None:
         real(run)
         if run.shift.step == poisoned_after:
             run.model.head.weight.data.fill_(float("inf"))
 
-    monkeypatch.setattr(trainer_module.Run, "update", poisoned)
+    monkeypatch.setattr(trainer_module, "update", poisoned)
     with pytest.raises(DivergedError, match=message):
         train(tiny, tmp_path)
     assert not (tmp_path / "summary.json").exists()

@@ -10,12 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from thalweg.errors import BadInputError
-from thalweg.experiments.paper.recipes import StudyConfig
+from thalweg.experiments.compared import RATIO, Compared, ComparedArm
 from thalweg.experiments.queue import MADE_OTHERWISE
 from thalweg.experiments.registry import experiment_in
-from thalweg.experiments.studied import RATIO, Arm, Studied, read
-from thalweg.experiments.switching.variants import SweepConfig
-from thalweg.experiments.tasks.recipes import TaskStudyConfig
 from thalweg.records.run import Verdict
 from thalweg.report.compare.differences import Difference, difference
 from thalweg.report.compare.page import (
@@ -59,28 +56,21 @@ def compare(first: Path, second: Path, out: Path | None = None, as_json: bool = 
         FolderError: a folder is no study or has no complete run, or ``out`` holds something else.
         BadInputError: the two are of different kinds.
     """
-    plans = [experiment_in(folder).plan for folder in (first, second)]
-    kinds = [kind_of(plan) for plan in plans]
+    experiments = [experiment_in(folder) for folder in (first, second)]
+    kinds = [one.described for one in experiments]
     if kinds[0] != kinds[1]:
         raise BadInputError(f"cannot compare: {first} is {kinds[0]}, {second} is {kinds[1]}; expected two of the same kind")
     labels = told_apart(first.resolve(), second.resolve())
     folder = out or Path("compare-" + "-".join(label.strip("/").replace("/", "-") for label in labels))
     claim_comparison(folder, first, second)
-    sides = [read(plan, path) for plan, path in zip(plans, (first, second), strict=True)]
-    found, curves = side_by_side(kinds[0], plans, sides, (first, second))
+    sides = [one.compared(path) for one, path in zip(experiments, (first, second), strict=True)]
+    found, curves = side_by_side(kinds[0], [one.plan for one in experiments], sides, (first, second))
     page = write_comparison(found, curves, folder)
     say_json(to_dict(found)) if as_json else show_comparison(found, page)
     return page
 
 
-def kind_of(plan: StudyConfig | SweepConfig | TaskStudyConfig) -> str:
-    """What it is, in words; the numbers of two kinds have different meanings or units."""
-    if isinstance(plan, TaskStudyConfig):
-        return "a study of algorithmic tasks"
-    return f"a {'sweep' if isinstance(plan, SweepConfig) else 'study'} of {plan.task}"
-
-
-def side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Studied], paths: Sequence[Path]) -> tuple[Comparison, Curves]:
+def side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Compared], paths: Sequence[Path]) -> tuple[Comparison, Curves]:
     """The record of what differs, and what its figure draws."""
     a, b = sides
     both = [arm for arm in a.arms if arm in b.arms]
@@ -121,14 +111,14 @@ def side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Studied], path
     return found, curves
 
 
-def differences(arm: str, a: Arm, b: Arm) -> list[Difference]:
+def differences(arm: str, a: ComparedArm, b: ComparedArm) -> list[Difference]:
     """Every number of an arm that both tell and at least one has."""
     same, common = same_data(a, b), [heading for heading in a.values if heading in b.values]
     found = [difference(arm, name, a.values[name], b.values[name], same, name.startswith(RATIO)) for name in common]
     return [one for one in found if one.first.n or one.second.n or any(one.never)]
 
 
-def same_data(a: Arm, b: Arm) -> bool:
+def same_data(a: ComparedArm, b: ComparedArm) -> bool:
     """Whether runs of the same seed learn the same data: the same section of the config, and of text the same files."""
     data = [{key: value for key, value in one.config.items() if key.startswith("data.") and key != "data.path"} for one in (a, b)]
     files = [{run.summary.data.get("sha256") for run in one.runs.values() if run.summary} for one in (a, b)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from thalweg.experiments.compared import Compared
 from thalweg.experiments.queue import Job, refuse_misfits
 
 Made = TypeVar("Made", bound="Summary")
@@ -58,6 +59,11 @@ class Experiment(abc.ABC, Generic[Made]):
     grows: ClassVar[tuple[str, ...]] = ("seeds", "arms")
     """Fields of the plan that may gain members later: what is there is kept, and the rest is made."""
 
+    @property
+    def described(self) -> str:
+        """What it is, in words; only experiments of the same description can be compared."""
+        return f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} of {self.plan.task}"
+
     plan: Any
     """A frozen dataclass, written to ``plan_file``."""
 
@@ -77,6 +83,14 @@ class Experiment(abc.ABC, Generic[Made]):
     @abc.abstractmethod
     def report(self, folder: Path) -> Made:
         """Read the records, write ``summary.json``, figures and page, and return the summary.
+
+        Raises:
+            FolderError: no run is complete.
+        """
+
+    @abc.abstractmethod
+    def compared(self, folder: Path) -> Compared:
+        """Arms, numbers by seed and configs, for `thalweg compare`; ``summary.json`` is brought up to date.
 
         Raises:
             FolderError: no run is complete.

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from thalweg.errors import BadInputError, FolderError, ThalwegError, format_error, require
+from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import read_plan, slug
 from thalweg.experiments.metrics import Pairs, cell
@@ -179,6 +180,20 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         require(good, f"{what}: figures()", drawings, "a dict of matplotlib figures by heading")
         return table, answers, [Picture(slug(heading), heading, one) for heading, one in drawings.items()]
 
+    @property
+    def described(self) -> str:
+        return f"the experiment {self.plan.experiment}"
+
+    def compared(self, folder: Path) -> Compared:
+        summary, runs = self.report(folder), {arm: pairs for arm, pairs in self.complete_runs(folder).items() if pairs}
+        rows, folders = self.outcomes(runs), {job.name: job.folder for job in self.jobs(folder)}
+        arms = {}
+        for arm, pairs in runs.items():
+            numbers = {heading: list(row) for heading, row in rows.get(arm, {}).items()}
+            values = {heading: dict(zip(pairs, row, strict=True)) for heading, row in numbers.items() if len(row) == len(pairs)}
+            arms[arm] = ComparedArm(pairs, values, stored([folders[f"{slug(arm)}-seed{seed}"] for seed in pairs]))
+        return Compared(summary, "nats per token", arms, {arm: (arm, arm) for arm in arms})
+
     def table(self, summary: ExperimentSummary) -> Table:
         return table_of(summary)
 
@@ -199,8 +214,20 @@ class KeptExperiment(Experiment[ExperimentSummary]):
         raise BadInputError(f"experiment {self.plan.experiment}: {self.why}")
 
     @property
+    def described(self) -> str:
+        return f"the experiment {self.plan.experiment}"
+
+    @property
     def command(self) -> str:
         return command_words("study", self.plan.experiment, seeds=len(self.plan.seeds))
+
+    def compared(self, folder: Path) -> Compared:
+        """It cannot be read.
+
+        Raises:
+            BadInputError: names the module that is gone.
+        """
+        raise BadInputError(f"{folder}: {self.why}; a comparison needs the experiment's outcomes()")
 
     def report(self, folder: Path) -> ExperimentSummary:
         path = folder / "summary.json"

@@ -25,7 +25,8 @@ from thalweg.records.landscape import Held
 from thalweg.survey.snapshot import Passes
 from thalweg.train.checkpoint import Checkpoint, scatter
 from thalweg.train.config import RunConfig
-from thalweg.train.trainer import Run
+from thalweg.train.state import Run
+from thalweg.train.trainer import advance, warm_up
 
 ROOM = 6
 """Arrays of the points' size that are alive at once: points and gradients, and what `thalweg.landscape.geometry` makes of them."""
@@ -115,14 +116,14 @@ def rerun(config: RunConfig, checkpoint: Checkpoint, window: int, data: Data | N
             run = Run(config, checkpoint.path.parent, data=data)
             scatter(checkpoint, run.model, run.optimizer)
             run.shift.load_state_dict(checkpoint.facts["shift"])
-            run.warm_up()
+            warm_up(run)
             yield run
     finally:
         torch.set_num_threads(threads)
 
 
 def go_over(run: Run, batch: Tensor, window: int, memory: int | None, progress: Progress | None) -> Trajectory:
-    """W updates as `Run.update` makes them, with what is recorded before each and after the last."""
+    """W updates as the trainer makes them, with what is recorded before each and after the last."""
     optimizer, first = run.config.optimizer, run.shift.step
     dim = sum(parameter.numel() for parameter in run.model.parameters())
     words = f"replay: {window} updates of {dim:,} weights in float64"
@@ -150,7 +151,7 @@ def go_over(run: Run, batch: Tensor, window: int, memory: int | None, progress: 
         if not made.finite:
             said = f"loss {made.loss}, gradient norm {made.grad_norm} in update {step + 1}"
             raise NonFiniteError(f"replay: {said}, expected those of the run; replay it on the machine that made it")
-        run.advance(made)
+        advance(run, made)
         rates.append(rate)
         shrunk.append(optimizer.clip / made.grad_norm if 0 < optimizer.clip < made.grad_norm else 1.0)
     look(window)

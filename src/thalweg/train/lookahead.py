@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from thalweg.shift.criterion import Glance, LookAhead
 from thalweg.shift.onset import Hard, Onset, Ramp
 from thalweg.train.checkpoint import Checkpoint, gather, scatter
+from thalweg.train.state import Run
 from thalweg.train.step import Batch, mean_loss
-
-if TYPE_CHECKING:
-    from thalweg.train.trainer import Run
 
 
 @dataclass(frozen=True)

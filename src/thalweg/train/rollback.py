@@ -1,27 +1,23 @@
-"""The safety net's rope: weights of the switch on disk, and the way back to them."""
+"""Rollback of a switch: the weights at the switch are kept on disk, and the run can go back to them."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from thalweg.errors import DamagedFileError
 from thalweg.records.run import RetreatRecord
 from thalweg.serialization import to_dict
 from thalweg.train.checkpoint import checkpoints, gather, read_checkpoint, save_checkpoint, scatter, step_of
-
-if TYPE_CHECKING:
-    from thalweg.train.trainer import Run
+from thalweg.train.state import Run
 
 FOLDER = "switches"
 
 
-def tie(run: Run) -> None:
+def save_rollback_point(run: Run) -> None:
     """Keep what the switch that was just made can be taken back to; nothing without a net."""
     if run.shift.watching:
         save_checkpoint(run.folder / FOLDER, run.shift.step, gather(run.model, run.optimizer), run.facts(), keep=1)
 
 
-def go_back(run: Run, reason: str | None = None) -> None:
+def roll_back(run: Run, reason: str | None = None) -> None:
     """Take the last switch back: weights, optimizer and step as they were, the clock as it is, a softer onset from here.
 
     Later checkpoints are removed, the newest first, before the one of this moment is written, which would count as the oldest and

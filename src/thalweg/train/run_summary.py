@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import torch
 
-from thalweg.data.batches import Data, EvaluationSet
 from thalweg.data.task_data import TaskData
 from thalweg.errors import DamagedFileError
 from thalweg.models.cost import parameters
-from thalweg.records.run import RunSummary, Score, Scores, provenance, read_run
+from thalweg.records.run import RunSummary, provenance, read_run
 from thalweg.serialization import fingerprint, to_dict
 from thalweg.storage import make_way, write_json
 from thalweg.train.answers import score_length
 from thalweg.train.checkpoint import digest, weights
-
-if TYPE_CHECKING:
-    from thalweg.train.trainer import Run
+from thalweg.train.state import Run, ceilings_of
 
 
 def finish(run: Run) -> RunSummary:
@@ -51,12 +47,6 @@ def finish(run: Run) -> RunSummary:
     run.check_folder()
     write_json(run.folder / "summary.json", to_dict(summary))
     return summary
-
-
-def ceilings_of(data: Data | TaskData) -> Scores:
-    """The best possible scores, where the source is known."""
-    sets = [one for one in data.evaluation if isinstance(one, EvaluationSet)]
-    return {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in sets}
 
 
 def write_lengths(run: Run, data: TaskData) -> None:

@@ -2,68 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 import torch
-from torch import Tensor
 
-from thalweg.data.batches import Data
-from thalweg.data.task_data import TaskData
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError
-from thalweg.models.cost import cost
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError
 from thalweg.records.run import (
-    EvaluationRecord,
-    RetreatRecord,
     RunSummary,
-    Scores,
-    SwitchRecord,
     recorded,
 )
-from thalweg.serialization import fingerprint, from_dict, to_dict
 from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp
-from thalweg.storage import Journal, locked, read_journal, read_json, set_aside, there
-from thalweg.train.assemble import check_fits, choose_device, make_data, make_model
+from thalweg.storage import locked, read_json, set_aside, there
 from thalweg.train.callbacks import Callback, StepFacts
-from thalweg.train.checkpoint import Checkpoint, candidates, gather, newest_checkpoint, save_checkpoint, scatter
-from thalweg.train.config import RunConfig, TrainingConfig, write_config
-from thalweg.train.evaluate import evaluate
+from thalweg.train.checkpoint import candidates
+from thalweg.train.config import RunConfig, write_config
 from thalweg.train.failures import recording_failure
-from thalweg.train.graphs import Graphs
 from thalweg.train.lookahead import look_ahead
-from thalweg.train.rates import rate_at
-from thalweg.train.repair import begun_before, refuse_changed, refuse_changed_lengths, refuse_changed_summary, reopen
-from thalweg.train.rollback import go_back, tie
-from thalweg.train.run_folder import claim, config_of_facts
-from thalweg.train.run_summary import ceilings_of, finish
+from thalweg.train.repair import refuse_changed, refuse_changed_lengths, refuse_changed_summary
+from thalweg.train.rollback import roll_back, save_rollback_point
+from thalweg.train.run_folder import claim
+from thalweg.train.run_summary import finish
+from thalweg.train.state import Run
 from thalweg.train.step import (
-    Batch,
-    Gains,
     Outcome,
-    TaskBatch,
     hand_over,
-    make_optimizer,
     mean_loss,
-    on_device,
-    train_step,
 )
-
-
-@dataclass
-class Clock:
-    """What a run has spent so far."""
-
-    seconds: float = 0.0
-    """Training only."""
-    evaluation_seconds: float = 0.0
-    flops: float = 0.0
-    evaluations: int = 0
 
 
 def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> RunSummary:
@@ -93,8 +62,8 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
             if new:
                 write_config(folder / "config.toml", config)
             run.resume()
-            run.warm_up()
-            run.go()
+            warm_up(run)
+            train_to_end(run)
             return finish(run)
         except BadInputError as error:
             if not new or candidates(folder / "checkpoints"):
@@ -135,311 +104,91 @@ def ended(config: RunConfig, folder: Path) -> RunSummary | None:
     return summary
 
 
-def by_graphs(settings: TrainingConfig, device: torch.device) -> bool:
-    """Whether updates are replayed as CUDA graphs."""
-    return settings.graphs and not settings.compile and device.type == "cuda"
+def warm_up(run: Run) -> None:
+    """Build the compiled graph of every stage, with and without gains, before the clock starts."""
+    if not run.config.training.compile:
+        return
+    shift, batch = run.shift, run.batch(0)
+    ramped = isinstance(shift.onset, Ramp) or shift.net.tries or any(isinstance(rule, LookAhead) for rule in shift.criteria)
+    ranges = (shift.range_of(stage) for stage in shift.stages)
+    depths = {loops: False for low, high in ranges for loops in range(low, high + 1)}
+    depths |= dict.fromkeys(shift.stages[1:], ramped) | {shift.stages[0]: False}
+    torch._dynamo.config.recompile_limit = max(8, 2 * len(depths))
+    for loops, with_gains in depths.items():
+        for gains in (None, torch.ones(loops, device=run.device)) if with_gains else (None,):
+            mean_loss(run.forward, batch, loops, gains).backward()
+    run.optimizer.zero_grad(set_to_none=True)
 
 
-class Run:
-    """Everything that changes while a run goes on."""
-
-    def __init__(
-        self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: Data | TaskData | None = None
-    ) -> None:
-        self.config, self.folder, self.callbacks = config, folder, callbacks
-        if config.training.threads:
-            torch.set_num_threads(config.training.threads)
-        self.device = choose_device(config.training.device)
-        check_fits(config, self.device)
-        self.data = make_data(config) if data is None else data
-        self.model = make_model(config).to(self.device)
-        # Static: one graph for each number of loops, rather than one that is traced again when the number is a new one.
-        compiled = config.training.compile
-        self.forward: Callable[..., Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
-        self.graphs = Graphs(self.model) if by_graphs(config.training, self.device) else None
-        self.optimizer = make_optimizer(config.optimizer, self.model)
-        self.shift = config.shift.schedule(config.seed)
-        self.switches: list[SwitchRecord] = []
-        self.retreats: list[RetreatRecord] = []
-        self.clock = Clock()
-        self.snapshot_steps = frozenset(config.training.snapshot_steps)
-        self.journal: Journal | None = None
-        self.saved = False
-
-    def resume(self) -> None:
-        """Take everything from the newest good checkpoint, if there is one, and cut the journal back to it."""
-        path = self.folder / "metrics.jsonl"
-        found = newest_checkpoint(self.folder / "checkpoints", self.take)
-        if found is None:
-            self.begin(path)
-            return
-        self.journal, lost = reopen(path, found.facts)
-        if lost:
-            warnings.warn(lost, DamagedRecordWarning, stacklevel=2)
-            self.score_again(path)
-
-    def begin(self, path: Path) -> None:
-        """An empty journal; what a run left that was there and has no state any more is kept beside it."""
-        last = begun_before(path, self.config.training.checkpoint_every) if path.is_file() else 0
-        if last or (there(path) and not path.is_file()):
-            kept = set_aside(path).name
-            words = f"run {self.folder}: no checkpoint is left of the {last:,} updates that metrics.jsonl speaks of"
-            warnings.warn(f"{words}; it is kept as {kept} and the run begins again", DamagedRecordWarning, stacklevel=2)
-        self.journal = Journal(path)
-
-    def take(self, found: Checkpoint) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            DamagedFileError: it is no state of this run.
-        """
-        stored = config_of_facts(found.facts)
-        if stored not in (None, self.config):
-            raise DamagedFileError(f"checkpoint {found.path}: made with another config")
+def train_to_end(run: Run) -> None:
+    """The loop."""
+    settings = run.config.training
+    for callback in run.callbacks:
+        callback.on_begin(run.shift.step, settings.steps)
+    if run.shift.step == 0:
+        run.evaluate()
+        run.snapshot()
+    while run.shift.step < settings.steps:
         try:
-            scatter(found, self.model, self.optimizer)
-            self.shift = self.config.shift.schedule(self.config.seed)
-            self.shift.load_state_dict(found.facts["shift"])
-            self.switches = [from_dict(SwitchRecord, record) for record in found.facts["switches"]]
-            self.retreats = [from_dict(RetreatRecord, record) for record in found.facts.get("retreats", [])]
-            self.clock = Clock(**found.facts["clock"])
-            int(found.facts["journal"])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-            raise DamagedFileError(f"damaged checkpoint {found.path}: no state of this run ({error})") from None
+            update(run)
+            if run.shift.retreat_reason is None:
+                score_and_save(run)
+        except DivergedError as error:
+            if not run.shift.watching:
+                raise
+            roll_back(run, str(error).partition(";")[0])
+        if run.shift.retreat_reason is not None:
+            roll_back(run)
 
-    def score_again(self, path: Path) -> None:
-        """Where the scores of this very update were lost with the journal, make them again."""
-        step, settings = self.shift.step, self.config.training
-        due = step % settings.evaluate_every == 0 or step == settings.steps
-        scored = [one["step"] for one in read_journal(path) if one["type"] == "evaluation"]
-        if due and step not in scored:
-            self.clock.evaluations -= 1
-            self.evaluate()
 
-    def warm_up(self) -> None:
-        """Build the compiled graph of every stage, with and without gains, before the clock starts."""
-        if not self.config.training.compile:
-            return
-        shift, batch = self.shift, self.batch(0)
-        ramped = isinstance(shift.onset, Ramp) or shift.net.tries or any(isinstance(rule, LookAhead) for rule in shift.criteria)
-        ranges = (shift.range_of(stage) for stage in shift.stages)
-        depths = {loops: False for low, high in ranges for loops in range(low, high + 1)}
-        depths |= dict.fromkeys(shift.stages[1:], ramped) | {shift.stages[0]: False}
-        torch._dynamo.config.recompile_limit = max(8, 2 * len(depths))
-        for loops, with_gains in depths.items():
-            for gains in (None, torch.ones(loops, device=self.device)) if with_gains else (None,):
-                mean_loss(self.forward, batch, loops, gains).backward()
-        self.optimizer.zero_grad(set_to_none=True)
+def update(run: Run) -> None:
+    """One update, its record, and what the schedule makes of it."""
+    started, step, settings = time.perf_counter(), run.shift.step, run.config.training
+    recorded = run.recording_seconds()
+    loops, newest, rate, batch = run.shift.loops, run.shift.gains[-1], run.rate(), run.batch(step)
+    outcome = run.train_on(batch, loops, run.gains())
+    if not outcome.finite:
+        run.stop_diverged(f"update {step + 1}", f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}")
+    computed = loops if run.config.training.compile else sum(gain != 0 for gain in run.shift.gains)
+    switched = advance(run, outcome)
+    run.clock.flops += run.flops(batch, computed)
+    run.clock.seconds += time.perf_counter() - started - (run.recording_seconds() - recorded)
+    facts = StepFacts(
+        step=step + 1,
+        steps=settings.steps,
+        loss=outcome.loss,
+        grad_norm=outcome.grad_norm,
+        rate=rate,
+        loops=loops,
+        gain=newest,
+        seconds=run.clock.seconds,
+        flops=run.clock.flops,
+    )
+    if facts.step % settings.log_every == 0:
+        run.record("step", asdict(facts))
+    if switched:
+        save_rollback_point(run)
+        run.record_switch()
+    for callback in run.callbacks:
+        callback.on_step(facts)
 
-    def go(self) -> None:
-        """The loop."""
-        settings = self.config.training
-        for callback in self.callbacks:
-            callback.on_begin(self.shift.step, settings.steps)
-        if self.shift.step == 0:
-            self.evaluate()
-            self.snapshot()
-        while self.shift.step < settings.steps:
-            try:
-                self.update()
-                if self.shift.retreat_reason is None:
-                    self.keep_up()
-            except DivergedError as error:
-                if not self.shift.watching:
-                    raise
-                go_back(self, str(error).partition(";")[0])
-            if self.shift.retreat_reason is not None:
-                go_back(self)
 
-    def keep_up(self) -> None:
-        """What follows an update where its time has come: scores, a snapshot, a checkpoint."""
-        step, settings = self.shift.step, self.config.training
-        last = step == settings.steps
-        if step % settings.evaluate_every == 0 or last:
-            self.evaluate()
-        self.snapshot()
-        if step % settings.checkpoint_every == 0 or last:
-            self.save()
+def advance(run: Run, outcome: Outcome) -> bool:
+    """Tell the schedule of an update, look ahead where it asks for it, and hand the optimizer over at a switch."""
+    switched = run.shift.update(outcome.loss, outcome.grad_norm)
+    if run.shift.look_due:
+        switched = look_ahead(run)
+    if switched:
+        hand_over(run.optimizer, run.shift.handover)
+    return switched
 
-    def update(self) -> None:
-        """One update, its record, and what the schedule makes of it."""
-        started, step, settings = time.perf_counter(), self.shift.step, self.config.training
-        recorded = self.recording_seconds()
-        loops, newest, rate, batch = self.shift.loops, self.shift.gains[-1], self.rate(), self.batch(step)
-        outcome = self.train_on(batch, loops, self.gains())
-        if not outcome.finite:
-            self.stop_diverged(f"update {step + 1}", f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}")
-        computed = loops if self.config.training.compile else sum(gain != 0 for gain in self.shift.gains)
-        switched = self.advance(outcome)
-        self.clock.flops += self.flops(batch, computed)
-        self.clock.seconds += time.perf_counter() - started - (self.recording_seconds() - recorded)
-        facts = StepFacts(
-            step=step + 1,
-            steps=settings.steps,
-            loss=outcome.loss,
-            grad_norm=outcome.grad_norm,
-            rate=rate,
-            loops=loops,
-            gain=newest,
-            seconds=self.clock.seconds,
-            flops=self.clock.flops,
-        )
-        if facts.step % settings.log_every == 0:
-            self.record("step", asdict(facts))
-        if switched:
-            tie(self)
-            self.record_switch()
-        for callback in self.callbacks:
-            callback.on_step(facts)
 
-    def recording_seconds(self) -> float:
-        """Spent on recording graphs; like compilation, not training."""
-        return self.graphs.seconds if self.graphs else 0.0
-
-    def train_on(self, batch: Batch, loops: int, gains: Gains) -> Outcome:
-        """Weights and optimizer after one update at the rate of now; nothing else changes."""
-        rate, clip, backward = self.rate(), self.config.optimizer.clip, self.graphs.backward if self.graphs else None
-        return train_step(self.forward, self.optimizer, batch, loops=loops, gains=gains, rate=rate, clip=clip, backward=backward)
-
-    def advance(self, outcome: Outcome) -> bool:
-        """Tell the schedule of an update, look ahead where it asks for it, and hand the optimizer over at a switch."""
-        switched = self.shift.update(outcome.loss, outcome.grad_norm)
-        if self.shift.look_due:
-            switched = look_ahead(self)
-        if switched:
-            hand_over(self.optimizer, self.shift.handover)
-        return switched
-
-    def rate(self) -> float:
-        """Learning rate of the next update."""
-        return rate_at(self.config.optimizer, self.shift.step, self.config.training.steps) * self.shift.rate_factor
-
-    def gains(self) -> Gains:
-        """The gains of the next update."""
-        return self.as_gains(self.shift.gains)
-
-    def as_gains(self, gains: tuple[float, ...]) -> Gains:
-        """Gains in the form that the model wants: None when all are 1, a tensor when it is compiled."""
-        if all(gain == 1 for gain in gains):
-            return None
-        return torch.tensor(gains, device=self.device) if self.config.training.compile else gains
-
-    def batch(self, step: int) -> Batch:
-        """The batch of one step on the device; a task's lengths may follow the stage."""
-        size = self.config.training.batch
-        made = self.data.batch(step, size, cap=self.shift.depth) if isinstance(self.data, TaskData) else self.data.batch(step, size)
-        return on_device(made, self.device)
-
-    def flops(self, batch: Batch, loops: int) -> float:
-        """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most, masked or not."""
-        if isinstance(batch, TaskBatch):
-            passes = batch.capped(loops).double().mean().item()
-            rows, length = batch.inputs.shape
-            return cost(self.config.model, rows, length, passes).training_step
-        return cost(self.config.model, len(batch), batch.shape[1] - 1, loops).training_step
-
-    def evaluate(self) -> None:
-        """Score all sets with the passes and gains now in use, and record it."""
-        scores = self.scores(self.shift.depth, self.as_gains(self.shift.depth_gains))
-        self.clock.evaluations += 1
-        record = EvaluationRecord(self.shift.step, self.clock.seconds, self.clock.flops, self.shift.depth, scores)
-        self.record("evaluation", to_dict(record))
-        for callback in self.callbacks:
-            callback.on_evaluation(record)
-
-    def scores(self, loops: int, gains: Gains) -> Scores:
-        """Scores of all sets, on a clock of their own."""
-        started = time.perf_counter()
-        scores = evaluate(self.model, self.data.evaluation, self.device, loops, gains)
-        self.clock.evaluation_seconds += time.perf_counter() - started
-        losses = [score.loss for strata in scores.values() for score in strata.values()]
-        if not all(math.isfinite(loss) for loss in losses):
-            self.stop_diverged(f"scores after update {self.shift.step}", f"losses {losses}")
-        return scores
-
-    def record_switch(self) -> None:
-        """Write down a change of stage, with the scores of the same weights on both sides of it."""
-        switch = self.shift.switches[-1]
-        record = SwitchRecord(
-            step=switch.step,
-            seconds=self.clock.seconds,
-            flops=self.clock.flops,
-            loops_before=switch.loops_before,
-            loops_after=switch.loops_after,
-            reason=switch.reason,
-            scores_before=self.scores(switch.loops_before, None),
-            scores_after=self.scores(self.shift.loops, self.gains()),
-            onset=self.shift.onset.steps,
-        )
-        self.switches.append(record)
-        self.record("switch", to_dict(record))
-        for callback in self.callbacks:
-            callback.on_switch(record)
-
-    def record(self, kind: str, values: dict) -> None:
-        """One line of the journal."""
-        assert self.journal is not None
-        self.journal.append({"type": kind} | values)
-
-    def snapshot(self) -> None:
-        """A checkpoint that stays, where the config asks for one; its journal is not needed to look at it."""
-        if self.shift.step in self.snapshot_steps:
-            self.check_folder()
-            tensors, facts = gather(self.model, self.optimizer), self.facts()
-            path = save_checkpoint(self.folder / "snapshots", self.shift.step, tensors, facts)
-            for callback in self.callbacks:
-                callback.on_snapshot(path)
-
-    def save(self) -> None:
-        """A checkpoint of everything; the journal reaches the disk first."""
-        assert self.journal is not None
-        self.check_folder()
-        self.journal.sync()
-        tensors = gather(self.model, self.optimizer)
-        save_checkpoint(self.folder / "checkpoints", self.shift.step, tensors, self.facts(), self.config.training.keep)
-        self.saved = True
-
-    def check_folder(self) -> None:
-        """Refuse to go on where files of the run were removed while it went on: a folder made anew would look like a whole run.
-
-        Raises:
-            ThalwegError: names what is gone.
-        """
-        assert self.journal is not None
-        self.journal.check()
-        gone = [self.folder / "config.toml", *([self.folder / "checkpoints"] if self.saved else [])]
-        for path in gone:
-            if not path.exists():
-                raise ThalwegError(f"{path} was removed while the run went on; nothing more is written; run the same command again")
-
-    def facts(self) -> dict:
-        """What a checkpoint holds beside tensors."""
-        assert self.journal is not None
-        return {
-            "config": to_dict(self.config),
-            "data": to_dict(self.data.facts()),
-            "ceilings": to_dict(ceilings_of(self.data)),
-            "config_hash": fingerprint(self.config),
-            "shift": self.shift.state_dict(),
-            "switches": to_dict(self.switches),
-            "retreats": to_dict(self.retreats),
-            "clock": asdict(self.clock),
-            "journal": self.journal.offset,
-            "journal_sums": self.journal.sums,
-        }
-
-    def stop_diverged(self, when: str, said: str) -> NoReturn:
-        """Stop with everything that helps to find out why."""
-        good = newest_checkpoint(self.folder / "checkpoints")
-        where = str(good.path) if good else "none yet"
-        raise DivergedError(
-            f"loss not finite in {when}: {said}, loops {self.shift.loops}; "
-            f"last good checkpoint: {where}; lower optimizer.rate or optimizer.clip"
-        )
-
-    def close(self) -> None:
-        """Give back files and the screen."""
-        for callback in self.callbacks:
-            callback.on_end()
-        if self.journal is not None:
-            self.journal.close()
+def score_and_save(run: Run) -> None:
+    """What follows an update where its time has come: scores, a snapshot, a checkpoint."""
+    step, settings = run.shift.step, run.config.training
+    last = step == settings.steps
+    if step % settings.evaluate_every == 0 or last:
+        run.evaluate()
+    run.snapshot()
+    if step % settings.checkpoint_every == 0 or last:
+        run.save()

@@ -8,9 +8,8 @@ from made_up_tasks import ARMS, LENGTHS, TASKS, make_task_runs, make_tasks
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from thalweg.records.experiment import Share
+from thalweg.records.experiment import Share, TaskOutcome
 from thalweg.records.run import Cell
-from thalweg.records.task_study import TaskOutcome
 from thalweg.report.figures import COLOURS, DASHES
 from thalweg.report.tasks.figures import (
     draw_gaps,

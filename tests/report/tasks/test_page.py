@@ -6,8 +6,8 @@ import pytest
 from made_up_tasks import ARMS, TASKS, make_task_runs, make_tasks
 from pages import CHROMIUM, HOSTILE, Tags, laid_out, opened
 
+from thalweg.records.experiment import TaskOutcome
 from thalweg.records.run import Cell, Verdict
-from thalweg.records.task_study import TaskOutcome
 from thalweg.report.tasks.page import percent, render_tasks, task_tables, write_task_report
 
 NAMES = ("accuracy-over-length", "accuracy-over-loops", "switch-by-task", "accuracy-over-time", "halting", "cost-saved")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import DamagedFileError, FolderError
+from thalweg.experiments.compared import NEVER, Compared, ComparedArm, Numbers, by_seed, stored
 from thalweg.experiments.experiment import Experiment, Table
-from thalweg.experiments.metrics import bits_per_byte, cell, cost_to_target, final
+from thalweg.experiments.metrics import bits_per_byte, cell, cost_to_target, final, in_bits
 from thalweg.experiments.paper.claims import landscape_verdicts
 from thalweg.experiments.paper.evidence import Evidence, Landscapes, Spectra
 from thalweg.experiments.paper.phase_records import phase_records
@@ -20,7 +22,7 @@ from thalweg.experiments.queue import Job, read_measured, unplanned
 from thalweg.experiments.words import command_words, evidence, in_words, markov_words, model_words, text_words
 from thalweg.records.landscape import read_arrays, spectrum_path
 from thalweg.records.run import Cell, PhaseRecord, RunRecord, Score, StudySummary
-from thalweg.report.page import write_report
+from thalweg.report.paper.page import write_report
 from thalweg.serialization import to_dict
 from thalweg.storage import write_json
 from thalweg.train.assemble import make_data
@@ -67,6 +69,9 @@ class PaperStudy(Experiment[StudySummary]):
         named = {job.name: runs[job.config.arm][job.config.seed] for job in jobs if job.config.seed in runs[job.config.arm]}
         write_report(summary, named, folder, landscapes)
         return summary
+
+    def compared(self, folder: Path) -> Compared:
+        return compared(self.plan, folder)
 
     def table(self, summary: StudySummary) -> Table:
         title = f"{summary.name}: {summary.task}, {len(summary.seeds)} seeds, mean and 95 % interval"
@@ -252,3 +257,24 @@ def setup_in_words(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str, 
             "seconds leave out evaluation and checkpoints; FLOPs count matrix products, backward = 2 x forward"
         ),
     }
+
+
+def compared(study: StudyConfig, folder: Path) -> Compared:
+    """The columns of its table, run by run."""
+    jobs, text = jobs_of(study, folder), study.task == "text"
+    runs = complete_runs(study, jobs)
+    summary = summary_of(study, folder, jobs, runs, landscapes_of(jobs))
+    looped = runs.get("looped", {})
+
+    def numbers(arm: str, seed: int) -> Numbers:
+        alone = {name: {seed: pairs[seed]} for name, pairs in ((arm, runs[arm]), ("looped", looped)) if seed in pairs}
+        row = (text_table if text else markov_table)(alone)[1][arm]
+        asked = NEVER if seed in looped else None
+        return {heading: asked if row[name].mean is None else row[name] for name, heading in summary.columns.items()}
+
+    arms = {}
+    for arm, pairs in runs.items():
+        config = stored([job.folder for job in jobs if job.config.arm == arm])
+        values = by_seed(pairs, functools.partial(numbers, arm))
+        arms[arm] = ComparedArm({seed: in_bits(run) if text else run for seed, run in pairs.items()}, values, config)
+    return Compared(summary, "bits per byte" if text else "nats per token", arms, {arm: (arm, arm) for arm in arms})

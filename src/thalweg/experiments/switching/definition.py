@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thalweg.errors import DamagedFileError, FolderError
+from thalweg.experiments.compared import SWITCHING, Compared, ComparedArm, Numbers, by_seed, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
 from thalweg.experiments.metrics import Pairs, in_bits
@@ -18,6 +19,7 @@ from thalweg.experiments.switching.variants import SweepConfig, Way, at_step, fi
 from thalweg.experiments.words import command_words, in_words, markov_words, model_words, text_words
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.records.run import Cell, RunRecord
+from thalweg.report.compare.page import flat
 from thalweg.report.switching.page import share_in_words, write_sweep_report
 from thalweg.serialization import to_dict
 from thalweg.storage import read_journal, write_json
@@ -64,6 +66,9 @@ class SwitchingSweep(Experiment[SweepSummary]):
         runs = {one.name: read_in_unit(self.plan, one.folder) for one in reference_jobs(self.plan, folder)}
         write_sweep_report(summary, {name: run for name, run in runs.items() if run is not None}, folder)
         return summary
+
+    def compared(self, folder: Path) -> Compared:
+        return compared(self.plan, folder)
 
     def table(self, summary: SweepSummary) -> Table:
         what = f"ways to switch 1 -> {summary.loops}, {summary.task}, {len(summary.seeds)} seeds"
@@ -269,3 +274,37 @@ def cells(outcome: Outcome, seeds: int) -> list[str]:
     share = " ".join(share_in_words(outcome.share_seconds)) if outcome.share_seconds else "-"
     loss, apart = in_words(outcome.final_loss, seeds), in_words(outcome.difference, seeds)
     return [words(outcome.switch_step), words(outcome.drop), words(outcome.jump), loss, apart, share, words(outcome.ideal_flops)]
+
+
+SWEPT = {
+    "final_loss": "held-out loss ({unit})",
+    "final_accuracy": "held-out accuracy",
+    "difference": "held-out loss minus Looped's ({unit})",
+    "ideal_flops": "ideal share of Looped's operations",
+}
+
+
+def compared(sweep: SweepConfig, folder: Path) -> Compared:
+    """The outcome of each way, run by run. A setting of SCP has Single's config, which it is replayed over."""
+    summary, ways = summarise(sweep, folder), ways_of(sweep)
+    one_run = functools.cache(functools.partial(read_in_unit, sweep))
+    headings = {name: words.format(unit=summary.unit) for name, words in (SWEPT | SWITCHING).items()}
+    found = {way.name: places(sweep, folder, way) for way in ways}
+    folders = {name: {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in at.items()} for name, at in found.items()}
+    known = {name: {seed: one_run(path) for seed, path in at.items()} for name, at in folders.items()}
+    runs = {name: {seed: run for seed, run in at.items() if run is not None} for name, at in known.items()}
+
+    def numbers(name: str, seed: int) -> Numbers:
+        mine, single, looped = ({seed: runs[one][seed]} if seed in runs[one] else {} for one in (name, "single", "looped"))
+        outcome = outcome_of("", "", {}, mine, single, looped)
+        return {heading: getattr(outcome, field) for field, heading in headings.items()}
+
+    arms = {}
+    for way in ways:
+        config = stored(list(folders[way.name].values()))
+        if way.criterion is not None:
+            config = {key: value for key, value in arms["single"].config.items() if not key.startswith("shift.")}
+            config |= flat({"shift": {"criterion": to_dict(way.criterion)}})
+        arms[way.name] = ComparedArm(runs[way.name], by_seed(runs[way.name], functools.partial(numbers, way.name)), config)
+    drawn = {way.name: (way.name, way.name) for way in ways if way.group == "reference"}
+    return Compared(summary, summary.per_token, arms, drawn)

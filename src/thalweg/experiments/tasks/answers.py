@@ -8,9 +8,8 @@ from thalweg.experiments.metrics import Pairs, as_cell, paired, sign_of, too_few
 from thalweg.experiments.outcomes import beside
 from thalweg.experiments.tasks.outcomes import LEARNED, trained_accuracy
 from thalweg.intervals import interval
-from thalweg.records.experiment import Share
+from thalweg.records.experiment import ALONG, CONTROLS, GOAL, GOAL_DROP, HALTING, SWITCHING, Share, Table, TaskOutcome
 from thalweg.records.run import Cell, Verdict
-from thalweg.records.task_study import ALONG, CONTROLS, GOAL, GOAL_DROP, HALTING, SWITCHING, Table, TaskOutcome
 
 Outcomes = Sequence[TaskOutcome]
 Runs = dict[str, dict[str, Pairs]]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
 from thalweg.data.find_task import own
 from thalweg.errors import BadInputError, FolderError, require
+from thalweg.experiments.compared import SWITCHING, Compared, ComparedArm, Numbers, by_seed, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
-from thalweg.experiments.metrics import Pairs
+from thalweg.experiments.metrics import Pairs, final
 from thalweg.experiments.queue import Job, failed_for_good, unplanned
 from thalweg.experiments.tasks.answers import task_verdicts
 from thalweg.experiments.tasks.outcomes import Lengths, task_outcome
@@ -26,8 +28,8 @@ from thalweg.experiments.tasks.recipes import (
     task_runs,
 )
 from thalweg.experiments.words import command_words, in_words, model_words
-from thalweg.records.run import RunRecord, read_lengths
-from thalweg.records.task_study import TaskOutcome, TaskStudySummary
+from thalweg.records.experiment import TaskOutcome, TaskStudySummary
+from thalweg.records.run import Cell, RunRecord, read_lengths
 from thalweg.report.switching.page import share_in_words
 from thalweg.report.tasks.page import write_task_report
 from thalweg.serialization import to_dict
@@ -52,6 +54,10 @@ class TaskStudy(Experiment[TaskStudySummary]):
         return list(task_jobs(self.plan, folder).values())
 
     @property
+    def described(self) -> str:
+        return "a study of algorithmic tasks"
+
+    @property
     def command(self) -> str:
         plan = self.plan
         return command_words(
@@ -70,6 +76,9 @@ class TaskStudy(Experiment[TaskStudySummary]):
         summary = summary_of(self.plan, folder, jobs, records)
         write_task_report(summary, {f"{task}-{arm}-seed{seed}": run for (task, arm, seed), run in records.items()}, folder)
         return summary
+
+    def compared(self, folder: Path) -> Compared:
+        return compared(self.plan, folder)
 
     def table(self, summary: TaskStudySummary) -> Table:
         title = f"{summary.name}: exact match, {len(summary.seeds)} seeds, mean and 95 % interval; every seed is on the page"
@@ -254,3 +263,29 @@ def shrunk(study: TaskStudyConfig) -> dict[str, str]:
     smaller = [words for words, is_so in told.items() if is_so]
     long = "where T(n) is above n, trained to shorter lengths with about as many passes"
     return {"Shrunk against the source": f"{', '.join([*smaller, long])}{differing(study)}"} if smaller else {}
+
+
+def compared(study: TaskStudyConfig, folder: Path) -> Compared:
+    """The outcome of each arm on each task, run by run."""
+    jobs = task_jobs(study, folder, facts_in(study, folder))
+    runs = complete_runs(jobs)
+    summary = summary_of(study, folder, jobs, runs)
+    headings = {"trained": "exact match, trained lengths"} | {name: words.format(unit="nats") for name, words in SWITCHING.items()}
+
+    def numbers(task: str, arm: str, seed: int) -> Numbers:
+        looped = {seed: runs[task, "looped", seed]} if (task, "looped", seed) in runs else {}
+        lengths = {seed: read_lengths(jobs[task, arm, seed].folder)}
+        found = task_outcome(task, arm, {seed: runs[task, arm, seed]}, lengths, looped)
+        at = {f"exact match at n = {n}": Cell(row[0]) for n, row in zip(found.lengths, found.accuracy, strict=True)}
+        made = {heading: getattr(found, name) for name, heading in headings.items()}
+        loss = Cell(final(runs[task, arm, seed], "held-out", "all", "loss"))
+        return {"held-out loss (nats)": loss, headings["trained"]: made.pop(headings["trained"])} | at | made
+
+    arms, rows = {}, {}
+    for task, arm in dict.fromkeys((task, arm) for task, arm, _ in jobs):
+        mine = {seed: runs[task, arm, seed] for seed in study.seeds if (task, arm, seed) in runs}
+        config = stored([jobs[task, arm, seed].folder for seed in study.seeds])
+        name = f"{task}, {arm}"
+        arms[name] = ComparedArm(mine, by_seed(mine, functools.partial(numbers, task, arm)), config)
+        rows[name] = task, arm
+    return Compared(summary, "nats", arms, rows)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 from thalweg.experiments.metrics import Measure, Pairs, cell, final, held_out_errors
 from thalweg.experiments.outcomes import drop, jump, operations, seconds, share_over_seeds, shares
-from thalweg.records.experiment import Share
+from thalweg.records.experiment import Share, Table, TaskOutcome
 from thalweg.records.run import RunRecord, TaskLength
-from thalweg.records.task_study import Table, TaskOutcome
 
 POINT = 0.01
 """How much below Looped's final exact match counts as having reached it."""

@@ -11,7 +11,7 @@ from thalweg.data.task_data import TaskConfig, with_extra
 from thalweg.data.tasks import TASKS
 from thalweg.errors import require, unknown
 from thalweg.models.config import ModelConfig
-from thalweg.records.task_study import ALONG
+from thalweg.records.experiment import ALONG
 from thalweg.shift.criterion import LossBelow, Plateau
 from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from thalweg.records.experiment import HALTING, SWITCHING, TaskOutcome, TaskStudySummary
 from thalweg.records.run import RunRecord
-from thalweg.records.task_study import HALTING, SWITCHING, TaskOutcome, TaskStudySummary
 from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, Grouped, draw_band, drawn, score, setup
 from thalweg.report.switching.figures import REACH, at_switch, draw_switches
 from thalweg.report.tasks.panels import (

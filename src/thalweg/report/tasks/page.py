@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thalweg.intervals import interval
+from thalweg.records.experiment import TaskOutcome, TaskStudySummary
 from thalweg.records.run import Cell, RunRecord
-from thalweg.records.task_study import TaskOutcome, TaskStudySummary
 from thalweg.report.figures import Drawn, save_all
 from thalweg.report.page import NUMBERS, PAGES, data_address, show
 from thalweg.report.switching.page import share_in_words, short

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from thalweg.records.experiment import TaskOutcome, TaskStudySummary
 from thalweg.records.run import RunRecord
-from thalweg.records.task_study import TaskOutcome, TaskStudySummary
 from thalweg.report.figures import Grouped
 from thalweg.report.switching.dot_plots import LONGEST
 from thalweg.report.switching.heat_maps import WIDTH

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thalweg.records.experiment import Share
-from thalweg.records.task_study import CONTROLS, GOAL, SWITCHING, TaskOutcome, TaskStudySummary
+from thalweg.records.experiment import CONTROLS, GOAL, SWITCHING, Share, TaskOutcome, TaskStudySummary
 from thalweg.report.figures import COLOURS, Drawn, drawn, setup
 from thalweg.report.switching.dot_plots import COLUMNS, Dot, cell_dot, digits, draw_dot, scale_of
 from thalweg.report.switching.heat_maps import WIDTH

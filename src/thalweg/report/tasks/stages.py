@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
+from thalweg.records.experiment import SWITCHING, TaskStudySummary
 from thalweg.records.run import RunRecord
-from thalweg.records.task_study import SWITCHING, TaskStudySummary
 from thalweg.report.figures import COLOURS, DASHES, Drawn, Grouped, draw_band, drawn, score, setup
 from thalweg.report.tasks.panels import chosen, legend_below, panels_of, whole_ticks
 

@@ -10,7 +10,7 @@ from made_up_records import make_summary, run
 from pages import CHROMIUM, HOSTILE, Tags, chart, laid_out, leaving, opened, slid, turned
 
 from thalweg.records.run import RunRecord, StudySummary
-from thalweg.report.page import write_report
+from thalweg.report.paper.page import write_report
 
 NAMES = {"accuracy-by-stratum", "loss-against-cost", "switches", "long-tail"} | {"verdicts", "accuracy-against-cost", "step-time"}
 """Figures of a study without landscapes, and without what its source is."""

@@ -1,0 +1,288 @@
+"""What changes while a run goes on: model, optimizer, schedule, journal and clock, and how they are saved and restored."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from thalweg.data.batches import Data, EvaluationSet
+from thalweg.data.task_data import TaskData
+from thalweg.errors import DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError
+from thalweg.models.cost import cost
+from thalweg.records.run import (
+    EvaluationRecord,
+    RetreatRecord,
+    Score,
+    Scores,
+    SwitchRecord,
+)
+from thalweg.serialization import fingerprint, from_dict, to_dict
+from thalweg.storage import Journal, read_journal, set_aside, there
+from thalweg.train.assemble import check_fits, choose_device, make_data, make_model
+from thalweg.train.callbacks import Callback
+from thalweg.train.checkpoint import Checkpoint, gather, newest_checkpoint, save_checkpoint, scatter
+from thalweg.train.config import RunConfig, TrainingConfig
+from thalweg.train.evaluate import evaluate
+from thalweg.train.graphs import Graphs
+from thalweg.train.rates import rate_at
+from thalweg.train.repair import begun_before, reopen
+from thalweg.train.run_folder import config_of_facts
+from thalweg.train.step import (
+    Batch,
+    Gains,
+    Outcome,
+    TaskBatch,
+    make_optimizer,
+    on_device,
+    train_step,
+)
+
+
+@dataclass
+class Clock:
+    """What a run has spent so far."""
+
+    seconds: float = 0.0
+    """Training only."""
+    evaluation_seconds: float = 0.0
+    flops: float = 0.0
+    evaluations: int = 0
+
+
+def ceilings_of(data: Data | TaskData) -> Scores:
+    """The best possible scores, where the source is known."""
+    sets = [one for one in data.evaluation if isinstance(one, EvaluationSet)]
+    return {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in sets}
+
+
+def by_graphs(settings: TrainingConfig, device: torch.device) -> bool:
+    """Whether updates are replayed as CUDA graphs."""
+    return settings.graphs and not settings.compile and device.type == "cuda"
+
+
+class Run:
+    """Everything that changes while a run goes on."""
+
+    def __init__(
+        self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: Data | TaskData | None = None
+    ) -> None:
+        self.config, self.folder, self.callbacks = config, folder, callbacks
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        self.device = choose_device(config.training.device)
+        check_fits(config, self.device)
+        self.data = make_data(config) if data is None else data
+        self.model = make_model(config).to(self.device)
+        # Static: one graph for each number of loops, rather than one that is traced again when the number is a new one.
+        compiled = config.training.compile
+        self.forward: Callable[..., Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
+        self.graphs = Graphs(self.model) if by_graphs(config.training, self.device) else None
+        self.optimizer = make_optimizer(config.optimizer, self.model)
+        self.shift = config.shift.schedule(config.seed)
+        self.switches: list[SwitchRecord] = []
+        self.retreats: list[RetreatRecord] = []
+        self.clock = Clock()
+        self.snapshot_steps = frozenset(config.training.snapshot_steps)
+        self.journal: Journal | None = None
+        self.saved = False
+
+    def resume(self) -> None:
+        """Take everything from the newest good checkpoint, if there is one, and cut the journal back to it."""
+        path = self.folder / "metrics.jsonl"
+        found = newest_checkpoint(self.folder / "checkpoints", self.take)
+        if found is None:
+            self.begin(path)
+            return
+        self.journal, lost = reopen(path, found.facts)
+        if lost:
+            warnings.warn(lost, DamagedRecordWarning, stacklevel=2)
+            self.score_again(path)
+
+    def begin(self, path: Path) -> None:
+        """An empty journal; what a run left that was there and has no state any more is kept beside it."""
+        last = begun_before(path, self.config.training.checkpoint_every) if path.is_file() else 0
+        if last or (there(path) and not path.is_file()):
+            kept = set_aside(path).name
+            words = f"run {self.folder}: no checkpoint is left of the {last:,} updates that metrics.jsonl speaks of"
+            warnings.warn(f"{words}; it is kept as {kept} and the run begins again", DamagedRecordWarning, stacklevel=2)
+        self.journal = Journal(path)
+
+    def take(self, found: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            DamagedFileError: it is no state of this run.
+        """
+        stored = config_of_facts(found.facts)
+        if stored not in (None, self.config):
+            raise DamagedFileError(f"checkpoint {found.path}: made with another config")
+        try:
+            scatter(found, self.model, self.optimizer)
+            self.shift = self.config.shift.schedule(self.config.seed)
+            self.shift.load_state_dict(found.facts["shift"])
+            self.switches = [from_dict(SwitchRecord, record) for record in found.facts["switches"]]
+            self.retreats = [from_dict(RetreatRecord, record) for record in found.facts.get("retreats", [])]
+            self.clock = Clock(**found.facts["clock"])
+            int(found.facts["journal"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+            raise DamagedFileError(f"damaged checkpoint {found.path}: no state of this run ({error})") from None
+
+    def score_again(self, path: Path) -> None:
+        """Where the scores of this very update were lost with the journal, make them again."""
+        step, settings = self.shift.step, self.config.training
+        due = step % settings.evaluate_every == 0 or step == settings.steps
+        scored = [one["step"] for one in read_journal(path) if one["type"] == "evaluation"]
+        if due and step not in scored:
+            self.clock.evaluations -= 1
+            self.evaluate()
+
+    def recording_seconds(self) -> float:
+        """Spent on recording graphs; like compilation, not training."""
+        return self.graphs.seconds if self.graphs else 0.0
+
+    def train_on(self, batch: Batch, loops: int, gains: Gains) -> Outcome:
+        """Weights and optimizer after one update at the rate of now; nothing else changes."""
+        rate, clip, backward = self.rate(), self.config.optimizer.clip, self.graphs.backward if self.graphs else None
+        return train_step(self.forward, self.optimizer, batch, loops=loops, gains=gains, rate=rate, clip=clip, backward=backward)
+
+    def rate(self) -> float:
+        """Learning rate of the next update."""
+        return rate_at(self.config.optimizer, self.shift.step, self.config.training.steps) * self.shift.rate_factor
+
+    def gains(self) -> Gains:
+        """The gains of the next update."""
+        return self.as_gains(self.shift.gains)
+
+    def as_gains(self, gains: tuple[float, ...]) -> Gains:
+        """Gains in the form that the model wants: None when all are 1, a tensor when it is compiled."""
+        if all(gain == 1 for gain in gains):
+            return None
+        return torch.tensor(gains, device=self.device) if self.config.training.compile else gains
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step on the device; a task's lengths may follow the stage."""
+        size = self.config.training.batch
+        made = self.data.batch(step, size, cap=self.shift.depth) if isinstance(self.data, TaskData) else self.data.batch(step, size)
+        return on_device(made, self.device)
+
+    def flops(self, batch: Batch, loops: int) -> float:
+        """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most, masked or not."""
+        if isinstance(batch, TaskBatch):
+            passes = batch.capped(loops).double().mean().item()
+            rows, length = batch.inputs.shape
+            return cost(self.config.model, rows, length, passes).training_step
+        return cost(self.config.model, len(batch), batch.shape[1] - 1, loops).training_step
+
+    def evaluate(self) -> None:
+        """Score all sets with the passes and gains now in use, and record it."""
+        scores = self.scores(self.shift.depth, self.as_gains(self.shift.depth_gains))
+        self.clock.evaluations += 1
+        record = EvaluationRecord(self.shift.step, self.clock.seconds, self.clock.flops, self.shift.depth, scores)
+        self.record("evaluation", to_dict(record))
+        for callback in self.callbacks:
+            callback.on_evaluation(record)
+
+    def scores(self, loops: int, gains: Gains) -> Scores:
+        """Scores of all sets, on a clock of their own."""
+        started = time.perf_counter()
+        scores = evaluate(self.model, self.data.evaluation, self.device, loops, gains)
+        self.clock.evaluation_seconds += time.perf_counter() - started
+        losses = [score.loss for strata in scores.values() for score in strata.values()]
+        if not all(math.isfinite(loss) for loss in losses):
+            self.stop_diverged(f"scores after update {self.shift.step}", f"losses {losses}")
+        return scores
+
+    def record_switch(self) -> None:
+        """Write down a change of stage, with the scores of the same weights on both sides of it."""
+        switch = self.shift.switches[-1]
+        record = SwitchRecord(
+            step=switch.step,
+            seconds=self.clock.seconds,
+            flops=self.clock.flops,
+            loops_before=switch.loops_before,
+            loops_after=switch.loops_after,
+            reason=switch.reason,
+            scores_before=self.scores(switch.loops_before, None),
+            scores_after=self.scores(self.shift.loops, self.gains()),
+            onset=self.shift.onset.steps,
+        )
+        self.switches.append(record)
+        self.record("switch", to_dict(record))
+        for callback in self.callbacks:
+            callback.on_switch(record)
+
+    def record(self, kind: str, values: dict) -> None:
+        """One line of the journal."""
+        assert self.journal is not None
+        self.journal.append({"type": kind} | values)
+
+    def snapshot(self) -> None:
+        """A checkpoint that stays, where the config asks for one; its journal is not needed to look at it."""
+        if self.shift.step in self.snapshot_steps:
+            self.check_folder()
+            tensors, facts = gather(self.model, self.optimizer), self.facts()
+            path = save_checkpoint(self.folder / "snapshots", self.shift.step, tensors, facts)
+            for callback in self.callbacks:
+                callback.on_snapshot(path)
+
+    def save(self) -> None:
+        """A checkpoint of everything; the journal reaches the disk first."""
+        assert self.journal is not None
+        self.check_folder()
+        self.journal.sync()
+        tensors = gather(self.model, self.optimizer)
+        save_checkpoint(self.folder / "checkpoints", self.shift.step, tensors, self.facts(), self.config.training.keep)
+        self.saved = True
+
+    def check_folder(self) -> None:
+        """Refuse to go on where files of the run were removed while it went on: a folder made anew would look like a whole run.
+
+        Raises:
+            ThalwegError: names what is gone.
+        """
+        assert self.journal is not None
+        self.journal.check()
+        gone = [self.folder / "config.toml", *([self.folder / "checkpoints"] if self.saved else [])]
+        for path in gone:
+            if not path.exists():
+                raise ThalwegError(f"{path} was removed while the run went on; nothing more is written; run the same command again")
+
+    def facts(self) -> dict:
+        """What a checkpoint holds beside tensors."""
+        assert self.journal is not None
+        return {
+            "config": to_dict(self.config),
+            "data": to_dict(self.data.facts()),
+            "ceilings": to_dict(ceilings_of(self.data)),
+            "config_hash": fingerprint(self.config),
+            "shift": self.shift.state_dict(),
+            "switches": to_dict(self.switches),
+            "retreats": to_dict(self.retreats),
+            "clock": asdict(self.clock),
+            "journal": self.journal.offset,
+            "journal_sums": self.journal.sums,
+        }
+
+    def stop_diverged(self, when: str, said: str) -> NoReturn:
+        """Stop with everything that helps to find out why."""
+        good = newest_checkpoint(self.folder / "checkpoints")
+        where = str(good.path) if good else "none yet"
+        raise DivergedError(
+            f"loss not finite in {when}: {said}, loops {self.shift.loops}; "
+            f"last good checkpoint: {where}; lower optimizer.rate or optimizer.clip"
+        )
+
+    def close(self) -> None:
+        """Give back files and the screen."""
+        for callback in self.callbacks:
+            callback.on_end()
+        if self.journal is not None:
+            self.journal.close()
