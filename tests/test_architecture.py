@@ -147,7 +147,7 @@ def test_no_module_is_called_utils() -> None:
 
 
 def test_public_names_all_exist() -> None:
-    assert sorted(thalweg.PLACES) == sorted(thalweg.__all__) == [n for n in dir(thalweg) if getattr(thalweg, n) is not None]
+    assert sorted(thalweg._LAZY_IMPORTS) == sorted(thalweg.__all__) == [n for n in dir(thalweg) if getattr(thalweg, n) is not None]
 
 
 def test_unknown_public_name_is_an_attribute_error() -> None:

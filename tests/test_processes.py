@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from thalweg.processes import LocalProcess
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
 child = LocalProcess([sys.executable, "-c", sys.argv[1]], Path(sys.argv[2]), dict(__import__("os").environ), False)
 print(child._process.pid, flush=True)
 time.sleep(600)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from thalweg.train.config import RunConfig
     from thalweg.train.trainer import train as train_run
 
-PLACES = {
+_LAZY_IMPORTS = {
     "AtFraction": "thalweg.shift.criterion",
     "AtStep": "thalweg.shift.criterion",
     "BadInputError": "thalweg.errors",
@@ -105,9 +105,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in PLACES:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
-    value = getattr(importlib.import_module(PLACES[name]), RENAMED.get(name, name))
+    value = getattr(importlib.import_module(_LAZY_IMPORTS[name]), RENAMED.get(name, name))
     globals()[name] = value
     return value
 

@@ -21,7 +21,7 @@ from thalweg.errors import require
 P = ParamSpec("P")
 R = TypeVar("R")
 LARGEST_SEED = 2**63 - 1
-TINY = 1e-30
+_TINY = 1e-30
 """The smallest size of a number beside 0: float32 takes what is much smaller for 0."""
 
 
@@ -38,14 +38,14 @@ class Whole:
 
     def refuse(self, value: Any, place: str, given: Any) -> None:
         """Raise unless the value, which stands in what was given, is such a number."""
-        require(is_a(numbers.Integral, value), place, given, self.noun)
+        require(_is_a(numbers.Integral, value), place, given, self.noun)
         require(value >= self.least, place, given, self.below or f"{self.noun} of at least {self.least:,}")
-        require(value <= self.most, place, given, f"{self.noun} of at most {told(self.most)}")
+        require(value <= self.most, place, given, f"{self.noun} of at most {_bound_in_words(self.most)}")
 
     @property
     def range(self) -> str:
         """In a reader's words."""
-        return f"from {self.least:,} to {told(self.most)}"
+        return f"from {self.least:,} to {_bound_in_words(self.most)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Number:
 
     def refuse(self, value: Any, place: str, given: Any) -> None:
         """Raise unless the value, which stands in what was given, is such a number."""
-        require(is_a(numbers.Real, value), place, given, self.noun)
+        require(_is_a(numbers.Real, value), place, given, self.noun)
         low = value > self.least if self.open_below else value >= self.least
         require(low, place, given, self.words or self.lower)
         high = value < self.most if self.open_above else value <= self.most
         require(high, place, given, self.words or f"{self.noun} {self.range}")
-        require(value == 0 or abs(value) >= TINY, place, given, f"{self.noun} {self.range}, no smaller beside 0 than {TINY:g}")
+        require(value == 0 or abs(value) >= _TINY, place, given, f"{self.noun} {self.range}, no smaller beside 0 than {_TINY:g}")
 
     @property
     def lower(self) -> str:
@@ -94,12 +94,12 @@ Updates = Annotated[int, Whole(1, 10**9)]
 Threads = Annotated[int, Whole(0, 1024)]
 
 
-def is_a(kind: type, value: Any) -> bool:
+def _is_a(kind: type, value: Any) -> bool:
     """Whether a value is a number of a kind; yes and no are none."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def told(most: int) -> str:
+def _bound_in_words(most: int) -> str:
     """An upper end with its thousands apart; powers of two that nobody reads otherwise as such.
 
     Example:
@@ -144,7 +144,7 @@ def refuse(hint: Any, value: Any, place: str, given: Any = None) -> None:
             if typing.get_origin(option) is Annotated:
                 refuse(option, value, place)
     elif isinstance(value, str):
-        require(writable(value), place, value, "text that can be written as UTF-8")
+        require(_writable(value), place, value, "text that can be written as UTF-8")
 
 
 def of_their_kind(function: Callable[P, R]) -> Callable[P, R]:
@@ -171,7 +171,7 @@ def of_their_kind(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in kinds:
                 kind, words, optional = kinds[name]
-                require(is_a(kind, value) or (optional and value is None), name, value, words)
+                require(_is_a(kind, value) or (optional and value is None), name, value, words)
         return function(*args, **kwargs)
 
     return inside
@@ -186,6 +186,6 @@ def bound_in(hint: Any) -> Bound | None:
     return None
 
 
-def writable(text: str) -> bool:
+def _writable(text: str) -> bool:
     """Whether a text can be encoded: half of a surrogate pair cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -44,11 +44,11 @@ def whole(hint: Any, tokens: Sequence[Token]) -> Any:
     return tuple(found) if typing.get_origin(hint) is tuple else found[0]
 
 
-Digits = Parameter(converter=whole)
-Seeds = Annotated[int, Whole(0, 10_000, "a whole number of at least 1"), Digits]
-Jobs = Annotated[int, Whole(0, 1024, "a whole number of at least 1, or 0 for one for each core"), Digits]
-Loops = Annotated[int, Whole(0, 10**4, "at least 2 passes, as there is nothing to switch to otherwise"), Digits]
-Count = Annotated[int | None, Digits]
+_Digits = Parameter(converter=whole)
+_Seeds = Annotated[int, Whole(0, 10_000, "a whole number of at least 1"), _Digits]
+_Jobs = Annotated[int, Whole(0, 1024, "a whole number of at least 1, or 0 for one for each core"), _Digits]
+Loops = Annotated[int, Whole(0, 10**4, "at least 2 passes, as there is nothing to switch to otherwise"), _Digits]
+_Count = Annotated[int | None, _Digits]
 """Bounded by the field of the plan that it goes into."""
 
 
@@ -67,8 +67,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-STUDIES = ("markov", "text", "tasks")
-Json = Annotated[bool, Parameter(name="--json", negative="")]
+_STUDIES = ("markov", "text", "tasks")
+_Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
 @command
@@ -79,14 +79,14 @@ def study(
     preset: str = "quick",
     out: Path | None = None,
     arms: Annotated[str, Parameter(name="--arms")] = "",
-    seeds: Seeds = 0,
-    jobs: Jobs = 0,
+    seeds: _Seeds = 0,
+    jobs: _Jobs = 0,
     text: str = "",
     tasks: Annotated[str, Parameter(name="--task")] = "",
     device: str = "auto",
     compile: bool = False,
     landscape: bool = True,
-    json_: Json = False,
+    json_: _Json = False,
 ) -> None:
     """Make a whole study: runs of every arm over seeds, then table, verdicts, figures and report.html.
 
@@ -131,11 +131,11 @@ def study(
     from thalweg.experiments.paper.recipes import plan
 
     if ":" in task:
-        make_own(task, seeds, out, jobs, json_, arms or text or tasks)
+        _make_own(task, seeds, out, jobs, json_, arms or text or tasks)
         return
-    if task not in STUDIES:
-        raise unknown("study", task, STUDIES)
-    chosen = listed(arms)
+    if task not in _STUDIES:
+        raise unknown("study", task, _STUDIES)
+    chosen = _listed(arms)
     require(not tasks or task == "tasks", "--task", tasks, "to go with the study `tasks`")
     if task == "tasks":
         require(not text, "--text", text, "to go with the study `text`")
@@ -143,13 +143,13 @@ def study(
         from thalweg.experiments.tasks.definition import TaskStudy
         from thalweg.experiments.tasks.recipes import plan_tasks
 
-        made: Experiment = TaskStudy(plan_tasks(preset, listed(tasks), chosen, seeds, device))
+        made: Experiment = TaskStudy(plan_tasks(preset, _listed(tasks), chosen, seeds, device))
     else:
         made = PaperStudy(plan(task, preset, chosen, seeds, text, device, compile, landscape))
     make(made, out or Path("results") / f"{task}-{preset}", jobs, json_)
 
 
-def make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, others: str) -> None:
+def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, others: str) -> None:
     """The command `study` for an experiment of a user's own."""
     from thalweg.experiments.engine import make
     from thalweg.experiments.own import find_experiment
@@ -167,12 +167,12 @@ def shift_sweep(
     preset: str = "quick",
     loops: Loops = 0,
     groups: Annotated[str, Parameter(name="--groups")] = "",
-    seeds: Seeds = 0,
+    seeds: _Seeds = 0,
     out: Path | None = None,
-    jobs: Jobs = 0,
+    jobs: _Jobs = 0,
     text: str = "",
     device: str = "auto",
-    json_: Json = False,
+    json_: _Json = False,
 ) -> None:
     """Try ways to switch from one pass to many: when, how, and with what for the optimizer; heat maps and report.html.
 
@@ -210,7 +210,7 @@ def shift_sweep(
     from thalweg.experiments.switching.definition import SwitchingSweep
     from thalweg.experiments.switching.variants import GROUPS, sweep_of
 
-    chosen = tuple(group for group in listed(groups) if group != "none") if groups else GROUPS
+    chosen = tuple(group for group in _listed(groups) if group != "none") if groups else GROUPS
     planned = sweep_of(task, preset, loops, chosen, seeds, text, device)
     make(SwitchingSweep(planned), out or Path("results") / f"{task}-shift-{planned.loops}-{preset}", jobs, json_)
 
@@ -223,7 +223,7 @@ def train(
     out: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     landscape: Annotated[bool, Parameter(negative="")] = False,
-    json_: Json = False,
+    json_: _Json = False,
 ) -> None:
     """Make one run from a TOML config, or go on with it where it was stopped.
 
@@ -271,17 +271,17 @@ def landscape(
     run: Path,
     /,
     *,
-    checkpoints: Count = None,
-    sequences: Count = None,
-    loops: Count = None,
+    checkpoints: _Count = None,
+    sequences: _Count = None,
+    loops: _Count = None,
     exact_seconds: float | None = None,
-    replays: Count = None,
-    window: Count = None,
-    lengths: Annotated[tuple[int, ...] | None, Digits] = None,
+    replays: _Count = None,
+    window: _Count = None,
+    lengths: Annotated[tuple[int, ...] | None, _Digits] = None,
     slices: bool | None = None,
     dtype: str | None = None,
-    threads: Annotated[Threads, Digits] = 0,
-    json_: Json = False,
+    threads: Annotated[Threads, _Digits] = 0,
+    json_: _Json = False,
 ) -> None:
     """Measure the loss landscape along a run that is there: spectra, river and valley, alignment, hopping, lengths, slices.
 
@@ -319,7 +319,7 @@ def landscape(
     """
     from thalweg.records.landscape import LandscapePlan
     from thalweg.serialization import from_dict
-    from thalweg.survey.command import look
+    from thalweg.survey.command import measure_landscape
 
     given = {
         "checkpoints": checkpoints,
@@ -333,11 +333,11 @@ def landscape(
         "dtype": dtype,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
-    look(run, from_dict(LandscapePlan, chosen) if chosen else None, threads, json_)
+    measure_landscape(run, from_dict(LandscapePlan, chosen) if chosen else None, threads, json_)
 
 
 @command
-def report(folder: Path, other: Path | None = None, /, *, out: Path | None = None, json_: Json = False) -> None:
+def report(folder: Path, other: Path | None = None, /, *, out: Path | None = None, json_: _Json = False) -> None:
     """Make table, answers, figures and report.html of a study or a sweep again, from its records; or compare two of them.
 
     Works on one that is still going on: what is missing is named, with how far it is.
@@ -369,7 +369,7 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
 
 
 @command
-def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: Annotated[Seed, Digits] = 0) -> None:
+def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: Annotated[Seed, _Digits] = 0) -> None:
     """Print the config of one run as TOML, every key with what it is and its range, to change and to give to `thalweg train`.
 
     Of markov and text the run keeps snapshots, so that `thalweg landscape` has curves to draw.
@@ -396,16 +396,16 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: An
 
     if task in TASKS or ":" in task:
         run = task_runs(plan_tasks(preset, (task,), (arm,), seeds=1))[task, arm, 0]
-    elif task in STUDIES[:2]:
+    elif task in _STUDIES[:2]:
         run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
         run = replace(run, training=replace(run.training, snapshots=run.training.snapshots or SNAPSHOTS_FOR_CURVES))
     else:
-        raise unknown("recipe", task, (*STUDIES[:2], *TASKS))
+        raise unknown("recipe", task, (*_STUDIES[:2], *TASKS))
     sys.stdout.write(explained_text(replace(run, seed=seed)))
 
 
 @command
-def verify(*statements: str, json_: Json = False) -> None:
+def verify(*statements: str, json_: _Json = False) -> None:
     """Try every statement of the theory on this machine, counterexamples included, and print what was found.
 
     Exit code 1 when one does not hold.
@@ -424,7 +424,7 @@ def verify(*statements: str, json_: Json = False) -> None:
     try_all(statements, json_)
 
 
-def listed(words: str) -> tuple[str, ...]:
+def _listed(words: str) -> tuple[str, ...]:
     """The words between commas."""
     return tuple(word.strip() for word in words.split(",") if word.strip())
 
@@ -458,13 +458,13 @@ def call(arguments: list[str]) -> int:
         where = " ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         return refused(f"cannot use {where or 'a file'}: {error.strerror or error}; choose another path or fix its rights", 1)
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not _out_of_memory(error):
             raise
         return refused(f"out of memory ({str(error).splitlines()[0] if str(error) else 'no more can be had'}); ask for less", 1)
     return 0
 
 
-def out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: Exception) -> bool:
     """Whether an error says that no more memory could be had; PyTorch has no class of its own for that on a CPU."""
     words = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
     return isinstance(error, MemoryError) or any(one in str(error) for one in words)

@@ -11,12 +11,12 @@ import reprlib
 import unicodedata
 from collections.abc import Iterable
 
-LONGEST = 200
+_LONGEST = 200
 """Characters of a given value in a message."""
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories of what is not seen itself: controls, formats, surrogates, private and unassigned ones, separators."""
 SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 3, LONGEST, LONGEST
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 3, _LONGEST, _LONGEST
 SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = SHORT.maxset = SHORT.maxfrozenset = 20
 
 
@@ -168,13 +168,13 @@ def shown(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, str | bytes):
-        text = escape_hidden(repr(value[:LONGEST]))
-        return text if len(value) <= LONGEST else f"{text[:-1]}...{text[-1]} ({len(value):,} characters)"
-    if isinstance(value, int) and value.bit_length() > 4 * LONGEST:
+        text = escape_hidden(repr(value[:_LONGEST]))
+        return text if len(value) <= _LONGEST else f"{text[:-1]}...{text[-1]} ({len(value):,} characters)"
+    if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:
         return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
     text = SHORT.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else repr(value)
     text = escape_hidden(" ".join(text.split()) if "\n" in text else text)
-    return text if len(text) <= 4 * LONGEST else f"{text[: 4 * LONGEST]}..."
+    return text if len(text) <= 4 * _LONGEST else f"{text[: 4 * _LONGEST]}..."
 
 
 def escape_hidden(text: object) -> str:
@@ -187,7 +187,7 @@ def escape_hidden(text: object) -> str:
     words = str(text)
     if words.isprintable():
         return words
-    return "".join(repr(one)[1:-1] if unicodedata.category(one) in HIDDEN else one for one in words)
+    return "".join(repr(one)[1:-1] if unicodedata.category(one) in _HIDDEN else one for one in words)
 
 
 def format_error(error: BaseException) -> str:
@@ -221,6 +221,6 @@ def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
         unknown arm 'lopped'; did you mean 'looped'? Known: looped, single
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(given)[:LONGEST], names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(given)[:_LONGEST], names, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return BadInputError(f"unknown {what} {shown(given)}; {meant}Known: {', '.join(names) or 'none'}")

@@ -26,8 +26,8 @@ def to_dict(value: Any) -> Any:
     """A dataclass as plain dicts, lists, numbers and strings; ``kind`` first where the class has one."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {"kind": value.kind} if hasattr(value, "kind") else {}  # pyright: ignore[reportAttributeAccessIssue]
-        hints = hints_of(type(value))
-        return plain | {f.name: to_dict(as_hinted(hints[f.name], getattr(value, f.name))) for f in dataclasses.fields(value)}
+        hints = _hints_of(type(value))
+        return plain | {f.name: to_dict(_as_hinted(hints[f.name], getattr(value, f.name))) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): to_dict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -47,7 +47,7 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
     """
     if not isinstance(values, dict):
         raise BadInputError(f"{place or cls.__name__}: given {shown(values)}, expected a section with keys")
-    hints, fields = hints_of(cls), {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints, fields = _hints_of(cls), {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     known: dict[str, Any] = {}
     for key, value in values.items():
         if key == "kind" and hasattr(cls, "kind"):
@@ -76,7 +76,7 @@ def checked(value: Any, prefix: str) -> None:
     Raises:
         BadInputError: names the field, what it holds and what was expected.
     """
-    hints = hints_of(type(value))
+    hints = _hints_of(type(value))
     for f in dataclasses.fields(value):
         place = f"{prefix}{f.name}"
         found = convert(hints[f.name], getattr(value, f.name), place)
@@ -128,7 +128,7 @@ def as_float(value: Any) -> float:
 
 
 @functools.cache
-def hints_of(cls: type) -> dict[str, Any]:
+def _hints_of(cls: type) -> dict[str, Any]:
     """The resolved types of a dataclass's fields."""
     return typing.get_type_hints(cls)
 
@@ -140,7 +140,7 @@ def convert(hint: Any, value: Any, place: str) -> Any:
         return value
     value = plain(value)
     if origin in (Union, types.UnionType):
-        return convert_union(options, value, place)
+        return _convert_union(options, value, place)
     if origin is Literal:
         if any(type(value) is type(option) and value == option for option in options):
             return value
@@ -173,12 +173,12 @@ def number(hint: type, value: float, place: str) -> float:
     return hint(value)
 
 
-def as_hinted(hint: Any, value: Any) -> Any:
+def _as_hinted(hint: Any, value: Any) -> Any:
     """A whole number in a field for numbers as the float that it equals, so that equal values have equal text."""
     return float(value) if hint is float and type(value) is int else value
 
 
-def convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
+def _convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
     """None where it is allowed, else the only other option, else the dataclass that ``kind`` names."""
     if value is None and type(None) in options:
         return None

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from thalweg.errors import BadInputError, DamagedFileError, DiskFullError, FolderError, ThalwegError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-BAD_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EROFS, errno.ENXIO, errno.ENOTEMPTY, errno.EBUSY}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BAD_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EROFS, errno.ENXIO, errno.ENOTEMPTY, errno.EBUSY}
 MOST_BYTES = 64 << 20
 """Of a record or a config; a journal may have `MOST_JOURNAL`, of which a line may have as many as a record."""
 MOST_JOURNAL = 2 << 30
@@ -35,13 +35,13 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in _FULL:
             raise DiskFullError(
                 f"no space left to write {path} ({error.strerror}); what was there before is untouched; "
                 "free some space and run the same command again"
             ) from None
         known = FileNotFoundError | PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError
-        if isinstance(error, known) or error.errno in BAD_PATH:
+        if isinstance(error, known) or error.errno in _BAD_PATH:
             raise BadInputError(f"cannot use {path}: {error.strerror}; choose another path or fix its rights") from None
         raise ThalwegError(f"cannot write {path}: {error.strerror}") from None
 
@@ -58,12 +58,12 @@ def atomic_stream(path: Path, chunks: Iterable[bytes]) -> None:
                 handle.flush()
                 os.fsync(handle.fileno())
             temporary.replace(path)
-            sync_folder(path.parent)
+            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make a rename survive a power failure; not every platform can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
@@ -123,12 +123,12 @@ def too_deep(value: Any, deepest: int = DEEPEST) -> bool:
     return bool(level)
 
 
-def not_a_number(word: str) -> NoReturn:
+def _not_a_number(word: str) -> NoReturn:
     """Refuse NaN and infinity, which `json` reads and JSON does not have."""
     raise ValueError(f"{word} is no number that a record holds")
 
 
-DECODER = json.JSONDecoder(parse_constant=not_a_number)
+_DECODER = json.JSONDecoder(parse_constant=_not_a_number)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -138,7 +138,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is none; says why.
     """
     try:
-        value = DECODER.decode(text.decode() if isinstance(text, bytes) else text)
+        value = _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
     except RecursionError:
         raise ValueError(f"more than {DEEPEST} lists or objects within each other") from None
     if too_deep(value):
@@ -326,7 +326,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         FolderError: another process holds it.
     """
     with explained(folder):
-        made, known = missing_folders(folder), there(folder / ".lock")
+        made, known = _missing_folders(folder), there(folder / ".lock")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
@@ -344,7 +344,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         raise
     finally:
         if made:
-            remove_empty(folder, made)
+            _remove_empty(folder, made)
         lock.release()
 
 
@@ -365,12 +365,12 @@ def wait_until_free(folder: Path, seconds: float = 10.0) -> None:
         lock.release()
 
 
-def missing_folders(folder: Path) -> list[Path]:
+def _missing_folders(folder: Path) -> list[Path]:
     """The folders that have to be made for this one, the innermost first."""
     return [one for one in (folder, *folder.parents) if not one.exists()]
 
 
-def remove_empty(folder: Path, made: Iterable[Path]) -> None:
+def _remove_empty(folder: Path, made: Iterable[Path]) -> None:
     """Remove a folder in which nothing but its lock lies, and those that were made on the way to it."""
     with contextlib.suppress(OSError):
         if [one.name for one in folder.iterdir()] in ([".lock"], []):

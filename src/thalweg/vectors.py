@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from thalweg.errors import BadInputError, NonFiniteError, ShapeMismatchError, require, unknown
 
-Named = str | nn.Parameter | nn.Module
-Choice = Named | Sequence[Named] | Callable[[str, nn.Parameter], bool] | None
+_Named = str | nn.Parameter | nn.Module
+Choice = _Named | Sequence[_Named] | Callable[[str, nn.Parameter], bool] | None
 """Which parameters: a name, a pattern with ``*``, one of the model's own parameters or modules, a list of these, a function of
 (name, parameter), or None for all that train."""
 
@@ -41,7 +41,7 @@ class Layout:
 
     def places(self, choice: str | Sequence[str]) -> Tensor:
         """Positions in the flat vector of the parameters that ``choice`` names, ascending."""
-        chosen = set(matching(self.names, choice))
+        chosen = set(_matching(self.names, choice))
         ends = torch.tensor(self.sizes).cumsum(0).tolist()
         spans = [
             torch.arange(end - size, end) for name, size, end in zip(self.names, self.sizes, ends, strict=True) if name in chosen
@@ -86,7 +86,7 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
     elif callable(choice) and not isinstance(choice, nn.Parameter | nn.Module):
         chosen = {name: parameter for name, parameter in known.items() if choice(name, parameter)}
     else:
-        chosen = {name: known[name] for name in matching(tuple(known), _names(choice, known))}
+        chosen = {name: known[name] for name in _matching(tuple(known), _names(choice, known))}
     require(bool(chosen), "params", choice, "at least one parameter (None takes those with requires_grad)")
     devices = sorted({str(parameter.device) for parameter in chosen.values()})
     require("meta" not in devices, "model", "weights on the meta device", "weights with values; load them, or use model.to_empty")
@@ -98,7 +98,7 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def matching(names: Sequence[str], choice: str | Sequence[str]) -> list[str]:
+def _matching(names: Sequence[str], choice: str | Sequence[str]) -> list[str]:
     """The names that a pattern, or one of several, matches, in their own order; a name that exists is no pattern."""
     patterns = [choice] if isinstance(choice, str) else list(choice)
     matched: set[str] = set()

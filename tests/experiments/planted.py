@@ -12,8 +12,8 @@ from thalweg.landscape.threshold import threshold
 from thalweg.records.landscape import (
     AlignmentRecord,
     ChangeRecord,
+    ConditionRecord,
     GroupRecord,
-    Held,
     LandscapePlan,
     LandscapeRecord,
     LengthRecord,
@@ -99,8 +99,8 @@ def exact(arm: str, rows: dict[int, torch.Tensor], steps: Sequence[int] = (END,)
 
 def replay(step: int = END - 100, hops: bool = False, trapped: bool = False, ablation: str = "not made") -> ReplayRecord:
     conditions = {
-        "trapped": (Held("edge ratio < 0.5", True, 0.1), Held("class U", trapped, float(trapped))),
-        "hopping": (Held("tau_V >= 2", hops, 2.0),),
+        "trapped": (ConditionRecord("edge ratio < 0.5", True, 0.1), ConditionRecord("class U", trapped, float(trapped))),
+        "hopping": (ConditionRecord("tau_V >= 2", hops, 2.0),),
     }
     return ReplayRecord(
         step, 100, 1, 5, 1.0, 2.0, 1.9, (), (), 0.5, 1.0, 1.0, 1.0, 0.4, 0.0, None, 0.0, "U", hops, False, trapped, conditions,

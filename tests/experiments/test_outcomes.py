@@ -7,7 +7,7 @@ from scipy import stats
 from thalweg.experiments.outcomes import drop, fluctuation, ideal, jump, outcome_of, seconds, share_over_seeds, shares
 from thalweg.experiments.switching.answers import at_equal_cost, smooth, smoothed_at, sooner, verdicts_of
 from thalweg.experiments.switching.scp_region import region
-from thalweg.experiments.switching.variants import Way
+from thalweg.experiments.switching.variants import Variant
 from thalweg.records.experiment import Share
 from thalweg.records.run import Cell, EvaluationRecord, RetreatRecord, RunRecord, Score, SwitchRecord
 from thalweg.shift.criterion import Plateau
@@ -184,7 +184,7 @@ def test_a_drop_beyond_half_a_point_is_not_smooth():
 
 def test_the_region_holds_what_is_within_noise_of_the_best():
     grid = [
-        Way(f"{loss},{patience}", "scp", {"delta_loss": loss, "delta_grad": 0.1, "patience": patience})
+        Variant(f"{loss},{patience}", "scp", {"delta_loss": loss, "delta_grad": 0.1, "patience": patience})
         for loss in (0.01, 0.02, 0.05)
         for patience in (1, 2)
     ]
@@ -204,7 +204,7 @@ def test_the_region_holds_what_is_within_noise_of_the_best():
 def test_every_question_that_the_runs_can_answer_is_answered():
     runs = planted(single=[3.0] * 3, looped=[2.0, 2.1, 2.2], shift=[1.5, 1.7, 1.6], early=[1.0, 1.1, 1.2], other=[1.5, 1.7, 1.6])
     runs["shift-scp"] = runs["shift"]
-    ways = [Way("early", "share", {}), Way("other", "onset", {})]
+    ways = [Variant("early", "share", {}), Variant("other", "onset", {})]
     questions = [one.claim for one in verdicts_of(ways, runs, Plateau())]
     assert len(questions) == 6
     answers = {one.claim: one.verdict for one in verdicts_of(ways, runs, Plateau())}
@@ -217,7 +217,7 @@ def test_another_way_is_compared_by_its_end_and_by_operations_to_the_target():
     runs = planted(looped=[2.0, 2.1, 2.2], shift=[1.5, 1.7, 1.6], slow=[1.4, 1.6, 1.5], never=[3.0, 3.1, 3.2])
     for seed, one in runs["shift"].items():
         runs["quick"] = runs.get("quick", {}) | {seed: run([e.scores["held-out"]["all"].loss for e in one.evaluations], 5.0 + seed)}
-    found = verdicts_of([Way(name, "onset", {}) for name in ("slow", "quick", "never")], runs, Plateau())[-1]
+    found = verdicts_of([Variant(name, "onset", {}) for name in ("slow", "quick", "never")], runs, Plateau())[-1]
     lower, higher, fewer = found.verdict.split("; ")
     assert (lower, higher, fewer) == ("lower final loss: slow", "higher final loss: never", "fewer operations: slow, quick")
     costs = {name: cell for name, cell in found.numbers.items() if "operations" in name}
@@ -245,7 +245,7 @@ def test_a_net_is_asked_whether_it_mends_the_same_switch_without_it():
 
 
 def test_where_the_best_in_loss_is_slow_and_the_fast_is_bad_no_setting_is_near_both():
-    grid = [Way(f"p{patience}", "scp", {"delta_loss": 0.1, "delta_grad": 0.1, "patience": patience}) for patience in (1, 2)]
+    grid = [Variant(f"p{patience}", "scp", {"delta_loss": 0.1, "delta_grad": 0.1, "patience": patience}) for patience in (1, 2)]
     runs = planted(looped=[5.0] * 3, p2=[3.0] * 3)
     runs["p1"] = {seed: run([10.0] * 8 + [1.0] * 3, 20.0) for seed in range(3)}
     assert region(grid, runs, Plateau(0.1, 0.1, 1)).verdict == "no setting is near the best in both"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, Glance, LookAhead, LossBelow, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LookaheadResult, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift, doubling
@@ -35,14 +35,14 @@ def test_every_field_of_every_public_class_refuses_what_it_cannot_hold(cls, name
 @pytest.mark.parametrize(
     "junk", [junk for junk in JUNK if not isinstance(junk, float | np.floating | int)], ids=lambda junk: type(junk).__name__
 )
-def test_a_glance_refuses_what_is_no_number(junk):
-    refused("glance gain: given .*, expected a number", lambda: Glance(junk, 1.0))
-    refused("glance cost: given .*, expected a number", lambda: Glance(1.0, junk))
+def test_a_lookahead_result_refuses_what_is_no_number(junk):
+    refused("LookaheadResult gain: given .*, expected a number", lambda: LookaheadResult(junk, 1.0))
+    refused("LookaheadResult cost: given .*, expected a number", lambda: LookaheadResult(1.0, junk))
 
 
 @pytest.mark.parametrize("cost", [0, -1.0, math.nan, math.inf])
-def test_a_glance_costs_something(cost):
-    refused("glance cost: given .*, expected a positive number", lambda: Glance(1.0, cost))
+def test_a_lookahead_result_costs_something(cost):
+    refused("LookaheadResult cost: given .*, expected a positive number", lambda: LookaheadResult(1.0, cost))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,10 @@ def test_a_look_and_a_way_back_ask_for_their_own_kinds():
     shift = Shift(loops=2, criterion=LookAhead(every=4, updates=4))
     for _ in range(4):
         shift.update(1.0, 1.0)
-    refused("looked ahead: given 0.5, expected an object of Glance", lambda: shift.looked(Glance(1.0, 1.0), 0.5))
+    refused(
+        "report_lookahead ahead: given 0.5, expected a LookaheadResult",
+        lambda: shift.report_lookahead(LookaheadResult(1.0, 1.0), 0.5),
+    )
     refused("go_back reason: given 3, expected text", lambda: shift.go_back(3))
 
 

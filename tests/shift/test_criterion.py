@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, Glance, LookAhead, LossBelow, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LookaheadResult, LossBelow, Plateau
 
 EIGHTHS = st.integers(1, 40).map(lambda n: n / 8)  # sums and halves of these are exact
 
@@ -183,7 +183,7 @@ def test_a_value_out_of_range_is_refused(rule, arguments, message):
         rule(**arguments)
 
 
-HERE, WORSE, BETTER = Glance(0.2, 1.0), Glance(0.5, 3.0), Glance(0.7, 3.0)
+HERE, WORSE, BETTER = LookaheadResult(0.2, 1.0), LookaheadResult(0.5, 3.0), LookaheadResult(0.7, 3.0)
 
 
 def looks(rule, verdicts):
@@ -204,7 +204,7 @@ def test_a_look_ahead_waits_for_its_patience_in_a_row():
 
 
 def test_a_next_stage_that_loses_is_not_taken_although_this_one_loses_more():
-    assert LookAhead().judge(LookAhead().begin(), Glance(-1.0, 1.0), Glance(-0.1, 1.0))[1] is None
+    assert LookAhead().judge(LookAhead().begin(), LookaheadResult(-1.0, 1.0), LookaheadResult(-0.1, 1.0))[1] is None
 
 
 def test_a_look_is_due_every_so_many_updates_and_once():

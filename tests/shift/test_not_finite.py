@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from thalweg.errors import BadInputError, NonFiniteLossWarning
-from thalweg.shift.criterion import AtFraction, AtStep, Glance, LookAhead, LossBelow, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LookaheadResult, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.shift.schedule import Shift
@@ -116,11 +116,14 @@ def test_the_reference_of_the_net_is_the_mean_of_the_finite_losses_before_the_sw
 
 def test_a_next_stage_that_diverged_in_a_look_is_not_preferred():
     for gain in (math.nan, math.inf, -math.inf):
-        assert LookAhead().judge(LookAhead().begin(), Glance(0.1, 1.0), Glance(gain, 1.0))[1] is None
+        assert LookAhead().judge(LookAhead().begin(), LookaheadResult(0.1, 1.0), LookaheadResult(gain, 1.0))[1] is None
 
 
 def test_where_this_stage_diverged_in_a_look_a_next_one_that_gains_is_preferred():
-    assert "the next stage gains 0.1" in LookAhead().judge(LookAhead().begin(), Glance(math.nan, 1.0), Glance(0.1, 1.0))[1]
+    assert (
+        "the next stage gains 0.1"
+        in LookAhead().judge(LookAhead().begin(), LookaheadResult(math.nan, 1.0), LookaheadResult(0.1, 1.0))[1]
+    )
 
 
 @pytest.mark.parametrize("given", ["1.0", None, True, [1.0], 1j, float], ids=str)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, Glance, LookAhead, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LookaheadResult, Plateau
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.shift.schedule import Shift, Switch, doubling
 
@@ -232,18 +232,22 @@ def test_a_look_is_asked_of_the_loop_and_can_end_the_stage():
     due = []
     for _ in range(12):
         assert not shift.update(1.0, 1.0)
-        if shift.look_due:
+        if shift.lookahead_due:
             due.append(shift.step)
-            if shift.looked(Glance(0.1, 1.0), Glance(0.5, 2.0) if len(due) == 2 else Glance(0.1, 2.0)):
+            if shift.report_lookahead(
+                LookaheadResult(0.1, 1.0), LookaheadResult(0.5, 2.0) if len(due) == 2 else LookaheadResult(0.1, 2.0)
+            ):
                 break
     assert due == [5, 10]
     assert shift.loops == 2
-    assert not shift.look_due
+    assert not shift.lookahead_due
 
 
 def test_a_look_that_was_not_due_is_refused():
-    with pytest.raises(BadInputError, match="looked after 0 updates: no look was due; call it where look_due is true"):
-        Shift(loops=2, criterion=LookAhead()).looked(Glance(1.0, 1.0), Glance(1.0, 1.0))
+    with pytest.raises(
+        BadInputError, match="report_lookahead after 0 updates: no lookahead was due; call it where lookahead_due is true"
+    ):
+        Shift(loops=2, criterion=LookAhead()).report_lookahead(LookaheadResult(1.0, 1.0), LookaheadResult(1.0, 1.0))
 
 
 def test_a_spread_of_a_whole_is_refused():

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, Glance, LookAhead, LossBelow, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LookaheadResult, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.shift.schedule import Shift
@@ -31,8 +31,8 @@ def trained(updates, *made, **more):
     shift = build(*made, **more)
     for _ in range(updates):
         shift.update(1.0, 1.0)
-        if shift.look_due:
-            shift.looked(Glance(1.0, 1.0), Glance(2.0, 1.0))
+        if shift.lookahead_due:
+            shift.report_lookahead(LookaheadResult(1.0, 1.0), LookaheadResult(2.0, 1.0))
     return shift
 
 

@@ -11,7 +11,7 @@ import torch
 from thalweg.models.cost import cost
 from thalweg.models.looped import LoopedTransformer
 from thalweg.records.run import RetreatRecord, read_run
-from thalweg.shift.criterion import AtStep, Glance, LookAhead, Plateau
+from thalweg.shift.criterion import AtStep, LookAhead, LookaheadResult, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift
@@ -58,7 +58,9 @@ def test_stopped_at_random_moments_a_run_ends_bit_for_bit_the_same(
     tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, shift: ShiftConfig
 ) -> None:
     judge = LookAhead.judge  # for this test every look prefers the next stage; what the looks do to a run is what counts
-    monkeypatch.setattr(LookAhead, "judge", lambda rule, state, *_: judge(rule, state, Glance(1.0, 1.0), Glance(2.0, 1.0)))
+    monkeypatch.setattr(
+        LookAhead, "judge", lambda rule, state, *_: judge(rule, state, LookaheadResult(1.0, 1.0), LookaheadResult(2.0, 1.0))
+    )
     config = replace(tiny, optimizer=STEEP, shift=shift, training=replace(tiny.training, checkpoint_every=3))
     whole = train(config, tmp_path / "whole")
     assert whole.switches
@@ -159,19 +161,19 @@ def test_a_run_uses_the_rate_that_the_handover_leaves(tmp_path: Path, tiny: RunC
 
 def test_a_look_ahead_changes_nothing_but_the_count_of_operations(tmp_path: Path, tiny: RunConfig) -> None:
     never = replace(tiny, shift=ShiftConfig((1, 3), LookAhead(every=8, updates=4, patience=99), Ramp(5)))
-    looked, plain = train(never, tmp_path / "look"), train(replace(tiny, shift=ShiftConfig((1,))), tmp_path / "plain")
-    assert looked.weights_sha256 == plain.weights_sha256
+    report_lookahead, plain = train(never, tmp_path / "look"), train(replace(tiny, shift=ShiftConfig((1,))), tmp_path / "plain")
+    assert report_lookahead.weights_sha256 == plain.weights_sha256
     one, three = (cost(tiny.model, 16, 11, loops) for loops in (1, 3))
     looks = 5  # after 8, 16, ..., 40 updates
-    assert looked.flops == plain.flops + looks * (4 * one.training_step + 4 * three.training_step + one.forward)
+    assert report_lookahead.flops == plain.flops + looks * (4 * one.training_step + 4 * three.training_step + one.forward)
 
 
 def test_a_look_sees_what_training_each_stage_would_give(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against runs of those stages: the loss of the judged update of a run that really goes on in one stage or the other."""
-    seen: list[tuple[Glance, Glance]] = []
-    real = Shift.looked
+    seen: list[tuple[LookaheadResult, LookaheadResult]] = []
+    real = Shift.report_lookahead
 
-    def spy(shift: Shift, here: Glance, ahead: Glance) -> bool:
+    def spy(shift: Shift, here: LookaheadResult, ahead: LookaheadResult) -> bool:
         seen.append((here, ahead))
         return real(shift, here, ahead)
 

@@ -26,16 +26,16 @@ SYMMETRY = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest ``|u.Hv - v.Hu|`` relative to a typical ``|u.Hv|``."""
 DIFFERENCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 """Largest distance of a product from the central difference, relative to the product."""
-REPEAT = {torch.float32: 1e-5, torch.float64: 1e-10}
+_REPEAT = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Largest distance of two gradients at one point, relative to the gradient."""
-STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
+_STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
 """Of the central difference, in units of eps^(1/3) of a weight's size.
 
 A loss that bends within the first step, or has a kink there, is told from a wrong product by the shorter ones: the error of the
 difference falls, that of the product stays. Below the last one rounding takes over."""
-ROUGH = 3e-3
+_ROUGH = 3e-3
 """Largest distance from a difference that could only be taken in float32."""
-BESIDE = 1e-2
+_BESIDE = 1e-2
 """Distance of the second point, where a loss with a kink at the first one is asked again, in units of a weight's size."""
 _FLOOR = 32.0
 """Rounding of a sum of a few terms, in units of eps."""
@@ -104,7 +104,7 @@ def check_gauss_newton(
         return abs(value - expected), abs(expected)
 
     limit, floor = DIFFERENCE[operator.dtype], _SQUARED_NOISE
-    within = lambda apart, size, step: apart <= (max(limit, ROUGH) if objective.rounds else limit) * size + floor  # noqa: E731
+    within = lambda apart, size, step: apart <= (max(limit, _ROUGH) if objective.rounds else limit) * size + floor  # noqa: E731
     apart, size, held = _nearest(distance, torch.float64, operator.dim, within)
     if not held:
         raise WrongProductError(
@@ -131,7 +131,7 @@ def repeated(objective: Objective) -> float:
     for _ in range(_DRAWS if draws else 1):
         again = objective.gradient_at(objective.point)
         apart = max(apart, float((sizes * (again - objective.gradient)).norm()))
-        if not apart <= REPEAT[objective.dtype] * size + floor:
+        if not apart <= _REPEAT[objective.dtype] * size + floor:
             apart = _relative(apart, size)
             raise NotDeterministicError(f"loss: two gradients at one point differ by {apart:.1e} of their size; {told}")
     if draws:
@@ -206,7 +206,7 @@ def _distance(
 
         arithmetic = torch.float32 if rough else torch.float64
         noise = _FLOOR * torch.finfo(arithmetic).eps
-        allowed = max(limit, ROUGH) if rough else limit
+        allowed = max(limit, _ROUGH) if rough else limit
         within = lambda apart, size, step: apart <= allowed * size + floor + noise * strength / step  # noqa: E731
         return _nearest(distance, arithmetic, objective.dim, within)
 
@@ -230,7 +230,7 @@ def _nearest(
     """The smallest distance over falling steps, with the size that it is relative to; ends at the first one within the limit."""
     unit = torch.finfo(dtype).eps ** (1 / 3) * max(1, dim) ** 0.5  # directions have entries of 1 / sqrt(P) of a weight's size
     nearest, its_size = math.inf, 0.0
-    for step in STEPS:
+    for step in _STEPS:
         apart, size = distance(unit * step)
         if within(apart, size, unit * step):
             return apart, size, True
@@ -247,7 +247,7 @@ def _right_beside(objective: Objective, direction: Tensor, product: Tensor, limi
     """
     exact = objective.precise
     here, along, sizes = (vector.to(exact) for vector in (objective.point, direction, scales(objective)))
-    moved = here + BESIDE * sizes * signs(objective.dim, 1, 2, here) * objective.dim**0.5
+    moved = here + _BESIDE * sizes * signs(objective.dim, 1, 2, here) * objective.dim**0.5
     try:
         there, same = objective.product_at(moved, along), objective.product_at(here, along)
     except (RuntimeError, ThalwegError):
@@ -294,7 +294,7 @@ def _cause(objective: Objective) -> str:
             "the derivative of its value; "
         )
     if objective.kinks:
-        words.append(f"the loss has kinks ({', '.join(objective.kinks)}), and was asked at {len(STEPS)} steps and beside them; ")
+        words.append(f"the loss has kinks ({', '.join(objective.kinks)}), and was asked at {len(_STEPS)} steps and beside them; ")
     if objective.rounds:
         words.append("the loss rounds to a lower precision inside; ")
     return "".join(words)

@@ -19,12 +19,12 @@ from torch.utils import _pytree as pytree
 
 from thalweg.errors import BadInputError
 
-TensorFunction = Callable[[Tensor], Tensor]
+_TensorFunction = Callable[[Tensor], Tensor]
 _OPAQUE = (str, bytes, int, float, complex, bool, type, nn.Module, torch.Generator, types.FunctionType, types.ModuleType)
 """Values that are handed on as they are: nothing inside of them is a part of the batch."""
 
 
-def map_tensors(function: TensorFunction, batch: Any) -> Any:
+def map_tensors(function: _TensorFunction, batch: Any) -> Any:
     """The batch in new containers of the same kinds, ``function`` applied to every tensor and numeric array.
 
     Args:
@@ -82,7 +82,7 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return converted.detach().requires_grad_() if tensor.requires_grad and tensor.is_leaf else converted
 
 
-def _mapped(function: TensorFunction, value: Any, inside: tuple[int, ...]) -> Any:
+def _mapped(function: _TensorFunction, value: Any, inside: tuple[int, ...]) -> Any:
     """`map_tensors` below the containers with these identities, so that a cycle ends."""
     if isinstance(value, Tensor):
         return _with_attributes(function(value), value)
@@ -119,7 +119,7 @@ def _with_attributes(result: Tensor, given: Tensor) -> Tensor:
     return result
 
 
-def _mapped_array(function: TensorFunction, array: Any) -> Any:
+def _mapped_array(function: _TensorFunction, array: Any) -> Any:
     """An array of numbers as a tensor and back; arrays of text or objects as they are."""
     if array.dtype.kind not in "fiubc":
         return array
@@ -142,7 +142,7 @@ def _mapped_mapping(go_on: Callable[[Any], Any], value: Mapping[Any, Any]) -> An
     return twin
 
 
-def _mapped_object(function: TensorFunction, value: Any, inside: tuple[int, ...]) -> Any:
+def _mapped_object(function: _TensorFunction, value: Any, inside: tuple[int, ...]) -> Any:
     """A copy of an object with mapped attributes; the object itself where no attribute holds a tensor."""
     touched: list[Tensor] = []
 

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from thalweg.errors import require, unknown
 
 P = ParamSpec("P")
-R = TypeVar("R")
+_R = TypeVar("_R")
 Mode = Literal["eval", "train", "as-is"]
 """In which mode a module's parts are: all in evaluation, all in training, or each as the caller left it."""
 
@@ -62,11 +62,11 @@ _OUTER: contextvars.ContextVar[torch.device | None] = contextvars.ContextVar("ou
 """The default device of the caller, where `undisturbed` has changed it."""
 
 
-def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
+def undisturbed(function: Callable[P, _R]) -> Callable[P, _R]:
     """The function, outside of the ``inference_mode``, ``autocast`` and default device that may stand around a call of it."""
 
     @functools.wraps(function)
-    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+    def inside(*args: P.args, **kwargs: P.kwargs) -> _R:
         with contextlib.ExitStack() as stack:
             if torch.is_inference_mode_enabled():
                 stack.enter_context(torch.inference_mode(False))

@@ -76,7 +76,7 @@ def dense_hessian(
     dtype: torch.dtype | None = None,
     *,
     memory: int | None = None,
-    compile: Compile = "auto",
+    compile: _Compile = "auto",
     matrices: int = 1,
     progress: Progress | None = None,
     method: Method = "auto",
@@ -127,7 +127,7 @@ def dense_hessian(
     return _by_products(hessian, reason, progress)
 
 
-def _by_replays(objective: Objective, compile: Compile, matrices: int, progress: Progress | None) -> DenseHessian:
+def _by_replays(objective: Objective, compile: _Compile, matrices: int, progress: Progress | None) -> DenseHessian:
     """Blocks of columns as replays of recorded programs."""
     pieces, told = microbatches(objective)
     maker = Maker(objective, pieces, compile, matrices, progress)
@@ -171,10 +171,10 @@ def _compared(objective: Objective, matrix: Tensor, residual: float, how: str, e
 
 TOGETHER = 64
 """Products asked for at once."""
-Compile = Literal["auto", "always", "never"]
-COMPILE_SECONDS = 20.0
+_Compile = Literal["auto", "always", "never"]
+_COMPILE_SECONDS = 20.0
 """Expected cost of compiling one block's program (measured: 15 to 24 s on two cores)."""
-COMPILE_GAIN = 2.5
+_COMPILE_GAIN = 2.5
 """Expected quotient of replayed over compiled time (measured: 2.2 to 2.9)."""
 
 
@@ -182,7 +182,7 @@ class Maker:
     """The matrix while it is being filled."""
 
     def __init__(
-        self, objective: Objective, pieces: Sequence[Any], compile: Compile, matrices: int, progress: Progress | None
+        self, objective: Objective, pieces: Sequence[Any], compile: _Compile, matrices: int, progress: Progress | None
     ) -> None:
         self.objective, self.pieces, self.progress = objective, pieces, progress
         self.compile, self.matrices = compile, matrices
@@ -228,7 +228,7 @@ class Maker:
         """Compile the rest if that is expected to take less time, from what the first block took, or was done before."""
         share = sum(self.sizes[name] for name in self.blocks[0].columns) / self.objective.dim
         expected = seconds / share * len(self.pieces) * self.matrices
-        saved, cost = expected * (1 - 1 / COMPILE_GAIN), COMPILE_SECONDS * len(self.blocks)
+        saved, cost = expected * (1 - 1 / _COMPILE_GAIN), _COMPILE_SECONDS * len(self.blocks)
         self.compile = "always" if saved > cost or known else "never"
         self.how = f"replayed (about {expected:.0f} s expected; compiling costs about {cost:.0f} s and would save {saved:.0f} s)"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 LADDER = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
 """Steps that are tried, in units of the first; a kink that the first one crosses is not reached by a later one."""
-GOOD = {torch.float64: 1e-6, torch.float32: 1e-2}
+_GOOD = {torch.float64: 1e-6, torch.float32: 1e-2}
 """Estimated relative error at which no shorter step is tried."""
 
 
@@ -45,7 +45,7 @@ def second_difference(
         found = apart / size if size else (0.0 if apart == 0 else math.inf)
         if found < error:
             best, error = product, found
-        if error <= GOOD[point.dtype]:
+        if error <= _GOOD[point.dtype]:
             break
     return best, error
 

@@ -102,13 +102,13 @@ def eigenpairs(
     require(0 < tolerance < 1, "tolerance", tolerance, "a number between 0 and 1")
     budget = 1000 + 20 * k if max_products is None else max_products
     require(budget >= k, "max_products", budget, f"at least k, {k}")
-    search = Search(operator, k, which, basis_size(operator, k, memory), seed)
-    while not advance(search, tolerance, budget, verify, progress):
+    search = Search(operator, k, which, _basis_size(operator, k, memory), seed)
+    while not _advance(search, tolerance, budget, verify, progress):
         pass
     return report(search, tolerance, strict)
 
 
-def basis_size(operator: Operator, k: int, memory: int | None) -> int:
+def _basis_size(operator: Operator, k: int, memory: int | None) -> int:
     """How many basis vectors to keep before a restart: up to 4 k + 80, at least k + 4, never more than P.
 
     Raises:
@@ -121,7 +121,7 @@ def basis_size(operator: Operator, k: int, memory: int | None) -> int:
     return min(operator.dim, 4 * k + 80, allowed // vector)
 
 
-def advance(search: Search, tolerance: float, budget: int, verify: bool, progress: Progress | None) -> bool:
+def _advance(search: Search, tolerance: float, budget: int, verify: bool, progress: Progress | None) -> bool:
     """A few products, then one look at the small eigenproblem; whether the search is over.
 
     A look costs about 9 m^3 operations and the orthogonalisation of a vector 8 m P, which are 3 times faster: looking once in

@@ -16,11 +16,11 @@ from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.probes import Estimate, mean_of, rademacher, require_probes
 from thalweg.errors import NonFiniteError, ShapeMismatchError, require
 
-Function = Callable[[Tensor], Tensor]
+_Function = Callable[[Tensor], Tensor]
 """Maps a float64 tensor of eigenvalues ``(m,)`` to values of the same shape, entry by entry."""
 
 
-def evaluate(function: Function, nodes: Tensor) -> Tensor:
+def evaluate(function: _Function, nodes: Tensor) -> Tensor:
     """The function at the nodes, refused by its name where it is not finite.
 
     Raises:
@@ -39,7 +39,7 @@ def evaluate(function: Function, nodes: Tensor) -> Tensor:
 
 
 @of_their_kind
-def quadratic_form(operator: Operator | Tensor, function: Function, vector: Tensor, steps: int) -> float:
+def quadratic_form(operator: Operator | Tensor, function: _Function, vector: Tensor, steps: int) -> float:
     """``v^T f(A) v`` by Gauss quadrature from Lanczos started at v.
 
     Exact up to rounding for polynomials of degree up to ``2 steps - 1``, and for every f when the process exhausts v's
@@ -48,7 +48,7 @@ def quadratic_form(operator: Operator | Tensor, function: Function, vector: Tens
 
     Args:
         operator: symmetric, or its matrix ``(P, P)``.
-        function: see `Function`.
+        function: see `_Function`.
         vector: ``(P,)``; the zero vector gives 0 without a product.
         steps: at least 1; one product each.
     Raises:
@@ -70,7 +70,7 @@ def quadratic_form(operator: Operator | Tensor, function: Function, vector: Tens
 
 
 @of_their_kind
-def trace_function(operator: Operator | Tensor, function: Function, steps: int = 80, probes: int = 10, seed: int = 0) -> Estimate:
+def trace_function(operator: Operator | Tensor, function: _Function, steps: int = 80, probes: int = 10, seed: int = 0) -> Estimate:
     """``tr f(A)`` by stochastic Lanczos quadrature.
 
     The mean of ``z^T f(A) z`` over Rademacher probes, each by quadrature. The standard error is that of the probes; the
@@ -79,7 +79,7 @@ def trace_function(operator: Operator | Tensor, function: Function, steps: int =
 
     Args:
         operator: symmetric, or its matrix ``(P, P)``.
-        function: see `Function`.
+        function: see `_Function`.
         steps: products a probe, at least 1.
         probes: at least 2.
         seed: of the probes.

@@ -21,7 +21,7 @@ from thalweg.curvature.objective import joined
 from thalweg.errors import BadInputError, ShapeMismatchError, require
 from thalweg.vectors import Choice
 
-OutputFunction = Callable[[Any, Any], tuple[Tensor, Tensor]]
+_OutputFunction = Callable[[Any, Any], tuple[Tensor, Tensor]]
 """``outputs(model, batch) -> (logits (..., C), targets (...))``, targets whole numbers, ``ignore`` where nothing counts."""
 
 
@@ -53,7 +53,7 @@ class GaussNewton(LossOperator):
     @of_their_kind
     def __init__(
         self,
-        outputs: OutputFunction,
+        outputs: _OutputFunction,
         model: nn.Module,
         batches: Iterable[Any],
         params: Choice = None,
@@ -86,7 +86,7 @@ class GaussNewton(LossOperator):
         """Logits and targets, looked at; logits in the operator's arithmetic.
 
         Raises:
-            ShapeMismatchError, BadInputError: not what `OutputFunction` says; the message names it.
+            ShapeMismatchError, BadInputError: not what `_OutputFunction` says; the message names it.
         """
         pair = self.outputs(model, batch)
         both = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)
@@ -121,7 +121,7 @@ class GaussNewton(LossOperator):
         def along(*direction: Tensor) -> list[Tensor]:
             tangents = dict(zip(self.layout.names, direction, strict=True))
             logits, change = jvp(lambda given: self.logits(index, given), (parts,), (tangents,))[:2]
-            pulled = vjp(lambda given: self.logits(index, given), parts)[1](softmax_curvature(logits, change))
+            pulled = vjp(lambda given: self.logits(index, given), parts)[1](_softmax_curvature(logits, change))
             return list(pulled[0].values())
 
         return along
@@ -137,7 +137,7 @@ class GaussNewton(LossOperator):
             options = {"allow_unused": True, "materialize_grads": True}
             back = torch.autograd.grad(logits, list(leaves.values()), dual, create_graph=True, **options)
             change = torch.autograd.grad(back, dual, [along[name] for name in leaves])[0]
-            bent = softmax_curvature(logits.detach(), change.detach())
+            bent = _softmax_curvature(logits.detach(), change.detach())
             return joined(layout, torch.autograd.grad(logits, list(leaves.values()), bent, **options), direction)
 
         return self.objective.call(pulled, self.objective.batches[index], leaves)
@@ -151,11 +151,11 @@ class GaussNewton(LossOperator):
         for index in range(len(self.objective.batches)):
             behind, ahead = (self.logits(index, parts).detach() for parts in moved)
             change = torch.where(ahead == behind, torch.zeros_like(ahead), ahead - behind) / (2 * step)  # infinities stand still
-            total += float((change * softmax_curvature((ahead + behind) / 2, change)).sum())
+            total += float((change * _softmax_curvature((ahead + behind) / 2, change)).sum())
         return total * self.objective.weight
 
 
-def softmax_curvature(logits: Tensor, change: Tensor) -> Tensor:
+def _softmax_curvature(logits: Tensor, change: Tensor) -> Tensor:
     """``(diag(p) - p p^T) z`` for rows of logits and changes ``(N, C)``; classes at minus infinity have no share."""
     shares = logits.softmax(dim=-1)
     return shares * (change - (shares * change).sum(dim=-1, keepdim=True))

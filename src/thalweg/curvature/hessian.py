@@ -22,7 +22,7 @@ from thalweg.curvature.objective import LossFunction
 from thalweg.errors import KinkWarning, WrongProductError
 from thalweg.vectors import Choice
 
-UNSURE, UNSURE_ROUGH = 1e-3, 0.05
+_UNSURE, _UNSURE_ROUGH = 1e-3, 0.05
 """Estimated relative error of a product by differences above which it is refused, in float64 and in float32."""
 
 
@@ -132,7 +132,7 @@ class Hessian(LossOperator):
             objective.precise = objective.dtype
             product, error = self._difference(vector)
         rough = objective.precise != torch.float64 or objective.rounds
-        if error > (UNSURE_ROUGH if rough else UNSURE):
+        if error > (_UNSURE_ROUGH if rough else _UNSURE):
             kinks = f" (the loss has kinks: {', '.join(objective.kinks)})" if objective.kinks else ""
             raise WrongProductError(
                 f"product: differences of the gradient at {len(LADDER)} steps disagree by {error:.1e} of their size{kinks}; use "

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-KINKS = (
+_KINKS = (
     *("relu", "relu6", "threshold", "leaky_relu", "prelu", "_prelu_kernel", "rrelu_with_noise", "hardtanh", "hardsigmoid"),
     *("hardswish", "abs", "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "max", "min", "amax", "amin", "sort", "topk"),
     *("max_pool2d_with_indices", "max_pool3d_with_indices", "hardshrink", "softshrink", "huber_loss", "smooth_l1_loss", "norm"),
@@ -33,7 +33,7 @@ class Names(TorchDispatchMode):
         name = func._schema.name.split("::")[1].rstrip("_")
         result = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        if name in KINKS and any(leaf.is_floating_point() for leaf in tensors):
+        if name in _KINKS and any(leaf.is_floating_point() for leaf in tensors):
             self.found.add(name)
         self.results += [weakref.ref(leaf) for leaf in tensors]
         return result

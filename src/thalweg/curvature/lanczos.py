@@ -72,7 +72,7 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return rest.addmv_(basis.T, second, alpha=-1), first + second
 
 
-def breakdown_floor(operator: Operator, scale: float) -> float:
+def _breakdown_floor(operator: Operator, scale: float) -> float:
     """Length below which a residual is rounding, for products of size ``scale``: 2e-12 of it in float64, 7e-6 in float32.
 
     The power 3/4 leaves room for the growth of rounding where the start hardly sees some eigenvalue; quadrature loses
@@ -87,7 +87,7 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
 
     Without reorthogonalisation a converged eigenvalue comes back as copies ("ghosts"); here every vector is made orthogonal
     to all before it, twice. Cost: ``steps`` products, ``4 m^2 P`` operations, and ``8 m P`` bytes. It ends early when the
-    residual is rounding (`breakdown_floor`): the basis then spans an invariant subspace.
+    residual is rounding (`_breakdown_floor`): the basis then spans an invariant subspace.
 
     Args:
         operator: symmetric, or its matrix ``(P, P)``; symmetry of an operator is trusted.
@@ -127,5 +127,5 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
         residual, taken = orthogonalise(product, basis[: m + 1])
         alpha[m], beta[m] = taken[m], residual.norm()
         m += 1
-        exhausted = m == operator.dim or float(beta[m - 1]) <= breakdown_floor(operator, scale)
+        exhausted = m == operator.dim or float(beta[m - 1]) <= _breakdown_floor(operator, scale)
     return Krylov(basis[:m], alpha[:m], beta[:m], residual, norm, exhausted)

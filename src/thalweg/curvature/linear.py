@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 aten = torch.ops.aten
-SAME = (aten.detach.default, aten.alias.default, aten.lift_fresh.default)
+_SAME = (aten.detach.default, aten.alias.default, aten.lift_fresh.default)
 """Operations whose result is their argument."""
 SUMS = (aten.add.Tensor, aten.sub.Tensor, torch.ops.prims.add.default)
-TESTS = ("is_same_size", "_has_same_storage_numel", "_version")
+_TESTS = ("is_same_size", "_has_same_storage_numel", "_version")
 """Questions that autograd asks about tensors; they have no part in the result."""
 
 
@@ -75,8 +75,8 @@ class Program:
 
     def __post_init__(self) -> None:
         self.steps = needed(self.steps, self.outputs)
-        self.last = last_uses(self.steps, self.outputs)
-        self.places = [flat_places(step) for step in self.steps]
+        self.last = _last_uses(self.steps, self.outputs)
+        self.places = [_flat_places(step) for step in self.steps]
 
     def __call__(self, *directions: Tensor) -> list[Tensor]:
         """The results for one direction, in the parts of the input; usable under `torch.vmap`."""
@@ -112,7 +112,7 @@ class Program:
         return sum(storages.values())
 
 
-def flat_places(step: Step) -> list[tuple[int, int]] | None:
+def _flat_places(step: Step) -> list[tuple[int, int]] | None:
     """Position and number of every slot, where all of them are arguments by themselves; None if one lies in a list."""
     places = [(place, leaf.number) for place, leaf in enumerate(step.arguments) if isinstance(leaf, Slot)]
     return places if len(places) == len(step.reads()) else None
@@ -134,7 +134,7 @@ def needed(steps: Sequence[Step], outputs: Sequence[Slot | Tensor]) -> list[Step
     return kept[::-1]
 
 
-def last_uses(steps: Sequence[Step], outputs: Sequence[Slot | Tensor]) -> list[list[int]]:
+def _last_uses(steps: Sequence[Step], outputs: Sequence[Slot | Tensor]) -> list[list[int]]:
     """For every step the slots that nothing reads after it."""
     seen = {output.number for output in outputs if isinstance(output, Slot)}
     uses: list[list[int]] = []
@@ -179,13 +179,13 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is aten._efficientzerotensor.default:
             return torch.zeros(*args, **kwargs)  # PyTorch 2.13 crashes when such a tensor meets a number under a dispatch mode
-        if not self.takes_part(args, kwargs) or func._schema.name.split("::")[1] in TESTS:
+        if not self.takes_part(args, kwargs) or func._schema.name.split("::")[1] in _TESTS:
             return func(*args, **kwargs)
         arguments, keywords = pytree.tree_map(self.seen, (args, kwargs))
         if func in (aten._local_scalar_dense.default, aten.equal.default):
             raise CannotRecordError("a number is read from a value in the middle of the computation")
         lazy = func in (aten._conj.default, aten._conj_physical.default)
-        function = conjugated if lazy else func  # a lazy conjugate cannot be viewed as real
+        function = _conjugated if lazy else func  # a lazy conjugate cannot be viewed as real
         if func._schema.is_mutable:
             function, arguments = self.out_of_place(func, args, arguments)
         if function is copied and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
@@ -193,7 +193,7 @@ class Recorder(TorchDispatchMode):
             self.slots[args[0]] = arguments[1]
             return args[0]
         result = func(*args, **kwargs)
-        if func in SAME:
+        if func in _SAME:
             self.slots[result] = arguments[0]
             return result
         if func in SUMS and not result.is_meta and self.adds_nothing(args, arguments, result):
@@ -239,7 +239,7 @@ def copied(target: Tensor, source: Tensor) -> Tensor:
     return source.to(target.dtype).expand(target.shape)
 
 
-def conjugated(values: Tensor) -> Tensor:
+def _conjugated(values: Tensor) -> Tensor:
     """The complex conjugate, written out."""
     return torch.complex(values.real, -values.imag)
 

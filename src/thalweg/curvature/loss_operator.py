@@ -27,9 +27,9 @@ from thalweg.vectors import Choice, Layout
 Method = Literal["auto", "recorded", "rebuilt", "differences"]
 CACHE_BYTES = 4 << 20
 """Largest intermediate of a pass over several vectors: about what stays in the last-level cache."""
-VMAP = {torch.float32: 1e-4, torch.float64: 1e-10}
+_VMAP = {torch.float32: 1e-4, torch.float64: 1e-10}
 """Largest relative distance of a product under vmap from the same one alone."""
-WHILE_RECORDING = 4
+_WHILE_RECORDING = 4
 """What is alive while a batch is recorded, over what is kept of it (measured: up to 3, and the allocator keeps some)."""
 Parts = Mapping[str, Tensor]
 
@@ -76,7 +76,7 @@ class LossOperator(Operator):
         held = 0
         for index in range(len(self.objective.batches)):
             largest = max((program.bytes() for program in self.programs.values()), default=self.objective.saved_bytes * 2)
-            if held + WHILE_RECORDING * largest > self.allowed:
+            if held + _WHILE_RECORDING * largest > self.allowed:
                 self.reason = f"the limit of {memory.words(self.allowed)} holds {index} of {len(self.objective.batches)} batches"
                 break
             try:
@@ -145,7 +145,7 @@ class LossOperator(Operator):
             self.method, f"{len(self.programs)} of {batches} batches recorded"
         )
         words = [f"{type(self).__name__}: P = {self.dim:,}, {self.dtype} on {self.device}, {how} ({memory.words(kept)} kept)"]
-        words += [mode_in_words(self.objective.mode, self.objective.seed)]
+        words += [_mode_in_words(self.objective.mode, self.objective.seed)]
         words += [self.reason] if self.reason else []
         seen = self.objective.seen
         words += [f"casts of the loss to {', '.join(seen.casts)} left out"] if seen.casts else []
@@ -153,7 +153,7 @@ class LossOperator(Operator):
         return "; ".join(words)
 
 
-def mode_in_words(mode: Mode, seed: int | None) -> str:
+def _mode_in_words(mode: Mode, seed: int | None) -> str:
     """In which mode the model is evaluated, for a reader."""
     words = {"eval": "evaluation mode (dropout off, running statistics)", "train": "training mode (statistics of the batch)"}
     return words.get(mode, "modules in the modes they were in") + ("" if seed is None else f", random parts fixed by seed {seed}")
@@ -172,4 +172,4 @@ def _same_under_vmap(one: Callable[[Tensor], Tensor], vectors: Tensor) -> bool:
     except Exception:  # an operation without a batching rule
         return False
     alone = one(vectors[-1])
-    return float((together - alone).norm()) <= VMAP[alone.dtype] * float(alone.norm())
+    return float((together - alone).norm()) <= _VMAP[alone.dtype] * float(alone.norm())

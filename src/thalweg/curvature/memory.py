@@ -14,7 +14,7 @@ except ImportError:  # not on every platform
 
 from thalweg.errors import MemoryLimitError, require
 
-SHARE = 0.5
+_SHARE = 0.5
 """Of the memory that is free now, what a computation takes when the caller sets no limit."""
 
 
@@ -48,7 +48,7 @@ def total(device: torch.device | None = None) -> int:
 def budget(limit: int | None, device: torch.device | None = None) -> int:
     """Bytes that may be used: the caller's limit, or half of what is free now."""
     require(limit is None or limit > 0, "memory", limit, "a positive number of bytes, or None for half of what is free")
-    return int(SHARE * free(device)) if limit is None else limit
+    return int(_SHARE * free(device)) if limit is None else limit
 
 
 def ensure(needed: int, allowed: int, what: str, instead: str) -> None:

@@ -13,7 +13,7 @@ from thalweg.curvature.containers import map_tensors, tensors_in
 from thalweg.curvature.objective import Objective
 from thalweg.errors import ThalwegError
 
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Largest relative distance between a product with a batch and the sum of those with its pieces."""
 
 
@@ -41,7 +41,7 @@ def microbatches(objective: Objective, samples: int = 64) -> tuple[list[Any], st
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         return given[0], f"{given[1]} (the loss cannot be evaluated on pieces: {lines[0]})"
     pairs = ((parts, whole), (pieced, gradients))
-    if any(not float((a - b).norm()) <= TOLERANCE[objective.dtype] * float(b.norm()) for a, b in pairs):
+    if any(not float((a - b).norm()) <= _TOLERANCE[objective.dtype] * float(b.norm()) for a, b in pairs):
         return given[0], f"{given[1]} (the loss does not add up over samples)"
     return flat, f"{len(flat)} pieces of at most {samples} samples"
 

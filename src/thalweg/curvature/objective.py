@@ -169,7 +169,7 @@ class Objective:
 
     def part(self, batch: Any, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
         """What the loss function gives for one batch: ``(mean, None)`` or ``(total, count)``."""
-        return scalar_and_count(self.call(self.loss_fn, batch, parameters))
+        return _scalar_and_count(self.call(self.loss_fn, batch, parameters))
 
     def total(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Loss of one batch as the loss function gives it; its share of the mean is this times ``weight``."""
@@ -180,7 +180,7 @@ class Objective:
         leaves = {name: part.detach().clone().requires_grad_() for name, part in self.layout.split(point).items()}
 
         def differentiate(model: nn.Module, given: Any) -> Tensor:
-            value = scalar_and_count(self.loss_fn(model, given))[0]
+            value = _scalar_and_count(self.loss_fn(model, given))[0]
             return joined(self.layout, self._gradients(value, leaves), point)
 
         return self.call(differentiate, batch, leaves)
@@ -205,7 +205,7 @@ class Objective:
         along = self.layout.split(direction)
 
         def differentiate(model: nn.Module, given: Any) -> Tensor:
-            value = scalar_and_count(self.loss_fn(model, given))[0]
+            value = _scalar_and_count(self.loss_fn(model, given))[0]
             kept = self._others_kept(value, leaves) if self.foreign else contextlib.nullcontext()
             with kept:
                 return joined(self.layout, _second_derivatives(value, leaves, along), point)
@@ -254,7 +254,7 @@ class Objective:
                 entered = [times + (part is not None) for times, part in zip(entered, parts, strict=True)]
                 values += value
                 counts.append(count)
-            refuse_ragged(counts, self.batches)
+            _refuse_ragged(counts, self.batches)
             self._refuse_moving_count(counts)
         if self.seed is not None and self.seen.random and not self._same_draws():
             self.precise = self.dtype
@@ -315,11 +315,11 @@ class Objective:
         def look(model: nn.Module, batch: Any) -> tuple[float, Any, Sequence[Tensor | None]]:
             before = random_state()
             with names if index == 0 else contextlib.nullcontext(), kept, _listening(said):
-                value, count = scalar_and_count(self.loss_fn(model, batch))
+                value, count = _scalar_and_count(self.loss_fn(model, batch))
             self.seen.random |= before != random_state()
             if index == 0:
                 self.saved_bytes = names.alive()
-            count = checked_count(count, index)
+            count = _checked_count(count, index)
             self._check_value(value, index, said)
             found = reached(value)
             self._note(names, kept, found.custom)
@@ -423,7 +423,7 @@ class Objective:
         other = {name: part + self.scales_of(part) for name, part in self.layout.split(self.point).items()}
         try:
             with torch.no_grad():
-                count = checked_count(self.part(self.batches[0], other)[1], 0)
+                count = _checked_count(self.part(self.batches[0], other)[1], 0)
         except Exception:  # the loss may not be defined there
             return
         if count is not None and abs(count - counts[0]) > 1e-6 * counts[0]:
@@ -535,7 +535,7 @@ def named(parameters: Mapping[str, Tensor], frozen: Mapping[str, Tensor]) -> dic
     return {f"model.{name}": value for name, value in {**frozen, **parameters}.items()}
 
 
-def scalar_and_count(given: Any) -> tuple[Tensor, Any]:
+def _scalar_and_count(given: Any) -> tuple[Tensor, Any]:
     """``(total, count)``, the count None for a bare mean."""
     value, count = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(value, Tensor):
@@ -549,7 +549,7 @@ def scalar_and_count(given: Any) -> tuple[Tensor, Any]:
     return value, count
 
 
-def checked_count(count: Any, index: int) -> float | None:
+def _checked_count(count: Any, index: int) -> float | None:
     """A positive number, or None for a bare mean."""
     if count is None:
         return None
@@ -575,7 +575,7 @@ def checked_count(count: Any, index: int) -> float | None:
     return number
 
 
-def refuse_ragged(counts: Sequence[float | None], batches: Sequence[Any]) -> None:
+def _refuse_ragged(counts: Sequence[float | None], batches: Sequence[Any]) -> None:
     """A bare mean over batches of different shapes would weigh them alike, whatever they hold."""
     given = [count is not None for count in counts]
     require(

@@ -19,7 +19,7 @@ from thalweg.curvature.context import undisturbed
 from thalweg.errors import BadInputError, NonFiniteError, NotSymmetricError, ShapeMismatchError, require
 from thalweg.streams import stream
 
-SYMMETRY_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
+_SYMMETRY_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Largest ``||A - A^T|| / ||A||`` (Frobenius) of a matrix that counts as symmetric."""
 
 
@@ -172,9 +172,9 @@ class Matrix(Operator):
             raise ShapeMismatchError(f"matrix: given shape {tuple(entries.shape)}, expected (P, P) with P of at least 1")
         if not torch.isfinite(entries).all():
             raise NonFiniteError("matrix: holds NaN or infinity, expected finite numbers")
-        require(entries.dtype in SYMMETRY_TOLERANCE, "matrix", entries.dtype, "float32 or float64")
+        require(entries.dtype in _SYMMETRY_TOLERANCE, "matrix", entries.dtype, "float32 or float64")
         apart, size = (entries - entries.T).norm(), entries.norm()
-        if apart > SYMMETRY_TOLERANCE[entries.dtype] * size:
+        if apart > _SYMMETRY_TOLERANCE[entries.dtype] * size:
             raise NotSymmetricError(f"matrix: ||A - A^T|| is {float(apart / size):.1e} of ||A||, expected a symmetric matrix")
         self.entries = (entries + entries.T) / 2
         self.dim, self.dtype, self.device = entries.shape[0], entries.dtype, entries.device
@@ -200,7 +200,7 @@ class Foreign(Operator):
         u, v = (torch.from_numpy(stream(0, "probes", step=step).standard_normal(self.dim)) for step in (0, 1))
         there, back = self @ v, self @ u
         apart, size = abs(float(u @ there - v @ back)), float(u.norm()) * float(there.norm())
-        if apart > SYMMETRY_TOLERANCE[torch.float64] * size:
+        if apart > _SYMMETRY_TOLERANCE[torch.float64] * size:
             raise NotSymmetricError(f"operator: |u.Av - v.Au| is {apart / size:.1e} of its size, expected a symmetric operator")
 
     def rows(self, vectors: Tensor) -> Tensor:

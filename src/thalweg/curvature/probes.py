@@ -16,7 +16,7 @@ from thalweg.curvature.operator import Operator
 from thalweg.errors import require
 from thalweg.streams import stream
 
-BLOCK = 16
+_BLOCK = 16
 """Products asked for at once: enough to fill a batched product, and 128 P bytes of probes."""
 
 
@@ -53,9 +53,9 @@ def rademacher(operator: Operator, index: int, seed: int) -> Tensor:
 
 
 def blocks(operator: Operator, first: int, last: int, seed: int) -> Iterator[Tensor]:
-    """Rademacher probes from ``first`` up to but without ``last``, as columns ``(P, b)`` of at most `BLOCK`."""
-    for start in range(first, last, BLOCK):
-        yield torch.stack([rademacher(operator, i, seed) for i in range(start, min(start + BLOCK, last))], dim=1)
+    """Rademacher probes from ``first`` up to but without ``last``, as columns ``(P, b)`` of at most `_BLOCK`."""
+    for start in range(first, last, _BLOCK):
+        yield torch.stack([rademacher(operator, i, seed) for i in range(start, min(start + _BLOCK, last))], dim=1)
 
 
 def require_probes(probes: int) -> None:

@@ -22,7 +22,7 @@ ORDERS: dict[str, Callable[[Tensor], Tensor]] = {"magnitude": torch.abs, "larges
 ROUNDING = 10
 """Units in the last place below which a residual is no direction; smaller than for quadrature, so that pairs get sharper."""
 
-COLUMNS = 1 << 16
+_COLUMNS = 1 << 16
 """Entries of each vector mixed at once when the basis is cut down; bounds the scratch memory."""
 
 
@@ -151,6 +151,6 @@ class Search:
 
     def _combine(self, first: int, last: int, mix: Tensor) -> None:
         """Replace rows from ``first`` up to ``last`` by fewer mixtures of them, in place."""
-        for start in range(0, self.operator.dim, COLUMNS):
-            part = self.rows[:, start : start + COLUMNS]
+        for start in range(0, self.operator.dim, _COLUMNS):
+            part = self.rows[:, start : start + _COLUMNS]
             part[first : first + mix.shape[1]] = mix.T @ part[first:last]

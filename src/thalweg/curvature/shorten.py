@@ -18,11 +18,11 @@ from thalweg.curvature.linear import Program, Slot, Step, is_slot
 
 aten = torch.ops.aten
 Factor = Tensor | float | complex
-PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar, torch.ops.prims.mul.default)
-QUOTIENTS = (aten.div.Tensor, aten.div.Scalar)
+_PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar, torch.ops.prims.mul.default)
+_QUOTIENTS = (aten.div.Tensor, aten.div.Scalar)
 SUMS = (aten.add.Tensor, torch.ops.prims.add.default)
-DIFFERENCES = (aten.sub.Tensor,)
-VIEWS = (aten.view.default, aten._unsafe_view.default)
+_DIFFERENCES = (aten.sub.Tensor,)
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
 def shorten(program: Program) -> Program:
@@ -65,7 +65,7 @@ class Shortening:
     def copy(self, step: Step) -> None:
         """The step as it is, its arguments multiplied out; nothing if the same was computed before."""
         whole = step.with_leaves(lambda leaf: self.value(leaf) if isinstance(leaf, Slot) else leaf)
-        function = aten.reshape.default if step.function in VIEWS else step.function
+        function = aten.reshape.default if step.function in _VIEWS else step.function
         self.append(replace(whole, function=function))
 
     def append(self, step: Step) -> None:
@@ -88,7 +88,7 @@ class Shortening:
         if not isinstance(source, Slot):
             return False
         copied = step.function is aten._to_copy.default and not set(step.keywords) - {"dtype"}
-        viewed = step.function in (*VIEWS, aten.reshape.default, aten.expand.default) and self.shapes.get(source) == step.shape
+        viewed = step.function in (*_VIEWS, aten.reshape.default, aten.expand.default) and self.shapes.get(source) == step.shape
         if not (viewed or (copied and self.dtypes.get(source) == step.dtype)):
             return False
         self.scaled[out] = self.scaled.get(source, (source, 1.0))
@@ -99,9 +99,9 @@ class Shortening:
         arguments = step.arguments
         if step.function is aten.neg.default:
             source, factor = arguments[0], -1.0
-        elif step.function in PRODUCTS and isinstance(arguments[0], Slot) != isinstance(arguments[1], Slot):
+        elif step.function in _PRODUCTS and isinstance(arguments[0], Slot) != isinstance(arguments[1], Slot):
             source, factor = arguments if isinstance(arguments[0], Slot) else arguments[::-1]
-        elif step.function in QUOTIENTS and isinstance(arguments[0], Slot) and not isinstance(arguments[1], Slot):
+        elif step.function in _QUOTIENTS and isinstance(arguments[0], Slot) and not isinstance(arguments[1], Slot):
             divisor = arguments[1]
             source, factor = arguments[0], 1 / (exact(divisor, step.dtype) if isinstance(divisor, Tensor) else divisor)
         else:
@@ -114,16 +114,16 @@ class Shortening:
 
     def sum(self, step: Step, out: Slot) -> bool:
         """``x + y`` or ``x - y`` of two values of one shape that both depend on the direction."""
-        if step.function not in SUMS + DIFFERENCES or step.keywords.get("alpha", 1) != 1 or len(step.arguments) != 2:
+        if step.function not in SUMS + _DIFFERENCES or step.keywords.get("alpha", 1) != 1 or len(step.arguments) != 2:
             return False
         x, y = step.arguments
         if not (isinstance(x, Slot) and isinstance(y, Slot)):
             return False
-        sign = -1.0 if step.function in DIFFERENCES else 1.0
+        sign = -1.0 if step.function in _DIFFERENCES else 1.0
         (left, a), (right, b) = (self.scaled.get(slot, (slot, 1.0)) for slot in (x, y))
         b = times(b, sign)
         if left == right:
-            self.scaled[out] = (left, plus(a, b))
+            self.scaled[out] = (left, _plus(a, b))
             return True
         if self.shapes.get(left) != step.shape or self.shapes.get(right) != step.shape:
             return False
@@ -173,7 +173,7 @@ def times(a: Factor, b: Factor) -> Factor:
     return _number(a * b)
 
 
-def plus(a: Factor, b: Factor) -> Factor:
+def _plus(a: Factor, b: Factor) -> Factor:
     """Sum of two factors; numbers stay numbers."""
     return _number(a + b)
 

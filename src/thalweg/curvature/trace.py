@@ -16,7 +16,7 @@ from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.probes import Estimate, blocks, mean_of, require_probes
 from thalweg.errors import require, unknown
 
-METHODS = ("hutch++", "hutchinson")
+_METHODS = ("hutch++", "hutchinson")
 
 
 @of_their_kind
@@ -46,8 +46,8 @@ def trace(operator: Operator | Tensor, probes: int = 60, method: str = "hutch++"
         Hutchinson 1989; Meyer, Musco, Musco and Woodruff 2021, algorithm 1.
     """
     operator = as_operator(operator)
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
+    if method not in _METHODS:
+        raise unknown("method", method, _METHODS)
     require_probes(probes)
     if method == "hutchinson":
         values = [((operator @ z) * z).sum(0) for z in blocks(operator, 0, probes, seed)]

@@ -23,11 +23,11 @@ from thalweg.data.task import Task
 from thalweg.data.tasks import TASKS
 from thalweg.errors import BadInputError, format_error, require, shown, unknown
 
-NEEDED = ("name", "symbols", "query", "answer", "oracle", "slots", "loops")
+_NEEDED = ("name", "symbols", "query", "answer", "oracle", "slots", "loops")
 PATIENCE = 1.0
 """Seconds that the oracle has for the samples of one length, before it counts as slow."""
 
-MANY = 50
+_MANY = 50
 """Samples that are drawn, at least, to see that they follow the generator."""
 
 
@@ -89,11 +89,11 @@ class Guarded:
     def __init__(self, task: object, given: str = "") -> None:
         given = given or type(task).__name__
         try:
-            missing = [part for part in NEEDED if not hasattr(task, part)]
+            missing = [part for part in _NEEDED if not hasattr(task, part)]
             name, symbols = getattr(task, "name", ""), getattr(task, "symbols", 1)
         except (Exception, SystemExit) as error:  # the code is the user's: anything may go wrong in it
             raise BadInputError(f"task {given}: its name and symbols failed with {format_error(error)}") from error
-        require(not missing, "task", given, f"an object that has {', '.join(NEEDED)} (missing: {', '.join(missing)})")
+        require(not missing, "task", given, f"an object that has {', '.join(_NEEDED)} (missing: {', '.join(missing)})")
         require(isinstance(name, str) and name.isprintable() and name.strip() != "", "task name", name, "a line of text")
         self.task, self.name = task, name
         self.symbols = whole(symbols, f"task {name}: symbols")
@@ -208,14 +208,14 @@ def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int 
     fixed = varied = False
     for length in sorted(lengths):
         task.loops(length)
-        query = sampled(task, length, count, seed)
+        query = _sampled(task, length, count, seed)
         if not varied:
-            several = [task.drawn(length, max(count, MANY), np.random.default_rng([seed + k, length])) for k in range(4)]
+            several = [task.drawn(length, max(count, _MANY), np.random.default_rng([seed + k, length])) for k in range(4)]
             fixed |= len(np.unique(several[0], axis=0)) > 1
             varied = any(not np.array_equal(several[0], other) for other in several[1:])
         answer = answered(task, query, length)
         task.loops(length)
-        if patient and not agrees(task, query.tolist(), answer.tolist(), length):
+        if patient and not _agrees(task, query.tolist(), answer.tolist(), length):
             patient = False
             warnings.warn(f"task {task.name}: its oracle is slow and was not asked beyond length {length}", stacklevel=2)
     again = whole(getattr(task.task, "symbols", 0), f"task {task.name}: symbols")
@@ -247,7 +247,7 @@ def checked_task(name: str, lengths: Sequence[int], count: int = 50) -> Task:
     return task
 
 
-def sampled(task: Guarded, length: int, count: int, seed: int) -> Tokens:
+def _sampled(task: Guarded, length: int, count: int, seed: int) -> Tokens:
     """Queries of one length, asked for twice from the same generator."""
     once, again = (task.drawn(length, count, np.random.default_rng([seed, length])) for _ in range(2))
     task.drawn(length, 1, np.random.default_rng([seed, length]))
@@ -265,7 +265,7 @@ def answered(task: Guarded, query: Tokens, length: int) -> Tokens:
     return once
 
 
-def agrees(task: Task, queries: list[list[int]], answers: list[list[int]], length: int) -> bool:
+def _agrees(task: Task, queries: list[list[int]], answers: list[list[int]], length: int) -> bool:
     """Whether the oracle gave these answers in the time that it has; False where that ended first."""
     started = time.perf_counter()
     for number, (query, given) in enumerate(zip(queries, answers, strict=True)):

@@ -19,8 +19,8 @@ from thalweg.errors import BadInputError, require
 from thalweg.streams import stream
 
 Tokens = NDArray[np.int64]
-Floats = NDArray[np.float64]
-CHUNK = 4096
+_Floats = NDArray[np.float64]
+_CHUNK = 4096
 """Contexts whose transitions are drawn at once; changes the memory, not the numbers."""
 
 
@@ -28,8 +28,8 @@ CHUNK = 4096
 class Bayes:
     """The best predictor's score, per position: ``accuracy`` (share) and ``loss`` (nats), each ``(L - k,)``."""
 
-    accuracy: Floats
-    loss: Floats
+    accuracy: _Floats
+    loss: _Floats
 
 
 class MarkovLanguage:
@@ -68,11 +68,11 @@ class MarkovLanguage:
         require(0 <= simple <= 1, "simple", simple, "a share from 0 to 1")
         for name, sure in (("simple_sure", simple_sure), ("complex_sure", complex_sure)):
             require(0 < sure < 1, name, sure, "a probability between 0 and 1")
-        check_fits(vocabulary, order)
+        _check_fits(vocabulary, order)
         self.vocabulary, self.order = vocabulary, order
         self.simple_tokens = round(simple * vocabulary)
         rng = stream(seed, "transitions")
-        self.transitions = draw_transitions(rng, vocabulary, order, self.simple_tokens, simple_sure, complex_sure)
+        self.transitions = _draw_transitions(rng, vocabulary, order, self.simple_tokens, simple_sure, complex_sure)
         """Probability of the next token, ``(V,) * k + (V,)``; the last axis sums to one."""
         self._rows = self.transitions.reshape(-1, vocabulary)
         self._cumulative = np.cumsum(self._rows, axis=1)
@@ -99,7 +99,7 @@ class MarkovLanguage:
         windows = np.lib.stride_tricks.sliding_window_view(tokens, self.order, axis=1)[:, :-1]
         return self._index(windows)
 
-    def information(self, tokens: Tokens) -> Floats:
+    def information(self, tokens: Tokens) -> _Floats:
         """Exact information content of each sequence in bits: the sum of -log2 p over its transitions, ``(N,)``."""
         return -np.log2(self._chosen(tokens)).sum(axis=1)
 
@@ -130,26 +130,26 @@ class MarkovLanguage:
         powers = self.vocabulary ** np.arange(self.order - 1, -1, -1, dtype=np.int64)
         return windows @ powers
 
-    def _chosen(self, tokens: Tokens) -> Floats:
+    def _chosen(self, tokens: Tokens) -> _Floats:
         chosen = self._rows[self.contexts(tokens), tokens[:, self.order :]]
         require(bool((chosen > 0).all()), "sequence", "a transition of probability 0", "sequences of this language")
         return chosen
 
 
-def draw_transitions(
+def _draw_transitions(
     rng: np.random.Generator, vocabulary: int, order: int, simple: int, simple_sure: float, complex_sure: float
-) -> Floats:
+) -> _Floats:
     """The transition tensor ``(V,) * (k + 1)``; tokens below ``simple`` are the simple ones."""
     contexts = vocabulary**order
     last = np.arange(contexts) % vocabulary
-    successor = simple_chain(rng, vocabulary, simple)
+    successor = _simple_chain(rng, vocabulary, simple)
     likely = np.where(last < simple, successor[last], rng.integers(vocabulary, size=contexts))
     zipf = 1 / np.arange(1, vocabulary)
     rest = (1 - complex_sure) * zipf / zipf.sum()
     base = np.arange(vocabulary - 1)
     rows = np.empty((contexts, vocabulary))
-    for first in range(0, contexts, CHUNK):  # in chunks, as the working copies are several times the size of their rows
-        part = slice(first, min(first + CHUNK, contexts))
+    for first in range(0, contexts, _CHUNK):  # in chunks, as the working copies are several times the size of their rows
+        part = slice(first, min(first + _CHUNK, contexts))
         complicated = last[part] >= simple
         spread = np.full((len(complicated), vocabulary - 1), (1 - simple_sure) / (vocabulary - 1))
         order_of_rest = rng.permuted(np.tile(base, (int(complicated.sum()), 1)), axis=1)
@@ -162,7 +162,7 @@ def draw_transitions(
     return rows.reshape((vocabulary,) * (order + 1))
 
 
-def simple_chain(rng: np.random.Generator, vocabulary: int, simple: int) -> Tokens:
+def _simple_chain(rng: np.random.Generator, vocabulary: int, simple: int) -> Tokens:
     """The likely successor of every token ``(V,)``, used for the simple ones: a chain through all of them, then out.
 
     A free random function often closes a short cycle of simple tokens that swallows every sequence, or has almost no step
@@ -177,7 +177,7 @@ def simple_chain(rng: np.random.Generator, vocabulary: int, simple: int) -> Toke
     return successor
 
 
-def check_fits(vocabulary: int, order: int) -> None:
+def _check_fits(vocabulary: int, order: int) -> None:
     """Refuse a transition tensor (with its cumulative copy) beyond half of this machine's memory."""
     need = 3 * 8 * vocabulary ** (order + 1)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -201,7 +201,7 @@ class LongTail:
     top_tenth_share: float
 
 
-def long_tail(information: Floats) -> LongTail:
+def long_tail(information: _Floats) -> LongTail:
     """Moments and shares of mass of the information content ``(N,)``.
 
     Example:

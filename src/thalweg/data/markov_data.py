@@ -18,8 +18,8 @@ from thalweg.data.source_facts import source_facts
 from thalweg.errors import require
 from thalweg.serialization import checked
 
-Sure = Annotated[float, Number(0, 1, "a probability between 0 and 1", open_below=True, open_above=True)]
-Quartered = Annotated[int, Whole(4, 10**9, "at least 4, one for each quarter")]
+_Sure = Annotated[float, Number(0, 1, "a probability between 0 and 1", open_below=True, open_above=True)]
+_Quartered = Annotated[int, Whole(4, 10**9, "at least 4, one for each quarter")]
 """A number of sequences that are told apart by quarters."""
 
 
@@ -36,13 +36,13 @@ class MarkovConfig:
     """Tokens of a sequence."""
     simple: Share = 0.4
     """Share of the simple tokens."""
-    simple_sure: Sure = 0.98
+    simple_sure: _Sure = 0.98
     """Probability of the likely next token after a simple one."""
-    complex_sure: Sure = 0.65
+    complex_sure: _Sure = 0.65
     """Probability of the likely next token after a complex one."""
-    sequences: Quartered = 8000
+    sequences: _Quartered = 8000
     """Training sequences."""
-    held_out: Quartered = 2000
+    held_out: _Quartered = 2000
     """Held-out sequences."""
     source_seed: Annotated[int, Whole(0, LARGEST_SEED)] = 3
     """Seed of the transition tensor; the language is the same for every run seed."""
@@ -69,7 +69,7 @@ class MarkovData:
         self.tokens = self.source.sample(config.sequences, config.length, seed, "train")
         held_out = self.source.sample(config.held_out, config.length, seed, "held-out")
         information = self.source.information(self.tokens)
-        self.cuts = quarters(information)
+        self.cuts = _quarters(information)
         self.tail = long_tail(information)
         self.histogram = histogram(information)
         first = self.tokens[: config.scored] if config.scored else self.tokens
@@ -105,7 +105,7 @@ class MarkovData:
         bits = information / (tokens.shape[1] - self.config.order)
         low, high = (cut / (self.length - self.config.order) for cut in self.cuts)
         shares = {"low": float((bits < low).mean()), "high": float((bits > high).mean())}
-        return Longer(self.scored(f"{multiple}x", tokens, quarters(information)), float(bits.mean()), float(bits.std()), shares)
+        return Longer(self.scored(f"{multiple}x", tokens, _quarters(information)), float(bits.mean()), float(bits.std()), shares)
 
     def scored(self, name: str, tokens: Tokens, cuts: tuple[float, float] | None = None) -> EvaluationSet:
         """An evaluation set with its strata, by default cut as the training set is, and their ceilings."""
@@ -133,11 +133,11 @@ class MarkovData:
         }
 
 
-def quarters(bits: np.ndarray) -> tuple[float, float]:
+def _quarters(bits: np.ndarray) -> tuple[float, float]:
     """Where the bottom quarter ends and the top quarter begins.
 
     Example:
-        >>> quarters(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
+        >>> _quarters(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
         (2.0, 4.0)
     """
     low, high = np.quantile(bits, [0.25, 0.75])

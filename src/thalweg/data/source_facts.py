@@ -7,7 +7,7 @@ import numpy as np
 from thalweg.data.batches import Tokens
 from thalweg.data.markov import MarkovLanguage
 
-MOST_TOKENS, MOST_SUCCESSORS, MOST_POSITIONS, EXAMPLES = 32, 4, 16, 8
+_MOST_TOKENS, MOST_SUCCESSORS, MOST_POSITIONS, EXAMPLES = 32, 4, 16, 8
 """Tokens beyond which there is no list of successors, successors of a token, tokens of a sequence, sequences."""
 
 
@@ -21,7 +21,7 @@ def source_facts(source: MarkovLanguage, tokens: Tokens) -> dict:
         tokens: sequences of it, ``(N, L)``.
     """
     rows = source.transitions.reshape(-1, source.vocabulary)
-    mean = rows.reshape(-1, source.vocabulary, source.vocabulary).mean(axis=0) if source.vocabulary <= MOST_TOKENS else rows[:0]
+    mean = rows.reshape(-1, source.vocabulary, source.vocabulary).mean(axis=0) if source.vocabulary <= _MOST_TOKENS else rows[:0]
     likely = np.argsort(-mean, axis=1, kind="stable")[:, :MOST_SUCCESSORS]
     information = source.information(tokens)
     ranks = np.linspace(0.02, 0.98, EXAMPLES) * (len(tokens) - 1)

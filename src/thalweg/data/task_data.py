@@ -27,13 +27,13 @@ IGNORED = -100
 """Target of a position where nothing is asked."""
 BEYOND = 1.5
 """Loops that are tried after training, as a multiple of those that a length asks for."""
-EXTRA = 0.5
+_EXTRA = 0.5
 """Loops that are drawn on top of T(n), at most, as a share of it; `loops` "random" only."""
 
 
 def with_extra(loops: int) -> int:
     """Most loops that are drawn where a length asks for this many."""
-    return loops + int(EXTRA * loops)
+    return loops + int(_EXTRA * loops)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class TaskData:
         made = joined([self.drawn(int(n), int(count), rng) for n, count in zip(lengths, counts, strict=True)], self.task.symbols)
         if self.config.loops != "random":
             return made
-        extra = rng.integers(0, (EXTRA * made.loops).astype(np.int64) + 1)
+        extra = rng.integers(0, (_EXTRA * made.loops).astype(np.int64) + 1)
         return Examples(made.inputs, made.targets, made.lengths, made.loops + extra)
 
     def at(self, length: int, count: int) -> Examples:

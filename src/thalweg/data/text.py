@@ -32,7 +32,7 @@ SEPARATOR = b"\0"
 """Stands between two files; a byte that text does not hold."""
 CLOSE = 0.05
 """Relative difference from the share that was asked for up to which files are left whole."""
-SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
+_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def corpus(path: str, held_out_share: float) -> Corpus:
     Warns:
         SkippedFilesWarning: something in the folder is no file or cannot be read, and is left out.
     """
-    found = find_files(path)
+    found = _find_files(path)
     digest = hashlib.sha256(repr(held_out_share).encode())
     sizes: dict[Path, int] = {}
     for file in found.files:
@@ -148,7 +148,7 @@ def corpus(path: str, held_out_share: float) -> Corpus:
         if content is None:
             continue
         sizes[file] = len(content)
-        digest.update(name_in(file, found.root) + b"\0" + f"{len(content)}\0".encode())
+        digest.update(_name_in(file, found.root) + b"\0" + f"{len(content)}\0".encode())
         digest.update(content)
     found.tell(len(sizes))
     if not sum(sizes.values()):
@@ -156,7 +156,7 @@ def corpus(path: str, held_out_share: float) -> Corpus:
     train, held_out = split(list(sizes), sizes, found.root, held_out_share)
     for part in held_out:
         if part.first and len(sizes) > 1:  # a file of several that is cut: another split than the one by whole files
-            digest.update(b"cut\0" + name_in(part.file, found.root) + f"\0{part.first}".encode())
+            digest.update(b"cut\0" + _name_in(part.file, found.root) + f"\0{part.first}".encode())
     key = digest.hexdigest()
     folder = cache_folder() / "text" / key[:32]
     for target, parts in (("train.bin", train), ("held-out.bin", held_out)):
@@ -202,7 +202,7 @@ class Found:
         parts = ", ".join(f"{number} {kind}{'s' if number > 1 else ''}" for kind, number in sorted(self.left_out.items()))
         if not count:
             if self.first_error is not None:
-                refuse_unreadable(self.first_error)
+                _refuse_unreadable(self.first_error)
             beside = f" ({parts})" if parts else ""
             raise BadInputError(f"text: given {self.shown}, a folder without text files{beside}; expected at least one")
         if parts:
@@ -215,7 +215,7 @@ class Found:
         return f"'{escape_hidden(os.fspath(self.root))}'"
 
 
-def find_files(path: str) -> Found:
+def _find_files(path: str) -> Found:
     """Name, root and the sorted text files of a path."""
     if not path:
         found = Found("Python standard library", Path(sysconfig.get_paths()["stdlib"]))
@@ -228,12 +228,12 @@ def find_files(path: str) -> Found:
     except (OSError, ValueError, RuntimeError) as error:
         what = "a dead link" if os.path.islink(os.path.expanduser(path)) else "which does not exist"
         if isinstance(error, PermissionError):
-            refuse_unreadable(error)
+            _refuse_unreadable(error)
         raise BadInputError(f"text: given {shown}, {what}; expected a file or a folder with text") from None
     if stat.S_ISREG(mode):
         found = Found(escape_hidden(given.name), given.parent, [given])
         if found.read(given, 1) is None and found.first_error is not None:
-            refuse_unreadable(found.first_error)
+            _refuse_unreadable(found.first_error)
         return found
     if not stat.S_ISDIR(mode):
         raise BadInputError(f"text: given {shown}, a {kind_of(mode)}; expected a file or a folder with text")
@@ -255,7 +255,7 @@ def walk(found: Found) -> Iterator[Path]:
     """
     seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(found.root, onerror=lambda error: found.unreadable(error, "folder")):
-        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
+        folders[:] = sorted(f for f in folders if f not in _SKIPPED and not f.startswith("."))
         for name in sorted(names):
             if name.startswith("."):
                 continue
@@ -281,7 +281,7 @@ def kind_of(mode: int) -> str:
     return next((words for asks, words in kinds if asks(mode)), "device")
 
 
-def name_in(file: Path, root: Path) -> bytes:
+def _name_in(file: Path, root: Path) -> bytes:
     """Name below the root, as the bytes that the file system has."""
     return os.fsencode(file.relative_to(root).as_posix())
 
@@ -292,7 +292,7 @@ def read(file: Path, limit: int = -1) -> bytes:
         return handle.read(limit)
 
 
-def refuse_unreadable(error: OSError) -> NoReturn:
+def _refuse_unreadable(error: OSError) -> NoReturn:
     """One clear line for a file or folder that cannot be opened."""
     where = escape_hidden(os.fsdecode(error.filename or ""))
     raise BadInputError(
@@ -315,7 +315,7 @@ def split(files: Sequence[Path], sizes: dict[Path, int], root: Path, share: floa
     Where whole files miss the share of the bytes by more than `CLOSE` of it, because one of them is large, the last one is cut: its
     end is held out, as much as is missing, and the rest of it is trained on. A single file is always cut.
     """
-    shuffled = sorted(files, key=lambda f: hashlib.sha256(name_in(f, root)).digest())
+    shuffled = sorted(files, key=lambda f: hashlib.sha256(_name_in(f, root)).digest())
     total, held, count = sum(sizes.values()), 0, 0
     while held < share * total and count < len(shuffled) - 1:
         held, count = held + sizes[shuffled[count]], count + 1

@@ -37,8 +37,8 @@ from thalweg.report.page import show
 from thalweg.screen import Screen, say_json
 from thalweg.serialization import to_dict
 
-OTHER_VERSION = "Made with other configs than this version of thalweg plans; they lie in the folders of its runs."
-SHOWN = 20
+_OTHER_VERSION = "Made with other configs than this version of thalweg plans; they lie in the folders of its runs."
+_SHOWN = 20
 """Differences on standard output."""
 
 
@@ -64,13 +64,13 @@ def compare(first: Path, second: Path, out: Path | None = None, as_json: bool = 
     folder = out or Path("compare-" + "-".join(label.strip("/").replace("/", "-") for label in labels))
     claim_comparison(folder, first, second)
     sides = [one.compared(path) for one, path in zip(experiments, (first, second), strict=True)]
-    found, curves = side_by_side(kinds[0], [one.plan for one in experiments], sides, (first, second))
+    found, curves = _side_by_side(kinds[0], [one.plan for one in experiments], sides, (first, second))
     page = write_comparison(found, curves, folder)
-    say_json(to_dict(found)) if as_json else show_comparison(found, page)
+    say_json(to_dict(found)) if as_json else _show_comparison(found, page)
     return page
 
 
-def side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Compared], paths: Sequence[Path]) -> tuple[Comparison, Curves]:
+def _side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Compared], paths: Sequence[Path]) -> tuple[Comparison, Curves]:
     """The record of what differs, and what its figure draws."""
     a, b = sides
     both = [arm for arm in a.arms if arm in b.arms]
@@ -91,7 +91,7 @@ def side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Compared], pat
             complete=one.summary.complete,
             missing=one.summary.missing,
             arms_alone=tuple(arm for arm in one.arms if arm not in other.arms),
-            setup=OTHER_VERSION if MADE_OTHERWISE in one.summary.setup else setup(one.summary),
+            setup=_OTHER_VERSION if MADE_OTHERWISE in one.summary.setup else setup(one.summary),
         )
         for label, path, one, other in zip(labels, paths, sides, reversed(sides), strict=True)
     ]
@@ -113,12 +113,12 @@ def side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Compared], pat
 
 def differences(arm: str, a: ComparedArm, b: ComparedArm) -> list[Difference]:
     """Every number of an arm that both tell and at least one has."""
-    same, common = same_data(a, b), [heading for heading in a.values if heading in b.values]
+    same, common = _same_data(a, b), [heading for heading in a.values if heading in b.values]
     found = [difference(arm, name, a.values[name], b.values[name], same, name.startswith(RATIO)) for name in common]
     return [one for one in found if one.first.n or one.second.n or any(one.never)]
 
 
-def same_data(a: ComparedArm, b: ComparedArm) -> bool:
+def _same_data(a: ComparedArm, b: ComparedArm) -> bool:
     """Whether runs of the same seed learn the same data: the same section of the config, and of text the same files."""
     data = [{key: value for key, value in one.config.items() if key.startswith("data.") and key != "data.path"} for one in (a, b)]
     files = [{run.summary.data.get("sha256") for run in one.runs.values() if run.summary} for one in (a, b)]
@@ -131,17 +131,17 @@ def answers(first: Sequence[Verdict], second: Sequence[Verdict]) -> tuple[Verdic
     found = []
     for claim in of_first | of_second:
         one, other = of_first.get(claim), of_second.get(claim)
-        changed = is_given(one) and is_given(other) and wording(one) != wording(other)
+        changed = is_given(one) and is_given(other) and _wording(one) != _wording(other)
         found.append(VerdictPair(claim, one, other, changed))
     return tuple(sorted(found, key=lambda one: (not one.changed, is_given(one.first) == is_given(one.second))))
 
 
-def wording(told: Verdict | None) -> str:
+def _wording(told: Verdict | None) -> str:
     """An answer without the numbers in it."""
     return re.sub(r"[-+]?\d[\d.,]*(e[-+]?\d+)?", "#", told.verdict if told else "")
 
 
-def show_comparison(found: Comparison, page: Path) -> None:
+def _show_comparison(found: Comparison, page: Path) -> None:
     """The main differences on standard output."""
     console = Screen(wide=200)
     say = console.say
@@ -149,18 +149,18 @@ def show_comparison(found: Comparison, page: Path) -> None:
     for side, one in (("A", found.first), ("B", found.second)):
         say(f"{side}: {one.label}, {one.path}" + ("" if one.complete else f"; missing: {', '.join(one.missing)}"))
     say(f"{in_short(found)}.")
-    for one in (*found.configs, *found.plan)[:SHOWN]:
+    for one in (*found.configs, *found.plan)[:_SHOWN]:
         say(f"  {one.key}: {as_text(one.first)} | {as_text(one.second)}" + (f" ({arms_in_words(one.arms)})" if one.arms else ""))
     if found.differing:
         table = Table(title="Numbers that differ, mean and 95 % interval", title_justify="left")
         for heading in ("arm", "number", "A", "B", "B - A"):
             table.add_column(heading)
-        for one in found.differing[:SHOWN]:
+        for one in found.differing[:_SHOWN]:
             told = " ".join([*apart_in_words(one), "paired" if one.paired else "unpaired"])
             table.add_row(one.arm, one.number, show(one.first), show(one.second), told)
         console.print(table)
-    if len(found.differing) > SHOWN:
-        say(f"{len(found.differing) - SHOWN} more are on the page")
+    if len(found.differing) > _SHOWN:
+        say(f"{len(found.differing) - _SHOWN} more are on the page")
     for one in found.changed:
         say(f"changed: {one.claim}: {one.first.verdict if one.first else ''} | {one.second.verdict if one.second else ''}")
     say(f"page: {page}")

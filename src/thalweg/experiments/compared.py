@@ -15,7 +15,7 @@ from thalweg.serialization import to_dict
 from thalweg.train.config import RunConfig, read_toml
 from thalweg.train.run_folder import config_in
 
-Values = dict[str, dict[int, float | None]]
+_Values = dict[str, dict[int, float | None]]
 """Heading -> seed -> number of that run; None where the run never reached what is measured, left out where it has none."""
 Numbers = dict[str, Cell | Share | None]
 """Heading -> of one run; None where it has none."""
@@ -39,7 +39,7 @@ class ComparedArm:
     """One arm: its complete runs by seed, their numbers, and its config but for name and seed, flattened."""
 
     runs: dict[int, RunRecord]
-    values: Values
+    values: _Values
     config: dict[str, Any]
 
 
@@ -54,9 +54,9 @@ class Compared:
     """Arm that is drawn -> row of the figure, and whose colour it has there."""
 
 
-def by_seed(seeds: Iterable[int], numbers: Callable[[int], Numbers]) -> Values:
+def by_seed(seeds: Iterable[int], numbers: Callable[[int], Numbers]) -> _Values:
     """Every number of every run that has it."""
-    found: Values = {}
+    found: _Values = {}
     for seed in sorted(seeds):
         for heading, one in numbers(seed).items():
             row = found.setdefault(heading, {})
@@ -73,14 +73,14 @@ def stored(folders: Sequence[Path]) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return nameless(config_in(path.parent))
+        return _nameless(config_in(path.parent))
     except BadInputError:
         try:
-            return nameless(read_toml(path))
+            return _nameless(read_toml(path))
         except BadInputError as error:
             raise DamagedFileError(f"damaged record {path}: {error}") from None
 
 
-def nameless(config: RunConfig | dict[str, Any]) -> dict[str, Any]:
+def _nameless(config: RunConfig | dict[str, Any]) -> dict[str, Any]:
     """A config without arm and seed, flattened."""
     return {key: value for key, value in flat(to_dict(config)).items() if key not in ("arm", "seed")}

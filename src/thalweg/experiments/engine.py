@@ -20,7 +20,7 @@ from thalweg.serialization import to_dict
 from thalweg.storage import locked
 from thalweg.train.callbacks import Tenths
 
-WIDTH = 200
+_WIDTH = 200
 """Columns of the table where the output is no terminal."""
 
 
@@ -50,10 +50,10 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
             failed |= make_runs(jobs, workers or os.cpu_count() or 1, experiment.kind, executor or LocalProcesses())
             tried |= {job.name for job in jobs}
         if len(failed) == len(tried):
-            raise failure(failed, folder)
+            raise _failure(failed, folder)
         show(experiment, experiment.report(folder), folder, as_json)
         if failed:
-            raise failure(failed, folder)
+            raise _failure(failed, folder)
 
 
 def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor) -> dict[str, str]:
@@ -74,7 +74,7 @@ def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor) -> d
         return work_off(jobs, workers, on_progress, executor)
 
 
-def failure(failed: dict[str, str], folder: Path) -> StudyError:
+def _failure(failed: dict[str, str], folder: Path) -> StudyError:
     """The error that names every failed run and why it failed."""
     lines = "".join(f"\n  {name}: {reason}" for name, reason in sorted(failed.items()))
     return StudyError(f"{len(failed)} runs failed (logs: {folder}/runs/*/stderr.log); run the same command again{lines}")
@@ -85,7 +85,7 @@ def show(experiment: Experiment, summary: Summary, folder: Path, as_json: bool) 
     if as_json:
         say_json(to_dict(summary))
         return
-    console, table = Screen(wide=WIDTH), experiment.table(summary)
+    console, table = Screen(wide=_WIDTH), experiment.table(summary)
     drawn = RichTable()
     for index, heading in enumerate(table.headings):
         drawn.add_column(heading, justify="right" if index else "left")

@@ -39,10 +39,10 @@ def claim(experiment: Experiment, folder: Path) -> None:
             return
         before = recorded(type(experiment.plan), read_json(path), path)
         if before != experiment.plan:
-            refuse_other_plan(experiment, before, folder)
+            _refuse_other_plan(experiment, before, folder)
             write_json(path, to_dict(experiment.plan))
     except DamagedFileError as error:
-        if not all_planned(folder / "runs", experiment.jobs(folder)):
+        if not _all_planned(folder / "runs", experiment.jobs(folder)):
             if there(path):
                 raise
             raise FolderError(
@@ -54,7 +54,7 @@ def claim(experiment: Experiment, folder: Path) -> None:
         warnings.warn(words, DamagedRecordWarning, stacklevel=2)
 
 
-def refuse_other_plan(experiment: Experiment, before: Any, folder: Path) -> None:
+def _refuse_other_plan(experiment: Experiment, before: Any, folder: Path) -> None:
     """Refuse a plan that is not the one of the folder, extended.
 
     Raises:
@@ -72,7 +72,7 @@ def refuse_other_plan(experiment: Experiment, before: Any, folder: Path) -> None
         )
 
 
-def all_planned(runs: Path, jobs: Sequence[Job]) -> bool:
+def _all_planned(runs: Path, jobs: Sequence[Job]) -> bool:
     """Whether a folder holds runs, and none but those of these jobs."""
     planned = {job.folder.name: job.config for job in jobs}
     found = [one for one in runs.iterdir() if not one.name.startswith(".")] if runs.is_dir() else []

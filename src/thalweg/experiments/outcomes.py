@@ -11,7 +11,7 @@ from thalweg.intervals import Interval, interval
 from thalweg.records.experiment import Outcome, Share
 from thalweg.records.run import EvaluationRecord, RunRecord, SwitchRecord
 
-WATCH = 400
+_WATCH = 400
 """Updates after a switch's onset in which a drop is looked for."""
 
 
@@ -33,22 +33,22 @@ def loss_at_end(run: RunRecord) -> float:
 def drop(run: RunRecord) -> float | None:
     """Percentage points of accuracy lost at a switch, the largest where there are several; None without one.
 
-    The largest fall below the best so far, from the last evaluations before the switch until `WATCH` updates after its onset. An
+    The largest fall below the best so far, from the last evaluations before the switch until `_WATCH` updates after its onset. An
     evaluation at the same update was made after the switch; the switch's own scores stand for both sides.
     """
-    return max((drop_at(run, switch) for switch in run.switches), default=None)
+    return max((_drop_at(run, switch) for switch in run.switches), default=None)
 
 
-def drop_at(run: RunRecord, switch: SwitchRecord) -> float:
+def _drop_at(run: RunRecord, switch: SwitchRecord) -> float:
     """Of one switch."""
-    before, after = accuracies(run, -1, switch.step - 1)[-LAST:], accuracies(run, switch.step, end_of_watch(switch))
+    before, after = accuracies(run, -1, switch.step - 1)[-LAST:], accuracies(run, switch.step, _end_of_watch(switch))
     ends = [accuracy(scores) for scores in (switch.scores_before, switch.scores_after)]
     return fall([max([*before, ends[0]]), ends[1], *after])
 
 
-def end_of_watch(switch: SwitchRecord) -> int:
+def _end_of_watch(switch: SwitchRecord) -> int:
     """The last update at which a drop is looked for."""
-    return switch.step + switch.onset + WATCH
+    return switch.step + switch.onset + _WATCH
 
 
 def fall(accuracies: Sequence[float]) -> float:
@@ -61,7 +61,7 @@ def fluctuation(run: RunRecord, like: RunRecord) -> float | None:
     """The same measure along a run at the updates at which another one switched: what is lost without any switch."""
     found = []
     for switch in like.switches:
-        before, after = accuracies(run, -1, switch.step)[-LAST:], accuracies(run, switch.step, end_of_watch(switch))
+        before, after = accuracies(run, -1, switch.step)[-LAST:], accuracies(run, switch.step, _end_of_watch(switch))
         if before and after:
             found.append(fall([max(before), *after]))
     return max(found, default=None)

@@ -139,7 +139,7 @@ class OwnExperiment(Experiment[ExperimentSummary]):
             raise FolderError(f"experiment {folder}: none of its {len(jobs)} runs is complete; run the same command again")
         known = {arm: pairs for arm, pairs in runs.items() if pairs}
         table, answers, figures = self.made_of(known)
-        missing = tuple(job.told for job in jobs if job.record is None)
+        missing = tuple(job.status for job in jobs if job.record is None)
         summary = ExperimentSummary(
             name=folder.resolve().name,
             command=self.command,
@@ -167,14 +167,14 @@ class OwnExperiment(Experiment[ExperimentSummary]):
             BadInputError: a method fails, or gives something else than what it is asked for.
         """
         what = f"experiment {self.plan.experiment}"
-        with naming_failures(f"{what}: outcomes()"):
+        with _naming_failures(f"{what}: outcomes()"):
             table = {str(arm): {str(head): cell(list(row[head])) for head in row} for arm, row in self.outcomes(runs).items()}
         others = sorted(set(table) - set(self.configs))
         require(not others, f"{what}: outcomes()", others, f"arms among {', '.join(self.configs)}")
-        with naming_failures(f"{what}: answers()"):
+        with _naming_failures(f"{what}: answers()"):
             answers = tuple(self.answers(runs))
         require(all(isinstance(one, Verdict) for one in answers), f"{what}: answers()", answers, "a list of thalweg.Verdict")
-        with naming_failures(f"{what}: figures()"):
+        with _naming_failures(f"{what}: figures()"):
             drawings = dict(self.figures(runs))
         good = all(slug(str(heading)) and hasattr(one, "savefig") for heading, one in drawings.items())
         require(good, f"{what}: figures()", drawings, "a dict of matplotlib figures by heading")
@@ -195,7 +195,7 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         return Compared(summary, "nats per token", arms, {arm: (arm, arm) for arm in arms})
 
     def table(self, summary: ExperimentSummary) -> Table:
-        return table_of(summary)
+        return _table_of(summary)
 
     def lines(self, summary: ExperimentSummary) -> list[str]:
         return lines_of(summary)
@@ -236,13 +236,13 @@ class KeptExperiment(Experiment[ExperimentSummary]):
         return summary
 
     def table(self, summary: ExperimentSummary) -> Table:
-        return table_of(summary)
+        return _table_of(summary)
 
     def lines(self, summary: ExperimentSummary) -> list[str]:
         return lines_of(summary)
 
 
-def table_of(summary: ExperimentSummary) -> Table:
+def _table_of(summary: ExperimentSummary) -> Table:
     """One row for each arm."""
     seeds = len(summary.seeds)
     rows = [
@@ -287,12 +287,12 @@ def find_experiment(name: str, seeds: int = 0) -> OwnExperiment:
         raise BadInputError(
             f"experiment {name}: it has no {', '.join(lacking)}; expected a method arms() that gives each arm's RunConfig"
         )
-    with naming_failures(f"experiment {name}: arms()"):
+    with _naming_failures(f"experiment {name}: arms()"):
         return found(name, seeds)
 
 
 @contextlib.contextmanager
-def naming_failures(what: str) -> Iterator[None]:
+def _naming_failures(what: str) -> Iterator[None]:
     """A failure of a user's code in one line, with the place where it was raised.
 
     Raises:

@@ -31,13 +31,13 @@ from thalweg.train.run_folder import claim as claim_run
 from thalweg.train.run_folder import stored_config
 from thalweg.train.trainer import ended
 
-POLL_SECONDS = 0.3
-LOG_BYTES = 1 << 16
+_POLL_SECONDS = 0.3
+_LOG_BYTES = 1 << 16
 """Of the end of a log that are read."""
 MADE_OTHERWISE = "Made otherwise"
 """Topic of a set-up that speaks of runs whose configs this version plans otherwise."""
 
-PRODUCTS = {"exact": 4000, "matrix-free": 400}
+_PRODUCTS = {"exact": 4000, "matrix-free": 400}
 """Hessian-vector products of one point, roughly, for the share of the work that is done."""
 
 
@@ -61,7 +61,7 @@ class Job:
         """Expected operations: products of all points, two steps' worth each."""
         if self.plan is None:
             return 0.0
-        products = PRODUCTS["exact" if self.plan.exact_seconds else "matrix-free"]
+        products = _PRODUCTS["exact" if self.plan.exact_seconds else "matrix-free"]
         return 2 * self.plan.checkpoints * products * self.step_cost(self.plan.sequences)
 
     def step_cost(self, sequences: int) -> float:
@@ -80,7 +80,7 @@ class Job:
 
     @property
     def record(self) -> RunRecord | None:
-        """The records of a complete run; None for one that is not complete, or whose records are damaged (see `told`)."""
+        """The records of a complete run; None for one that is not complete, or whose records are damaged (see `status`)."""
         try:
             return self.read() if self.complete else None
         except DamagedFileError:
@@ -97,20 +97,20 @@ class Job:
         Raises:
             DamagedFileError: some are not what was written.
         """
-        return read_whole(self.folder, self.config if as_planned(self) else None)
+        return read_whole(self.folder, self.config if _as_planned(self) else None)
 
     @property
-    def told(self) -> str:
+    def status(self) -> str:
         """Name of a run that is not complete or damaged, and how far it is or what is damaged."""
         if self.complete:
             return f"{self.name} ({damage(lambda _: self.read(), self.folder)})"
         if failed_for_good(self.folder):
             return f"{self.name} (failed)"
-        step = last_step(self.folder / "metrics.jsonl")
+        step = _last_step(self.folder / "metrics.jsonl")
         return f"{self.name} ({step:,} of {self.config.training.steps:,} updates)" if step else self.name
 
     @property
-    def landscape_told(self) -> str:
+    def landscape_status(self) -> str:
         """The same of a landscape that is not complete, or damaged."""
         if (self.folder / "landscape" / "summary.json").is_file():
             return f"landscape of {self.name} ({damage(read_measured, self.folder)})"
@@ -119,7 +119,7 @@ class Job:
 
     def work_done(self) -> float:
         """Operations made so far, from the journals."""
-        trained = 1.0 if self.complete else last_step(self.folder / "metrics.jsonl") / self.config.training.steps
+        trained = 1.0 if self.complete else _last_step(self.folder / "metrics.jsonl") / self.config.training.steps
         return self.training_work * trained + self.landscape_work * self.share_measured()
 
     def share_measured(self) -> float:
@@ -158,7 +158,7 @@ def read_measured(run: Path) -> RunLandscape | None:
     return found
 
 
-def last_step(journal: Path) -> int:
+def _last_step(journal: Path) -> int:
     """The step that the last line of a journal speaks of."""
     try:
         with journal.open("rb") as handle:
@@ -189,10 +189,10 @@ def prepare(jobs: list[Job]) -> None:
         if there(job.folder / "summary.json"):
             ended(job.config, job.folder)  # puts a damaged one aside, so that it is made again
         if job.plan is not None:
-            prepare_landscape(job.folder, job.plan)
+            _prepare_landscape(job.folder, job.plan)
 
 
-def prepare_landscape(run: Path, plan: LandscapePlan) -> None:
+def _prepare_landscape(run: Path, plan: LandscapePlan) -> None:
     """Write the plan of a landscape, or check that it is the same; one that is complete but damaged is measured on."""
     folder = run / "landscape"
     whole(run)
@@ -209,13 +209,13 @@ def prepare_landscape(run: Path, plan: LandscapePlan) -> None:
 def unplanned(jobs: Iterable[Job]) -> dict[str, str]:
     """A line for the set-up of a page, by topic, where complete runs have configs that this version plans otherwise."""
     complete = [job for job in jobs if job.complete]
-    other = sum(not as_planned(job) for job in complete)
+    other = sum(not _as_planned(job) for job in complete)
     advice = "the set-up in words is that of the plan, theirs stands in the config.toml of each run"
     words = f"{other} of {len(complete)} complete runs have another config than this version plans for them; {advice}"
     return {MADE_OTHERWISE: words} if other else {}
 
 
-def as_planned(job: Job) -> bool:
+def _as_planned(job: Job) -> bool:
     """Whether the run in the folder has the config of the plan."""
     try:
         return read_config(job.folder / "config.toml") == job.config
@@ -246,7 +246,7 @@ def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[s
                     running[job.name] = job, start(job, workers, executor)
                 except ThalwegError as error:
                     failed[job.name] = str(error)
-            time.sleep(POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
             for job, handle in list(running.values()):
                 code = handle.poll()
                 if code is None:
@@ -285,9 +285,9 @@ def why_it_ended(job: Job, code: int) -> str:
         code: exit status, below 0 the number of the signal that ended it.
     """
     folder = job.folder / "landscape" if job.complete else job.folder
-    told = failure_of(folder)
-    if told is not None:
-        return told.message
+    failure = failure_of(folder)
+    if failure is not None:
+        return failure.message
     said = last_line(job.folder / "stderr.log")
     if code == 130:
         return said
@@ -307,7 +307,7 @@ def last_line(log: Path) -> str:
     """The last line of a run's log that says something, warnings left out."""
     try:
         with log.open("rb") as handle:
-            handle.seek(max(0, handle.seek(0, os.SEEK_END) - LOG_BYTES))
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - _LOG_BYTES))
             said = handle.read().decode(errors="replace")
     except OSError as error:
         return f"its log cannot be read ({error.strerror})"

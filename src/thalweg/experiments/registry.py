@@ -17,7 +17,7 @@ from thalweg.experiments.tasks.definition import TaskStudy
 from thalweg.experiments.tasks.recipes import TaskStudyConfig
 from thalweg.storage import there
 
-KINDS: tuple[tuple[type[Experiment], type], ...] = (
+_KINDS: tuple[tuple[type[Experiment], type], ...] = (
     (PaperStudy, StudyConfig),
     (SwitchingSweep, SweepConfig),
     (TaskStudy, TaskStudyConfig),
@@ -32,12 +32,12 @@ def experiment_in(folder: Path) -> Experiment:
         FolderError: it holds none.
         DamagedFileError: its plan cannot be read.
     """
-    for kind, plan in KINDS:
+    for kind, plan in _KINDS:
         if there(folder / kind.plan_file):
             return kind(read_plan(plan, folder, kind.plan_file))  # type: ignore[call-arg]
     if there(folder / OWN_PLAN):
         return own_in(folder)
-    files = [*(kind.plan_file for kind, _ in KINDS), OWN_PLAN]
+    files = [*(kind.plan_file for kind, _ in _KINDS), OWN_PLAN]
     raise FolderError(
         f"study {folder}: there is no {', '.join(files[:-1])} or {files[-1]} in it; expected the --out folder of "
         "`thalweg study` or `thalweg shift-sweep`"

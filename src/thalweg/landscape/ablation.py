@@ -15,7 +15,7 @@ from thalweg.errors import EmptySubspaceError, NonFiniteError, ShapeMismatchErro
 from thalweg.landscape.flips import checked_frames
 from thalweg.theory.inputs import finite, positive_rate, positive_steps, shaped
 
-SETTLE = 100
+_SETTLE = 100
 """Steps at a quarter of the rate that lower a start onto the valley's floor; a hopping direction needs about ten."""
 
 
@@ -81,7 +81,7 @@ def ablation(
     river: Tensor | None = None,
     downhill: Tensor | None = None,
     tolerance: float = 0.1,
-    settle: int = SETTLE,
+    settle: int = _SETTLE,
 ) -> Ablation:
     """Gradient descent as it is, and with hopping taken away: "hopping drives the river" needs both ways to lose progress.
 
@@ -131,14 +131,14 @@ def ablation(
     def inside(g: Tensor) -> Tensor:
         return v @ (v.T @ g)
 
-    floor = descend("settling", gradient, theta, inside, rate / 4, settle)
+    floor = _descend("settling", gradient, theta, inside, rate / 4, settle)
     aim = -evaluated("settling", gradient, floor) if downhill is None else shaped("downhill", downhill, dim)
     part = bulk(aim) if r is None else r @ (r.T @ aim)
     if float(part.norm()) <= 1e-12 * float(aim.norm()):
         raise EmptySubspaceError("downhill: has no part in the river, expected a direction that does")
 
     def run(name: str, begin: Tensor, kept: Callable[[Tensor], Tensor], eta: float, count: int) -> Progress:
-        last = descend(name, gradient, begin, kept, eta, count)
+        last = _descend(name, gradient, begin, kept, eta, count)
         moved = last - begin
         return Progress(float(moved @ part / part.norm()), bulk(moved) if r is None else r.T @ moved, last)
 
@@ -167,7 +167,7 @@ def evaluated(name: str, gradient: Callable[[Tensor], Tensor], theta: Tensor) ->
     return g.detach().to(torch.float64)
 
 
-def descend(
+def _descend(
     name: str, gradient: Callable[[Tensor], Tensor], theta: Tensor, kept: Callable[[Tensor], Tensor], rate: float, steps: int
 ) -> Tensor:
     """theta_K of ``theta <- theta - eta kept(g(theta))``, ``(P,)``."""

@@ -22,21 +22,21 @@ from thalweg.errors import NonFiniteError, ShapeMismatchError, require
 from thalweg.theory.alignment import Aligned, aligned, transfer_rate
 from thalweg.vectors import Choice, Layout
 
-Groups = Mapping[str, str | Sequence[str]]
+_Groups = Mapping[str, str | Sequence[str]]
 """Name of a group -> names or patterns with ``*`` of its parameters; a parameter may be in several groups."""
-Progress = Callable[[int, int], None]
+_Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
 
-WHOLE = "all"
+_WHOLE = "all"
 """Name of the group of all chosen parameters, which is always there."""
-ROUNDING = 8
+_ROUNDING = 8
 """Times the arithmetic's unit and the norm of the whole gradient: a group's gradient below that is a zero with rounding.
 
 The bias of softmax attention's keys is such a zero: 1e-20 of the whole in float64, and the cosine of two of them is noise.
 """
-AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-9}
+_AGREEMENT = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest relative distance between a sample's gradient from a pass over several and the same gradient alone."""
-PASS_BYTES = 64 << 20
+_PASS_BYTES = 64 << 20
 """Of gradients and activations in one pass on a CPU.
 
 Measured on one core, both gradients of a sample in a loop and in passes: 1,488 parameters 3.8 and 0.69 ms (0.71 in passes of
@@ -139,12 +139,12 @@ def gradient_alignment(
     single_loss: LossFunction,
     model: nn.Module,
     batches: Iterable[Any],
-    groups: Groups | None = None,
+    groups: _Groups | None = None,
     params: Choice = None,
     dtype: torch.dtype = torch.float64,
     *,
     memory: int | None = None,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> GradientAlignment:
     """Cosines and norm ratio of the gradients of two losses of the same weights, of whole batches and of each sample.
 
@@ -158,11 +158,11 @@ def gradient_alignment(
         single_loss: the same with one loop.
         model: whose weights both use; evaluation mode is set meanwhile.
         batches: a list of batches; all tensors of a batch have the samples as first dimension.
-        groups: see `Groups`; None takes each parameter by itself.
+        groups: see `_Groups`; None takes each parameter by itself.
         params: which parameters, see `thalweg.vectors.select`; each has to enter both losses.
         dtype: arithmetic; float32 makes cosines of small gradients noisy.
         memory: bytes that one pass may take; None takes half of what is free.
-        progress: see `Progress`.
+        progress: see `_Progress`.
     Raises:
         ShapeMismatchError: tensors of a batch that differ in their first dimension.
         NonFiniteError: a sample's gradient is NaN or infinite.
@@ -180,9 +180,9 @@ def gradient_alignment(
     kept = listed(batches)  # an iterator would be used up by the first of the two
     both = [Objective(loss, model, kept, params, dtype) for loss in (looped_loss, single_loss)]
     looped, single = both
-    places = group_places(looped.layout, groups, looped.device)
-    sizes = [sample_count(batch, index) for index, batch in enumerate(looped.batches)]
-    step = min(samples_in_one_pass(objective, sizes[0], memory) for objective in both)
+    places = _group_places(looped.layout, groups, looped.device)
+    sizes = [_sample_count(batch, index) for index, batch in enumerate(looped.batches)]
+    step = min(_samples_in_one_pass(objective, sizes[0], memory) for objective in both)
     makers = [PerSample(objective, step) for objective in both]
     cosines: dict[str, list[Tensor]] = {name: [] for name in places}
     done, samples = 0, sum(sizes)
@@ -192,41 +192,41 @@ def gradient_alignment(
                 last = min(size, first + step)
                 rows = [checked(maker(index, first, last), index, first) for maker in makers]
                 for name, inside in places.items():
-                    pair = aligned(cleaned(rows[0], inside), cleaned(rows[1], inside))
+                    pair = aligned(_cleaned(rows[0], inside), _cleaned(rows[1], inside))
                     cosines[name].append(pair.per_sample.cpu())
                 done += last - first
                 if progress is not None:
                     progress(done, samples)
     whole = [objective.gradient.unsqueeze(0) for objective in both]
-    found = {name: group_alignment(whole[0], whole[1], inside, torch.cat(cosines[name])) for name, inside in places.items()}
-    return GradientAlignment(found, samples, (looped.value, single.value), told(makers))
+    found = {name: _group_alignment(whole[0], whole[1], inside, torch.cat(cosines[name])) for name, inside in places.items()}
+    return GradientAlignment(found, samples, (looped.value, single.value), _method_in_words(makers))
 
 
-def told(makers: Sequence[PerSample]) -> str:
+def _method_in_words(makers: Sequence[PerSample]) -> str:
     """How both kinds of gradients were made, in words; once if alike."""
     ways = [maker.how for maker in makers]
     return ways[0] if ways[0] == ways[1] else f"looped {ways[0]}; single {ways[1]}"
 
 
-def group_places(layout: Layout, groups: Groups | None, device: torch.device) -> dict[str, Tensor]:
+def _group_places(layout: Layout, groups: _Groups | None, device: torch.device) -> dict[str, Tensor]:
     """Positions of each group in the flat vector, those of all last."""
     chosen = {name: name for name in layout.names} if groups is None else dict(groups)
-    require(WHOLE not in chosen, "groups", WHOLE, "another name; the group of all chosen parameters is added")
+    require(_WHOLE not in chosen, "groups", _WHOLE, "another name; the group of all chosen parameters is added")
     found = {name: layout.places(choice).to(device) for name, choice in chosen.items()}
-    return {**found, WHOLE: torch.arange(layout.dim, device=device)}
+    return {**found, _WHOLE: torch.arange(layout.dim, device=device)}
 
 
-def group_alignment(looped: Tensor, single: Tensor, inside: Tensor, per_sample: Tensor) -> GroupAlignment:
+def _group_alignment(looped: Tensor, single: Tensor, inside: Tensor, per_sample: Tensor) -> GroupAlignment:
     """One group, from the batch gradients ``(1, P)`` and the samples' cosines ``(S,)``."""
-    parts = [cleaned(rows, inside) for rows in (looped, single)]
+    parts = [_cleaned(rows, inside) for rows in (looped, single)]
     batch = aligned(parts[0], parts[1])
     return GroupAlignment(Aligned(per_sample, batch.batch, batch.ratio, batch.product), float(parts[1].norm()))
 
 
-def cleaned(rows: Tensor, inside: Tensor) -> Tensor:
+def _cleaned(rows: Tensor, inside: Tensor) -> Tensor:
     """A group's part of gradients ``(c, P)``, exactly zero where it is zero up to rounding."""
     part = rows[:, inside]
-    least = ROUNDING * torch.finfo(rows.dtype).eps * rows.norm(dim=1, keepdim=True)
+    least = _ROUNDING * torch.finfo(rows.dtype).eps * rows.norm(dim=1, keepdim=True)
     return torch.where(part.norm(dim=1, keepdim=True) > least, part, 0.0)
 
 
@@ -243,7 +243,7 @@ def checked(rows: Tensor, index: int, first: int) -> Tensor:
     return rows
 
 
-def sample_count(batch: Any, index: int) -> int:
+def _sample_count(batch: Any, index: int) -> int:
     """Length of the first dimension that all tensors of the batch share.
 
     Raises:
@@ -258,10 +258,10 @@ def sample_count(batch: Any, index: int) -> int:
     return shapes[0][0]
 
 
-def samples_in_one_pass(objective: Objective, samples: int, memory: int | None) -> int:
+def _samples_in_one_pass(objective: Objective, samples: int, memory: int | None) -> int:
     """As many as memory allows, from what the first batch of so many samples left to autograd."""
     allowed = limits.budget(memory, objective.device)
-    allowed = min(allowed, PASS_BYTES) if objective.device.type == "cpu" else allowed
+    allowed = min(allowed, _PASS_BYTES) if objective.device.type == "cpu" else allowed
     # A gradient, and its copy when it is joined.
     each = 2 * objective.point.element_size() * objective.dim + objective.saved_bytes // max(1, samples)
     return max(1, allowed // each)
@@ -295,7 +295,7 @@ class PerSample:
             self.works, self.how = False, f"one by one: vmap failed ({reason})"
             return
         apart = float((several - alone).norm() / alone.norm().clamp_min(1e-30))
-        if apart > AGREEMENT[self.objective.dtype]:
+        if apart > _AGREEMENT[self.objective.dtype]:
             self.works, self.how = False, f"one by one: under vmap the first sample's gradient differs by {apart:.1e}"
 
     def in_one_pass(self, leaves: list[Any], form: Any, first: int, last: int) -> Tensor:

@@ -19,15 +19,15 @@ from thalweg.streams import stream
 
 Progress = Callable[[int, int], None]
 """Called with columns or products so far, and how many are expected."""
-COLUMN = 0.7
+_COLUMN = 0.7
 """Time of a dense Hessian over that of P single products (measured on one core: 0.40 to 0.87 at P = 336 to 4,016)."""
 TOGETHER = 64
 """Products in one call that stand for single ones where the device is not a CPU."""
 SMALL = 800
 """Size of the problem that the eigenvalue solver is timed on, once a process and device."""
-MATRIX_BYTES = 32
+_MATRIX_BYTES = 32
 """For each entry at the peak: this point's matrix and the last one's, and three of float64 while one is made symmetric."""
-NOISE_BYTES, NOISE_EIGEN = (256, 40), 60
+_NOISE_BYTES, _NOISE_EIGEN = (256, 40), 60
 """What the noise floor adds: bytes for each entry, and for each entry and batch; and eigenvalue problems of size P."""
 
 
@@ -47,7 +47,7 @@ class Counted(Operator):
 
 def matrix_bytes(dim: int, batches: int) -> int:
     """Of an exact point; batches only where the noise is asked for."""
-    return (MATRIX_BYTES + (NOISE_BYTES[0] + NOISE_BYTES[1] * batches if batches else 0)) * dim**2
+    return (_MATRIX_BYTES + (_NOISE_BYTES[0] + _NOISE_BYTES[1] * batches if batches else 0)) * dim**2
 
 
 def column_seconds(operator: Operator) -> float:
@@ -58,16 +58,16 @@ def column_seconds(operator: Operator) -> float:
         started = time.perf_counter()
         float((operator @ vectors).sum())  # waits for the device
         seconds.append(time.perf_counter() - started)
-    return COLUMN * min(seconds[1:]) / count
+    return _COLUMN * min(seconds[1:]) / count
 
 
 def eigen_seconds(dim: int, device: torch.device, noise: bool) -> float:
     """Expected time of all eigenvalues, ``~ P^3``; with those that the noise floor takes."""
-    return eigen_rate(device) * dim**3 * (NOISE_EIGEN if noise else 1)
+    return _eigen_rate(device) * dim**3 * (_NOISE_EIGEN if noise else 1)
 
 
 @functools.cache
-def eigen_rate(device: torch.device) -> float:
+def _eigen_rate(device: torch.device) -> float:
     """Seconds over P^3, from one small problem; larger ones have been up to a third cheaper."""
     drawn = torch.from_numpy(stream(0, "probes").standard_normal((SMALL, SMALL))).to(device)
     matrix = drawn + drawn.T

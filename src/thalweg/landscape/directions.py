@@ -17,11 +17,11 @@ from thalweg.streams import stream
 from thalweg.theory.inputs import finite, shaped
 from thalweg.vectors import Layout
 
-VECTORS = ("zero", "scale")
+_VECTORS = ("zero", "scale")
 """What becomes of biases and norms' weights in a filter-normalised direction."""
-FLAT = 1e-12
+_FLAT = 1e-12
 """Second over first squared singular value below which a trajectory is a line: the Gram matrix holds 1e-16 of the first."""
-PARALLEL = 1 - 1e-6
+_PARALLEL = 1 - 1e-6
 """Absolute cosine above which two directions make no plane."""
 
 
@@ -79,8 +79,8 @@ def filter_normalised(layout: Layout, point: Tensor, seed: int = 0, number: int 
     Source:
         Li et al. 2018, arXiv 1712.09913, section 4. Their code, asked not to leave biases out, copies them; "scale" is ours.
     """
-    if vectors not in VECTORS:
-        raise unknown("vectors", vectors, VECTORS)
+    if vectors not in _VECTORS:
+        raise unknown("vectors", vectors, _VECTORS)
     weights = layout.split(shaped("point", point, layout.dim))
     drawn = torch.from_numpy(stream(seed, "probes", number).standard_normal(layout.dim)).to(point.device)
     scaled = []
@@ -174,7 +174,7 @@ def principal(points: Tensor, centre: Tensor | None = None) -> Principal:
     scale = float(moved.abs().max())
     moved = moved / (scale or 1.0)
     squares, left = torch.linalg.eigh(moved @ moved.T)
-    if not float(squares[-2]) > FLAT * float(squares[-1]):
+    if not float(squares[-2]) > _FLAT * float(squares[-1]):
         raise EmptySubspaceError("points: lie on a line through the centre, expected a trajectory that spans a plane; draw a line")
     # Once more at right angles: the Gram matrix holds the second direction to 1e-16 of the first's square only.
     columns = torch.linalg.qr(moved.T @ left[:, [-1, -2]]).Q
@@ -193,7 +193,7 @@ def cosine_between(first: Direction, second: Direction) -> float:
     """
     one, two = (d.vector / d.vector.abs().max() for d in (first, second))
     cosine = float(one @ two / (one.norm() * two.norm()))
-    if abs(cosine) > PARALLEL:
+    if abs(cosine) > _PARALLEL:
         raise BadInputError(
             f"directions: {first.name} and {second.name} are parallel (cosine {cosine:.8f}), expected two that make a plane"
         )

@@ -19,7 +19,7 @@ from thalweg.theory.inputs import spectrum
 SIGNS = ("abs", "positive", "square")
 """What becomes of an eigenvalue: ``|lam|``, ``max(lam, 0)``, ``lam^2``. `signed_split` keeps both signs apart."""
 
-NEAR_ONE = 0.1
+_NEAR_ONE = 0.1
 """Orders this close to 1 take the logarithm of one plus a small number, so that nothing cancels."""
 
 
@@ -107,7 +107,7 @@ def renyi(shares: Tensor, order: float = 1.0) -> float:
         return abs(float(logs.max()))
     if order == 1:
         return abs(float(logs.exp() @ logs))
-    if abs(order - 1) < NEAR_ONE:
+    if abs(order - 1) < _NEAR_ONE:
         return abs(float(torch.log1p(logs.exp() @ torch.expm1((order - 1) * logs))) / (1 - order))
     return abs(float((order * logs).logsumexp(0)) / (1 - order))
 
@@ -207,13 +207,13 @@ def density_entropy(density: SpectralDensity, order: float = 1.0, sign: str = "a
     if order == 1 and sign == "abs" and not zero_below:
         value, error = density.entropy()
     else:
-        value, error = jackknife(probe_sums(density.weights, kept, order), combination(density.dim, float(kept.max()), order))
+        value, error = jackknife(_probe_sums(density.weights, kept, order), _combination(density.dim, float(kept.max()), order))
     negative = float((density.weights * whole * (nodes < 0)).sum()) / total
     dropped = float((density.weights * (whole - kept)).sum()) / total
     return MatrixEntropy(value, error, order, sign, density.dim, negative, dropped)
 
 
-def probe_sums(weights: Tensor, masses: Tensor, order: float) -> Tensor:
+def _probe_sums(weights: Tensor, masses: Tensor, order: float) -> Tensor:
     """Per probe ``sum w x`` and the second sum that the order needs, ``(N, 2)``.
 
     That is ``sum w x^alpha``, near order 1 less ``sum w x``; ``sum w x log x`` for order 1.
@@ -222,15 +222,15 @@ def probe_sums(weights: Tensor, masses: Tensor, order: float) -> Tensor:
         second = (masses > 0).double()
     elif order == 1:
         second = torch.xlogy(masses, masses)
-    elif abs(order - 1) < NEAR_ONE:
+    elif abs(order - 1) < _NEAR_ONE:
         second = masses * torch.expm1((order - 1) * masses.clamp_min(1e-300).log())
     else:
         second = masses if order == math.inf else masses**order
     return torch.stack([(weights * masses).sum(1), (weights * second).sum(1)], 1)
 
 
-def combination(dim: int, largest: float, order: float) -> Callable[[Tensor], Tensor]:
-    """S from the means of `probe_sums`, ``(..., 2) -> (...)``: ``log Z`` plus a function of the ratio of the two sums."""
+def _combination(dim: int, largest: float, order: float) -> Callable[[Tensor], Tensor]:
+    """S from the means of `_probe_sums`, ``(..., 2) -> (...)``: ``log Z`` plus a function of the ratio of the two sums."""
 
     def entropy(means: Tensor) -> Tensor:
         log_total, ratio = torch.log(dim * means[..., 0]), means[..., 1] / means[..., 0]
@@ -238,7 +238,7 @@ def combination(dim: int, largest: float, order: float) -> Callable[[Tensor], Te
             return log_total - ratio
         if order == math.inf:
             return log_total - math.log(largest)
-        return log_total + (torch.log1p(ratio) if abs(order - 1) < NEAR_ONE else torch.log(ratio)) / (1 - order)
+        return log_total + (torch.log1p(ratio) if abs(order - 1) < _NEAR_ONE else torch.log(ratio)) / (1 - order)
 
     return entropy
 

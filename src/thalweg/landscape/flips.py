@@ -27,9 +27,9 @@ SHORTEST = 20
 """Steps of the shortest window from which a share of flips is estimated."""
 MOST_DEGREES = 30.0
 """Rotation of the frame within a window beyond which its directions are no longer the same directions."""
-FEWEST_BLOCKS = 4
+_FEWEST_BLOCKS = 4
 """Blocks that an interval rests on, at least: the block is cut to a quarter of the window where it would be longer."""
-ORTHONORMAL = {torch.float64: 1e-8, torch.float32: 1e-5}
+_ORTHONORMAL = {torch.float64: 1e-8, torch.float32: 1e-5}
 """Largest entry of ``V^T V - I`` of a frame that counts as orthonormal, by the precision in which it was given."""
 
 
@@ -47,7 +47,7 @@ def checked_frames(name: str, frames: Tensor, dim: int, steps: int | None = None
         raise ShapeMismatchError(f"{name}: given shape {tuple(frames.shape)}, expected ({dim}, k){moving}")
     if not columns.shape[2]:
         raise EmptySubspaceError(f"{name}: has no direction, expected at least 1")
-    allowed, columns = ORTHONORMAL.get(frames.dtype, ORTHONORMAL[torch.float32]), finite(name, columns)
+    allowed, columns = _ORTHONORMAL.get(frames.dtype, _ORTHONORMAL[torch.float32]), finite(name, columns)
     off = float((columns.mT @ columns - torch.eye(columns.shape[2], dtype=torch.float64, device=columns.device)).abs().max())
     if off > allowed:
         raise OrthonormalityError(f"{name}: |V^T V - I| is {off:.1e}, expected at most {allowed:.0e}")
@@ -186,7 +186,7 @@ def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, 
         raise ShapeMismatchError(f"coefficients: given shape {tuple(coefficients.shape)}, expected (W, k) with k of at least 1")
     if len(coefficients) < SHORTEST:
         raise InsufficientDataError(f"window: {len(coefficients)} steps, expected at least {SHORTEST}")
-    checked_momentum(momentum)
+    _checked_momentum(momentum)
     require(0 < level < 1, "level", level, "a number between 0 and 1")
     a = finite("coefficients", coefficients)
     a = a / a.abs().amax(0).clamp_min(1e-300)  # squares of a series that decays would underflow
@@ -195,11 +195,11 @@ def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, 
     r1 = (a[1:] * a[:-1]).sum(0) / a[:-1].square().sum(0)
     pairs, directions = happened.shape
     wished = (3 / (1 - r1.nan_to_num().abs()).clamp_min(1e-6)).ceil()
-    block = wished.clamp_max(pairs // FEWEST_BLOCKS).long()
+    block = wished.clamp_max(pairs // _FEWEST_BLOCKS).long()
     share, half = happened.mean(0), torch.empty_like(r1)
     for length in block.unique().tolist():
         same = block == length
-        half[same] = half_widths(happened[:, same], length, 1 - (1 - level) / directions)
+        half[same] = _half_widths(happened[:, same], length, 1 - (1 - level) / directions)
     cosine = (math.pi * share).cos()
     return Flips(
         share=share,
@@ -207,17 +207,17 @@ def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, 
         high=(share + half).clamp_max(1),
         threshold=math.acos(-(1 - momentum**2) / 2) / math.pi if minibatch else 0.5,
         correlation=r1,
-        sharpness=minibatch_sharpness(r1, momentum) if minibatch else driven_sharpness(a, momentum),
+        sharpness=minibatch_sharpness(r1, momentum) if minibatch else _driven_sharpness(a, momentum),
         sharpness_from_share=minibatch_sharpness(cosine, momentum) if minibatch else (1 + momentum) * (1 - cosine),
         block=block,
         conditions=(
-            Condition("W / block >= 4", bool((FEWEST_BLOCKS * wished <= pairs).all()), float(pairs / wished.max())),
+            Condition("W / block >= 4", bool((_FEWEST_BLOCKS * wished <= pairs).all()), float(pairs / wished.max())),
             Condition("every direction has a gradient", not bool(r1.isnan().any()), float(a.abs().amax(0).min())),
         ),
     )
 
 
-def half_widths(series: Tensor, block: int, level: float) -> Tensor:
+def _half_widths(series: Tensor, block: int, level: float) -> Tensor:
     """Of the intervals of means ``(k,)``: the circular block bootstrap's standard error times Student's t.
 
     ``n / (n - L)`` undoes that the L steps of a block share the mean that is subtracted.
@@ -235,7 +235,7 @@ def quantile(probability: float, freedom: int) -> float:
     return student_quantile(probability, freedom)
 
 
-def driven_sharpness(a: Tensor, momentum: float) -> Tensor:
+def _driven_sharpness(a: Tensor, momentum: float) -> Tensor:
     """eta lam by least squares on ``a_{k+1} = (1 + beta - eta lam) a_k - beta a_{k-1}``, ``(k,)``."""
     if not momentum:
         return 1 - (a[1:] * a[:-1]).sum(0) / a[:-1].square().sum(0)
@@ -258,7 +258,7 @@ def minibatch_sharpness(correlation: Tensor, momentum: float = 0.0) -> Tensor:
     return torch.where(correlation > 0, torch.nan, z)
 
 
-def checked_momentum(momentum: float) -> float:
+def _checked_momentum(momentum: float) -> float:
     """Beta, from 0 to below 1."""
     require(0 <= momentum < 1, "momentum", momentum, "a number from 0 to below 1")
     return momentum
@@ -275,7 +275,7 @@ def deterministic_law(sharpness: float, momentum: float = 0.0) -> float:
         >>> deterministic_law(1.5), deterministic_law(0.5), round(deterministic_law(1.9, momentum=0.9), 3)
         (1.0, 0.0, 0.5)
     """
-    beta = checked_momentum(momentum)
+    beta = _checked_momentum(momentum)
     trace = 1 + beta - sharpness
     if trace**2 >= 4 * beta:
         return 1.0 if trace < 0 else 0.0
@@ -311,6 +311,6 @@ def minibatch_law(sharpness: float, momentum: float = 0.0) -> float:
 
 def settled(sharpness: float, momentum: float) -> float:
     """eta lam for which a run with noise settles at all."""
-    limit = 2 * (1 + checked_momentum(momentum))
+    limit = 2 * (1 + _checked_momentum(momentum))
     require(0 < sharpness < limit, "sharpness", sharpness, f"eta lam between 0 and 2 (1 + momentum) = {limit:g}")
     return sharpness

@@ -20,7 +20,7 @@ from torch import Tensor
 from thalweg.errors import GaugeWarning, ShapeMismatchError, require, unknown
 from thalweg.theory.inputs import finite
 
-UNBALANCED = 2.0
+_UNBALANCED = 2.0
 """Factor between query and key from which on spectra should not be compared."""
 
 T = TypeVar("T")
@@ -76,28 +76,28 @@ class Transform:
     """Whether the rank is m in every head."""
 
 
-def stacked(name: str, weight: Tensor, heads: int) -> Tensor:
+def _stacked(name: str, weight: Tensor, heads: int) -> Tensor:
     """``(h, m, d)``, or ``(h, m, 1)`` of a bias."""
     require(heads >= 1 and len(weight) % heads == 0, "heads", heads, f"a divisor of the {len(weight)} rows of {name}")
     return finite(name, weight).reshape(heads, len(weight) // heads, -1)
 
 
-def pair_of(key: Tensor, query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+def _pair_of(key: Tensor, query: Tensor, heads: int) -> tuple[Tensor, Tensor]:
     """Both as heads."""
     if key.dim() != 2 or key.shape != query.shape or not key.numel():
         raise ShapeMismatchError(
             f"key and query: given shapes {tuple(key.shape)} and {tuple(query.shape)}, expected (m, d) for both"
         )
-    return stacked("key", key, heads), stacked("query", query, heads)
+    return _stacked("key", key, heads), _stacked("query", query, heads)
 
 
-def inverse_root(values: Tensor) -> Tensor:
+def _inverse_root(values: Tensor) -> Tensor:
     """``1 / sqrt(s)``, 0 for a singular value that is rounding."""
     kept = values > values.amax(-1, keepdim=True) * values.shape[-1] * torch.finfo(values.dtype).eps
     return torch.where(kept, values, torch.ones_like(values)).rsqrt() * kept
 
 
-def transform(key: Tensor, query: Tensor) -> Transform:
+def _transform(key: Tensor, query: Tensor) -> Transform:
     """G of each head from ``W_K^T W_Q = U S V^T``: ``W_K' = sqrt(S) U^T``, ``W_Q' = sqrt(S) V^T``.
 
     By ``W_K^T = O_K R_K``, ``W_Q^T = O_Q R_Q`` and the SVD of the small ``R_K R_Q^T``: ``G = S^(-1/2) U^T R_K``,
@@ -105,7 +105,7 @@ def transform(key: Tensor, query: Tensor) -> Transform:
     """
     (_, lower_key), (_, lower_query) = torch.linalg.qr(key.mT), torch.linalg.qr(query.mT)
     u, s, vt = torch.linalg.svd(lower_key @ lower_query.mT)
-    root = inverse_root(s).unsqueeze(-1)
+    root = _inverse_root(s).unsqueeze(-1)
     found = root * (u.mT @ lower_key), root * (vt @ lower_query)
     full = bool((root > 0).all()) and found[0].shape[1] == key.shape[1]
     missing = key.shape[1] - found[0].shape[1]  # more rows than columns: the rest of the rows is zero
@@ -113,7 +113,7 @@ def transform(key: Tensor, query: Tensor) -> Transform:
     return Transform(g, inverse, full)
 
 
-def rotary_transform(key: Tensor, query: Tensor) -> Transform:
+def _rotary_transform(key: Tensor, query: Tensor) -> Transform:
     """One factor for each pair (i, i + m/2), which equalises the Frobenius norms of its two rows in query and key."""
     heads, width, _ = key.shape
     require(width % 2 == 0, "width of a head", width, "an even number for rotary positions")
@@ -140,11 +140,11 @@ def imbalance(key: Tensor, query: Tensor, heads: int = 1, rotary: bool = False) 
         >>> round(imbalance(torch.eye(2), 1.5 * torch.eye(2)).worst, 6)  # the ratio of the two
         1.5
     """
-    pair = pair_of(key, query, heads)
-    found = measured(*pair, rotary_transform(*pair) if rotary else transform(*pair))
-    if found.worst > UNBALANCED:
+    pair = _pair_of(key, query, heads)
+    found = measured(*pair, _rotary_transform(*pair) if rotary else _transform(*pair))
+    if found.worst > _UNBALANCED:
         warnings.warn(
-            f"query and key: one outweighs the other by {found.worst:.3g}, expected at most {UNBALANCED:g}; balance the weights "
+            f"query and key: one outweighs the other by {found.worst:.3g}, expected at most {_UNBALANCED:g}; balance the weights "
             "before comparing spectra",
             GaugeWarning,
             stacklevel=2,
@@ -179,8 +179,8 @@ def balance(
         >>> found.key.abs().tolist(), found.query.abs().tolist()
         ([[2.0]], [[2.0]])
     """
-    keys, queries = pair_of(key, query, heads)
-    found = rotary_transform(keys, queries) if rotary else transform(keys, queries)
+    keys, queries = _pair_of(key, query, heads)
+    found = _rotary_transform(keys, queries) if rotary else _transform(keys, queries)
     biases: list[Tensor | None] = [None, None]
     for place, (name, bias, map_) in enumerate((("key bias", key_bias, found.key), ("query bias", query_bias, found.query))):
         if bias is not None:
@@ -189,7 +189,7 @@ def balance(
             )
             if bias.shape != key.shape[:1]:
                 raise ShapeMismatchError(f"{name}: given shape {tuple(bias.shape)}, expected ({len(key)},)")
-            biases[place] = (map_ @ stacked(name, bias, heads)).flatten()
+            biases[place] = (map_ @ _stacked(name, bias, heads)).flatten()
     return Balanced(
         (found.key @ keys).flatten(0, 1),
         (found.query @ queries).flatten(0, 1),

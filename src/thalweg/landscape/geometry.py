@@ -98,8 +98,8 @@ def geometry(points: Tensor, valley: Tensor, river: Tensor | None = None, averag
         raise InsufficientDataError(f"window: {steps} steps, expected at least average + 2 = {average + 2}")
     moves = finite("points", points).diff(dim=0)
     across = checked_frames("valley frame", valley, dim, steps)
-    inside = projected(moves, across)
-    rest = moves - inside if river is None else projected(moves, checked_frames("river frame", river, dim, steps))
+    inside = _projected(moves, across)
+    rest = moves - inside if river is None else _projected(moves, checked_frames("river frame", river, dim, steps))
     columns = across if len(across) == 1 else aligned(across).frames
     coordinates = torch.einsum("wp,wpd->wd", moves, columns.expand(steps, -1, -1)).cumsum(0)
     return Geometry(
@@ -107,7 +107,7 @@ def geometry(points: Tensor, valley: Tensor, river: Tensor | None = None, averag
     )
 
 
-def projected(moves: Tensor, frames: Tensor) -> Tensor:
+def _projected(moves: Tensor, frames: Tensor) -> Tensor:
     """``V_k V_k^T`` applied to each step, ``(W, P)``; frames ``(1, P, d)`` or ``(W, P, d)``."""
     if len(frames) == 1:
         return moves @ frames[0] @ frames[0].T

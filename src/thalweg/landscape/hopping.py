@@ -20,10 +20,10 @@ from thalweg.landscape.flips import SHORTEST, Flips, checked_frames
 from thalweg.landscape.geometry import Geometry, path
 from thalweg.theory.inputs import Condition, finite, shaped
 
-TORTUOUS, STRAIGHT = 2.0, 1.5
+_TORTUOUS, _STRAIGHT = 2.0, 1.5
 """tau_V of a hopping window at least; tau_R of a river that flows at most."""
-CLASSES = ("U", "V", "saddle", "indeterminate")
-BLOCKS = 10
+_CLASSES = ("U", "V", "saddle", "indeterminate")
+_BLOCKS = 10
 """Blocks of steps whose means the t-test of the river takes for independent."""
 
 
@@ -72,7 +72,7 @@ def hopping(flips: Flips, geometry: Geometry, edge: Edge, cubic_drift: float) ->
     return Hopping(
         conditions=(
             Condition(f"flips: lower end of some interval > {flips.threshold:.3f}", lead > 0, lead + flips.threshold),
-            Condition("tau_V >= 2", tau >= TORTUOUS, tau),
+            Condition("tau_V >= 2", tau >= _TORTUOUS, tau),
             Condition("0.5 < edge ratio <= 1.2", 0.5 < edge.median <= 1.2, edge.median),
         ),
         directions=flips.significant.nonzero().flatten(),
@@ -127,12 +127,12 @@ def river_motion(points: Tensor, downhill: Tensor, river: Tensor | None = None, 
     size = float(aim.norm())
     if size <= 1e-12 * float(downhill.norm()):
         raise EmptySubspaceError("downhill: has no part in the river, expected a direction that does")
-    long = steps // BLOCKS
-    blocks = (moves @ aim / size)[steps - BLOCKS * long :].view(BLOCKS, long).mean(1)
+    long = steps // _BLOCKS
+    blocks = (moves @ aim / size)[steps - _BLOCKS * long :].view(_BLOCKS, long).mean(1)
     found, tau = interval(blocks.tolist()), path(moves).tortuosity
     low = found.mean if found.low is None else found.low
     return RiverMotion(
-        found, tau, (Condition("displacement > 0 (95 %)", low > 0, low), Condition("tau_R <= 1.5", tau <= STRAIGHT, tau))
+        found, tau, (Condition("displacement > 0 (95 %)", low > 0, low), Condition("tau_R <= 1.5", tau <= _STRAIGHT, tau))
     )
 
 
@@ -193,8 +193,8 @@ def trapped(
     Source:
         Ours.
     """
-    if valley_class not in CLASSES:
-        raise unknown("class", valley_class, CLASSES)
+    if valley_class not in _CLASSES:
+        raise unknown("class", valley_class, _CLASSES)
     if len(losses) < SHORTEST:
         raise InsufficientDataError(f"window: {len(losses)} losses, expected at least {SHORTEST}")
     require(first_gradient > 0, "first_gradient", first_gradient, "a positive norm")

@@ -20,10 +20,10 @@ from thalweg.landscape.similarity import pair
 from thalweg.streams import stream
 from thalweg.theory.inputs import finite, spectrum, symmetric
 
-ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
+_ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
 """Of the largest eigenvalue: how negative the smallest of a Gram matrix may be by rounding alone."""
 
-PERMUTATIONS = 20
+_PERMUTATIONS = 20
 """Fewest permutations of a baseline."""
 
 
@@ -69,7 +69,7 @@ def gaussian_gram(points: Tensor, bandwidth: float) -> Tensor:
     return torch.exp(-torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square() / 2)
 
 
-def density_matrix(name: str, gram: Tensor) -> Tensor:
+def _density_matrix(name: str, gram: Tensor) -> Tensor:
     """``K_ij / (n sqrt(K_ii K_jj))``, trace 1, ``(n, n)``.
 
     Raises:
@@ -83,11 +83,11 @@ def density_matrix(name: str, gram: Tensor) -> Tensor:
     scaled = matrix / (len(matrix) * (diagonal.unsqueeze(1) * diagonal).sqrt())
     values = torch.linalg.eigvalsh(scaled)
     low = float(values[0] / values[-1])
-    require(low >= -ROUNDING[gram.dtype], f"{name}, smallest over largest eigenvalue", low, expected)
+    require(low >= -_ROUNDING[gram.dtype], f"{name}, smallest over largest eigenvalue", low, expected)
     return scaled
 
 
-def density_matrix_entropy(matrix: Tensor, order: float) -> float:
+def _density_matrix_entropy(matrix: Tensor, order: float) -> float:
     """Renyi entropy of a density matrix, rounding below zero cut off."""
     return renyi(torch.linalg.eigvalsh(matrix).clamp_min(0), order)
 
@@ -102,7 +102,7 @@ def gram_entropy(gram: Tensor, order: float = 1.0) -> float:
     Source:
         Sanchez Giraldo, Rao and Principe 2015 (arXiv 1211.2459); theirs is in bits.
     """
-    return density_matrix_entropy(density_matrix("gram", gram), order)
+    return _density_matrix_entropy(_density_matrix("gram", gram), order)
 
 
 def mutual_information(first: Tensor, second: Tensor, order: float = 1.0) -> float:
@@ -130,13 +130,13 @@ def mutual_information(first: Tensor, second: Tensor, order: float = 1.0) -> flo
     if order != 1:
         words = f"order: given {order}, mutual information may be negative for orders other than 1; use order=1"
         warnings.warn(words, NegativeMIWarning, stacklevel=2)
-    a, b = density_matrix("first", first), density_matrix("second", second)
-    return density_matrix_entropy(a, order) + density_matrix_entropy(b, order) - joint_entropy(a, b, order)
+    a, b = _density_matrix("first", first), _density_matrix("second", second)
+    return _density_matrix_entropy(a, order) + _density_matrix_entropy(b, order) - _joint_entropy(a, b, order)
 
 
-def joint_entropy(first: Tensor, second: Tensor, order: float = 1.0) -> float:
+def _joint_entropy(first: Tensor, second: Tensor, order: float = 1.0) -> float:
     """Of two density matrices with a diagonal of 1/n: that of their product entry by entry, times n."""
-    return density_matrix_entropy(first * second * len(first), order)
+    return _density_matrix_entropy(first * second * len(first), order)
 
 
 def sample_information(
@@ -157,19 +157,19 @@ def sample_information(
     if x.shape != y.shape:
         raise ShapeMismatchError(f"samples: {len(x)} and {len(y)}, expected the same number")
     require(len(x) >= 3, "samples", len(x), "at least 3 pairs")
-    require(permutations >= PERMUTATIONS, "permutations", permutations, f"at least {PERMUTATIONS}")
+    require(permutations >= _PERMUTATIONS, "permutations", permutations, f"at least {_PERMUTATIONS}")
     sigma = 1.06 * len(x) ** -0.2 if bandwidth is None else bandwidth
-    a, b = (gaussian_gram(standardised(samples), sigma) / len(x) for samples in (x, y))
-    apart = density_matrix_entropy(a, 1) + density_matrix_entropy(b, 1)
+    a, b = (gaussian_gram(_standardised(samples), sigma) / len(x) for samples in (x, y))
+    apart = _density_matrix_entropy(a, 1) + _density_matrix_entropy(b, 1)
     draw, chance = stream(seed, "bootstrap"), []
     for _ in range(permutations):
         order = torch.from_numpy(draw.permutation(len(x)))
-        chance.append(apart - joint_entropy(a, b[order][:, order]))
+        chance.append(apart - _joint_entropy(a, b[order][:, order]))
     found = torch.tensor(chance, dtype=torch.float64)
-    return Information(apart - joint_entropy(a, b), float(found.mean()), float(found.std()), sigma, 0)
+    return Information(apart - _joint_entropy(a, b), float(found.mean()), float(found.std()), sigma, 0)
 
 
-def standardised(samples: Tensor) -> Tensor:
+def _standardised(samples: Tensor) -> Tensor:
     """Mean 0 and variance 1, refused where nothing varies."""
     deviation = float(samples.std())
     require(deviation > 1e-12 * float(samples.abs().max()), "samples, standard deviation", deviation, "samples that vary")

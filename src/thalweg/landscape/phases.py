@@ -18,7 +18,7 @@ from thalweg.errors import InsufficientDataError, require, unknown
 from thalweg.streams import stream
 from thalweg.theory.inputs import Condition, spectrum
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 LEAST_POINTS = 40
 """Checkpoints below which slopes, noise and its correlation cannot be told apart."""
@@ -26,12 +26,12 @@ LEAST_POINTS = 40
 THREE = ("collapse", "diversification", "stable")
 """The paper's phases, in their order."""
 
-SPACINGS = ("step", "log-step")
+_SPACINGS = ("step", "log-step")
 
-LARGEST_CORRELATION = 0.98
+_LARGEST_CORRELATION = 0.98
 """Of the noise of neighbours; above it noise and trend are the same thing."""
 
-ROUNDING = 1e-9
+_ROUNDING = 1e-9
 """Of the series' sum of squares: residuals below are rounding, of the prefix sums among others."""
 
 
@@ -97,7 +97,7 @@ class PhasesOverSeeds:
     conditions: tuple[Condition, ...]
 
 
-def segment_costs(series: Array, shortest: int) -> Array:
+def segment_costs(series: _Array, shortest: int) -> _Array:
     """Squared residuals of the best line through ``[i, j)``, for all i and j at once: ``(B, n)`` to ``(B, n + 1, n + 1)``.
 
     From prefix sums of 1, t, y, t^2, t y, y^2, so n^2 operations; infinite for less than `shortest` points.
@@ -105,7 +105,7 @@ def segment_costs(series: Array, shortest: int) -> Array:
     n = series.shape[1]
     t, y = np.arange(n) - (n - 1) / 2, series - series.mean(1, keepdims=True)
 
-    def between(values: Array) -> Array:
+    def between(values: _Array) -> _Array:
         total = np.concatenate([np.zeros((*values.shape[:-1], 1)), values.cumsum(-1)], -1)
         return total[..., None, :] - total[..., :, None]
 
@@ -120,7 +120,7 @@ def segment_costs(series: Array, shortest: int) -> Array:
     return np.maximum(left, 0, out=left) + np.where(allowed, 0, np.inf)
 
 
-def best_costs(costs: Array, most: int) -> tuple[list[Array], list[NDArray[np.int64]]]:
+def _best_costs(costs: _Array, most: int) -> tuple[list[_Array], list[NDArray[np.int64]]]:
     """Least squared residuals of the first j points in 1, ... most + 1 segments, ``(B, n + 1)``, and where the last one starts."""
     best, starts = [costs[:, 0]], [np.zeros(costs[:, 0].shape, dtype=np.int64)]
     for _ in range(most):
@@ -131,19 +131,19 @@ def best_costs(costs: Array, most: int) -> tuple[list[Array], list[NDArray[np.in
     return best, starts
 
 
-def segmentation(series: Array, breaks: int, shortest: int) -> list[tuple[int, int]]:
+def segmentation(series: _Array, breaks: int, shortest: int) -> list[tuple[int, int]]:
     """The exact best ``breaks + 1`` straight lines through a series ``(n,)``, as ``(start, stop)``, by dynamic programming.
 
     Lines need not meet. The least sum of squared residuals over all cuts into segments of at least `shortest` points.
     """
-    _, starts = best_costs(segment_costs(series[None], shortest), breaks)
+    _, starts = _best_costs(segment_costs(series[None], shortest), breaks)
     stops = [len(series)]
     for number in range(breaks, 0, -1):
         stops.append(int(starts[number][0, stops[-1]]))
     return list(zip([0, *stops[:0:-1]], stops[::-1], strict=True))
 
 
-def fitted(series: Array, cuts: list[tuple[int, int]]) -> tuple[Array, list[float]]:
+def _fitted(series: _Array, cuts: list[tuple[int, int]]) -> tuple[_Array, list[float]]:
     """The lines at every checkpoint, and their slopes."""
     lines, slopes = np.empty_like(series), []
     for start, stop in cuts:
@@ -153,7 +153,7 @@ def fitted(series: Array, cuts: list[tuple[int, int]]) -> tuple[Array, list[floa
     return lines, slopes
 
 
-def noise_of(residuals: Array, segments: int) -> tuple[float, float]:
+def noise_of(residuals: _Array, segments: int) -> tuple[float, float]:
     """Correlation of neighbours and standard deviation of the noise about `segments` lines.
 
     Lines take correlation out of what they leave, about ``(2 + 4 phi) / n`` each, and a break that was searched for as much again
@@ -166,13 +166,13 @@ def noise_of(residuals: Array, segments: int) -> tuple[float, float]:
         return 0.0, 0.0
     raw, taken = float(residuals[1:] @ residuals[:-1]) / square, (2 * segments - 1) / n
     phi = raw + (2 + 4 * (raw + (2 + 4 * raw) * taken)) * taken
-    phi = min(max(phi, -LARGEST_CORRELATION), LARGEST_CORRELATION)
+    phi = min(max(phi, -_LARGEST_CORRELATION), _LARGEST_CORRELATION)
     innovations = residuals[1:] - raw * residuals[:-1]
     variance = float(innovations @ innovations) / max(n - 1 - 2 * segments, 1)
     return phi, math.sqrt(variance / (1 - phi**2))
 
 
-def correlated_noise(draw: np.random.Generator, replicates: int, n: int, correlation: float, deviation: float) -> Array:
+def correlated_noise(draw: np.random.Generator, replicates: int, n: int, correlation: float, deviation: float) -> _Array:
     """Stationary Gaussian noise ``e_t = phi e_{t-1} + sqrt(1 - phi^2) u_t``, ``(B, n)``."""
     fresh = deviation * draw.standard_normal((replicates, n))
     fresh[:, 1:] *= math.sqrt(1 - correlation**2)
@@ -181,32 +181,32 @@ def correlated_noise(draw: np.random.Generator, replicates: int, n: int, correla
     return fresh
 
 
-def gains(series: Array, breaks: int, more: int, shortest: int) -> Array:
+def gains(series: _Array, breaks: int, more: int, shortest: int) -> _Array:
     """``log(RSS_k / RSS_{k+more})`` of the best k and k + more breaks, ``(B,)``; to three decimals, without what rounding adds."""
     found = []
     for rows in np.array_split(series, -(-len(series) // BLOCK)):
         costs = segment_costs(rows, shortest)
-        best, _ = best_costs(costs, breaks + more - 1)
+        best, _ = _best_costs(costs, breaks + more - 1)
         richer = (best[-1] + costs[:, :, -1]).min(1)  # one segment more, of which only the whole series is asked
-        floor = ROUNDING * ((rows - rows.mean(1, keepdims=True)) ** 2).sum(1) + 1e-300
+        floor = _ROUNDING * ((rows - rows.mean(1, keepdims=True)) ** 2).sum(1) + 1e-300
         found.append(np.log((best[breaks][:, -1] + floor) / (richer + floor)))
     return np.concatenate(found).round(3)
 
 
-def bootstrapped(series: Array, breaks: int, more: int, shortest: int, replicates: int, draw: np.random.Generator) -> float:
+def _bootstrapped(series: _Array, breaks: int, more: int, shortest: int, replicates: int, draw: np.random.Generator) -> float:
     """p value of k against k + more breaks by a parametric bootstrap.
 
     Replicates are the k-break fit plus AR(1) noise as seen about the richer fit; the whole search is done again for each of them.
     """
-    lines, _ = fitted(series, segmentation(series, breaks, shortest))
-    richer, _ = fitted(series, segmentation(series, breaks + more, shortest))
+    lines, _ = _fitted(series, segmentation(series, breaks, shortest))
+    richer, _ = _fitted(series, segmentation(series, breaks + more, shortest))
     correlation, deviation = noise_of(series - richer, breaks + more + 1)
     copies = lines + correlated_noise(draw, replicates, len(series), correlation, deviation)
     found = gains(series[None], breaks, more, shortest)[0]
     return (1 + int((gains(copies, breaks, more, shortest) >= found).sum())) / (1 + replicates)
 
 
-def break_p_values(series: Array, most: int, level: float, shortest: int, replicates: int, seed: int) -> list[float]:
+def _break_p_values(series: _Array, most: int, level: float, shortest: int, replicates: int, seed: int) -> list[float]:
     """p values of more breaks than 0, 1, 2, ..., up to the first above the level.
 
     Each is twice the smaller of two: against one more and against two more. One more alone is blind where two are needed at
@@ -215,7 +215,7 @@ def break_p_values(series: Array, most: int, level: float, shortest: int, replic
     found = []
     while len(found) < most and (not found or found[-1] <= level):
         breaks, draw = len(found), stream(seed, "bootstrap", step=len(found))
-        tests = [bootstrapped(series, breaks, more, shortest, replicates, draw) for more in (1, 2) if breaks + more <= most]
+        tests = [_bootstrapped(series, breaks, more, shortest, replicates, draw) for more in (1, 2) if breaks + more <= most]
         found.append(min(1.0, len(tests) * min(tests)))
     return found
 
@@ -266,12 +266,12 @@ def phases(
     require(replicates >= 49, "replicates", replicates, "at least 49")
     require(cut >= 4, "shortest", cut, "at least 4 points")
     require(spread is None or 0 <= spread < math.inf, "spread", spread, "a number of at least 0")
-    if spacing not in SPACINGS:
-        raise unknown("spacing", spacing, SPACINGS)
-    p_values = break_p_values(y, most, level, cut, replicates, seed)
+    if spacing not in _SPACINGS:
+        raise unknown("spacing", spacing, _SPACINGS)
+    p_values = _break_p_values(y, most, level, cut, replicates, seed)
     breaks = sum(p <= level for p in p_values)
     cuts = segmentation(y, breaks, cut)
-    lines, slopes = fitted(y, cuts)
+    lines, slopes = _fitted(y, cuts)
     correlation, noise = noise_of(y - lines, breaks + 1)
     tolerance = max(0.05 * (float(np.ptp(y)) if spread is None else spread), 4 * noise)
     segments = tuple(
@@ -283,7 +283,7 @@ def phases(
     return Phases(segments, merged, tuple(p_values), noise, correlation, tolerance, spacing)
 
 
-def checked(series: Tensor) -> Array:
+def checked(series: Tensor) -> _Array:
     """Float64 numbers, enough of them."""
     y = spectrum("series", series)
     if len(y) < LEAST_POINTS:

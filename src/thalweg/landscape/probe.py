@@ -25,9 +25,9 @@ from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.operator import Matrix, Operator
 from thalweg.curvature.probes import blocks, gaussian
 from thalweg.errors import require, unknown
+from thalweg.landscape.context import Gauge, MeasurementContext, refuse_other, refuse_unequal, scene
 from thalweg.landscape.cost import Counted, Progress, column_seconds, duration, eigen_seconds, matrix_bytes
 from thalweg.landscape.gauge import Pair
-from thalweg.landscape.scene import Gauge, Scene, refuse_other, refuse_unequal, scene
 from thalweg.landscape.spectrum import (
     Point,
     Spectrum,
@@ -42,15 +42,15 @@ from thalweg.landscape.spectrum import (
 from thalweg.records.landscape import LandscapeRecord
 from thalweg.vectors import Choice
 
-Way = Literal["exact", "matrix-free"]
-FIRST_PROBE = 1 << 20
+_Variant = Literal["exact", "matrix-free"]
+_FIRST_PROBE = 1 << 20
 """Number of the first common probe; those below belong to the density and the quadratic forms."""
-SMALLEST = 1e-4
+_SMALLEST = 1e-4
 """Residual of the most negative eigenvalue over the largest size; the value's own error is about its square."""
 
 
 @dataclass(frozen=True)
-class Look:
+class PointMeasurement:
     """What was seen, before it is put into numbers."""
 
     point: Point
@@ -116,8 +116,8 @@ class LandscapeProbe:
             require(value >= least, name, value, f"a whole number of at least {least}")
         require(exact_seconds >= 0, "exact_seconds", exact_seconds, "a number of at least 0")
         require(forms == 0 or forms >= 3, "forms", forms, "0, or at least 3")
-        if method not in ("auto", *get_args(Way)):
-            raise unknown("method", str(method), ("auto", *get_args(Way)))
+        if method not in ("auto", *get_args(_Variant)):
+            raise unknown("method", str(method), ("auto", *get_args(_Variant)))
         self.top, self.lanczos, self.probes, self.forms, self.seed = top, lanczos, probes, forms, seed
         self.exact_seconds, self.memory, self.dtype, self.method = exact_seconds, memory, dtype, method
         self.pairs, self.heads, self.rotary, self.matrices = tuple(pairs), heads, rotary, matrices
@@ -129,7 +129,7 @@ class LandscapeProbe:
     def reset(self) -> None:
         """Begin a new series: the next point has nothing to be compared with, and decides anew."""
         self.last: Point | None = None
-        self.way: Way | None = None
+        self.way: _Variant | None = None
         self.first = 0
 
     @property
@@ -218,7 +218,7 @@ class LandscapeProbe:
         params: Choice,
         mode: Mode = "eval",
         seed: int | None = None,
-    ) -> Scene:
+    ) -> MeasurementContext:
         """What is looked at, of the same layout as the point before."""
         gauge = Gauge(self.pairs, self.heads, self.rotary)
         found = scene(loss_fn, model, batches, params, self.dtype, gauge, mode, seed)
@@ -226,7 +226,9 @@ class LandscapeProbe:
             refuse_other(found.layout, self.last.spectrum.layout, self.last.step)
         return found
 
-    def look(self, scene: Scene, step: int, progress: Progress | None, noise: bool) -> tuple[Look, str, int]:
+    def look(
+        self, scene: MeasurementContext, step: int, progress: Progress | None, noise: bool
+    ) -> tuple[PointMeasurement, str, int]:
         """The point in the way of its series; that way in words; products so far."""
         operator: Counted | None = None
         if self.way is not None:
@@ -247,7 +249,7 @@ class LandscapeProbe:
             self.way, self.first = way, step
         return found, reason, products
 
-    def numbers(self, look: Look) -> tuple[dict[str, Any], str, int]:
+    def numbers(self, look: PointMeasurement) -> tuple[dict[str, Any], str, int]:
         """Fields of the record; a remark on what did not converge; products that it took."""
         spectrum, words, bound = look.point.spectrum, "", float(look.pairs.residuals.max())
         if not look.pairs.converged:
@@ -256,14 +258,14 @@ class LandscapeProbe:
             split = split_record(spectrum.values, self.dtype, look.batches, self.seed)
             return exact_numbers(spectrum, spectrum.values) | {"split": split}, words, 0
         assert spectrum.density is not None
-        low = eigenpairs(look.operator, 1, "smallest", SMALLEST, None, self.memory, self.seed + 1, strict=False, verify=False)
+        low = eigenpairs(look.operator, 1, "smallest", _SMALLEST, None, self.memory, self.seed + 1, strict=False, verify=False)
         if not low.converged:
             words += f"; the smallest eigenvalue did not converge, it is within {float(low.residuals[0]):.1e} of one"
         found = free_numbers(spectrum, spectrum.density, look.pairs, float(low.values[0]))
         found |= sums(look.operator, spectrum.density, look.pairs, look.point, self.seed)
         return found | {"split": None}, words, low.products
 
-    def operator(self, scene: Scene, progress: Progress | None) -> Counted:
+    def operator(self, scene: MeasurementContext, progress: Progress | None) -> Counted:
         """The Hessian by products; compared with differences of the gradient at the first point of a series."""
         first = self.last is None
         rest = {"method": self.by, "memory": self.memory, "check": first, "mode": scene.mode, "seed": scene.seed}
@@ -271,7 +273,7 @@ class LandscapeProbe:
         expected = self.probes * (self.lanczos + 1) + 20 * self.top + 100
         return Counted(hessian, 2 if first else 0, expected, progress)
 
-    def decided(self, scene: Scene, noise: bool, progress: Progress | None) -> tuple[Way, str, Counted | None]:
+    def decided(self, scene: MeasurementContext, noise: bool, progress: Progress | None) -> tuple[_Variant, str, Counted | None]:
         """Exact where the matrix fits and its expected time is allowed; the reason; the operator, if one was tried."""
         dim, device = scene.layout.dim, scene.device
         words, allowed = f"{dim:,} parameters, ", limits.budget(self.memory, device)
@@ -284,11 +286,11 @@ class LandscapeProbe:
         if known is None and seconds <= self.exact_seconds:
             operator = self.operator(scene, progress)
             seconds += dim * column_seconds(operator)
-        way: Way = "matrix-free" if seconds > self.exact_seconds else "exact"
+        way: _Variant = "matrix-free" if seconds > self.exact_seconds else "exact"
         told = f"about {duration(seconds)} expected" if known is None else f"{duration(seconds)} measured before"
         return way, f"{way}: {words}{told} of {duration(self.exact_seconds)} allowed", operator
 
-    def exact(self, scene: Scene, step: int, progress: Progress | None, noise: bool) -> Look:
+    def exact(self, scene: MeasurementContext, step: int, progress: Progress | None, noise: bool) -> PointMeasurement:
         """The dense Hessian and all its eigenvalues."""
         dim = scene.layout.dim
         objective = Objective(scene.loss_fn, scene.model, scene.batches, scene.params, self.dtype, scene.mode, scene.seed)
@@ -314,7 +316,7 @@ class LandscapeProbe:
             z = torch.stack([gaussian(entries, index, self.seed) for index in range(self.forms)], 1)
             forms = (z * (entries.entries @ z)).sum(0).cpu()
         spectrum = spectrum_of(scene.layout, pairs, self.dtype, values=values)
-        return Look(
+        return PointMeasurement(
             Point(step, spectrum, matrix, forms, None, None),
             entries,
             pairs,
@@ -323,16 +325,16 @@ class LandscapeProbe:
             stack,
         )
 
-    def free(self, scene: Scene, step: int, operator: Counted) -> Look:
+    def free(self, scene: MeasurementContext, step: int, operator: Counted) -> PointMeasurement:
         """A density, the top eigenpairs, and the images of the series' common probes."""
         pairs = eigenpairs(operator, min(self.top, operator.dim), "largest", None, None, self.memory, self.seed + 1, strict=False)
-        density = on_cpu(spectral_density(operator, self.lanczos, self.probes, self.seed))
-        probes = torch.cat(list(blocks(operator, FIRST_PROBE, FIRST_PROBE + self.probes, self.seed)), 1)
+        density = _on_cpu(spectral_density(operator, self.lanczos, self.probes, self.seed))
+        probes = torch.cat(list(blocks(operator, _FIRST_PROBE, _FIRST_PROBE + self.probes, self.seed)), 1)
         images = operator @ probes
         pairs = replace(pairs, values=pairs.values.cpu(), vectors=pairs.vectors.cpu(), residuals=pairs.residuals.cpu())
         spectrum = spectrum_of(scene.layout, pairs, self.dtype, density=density)
         hessian = operator.inner
-        return Look(
+        return PointMeasurement(
             Point(step, spectrum, None, None, probes.cpu(), images.cpu()),
             operator,
             pairs,
@@ -341,6 +343,6 @@ class LandscapeProbe:
         )
 
 
-def on_cpu(density: SpectralDensity) -> SpectralDensity:
+def _on_cpu(density: SpectralDensity) -> SpectralDensity:
     """The same density; its nodes are few."""
     return replace(density, nodes=density.nodes.cpu(), weights=density.weights.cpu())

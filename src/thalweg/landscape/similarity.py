@@ -19,9 +19,9 @@ from thalweg.errors import EmptySubspaceError, ShapeMismatchError, require
 from thalweg.landscape.entropy import jackknife
 from thalweg.theory.inputs import frame, spectrum, symmetric
 
-PROPORTIONAL = 1e-14
+_PROPORTIONAL = 1e-14
 """Squares of sines, and of what the trace leaves of a norm, below this are rounding."""
-ROWS = 1024
+_ROWS = 1024
 """Of a matrix, taken to float64 at a time."""
 
 
@@ -62,7 +62,7 @@ def moments(first: Operator | Tensor, second: Operator | Tensor, probes: int, se
 def matrix_row(first: Tensor, second: Tensor) -> Tensor:
     """The row of `moments` from two symmetric matrices ``(P, P)``, ``(1, 5)``; sums in float64, no matrix is copied."""
     sums = torch.zeros(3, dtype=torch.float64, device=first.device)
-    for x, y in zip(first.split(ROWS), second.split(ROWS), strict=True):
+    for x, y in zip(first.split(_ROWS), second.split(_ROWS), strict=True):
         x, y = x.double(), y.double()
         sums += torch.stack([x.square().sum(), y.square().sum(), (x * y).sum()])
     traces = torch.stack([matrix.diagonal().double().sum() for matrix in (first, second)])
@@ -75,7 +75,7 @@ def image_rows(first: Tensor, second: Tensor, probes: Tensor) -> Tensor:
     return torch.stack([(u * v).sum(0) for u, v in ((x, x), (y, y), (x, y), (z, x), (z, y))], 1)
 
 
-def summarised(rows: Tensor, function: Callable[[Tensor], Tensor], products: int) -> Estimate:
+def _summarised(rows: Tensor, function: Callable[[Tensor], Tensor], products: int) -> Estimate:
     """A function of the means, and the jackknife's standard error; 0 for a single, exact row."""
     value, error = jackknife(rows, function) if products else (float(function(rows[0])), 0.0)
     return Estimate(value, error, products)
@@ -91,7 +91,7 @@ def inner_product(first: Operator | Tensor, second: Operator | Tensor, probes: i
         1.0
     """
     rows, products = moments(first, second, probes, seed)
-    return summarised(rows, lambda means: means[..., 2], products)
+    return _summarised(rows, lambda means: means[..., 2], products)
 
 
 def gaussian_information(
@@ -136,16 +136,16 @@ def compared(rows: Tensor, dim: int, products: int) -> GaussianInformation:
 
     def deviatoric(means: Tensor) -> Tensor:
         left = torch.stack([means[..., i] - means[..., 3 + i].square() / dim for i in (0, 1)])
-        left = torch.where(left > PROPORTIONAL * means[..., :2].movedim(-1, 0), left, math.nan)
+        left = torch.where(left > _PROPORTIONAL * means[..., :2].movedim(-1, 0), left, math.nan)
         return (means[..., 2] - means[..., 3] * means[..., 4] / dim) / (left[0].sqrt() * left[1].sqrt())
 
     def information(means: Tensor) -> Tensor:
         gap = 1 - cosine(means).square()
-        return -torch.log(torch.where(gap > PROPORTIONAL, gap, 0.0)) / 2
+        return -torch.log(torch.where(gap > _PROPORTIONAL, gap, 0.0)) / 2
 
-    value = summarised(rows, information, products)
+    value = _summarised(rows, information, products)
     return GaussianInformation(
-        value.value, value.standard_error, summarised(rows, cosine, products), summarised(rows, deviatoric, products)
+        value.value, value.standard_error, _summarised(rows, cosine, products), _summarised(rows, deviatoric, products)
     )
 
 
@@ -184,13 +184,13 @@ def log_spectrum_distance(first: Tensor | SpectralDensity, second: Tensor | Spec
         5.0
     """
     require(0 <= floor < math.inf, "floor", floor, "a number of at least 0")
-    places, masses = zip(*(log_sizes(given, floor) for given in (first, second)), strict=True)
+    places, masses = zip(*(_log_sizes(given, floor) for given in (first, second)), strict=True)
     where, order = torch.cat(places).sort()
     gaps = torch.cat([masses[0], -masses[1]])[order].cumsum(0)
     return float(gaps[:-1].abs() @ where.diff())
 
 
-def log_sizes(given: Tensor | SpectralDensity, floor: float) -> tuple[Tensor, Tensor]:
+def _log_sizes(given: Tensor | SpectralDensity, floor: float) -> tuple[Tensor, Tensor]:
     """``log max(|lam|, floor)`` and masses of sum 1."""
     if isinstance(given, SpectralDensity):
         keep = given.weights > 0

@@ -25,18 +25,18 @@ from thalweg.landscape.directions import Direction, cosine_between, direction, p
 from thalweg.theory.inputs import finite, shaped
 from thalweg.vectors import Choice, Layout
 
-Progress = Callable[[int, int], None]
+_Progress = Callable[[int, int], None]
 """Called with (points done, points in all)."""
 
-AGREEMENT = {torch.float32: 1e-5, torch.float64: 1e-10}
+_AGREEMENT = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Largest relative distance between a loss from a pass over several points and the same loss alone."""
-SMALL = 3 << 20
+_SMALL = 3 << 20
 """Bytes that one evaluation of the first batch leaves to autograd, below which several points in one pass are faster on a CPU.
 
 Measured on one core, alone over together in passes of 16: 1,488 parameters 1.97 (0.6 MB), 1.2 (1.2 MB), 1.1 (2.4 MB),
 0.7 (9.7 MB); 110,336 parameters 2.2 (2.3 MB), 0.9 (15 MB), 0.7 (31 MB). It is the activations that count, not the parameters.
 """
-TOGETHER = 16
+_TOGETHER = 16
 """Points in one pass on a CPU at most: the overhead is shared out by then; not studied carefully."""
 
 
@@ -195,9 +195,11 @@ class Slices:
                 fits,
                 f"up to {fits} points in a pass, as memory allows",
             )  # not measured: assumes small kernels that wait for launches
-        if saved > SMALL:
+        if saved > _SMALL:
             return 1, f"one by one: an evaluation keeps {limits.words(saved)}, too much for passes of several to be faster"
-        return min(TOGETHER, fits), f"up to {min(TOGETHER, fits)} points in a pass: an evaluation keeps only {limits.words(saved)}"
+        return min(
+            _TOGETHER, fits
+        ), f"up to {min(_TOGETHER, fits)} points in a pass: an evaluation keeps only {limits.words(saved)}"
 
     @undisturbed
     def line(
@@ -206,7 +208,7 @@ class Slices:
         places: Sequence[float] | Tensor,
         centre: Tensor | None = None,
         name: str = "direction",
-        progress: Progress | None = None,
+        progress: _Progress | None = None,
     ) -> Line:
         """``L(centre + a d)`` for each place a.
 
@@ -215,11 +217,11 @@ class Slices:
             places: ``(n,)``.
             centre: ``(P,)``; None takes the model's weights.
             name: of a direction that has none.
-            progress: see `Progress`.
+            progress: see `_Progress`.
         Raises:
             BadInputError: a zero direction, a wrong length, no places.
         """
-        d, a = self.on_device(along, name), checked_places("places", places)
+        d, a = self.on_device(along, name), _checked_places("places", places)
         middle = self.middle(centre)
         losses = self.losses((middle + float(step) * d.vector for step in a), len(a), progress)
         return Line(a, losses, d.name)
@@ -233,7 +235,7 @@ class Slices:
         centre: Tensor | None = None,
         path: Tensor | None = None,
         names: tuple[str, str] = ("first", "second"),
-        progress: Progress | None = None,
+        progress: _Progress | None = None,
     ) -> Plane:
         """``L(centre + a d + b e)`` over a grid, and where a path runs through it.
 
@@ -244,12 +246,12 @@ class Slices:
             centre: ``(P,)``; None takes the model's weights. For `principal` give its centre.
             path: points ``(K, P)``, say checkpoints.
             names: of directions that have none.
-            progress: see `Progress`.
+            progress: see `_Progress`.
         Raises:
             BadInputError: parallel directions, a zero direction, a wrong length, no places.
         """
         d, e = (self.on_device(vector, name) for vector, name in zip(along, names, strict=True))
-        a, b, middle = checked_places("first", first), checked_places("second", second), self.middle(centre)
+        a, b, middle = _checked_places("first", first), _checked_places("second", second), self.middle(centre)
         columns = torch.stack([d.vector, e.vector], dim=1)
         cosine = cosine_between(d, e)
         inside = None if path is None else projected(self.checked_path(path) - middle, columns)
@@ -275,7 +277,7 @@ class Slices:
             raise ShapeMismatchError(f"path: given shape {tuple(path.shape)}, expected (K, {self.objective.dim})")
         return finite("path", path).to(self.objective.device)
 
-    def losses(self, points: Iterable[Tensor], count: int, progress: Progress | None = None) -> Tensor:
+    def losses(self, points: Iterable[Tensor], count: int, progress: _Progress | None = None) -> Tensor:
         """Mean loss at each of ``count`` points ``(P,)``: ``(count,)`` float64, on the CPU; summed over ranks."""
         found: list[Tensor] = []
         done, left = 0, iter(points)
@@ -299,7 +301,7 @@ class Slices:
                 reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
                 self.together, self.how = 1, f"one by one: vmap failed ({reason})"
             else:
-                tolerance = AGREEMENT[self.objective.dtype]
+                tolerance = _AGREEMENT[self.objective.dtype]
                 if torch.allclose(losses[-1], alone, rtol=tolerance, atol=0.0, equal_nan=True):
                     self.tried = bool(alone.isfinite())  # that both overflow proves little; the next pass is tried too
                     return losses
@@ -327,7 +329,7 @@ class Slices:
 
 def _equal(first: float, second: float, dtype: torch.dtype) -> bool:
     """Two evaluations of one loss, up to rounding."""
-    return math.isclose(first, second, rel_tol=AGREEMENT[dtype], abs_tol=0.0) or (math.isnan(first) and math.isnan(second))
+    return math.isclose(first, second, rel_tol=_AGREEMENT[dtype], abs_tol=0.0) or (math.isnan(first) and math.isnan(second))
 
 
 def taken(points: Iterator[Tensor], count: int) -> list[Tensor]:
@@ -335,7 +337,7 @@ def taken(points: Iterator[Tensor], count: int) -> list[Tensor]:
     return [next(points) for _ in range(count)]
 
 
-def checked_places(name: str, places: Sequence[float] | Tensor) -> Tensor:
+def _checked_places(name: str, places: Sequence[float] | Tensor) -> Tensor:
     """``(n,)`` in float64, n at least 1.
 
     Raises:

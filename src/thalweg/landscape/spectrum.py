@@ -24,11 +24,11 @@ from thalweg.landscape.noise import Batches
 from thalweg.landscape.similarity import compared, image_rows, log_spectrum_distance, matrix_row, subspace_overlap
 from thalweg.landscape.threshold import machine_floor, threshold
 from thalweg.landscape.valley import of_shape, shape
-from thalweg.records.landscape import ChangeRecord, Held, Measure, SplitRecord, number
+from thalweg.records.landscape import ChangeRecord, ConditionRecord, Measure, SplitRecord, number
 from thalweg.theory.inputs import Condition
 from thalweg.vectors import Layout
 
-ENTROPIES: dict[str, tuple[str, float]] = {
+_ENTROPIES: dict[str, tuple[str, float]] = {
     "abs 0": ("abs", 0.0),
     "abs 2": ("abs", 2.0),
     "abs inf": ("abs", math.inf),
@@ -92,9 +92,9 @@ class Point:
 
 
 def entropies(spectrum: Spectrum) -> dict[str, Measure]:
-    """Those of `ENTROPIES` that exist, and Shannon's as "abs 1"."""
+    """Those of `_ENTROPIES` that exist, and Shannon's as "abs 1"."""
     found = {}
-    for name, (sign, order) in {"abs 1": ("abs", 1.0), **ENTROPIES}.items():
+    for name, (sign, order) in {"abs 1": ("abs", 1.0), **_ENTROPIES}.items():
         if order == 0 and spectrum.values is None:
             continue
         try:
@@ -214,9 +214,9 @@ def split_record(values: Tensor, precision: torch.dtype, batches: Batches | None
     )
 
 
-def held(conditions: Sequence[Condition]) -> tuple[Held, ...]:
+def held(conditions: Sequence[Condition]) -> tuple[ConditionRecord, ...]:
     """As records keep them: None for what is not a number."""
-    return tuple(Held(one.words, bool(one.held), number(one.measured)) for one in conditions)
+    return tuple(ConditionRecord(one.words, bool(one.held), number(one.measured)) for one in conditions)
 
 
 def change_record(before: Point, now: Point, seed: int) -> ChangeRecord:

@@ -112,7 +112,7 @@ def theorems_at(
     away = floor_displacement(model)
     valley, river = split.valley.to(torch.float64), split.river.to(torch.float64)
     found = [measured_force(gradient, points[:-1], origin, valley, river, rate) for origin in (theta - valley @ away, theta)]
-    free, whole = cumulative_force(model, away, rate, steps).vector, coupled_from_floor(model, away, rate, steps)
+    free, whole = cumulative_force(model, away, rate, steps).vector, _coupled_from_floor(model, away, rate, steps)
     apart = relative_force(model, rate, steps)
     upper = upper_bounds(model, away, rate, steps)
     energy = gradient_measure(matrix, g)
@@ -143,7 +143,7 @@ def theorems_at(
     )
 
 
-def coupled_from_floor(model: Quadratic, away: Tensor, rate: float, steps: int) -> Tensor:
+def _coupled_from_floor(model: Quadratic, away: Tensor, rate: float, steps: int) -> Tensor:
     """F_K of the coupled run, ``(dR,)``, with positions counted from the valley's floor."""
     at_floor = quadratic(
         model.valley,

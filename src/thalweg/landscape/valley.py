@@ -28,15 +28,15 @@ QUANTILE = 0.1
 """q of kappa_q."""
 FOR_QUANTILES = 10
 """Valley directions from which quantiles replace largest and smallest."""
-MIN_VALLEY = 3
+_MIN_VALLEY = 3
 """Valley directions below which there is no class."""
-MAX_NEGATIVE = 0.05
+_MAX_NEGATIVE = 0.05
 """Share of ``sum |lam|`` below -epsilon, above which the point is a saddle."""
 MIN_SEEDS = 5
-EXACT_SEEDS = 16
+_EXACT_SEEDS = 16
 """Seeds up to which every sign is flipped; beyond, 100 000 random ones."""
 
-Name = Literal["U", "V", "saddle", "indeterminate"]
+_Name = Literal["U", "V", "saddle", "indeterminate"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def condition_number(values: Tensor, epsilon: float) -> float:
 class Class:
     """U, V, saddle or indeterminate, with everything that decided."""
 
-    name: Name
+    name: _Name
     kappa_q: float
     """Of the spectrum; over seeds their geometric mean."""
     low: float
@@ -141,12 +141,12 @@ def decided(
     masses = [found.negative_mass for found in shapes]
     narrow, few = min(found.plateau for found in shapes), min(found.valley for found in shapes)
     conditions = (
-        Condition(f"negative mass <= {MAX_NEGATIVE:g}", max(masses) <= MAX_NEGATIVE, max(masses)),
+        Condition(f"negative mass <= {_MAX_NEGATIVE:g}", max(masses) <= _MAX_NEGATIVE, max(masses)),
         Condition(f"plateau >= {PLATEAU:g} decades", narrow >= PLATEAU, narrow),
-        Condition(f"dV >= {MIN_VALLEY}", few >= MIN_VALLEY, few),
+        Condition(f"dV >= {_MIN_VALLEY}", few >= _MIN_VALLEY, few),
     )
-    name: Name = "indeterminate"
-    if min(masses) > MAX_NEGATIVE:
+    name: _Name = "indeterminate"
+    if min(masses) > _MAX_NEGATIVE:
         name = "saddle"
     elif all(condition.held for condition in conditions):
         name = "U" if kappa[2] <= flat else "V" if kappa[1] >= steep else "indeterminate"
@@ -261,7 +261,7 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     """
     count = len(differences)
     given = torch.tensor(differences, dtype=torch.float64)
-    if count <= EXACT_SEEDS:
+    if count <= _EXACT_SEEDS:
         signs = 1.0 - 2.0 * ((torch.arange(2**count).unsqueeze(1) >> torch.arange(count)) & 1)
     else:
         drawn = torch.from_numpy(stream(0, "bootstrap").choice([-1.0, 1.0], (100_000, count)))

@@ -9,7 +9,7 @@ from thalweg.bounds import Number, Rate, Whole
 from thalweg.errors import require
 from thalweg.serialization import checked
 
-SEVERAL = "0 for none, or a number of passes of at least 2: the first one always counts in full"
+_SEVERAL = "0 for none, or a number of passes of at least 2: the first one always counts in full"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ModelConfig:
     """Standard deviation of the initial matrices; 0 for the block's own: 1 / sqrt(width), of "gpt" 0.02."""
     value_scale: Rate = 1.0
     """Factor on the value weights at initialisation (the rescaled-Single control sets it to T)."""
-    learned_gains: Annotated[int, Whole(0, 10**5, SEVERAL)] = 0
+    learned_gains: Annotated[int, Whole(0, 10**5, _SEVERAL)] = 0
     """Largest number of passes in a call where the gain of every pass but the first is a weight that begins at zero; 0 for none."""
     loop_norm: bool = False
     """LayerNorm of the state at the end of every pass, with ``norm = "none"`` too."""
@@ -74,4 +74,4 @@ class ModelConfig:
         require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of the width {self.width}")
         even = self.positions != "rotary" or self.width // self.heads % 2 == 0
         require(even, "model.width", self.width, "an even width per head for rotary positions")
-        require(self.learned_gains != 1, "model.learned_gains", self.learned_gains, SEVERAL)
+        require(self.learned_gains != 1, "model.learned_gains", self.learned_gains, _SEVERAL)

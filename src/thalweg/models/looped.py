@@ -73,7 +73,7 @@ class LoopedTransformer(nn.Module):
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         if config.tied:
             self.head.weight = self.embedding.weight
-        initialise(self, generator)
+        _initialise(self, generator)
 
     def forward(self, tokens: Tensor, loops: Loops = 1, gains: Gains = None) -> Tensor:
         """Logits after ``loops`` passes.
@@ -152,7 +152,7 @@ class LoopedTransformer(nn.Module):
         require(fewest >= 1, "loops", fewest, "a whole number of at least 1")
         allowed = self.config.learned_gains
         require(not 0 < allowed < most, "loops", most, f"at most the {allowed} passes that have a gain (model.learned_gains)")
-        return checked_gains(gains, most)
+        return _checked_gains(gains, most)
 
     def one_pass(self, states: Tensor, embedded: Tensor, index: int, gains: Gains, context: Context) -> Tensor:
         """The states ``(B, L, D)`` after the pass of this index, counted from 0."""
@@ -200,7 +200,7 @@ class LoopedTransformer(nn.Module):
         return rotation_table(length, self.config.width // self.config.heads, device)
 
 
-def checked_gains(gains: object, passes: int) -> Gains:
+def _checked_gains(gains: object, passes: int) -> Gains:
     """Gains of a call as plain numbers, or the tensor as it is.
 
     Raises:
@@ -212,28 +212,28 @@ def checked_gains(gains: object, passes: int) -> Gains:
     if isinstance(gains, Tensor):
         require(gains.shape == (passes,), "gains", tuple(gains.shape), f"{wanted}, ({passes},)")
         for index, gain in enumerate(readable(gains)):
-            check_gain(gain, index)
+            _check_gain(gain, index)
         return gains
     require(not isinstance(gains, str | bytes | type) and hasattr(gains, "__len__"), "gains", gains, wanted)
     given = list(cast(Sequence[float], gains))
     require(len(given) == passes, "gains", gains, wanted)
-    return tuple(checked_gain(gain, index) for index, gain in enumerate(given))
+    return tuple(_checked_gain(gain, index) for index, gain in enumerate(given))
 
 
-def checked_gain(gain: object, index: int) -> float:
+def _checked_gain(gain: object, index: int) -> float:
     """One gain of several as a plain number, or as the tensor () that it is."""
     if isinstance(gain, Tensor):
         require(gain.dim() == 0, f"gains[{index}]", tuple(gain.shape), "one number")
         for one in readable(gain.reshape(1)):
-            check_gain(one, index)
+            _check_gain(one, index)
         return cast(float, gain)
     found = plain(gain)
     found = as_float(found) if type(found) is int else found
-    check_gain(found, index)
+    _check_gain(found, index)
     return found
 
 
-def check_gain(gain: object, index: int) -> None:
+def _check_gain(gain: object, index: int) -> None:
     """Refuse a gain that is no finite number, and one of the first pass that is not 1."""
     number = isinstance(gain, int | float) and not isinstance(gain, bool) and math.isfinite(gain)
     require(number, f"gains[{index}]", gain, "a finite number")
@@ -250,7 +250,7 @@ def readable(values: Tensor) -> list[float]:
         return []
 
 
-def initialise(model: LoopedTransformer, generator: torch.Generator | None) -> None:
+def _initialise(model: LoopedTransformer, generator: torch.Generator | None) -> None:
     """Draw the initial weights, module by module in the order of their names.
 
     Matrices are N(0, 1 / fan-in) in the attention-only family and N(0, 0.02) in the GPT family with the residual

@@ -26,16 +26,16 @@ from thalweg.records.run import Provenance, Score, recorded
 from thalweg.serialization import checked
 from thalweg.storage import read_journal, read_json, refuse_special, there
 
-MOST_ARRAYS = 1 << 40
+_MOST_ARRAYS = 1 << 40
 """Bytes of a file of arrays."""
-CHECKPOINTS = "0 for all, or at least 2"
+_CHECKPOINTS = "0 for all, or at least 2"
 
 
 @dataclass(frozen=True)
 class LandscapePlan:
     """What is measured along a run, and how finely."""
 
-    checkpoints: Annotated[int, Whole(0, 10**6, CHECKPOINTS)] = 0
+    checkpoints: Annotated[int, Whole(0, 10**6, _CHECKPOINTS)] = 0
     """Snapshots looked at, as evenly spread over those there are as can be, first and last always; 0 takes all."""
     sequences: Annotated[int, Whole(2, 10**7)] = 64
     """Training sequences of the fixed batch that every curvature is the curvature on."""
@@ -68,7 +68,7 @@ class LandscapePlan:
 
     def __post_init__(self) -> None:
         checked(self, "")
-        require(self.checkpoints != 1, "checkpoints", self.checkpoints, CHECKPOINTS)
+        require(self.checkpoints != 1, "checkpoints", self.checkpoints, _CHECKPOINTS)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Held:
+class ConditionRecord:
     """One condition of a decision, and what was measured."""
 
     words: str
@@ -109,7 +109,7 @@ class SplitRecord:
     negative_mass: float
     name: str
     """Class of this one spectrum: U, V, saddle or indeterminate."""
-    conditions: tuple[Held, ...]
+    conditions: tuple[ConditionRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class ReplayRecord:
     hops: bool
     flows: bool
     trapped: bool
-    conditions: dict[str, tuple[Held, ...]]
+    conditions: dict[str, tuple[ConditionRecord, ...]]
     """Of "hopping", "river" and "trapped"."""
     ablation: str
     """supported, not supported, opposed, no progress, or why it was not made."""
@@ -414,7 +414,7 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
         return {}
     advice = f"run `thalweg landscape {path.parents[2]}` again"
     try:
-        refuse_special(path, MOST_ARRAYS)
+        refuse_special(path, _MOST_ARRAYS)
         with safe_open(path, framework="numpy") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             stored = (file.metadata() or {}).get("sha256")  # files of earlier versions have none

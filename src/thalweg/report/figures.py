@@ -84,12 +84,12 @@ def draw_all(summary: StudySummary, runs: dict[str, RunRecord]) -> list[Drawn]:
     with matplotlib.rc_context(STYLE):
         if summary.task == "markov":
             return [
-                accuracy_by_stratum(summary, grouped),
-                loss_against_cost(summary, grouped),
+                _accuracy_by_stratum(summary, grouped),
+                _loss_against_cost(summary, grouped),
                 switches(summary, grouped),
                 long_tail(summary, grouped),
             ]
-        return [bits_over_training(summary, grouped), loss_against_cost(summary, grouped), switches(summary, grouped)]
+        return [_bits_over_training(summary, grouped), _loss_against_cost(summary, grouped), switches(summary, grouped)]
 
 
 def save_all(figures: list[Drawn], folder: Path) -> None:
@@ -150,7 +150,7 @@ def draw_band(axes: Axes, arm: str, runs: list[RunRecord], x: Measure, y: Measur
     axes.fill_between(curve.x, curve.low, curve.high, color=line["color"], alpha=0.16, linewidth=0)  # type: ignore[arg-type]
 
 
-def mark_switches(axes: Axes, grouped: Grouped, arms: tuple[str, ...] = ("shift",)) -> None:
+def _mark_switches(axes: Axes, grouped: Grouped, arms: tuple[str, ...] = ("shift",)) -> None:
     """A thin line at every switch of every seed."""
     for arm in arms:
         for run in grouped.get(arm, []):
@@ -169,7 +169,7 @@ def longest(grouped: Grouped) -> int:
     return max(run.evaluations[-1].step for arm, runs in grouped.items() if arm != "single-flops" for run in runs)
 
 
-def accuracy_by_stratum(summary: StudySummary, grouped: Grouped) -> Drawn:
+def _accuracy_by_stratum(summary: StudySummary, grouped: Grouped) -> Drawn:
     """Row 3 of the study: accuracy of the low and high strata over training, on train and held-out."""
     shown = {arm: runs for arm, runs in grouped.items() if arm != "single-flops" or len(grouped) == 1}
     figure = Figure(figsize=(8.4, 5.6), layout="constrained")
@@ -179,11 +179,11 @@ def accuracy_by_stratum(summary: StudySummary, grouped: Grouped) -> Drawn:
             axes = grid[row][column]
             for arm, runs in shown.items():
                 draw_band(axes, arm, runs, lambda e: e.step, score(where, stratum, "accuracy"))
-            mark_switches(axes, shown)
+            _mark_switches(axes, shown)
             best = ceiling(grouped, where, stratum)
             if best is not None:
                 axes.axhline(best, color="black", linewidth=0.9, dashes=(6, 3), label="Bayes ceiling")
-                early = early_accuracy(shown, where, stratum)
+                early = _early_accuracy(shown, where, stratum)
                 axes.set_ylim(early - 0.1 * (best - early), best + 0.1 * (best - early))
             axes.set_title(f"{stratum} information, {where}", fontsize=9)
             axes.set_ylabel("accuracy (share of top-1 hits)" if column == 0 else "")
@@ -194,23 +194,23 @@ def accuracy_by_stratum(summary: StudySummary, grouped: Grouped) -> Drawn:
         "Accuracy of high- and low-information sequences over training. Lines: mean over seeds; bands: 95 % t-interval; dotted "
         f"verticals: switches of shift, one a seed; dashed: the Bayes-optimal predictor on the same sequences. {setup(summary)}"
     )
-    ends = "; ".join(f"{arm} {band_end(runs, 'train', 'high'):.3f}" for arm, runs in shown.items())
+    ends = "; ".join(f"{arm} {_band_end(runs, 'train', 'high'):.3f}" for arm, runs in shown.items())
     alt = f"Four panels of accuracy over updates. Final training accuracy on high-information sequences: {ends}."
     return drawn(figure, "accuracy-by-stratum", "Who keeps learning the hard sequences?", caption, alt)
 
 
-def band_end(runs: list[RunRecord], where: str, stratum: str) -> float:
+def _band_end(runs: list[RunRecord], where: str, stratum: str) -> float:
     """Mean accuracy at the last evaluation."""
     return sum(run.evaluations[-1].scores[where][stratum].accuracy for run in runs) / len(runs)
 
 
-def early_accuracy(grouped: Grouped, where: str, stratum: str) -> float:
+def _early_accuracy(grouped: Grouped, where: str, stratum: str) -> float:
     """The lowest accuracy at the second evaluation after the start: where the steep first rise is over."""
     runs = [run for one in grouped.values() for run in one]
     return min(run.evaluations[min(2, len(run.evaluations) - 1)].scores[where][stratum].accuracy for run in runs)
 
 
-def loss_against_cost(summary: StudySummary, grouped: Grouped) -> Drawn:
+def _loss_against_cost(summary: StudySummary, grouped: Grouped) -> Drawn:
     """Row 9: held-out loss against training seconds and against counted operations."""
     text = summary.task == "text"
     unit, factor = ("bits per byte", 1 / math.log(2)) if text else ("nats per token", 1.0)
@@ -298,7 +298,7 @@ def long_tail(summary: StudySummary, grouped: Grouped) -> Drawn:
     return drawn(figure, "long-tail", "What is there to learn?", caption, alt)
 
 
-def bits_over_training(summary: StudySummary, grouped: Grouped) -> Drawn:
+def _bits_over_training(summary: StudySummary, grouped: Grouped) -> Drawn:
     """Bits per byte on training and held-out files over training."""
     figure = Figure(figsize=(8.4, 3.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -306,7 +306,7 @@ def bits_over_training(summary: StudySummary, grouped: Grouped) -> Drawn:
         for arm, runs in grouped.items():
             if arm != "single-flops" or len(grouped) == 1:
                 draw_band(axes, arm, runs, lambda e: e.step, score(where, "all", "loss", 1 / math.log(2)))
-        mark_switches(axes, grouped)
+        _mark_switches(axes, grouped)
         axes.set_title(f"{where} files", fontsize=9)
         axes.set_xlabel("updates")
     low, high = zoom([run for runs in grouped.values() for run in runs], 1 / math.log(2))

@@ -29,7 +29,7 @@ def write_own_report(summary: ExperimentSummary, pictures: Sequence[Picture], fo
     """
     made = [drawn(one.figure, one.name, one.heading, f"{one.heading}. {setup(summary)}", one.heading) for one in pictures]
     save_all(made, folder / "figures")
-    figures = made or [kept for record in summary.figures if (kept := read_drawn(record.name, record.heading, summary, folder))]
+    figures = made or [kept for record in summary.figures if (kept := _read_drawn(record.name, record.heading, summary, folder))]
     page = PAGES.get_template("own.html").render(
         study=summary,
         figures=[(figure, data_address(figure)) for figure in figures],
@@ -40,7 +40,7 @@ def write_own_report(summary: ExperimentSummary, pictures: Sequence[Picture], fo
     write_text(folder / "report.html", page)
 
 
-def read_drawn(name: str, heading: str, summary: ExperimentSummary, folder: Path) -> Drawn | None:
+def _read_drawn(name: str, heading: str, summary: ExperimentSummary, folder: Path) -> Drawn | None:
     """A figure that an earlier report left; None where its files are gone."""
     paths = [folder / "figures" / f"{name}.{kind}" for kind in ("svg", "png")]
     if not all(path.is_file() for path in paths):

@@ -27,11 +27,11 @@ NUMBERS = 3
 
 def data_address(figure: Drawn) -> str:
     """A figure as an address that needs no file."""
-    kind, data = ("svg+xml", figure.svg) if len(figure.svg) <= HEAVY else ("webp", as_webp(figure.png))
+    kind, data = ("svg+xml", figure.svg) if len(figure.svg) <= HEAVY else ("webp", _as_webp(figure.png))
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
-def as_webp(png: bytes) -> bytes:
+def _as_webp(png: bytes) -> bytes:
     """The same pixels in about half the bytes."""
     from PIL import Image
 

@@ -59,7 +59,7 @@ def onset_of(given: object, net: SafetyNet) -> Onset:
     return cast(Onset, given)
 
 
-def one_of(kind: type, given: object, what: str, example: str) -> Any:
+def _one_of(kind: type, given: object, what: str, example: str) -> Any:
     """An object of a class of this folder."""
     require(isinstance(given, kind), what, given, f"an object of {kind.__name__}, such as {example}")
     return given
@@ -67,12 +67,12 @@ def one_of(kind: type, given: object, what: str, example: str) -> Any:
 
 def net_of(given: object) -> SafetyNet:
     """A safety net."""
-    return one_of(SafetyNet, given, "net", "SafetyNet(tries=2)")
+    return _one_of(SafetyNet, given, "net", "SafetyNet(tries=2)")
 
 
 def handover_of(given: object) -> Handover:
     """A handover."""
-    return one_of(Handover, given, "handover", "Handover(rate=0.5)")
+    return _one_of(Handover, given, "handover", "Handover(rate=0.5)")
 
 
 def kind_of(part: object) -> str:

@@ -16,13 +16,13 @@ from thalweg.errors import BadInputError, require
 from thalweg.serialization import as_float, checked, plain
 
 State = dict[str, Any]
-LARGEST = 1e300
+_LARGEST = 1e300
 """Losses and norms from here on count as infinite: a sum of some of them would be."""
 
 
 def usable(loss: float, grad_norm: float) -> bool:
     """Whether loss and gradient norm are numbers that can be averaged; NaN and infinity are not."""
-    return abs(loss) < LARGEST and abs(grad_norm) < LARGEST
+    return abs(loss) < _LARGEST and abs(grad_norm) < _LARGEST
 
 
 def as_number(given: object, what: str) -> float:
@@ -185,7 +185,7 @@ class LossBelow:
 
 
 @dataclass(frozen=True)
-class Glance:
+class LookaheadResult:
     """What a short look ahead showed of one stage: how far the loss fell, and what that cost."""
 
     gain: float
@@ -194,8 +194,8 @@ class Glance:
     """Counted operations, or any cost that is the same on every machine; above 0."""
 
     def __post_init__(self) -> None:
-        gain, cost = as_number(self.gain, "glance gain"), as_number(self.cost, "glance cost")
-        require(0 < cost < math.inf, "glance cost", self.cost, "a positive number")
+        gain, cost = as_number(self.gain, "LookaheadResult gain"), as_number(self.cost, "LookaheadResult cost")
+        require(0 < cost < math.inf, "LookaheadResult cost", self.cost, "a positive number")
         object.__setattr__(self, "gain", gain)
         object.__setattr__(self, "cost", cost)
 
@@ -203,6 +203,10 @@ class Glance:
     def rate(self) -> float:
         """Gain for each unit of cost; minus infinity where the gain is not finite."""
         return self.gain / self.cost if math.isfinite(self.gain) else -math.inf
+
+
+Glance = LookaheadResult
+"""Its name in version 0.1."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +245,7 @@ class LookAhead:
         """Whether a look is wanted now."""
         return state["due"]
 
-    def judge(self, state: State, here: Glance, ahead: Glance) -> tuple[State, str | None]:
+    def judge(self, state: State, here: LookaheadResult, ahead: LookaheadResult) -> tuple[State, str | None]:
         """What a look at this stage and at the next one means."""
         better = ahead.rate > max(0.0, here.rate)
         state = {"held": state["held"] + 1 if better else 0, "due": False}
@@ -275,7 +279,7 @@ def alike(state: State, template: State, place: str) -> None:
         raise BadInputError(f"{place}: given the keys {given}, expected {wanted}; it is damaged or was saved by something else")
     for key, like in template.items():
         value, where = state[key], f"{place}.{key}"
-        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
         if isinstance(like, bool):
             require(isinstance(value, bool), where, value, "true or false")
         elif isinstance(like, int):

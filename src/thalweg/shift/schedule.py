@@ -13,7 +13,7 @@ from typing import Any
 
 from thalweg.errors import BadInputError, NonFiniteLossWarning, require
 from thalweg.shift.arguments import answered, checked_gains, criteria_of, handover_of, kind_of, ladder, net_of, onset_of, whole
-from thalweg.shift.criterion import Criterion, Glance, LookAhead, Plateau, State, as_number, usable
+from thalweg.shift.criterion import Criterion, LookAhead, LookaheadResult, Plateau, State, as_number, usable
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Onset, Ramp
 from thalweg.shift.state import Kinds, Retreat, Switch, check_fits, from_json, kept, read_saved
@@ -210,20 +210,30 @@ class Shift:
             warnings.warn(f"Shift: update {self.step} had {what}: {words}", NonFiniteLossWarning, stacklevel=3)
 
     @property
-    def look_due(self) -> bool:
-        """Whether the criterion wants both stages to be tried now; then call `looked`."""
+    def lookahead_due(self) -> bool:
+        """Whether the criterion wants both stages to be tried now; then call `report_lookahead`."""
         rule = self.criteria[self.stage] if self.stage < len(self.criteria) else None
         return isinstance(rule, LookAhead) and rule.due(self._state)
 
-    def looked(self, here: Glance, ahead: Glance) -> bool:
-        """Tell what a look at this stage and at the next one showed; True when the next update belongs to a new stage."""
-        rule = self.criteria[self.stage] if self.look_due else None
+    def report_lookahead(self, here: LookaheadResult, ahead: LookaheadResult) -> bool:
+        """Take in what a short training of both stages gave; True when the next update belongs to a new stage."""
+        rule = self.criteria[self.stage] if self.lookahead_due else None
         if not isinstance(rule, LookAhead):
-            raise BadInputError(f"looked after {self.step} updates: no look was due; call it where look_due is true")
-        for what, glance in (("here", here), ("ahead", ahead)):
-            require(isinstance(glance, Glance), f"looked {what}", glance, "an object of Glance, such as Glance(gain=0.1, cost=1.0)")
+            raise BadInputError(
+                f"report_lookahead after {self.step} updates: no lookahead was due; call it where lookahead_due is true"
+            )
+        for what, given in (("here", here), ("ahead", ahead)):
+            require(
+                isinstance(given, LookaheadResult),
+                f"report_lookahead {what}",
+                given,
+                "a LookaheadResult, such as LookaheadResult(gain=0.1, cost=1.0)",
+            )
         self._state, reason = rule.judge(self._state, here, ahead)
         return self._begin_next(reason)
+
+    look_due, looked = lookahead_due, report_lookahead
+    """Names of version 0.1."""
 
     def _begin_next(self, reason: str | None) -> bool:
         if reason is None:

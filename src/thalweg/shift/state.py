@@ -12,11 +12,11 @@ from thalweg.serialization import checked, from_dict, plain
 from thalweg.shift.criterion import State, alike, fitting
 from thalweg.shift.net import SafetyNet
 
-NOT_FINITE = "not finite"
+_NOT_FINITE = "not finite"
 """Key under which a number that JSON does not know stands, as text: in states of a user's own criterion."""
-PLACE = "saved shift."
+_PLACE = "saved shift."
 """What stands before the name of a value in messages."""
-EARLIER: dict[str, Any] = {"retreats": [], "recent": [], "watch": None, "retreat": None, "kinds": None}
+_EARLIER: dict[str, Any] = {"retreats": [], "recent": [], "watch": None, "retreat": None, "kinds": None}
 """What states of earlier versions may lack."""
 
 
@@ -65,7 +65,7 @@ class Saved:
     kinds: Kinds | None
 
     def __post_init__(self) -> None:
-        checked(self, PLACE)
+        checked(self, _PLACE)
 
 
 def read_saved(state: object) -> Saved:
@@ -77,9 +77,9 @@ def read_saved(state: object) -> Saved:
     require(isinstance(state, Mapping), "saved shift", state, "what state_dict gave")
     given = cast(Mapping[str, Any], state)
     rule = given.get("criterion", {})
-    require(isinstance(rule, Mapping), f"{PLACE}criterion", rule, "a dict of JSON values")
-    known = {key: to_json(given[key], f"{PLACE}{key}") for key in Saved.__dataclass_fields__ if key in given}
-    return from_dict(Saved, known if "kinds" in known else EARLIER | known, PLACE.rstrip("."))
+    require(isinstance(rule, Mapping), f"{_PLACE}criterion", rule, "a dict of JSON values")
+    known = {key: _to_json(given[key], f"{_PLACE}{key}") for key in Saved.__dataclass_fields__ if key in given}
+    return from_dict(Saved, known if "kinds" in known else _EARLIER | known, _PLACE.rstrip("."))
 
 
 def check_fits(saved: Saved, stages: tuple[int, ...], kinds: Kinds, criteria: tuple[Any, ...], net: SafetyNet) -> None:
@@ -94,32 +94,32 @@ def check_fits(saved: Saved, stages: tuple[int, ...], kinds: Kinds, criteria: tu
         ):
             require(given == mine, f"saved {what}", given, f"{mine or 'none'}, {advice}")
     count = len(saved.switches)
-    require(count < len(stages), f"{PLACE}switches", count, f"at most the {len(stages) - 1} changes of stage")
+    require(count < len(stages), f"{_PLACE}switches", count, f"at most the {len(stages) - 1} changes of stage")
     steps = [0, *(switch.step for switch in saved.switches), saved.step]
-    require(steps == sorted(steps) and saved.step < 2**63, f"{PLACE}step", steps[1:], "updates that do not fall")
+    require(steps == sorted(steps) and saved.step < 2**63, f"{_PLACE}step", steps[1:], "updates that do not fall")
     for index, switch in enumerate(saved.switches):
         between = (switch.loops_before, switch.loops_after)
-        require(between == stages[index : index + 2], f"{PLACE}switches[{index}]", between, f"{stages[index : index + 2]}")
+        require(between == stages[index : index + 2], f"{_PLACE}switches[{index}]", between, f"{stages[index : index + 2]}")
         tries = 0 <= switch.softened <= net.tries
-        require(tries, f"{PLACE}switches[{index}].softened", switch.softened, f"from 0 to the {net.tries} tries of the net")
+        require(tries, f"{_PLACE}switches[{index}].softened", switch.softened, f"from 0 to the {net.tries} tries of the net")
     if count < len(criteria):
-        fitting(criteria[count], from_json(saved.criterion), f"{PLACE}criterion")
+        fitting(criteria[count], from_json(saved.criterion), f"{_PLACE}criterion")
     else:
-        alike(saved.criterion, {}, f"{PLACE}criterion")
-    check_watch(saved, net)
+        alike(saved.criterion, {}, f"{_PLACE}criterion")
+    _check_watch(saved, net)
 
 
-def check_watch(saved: Saved, net: SafetyNet) -> None:
+def _check_watch(saved: Saved, net: SafetyNet) -> None:
     """Refuse a watch that this net does not keep, and a reason to go back without one."""
     if saved.watch is None:
-        require(saved.retreat is None, f"{PLACE}retreat", saved.retreat, "none, as no switch is watched")
+        require(saved.retreat is None, f"{_PLACE}retreat", saved.retreat, "none, as no switch is watched")
         return
-    require(net.tries > 0 and bool(saved.switches), f"{PLACE}watch", saved.watch, "none: there is no switch or no net with tries")
-    alike(saved.watch, net.begin(0.0), f"{PLACE}watch")
-    require(saved.watch["count"] < net.window, f"{PLACE}watch.count", saved.watch["count"], f"less than the window, {net.window}")
+    require(net.tries > 0 and bool(saved.switches), f"{_PLACE}watch", saved.watch, "none: there is no switch or no net with tries")
+    alike(saved.watch, net.begin(0.0), f"{_PLACE}watch")
+    require(saved.watch["count"] < net.window, f"{_PLACE}watch.count", saved.watch["count"], f"less than the window, {net.window}")
 
 
-def to_json(value: Any, place: str) -> Any:
+def _to_json(value: Any, place: str) -> Any:
     """A state as strict JSON values: plain numbers, lists for tuples, and NaN and infinity as text under a key of their own.
 
     Raises:
@@ -127,20 +127,20 @@ def to_json(value: Any, place: str) -> Any:
     """
     value = plain(value)
     if isinstance(value, float) and not math.isfinite(value):
-        return {NOT_FINITE: str(value)}
+        return {_NOT_FINITE: str(value)}
     if isinstance(value, Mapping):
-        return {str(key): to_json(item, f"{place}.{key}") for key, item in value.items()}
+        return {str(key): _to_json(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_json(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        return [_to_json(item, f"{place}[{index}]") for index, item in enumerate(value)]
     require(value is None or isinstance(value, bool | int | float | str), place, value, "JSON values alone")
     return value
 
 
 def from_json(value: Any) -> Any:
-    """What `to_json` was given."""
+    """What `_to_json` was given."""
     if isinstance(value, dict):
-        if list(value) == [NOT_FINITE] and value[NOT_FINITE] in ("nan", "inf", "-inf"):
-            return float(value[NOT_FINITE])
+        if list(value) == [_NOT_FINITE] and value[_NOT_FINITE] in ("nan", "inf", "-inf"):
+            return float(value[_NOT_FINITE])
         return {key: from_json(item) for key, item in value.items()}
     return [from_json(item) for item in value] if isinstance(value, list) else value
 
@@ -148,4 +148,4 @@ def from_json(value: Any) -> Any:
 def kept(state: State, place: str) -> State:
     """The state of a criterion as JSON values."""
     require(isinstance(state, Mapping), place, state, "a dict of JSON values")
-    return to_json(state, place)
+    return _to_json(state, place)

@@ -16,11 +16,11 @@ from thalweg.train.callbacks import Tenths
 
 FEW = 3
 """Points below which a run has no curves: a line has two, and the plane of the trajectory three."""
-ROWS = 12
+_ROWS = 12
 """Points shown in the table; the journal has them all."""
 
 
-def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> None:
+def measure_landscape(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> None:
     """Measure a run's landscape, draw it, and say what was found.
 
     Args:
@@ -31,7 +31,7 @@ def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> 
     """
     if threads:
         torch.set_num_threads(threads)
-    found = surveyed(run, plan or plan_of(run))
+    found = _surveyed(run, plan or plan_of(run))
     pictures = run_figures(found, caption(found))
     if as_json:
         say_json(to_dict(found) | {"folder": str(found.folder)})
@@ -45,7 +45,7 @@ def look(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> 
     say(f"figures: {', '.join(names)} in {found.folder / 'figures'}")
 
 
-def surveyed(run: Path, plan: LandscapePlan) -> RunLandscape:
+def _surveyed(run: Path, plan: LandscapePlan) -> RunLandscape:
     """The survey with a bar on a terminal, plain lines elsewhere."""
     console = Screen(stderr=True)
     tenths = Tenths(console)
@@ -80,7 +80,7 @@ def show(found: RunLandscape) -> None:
     for heading in ("step", "how", "loss", "largest", "smallest", "entropy", "epsilon", "river", "valley", "ridge", "class"):
         table.add_column(heading, justify="left" if heading in ("how", "class") else "right")
     points = found.points
-    kept = sorted({round(index * (len(points) - 1) / (ROWS - 1)) for index in range(ROWS)}) if len(points) > ROWS else None
+    kept = sorted({round(index * (len(points) - 1) / (_ROWS - 1)) for index in range(_ROWS)}) if len(points) > _ROWS else None
     for point in points if kept is None else [points[index] for index in kept]:
         table.add_row(*row(point))
     console.print(table)

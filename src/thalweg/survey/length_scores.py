@@ -21,7 +21,7 @@ from thalweg.train.config import RunConfig
 from thalweg.train.evaluate import ROWS, sequence_scores
 from thalweg.train.step import Gains
 
-Progress = Callable[[int, int], None]
+_Progress = Callable[[int, int], None]
 """Called with (lengths done, lengths in all)."""
 VALUES = 1 << 24
 """Numbers in the largest tensor of one pass (64 MB in float32), about; bounds the memory, not the result."""
@@ -37,7 +37,7 @@ def score_lengths(
     count: int = 1000,
     gains: Gains = None,
     device: torch.device | None = None,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> list[LengthRecord]:
     """Accuracy and loss by stratum at multiples of the training length, beside the best possible.
 
@@ -54,7 +54,7 @@ def score_lengths(
         count: sequences of each length, at most.
         gains: factor of each pass.
         device: where the tokens go; None takes the model's.
-        progress: see `Progress`.
+        progress: see `_Progress`.
     Returns:
         One record a multiple, in their order.
     Raises:
@@ -65,9 +65,9 @@ def score_lengths(
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
     records: list[LengthRecord] = []
     for multiple in multiples:
-        record, found = sequences_at(data, config.model, multiple, count)
+        record, found = _sequences_at(data, config.model, multiple, count)
         if found is not None:
-            scores = stratum_scores(model, config.model, found, loops, gains, device)
+            scores = _stratum_scores(model, config.model, found, loops, gains, device)
             record = replace(record, **kept(scores))
         records.append(replace(record, step=step, loops=loops))
         if progress is not None:
@@ -75,7 +75,7 @@ def score_lengths(
     return records
 
 
-def sequences_at(data: Data, model: ModelConfig, multiple: int, count: int) -> tuple[LengthRecord, EvaluationSet | None]:
+def _sequences_at(data: Data, model: ModelConfig, multiple: int, count: int) -> tuple[LengthRecord, EvaluationSet | None]:
     """What is known of one length before the model is asked, and its sequences; None, with the reason, where it cannot be."""
     record = LengthRecord(0, 1, multiple, data.length_at(multiple), 0, {}, {}, None, None, {})
     try:
@@ -95,7 +95,7 @@ def sequences_at(data: Data, model: ModelConfig, multiple: int, count: int) -> t
     return record, longer.set
 
 
-def stratum_scores(
+def _stratum_scores(
     model: nn.Module, config: ModelConfig, found: EvaluationSet, loops: int, gains: Gains, device: torch.device
 ) -> dict[str, Score]:
     """The score of every stratum of one set."""

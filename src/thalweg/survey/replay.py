@@ -28,20 +28,20 @@ from thalweg.landscape.flips import MOST_DEGREES, along, flips
 from thalweg.landscape.geometry import geometry
 from thalweg.landscape.hopping import hopping, river_motion, trapped
 from thalweg.landscape.spectrum import held
-from thalweg.records.landscape import Held, ReplayRecord
+from thalweg.records.landscape import ConditionRecord, ReplayRecord
 from thalweg.survey.trajectory import Progress, Trajectory, go_over, load, rerun
 from thalweg.theory.hopping_force import curvature_gradient
 from thalweg.theory.momentum import edge_ratio
 from thalweg.train.checkpoint import Checkpoint
 from thalweg.train.config import RunConfig
 
-ENDLESS = 1e12
+_ENDLESS = 1e12
 """What an infinite ratio is written as, such as the tortuosity of a closed walk; 0 stands for a ratio that does not exist."""
-RELATIVE = 1e-3
+_RELATIVE = 1e-3
 """Of the largest eigenvalue: the valley's threshold where none is given."""
-HOPPING = 1.5
+_HOPPING = 1.5
 """eta lam_max of the ablation: half way between the smoothest descent and divergence."""
-BATCHES = 8
+_BATCHES = 8
 """Mini-batches of the batch sharpness: the window's first."""
 
 
@@ -84,7 +84,7 @@ def replay(
     """
     plain = config.optimizer.name == "sgd" and not config.optimizer.momentum
     with rerun(config, checkpoint, window, data) as run:
-        made = [run.batch(run.shift.step + k) for k in range(BATCHES)] if plain else []
+        made = [run.batch(run.shift.step + k) for k in range(_BATCHES)] if plain else []
         batches = [tokens for tokens in made if isinstance(tokens, Tensor)]
         rows = batch.to(run.device)
         path = go_over(run, rows, window, memory, progress)
@@ -126,21 +126,21 @@ def surroundings(
     start = hessian(0, batch)
     pairs = eigenpairs(start, min(top, start.dim), "largest", strict=False)
     largest = float(pairs.values[0])
-    above = int((pairs.values > (RELATIVE * abs(largest) if epsilon is None else epsilon)).sum())
+    above = int((pairs.values > (_RELATIVE * abs(largest) if epsilon is None else epsilon)).sum())
     frame = pairs.vectors[:, : max(1, above)].contiguous()
     end = hessian(path.window, batch)
     frame, degrees = followed(frame, eigenpairs(end, min(2 * frame.shape[1], end.dim), "largest", strict=False).vectors)
     for point, diagonal in path.diagonals.items():
         here = {0: start, path.window: end}.get(point) or hessian(point, batch)
-        sharpness[point] = sharpest(here, diagonal)
+        sharpness[point] = _sharpest(here, diagonal)
     drift = cubic_drift(start.objective, frame)
-    words, progress = ablated(start.objective, frame, largest, rate, path.window)
+    words, progress = _ablated(start.objective, frame, largest, rate, path.window)
     eta = float(np.median(np.multiply(path.rates, path.shrunk)))
-    noisy = edge_by_batches([hessian(0, rows, "rebuilt") for rows in batches], eta) if batches else None
-    return Curvature(frame.cpu(), degrees, edge_along(path, sharpness), drift, noisy, words, progress)
+    noisy = _edge_by_batches([hessian(0, rows, "rebuilt") for rows in batches], eta) if batches else None
+    return Curvature(frame.cpu(), degrees, _edge_along(path, sharpness), drift, noisy, words, progress)
 
 
-def sharpest(hessian: Hessian, diagonal: Tensor) -> float:
+def _sharpest(hessian: Hessian, diagonal: Tensor) -> float:
     """lam_max of the preconditioned Hessian; NaN where the search does not converge."""
     try:
         return preconditioned_sharpness(hessian, diagonal.to(hessian.device))
@@ -148,7 +148,7 @@ def sharpest(hessian: Hessian, diagonal: Tensor) -> float:
         return math.nan
 
 
-def edge_along(path: Trajectory, sharpness: dict[int, float]) -> Edge:
+def _edge_along(path: Trajectory, sharpness: dict[int, float]) -> Edge:
     """Edge ratios of all updates from the sharpness at some points; NaN where one of them is."""
     ratios = edge_ratios(path, sharpness)
     return edge(ratios) if bool(ratios.isfinite().all()) else Edge(math.nan, 0.0, 0.9, 1.1)
@@ -162,7 +162,7 @@ def edge_ratios(path: Trajectory, sharpness: dict[int, float]) -> Tensor:
     return torch.from_numpy(np.multiply(path.rates, path.shrunk) * between / limit)
 
 
-def edge_by_batches(hessians: Sequence[Hessian], rate: float) -> float | None:
+def _edge_by_batches(hessians: Sequence[Hessian], rate: float) -> float | None:
     """eta / 2 times ``E[g^T H g] / E||g||^2``; None where no batch has a gradient."""
     gradients = torch.stack([one.gradient for one in hessians])
     try:
@@ -197,20 +197,20 @@ def cubic_drift(objective: Objective, frame: Tensor) -> float:
 
     with objective.quiet():
         along_top = curvature_gradient(loss, objective.point, frame[:, 0])
-    return -float(river_part(along_top, frame) @ river_part(objective.gradient, frame))
+    return -float(_river_part(along_top, frame) @ _river_part(objective.gradient, frame))
 
 
-def river_part(vector: Tensor, frame: Tensor) -> Tensor:
+def _river_part(vector: Tensor, frame: Tensor) -> Tensor:
     """What is orthogonal to the frame."""
     return vector - frame @ (frame.T @ vector)
 
 
-def ablated(objective: Objective, frame: Tensor, largest: float, rate: float | None, steps: int) -> tuple[str, dict[str, float]]:
+def _ablated(objective: Objective, frame: Tensor, largest: float, rate: float | None, steps: int) -> tuple[str, dict[str, float]]:
     """Verdict of `ablation` and progress of its five runs; why there is none, where there is none."""
     if rate is None and largest <= 0:
         return f"not made: the largest eigenvalue is {largest:.3g}, no valley gives a rate", {}
     try:
-        found = ablation(objective.gradient_at, objective.point, frame, rate or HOPPING / largest, steps)
+        found = ablation(objective.gradient_at, objective.point, frame, rate or _HOPPING / largest, steps)
     except (NonFiniteError, EmptySubspaceError) as error:
         return f"not made: {error}", {}
     names = ("plain", "bulk_only", "bulk_on_floor", "valley_only", "half_rate")
@@ -232,12 +232,12 @@ def judge(path: Trajectory, around: Curvature, first_gradient: float, valley_cla
     frame, drift, last = around.frame, around.cubic_drift, path.gradients[-1]
     shape, signs = geometry(path.points, frame), flips(along(path.gradients, frame), path.momentum)
     still = trapped(
-        float(river_part(last, frame).norm()), first_gradient, path.losses.tolist(), around.edge.median, valley_class, drift
+        float(_river_part(last, frame).norm()), first_gradient, path.losses.tolist(), around.edge.median, valley_class, drift
     )
-    steady = Held(f"some direction turns < {MOST_DEGREES:g} degrees", around.degrees < MOST_DEGREES, around.degrees)
+    steady = ConditionRecord(f"some direction turns < {MOST_DEGREES:g} degrees", around.degrees < MOST_DEGREES, around.degrees)
     conditions = {
         "hopping": (*held(hopping(signs, shape, around.edge, drift).conditions), steady, path.one_loss),
-        "river": (*river_conditions(path, frame), path.one_loss),
+        "river": (*_river_conditions(path, frame), path.one_loss),
         "trapped": (*held(still.conditions), path.one_loss),
     }
     decided = {name: all(one.held for one in found) for name, found in conditions.items()}
@@ -269,14 +269,14 @@ def judge(path: Trajectory, around: Curvature, first_gradient: float, valley_cla
     )
 
 
-def river_conditions(path: Trajectory, frame: Tensor) -> tuple[Held, ...]:
+def _river_conditions(path: Trajectory, frame: Tensor) -> tuple[ConditionRecord, ...]:
     """Of `river_motion` down the first point's gradient; not held where that has no part in the river."""
     try:
         return held(river_motion(path.points, -path.gradients[0], valley=frame).conditions)
     except EmptySubspaceError:
-        return (Held("the first gradient has a part in the river", False, 0.0),)
+        return (ConditionRecord("the first gradient has a part in the river", False, 0.0),)
 
 
 def written(ratio: float) -> float:
-    """Finite; see `ENDLESS`."""
-    return 0.0 if math.isnan(ratio) else max(-ENDLESS, min(ENDLESS, ratio))
+    """Finite; see `_ENDLESS`."""
+    return 0.0 if math.isnan(ratio) else max(-_ENDLESS, min(_ENDLESS, ratio))

@@ -31,7 +31,7 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Place:
+class Snapshot:
     """Weights and passes of one moment, and the batch that every moment is judged on."""
 
     checkpoint: Checkpoint
@@ -49,13 +49,15 @@ class Place:
         return self.passes.loss
 
 
-def place_of(path: Path, config: RunConfig, model: nn.Module, batch: Tensor) -> Place:
+def place_of(path: Path, config: RunConfig, model: nn.Module, batch: Tensor) -> Snapshot:
     """Read a snapshot into a model of the run; the model is the caller's, and changes with the next place."""
     found = read_checkpoint(path)
     shift = config.shift.schedule()
     shift.load_state_dict(found.facts["shift"])
     load_weights(found, model)
-    return Place(found, int(found.facts["step"]), Passes(shift.depth, None if shift.settled else shift.depth_gains), model, batch)
+    return Snapshot(
+        found, int(found.facts["step"]), Passes(shift.depth, None if shift.settled else shift.depth_gains), model, batch
+    )
 
 
 def gauge_pairs(names: Sequence[str]) -> tuple[Pair, ...]:

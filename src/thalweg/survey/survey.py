@@ -61,7 +61,7 @@ from thalweg.storage import (
 from thalweg.survey.length_scores import score_lengths
 from thalweg.survey.measurements import align, planes, replayed, theorems
 from thalweg.survey.replay import replay
-from thalweg.survey.snapshot import Place, gauge_pairs, place_of
+from thalweg.survey.snapshot import Snapshot, gauge_pairs, place_of
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.checkpoint import checkpoints, read_checkpoint, step_of
 from thalweg.train.config import RunConfig
@@ -95,7 +95,7 @@ class Survey:
             self.prepare(lines)  # refuses what cannot be measured before anything is written
             if not begun:
                 write_json(self.folder / "plan.json", to_dict(plan))
-            self.journal = Journal(path, whole_bytes(path))
+            self.journal = Journal(path, _whole_bytes(path))
             opened.callback(self.journal.close)
             if not lines:
                 self.journal.append({"type": "plan", "plan": to_dict(plan)})
@@ -151,7 +151,7 @@ class Survey:
         """T of Looped, for the alignment."""
         return self.plan.loops or self.config.shift.stages[-1]
 
-    def place(self, path: Path) -> Place:
+    def place(self, path: Path) -> Snapshot:
         """The model with a snapshot's weights, passes and gains."""
         return place_of(path, self.config, self.model, self.batch)
 
@@ -170,7 +170,7 @@ class Survey:
             with self.part("alignment", step):
                 self.record("alignment", align(self.place(path), self.loops))
 
-    def write_point(self, place: Place) -> None:
+    def write_point(self, place: Snapshot) -> None:
         """The record of one point, after its spectrum is on the disk."""
         found = self.probe.measure(place.loss, place.model, [place.batch], step=place.step)
         spectrum = self.probe.spectrum
@@ -302,7 +302,7 @@ class Survey:
                 for found in planes(self.place, chosen, self.folder):
                     self.record("slice", found)
 
-    def replay(self, place: Place, first: float, split: SplitRecord | None) -> ReplayRecord:
+    def replay(self, place: Snapshot, first: float, split: SplitRecord | None) -> ReplayRecord:
         """One window, judged with the class of the valley that was found where it begins."""
         return replay(
             self.config,
@@ -376,21 +376,21 @@ def claim(folder: Path, plan: LandscapePlan, lines: Sequence[dict[str, Any]] = (
     path = folder / "plan.json"
     if not there(path) and not lines:
         return False
-    if not lines and not readable_plan(path):  # nothing was measured with it
+    if not lines and not _readable_plan(path):  # nothing was measured with it
         set_aside(path)
         return False
     if plan_in(folder, lines) != plan:
         raise FolderError(
             f"landscape {folder}: begun with another plan (plan.json); give the same options, or move the folder away"
         )
-    if not readable_plan(path):
+    if not _readable_plan(path):
         if there(path):
             set_aside(path)
         write_json(path, to_dict(plan))
     return True
 
 
-def readable_plan(path: Path) -> bool:
+def _readable_plan(path: Path) -> bool:
     """Whether plan.json is there and tells a plan."""
     try:
         recorded(LandscapePlan, read_json(path), path)
@@ -409,7 +409,7 @@ def whole(run: Path) -> bool:
         return False
     try:
         found = read_landscape(run)
-        why = "not all that it counts is there" if not found or found.summary is None or is_short(found) else ""
+        why = "not all that it counts is there" if not found or found.summary is None or _is_short(found) else ""
     except DamagedFileError as error:
         why = str(error).partition(";")[0]
     if why:
@@ -418,7 +418,7 @@ def whole(run: Path) -> bool:
     return not why
 
 
-def is_short(found: RunLandscape) -> bool:
+def _is_short(found: RunLandscape) -> bool:
     """Whether a landscape with a summary has fewer points than that says, or arrays that cannot be read."""
     return found.summary is None or len(found.points) != found.summary.points or bool(broken_arrays(found))
 
@@ -445,7 +445,7 @@ def intact(path: Path) -> tuple[list[dict[str, Any]], str]:
     bad, doubtful = 0, False
     try:
         for _, record in journal_lines(path):
-            if record is None or not is_record(record, path):
+            if record is None or not _is_record(record, path):
                 bad, doubtful = bad + 1, True
             elif doubtful and record["type"] == "cost":
                 doubtful = False
@@ -456,7 +456,7 @@ def intact(path: Path) -> tuple[list[dict[str, Any]], str]:
     return kept, f"{bad} of its lines are damaged" if bad else ""
 
 
-def is_record(line: dict[str, Any], path: Path) -> bool:
+def _is_record(line: dict[str, Any], path: Path) -> bool:
     """Whether a line is one that a landscape's journal has."""
     kind, values = line.get("type"), {key: value for key, value in line.items() if key != "type"}
     if kind == "cost":
@@ -468,7 +468,7 @@ def is_record(line: dict[str, Any], path: Path) -> bool:
     return True
 
 
-def whole_bytes(path: Path) -> int:
+def _whole_bytes(path: Path) -> int:
     """Bytes of a journal up to the end of its last whole line."""
     if not there(path):
         return 0
@@ -484,7 +484,7 @@ def plan_of(run: Path, config: RunConfig | None = None) -> LandscapePlan:
     """The plan of a landscape that was begun, or the default one for a run of this config (None reads it)."""
     folder = run / "landscape"
     lines, _ = intact(folder / "journal.jsonl")
-    if lines or readable_plan(folder / "plan.json"):
+    if lines or _readable_plan(folder / "plan.json"):
         return plan_in(folder, lines)
     data = (config or config_of(run)).data
     scored = LandscapePlan.sequences

@@ -56,10 +56,10 @@ def theorems_beside(
             return place.weight * float(place.total(0, place.layout.split(point)))
 
     found = theorems_at(loss, place.gradient_at, hessian, place.point, split, rate, steps)
-    return complete(recorded(found, step, split_step))
+    return complete(_recorded(found, step, split_step))
 
 
-def recorded(found: TheoremsAt, step: int, split_step: int) -> TheoremsRecord:
+def _recorded(found: TheoremsAt, step: int, split_step: int) -> TheoremsRecord:
     """The numbers that a record keeps."""
     return TheoremsRecord(
         step=step,

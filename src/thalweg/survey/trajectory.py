@@ -21,14 +21,14 @@ from thalweg.data.batches import Data
 from thalweg.errors import NonFiniteError, require
 from thalweg.landscape.edge import adam_preconditioner
 from thalweg.landscape.flips import SHORTEST
-from thalweg.records.landscape import Held
+from thalweg.records.landscape import ConditionRecord
 from thalweg.survey.snapshot import Passes
 from thalweg.train.checkpoint import Checkpoint, scatter
 from thalweg.train.config import RunConfig
 from thalweg.train.state import Run
 from thalweg.train.trainer import advance, warm_up
 
-ROOM = 6
+_ROOM = 6
 """Arrays of the points' size that are alive at once: points and gradients, and what `thalweg.landscape.geometry` makes of them."""
 
 Progress = Callable[[int, int], None]
@@ -69,10 +69,10 @@ class Trajectory:
         return self.passes[min(point, self.window - 1)].loss
 
     @property
-    def one_loss(self) -> Held:
+    def one_loss(self) -> ConditionRecord:
         """Whether all updates have the same passes and gains."""
         others = sum(one != self.passes[0] for one in self.passes)
-        return Held("passes and gains stay", others == 0, float(others))
+        return ConditionRecord("passes and gains stay", others == 0, float(others))
 
 
 def trajectory(
@@ -127,7 +127,7 @@ def go_over(run: Run, batch: Tensor, window: int, memory: int | None, progress: 
     optimizer, first = run.config.optimizer, run.shift.step
     dim = sum(parameter.numel() for parameter in run.model.parameters())
     words = f"replay: {window} updates of {dim:,} weights in float64"
-    limits.ensure(8 * ROOM * (window + 1) * dim, limits.budget(memory), words, "shorten the window or give more memory")
+    limits.ensure(8 * _ROOM * (window + 1) * dim, limits.budget(memory), words, "shorten the window or give more memory")
     points, gradients = torch.empty(2, window + 1, dim, dtype=torch.float64)
     losses, exact = torch.empty(window + 1, dtype=torch.float64), copy.deepcopy(run.model).double()
     rates, shrunk, passes, diagonals = [], [], [], {}
@@ -135,7 +135,7 @@ def go_over(run: Run, batch: Tensor, window: int, memory: int | None, progress: 
     def look(point: int) -> None:
         points[point] = nn.utils.parameters_to_vector(run.model.parameters()).detach()
         load(exact, points[point])
-        losses[point], gradients[point] = loss_and_gradient(exact, passes[-1], batch)
+        losses[point], gradients[point] = _loss_and_gradient(exact, passes[-1], batch)
         if point in places and (diagonal := preconditioner(run)) is not None:
             diagonals[point] = diagonal
         if progress is not None:
@@ -167,7 +167,7 @@ def load(model: nn.Module, point: Tensor) -> None:
             parameter.copy_(part.view_as(parameter))
 
 
-def loss_and_gradient(model: nn.Module, passes: Passes, batch: Tensor) -> tuple[Tensor, Tensor]:
+def _loss_and_gradient(model: nn.Module, passes: Passes, batch: Tensor) -> tuple[Tensor, Tensor]:
     """Of the fixed batch at the model's weights: one number and ``(P,)``."""
     parameters = list(model.parameters())
     with quiet(model):

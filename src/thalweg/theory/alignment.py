@@ -15,7 +15,7 @@ from thalweg.errors import NonFiniteError
 from thalweg.theory.inputs import Condition, symmetric
 from thalweg.theory.looped_attention import Attention, gradients, growth, states
 
-SLACK = 1e-12
+_SLACK = 1e-12
 """Of the kernel's largest entry, allowed in its condition."""
 
 
@@ -104,7 +104,7 @@ def certificate(weights: Attention, tokens: Tensor, label: int, loops: int) -> C
     found = gradients(as_scores, here.unsqueeze(0), torch.tensor([label]), loops)
     gamma = found.query[0]
     flow = torch.zeros_like(here)
-    flow[:, -1] = final_flow(as_scores, here, label, loops)
+    flow[:, -1] = _final_flow(as_scores, here, label, loops)
     direction = here @ here.T @ weights.value.T @ flow @ here.T
     norms = [float(torch.linalg.matrix_norm(part, 2)) for part in (here, weights.value)]
     scale = norms[0] ** 3 * norms[1] * float(flow.norm())
@@ -114,7 +114,7 @@ def certificate(weights: Attention, tokens: Tensor, label: int, loops: int) -> C
     return Certificate(cosine, math.sqrt(1 - zeta**2) if zeta < 1 else math.nan, conditions)
 
 
-def final_flow(weights: Attention, tokens: Tensor, label: int, loops: int) -> Tensor:
+def _final_flow(weights: Attention, tokens: Tensor, label: int, loops: int) -> Tensor:
     """W_h^T u of one sample, ``(d,)``."""
     residual = (weights.head @ states(weights, tokens.unsqueeze(0), loops)[-1][0, :, -1]).softmax(0)
     residual[label] -= 1
@@ -148,4 +148,4 @@ def kernel_condition(matrix: Tensor, label: int) -> Condition:
     others = [i for i in range(len(k)) if i != label]
     sums = k[label, label] + k[others][:, others] - k[others, label].unsqueeze(1) - k[others, label]
     least = float(sums.min()) if others else 0.0
-    return Condition("K_yy + K_ij >= K_iy + K_jy", least >= -SLACK * float(k.abs().max()), least)
+    return Condition("K_yy + K_ij >= K_iy + K_jy", least >= -_SLACK * float(k.abs().max()), least)

@@ -47,7 +47,7 @@ def upper_bounds(model: Quadratic, start: Tensor, rate: float, steps: int, overf
     the force in the median, `start` 1.8 times. Proof: Cauchy-Schwarz at different places in ``B^T s_K(A) x_0``.
     """
     inside = modes(model)
-    x, s = start_modes(inside, start), kernel(inside.values, rate, steps, overflow)
+    x, s = _start_modes(inside, start), kernel(inside.values, rate, steps, overflow)
     size, length = largest_singular(inside.couplings), float(x.norm())
     return UpperBounds(
         paper=size * length * float(s.abs().sum()),
@@ -82,7 +82,7 @@ def lower_bounds(model: Quadratic, start: Tensor, rate: float, steps: int, along
         along: a direction of the river ``(dR,)``, such as its slope; None leaves that bound at 0.
     """
     inside = modes(model)
-    x, s = start_modes(inside, start), kernel(inside.values, rate, steps)
+    x, s = _start_modes(inside, start), kernel(inside.values, rate, steps)
     valley, river = inside.couplings.shape
     least = float(torch.linalg.svdvals(inside.couplings).min()) if river >= valley else 0.0
     first = int(s.abs().argmax())
@@ -164,7 +164,7 @@ def steep_parts(model: Quadratic, start: Tensor, rate: float, steps: int, thresh
         thresholds: tau, positive, ``(n,)``: a curve, not one number.
     """
     inside = modes(model)
-    x, s = start_modes(inside, start), kernel(inside.values, rate, steps)
+    x, s = _start_modes(inside, start), kernel(inside.values, rate, steps)
     parts = -(s * x).unsqueeze(1) * inside.couplings
     energies = s.square() * inside.couplings.square().sum(1)
     whole, energy, most = parts.sum(0), float(energies.sum()), float(rate * inside.values.max())
@@ -237,7 +237,7 @@ def validity_window(model: Quadratic, rate: float, steps: int | None = None) -> 
     return window
 
 
-def start_modes(inside: Modes, start: Tensor) -> Tensor:
+def _start_modes(inside: Modes, start: Tensor) -> Tensor:
     """c = U^T x_0, ``(dV,)``."""
     return inside.vectors.T @ shaped("start", start, len(inside.values))
 

@@ -22,7 +22,7 @@ from thalweg.theory.kernel import kernel
 from thalweg.theory.loss import LossOrder, compare_losses, gradient_measure
 from thalweg.theory.quadratic import Quadratic
 
-ORTHOGONAL = 1e-10
+_ORTHOGONAL = 1e-10
 """Largest cosine between couplings of two directions that count as orthogonal."""
 
 
@@ -70,7 +70,7 @@ def compare_forces(first: Quadratic, second: Quadratic, start: Tensor, rate: flo
     conditions = (
         Condition("SC1: sigma_min(B_2) ||s_K(A_2) x_0|| > ||B_1|| ||s_K(A_1) x_0||", floor > roof, floor - roof),
         Condition("SC-E: sum s_i^2 ||b_i||^2 larger for the second", expected[1] > expected[0], expected[1] - expected[0]),
-        orthogonal_dominance(first, second, x, rate, steps),
+        _orthogonal_dominance(first, second, x, rate, steps),
     )
     return ForceOrder(
         norms=(forces[0].norm, forces[1].norm),
@@ -81,7 +81,7 @@ def compare_forces(first: Quadratic, second: Quadratic, start: Tensor, rate: flo
     )
 
 
-def orthogonal_dominance(first: Quadratic, second: Quadratic, x: Tensor, rate: float, steps: int) -> Condition:
+def _orthogonal_dominance(first: Quadratic, second: Quadratic, x: Tensor, rate: float, steps: int) -> Condition:
     """SC-O: couplings orthogonal within each model, and ``|s_i c_i| ||b_i||`` larger in rising order, somewhere strictly."""
     sizes, cosines = [], 0.0
     for model in (first, second):
@@ -92,7 +92,7 @@ def orthogonal_dominance(first: Quadratic, second: Quadratic, x: Tensor, rate: f
         cosines = max(cosines, float(off.abs().max()))
         sizes.append((kernel(inside.values, rate, steps) * (inside.vectors.T @ x)).abs() * lengths)
     lead = (sizes[1].sort().values - sizes[0].sort().values).min()
-    held = cosines <= ORTHOGONAL and float(lead) >= 0 and bool(sizes[1].sum() > sizes[0].sum())
+    held = cosines <= _ORTHOGONAL and float(lead) >= 0 and bool(sizes[1].sum() > sizes[0].sum())
     return Condition("SC-O: orthogonal couplings, |s_i c_i| ||b_i|| dominates", held, float(lead))
 
 
@@ -148,7 +148,7 @@ def corollary_two(first: Quadratic, second: Quadratic, start: Tensor, rate: floa
     apart = torch.linalg.pinv(second.valley, hermitian=True) - torch.linalg.pinv(first.valley, hermitian=True)
     size, time = largest_singular(b), rate * steps
     least = min(float(modes(model).values.min()) for model in (first, second))
-    curved = max(float(torch.linalg.eigvalsh(relaxed(model)).abs().max()) for model in (first, second))
+    curved = max(float(torch.linalg.eigvalsh(_relaxed(model)).abs().max()) for model in (first, second))
     same = torch.equal(first.coupling, second.coupling) and torch.equal(first.river_gradient, second.river_gradient)
     return CorollaryTwo(
         losses=(losses[0], losses[1]),
@@ -165,7 +165,7 @@ def corollary_two(first: Quadratic, second: Quadratic, start: Tensor, rate: floa
     )
 
 
-def relaxed(model: Quadratic) -> Tensor:
+def _relaxed(model: Quadratic) -> Tensor:
     """D - B^T A^+ B, ``(dR, dR)``."""
     return model.river - model.coupling.T @ torch.linalg.pinv(model.valley, hermitian=True) @ model.coupling
 

@@ -15,7 +15,7 @@ from thalweg.theory.force import cumulative_force
 from thalweg.theory.looped_attention import Attention, gradients
 from thalweg.theory.quadratic import Quadratic, quadratic
 
-MANY = 5000
+_MANY = 5000
 """Steps after which the limit is there, at rate 1."""
 
 
@@ -29,7 +29,7 @@ def valley(values: object, coupling: object) -> Quadratic:
     return quadratic(torch.diag(tensor(values)), tensor(coupling).unsqueeze(1))
 
 
-def forces_and_bounds(first: Quadratic, second: Quadratic, start: object, steps: int = MANY) -> tuple[float, ...]:
+def _forces_and_bounds(first: Quadratic, second: Quadratic, start: object, steps: int = _MANY) -> tuple[float, ...]:
     """``|C_1|, |C_2|`` and the paper's two bounds, at rate 1."""
     x = tensor(start)
     forces = [cumulative_force(model, x, 1.0, steps).norm for model in (first, second)]
@@ -38,17 +38,17 @@ def forces_and_bounds(first: Quadratic, second: Quadratic, start: object, steps:
 
 def missed_flat_direction() -> tuple[float, ...]:
     """CE1: the coupling misses the flat direction. The bound grows from 4.24 to 142.6, the force falls from 1 to 0.8333."""
-    return forces_and_bounds(valley([1.0, 0.5], [1.0, 0.0]), valley([1.2, 0.01], [1.0, 0.0]), [1.0, 1.0])
+    return _forces_and_bounds(valley([1.0, 0.5], [1.0, 0.0]), valley([1.2, 0.01], [1.0, 0.0]), [1.0, 1.0])
 
 
 def cancellation() -> tuple[float, ...]:
     """CE2: the flat direction's part cancels the steep one's. Bounds 4.26 < 15.40, forces 0.8 > 0.1667."""
-    return forces_and_bounds(valley([1.0, 0.5], [1.0, -0.1]), valley([1.2, 0.1], [1.0, -0.1]), [1.0, 1.0])
+    return _forces_and_bounds(valley([1.0, 0.5], [1.0, -0.1]), valley([1.2, 0.1], [1.0, -0.1]), [1.0, 1.0])
 
 
 def start_without_flat_part() -> tuple[float, ...]:
     """CE2b: the start has no flat part. Forces 1 > 0.8333."""
-    return forces_and_bounds(valley([1.0, 0.5], [1.0, -0.1]), valley([1.2, 0.1], [1.0, -0.1]), [1.0, 0.0])
+    return _forces_and_bounds(valley([1.0, 0.5], [1.0, -0.1]), valley([1.2, 0.1], [1.0, -0.1]), [1.0, 0.0])
 
 
 def rate_too_large() -> float:
@@ -71,7 +71,7 @@ def opposite_sign() -> tuple[float, ...]:
 def not_settled() -> tuple[float, ...]:
     """CE5: bounds at 5, 50 and 5,000 steps, 12.00 > 11.67, 101.5 < 101.6, 6324 < 9756: even their order needs time."""
     one, two = valley([2e-4, 1.0], [1.0, 1.0]), valley([1e-5, 1.2], [1.0, 1.0])
-    return tuple(bound for steps in (5, 50, MANY) for bound in forces_and_bounds(one, two, [1.0, 1.0], steps)[2:])
+    return tuple(bound for steps in (5, 50, _MANY) for bound in _forces_and_bounds(one, two, [1.0, 1.0], steps)[2:])
 
 
 def loewner_order() -> tuple[float, float]:
@@ -88,7 +88,7 @@ def flat_valley_keeps_loss() -> tuple[float, float]:
     return left[0], left[1]
 
 
-def compared(weights: Attention, tokens: torch.Tensor, classes: torch.Tensor, loops: int) -> dict[str, Aligned]:
+def _compared(weights: Attention, tokens: torch.Tensor, classes: torch.Tensor, loops: int) -> dict[str, Aligned]:
     """Gradients with so many loops against those with one."""
     return alignment(gradients(weights, tokens, classes, loops), gradients(weights, tokens, classes, 1))
 
@@ -97,7 +97,7 @@ def opposed_gradients() -> tuple[float, ...]:
     """CE-A: width 1, attention positive semidefinite. The largest of the four inner products at T = 2, 3, 4: all below zero."""
     weights = Attention(tensor([[1.0]]), tensor([[1.0]]), tensor([[-1.8]]), tensor([[1.0], [-1.0]]))
     tokens, classes = tensor([[[1.0]]]), torch.tensor([0])
-    return tuple(max(part.product for part in compared(weights, tokens, classes, loops).values()) for loops in (2, 3, 4))
+    return tuple(max(part.product for part in _compared(weights, tokens, classes, loops).values()) for loops in (2, 3, 4))
 
 
 def opposed_share(heads: torch.Tensor, tokens: torch.Tensor, loops: int = 3) -> float:
@@ -105,7 +105,7 @@ def opposed_share(heads: torch.Tensor, tokens: torch.Tensor, loops: int = 3) -> 
     eye, found = torch.eye(tokens.shape[0], dtype=torch.float64), []
     for head in heads:
         weights = Attention(eye, eye, eye, head)
-        found.append(compared(weights, tokens.unsqueeze(0), torch.tensor([0]), loops)["key"].product < 0)
+        found.append(_compared(weights, tokens.unsqueeze(0), torch.tensor([0]), loops)["key"].product < 0)
     return sum(found) / len(found)
 
 
@@ -113,6 +113,6 @@ def opposed_batch() -> tuple[float, ...]:
     """CE-C: cosines of W_K's gradient at T = 2 with that at T = 1: +1 and +1 for two samples, -1 for their sum. Then the sums."""
     weights = Attention(tensor([[1.0]]), tensor([[0.746]]), tensor([[0.155]]), tensor([[2.01], [0.0]]))
     tokens, classes = tensor([[[1.077, 1.187]], [[0.533, 0.321]]]), torch.tensor([0, 1])
-    found = compared(weights, tokens, classes, 2)["key"]
+    found = _compared(weights, tokens, classes, 2)["key"]
     sums = [float(gradients(weights, tokens, classes, loops).key.sum()) for loops in (1, 2)]
     return (*found.per_sample.tolist(), found.batch, *sums)

@@ -13,7 +13,7 @@ from torch import Tensor
 from thalweg.errors import InsufficientDataError, NonFiniteError, ShapeMismatchError
 from thalweg.theory.inputs import finite, positive_rate, positive_steps
 
-LARGEST = 1e150
+_LARGEST = 1e150
 """A run whose coordinates grow beyond it has diverged: squares still fit into float64."""
 
 Gradient = Callable[[Tensor], Tensor]
@@ -48,10 +48,10 @@ def slope(gradient: Gradient, point: Tensor, step: int) -> Tensor:
 
 def bounded(name: str, points: Tensor, first: int = 0) -> Tensor:
     """The points of a run ``(n, P)``, from one step on, refused where it has diverged."""
-    far = ~(points.abs() <= LARGEST).all(1)
+    far = ~(points.abs() <= _LARGEST).all(1)
     if far.any():
         step = first + int(far.int().argmax())
-        raise NonFiniteError(f"{name}: diverges, beyond {LARGEST:.0e} at step {step}; a smaller rate or fewer steps")
+        raise NonFiniteError(f"{name}: diverges, beyond {_LARGEST:.0e} at step {step}; a smaller rate or fewer steps")
     return points
 
 

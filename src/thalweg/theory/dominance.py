@@ -20,11 +20,11 @@ SEEDS = 5
 """Fewest: the smallest p-value of S seeds is ``2^-S``."""
 MOST = 20
 """Of seeds: all ``2^S`` sign flips are tried."""
-ROWS = 1 << 14
+_ROWS = 1 << 14
 """Sign flips at a time."""
-RESAMPLES = 2000
+_RESAMPLES = 2000
 """Of the seeds, for the interval of a share."""
-TIES = 1e-12
+_TIES = 1e-12
 """Relative; statistics of two flips this close count as equal."""
 
 
@@ -108,7 +108,7 @@ def dominance(
         Assumption 1 of arXiv 2510.10089; the test is ours. Max-t over sign flips: Westfall and Young 1993.
     """
     one, two = paired(single, looped)
-    refuse_few(len(one), level)
+    _refuse_few(len(one), level)
     require(0 < threshold < math.inf, "threshold", threshold, "a positive number")
     require(lowest >= 1, "lowest", lowest, "a whole number of at least 1")
     require(places >= 2, "places", places, "a whole number of at least 2")
@@ -153,7 +153,7 @@ def paired(single: Tensor, looped: Tensor) -> tuple[Tensor, Tensor]:
     return finite("single", single).sort(1).values, finite("looped", looped).sort(1).values
 
 
-def refuse_few(seeds: int, level: float = 0.05) -> None:
+def _refuse_few(seeds: int, level: float = 0.05) -> None:
     """At least 5 seeds, at most 20, and enough of them to reach the level."""
     require(0 < level < 1, "level", level, "a number between 0 and 1")
     needed = max(SEEDS, math.ceil(-math.log2(level)))
@@ -183,12 +183,12 @@ def sign_flips(differences: Tensor) -> SignFlips:
     if differences.dim() != 2:
         raise ShapeMismatchError(f"differences: given shape {tuple(differences.shape)}, expected (S, J)")
     given, seeds = finite("differences", differences), len(differences)
-    refuse_few(seeds)
+    _refuse_few(seeds)
     observed = statistics(given, torch.ones(1, seeds, dtype=torch.float64))[0]
-    bar = torch.where(observed.isinf(), observed, observed - TIES * observed.abs())
+    bar = torch.where(observed.isinf(), observed, observed - _TIES * observed.abs())
     largest, alone = torch.zeros_like(bar), torch.zeros_like(bar)
-    for begin in range(0, 1 << seeds, ROWS):
-        numbers = torch.arange(begin, min(begin + ROWS, 1 << seeds)).unsqueeze(1)
+    for begin in range(0, 1 << seeds, _ROWS):
+        numbers = torch.arange(begin, min(begin + _ROWS, 1 << seeds)).unsqueeze(1)
         flipped = statistics(given, 1.0 - 2.0 * (numbers >> torch.arange(seeds) & 1))
         largest += (flipped.amax(1, keepdim=True) >= bar).sum(0)
         alone += (flipped >= bar).sum(0)
@@ -200,13 +200,13 @@ def statistics(differences: Tensor, signs: Tensor) -> Tensor:
     """t of every row of signs ``(n, S)`` and every column of differences ``(S, J)``: ``(n, J)``."""
     flipped = signs.to(torch.float64).unsqueeze(2) * differences
     mean, deviation = flipped.mean(1), flipped.std(1)
-    deviation = torch.where(deviation <= TIES * mean.abs(), 0.0, deviation)
+    deviation = torch.where(deviation <= _TIES * mean.abs(), 0.0, deviation)
     return (mean / deviation * math.sqrt(len(differences))).nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf)
 
 
 def resampled(shares: Tensor, seed: int) -> tuple[float, float]:
     """95 % interval of the mean of one number a seed, by percentiles over resampled seeds."""
-    picks = stream(seed, "bootstrap").integers(0, len(shares), (RESAMPLES, len(shares)))
+    picks = stream(seed, "bootstrap").integers(0, len(shares), (_RESAMPLES, len(shares)))
     low, high = np.quantile(shares.numpy(force=True)[picks].mean(1), [0.025, 0.975])
     return float(low), float(high)
 

@@ -18,7 +18,7 @@ from thalweg.errors import EmptySubspaceError, NotDifferentiableError, ShapeMism
 from thalweg.theory.inputs import Condition, finite, frame, positive_rate, shaped, spectrum, symmetric
 from thalweg.theory.kernel import kernel, limit, unless_overflown
 
-EIGENVECTOR = 1e-3
+_EIGENVECTOR = 1e-3
 """Largest ``||H v - lam v|| / |lam|`` of a direction that counts as an eigenvector."""
 
 
@@ -48,7 +48,7 @@ def cubic_kernel(first: Tensor, second: Tensor, rate: float, steps: int, overflo
         Ours.
     """
     eta = positive_rate(rate)
-    return unless_overflown("cubic kernel", eta * kernel(pair_decay(first, second, eta), 1.0, steps, overflow), overflow)
+    return unless_overflown("cubic kernel", eta * kernel(_pair_decay(first, second, eta), 1.0, steps, overflow), overflow)
 
 
 def cubic_limit(first: Tensor, second: Tensor, rate: float) -> Tensor:
@@ -64,10 +64,10 @@ def cubic_limit(first: Tensor, second: Tensor, rate: float) -> Tensor:
     eta = positive_rate(rate)
     limit(first, eta)
     limit(second, eta)
-    return eta / pair_decay(first, second, eta)
+    return eta / _pair_decay(first, second, eta)
 
 
-def pair_decay(first: Tensor, second: Tensor, eta: float) -> Tensor:
+def _pair_decay(first: Tensor, second: Tensor, eta: float) -> Tensor:
     """1 - q_i q_j = x + y - x y, with x and y the two ``eta lam``."""
     x, y = eta * finite("first", first), eta * finite("second", second)
     # Where both are near 2 that would cancel. 2 - x is exact for x in [1, 4], and the product of the q stays the same.
@@ -198,9 +198,9 @@ def third_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor, river: Te
     theta, gradient = first_gradient(loss, point)
     with torch.enable_grad():
         for i in range(v.shape[1]):
-            product = slope_of(gradient @ v[:, i], theta)
+            product = _slope_of(gradient @ v[:, i], theta)
             for j in range(i + 1):
-                found[:, i, j] = found[:, j, i] = r.T @ slope_of(product @ v[:, j], theta).detach()
+                found[:, i, j] = found[:, j, i] = r.T @ _slope_of(product @ v[:, j], theta).detach()
     return found
 
 
@@ -253,8 +253,8 @@ def sharpening(loss: Callable[[Tensor], Tensor], point: Tensor, top: Tensor, riv
     lam = float(v @ product)
     off = float((product - lam * v).norm()) / abs(lam) if lam else float("inf")
     gradient = r.T @ along
-    words = f"||H v - lam v|| / |lam| <= {EIGENVECTOR:g}"
-    return Sharpening(gradient, float(gradient @ h), (Condition(words, off <= EIGENVECTOR, off),))
+    words = f"||H v - lam v|| / |lam| <= {_EIGENVECTOR:g}"
+    return Sharpening(gradient, float(gradient @ h), (Condition(words, off <= _EIGENVECTOR, off),))
 
 
 def nested(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,8 +262,8 @@ def nested(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -
     u = shaped("direction", direction, len(point))
     theta, gradient = first_gradient(loss, point)
     with torch.enable_grad():
-        product = slope_of(gradient @ u, theta)
-        along = slope_of(product @ u, theta)
+        product = _slope_of(gradient @ u, theta)
+        along = _slope_of(product @ u, theta)
     return finite("curvature", product), finite("gradient of the curvature", along)
 
 
@@ -277,10 +277,10 @@ def first_gradient(loss: Callable[[Tensor], Tensor], point: Tensor) -> tuple[Ten
             raise NotDifferentiableError(
                 "loss: does not depend on the point by autograd; compute it from the tensor that it is given"
             )
-        return theta, slope_of(value.sum(), theta)
+        return theta, _slope_of(value.sum(), theta)
 
 
-def slope_of(value: Tensor, theta: Tensor) -> Tensor:
+def _slope_of(value: Tensor, theta: Tensor) -> Tensor:
     """Its gradient with a graph; zero where nothing depends on theta any more."""
     if not value.requires_grad:
         return torch.zeros_like(theta)

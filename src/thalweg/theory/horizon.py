@@ -137,11 +137,11 @@ def rho_operator(hessian_at: Callable[[Tensor], Operator | Tensor], points: Tens
     if not away:
         raise InsufficientDataError(f"points: given {len(path)}, expected at least one away from the first")
     anchor = in_float64(hessian_at(path[0]))
-    sizes = [change_size(in_float64(hessian_at(point)), anchor) / float((point - path[0]).norm()) for point in away]
+    sizes = [_change_size(in_float64(hessian_at(point)), anchor) / float((point - path[0]).norm()) for point in away]
     return Lipschitz(max(sizes), "operator")
 
 
-def change_size(here: Operator, anchor: Operator) -> float:
+def _change_size(here: Operator, anchor: Operator) -> float:
     """``||H - H_0||``."""
     if isinstance(here, Matrix) and isinstance(anchor, Matrix):
         return float(torch.linalg.matrix_norm(here.entries - anchor.entries, 2))

@@ -19,7 +19,7 @@ from thalweg.theory.inputs import finite, positive_rate, positive_steps
 
 SMALL = 1e-9
 """Below this ``|eta lam| K`` the first two terms of the series are exact to rounding."""
-SERIES = 1e-3
+_SERIES = 1e-3
 """Below this ``|eta lam| K`` `doubled_kernel` takes its series: five terms leave 1e-18, differences lose 1e-13."""
 
 
@@ -101,7 +101,7 @@ def doubled_kernel(values: Tensor, rate: float, steps: int, overflow: str = "rai
     for order in range(2, 7):
         series = series + term
         term = term * -x * (count - order) / (order + 1)
-    return unless_overflown("kernel", torch.where(x.abs() * count < SERIES, series, direct), overflow)
+    return unless_overflown("kernel", torch.where(x.abs() * count < _SERIES, series, direct), overflow)
 
 
 def unless_overflown(name: str, result: Tensor, overflow: str) -> Tensor:

@@ -127,7 +127,7 @@ def compare_losses(first: Measure, second: Measure, rate: float, steps: int, sta
         raise ShapeMismatchError("measures: given an empty one, expected at least one eigenvalue each")
     fallen = [float(loss_decrease(measure, rate, steps).sum()) for measure in (one, two)]
     places = torch.cat([one.values, two.values]).sort().values
-    lead = (mass_below(two, places) - mass_below(one, places)).min()
+    lead = (_mass_below(two, places) - _mass_below(one, places)).min()
     most = rate * float(places.max())
     slack = 1e-12 * float(max(one.weights.sum(), two.weights.sum()))
     held = float(lead) >= -slack and most < 2
@@ -136,7 +136,7 @@ def compare_losses(first: Measure, second: Measure, rate: float, steps: int, sta
     return LossOrder(fallen[0], fallen[1], lower, Condition(words, held, float(lead)))
 
 
-def mass_below(measure: Measure, places: Tensor) -> Tensor:
+def _mass_below(measure: Measure, places: Tensor) -> Tensor:
     """``mu((-inf, t])`` at every place."""
     sums = torch.cat([measure.weights.new_zeros(1), measure.weights.cumsum(0)])
     return sums[torch.searchsorted(measure.values.contiguous(), places.contiguous(), right=True)]

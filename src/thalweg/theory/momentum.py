@@ -29,8 +29,8 @@ from thalweg.theory.inputs import Condition, finite, positive_rate, positive_ste
 from thalweg.theory.kernel import kernel, limit, unless_overflown
 from thalweg.theory.quadratic import Quadratic
 
-FORMS = ("heavy-ball", "ema")
-FROZEN = 0.1
+_FORMS = ("heavy-ball", "ema")
+_FROZEN = 0.1
 """Largest drift of a preconditioner, relative to it, that counts as frozen."""
 
 
@@ -67,18 +67,18 @@ def heavy_ball(values: Tensor, rate: float, steps: int, momentum: float) -> Heav
     Source:
         Ours; B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964, for the method.
     """
-    lam, eta, beta = finite("values", values), positive_rate(rate), known_momentum(momentum)
+    lam, eta, beta = finite("values", values), positive_rate(rate), _known_momentum(momentum)
     if beta == 0:
         return HeavyBall(kernel(lam, eta, steps), kernel(lam, eta, steps))
     x, count = eta * lam, positive_steps(steps)
-    slow, fast = by_doubling(x, count, beta), by_roots(x, count, beta)
+    slow, fast = _by_doubling(x, count, beta), _by_roots(x, count, beta)
     total, river = (eta * torch.where(x < 1, below, above) for below, above in zip(slow, fast, strict=True))
     if not (torch.isfinite(total).all() and torch.isfinite(river).all()):
         raise NonFiniteError("heavy ball: grows beyond float64; fewer steps, or a smaller rate")
     return HeavyBall(total, river)
 
 
-def by_doubling(x: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
+def _by_doubling(x: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
     """``sum x_k`` and ``sum w_{k+1}`` over k < K for the map ``w' = beta w + x, x' = x - (eta lam) w'``; good at eta lam < 1.
 
     With ``G_n = sum_{k<n} M^k``: ``G_2n = G_n (2 I - (I - M) G_n)``, Newton's iteration for ``(I - M)^-1``. It inverts nothing,
@@ -95,17 +95,17 @@ def by_doubling(x: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
     return sums[..., 0, 0], sums[..., 0, 0] + beta * sums[..., 1, 0]
 
 
-def by_roots(x: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
+def _by_roots(x: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
     """The same by the roots a, b of ``z^2 - (1 + beta - eta lam) z + beta``; good at eta lam >= 1, where neither is near 1.
 
     With ``p_n = (a^n - b^n) / (a - b)``: w_n = p_n and x_n = p_{n+1} - beta p_n.
     """
-    move = root_powers(x, steps, beta)
-    river = (1 - root_powers(x, steps + 1, beta) + beta * move) / x
+    move = _root_powers(x, steps, beta)
+    river = (1 - _root_powers(x, steps + 1, beta) + beta * move) / x
     return (1 - beta) * river + beta * move, river
 
 
-def root_powers(x: Tensor, count: int, beta: float) -> Tensor:
+def _root_powers(x: Tensor, count: int, beta: float) -> Tensor:
     """``(a^n - b^n) / (a - b)``, ``n a^(n-1)`` for equal roots."""
     trace = 1 + beta - x
     gap = trace**2 - 4 * beta
@@ -128,7 +128,7 @@ def heavy_ball_limit(values: Tensor, rate: float, momentum: float) -> HeavyBall:
         >>> found.total.tolist(), found.displacement.tolist()
         ([0.25], [0.5])
     """
-    lam, eta, beta = finite("values", values), positive_rate(rate), known_momentum(momentum)
+    lam, eta, beta = finite("values", values), positive_rate(rate), _known_momentum(momentum)
     edge = stable_range(beta)[1]
     if (lam <= 0).any():
         raise UnstableDirectionError(f"limit: smallest eigenvalue {float(lam.min()):.3g}, expected all above 0; use a finite K")
@@ -170,8 +170,8 @@ def displacement(model: Quadratic, start: Tensor, rate: float, steps: int, momen
 
 def heavy_ball_rate(rate: float, momentum: float, form: str = "heavy-ball") -> float:
     """The heavy ball's eta: the rate itself, or ``(1 - beta)`` of it for "ema"."""
-    require(form in FORMS, "form", form, f"one of {', '.join(FORMS)}")
-    return positive_rate(rate) * (1 - known_momentum(momentum) if form == "ema" else 1)
+    require(form in _FORMS, "form", form, f"one of {', '.join(_FORMS)}")
+    return positive_rate(rate) * (1 - _known_momentum(momentum) if form == "ema" else 1)
 
 
 def stable_range(momentum: float, form: str = "heavy-ball") -> tuple[float, float]:
@@ -187,7 +187,7 @@ def stable_range(momentum: float, form: str = "heavy-ball") -> tuple[float, floa
     Source:
         Cohen and others, arXiv 2207.14484, for 38 / eta at beta = 0.9.
     """
-    beta = known_momentum(momentum)
+    beta = _known_momentum(momentum)
     return 0.0, 2 * (1 + beta) / heavy_ball_rate(1.0, beta, form)
 
 
@@ -216,7 +216,7 @@ def preconditioned_values(matrix: Tensor, preconditioner: Tensor) -> Tensor:
         [12.0]
     """
     a = symmetric("matrix", matrix)
-    root = triangular_root("preconditioner", preconditioner, len(a))
+    root = _triangular_root("preconditioner", preconditioner, len(a))
     return torch.linalg.eigvalsh(root.T @ a @ root)
 
 
@@ -264,7 +264,7 @@ def preconditioned(
     """``-P_R B^T L of(L^T A L) L^-1 x_0`` with ``P_V = L L^T``; the factor L serves as well as the root."""
     modes(model)  # refuses an empty valley
     width, breadth = model.coupling.shape
-    root, outer = triangular_root("valley preconditioner", valley, width), triangular_root("river preconditioner", river, breadth)
+    root, outer = _triangular_root("valley preconditioner", valley, width), _triangular_root("river preconditioner", river, breadth)
     w, vectors = torch.linalg.eigh(root.T @ model.valley @ root)
     lowered = torch.linalg.solve_triangular(root, shaped("start", start, width).unsqueeze(1), upper=False)[:, 0]
     couplings = vectors.T @ root.T @ model.coupling @ outer @ outer.T
@@ -275,7 +275,7 @@ def preconditioned(
     )
 
 
-def triangular_root(name: str, preconditioner: Tensor, dim: int) -> Tensor:
+def _triangular_root(name: str, preconditioner: Tensor, dim: int) -> Tensor:
     """L, ``(dim, dim)``, lower triangular, with ``P = L L^T``."""
     whole = torch.diag(shaped(name, preconditioner, dim)) if preconditioner.dim() == 1 else preconditioner
     root, info = torch.linalg.cholesky_ex(symmetric(name, shaped(name, whole, dim, dim)))
@@ -297,7 +297,7 @@ class Frozen:
     """That the relative drift is small too; a direction with a small entry may change many times while the drift is small."""
 
 
-def require_frozen(preconditioners: Tensor, tolerance: float = FROZEN) -> Frozen:
+def require_frozen(preconditioners: Tensor, tolerance: float = _FROZEN) -> Frozen:
     """The frozen preconditioner of a window of a real run, refused where it was not frozen.
 
     The formulas here are exact for a fixed P only; over a window of Adam they stand for the run as far as P_k stays at P.
@@ -318,7 +318,7 @@ def require_frozen(preconditioners: Tensor, tolerance: float = FROZEN) -> Frozen
         raise InsufficientDataError(f"preconditioners: given {len(preconditioners)}, expected at least 2; take a longer window")
     every = finite("preconditioners", preconditioners)
     mean = every.mean(0)
-    drift, relative = (diagonal_drifts if every.dim() == 2 else matrix_drifts)(every, mean)
+    drift, relative = (_diagonal_drifts if every.dim() == 2 else _matrix_drifts)(every, mean)
     if drift > tolerance:
         raise BadInputError(
             f"preconditioners: drift by {drift:.2g} of their mean, expected at most {tolerance:g}; take fewer steps"
@@ -327,16 +327,16 @@ def require_frozen(preconditioners: Tensor, tolerance: float = FROZEN) -> Frozen
     return Frozen(mean, drift, relative, (Condition(words, relative <= tolerance, relative),))
 
 
-def diagonal_drifts(every: Tensor, mean: Tensor) -> tuple[float, float]:
+def _diagonal_drifts(every: Tensor, mean: Tensor) -> tuple[float, float]:
     """Both drifts of diagonals ``(K, n)``."""
     require(bool((mean > 0).all()), "mean preconditioner", float(mean.min()), "entries above 0")
     off = (every - mean).abs()
     return float(off.max() / mean.max()), float((off / mean).max())
 
 
-def matrix_drifts(every: Tensor, mean: Tensor) -> tuple[float, float]:
+def _matrix_drifts(every: Tensor, mean: Tensor) -> tuple[float, float]:
     """Both drifts of matrices ``(K, n, n)``."""
-    root, off = triangular_root("mean preconditioner", mean, len(mean)), every - mean
+    root, off = _triangular_root("mean preconditioner", mean, len(mean)), every - mean
     half = torch.linalg.solve_triangular(root, off, upper=False)
     inner = torch.linalg.solve_triangular(root.T, half, upper=True, left=False)
     return float(torch.linalg.matrix_norm(off, 2).max() / torch.linalg.matrix_norm(mean, 2)), float(
@@ -344,7 +344,7 @@ def matrix_drifts(every: Tensor, mean: Tensor) -> tuple[float, float]:
     )
 
 
-def known_momentum(momentum: float) -> float:
+def _known_momentum(momentum: float) -> float:
     """beta, at least 0 and below 1."""
     require(0 <= momentum < 1, "momentum", momentum, "a number of at least 0 and below 1")
     return float(momentum)

@@ -14,7 +14,7 @@ from thalweg.errors import ShapeMismatchError, UnstableDirectionError, require
 from thalweg.theory.inputs import Condition, spectrum
 from thalweg.theory.looped_attention import Attention
 
-ZERO = 1e-10
+_ZERO = 1e-10
 """Of the largest eigenvalue; smaller ones have no meaningful ratio."""
 
 
@@ -74,9 +74,9 @@ def spectrum_ratios(looped: Tensor, single: Tensor, loops: int, slack: float = 0
     if one.shape != two.shape:
         raise ShapeMismatchError(f"spectra: {len(two)} and {len(one)} eigenvalues, expected the same number")
     for name, values in (("looped", two), ("single", one)):
-        if len(values) and float(values.min()) < -ZERO * float(values.max()):
+        if len(values) and float(values.min()) < -_ZERO * float(values.max()):
             raise UnstableDirectionError(f"{name}: smallest eigenvalue {float(values.min()):.3g}, expected none below 0")
-    kept = one > ZERO * one.max()
+    kept = one > _ZERO * one.max()
     ratios = two[kept] / one[kept]
     least, most = (float(ratios.min()), float(ratios.max())) if len(ratios) else (1.0, 1.0)
     return Ratios(

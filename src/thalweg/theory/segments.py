@@ -80,11 +80,11 @@ def segments(
     found: list[Segment] = []
     while not found or found[-1].end < len(slopes):
         start = found[-1].end if found else 0
-        found.append(one_segment(in_float64(hessian_at(path[start])), slopes, path, start, eta, share, every))
+        found.append(_one_segment(in_float64(hessian_at(path[start])), slopes, path, start, eta, share, every))
     return tuple(found)
 
 
-def one_segment(
+def _one_segment(
     hessian: Operator, slopes: Tensor, path: Tensor, start: int, rate: float, share: float, every: int | None
 ) -> Segment:
     """From an anchor as far as its model goes."""

@@ -20,9 +20,9 @@ from thalweg.errors import InsufficientDataError, ShapeMismatchError, require
 from thalweg.theory.descent import Gradient, bounded, slope
 from thalweg.theory.inputs import Condition, finite, frame, positive_rate, positive_steps, shaped, symmetric
 
-NOISE = 100.0
+_NOISE = 100.0
 """Residuals below this many roundings of their terms count as zero where they are divided by."""
-STRAY = 1e-6
+_STRAY = 1e-6
 """Of the largest step; a run that strays less from gradient descent counts as one."""
 
 
@@ -212,18 +212,18 @@ def follow(
     sizes = residuals.norm(dim=1) + strays.norm(dim=1) / model.rate
     leading = float(path.diff(dim=0).norm(dim=1).max())
     straying = float(strays.norm(dim=1).max()) / leading if leading else float(strays.norm(dim=1).max())
-    inside = river_part(model, residuals - strays / model.rate, gaps, river, river_contraction)
+    inside = _river_part(model, residuals - strays / model.rate, gaps, river, river_contraction)
     return Followed(
         model=model,
         moved=away.norm(dim=1),
         residuals=residuals,
         strays=strays,
-        roundings=NOISE * precision * (slopes.norm(dim=1) + products.norm(dim=1) + model.gradient.norm()),
+        roundings=_NOISE * precision * (slopes.norm(dim=1) + products.norm(dim=1) + model.gradient.norm()),
         errors=gaps.norm(dim=1),
         bound=posterior_bound(sizes, model.contraction, model.rate, model.steps),
         river_errors=inside[0],
         river_bound=inside[1],
-        conditions=(Condition("the points are full-batch gradient descent at this rate", straying <= STRAY, straying),),
+        conditions=(Condition("the points are full-batch gradient descent at this rate", straying <= _STRAY, straying),),
     )
 
 
@@ -234,7 +234,7 @@ def run_points(model: TaylorModel, points: Tensor) -> Tensor:
     return bounded("run", shaped("points", points, *model.displacements.shape))
 
 
-def river_part(
+def _river_part(
     model: TaylorModel, residuals: Tensor, gaps: Tensor, river: Tensor | None, contraction: float | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Measured error within the river, and its bound; see `follow`."""

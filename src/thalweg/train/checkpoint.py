@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from thalweg.errors import DamagedFileError, shown
 from thalweg.storage import atomic_stream, make_way, parse_json, refuse_special
 
-FORMAT = 1
+_FORMAT = 1
 MOST = 1 << 42
 """Bytes of a checkpoint."""
 
@@ -70,10 +70,10 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Put the weights alone back into a model."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensor_of(checkpoint, f"model.{name}", parameter))
+            parameter.copy_(_tensor_of(checkpoint, f"model.{name}", parameter))
 
 
-def tensor_of(checkpoint: Checkpoint, name: str, like: Tensor) -> Tensor:
+def _tensor_of(checkpoint: Checkpoint, name: str, like: Tensor) -> Tensor:
     """A tensor of a checkpoint that has the shape of another one.
 
     Raises:
@@ -95,7 +95,7 @@ def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             like = tensor if not tensor.dim() else weights[int(index)]
-            state.setdefault(int(index), {})[key] = tensor_of(checkpoint, name, like).clone()
+            state.setdefault(int(index), {})[key] = _tensor_of(checkpoint, name, like).clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(checkpoint.tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in checkpoint.tensors:
@@ -105,7 +105,7 @@ def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 0) -> Path:
     """Write ``step-<number>.safetensors`` and remove all but the newest ``keep``; 0 keeps every one."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    told = json.dumps(facts | {"format": FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)
+    told = json.dumps(facts | {"format": _FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)
     header = {"thalweg": told, "sha256": hashlib.sha256(told.encode()).hexdigest()}
     path = folder / f"step-{step:09d}.safetensors"
     make_way(path)
@@ -163,8 +163,8 @@ def read_facts(path: Path) -> dict[str, Any]:
     stored = header.get("sha256")  # checkpoints of earlier versions have none
     if not isinstance(facts, dict) or (stored is not None and hashlib.sha256(told.encode()).hexdigest() != stored):
         raise DamagedFileError(f"damaged checkpoint {path}: its header does not match the hash that was stored with it")
-    if facts.get("format") != FORMAT:
-        raise DamagedFileError(f"checkpoint {path}: format {shown(facts.get('format'))}, expected {FORMAT}")
+    if facts.get("format") != _FORMAT:
+        raise DamagedFileError(f"checkpoint {path}: format {shown(facts.get('format'))}, expected {_FORMAT}")
     if not isinstance(facts.get("step"), int) or path.stem != f"step-{facts['step']:09d}":
         raise DamagedFileError(f"damaged checkpoint {path}: holds step {shown(facts.get('step'))}, expected that of its name")
     return facts

@@ -24,13 +24,13 @@ from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift
 from thalweg.storage import DEEPEST, atomic_stream, read_bytes, too_deep
 
-Decay = Annotated[float, Number(0, 1, open_above=True)]
+_Decay = Annotated[float, Number(0, 1, open_above=True)]
 """Of a running mean, at each update."""
-MOST_TOML = 1 << 20
+_MOST_TOML = 1 << 20
 """Bytes of a config."""
 SNAPSHOTS_FOR_CURVES = 6
 """Of a run whose recipe asks for none: enough for a landscape's curves, few enough for a run of five updates."""
-SNAPSHOTS = "0, or from 2 to one more than training.steps"
+_SNAPSHOTS = "0, or from 2 to one more than training.steps"
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class OptimizerConfig:
     """Updates of linear warm-up from zero."""
     decay_share: Annotated[float, Number(0, 1, "a share above 0, at most 1", open_below=True)] = 0.2
     """Last share of the run in which "wsd" decays."""
-    momentum: Decay = 0.9
+    momentum: _Decay = 0.9
     """Of SGD."""
-    beta1: Decay = 0.9
+    beta1: _Decay = 0.9
     """AdamW's decay of the mean."""
-    beta2: Decay = 0.999
+    beta2: _Decay = 0.999
     """AdamW's decay of the mean square."""
     weight_decay: Annotated[float, Number(0, 1e6)] = 0.0
     """Decoupled decay of the matrices; vectors are never decayed. In SGD it is added to the gradient."""
@@ -114,7 +114,7 @@ class TrainingConfig:
     """Updates between checkpoints; the last is after all."""
     keep: Annotated[int, Whole(1, 10**6)] = 2
     """Checkpoints kept, the newest ones."""
-    snapshots: Annotated[int, Whole(0, 10**6, SNAPSHOTS)] = 0
+    snapshots: Annotated[int, Whole(0, 10**6, _SNAPSHOTS)] = 0
     """Checkpoints kept for good, from before the first update to after the last, see `log_spaced`; 0 for none."""
     log_every: Updates = 25
     """Updates between lines with loss, rate and gradient norm."""
@@ -131,7 +131,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         checked(self, "training.")
         fits = self.snapshots == 0 or 2 <= self.snapshots <= self.steps + 1
-        require(fits, "training.snapshots", self.snapshots, SNAPSHOTS)
+        require(fits, "training.snapshots", self.snapshots, _SNAPSHOTS)
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:
@@ -225,7 +225,7 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     """
     values = read_toml(path)
     for change in changes:
-        apply_change(values, change)
+        _apply_change(values, change)
     try:
         return from_dict(RunConfig, values)
     except BadInputError as error:
@@ -240,7 +240,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     advice = "`thalweg recipe markov` prints one to start from"
     try:
-        text = read_bytes(path, MOST_TOML).removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+        text = read_bytes(path, _MOST_TOML).removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
         raise BadInputError(f"config {path}: there is no such file; expected a TOML file; {advice}") from None
     except OSError as error:
@@ -250,27 +250,27 @@ def read_toml(path: Path) -> dict[str, Any]:
     if not text.strip():
         raise BadInputError(f"config {path}: an empty file; expected a TOML file; {advice}")
     try:
-        values = parse_toml(text)
-        decoded(values)
+        values = _parse_toml(text)
+        _decoded(values)
     except ValueError as error:  # UnicodeError is one
         raise BadInputError(f"config {path}: not TOML ({error})") from None
     return values
 
 
-def decoded(values: Any, place: str = "") -> None:
+def _decoded(values: Any, place: str = "") -> None:
     """Refuse bytes that are no UTF-8 anywhere but in ``data.path``."""
     if isinstance(values, str) and place != "data.path":
         values.encode()
     if isinstance(values, list):
         for item in values:
-            decoded(item, place)
+            _decoded(item, place)
     if isinstance(values, dict):
         for key, item in values.items():
-            decoded(key)
-            decoded(item, f"{place}.{key}" if place else key)
+            _decoded(key)
+            _decoded(item, f"{place}.{key}" if place else key)
 
 
-def parse_toml(text: str) -> dict[str, Any]:
+def _parse_toml(text: str) -> dict[str, Any]:
     """The values of a TOML text of few levels.
 
     Raises:
@@ -290,7 +290,7 @@ def write_config(path: Path, config: RunConfig) -> None:
     atomic_stream(path, [config_text(config).encode(errors="surrogateescape")])
 
 
-def apply_change(values: dict[str, Any], change: str) -> None:
+def _apply_change(values: dict[str, Any], change: str) -> None:
     """Set one value in nested dicts, as ``--set training.steps=100`` asks; the value is read as TOML, else as text.
 
     A new ``kind`` empties its section first: the keys of the old kind mean nothing to the new one.
@@ -298,7 +298,7 @@ def apply_change(values: dict[str, Any], change: str) -> None:
     key, separator, text = change.partition("=")
     require(bool(separator and key), "--set", change, "section.key=value, such as training.steps=100")
     try:
-        value = parse_toml(f"value = {text}")["value"]
+        value = _parse_toml(f"value = {text}")["value"]
     except ValueError:
         value = text
     *sections, last = key.strip().split(".")

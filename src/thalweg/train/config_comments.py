@@ -20,14 +20,14 @@ from thalweg.bounds import Bound, bound_in, bounds_of
 from thalweg.serialization import to_dict
 from thalweg.train.config import RunConfig
 
-WIDTH = 110
+_WIDTH = 110
 """Letters of a comment's line."""
 
 
 def explained_text(config: RunConfig) -> str:
     """The config as TOML, a comment above every key; read back it is the same config."""
     heading = "A run of thalweg: give this file to `thalweg train`; keys that are left out have their defaults."
-    return "\n".join([*comment(heading), *section(config, ())]) + "\n"
+    return "\n".join([*_comment(heading), *section(config, ())]) + "\n"
 
 
 def section(values: Any, path: tuple[str, ...]) -> list[str]:
@@ -35,14 +35,14 @@ def section(values: Any, path: tuple[str, ...]) -> list[str]:
     docs, hints = docs_of(type(values)), bounds_of(type(values))
     lines, inner = [], []
     if path and hasattr(values, "kind"):
-        lines += ["", *comment(inspect.getdoc(type(values)) or ""), f"kind = {toml(values.kind)}"]
+        lines += ["", *_comment(inspect.getdoc(type(values)) or ""), f"kind = {toml(values.kind)}"]
     for field in dataclasses.fields(values):
         value, told = getattr(values, field.name), docs.get(field.name, "")
         if dataclasses.is_dataclass(value):
             name = ".".join((*path, field.name))
-            inner += ["", "", *comment(f"{told} {kinds(hints[field.name])}"), f"[{name}]", *section(value, (*path, field.name))]
+            inner += ["", "", *_comment(f"{told} {_kinds(hints[field.name])}"), f"[{name}]", *section(value, (*path, field.name))]
         else:
-            lines += ["", *comment(f"{told} {allowed(hints[field.name])}"), f"{field.name} = {toml(to_dict(value))}"]
+            lines += ["", *_comment(f"{told} {_allowed(hints[field.name])}"), f"{field.name} = {toml(to_dict(value))}"]
     return [*lines, *inner]
 
 
@@ -51,12 +51,12 @@ def toml(value: Any) -> str:
     return tomlkit.item(value).as_string()
 
 
-def comment(words: str) -> list[str]:
+def _comment(words: str) -> list[str]:
     """Lines of a comment from the first paragraph of some words."""
-    return textwrap.wrap(" ".join(words.split("\n\n")[0].split()), WIDTH, initial_indent="# ", subsequent_indent="# ")
+    return textwrap.wrap(" ".join(words.split("\n\n")[0].split()), _WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
-def allowed(hint: Any) -> str:
+def _allowed(hint: Any) -> str:
     """What a key may hold, in words; nothing for text and for yes and no."""
     bound = bound_in(hint)
     if isinstance(bound, Bound):
@@ -66,7 +66,7 @@ def allowed(hint: Any) -> str:
     return ""
 
 
-def kinds(hint: Any) -> str:
+def _kinds(hint: Any) -> str:
     """The kinds of section that a key may hold, where there are several."""
     options = [option for option in typing.get_args(hint) if hasattr(option, "kind")]
     several = typing.get_origin(hint) in (Union, types.UnionType) and len(options) > 1

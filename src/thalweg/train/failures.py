@@ -11,7 +11,7 @@ from thalweg.records.run import FailureRecord, recorded
 from thalweg.serialization import to_dict
 from thalweg.storage import read_json, there, write_json
 
-NAME = "failure.json"
+_NAME = "failure.json"
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def recording_failure(folder: Path) -> Iterator[None]:
     An interruption is no failure. Bad input that leaves nothing behind (`BadInputError` with exit code 2) is none either.
     """
     with contextlib.suppress(OSError):
-        (folder / NAME).unlink()
+        (folder / _NAME).unlink()
     try:
         yield
     except Exception as error:
@@ -34,12 +34,12 @@ def record_failure(folder: Path, error: str, message: str) -> None:
     """Write why a run failed, where its folder is still there."""
     if folder.is_dir():
         with contextlib.suppress(OSError, BadInputError):
-            write_json(folder / NAME, to_dict(FailureRecord(error, message)))
+            write_json(folder / _NAME, to_dict(FailureRecord(error, message)))
 
 
 def failure_of(folder: Path) -> FailureRecord | None:
     """Why what lies in a folder failed; None where it did not, or goes on."""
-    path = folder / NAME
+    path = folder / _NAME
     try:
         return recorded(FailureRecord, read_json(path), path) if there(path) else None
     except DamagedFileError:

@@ -19,7 +19,7 @@ from thalweg.errors import BadInputError
 from thalweg.models.looped import LoopedTransformer
 from thalweg.train.step import Batch, Gains, TaskBatch, asked_loss, next_token_loss
 
-WARM = 3
+_WARM = 3
 """Updates' worth of forward and backward before one is recorded: libraries choose their kernels and take their memory then."""
 
 
@@ -78,7 +78,7 @@ class Graphs:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(WARM):
+            for _ in range(_WARM):
                 loss_of(self.model, mine, passes, factors).backward()
                 self.model.zero_grad()
         torch.cuda.current_stream().wait_stream(side)

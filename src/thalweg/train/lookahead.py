@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from thalweg.shift.criterion import Glance, LookAhead
+from thalweg.shift.criterion import LookAhead, LookaheadResult
 from thalweg.shift.onset import Hard, Onset, Ramp
 from thalweg.train.checkpoint import Checkpoint, gather, scatter
 from thalweg.train.state import Run
@@ -42,14 +42,14 @@ def look_ahead(run: Run) -> bool:
     following = shift.stages[shift.stage + 1]
     stages = (Stage(shift.depth, 0, Hard()), Stage(following, following - shift.depth, Ramp(rule.updates // 2)))
     kept = Checkpoint(run.folder, {name: part.clone() for name, part in gather(run.model, run.optimizer).items()}, {})
-    glances = []
+    results = []
     for stage in stages:
         after = sum(losses(run, stage, batches)[-judged:]) / judged
         cost = sum(run.flops(batch, stage.loops) for batch in batches)
         run.clock.flops += cost
-        glances.append(Glance(before - after, cost))
+        results.append(LookaheadResult(before - after, cost))
         scatter(kept, run.model, run.optimizer)
-    return shift.looked(*glances)
+    return shift.report_lookahead(*results)
 
 
 def losses(run: Run, stage: Stage, batches: list[Batch]) -> list[float]:

@@ -53,7 +53,7 @@ class Kept:
 def kept(path: Path, facts: dict[str, Any]) -> Kept:
     """What is intact of the lines that a checkpoint's journal had, in their order."""
     if not there(path):
-        return Kept((), (), len(known_sums(facts) or ()) or None, "it is missing" if facts["journal"] else "")
+        return Kept((), (), len(_known_sums(facts) or ()) or None, "it is missing" if facts["journal"] else "")
     try:
         refuse_special(path, MOST_JOURNAL)
         size = path.stat().st_size
@@ -64,9 +64,9 @@ def kept(path: Path, facts: dict[str, Any]) -> Kept:
     records = [record_in(line) for line in rest]
     if rest is lines:
         return Kept(tuple(lines), tuple(one or {} for one in records), None, "")
-    sums, short = known_sums(facts), size < facts["journal"]
+    sums, short = _known_sums(facts), size < facts["journal"]
     good = [at for at, one in enumerate(records) if one is not None and rest[at].endswith(b"\n")]
-    good = matching([zlib.crc32(line) for line in rest], sums, good) if sums is not None else good
+    good = _matching([zlib.crc32(line) for line in rest], sums, good) if sums is not None else good
     if sums is None:
         good = [at for at in good if not (records[at] or {}).get("step", 0) > facts["step"]]
     why = f"it has {size:,} bytes, {facts['journal']:,} were written" if short else "lines of it are not as they were written"
@@ -74,7 +74,7 @@ def kept(path: Path, facts: dict[str, Any]) -> Kept:
     return Kept(tuple(rest[at] for at in good), tuple(found), len(sums) if sums is not None else None, why)
 
 
-def known_sums(facts: dict[str, Any]) -> list[int] | None:
+def _known_sums(facts: dict[str, Any]) -> list[int] | None:
     """The checksums that a checkpoint knows; None in one of an earlier version."""
     try:
         return sums_in(facts["journal_sums"])
@@ -86,11 +86,11 @@ def intact(lines: list[bytes], facts: dict[str, Any]) -> bool:
     """Whether these are the lines that the checkpoint's journal had."""
     if sum(map(len, lines)) != facts["journal"] or (lines and not lines[-1].endswith(b"\n")):
         return False
-    sums = known_sums(facts)
+    sums = _known_sums(facts)
     return all(map(record_in, lines)) if sums is None else [zlib.crc32(line) for line in lines] == sums
 
 
-def matching(found: list[int], wanted: list[int], allowed: list[int]) -> list[int]:
+def _matching(found: list[int], wanted: list[int], allowed: list[int]) -> list[int]:
     """Places of lines whose checksums stand in the wanted ones, in the same order."""
     places: dict[int, list[int]] = {}
     for index, number in enumerate(wanted):
@@ -112,7 +112,7 @@ def reopen(path: Path, facts: dict[str, Any]) -> tuple[Journal, str]:
     found = kept(path, facts)
     if not found.why:
         return Journal(path, facts["journal"]), ""
-    lines = with_changes(found, facts)
+    lines = _with_changes(found, facts)
     aside = f"; what was there is kept as {set_aside(path).name}" if there(path) else ""
     atomic_stream(path, lines)
     evaluations = int(facts["clock"].get("evaluations", 0))
@@ -122,7 +122,7 @@ def reopen(path: Path, facts: dict[str, Any]) -> tuple[Journal, str]:
     return Journal(path, sum(map(len, lines))), f"{words} are lost{aside}; the run goes on after update {facts['step']}"
 
 
-def with_changes(found: Kept, facts: dict[str, Any]) -> list[bytes]:
+def _with_changes(found: Kept, facts: dict[str, Any]) -> list[bytes]:
     """The intact lines, and those of switches and retreats that the checkpoint knows and they lack.
 
     A retreat that is lost comes first, and what may have been scored in its try is left out: it no longer counts.
@@ -137,27 +137,27 @@ def with_changes(found: Kept, facts: dict[str, Any]) -> list[bytes]:
     ]
     there_already = [record for _, record in pairs]
     switches = [one for one in facts["switches"] if {"type": "switch"} | one not in there_already]
-    first = [as_line({"type": "retreat"} | one) for one in retreats]
+    first = [_as_line({"type": "retreat"} | one) for one in retreats]
     for one in switches:
         place = max((at + 1 for at, record in enumerate(there_already) if record.get("step", -1) <= one["step"]), default=0)
-        pairs.insert(place, (as_line({"type": "switch"} | one), one))
+        pairs.insert(place, (_as_line({"type": "switch"} | one), one))
         there_already.insert(place, one)
     return [*first, *(line for line, _ in pairs)]
 
 
-def as_line(record: dict[str, Any]) -> bytes:
+def _as_line(record: dict[str, Any]) -> bytes:
     """A record as `Journal.append` writes it."""
     return (json.dumps(record, allow_nan=False) + "\n").encode()
 
 
-def last_facts(folder: Path) -> dict[str, Any] | None:
+def _last_facts(folder: Path) -> dict[str, Any] | None:
     """What the newest state of a run that can be read knows; None where there is none, or only one of an earlier version."""
     for path in candidates(folder / "checkpoints"):
         try:
             facts = read_facts(path)
         except DamagedFileError:
             continue
-        return facts if known_sums(facts) is not None and isinstance(facts.get("clock"), dict) else None
+        return facts if _known_sums(facts) is not None and isinstance(facts.get("clock"), dict) else None
     return None
 
 
@@ -167,7 +167,7 @@ def refuse_changed_summary(folder: Path, summary: RunSummary) -> None:
     Raises:
         DamagedFileError: names file and field.
     """
-    facts = last_facts(folder)
+    facts = _last_facts(folder)
     if facts is None or facts["step"] != summary.steps:
         return
     told, clock = to_dict(summary), facts["clock"]
@@ -189,7 +189,7 @@ def refuse_changed(folder: Path, steps: int) -> None:
     Raises:
         DamagedFileError: names the file and what is wrong.
     """
-    facts, path = last_facts(folder), folder / "metrics.jsonl"
+    facts, path = _last_facts(folder), folder / "metrics.jsonl"
     if facts is None:
         return
     found, evaluations = kept(path, facts), facts["clock"].get("evaluations", 0)
@@ -211,7 +211,7 @@ def refuse_changed_lengths(folder: Path, config: RunConfig) -> None:
         return
     found = [one.length for one in read_lengths(folder)]
     wanted = list(config.data.tested_lengths)
-    if found != wanted and last_facts(folder) is not None:
+    if found != wanted and _last_facts(folder) is not None:
         words = f"damaged record {folder / 'lengths.json'}: holds the lengths {shown(found)}, expected {shown(wanted)}"
         raise DamagedFileError(f"{words}; run `thalweg train {folder / 'config.toml'} --out {folder}` again")
 

@@ -8,13 +8,13 @@ from thalweg.serialization import to_dict
 from thalweg.train.checkpoint import checkpoints, gather, read_checkpoint, save_checkpoint, scatter, step_of
 from thalweg.train.state import Run
 
-FOLDER = "switches"
+_FOLDER = "switches"
 
 
 def save_rollback_point(run: Run) -> None:
     """Keep what the switch that was just made can be taken back to; nothing without a net."""
     if run.shift.watching:
-        save_checkpoint(run.folder / FOLDER, run.shift.step, gather(run.model, run.optimizer), run.facts(), keep=1)
+        save_checkpoint(run.folder / _FOLDER, run.shift.step, gather(run.model, run.optimizer), run.facts(), keep=1)
 
 
 def roll_back(run: Run, reason: str | None = None) -> None:
@@ -28,7 +28,7 @@ def roll_back(run: Run, reason: str | None = None) -> None:
         DamagedFileError: the checkpoint of the switch is not there or cannot be read.
     """
     retreat = run.shift.go_back(reason)
-    kept = checkpoints(run.folder / FOLDER)
+    kept = checkpoints(run.folder / _FOLDER)
     if not kept:
         raise DamagedFileError(f"damaged run {run.folder}: the checkpoint of the switch is missing; remove the folder")
     scatter(read_checkpoint(kept[-1]), run.model, run.optimizer)

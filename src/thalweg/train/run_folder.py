@@ -30,9 +30,9 @@ def claim(config: RunConfig, folder: Path, ours: bool = False) -> bool:
     """
     path = folder / NAME
     if there(path):
-        return claim_known(config, folder, ours)
+        return _claim_known(config, folder, ours)
     others = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
-    if others and made_with(folder, config):
+    if others and _made_with(folder, config):
         mend(config, path, "it is missing")
         return False
     if others and not ours:
@@ -40,7 +40,7 @@ def claim(config: RunConfig, folder: Path, ours: bool = False) -> bool:
     return True
 
 
-def claim_known(config: RunConfig, folder: Path, ours: bool) -> bool:
+def _claim_known(config: RunConfig, folder: Path, ours: bool) -> bool:
     """The same where there is a config.toml."""
     path, why = folder / NAME, "it is that of another run"
     try:
@@ -50,7 +50,7 @@ def claim_known(config: RunConfig, folder: Path, ours: bool) -> bool:
         why = str(error)
     else:
         ours = False
-    if made_with(folder, config):
+    if _made_with(folder, config):
         mend(config, path, why)
         return False
     if ours and not candidates(folder / "checkpoints") and not there(folder / "summary.json"):
@@ -92,9 +92,9 @@ def config_in(folder: Path) -> RunConfig:
     return found
 
 
-def made_with(folder: Path, config: RunConfig) -> bool:
+def _made_with(folder: Path, config: RunConfig) -> bool:
     """Whether the newest state in a folder that can be read is one of this config."""
-    facts = newest_facts(folder)
+    facts = _newest_facts(folder)
     if facts is None:
         return False
     stored = config_of_facts(facts)
@@ -103,11 +103,11 @@ def made_with(folder: Path, config: RunConfig) -> bool:
 
 def stored_config(folder: Path) -> RunConfig | None:
     """The config that the newest state in a folder was made with; None where none can be read, or tells it."""
-    facts = newest_facts(folder)
+    facts = _newest_facts(folder)
     return None if facts is None else config_of_facts(facts)
 
 
-def newest_facts(folder: Path) -> dict | None:
+def _newest_facts(folder: Path) -> dict | None:
     """What the newest state that can be read holds beside tensors."""
     for path in [*candidates(folder / "checkpoints"), *checkpoints(folder / "snapshots")[:1]]:
         try:

@@ -21,7 +21,7 @@ def finish(run: Run) -> RunSummary:
     """The summary, written last: a run with a summary is complete."""
     run.check_folder()
     if isinstance(run.data, TaskData):
-        write_lengths(run, run.data)
+        _write_lengths(run, run.data)
     told = read_run(run.folder).evaluations
     if not told or told[-1].step != run.shift.step:
         where = run.folder / "metrics.jsonl"
@@ -49,7 +49,7 @@ def finish(run: Run) -> RunSummary:
     return summary
 
 
-def write_lengths(run: Run, data: TaskData) -> None:
+def _write_lengths(run: Run, data: TaskData) -> None:
     """Score samples of every tested length of a task."""
     started = time.perf_counter()
     config, gains = data.config, run.shift.depth_gains

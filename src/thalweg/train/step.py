@@ -20,7 +20,7 @@ from thalweg.shift.onset import Handover
 from thalweg.train.config import OptimizerConfig
 
 Gains = Sequence[float] | Tensor | None
-Backward = Callable[["Batch", int, Gains], Tensor]
+_Backward = Callable[["Batch", int, Gains], Tensor]
 """Batch, loops and gains -> mean loss, with its gradients left in the parameters in place of any others."""
 
 
@@ -95,7 +95,7 @@ def train_step(
     gains: Gains,
     rate: float,
     clip: float,
-    backward: Backward | None = None,
+    backward: _Backward | None = None,
 ) -> Outcome:
     """Make one update in place; nothing is changed when loss or gradient are not finite.
 

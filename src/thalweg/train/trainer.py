@@ -63,7 +63,7 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
                 write_config(folder / "config.toml", config)
             run.resume()
             warm_up(run)
-            train_to_end(run)
+            _train_to_end(run)
             return finish(run)
         except BadInputError as error:
             if not new or candidates(folder / "checkpoints"):
@@ -120,7 +120,7 @@ def warm_up(run: Run) -> None:
     run.optimizer.zero_grad(set_to_none=True)
 
 
-def train_to_end(run: Run) -> None:
+def _train_to_end(run: Run) -> None:
     """The loop."""
     settings = run.config.training
     for callback in run.callbacks:
@@ -132,7 +132,7 @@ def train_to_end(run: Run) -> None:
         try:
             update(run)
             if run.shift.retreat_reason is None:
-                score_and_save(run)
+                _score_and_save(run)
         except DivergedError as error:
             if not run.shift.watching:
                 raise
@@ -176,14 +176,14 @@ def update(run: Run) -> None:
 def advance(run: Run, outcome: Outcome) -> bool:
     """Tell the schedule of an update, look ahead where it asks for it, and hand the optimizer over at a switch."""
     switched = run.shift.update(outcome.loss, outcome.grad_norm)
-    if run.shift.look_due:
+    if run.shift.lookahead_due:
         switched = look_ahead(run)
     if switched:
         hand_over(run.optimizer, run.shift.handover)
     return switched
 
 
-def score_and_save(run: Run) -> None:
+def _score_and_save(run: Run) -> None:
     """What follows an update where its time has come: scores, a snapshot, a checkpoint."""
     step, settings = run.shift.step, run.config.training
     last = step == settings.steps

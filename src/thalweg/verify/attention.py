@@ -26,7 +26,7 @@ def loss(weights: Attention, tokens: Tensor, classes: Tensor, loops: int) -> Ten
     return torch.nn.functional.cross_entropy(here[:, :, -1] @ weights.head.T, classes, reduction="sum")
 
 
-def gradients_are_exact() -> Finding:
+def _gradients_are_exact() -> Finding:
     draw, errors = cases(600), []
     for loops in (1, 2, 3, 4, 5, 6):
         for _ in range(10):
@@ -39,7 +39,7 @@ def gradients_are_exact() -> Finding:
     return worst(errors, 1e-10, "T = 1 to 6, against autograd")
 
 
-def growth_is_bounded() -> Finding:
+def _growth_is_bounded() -> Finding:
     draw, excess = cases(601), []
     while len(excess) < 200:
         weights, loops = drawn(draw, 10 ** draw.uniform(-1.2, -0.4)), int(draw.integers(1, 7))
@@ -52,7 +52,7 @@ def growth_is_bounded() -> Finding:
     return worst(excess, 1e-10)
 
 
-def certificates_hold() -> Finding:
+def _certificates_hold() -> Finding:
     draw, excess, tried = cases(602), [], 0
     while len(excess) < 200 and tried < 20000:
         tried += 1
@@ -65,7 +65,7 @@ def certificates_hold() -> Finding:
     return worst(excess, 1e-9, f"{len(excess)} certificates")
 
 
-def kernel_condition_decides() -> Finding:
+def _kernel_condition_decides() -> Finding:
     draw, wrong, applied = cases(603), [], 0
     while len(wrong) < 400:
         root = normal(draw, 4, int(draw.integers(2, 9)))
@@ -82,7 +82,7 @@ def kernel_condition_decides() -> Finding:
     return worst(wrong, 0, f"held for {applied} of {len(wrong)} kernels")
 
 
-def small_weights_scale_by_loops() -> Finding:
+def _small_weights_scale_by_loops() -> Finding:
     draw, errors = cases(604), []
     for loops in (2, 4, 8):
         for _ in range(10):
@@ -114,7 +114,7 @@ def opposed_batch() -> Finding:
     return Finding(1, max(errors), 3e-4, "cosines and sums: " + ", ".join(f"{number:.4f}" for number in found))
 
 
-def gauss_newton_obeys_the_square_law() -> Finding:
+def _gauss_newton_obeys_the_square_law() -> Finding:
     draw, errors, medians = cases(606), [], []
     for loops in (2, 4):
         for _ in range(5):
@@ -128,7 +128,7 @@ def gauss_newton_obeys_the_square_law() -> Finding:
     return worst(errors, 2e-2, f"attention block's median ratio over T^2 {np.median(medians):.4f}")
 
 
-def rescaled_single_runs_as_looped() -> Finding:
+def _rescaled_single_runs_as_looped() -> Finding:
     draw, loops, rate = cases(607), 4, 0.05
     tokens, classes = normal(draw, 16, 4, 5) / 2, torch.from_numpy(draw.integers(0, 3, 16))
     weights = drawn(draw, 0.02)
@@ -146,15 +146,15 @@ def rescaled_single_runs_as_looped() -> Finding:
 
 
 STATEMENTS = (
-    Statement("6.1", "gradients of linear looped attention by the reverse sweep", "ours", gradients_are_exact),
-    Statement("6.2", "states grow at most by (1 - 2 a T)^(-1/2)", "ours", growth_is_bounded),
-    Statement("6.3", "theorem 3': cosine with the first-order direction at least sqrt(1 - zeta^2)", "repaired", certificates_hold),
-    Statement("6.4", "u_T^T K u_1 >= 0 exactly under K_yy + K_ij >= K_iy + K_jy", "repaired", kernel_condition_decides),
-    Statement("6.5", "small weights: Looped's gradient is T times Single's", "as stated", small_weights_scale_by_loops),
+    Statement("6.1", "gradients of linear looped attention by the reverse sweep", "ours", _gradients_are_exact),
+    Statement("6.2", "states grow at most by (1 - 2 a T)^(-1/2)", "ours", _growth_is_bounded),
+    Statement("6.3", "theorem 3': cosine with the first-order direction at least sqrt(1 - zeta^2)", "repaired", _certificates_hold),
+    Statement("6.4", "u_T^T K u_1 >= 0 exactly under K_yy + K_ij >= K_iy + K_jy", "repaired", _kernel_condition_decides),
+    Statement("6.5", "small weights: Looped's gradient is T times Single's", "as stated", _small_weights_scale_by_loops),
     Statement(
-        "6.6", "Gauss-Newton eigenvalues of Looped lie in [1, T^2] times Single's", "false", gauss_newton_obeys_the_square_law
+        "6.6", "Gauss-Newton eigenvalues of Looped lie in [1, T^2] times Single's", "false", _gauss_newton_obeys_the_square_law
     ),
-    Statement("6.7", "Single at T W_V with step T^2 eta on W_V runs as Looped does", "ours", rescaled_single_runs_as_looped),
+    Statement("6.7", "Single at T W_V with step T^2 eta on W_V runs as Looped does", "ours", _rescaled_single_runs_as_looped),
     Statement("CE-A", "theorem 3: all four inner products negative", "false", opposed_gradients),
     Statement("CE-B", "theorem 3: negative with orthonormal tokens and identity weights", "false", opposed_share),
     Statement("CE-C", "theorem 3: every sample agrees, the batch does not", "false", opposed_batch),

@@ -15,8 +15,8 @@ from thalweg.screen import Screen, Words, say, say_json
 from thalweg.verify import attention, force, hopping, metrics, second_order, split, taylor
 from thalweg.verify.statement import Finding, Statement
 
-ROOMS = (force, split, second_order, taylor, attention, metrics, hopping)
-STATEMENTS: tuple[Statement, ...] = tuple(statement for room in ROOMS for statement in room.STATEMENTS)
+_ROOMS = (force, split, second_order, taylor, attention, metrics, hopping)
+STATEMENTS: tuple[Statement, ...] = tuple(statement for room in _ROOMS for statement in room.STATEMENTS)
 """Every statement that has a line."""
 
 
@@ -42,7 +42,7 @@ def tried(statement: Statement) -> Line:
     return Line(statement.key, statement.words, statement.paper, finding.holds, finding, time.perf_counter() - begun)
 
 
-def in_words(line: Line) -> str:
+def _in_words(line: Line) -> str:
     """For the terminal."""
     found = line.finding
     figures = f"{found.tried} tried, worst {found.worst:.1e} (allowed {found.allowed:.0e})"
@@ -64,7 +64,7 @@ def chosen(keys: Sequence[str]) -> tuple[Statement, ...]:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """The matrices are small: two threads wait for each other, on a busy machine for long."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -82,14 +82,14 @@ def verify(keys: Sequence[str], as_json: bool) -> None:
     """
     statements, begun, lines = chosen(keys), time.perf_counter(), []
     columns = (Words(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with one_thread(), Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
+    with _one_thread(), Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
         task = progress.add_task("verify", total=len(statements))
         for statement in statements:
             progress.update(task, description=f"{statement.key:5}")
             lines.append(tried(statement))
             progress.advance(task)
             if not as_json:
-                say(in_words(lines[-1]))
+                say(_in_words(lines[-1]))
     failed = [line.key for line in lines if not line.holds]
     seconds = time.perf_counter() - begun
     if as_json:

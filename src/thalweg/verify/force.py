@@ -21,7 +21,7 @@ def random_valley(draw: np.random.Generator, valley: int, river: int, low: float
     return quadratic(u @ torch.diag(values) @ u.T, normal(draw, valley, river), river_gradient=normal(draw, river))
 
 
-def eigen_split_has_no_coupling() -> Finding:
+def _eigen_split_has_no_coupling() -> Finding:
     draw, errors = cases(100), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EigenSplitCouplingWarning)
@@ -34,7 +34,7 @@ def eigen_split_has_no_coupling() -> Finding:
     return worst(errors, 1e-12)
 
 
-def semidefinite_coupling_is_bounded() -> Finding:
+def _semidefinite_coupling_is_bounded() -> Finding:
     draw, excess = cases(101), []
     for _ in range(500):
         rank = int(draw.integers(1, 12))
@@ -45,7 +45,7 @@ def semidefinite_coupling_is_bounded() -> Finding:
     return worst(excess, 1e-8, f"largest ||B||^2 / (||A|| ||D||) {1 + max(excess):.4f}")
 
 
-def flat_river_is_indefinite() -> Finding:
+def _flat_river_is_indefinite() -> Finding:
     draw, errors = cases(102), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", IndefiniteModelWarning)
@@ -57,7 +57,7 @@ def flat_river_is_indefinite() -> Finding:
     return worst(errors, 0, "negative eigenvalues minus rank of B")
 
 
-def force_is_the_recursion() -> Finding:
+def _force_is_the_recursion() -> Finding:
     draw, errors = cases(103), []
     for case in range(300):
         model = random_valley(draw, 12, 7, -3, 0.27)
@@ -71,7 +71,7 @@ def force_is_the_recursion() -> Finding:
     return worst(errors, 1e-10, "eta lam from -0.05 to 1.9")
 
 
-def relative_force_is_the_recursion() -> Finding:
+def _relative_force_is_the_recursion() -> Finding:
     draw, errors = cases(104), []
     for _ in range(100):
         base = random_valley(draw, 8, 5, -4, 0.2)
@@ -83,7 +83,7 @@ def relative_force_is_the_recursion() -> Finding:
     return worst(errors, 1e-10)
 
 
-def upper_bounds_hold() -> Finding:
+def _upper_bounds_hold() -> Finding:
     draw, excess, tight = cases(105), [], []
     for _ in range(300):
         model, start = random_valley(draw, 60, 100, -3, 0), normal(draw, 60)
@@ -97,7 +97,7 @@ def upper_bounds_hold() -> Finding:
     return worst(excess, 1e-10, f"median bound over force: paper's {paper:.1f}, ours {ours:.2f}")
 
 
-def lower_bounds_hold() -> Finding:
+def _lower_bounds_hold() -> Finding:
     draw, excess = cases(106), []
     for _ in range(300):
         model, start = random_valley(draw, 6, 9, -3, 0.2), normal(draw, 6)
@@ -107,7 +107,7 @@ def lower_bounds_hold() -> Finding:
     return worst(excess, 1e-10)
 
 
-def expectation_is_exact() -> Finding:
+def _expectation_is_exact() -> Finding:
     draw, scores = cases(107), []
     for _ in range(8):
         model = random_valley(draw, 5, 4, -1.5, 0)
@@ -122,7 +122,7 @@ def expectation_is_exact() -> Finding:
     return worst(scores, 4, "standard errors; variance in tenths")
 
 
-def steep_residual_holds() -> Finding:
+def _steep_residual_holds() -> Finding:
     draw, excess = cases(108), []
     for _ in range(100):
         model, start = random_valley(draw, 20, 15, -3, 0), normal(draw, 20)
@@ -131,7 +131,7 @@ def steep_residual_holds() -> Finding:
     return worst(excess, 1e-9)
 
 
-def coupled_run_is_the_recursion() -> Finding:
+def _coupled_run_is_the_recursion() -> Finding:
     draw, errors = cases(109), []
     for _ in range(100):
         a = normal(draw, 9, 9)
@@ -149,7 +149,7 @@ def coupled_run_is_the_recursion() -> Finding:
     return worst(errors, 1e-10)
 
 
-def schedule_telescopes() -> Finding:
+def _schedule_telescopes() -> Finding:
     draw, errors = cases(110), []
     for _ in range(200):
         lam = torch.from_numpy(draw.uniform(0.05, 1.9, 20))
@@ -161,7 +161,7 @@ def schedule_telescopes() -> Finding:
     return worst(errors, 1e-12)
 
 
-def loss_identity_is_exact() -> Finding:
+def _loss_identity_is_exact() -> Finding:
     draw, errors = cases(111), []
     for _ in range(200):
         a = normal(draw, 8, 8)
@@ -175,7 +175,7 @@ def loss_identity_is_exact() -> Finding:
     return worst(errors, 1e-10, "indefinite Hessians, coupled and forced")
 
 
-def lanczos_is_exact() -> Finding:
+def _lanczos_is_exact() -> Finding:
     draw, errors, short = cases(112), [], []
     u = rotation(draw, 400)
     hessian = u @ torch.diag(10 ** torch.from_numpy(draw.uniform(-3, 0, 400))) @ u.T
@@ -188,7 +188,7 @@ def lanczos_is_exact() -> Finding:
     return worst(errors, 1e-10, f"40 steps from 10 products: error {short[-1]:.0e}")
 
 
-def dominance_orders_losses() -> Finding:
+def _dominance_orders_losses() -> Finding:
     draw, shortfall = cases(113), []
     while len(shortfall) < 1000:
         lam = torch.from_numpy(np.sort(draw.uniform(-0.1, 1.95, 12)))
@@ -200,7 +200,7 @@ def dominance_orders_losses() -> Finding:
     return worst(shortfall, 1e-10)
 
 
-def force_conditions_suffice() -> Finding:
+def _force_conditions_suffice() -> Finding:
     draw, wrong = cases(114), []
     for _ in range(500):
         pair = [random_valley(draw, 3, 6, -2, 0) for _ in range(2)]
@@ -211,7 +211,7 @@ def force_conditions_suffice() -> Finding:
     return worst(wrong, 0, f"SC1 applied {len(wrong)} times in 500")
 
 
-def control_number_decides() -> Finding:
+def _control_number_decides() -> Finding:
     draw, shares = cases(115), {}
     for control in (0.01, 3.0):
         lower = []
@@ -272,17 +272,17 @@ def flat_valley_keeps_loss() -> Finding:
 
 
 STATEMENTS = (
-    Statement("1.1", "a split by the Hessian's own eigenvectors has no coupling", "false", eigen_split_has_no_coupling),
-    Statement("1.2", "a semidefinite Hessian has ||B||^2 <= ||A|| ||D||", "ours", semidefinite_coupling_is_bounded),
-    Statement("1.3", "no river curvature: exactly rank(B) negative eigenvalues", "false", flat_river_is_indefinite),
-    Statement("3.1", "the kernel of a schedule of rates telescopes", "ours", schedule_telescopes),
-    Statement("3.2", "theorem 1: C_K = -B^T s_K(A) x_0", "as stated", force_is_the_recursion),
-    Statement("3.3", "the force relative to the start needs no floor", "ours", relative_force_is_the_recursion),
-    Statement("3.4", "upper bounds of the force and their order", "repaired", upper_bounds_hold),
-    Statement("3.5", "lower bounds of the force", "ours", lower_bounds_hold),
-    Statement("3.6", "mean and variance of the squared force over starts", "ours", expectation_is_exact),
-    Statement("3.7", "steep directions add at most R_tau", "repaired", steep_residual_holds),
-    Statement("3.8", "the coupled force and its decomposition", "ours", coupled_run_is_the_recursion),
+    Statement("1.1", "a split by the Hessian's own eigenvectors has no coupling", "false", _eigen_split_has_no_coupling),
+    Statement("1.2", "a semidefinite Hessian has ||B||^2 <= ||A|| ||D||", "ours", _semidefinite_coupling_is_bounded),
+    Statement("1.3", "no river curvature: exactly rank(B) negative eigenvalues", "false", _flat_river_is_indefinite),
+    Statement("3.1", "the kernel of a schedule of rates telescopes", "ours", _schedule_telescopes),
+    Statement("3.2", "theorem 1: C_K = -B^T s_K(A) x_0", "as stated", _force_is_the_recursion),
+    Statement("3.3", "the force relative to the start needs no floor", "ours", _relative_force_is_the_recursion),
+    Statement("3.4", "upper bounds of the force and their order", "repaired", _upper_bounds_hold),
+    Statement("3.5", "lower bounds of the force", "ours", _lower_bounds_hold),
+    Statement("3.6", "mean and variance of the squared force over starts", "ours", _expectation_is_exact),
+    Statement("3.7", "steep directions add at most R_tau", "repaired", _steep_residual_holds),
+    Statement("3.8", "the coupled force and its decomposition", "ours", _coupled_run_is_the_recursion),
     Statement("CE1", "corollary 1: the coupling misses the flat direction", "false", missed_flat_direction),
     Statement("CE2", "corollary 1: parts cancel", "false", cancellation),
     Statement("CE2b", "corollary 1: a start without a flat part", "false", start_without_flat_part),
@@ -291,9 +291,9 @@ STATEMENTS = (
     Statement("CE5", "corollary 1: before the flat direction has settled", "false", not_settled),
     Statement("CE6", "corollary 1: ordered matrices, other order of forces", "false", loewner_order),
     Statement("CE8", "corollary 2: a flat valley keeps its loss", "false", flat_valley_keeps_loss),
-    Statement("4.1", "SC1 implies the larger force", "repaired", force_conditions_suffice),
-    Statement("4.2", "L_0 - L_K = 1/2 sum s_2K(lam_i) (v_i.g_0)^2", "repaired", loss_identity_is_exact),
-    Statement("4.3", "the same by K products, Lanczos from the gradient", "ours", lanczos_is_exact),
-    Statement("4.4", "gradient energy at lower curvature implies the larger decrease", "repaired", dominance_orders_losses),
-    Statement("4.5", "corollary 2 is a coin flip for small Pi and holds for large", "repaired", control_number_decides),
+    Statement("4.1", "SC1 implies the larger force", "repaired", _force_conditions_suffice),
+    Statement("4.2", "L_0 - L_K = 1/2 sum s_2K(lam_i) (v_i.g_0)^2", "repaired", _loss_identity_is_exact),
+    Statement("4.3", "the same by K products, Lanczos from the gradient", "ours", _lanczos_is_exact),
+    Statement("4.4", "gradient energy at lower curvature implies the larger decrease", "repaired", _dominance_orders_losses),
+    Statement("4.5", "corollary 2 is a coin flip for small Pi and holds for large", "repaired", _control_number_decides),
 )

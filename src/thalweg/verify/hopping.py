@@ -13,7 +13,7 @@ from thalweg.landscape import ablation, edge, flips, geometry, hopping
 from thalweg.verify.statement import Finding, Statement, cases, normal, rotation, worst
 
 
-def driven(draw: np.random.Generator, sharpness: float, momentum: float, steps: int, runs: int, minibatch: bool = False) -> Tensor:
+def _driven(draw: np.random.Generator, sharpness: float, momentum: float, steps: int, runs: int, minibatch: bool = False) -> Tensor:
     """Gradients of independent settled runs on ``lam x^2 / 2`` with noise in the step, ``(steps, runs)``; eta = 1."""
     x, before, rows = np.zeros(runs), np.zeros(runs), []
     for step in range(steps + 400):
@@ -24,10 +24,10 @@ def driven(draw: np.random.Generator, sharpness: float, momentum: float, steps: 
     return torch.from_numpy(np.stack(rows))
 
 
-def signs_are_a_trap() -> Finding:
+def _signs_are_a_trap() -> Finding:
     draw, errors, shares = cases(800), [], []
     for _ in range(5):
-        a, base, turn = driven(draw, 0.048, 0.0, 600, 2), rotation(draw, 6), normal(draw, 6, 6)
+        a, base, turn = _driven(draw, 0.048, 0.0, 600, 2), rotation(draw, 6), normal(draw, 6, 6)
         turn = (turn - turn.T) / (turn - turn.T).norm()
         frames = torch.matrix_exp(torch.linspace(0, 0.3, 600, dtype=torch.float64).view(-1, 1, 1) * turn) @ base[:, :2]
         gradients = torch.einsum("wpk,wk->wp", frames, a)
@@ -41,7 +41,7 @@ def signs_are_a_trap() -> Finding:
     return worst(errors, 1e-12, f"share of flips {before:.2f} with random signs, {after:.2f} aligned")
 
 
-def flips_have_laws() -> Finding:
+def _flips_have_laws() -> Finding:
     draw, errors, words = cases(801), [], []
     for z in (0.1, 0.5, 0.9, 1.1, 1.5, 1.9):
         x = ((1 - z) ** torch.arange(60, dtype=torch.float64)).unsqueeze(1)
@@ -49,14 +49,14 @@ def flips_have_laws() -> Finding:
         errors += [abs(float(still.share) - (z > 1)), abs(float(still.share) - flips.deterministic_law(z))]
         errors.append(abs(float(still.sharpness) - z))
     for z in (0.1, 0.5, 1.0, 1.5, 1.9):
-        fixed = float(flips.flips(driven(draw, z, 0.0, 1500, 600)).share.mean())
-        batches = float(flips.flips(driven(draw, z, 0.0, 1500, 600, minibatch=True), minibatch=True).share.mean())
+        fixed = float(flips.flips(_driven(draw, z, 0.0, 1500, 600)).share.mean())
+        batches = float(flips.flips(_driven(draw, z, 0.0, 1500, 600, minibatch=True), minibatch=True).share.mean())
         errors += [abs(fixed - flips.driven_law(z)), abs(batches - flips.minibatch_law(z))]
         words.append(f"{z:g}: {fixed:.3f} {batches:.3f}")
     return worst(errors, 2e-3, "eta lam, shares on a fixed batch and on mini-batches: " + "; ".join(words))
 
 
-def momentum_swings() -> Finding:
+def _momentum_swings() -> Finding:
     errors, shares, beta = [], [], 0.9
     for z, stated in ((0.01, 0.028), (0.5, 0.236), (1.0, 0.343), (1.9, 0.5), (2.5, 0.602), (3.5, 0.819)):
         here, before, count, steps = 1.0, 1.0, 0, 20000
@@ -70,7 +70,7 @@ def momentum_swings() -> Finding:
     return worst(errors, 6e-4, "flips at beta = 0.9: " + ", ".join(f"{share:.3f}" for share in shares))
 
 
-def tortuosity_has_a_closed_form() -> Finding:
+def _tortuosity_has_a_closed_form() -> Finding:
     draw, errors = cases(803), []
     for case in range(100):
         z, steps = float(draw.uniform(0.01, 2.5)), int(draw.integers(20, 120))
@@ -99,7 +99,7 @@ def toy(draw: np.random.Generator, bend: float, base: float, slope: float, noise
     return gradient
 
 
-def hopping_stops_or_helps() -> Finding:
+def _hopping_stops_or_helps() -> Finding:
     draw, slope = cases(804), 1e-3
     gradient, point = toy(draw, 1.0, 1.8, slope, 1e-3), torch.tensor([1e-3, 0.0], dtype=torch.float64)
     points, rows = [point], []
@@ -137,9 +137,9 @@ def hopping_stops_or_helps() -> Finding:
 
 
 STATEMENTS = (
-    Statement("8.1", "random signs of eigenvectors make every run look like hopping", "ours", signs_are_a_trap),
-    Statement("8.2", "shares of flips: 0 or 1, arccos(1 - eta lam)/pi, arccos(-eta lam/2)/pi", "ours", flips_have_laws),
-    Statement("8.3", "heavy ball flips with phi/pi: swinging is not hopping", "ours", momentum_swings),
-    Statement("8.4", "tortuosity of gradient descent on a parabola", "ours", tortuosity_has_a_closed_form),
-    Statement("8.5", "hopping stops a river that sharpens and helps one that flattens", "false", hopping_stops_or_helps),
+    Statement("8.1", "random signs of eigenvectors make every run look like hopping", "ours", _signs_are_a_trap),
+    Statement("8.2", "shares of flips: 0 or 1, arccos(1 - eta lam)/pi, arccos(-eta lam/2)/pi", "ours", _flips_have_laws),
+    Statement("8.3", "heavy ball flips with phi/pi: swinging is not hopping", "ours", _momentum_swings),
+    Statement("8.4", "tortuosity of gradient descent on a parabola", "ours", _tortuosity_has_a_closed_form),
+    Statement("8.5", "hopping stops a river that sharpens and helps one that flattens", "false", _hopping_stops_or_helps),
 )

@@ -15,22 +15,22 @@ from thalweg.landscape import entropy, information, phases, similarity
 from thalweg.landscape.information import SortedPairsWarning
 from thalweg.verify.statement import Finding, Statement, cases, normal, rotation, worst
 
-ORDERS = (0.0, 0.5, 0.95, 1.0, 1.05, 2.0, 5.0, math.inf)
+_ORDERS = (0.0, 0.5, 0.95, 1.0, 1.05, 2.0, 5.0, math.inf)
 
 
-def entropy_of_every_order() -> Finding:
+def _entropy_of_every_order() -> Finding:
     draw, errors = cases(700), []
     for _ in range(100):
         lam = normal(draw, int(draw.integers(2, 60))) ** 3
         p = (lam.abs() / lam.abs().sum()).numpy()
         stated = (math.log(len(p)), -(p * np.log(p)).sum(), -np.log((p**2).sum()), -np.log(p.max()))
-        found = [entropy.matrix_entropy(lam, order).value for order in ORDERS]
-        errors += [abs(found[ORDERS.index(order)] - value) for order, value in zip((0, 1, 2, math.inf), stated, strict=True)]
+        found = [entropy.matrix_entropy(lam, order).value for order in _ORDERS]
+        errors += [abs(found[_ORDERS.index(order)] - value) for order, value in zip((0, 1, 2, math.inf), stated, strict=True)]
         errors.append(float(np.diff(found).max()))
     return worst(errors, 1e-10, "orders 0, 1, 2, infinity, and no rise in between")
 
 
-def gram_spectrum(gram: Tensor) -> float:
+def _gram_spectrum(gram: Tensor) -> float:
     """Shannon entropy of a Gram matrix's normalised spectrum, written out anew."""
     root = gram.diagonal().sqrt()
     p = np.linalg.eigvalsh((gram / torch.outer(root, root)).numpy()) / len(gram)
@@ -38,18 +38,18 @@ def gram_spectrum(gram: Tensor) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def order_one_is_bounded() -> Finding:
+def _order_one_is_bounded() -> Finding:
     draw, excess = cases(701), []
     for _ in range(150):
         n = int(draw.integers(2, 20))
         roots = [normal(draw, n, int(draw.integers(1, 6))) for _ in range(2)]
         grams = [root @ root.T for root in roots]
         found = information.mutual_information(grams[0], grams[1])
-        excess.append(max(-found, found - min(gram_spectrum(gram) for gram in grams)))
+        excess.append(max(-found, found - min(_gram_spectrum(gram) for gram in grams)))
     return worst(excess, 1e-9)
 
 
-def other_orders_may_be_negative() -> Finding:
+def _other_orders_may_be_negative() -> Finding:
     zeros, numbers = torch.zeros(10), torch.arange(1.0, 11.0)
     grams = [(v.unsqueeze(1) == v).double() for v in (torch.cat([zeros, numbers]), torch.cat([numbers, zeros]))]
     with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def other_orders_may_be_negative() -> Finding:
     return Finding(1, max(errors), 1e-3, "I at orders 1, 2, 5: " + ", ".join(f"{one:.3f}" for one in found))
 
 
-def sorted_spectra_look_dependent() -> Finding:
+def _sorted_spectra_look_dependent() -> Finding:
     draw = cases(703)
     one, other = normal(draw, 300), normal(draw, 300)
     with warnings.catch_warnings():
@@ -70,7 +70,7 @@ def sorted_spectra_look_dependent() -> Finding:
     return Finding(1, gap, 0, words)
 
 
-def quadratic_forms_follow_the_cosine() -> Finding:
+def _quadratic_forms_follow_the_cosine() -> Finding:
     draw = cases(704)
     a, b = (m + m.T - 2 * m.trace() / 30 * torch.eye(30, dtype=torch.float64) for m in (normal(draw, 30, 30) for _ in range(2)))
     z, mixed = normal(draw, 40000, 30), a + b
@@ -88,18 +88,18 @@ def quadratic_forms_follow_the_cosine() -> Finding:
     return worst([score / 4, 1e9 * disorder, abs(pairs[-1].z_score) / 4, 4 / max(pairs[0].z_score, 1e-9)], 1, words)
 
 
-def phases_seldom_come_from_noise() -> Finding:
+def _phases_seldom_come_from_noise() -> Finding:
     draw, n = cases(705), 80
-    found = [phases.phases(ar_noise(draw, n, 0.5), most=2, replicates=49, seed=seed) for seed in range(120)]
+    found = [phases.phases(_ar_noise(draw, n, 0.5), most=2, replicates=49, seed=seed) for seed in range(120)]
     false = float(np.mean([len(one.breaks) > 0 for one in found]))
     ramp = torch.cat([torch.linspace(0, -3, 25), torch.linspace(-3, -1, 30), torch.full((25,), -1.0)]).double()
-    runs = phases.phases_over_seeds([ramp + 0.1 * ar_noise(draw, n, 0.5) for _ in range(8)], replicates=49)
+    runs = phases.phases_over_seeds([ramp + 0.1 * _ar_noise(draw, n, 0.5) for _ in range(8)], replicates=49)
     recovered = float(np.mean([run.labels == phases.THREE for run in runs.runs]))
     gap = max(false - 0.15, 2 / 3 - recovered, 0.0 if runs.three_phases else 1.0, 0.0)
     return Finding(128, gap, 0, f"broken noise {false:.2f}, recovered ramps {recovered:.2f}")
 
 
-def ar_noise(draw: np.random.Generator, n: int, correlation: float) -> Tensor:
+def _ar_noise(draw: np.random.Generator, n: int, correlation: float) -> Tensor:
     """Stationary AR(1) noise of variance 1, by its covariance's square root."""
     places = np.arange(n)
     root = np.linalg.cholesky(correlation ** np.abs(places[:, None] - places))
@@ -107,10 +107,10 @@ def ar_noise(draw: np.random.Generator, n: int, correlation: float) -> Tensor:
 
 
 STATEMENTS = (
-    Statement("7.1", "Renyi entropies: their limits, and no rise with the order", "ours", entropy_of_every_order),
-    Statement("7.2", "order 1: 0 <= I <= min(S_A, S_B)", "ours", order_one_is_bounded),
-    Statement("7.3", "at other orders mutual information may be negative", "ours", other_orders_may_be_negative),
-    Statement("7.4", "sorted eigenvalues of independent spectra look dependent", "false", sorted_spectra_look_dependent),
-    Statement("7.5", "quadratic forms: covariance 2 tr(AB), information by the cosine", "ours", quadratic_forms_follow_the_cosine),
-    Statement("7.6", "AR(1) noise seldom has phases; a planted ramp has its three", "repaired", phases_seldom_come_from_noise),
+    Statement("7.1", "Renyi entropies: their limits, and no rise with the order", "ours", _entropy_of_every_order),
+    Statement("7.2", "order 1: 0 <= I <= min(S_A, S_B)", "ours", _order_one_is_bounded),
+    Statement("7.3", "at other orders mutual information may be negative", "ours", _other_orders_may_be_negative),
+    Statement("7.4", "sorted eigenvalues of independent spectra look dependent", "false", _sorted_spectra_look_dependent),
+    Statement("7.5", "quadratic forms: covariance 2 tr(AB), information by the cosine", "ours", _quadratic_forms_follow_the_cosine),
+    Statement("7.6", "AR(1) noise seldom has phases; a planted ramp has its three", "repaired", _phases_seldom_come_from_noise),
 )

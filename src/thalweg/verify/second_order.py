@@ -12,7 +12,7 @@ from thalweg.theory import hopping_force, momentum
 from thalweg.theory.quadratic import Quadratic, quadratic
 from thalweg.verify.statement import Finding, Statement, cases, normal, relative, rotation, worst
 
-LONG = 6000
+_LONG = 6000
 """Steps after which nothing is left of the flattest preconditioned direction of the cases here."""
 
 
@@ -33,7 +33,7 @@ class Cubic:
         return across, along
 
 
-def random_cubic(draw: np.random.Generator, valley: int, river: int) -> Cubic:
+def _random_cubic(draw: np.random.Generator, valley: int, river: int) -> Cubic:
     """``eta lam`` from 0.1 to 1.9 at rate 1, at least one direction hopping, third derivatives of the order of 1."""
     t, w = normal(draw, river, valley, valley), normal(draw, river, river, valley)
     u = normal(draw, valley, valley, valley)
@@ -43,10 +43,10 @@ def random_cubic(draw: np.random.Generator, valley: int, river: int) -> Cubic:
     return Cubic(lam, (t + t.mT) / 2, u, (w + w.transpose(0, 1)) / 2)
 
 
-def cubic_force_is_the_leading_order() -> Finding:
+def _cubic_force_is_the_leading_order() -> Finding:
     draw, ratios, errors = cases(300), [], []
     for _ in range(8):
-        loss, direction, steps = random_cubic(draw, 4, 3), normal(draw, 4), int(draw.integers(5, 40))
+        loss, direction, steps = _random_cubic(draw, 4, 3), normal(draw, 4), int(draw.integers(5, 40))
         found = []
         for amplitude in (1e-3, 1e-4, 1e-5):
             start = amplitude * direction / direction.norm()
@@ -61,7 +61,7 @@ def cubic_force_is_the_leading_order() -> Finding:
     return worst(ratios, 0.2, f"error at a tenth of the amplitude over error; median errors {steps_of_error}")
 
 
-def curvature_gradient_is_the_difference() -> Finding:
+def _curvature_gradient_is_the_difference() -> Finding:
     draw, errors = cases(301), []
     for _ in range(10):
         inputs, inner, outer = normal(draw, 6, 4), normal(draw, 5, 4) / 2, normal(draw, 5)
@@ -81,13 +81,13 @@ def curvature_gradient_is_the_difference() -> Finding:
     return worst(errors, 1e-7)
 
 
-def random_valley(draw: np.random.Generator, low: float, high: float, valley: int = 6, river: int = 4) -> Quadratic:
+def _random_valley(draw: np.random.Generator, low: float, high: float, valley: int = 6, river: int = 4) -> Quadratic:
     """Eigenvalues uniform in (low, high), random vectors and coupling."""
     u = rotation(draw, valley)
     return quadratic(u @ torch.diag(torch.from_numpy(draw.uniform(low, high, valley))) @ u.T, normal(draw, valley, river))
 
 
-def with_momentum(model: Quadratic, start: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
+def _with_momentum(model: Quadratic, start: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
     """Sum of the valley's positions and the river's place, by the recursion at rate 1."""
     x, r, total = start, torch.zeros(model.coupling.shape[1], dtype=torch.float64), torch.zeros_like(start)
     before_x, before_r = x, r
@@ -99,19 +99,19 @@ def with_momentum(model: Quadratic, start: Tensor, steps: int, beta: float) -> t
     return total, r
 
 
-def momentum_is_the_recursion() -> Finding:
+def _momentum_is_the_recursion() -> Finding:
     draw, errors = cases(302), []
     for case in range(60):
         beta = float(draw.choice([0.0, 0.3, 0.9, 0.99]))
-        model, start = random_valley(draw, -0.01 if case % 3 == 0 else 0.0, 1.95 * (1 + beta)), normal(draw, 6)
+        model, start = _random_valley(draw, -0.01 if case % 3 == 0 else 0.0, 1.95 * (1 + beta)), normal(draw, 6)
         steps = int(draw.integers(1, 150))
-        total, place = with_momentum(model, start, steps, beta)
+        total, place = _with_momentum(model, start, steps, beta)
         lam, u = torch.linalg.eigh(model.valley)
         summed = u @ (momentum.heavy_ball(lam, 1.0, steps, beta).total * (u.T @ start))
         errors += [relative(summed, total), relative(momentum.displacement(model, start, 1.0, steps, beta).vector, place)]
     for beta in (0.0, 0.5, 0.9):
-        model, start = random_valley(draw, 0.3, 1.9 * (1 + beta)), normal(draw, 6)
-        total, place = with_momentum(model, start, 2000, beta)
+        model, start = _random_valley(draw, 0.3, 1.9 * (1 + beta)), normal(draw, 6)
+        total, place = _with_momentum(model, start, 2000, beta)
         lam, u = torch.linalg.eigh(model.valley)
         end = momentum.heavy_ball_limit(lam, 1.0, beta)
         errors += [
@@ -121,7 +121,7 @@ def momentum_is_the_recursion() -> Finding:
     return worst(errors, 1e-10, "the river ends where gradient descent's ends")
 
 
-def stability_edges_are_exact() -> Finding:
+def _stability_edges_are_exact() -> Finding:
     errors, words = [], ""
     for form in ("heavy-ball", "ema"):
         for beta in (0.0, 0.1, 0.5, 0.9, 0.95, 0.99):
@@ -129,25 +129,25 @@ def stability_edges_are_exact() -> Finding:
             low, high = 0.0, 1000.0
             for _ in range(60):
                 middle = (low + high) / 2
-                low, high = (middle, high) if spectral_radius(middle, beta, form) < 1 else (low, middle)
+                low, high = (middle, high) if _spectral_radius(middle, beta, form) < 1 else (low, middle)
             errors.append(abs(low / edge - 1))
             if (form, beta) == ("ema", 0.9):
-                inside, outside = (spectral_radius(edge * factor, beta, form) for factor in (0.999, 1.001))
+                inside, outside = (_spectral_radius(edge * factor, beta, form) for factor in (0.999, 1.001))
                 words = f"Adam's form at 0.9: edge {low:.6f}, radius {inside:.4f} and {outside:.4f} a thousandth to either side"
     return worst(errors, 1e-9, words)
 
 
-def spectral_radius(x: float, beta: float, form: str) -> float:
+def _spectral_radius(x: float, beta: float, form: str) -> float:
     """Of one step of (position, moving average or last move), at eta lam = x."""
     gain = 1 - beta if form == "ema" else 1.0
     step = np.array([[1 - gain * x, -beta], [gain * x, beta]])
     return float(np.abs(np.linalg.eigvals(step)).max())
 
 
-def preconditioner_is_the_recursion() -> Finding:
+def _preconditioner_is_the_recursion() -> Finding:
     draw, errors = cases(303), []
     for case in range(60):
-        model, start = random_valley(draw, 0.05, 1.0), normal(draw, 6)
+        model, start = _random_valley(draw, 0.05, 1.0), normal(draw, 6)
         if case % 2:
             valley, river = (torch.from_numpy(draw.uniform(0.2, 1.8, size)) for size in (6, 4))
             full, outer = torch.diag(valley), torch.diag(river)
@@ -156,12 +156,12 @@ def preconditioner_is_the_recursion() -> Finding:
             valley = full = 0.2 * torch.eye(6, dtype=torch.float64) + a @ a.T / 12
             river = outer = 0.2 * torch.eye(4, dtype=torch.float64) + b @ b.T / 8
         rate = 1.7 / float(torch.linalg.matrix_norm(full @ model.valley, 2))
-        for steps in (int(draw.integers(1, 100)), LONG if case < 2 else 0):
+        for steps in (int(draw.integers(1, 100)), _LONG if case < 2 else 0):
             x, place = start, torch.zeros(4, dtype=torch.float64)
             along, across = rate * outer @ model.coupling.T, rate * full @ model.valley
             for _ in range(steps):
                 place, x = place - along @ x, x - across @ x
-            if steps == LONG:
+            if steps == _LONG:
                 errors.append(relative(momentum.preconditioned_limit(model, start, valley, river, rate).vector, place))
             elif steps:
                 errors.append(relative(momentum.preconditioned_force(model, start, valley, river, rate, steps).vector, place))
@@ -169,9 +169,9 @@ def preconditioner_is_the_recursion() -> Finding:
 
 
 STATEMENTS: tuple[Statement, ...] = (
-    Statement("3.9", "without a coupling the force is cubic, with the kernel m_K", "repaired", cubic_force_is_the_leading_order),
-    Statement("3.10", "T[u, u] = grad (u^T H u) by nested backward passes", "ours", curvature_gradient_is_the_difference),
-    Statement("3.11", "momentum: sum and displacement, same limit as gradient descent", "ours", momentum_is_the_recursion),
-    Statement("3.12", "stability edges 2 (1 + beta) and, in Adam's form, 38 / eta at 0.9", "ours", stability_edges_are_exact),
-    Statement("3.13", "a frozen preconditioner changes the force and its limit", "ours", preconditioner_is_the_recursion),
+    Statement("3.9", "without a coupling the force is cubic, with the kernel m_K", "repaired", _cubic_force_is_the_leading_order),
+    Statement("3.10", "T[u, u] = grad (u^T H u) by nested backward passes", "ours", _curvature_gradient_is_the_difference),
+    Statement("3.11", "momentum: sum and displacement, same limit as gradient descent", "ours", _momentum_is_the_recursion),
+    Statement("3.12", "stability edges 2 (1 + beta) and, in Adam's form, 38 / eta at 0.9", "ours", _stability_edges_are_exact),
+    Statement("3.13", "a frozen preconditioner changes the force and its limit", "ours", _preconditioner_is_the_recursion),
 )

@@ -28,7 +28,7 @@ def planted(draw: np.random.Generator, batches: int, size: float) -> tuple[int, 
     return count, whole, whole + size * (added + added.mT) / math.sqrt(2)
 
 
-def log_gap_finds_the_valley() -> Finding:
+def _log_gap_finds_the_valley() -> Finding:
     draw, errors, baseline = cases(200), [], 0
     for _ in range(60):
         count, _, stack = planted(draw, 8, 0.03)
@@ -38,7 +38,7 @@ def log_gap_finds_the_valley() -> Finding:
     return Finding(60, max(errors) + baseline, 0, f"log-gap {errors.count(0)} of 60, a thousandth of the largest {baseline} of 60")
 
 
-def noise_floor_finds_the_valley() -> Finding:
+def _noise_floor_finds_the_valley() -> Finding:
     draw, errors, bare = cases(201), [], 0
     for _ in range(60):
         count, _, stack = planted(draw, 8, 0.03)
@@ -49,7 +49,7 @@ def noise_floor_finds_the_valley() -> Finding:
     return worst(errors, 0, f"with the margin of 1.1 {errors.count(0)} of 60, without {bare} of 60")
 
 
-def marchenko_pastur_finds_the_valley() -> Finding:
+def _marchenko_pastur_finds_the_valley() -> Finding:
     draw, errors, variances = cases(202), [], []
     for case in range(60):
         samples = (300, 40)[case % 2]
@@ -64,7 +64,7 @@ def marchenko_pastur_finds_the_valley() -> Finding:
     return worst(errors, 0, words)
 
 
-def every_spectrum_is_both() -> Finding:
+def _every_spectrum_is_both() -> Finding:
     draw, missing, words = cases(203), [], ""
     for case in range(8):
         values = 10 ** torch.from_numpy(draw.uniform(-4, 0, 100))
@@ -91,7 +91,7 @@ def spectrum_of(kind: str, draw: np.random.Generator) -> Tensor:
     return 10 ** (-torch.arange(200, dtype=torch.float64) / 50 + 0.01 * normal(draw, 200))
 
 
-def planted_classes_are_found() -> Finding:
+def _planted_classes_are_found() -> Finding:
     draw, errors = cases(204), []
     for kind in ("U", "V", "saddle", "indeterminate"):
         for _ in range(10):
@@ -112,7 +112,7 @@ def loss(parts: dict[str, Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(here[:, :, -1] @ parts["head"].T, classes)
 
 
-def spectrum_at(parts: dict[str, Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
+def _spectrum_at(parts: dict[str, Tensor], tokens: Tensor, classes: Tensor) -> Tensor:
     """Eigenvalues of the Hessian in all weights, rising."""
     flat = torch.cat([parts[name].flatten() for name in SHAPES])
 
@@ -123,7 +123,7 @@ def spectrum_at(parts: dict[str, Tensor], tokens: Tensor, classes: Tensor) -> Te
     return torch.linalg.eigvalsh(torch.autograd.functional.hessian(of_flat, flat))  # type: ignore[arg-type]
 
 
-def gauge_changes_only_the_spectrum() -> Finding:
+def _gauge_changes_only_the_spectrum() -> Finding:
     draw, errors, words = cases(205), [], ""
     for case in range(2):
         tokens, classes = normal(draw, 8, 4, 4) / 2, torch.from_numpy(draw.integers(0, 3, 8))
@@ -132,8 +132,8 @@ def gauge_changes_only_the_spectrum() -> Finding:
         seen = gauge.gauge_sweep(
             lambda parts, t=tokens, c=classes: (
                 loss(parts, t, c),
-                spectrum_at(parts, t, c),
-                spectrum_at(gauge.balance_weights(parts, [gauge.Pair("key", "query")]), t, c),
+                _spectrum_at(parts, t, c),
+                _spectrum_at(gauge.balance_weights(parts, [gauge.Pair("key", "query")]), t, c),
             ),
             weights,
             [gauge.Pair("key", "query")],
@@ -152,7 +152,7 @@ def gauge_changes_only_the_spectrum() -> Finding:
     return worst(errors, 1e-9, words)
 
 
-def noisy_extremes_are_between() -> Finding:
+def _noisy_extremes_are_between() -> Finding:
     draw, low, high, excess = cases(206), [], [], []
     for count in (1, 3):
         low, high = [], []
@@ -169,14 +169,14 @@ def noisy_extremes_are_between() -> Finding:
 
 STATEMENTS = (
     Statement(
-        "2.1", "the widest log-gap recovers a planted valley, a thousandth of rho does not", "ours", log_gap_finds_the_valley
+        "2.1", "the widest log-gap recovers a planted valley, a thousandth of rho does not", "ours", _log_gap_finds_the_valley
     ),
-    Statement("2.2", "the noise floor of the batches recovers it", "ours", noise_floor_finds_the_valley),
-    Statement("2.3", "the Marchenko-Pastur edge recovers it under equal noise", "ours", marchenko_pastur_finds_the_valley),
-    Statement("2.4", "any spectrum is U for one threshold and V for another", "vacuous", every_spectrum_is_both),
-    Statement("2.5", "with threshold and plateau the classes of planted spectra are found", "repaired", planted_classes_are_found),
+    Statement("2.2", "the noise floor of the batches recovers it", "ours", _noise_floor_finds_the_valley),
+    Statement("2.3", "the Marchenko-Pastur edge recovers it under equal noise", "ours", _marchenko_pastur_finds_the_valley),
+    Statement("2.4", "any spectrum is U for one threshold and V for another", "vacuous", _every_spectrum_is_both),
+    Statement("2.5", "with threshold and plateau the classes of planted spectra are found", "repaired", _planted_classes_are_found),
     Statement(
-        "2.6", "gauge of query and key: same loss, other spectrum; one after balance", "ours", gauge_changes_only_the_spectrum
+        "2.6", "gauge of query and key: same loss, other spectrum; one after balance", "ours", _gauge_changes_only_the_spectrum
     ),
-    Statement("2.7", "noise widens: crossed halves too small, one half too large", "ours", noisy_extremes_are_between),
+    Statement("2.7", "noise widens: crossed halves too small, one half too large", "ours", _noisy_extremes_are_between),
 )

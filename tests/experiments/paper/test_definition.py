@@ -150,7 +150,7 @@ def test_a_failed_run_leaves_the_others_and_is_named(tiny: RunConfig, tmp_path: 
 @pytest.mark.parametrize("torn", ["", '{"type": "step", "step": ', '{"type": "step", "step": 1'])
 def test_a_line_that_is_being_written_is_not_read(torn: str, tiny: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"type": "step", "step": 25, "loss": 1.0}\n' + torn)
-    assert Job("one", tiny, tmp_path).told == f"one (25 of {tiny.training.steps:,} updates)"
+    assert Job("one", tiny, tmp_path).status == f"one (25 of {tiny.training.steps:,} updates)"
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_a_run_that_could_not_say_why_it_ended_has_it_written_down(code: int, to
     (tmp_path / "stderr.log").write_text("thalweg: warning: something\nTraceback of something\n")
     assert why_it_ended(Job("one", tiny, tmp_path), code).startswith(told)
     assert failed_for_good(tmp_path)
-    assert Job("one", tiny, tmp_path).told == "one (failed)"
+    assert Job("one", tiny, tmp_path).status == "one (failed)"
 
 
 def test_an_interruption_is_no_failure(tiny: RunConfig, tmp_path: Path) -> None:

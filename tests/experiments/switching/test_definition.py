@@ -88,7 +88,10 @@ def test_a_sweep_that_is_still_going_on_says_what_is_missing(made: Path, capsys:
 @pytest.mark.slow
 def test_a_folder_of_another_sweep_is_refused_and_left_alone(made: Path, tmp_path: Path) -> None:
     before = sorted(path.name for path in made.rglob("*"))
-    with pytest.raises(FolderError, match="the folder belongs to another sweep or other settings; choose another --out"):
+    with pytest.raises(
+        FolderError,
+        match=r"another sweep or other settings \(loops is 3 there, given 4, expected the same\); choose another --out",
+    ):
         run_sweep(sweep_of("markov", "quick", 4, ("scp",)), made, 1, as_json=False)
     assert sorted(path.name for path in made.rglob("*")) == before
     (tmp_path / "mine").mkdir()

@@ -13,7 +13,7 @@ from thalweg.experiments.paper.verdicts import Runs
 from thalweg.experiments.queue import Job
 from thalweg.experiments.switching import definition as sweeps
 from thalweg.experiments.switching.answers import region, smooth, sooner, verdicts_of
-from thalweg.experiments.switching.variants import Way, sweep_of, ways_of
+from thalweg.experiments.switching.variants import Variant, sweep_of, variants_of
 from thalweg.records.run import EvaluationRecord, RunRecord, Score, SwitchRecord
 from thalweg.serialization import to_dict
 from thalweg.shift.criterion import Plateau
@@ -41,36 +41,38 @@ def arm(end: float, pace: float, switched: bool = True) -> dict[int, RunRecord]:
     return {seed: falling(end + 0.001 * seed, pace, switched) for seed in range(3)}
 
 
-def grid_of(settings: dict[tuple[float, float, int], dict[int, RunRecord]]) -> tuple[list[Way], Runs]:
-    ways = [
-        Way(f"{a:g}, {b:g}, {c}", "scp", {"delta_loss": a, "delta_grad": b, "patience": c}, criterion=Plateau(a, b, c, 20))
+def grid_of(settings: dict[tuple[float, float, int], dict[int, RunRecord]]) -> tuple[list[Variant], Runs]:
+    variants = [
+        Variant(f"{a:g}, {b:g}, {c}", "scp", {"delta_loss": a, "delta_grad": b, "patience": c}, criterion=Plateau(a, b, c, 20))
         for a, b, c in settings
     ]
-    return ways, {way.name: runs for way, runs in zip(ways, settings.values(), strict=True)} | {"looped": arm(1.0, 6.0, False)}
+    return variants, {variant.name: runs for variant, runs in zip(variants, settings.values(), strict=True)} | {
+        "looped": arm(1.0, 6.0, False)
+    }
 
 
 def test_a_setting_that_never_reaches_looped_is_not_the_fastest() -> None:
     """Single costs a sixth of Looped; a setting that never fires ends with that, far from Looped's loss."""
     never, good = arm(2.0, 1.0, switched=False), arm(0.9, 4.0)
-    ways, runs = grid_of({(0.005, 0.1, 2): never, (0.02, 0.1, 2): good, (0.05, 0.1, 2): arm(0.9001, 4.01)})
-    found = region(ways, runs, DEFAULT)
+    variants, runs = grid_of({(0.005, 0.1, 2): never, (0.02, 0.1, 2): good, (0.05, 0.1, 2): arm(0.9001, 4.01)})
+    found = region(variants, runs, DEFAULT)
     assert found.verdict.startswith("2 of 3 settings (delta_loss 0.02 to 0.05,")
     assert found.verdict.endswith("the default is inside, with 1 of its 2 neighbours inside")
 
 
 def test_where_no_setting_reaches_looped_the_region_is_by_loss_and_says_so() -> None:
-    ways, runs = grid_of({(0.005, 0.1, 2): arm(2.0, 1.0), (0.02, 0.1, 2): arm(1.5, 4.0)})
-    found = region(ways, runs, DEFAULT)
+    variants, runs = grid_of({(0.005, 0.1, 2): arm(2.0, 1.0), (0.02, 0.1, 2): arm(1.5, 4.0)})
+    found = region(variants, runs, DEFAULT)
     assert found.verdict.startswith("1 of 2 settings (delta_loss 0.02 to 0.02,")
     assert "by final loss alone" in found.verdict
 
 
 def test_seeds_that_cannot_be_paired_yet_are_left_out() -> None:
-    ways, runs = grid_of({(0.005, 0.1, 2): {0: falling(0.9, 4.0)}, (0.02, 0.1, 2): {1: falling(0.8, 4.0)}})
-    assert "1 of 2 settings" in region(ways, runs, DEFAULT).verdict
-    ways += [Way("early", "share", {}), Way("other", "onset", {})]
+    variants, runs = grid_of({(0.005, 0.1, 2): {0: falling(0.9, 4.0)}, (0.02, 0.1, 2): {1: falling(0.8, 4.0)}})
+    assert "1 of 2 settings" in region(variants, runs, DEFAULT).verdict
+    variants += [Variant("early", "share", {}), Variant("other", "onset", {})]
     runs |= {"shift": {1: falling(0.9, 4.0)}, "looped": {0: falling(1.0, 6.0)}, "early": {0: falling(0.9, 4.0)}, "other": {}}
-    assert [one.claim[:14] for one in verdicts_of(ways, runs, DEFAULT)] == ["Which settings"]
+    assert [one.claim[:14] for one in verdicts_of(variants, runs, DEFAULT)] == ["Which settings"]
 
 
 def test_one_seed_decides_nothing() -> None:
@@ -113,7 +115,7 @@ def test_a_reference_that_fails_is_counted_and_the_other_ways_are_made(tiny_swee
     with pytest.raises(StudyError, match="1 runs failed"):
         engine.make(sweeps.SwitchingSweep(sweep), tmp_path, 1, as_json=True)
     found = {one.name: one for one in sweeps.summarise(sweep, tmp_path).outcomes}
-    assert set(found) == {way.name for way in ways_of(sweep)}
+    assert set(found) == {variant.name for variant in variants_of(sweep)}
     assert {name: one.failed for name, one in found.items() if one.failed} == {"shift-hard": 1}
     assert found["shift-hard"].final_loss.mean is None
     assert found["hard half way"].final_loss.n == 1

@@ -4,7 +4,7 @@ import pytest
 
 from thalweg.errors import BadInputError
 from thalweg.experiments.switching.definition import slug
-from thalweg.experiments.switching.variants import GROUPS, LOOPS, fires_at, recipe_of, references, sweep_of, switching, ways_of
+from thalweg.experiments.switching.variants import GROUPS, LOOPS, fires_at, recipe_of, references, sweep_of, switching, variants_of
 from thalweg.shift.criterion import AtStep, Plateau
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.storage import read_journal
@@ -16,35 +16,35 @@ from thalweg.train.trainer import train
 @pytest.mark.parametrize("task", LOOPS)
 @pytest.mark.parametrize("loops", [2, 3, 4, 6, 12])
 def test_every_way_has_a_name_and_a_folder_of_its_own_and_a_config_of_its_own(task, preset, loops):
-    ways = ways_of(sweep_of(task, preset, loops))
-    names = [way.name for way in ways]
-    assert len(set(names)) == len({slug(name) for name in names}) == len(ways)
-    made = [way.config for way in ways if way.config is not None]
+    variants = variants_of(sweep_of(task, preset, loops))
+    names = [variant.name for variant in variants]
+    assert len(set(names)) == len({slug(name) for name in names}) == len(variants)
+    made = [variant.config for variant in variants if variant.config is not None]
     assert all(a != b for index, a in enumerate(made) for b in made[:index])
-    assert all((way.config is None) == (way.criterion is not None) == (way.group == "scp") for way in ways)
+    assert all((variant.config is None) == (variant.criterion is not None) == (variant.group == "scp") for variant in variants)
 
 
 def test_all_ways_share_data_model_optimizer_and_length():
     sweep = sweep_of("markov", "paper")
     base = recipe_of(sweep).base
-    for way in ways_of(sweep):
-        if way.config is not None and way.group != "model" and way.name != "shift-short":
-            assert replace(way.config, shift=base.shift, arm=base.arm) == base
+    for variant in variants_of(sweep):
+        if variant.config is not None and variant.group != "model" and variant.name != "shift-short":
+            assert replace(variant.config, shift=base.shift, arm=base.arm) == base
 
 
 def test_the_groups_that_are_asked_for_are_made_and_the_references_always():
-    assert {way.group for way in ways_of(sweep_of("markov", "quick", groups=("share", "safety")))} == {
+    assert {variant.group for variant in variants_of(sweep_of("markov", "quick", groups=("share", "safety")))} == {
         "reference",
         "share",
         "safety",
     }
-    assert {way.group for way in ways_of(sweep_of("markov", "quick", groups=()))} == {"reference"}
-    assert {way.group for way in ways_of(sweep_of("markov", "quick"))} == {"reference", *GROUPS}
+    assert {variant.group for variant in variants_of(sweep_of("markov", "quick", groups=()))} == {"reference"}
+    assert {variant.group for variant in variants_of(sweep_of("markov", "quick"))} == {"reference", *GROUPS}
 
 
 def test_the_papers_shift_has_two_stages_and_a_hard_onset():
     recipe = recipe_of(sweep_of("markov", "paper"))
-    found = {way.name: way.config.shift for way in references(recipe) if way.config is not None}
+    found = {variant.name: variant.config.shift for variant in references(recipe) if variant.config is not None}
     ramp = Ramp(480, order="in turn")
     assert found["shift"] == ShiftConfig((1, 6), AtStep(1), ramp)
     assert found["shift-scp"] == ShiftConfig((1, 6), recipe.criterion, ramp)
@@ -53,8 +53,8 @@ def test_the_papers_shift_has_two_stages_and_a_hard_onset():
 
 @pytest.mark.parametrize(("loops", "ladders"), [(3, {(1, 2, 3)}), (6, {(1, 3, 6), (1, 2, 4, 6)}), (2, set())])
 def test_ladders_have_more_than_two_stages(loops, ladders):
-    ways = ways_of(sweep_of("markov", "quick", loops, ("stages",)))
-    assert {way.config.shift.stages for way in ways if way.name.startswith("ladder")} == ladders
+    variants = variants_of(sweep_of("markov", "quick", loops, ("stages",)))
+    assert {variant.config.shift.stages for variant in variants if variant.name.startswith("ladder")} == ladders
 
 
 def test_a_deep_sweep_trains_a_model_that_stays_stable():
@@ -64,7 +64,7 @@ def test_a_deep_sweep_trains_a_model_that_stays_stable():
 
 
 def test_the_short_run_has_45_percent_of_the_updates_and_all_else_in_proportion():
-    found = {way.name: way.config for way in references(recipe_of(sweep_of("text", "paper")))}
+    found = {variant.name: variant.config for variant in references(recipe_of(sweep_of("text", "paper")))}
     short, whole = found["shift-short"], found["shift"]
     assert (short.training.steps, short.training.evaluate_every, short.shift.onset) == (450, 9, Ramp(90, order="in turn"))
     same = replace(short.training, steps=1000, evaluate_every=20)

@@ -11,7 +11,7 @@ import numpy as np
 
 from thalweg.data.batches import Tokens
 
-PLUS = 2
+_PLUS = 2
 
 
 class Addition:
@@ -22,7 +22,7 @@ class Addition:
 
     def query(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
         digits = rng.integers(2, size=(count, 2 * length))
-        return np.insert(digits, length, PLUS, axis=1)
+        return np.insert(digits, length, _PLUS, axis=1)
 
     def answer(self, query: Tokens, length: int) -> Tokens:
         columns = query[:, :length] + query[:, length + 1 :]

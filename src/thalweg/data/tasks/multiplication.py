@@ -12,7 +12,7 @@ import numpy as np
 from thalweg.data.batches import Tokens
 from thalweg.data.tasks.addition import digits, number
 
-TIMES = 2
+_TIMES = 2
 
 
 class Multiplication:
@@ -25,7 +25,7 @@ class Multiplication:
         self.second = second
 
     def query(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
-        return np.insert(rng.integers(2, size=(count, length + self.second)), length, TIMES, axis=1)
+        return np.insert(rng.integers(2, size=(count, length + self.second)), length, _TIMES, axis=1)
 
     def answer(self, query: Tokens, length: int) -> Tokens:
         columns = np.zeros((len(query), self.slots(length)), dtype=np.int64)

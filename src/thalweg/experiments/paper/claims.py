@@ -10,13 +10,13 @@ from thalweg.experiments.paper.evidence import Evidence, Finding, Rule, conjunct
 from thalweg.experiments.paper.verdicts import verdict
 from thalweg.records.run import Cell, Verdict
 
-U, TRAPPED = "single's valley is a U", "single is trapped"
-V, HOPS, DRIVES = "looped's valley is a V", "looped hops between the valley's walls", "hopping drives looped down the river"
+U, _TRAPPED = "single's valley is a U", "single is trapped"
+V, _HOPS, _DRIVES = "looped's valley is a V", "looped hops between the valley's walls", "hopping drives looped down the river"
 
 
 def conjecture_1(e: Evidence) -> Finding:
     """Single sits in a U-valley and is trapped: as its parts say."""
-    return together({U: judged(valley_is("single", "U"), e), TRAPPED: judged(trapped, e)})
+    return together({U: judged(valley_is("single", "U"), e), _TRAPPED: judged(trapped, e)})
 
 
 def conjecture_2(e: Evidence) -> Finding:
@@ -24,7 +24,7 @@ def conjecture_2(e: Evidence) -> Finding:
     moved = judged(drives, e)
     if moved.decision == "contradicted":  # the ablation is plain gradient descent, the run need not be: it cannot refute
         moved = Finding("undecided", moved.test, moved.numbers)
-    found = together({V: judged(valley_is("looped", "V"), e), HOPS: judged(hops, e), DRIVES: moved})
+    found = together({V: judged(valley_is("looped", "V"), e), _HOPS: judged(hops, e), _DRIVES: moved})
     return Finding(found.decision, found.test, found.numbers | judged(uneven, e).numbers)
 
 
@@ -60,9 +60,9 @@ CLAIMS: dict[str, dict[str, Rule]] = {
         "looped's valley is more uneven than single's (kappa_q)": uneven,
     },
     "motion": {
-        TRAPPED: trapped,
-        HOPS: hops,
-        DRIVES: drives,
+        _TRAPPED: trapped,
+        _HOPS: hops,
+        _DRIVES: drives,
         "assumption 1: looped's low eigenvalues are smaller than single's, one by one": smaller_one_by_one,
         "corollary 1: looped feels the larger force on the river": larger_force,
         "corollary 2: the larger force goes with the lower loss": force_pays,

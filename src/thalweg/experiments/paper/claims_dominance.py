@@ -14,30 +14,30 @@ from thalweg.experiments.paper.evidence import LATE, Evidence, Finding
 from thalweg.records.run import Cell
 from thalweg.theory.dominance import MOST, SEEDS, Direction, Dominance, dominance
 
-ARMS = ("single", "looped")
-SHARE = 1e-3
+_ARMS = ("single", "looped")
+_SHARE = 1e-3
 """Of the largest eigenvalue of all spectra: the threshold where none of the widest gaps leaves a valley in every seed."""
 
 
 def smaller_one_by_one(e: Evidence) -> Finding:
     """Assumption 1 and its reverse at the first, the middle and the last common checkpoint; the last decides."""
-    steps = common_exact(e)
+    steps = _common_exact(e)
     places = {"first": steps[0], "middle": steps[len(steps) // 2], "last": steps[-1]}
-    end = max(e.steps(arm, seed) for arm in ARMS for seed in e.both(*ARMS))
+    end = max(e.steps(arm, seed) for arm in _ARMS for seed in e.both(*_ARMS))
     if places["last"] < LATE * end:
         raise InsufficientDataError(f"no common exact spectra in the last third of the run; the last are at step {places['last']}")
-    last, seeds, rule = dominance_at(e, places["last"])
+    last, seeds, rule = _dominance_at(e, places["last"])
     decision = "supported" if last.forward.verdict == "supported" else "undecided"  # both may be contradicted, by each other
     decision = "contradicted" if last.reverse.verdict == "supported" else decision
     numbers: dict[str, Cell] = {}
-    words = [tau_words(last.forward, "looped"), tau_words(last.reverse, "single")]
+    words = [_tau_words(last.forward, "looped"), _tau_words(last.reverse, "single")]
     for name in ("first", "middle"):
         try:
-            found, count, _ = dominance_at(e, places[name])
-            numbers |= cells_of(found, count, name)
+            found, count, _ = _dominance_at(e, places[name])
+            numbers |= _cells_of(found, count, name)
         except BadInputError as error:
             words.append(f"{name} checkpoint not tested ({error})")
-    numbers |= cells_of(last, seeds, "last")
+    numbers |= _cells_of(last, seeds, "last")
     test = (
         f"log of the lowest eigenvalues above {rule} (at most 10 places of the ascending spectra), "
         f"single against looped, largest t over all sign flips of {seeds} seeds at the 5 % level, both directions, at steps "
@@ -47,19 +47,19 @@ def smaller_one_by_one(e: Evidence) -> Finding:
     return Finding(decision, test, numbers)
 
 
-def common_exact(e: Evidence) -> list[int]:
+def _common_exact(e: Evidence) -> list[int]:
     """Steps at which enough seeds have exact spectra of both arms, rising.
 
     Raises:
         InsufficientDataError: there are none.
     """
     counts: dict[int, int] = {}
-    for seed in e.both(*ARMS):
-        one, two = ({p.step for p in e.landscapes[arm][seed].points if p.how == "exact"} for arm in ARMS)
+    for seed in e.both(*_ARMS):
+        one, two = ({p.step for p in e.landscapes[arm][seed].points if p.how == "exact"} for arm in _ARMS)
         for step in one & two:
             counts[step] = counts.get(step, 0) + 1
     if not counts:
-        lacking = [arm for arm in ARMS if not any(p.how == "exact" for at in e.of(arm).values() for p in at.points)]
+        lacking = [arm for arm in _ARMS if not any(p.how == "exact" for at in e.of(arm).values() for p in at.points)]
         raise InsufficientDataError(f"no exact spectra of {' and '.join(lacking) if lacking else 'both at the same step'}")
     most = max(counts.values())
     if most < SEEDS:
@@ -67,18 +67,18 @@ def common_exact(e: Evidence) -> list[int]:
     return sorted(step for step, count in counts.items() if count >= SEEDS)
 
 
-def dominance_at(e: Evidence, step: int) -> tuple[Dominance, int, str]:
+def _dominance_at(e: Evidence, step: int) -> tuple[Dominance, int, str]:
     """The test at one step, the number of its seeds, and its threshold in words.
 
     Raises:
         BadInputError: it cannot be made.
     """
-    rows: dict[str, list[Tensor]] = {arm: [] for arm in ARMS}
+    rows: dict[str, list[Tensor]] = {arm: [] for arm in _ARMS}
     epsilons: list[float] = []
-    for seed in e.both(*ARMS):
-        points = {arm: [p for p in e.landscapes[arm][seed].points if p.step == step and p.how == "exact"] for arm in ARMS}
-        found = {arm: values for arm in ARMS if points[arm] and (values := e.spectra(arm, seed, step)) is not None}
-        if len(found) == len(ARMS) and len(rows["single"]) < MOST:
+    for seed in e.both(*_ARMS):
+        points = {arm: [p for p in e.landscapes[arm][seed].points if p.step == step and p.how == "exact"] for arm in _ARMS}
+        found = {arm: values for arm in _ARMS if points[arm] and (values := e.spectra(arm, seed, step)) is not None}
+        if len(found) == len(_ARMS) and len(rows["single"]) < MOST:
             for arm, values in found.items():
                 rows[arm].append(values)
                 epsilons.append(epsilon_of(points[arm][-1], values, precision_of(e, arm)))
@@ -96,13 +96,13 @@ def dominance_at(e: Evidence, step: int) -> tuple[Dominance, int, str]:
     except EmptySubspaceError:  # the widest gap lies at the very top of some spectrum
         largest = float(torch.maximum(single.amax(), looped.amax()))
         return (
-            dominance(single, looped, SHARE * largest),
+            dominance(single, looped, _SHARE * largest),
             seeds,
-            f"{SHARE:g} of the largest eigenvalue (no place is above every epsilon)",
+            f"{_SHARE:g} of the largest eigenvalue (no place is above every epsilon)",
         )
 
 
-def cells_of(found: Dominance, seeds: int, name: str) -> dict[str, Cell]:
+def _cells_of(found: Dominance, seeds: int, name: str) -> dict[str, Cell]:
     """Shares dominated and p-values, both ways."""
     cells: dict[str, Cell] = {}
     for arm, way in (("looped", found.forward), ("single", found.reverse)):
@@ -111,7 +111,7 @@ def cells_of(found: Dominance, seeds: int, name: str) -> dict[str, Cell]:
     return cells
 
 
-def tau_words(way: Direction, arm: str) -> str:
+def _tau_words(way: Direction, arm: str) -> str:
     """Where one arm has at least as many eigenvalues up to tau in every seed."""
     if way.interval is None:
         return f"{arm} has the more eigenvalues below no tau"

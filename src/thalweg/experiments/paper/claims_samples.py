@@ -14,11 +14,11 @@ from thalweg.intervals import interval
 from thalweg.records.landscape import LengthRecord, RunLandscape
 from thalweg.records.run import Cell, RunRecord
 
-REACHED = 0.9
+_REACHED = 0.9
 """Share of its own gain at which a stratum counts as learned."""
-GAIN = 0.01
+_GAIN = 0.01
 """Accuracy gained on high-information sequences, after the others are learned, that makes a second phase."""
-HALF = 0.5
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def reached(steps: list[int], values: list[float]) -> float | None:
         >>> reached([0, 10, 20, 30, 40], [0.0, 0.5, 1.0, 1.0, 1.0])
         18.0
     """
-    target = values[0] + REACHED * (sum(values[-LAST:]) / len(values[-LAST:]) - values[0])
+    target = values[0] + _REACHED * (sum(values[-LAST:]) / len(values[-LAST:]) - values[0])
     stop = next((place for place, value in enumerate(values) if value >= target > values[0]), None)
     if stop is None:  # no gain, or one that is rounding
         return None
@@ -73,7 +73,7 @@ def two_phases(e: Evidence) -> Finding:
     ratios = known(which.ratio for which in found)
     order = "undecided" if len(ratios) < MIN_SEEDS else beyond(interval(ratios))
     order = "undecided" if order == "supported" and len(ratios) < len(found) else order
-    decision = conjunction((beyond(after, GAIN), order))
+    decision = conjunction((beyond(after, _GAIN), order))
     numbers: dict[str, Cell] = {}
     others = [which for run in e.runs.get("single", {}).values() if run.evaluations and (which := learned(run)) is not None]
     for arm, seeds in (("looped", found), ("single", others)):
@@ -85,8 +85,8 @@ def two_phases(e: Evidence) -> Finding:
                 f"high accuracy gained after t_low, {arm}": shown(which.after for which in seeds),
             }
     test = (
-        f"held-out accuracy; t = updates to {REACHED:.0%} of a stratum's gain, first evaluation to mean of the last {LAST}; 95 % "
-        f"t-intervals over seeds of log(t_high / t_low) against 0 and of the high accuracy gained after t_low against {GAIN:g}: "
+        f"held-out accuracy; t = updates to {_REACHED:.0%} of a stratum's gain, first evaluation to mean of the last {LAST}; 95 % "
+        f"t-intervals over seeds of log(t_high / t_low) against 0 and of the high accuracy gained after t_low against {_GAIN:g}: "
         f"supported if both lie above, contradicted if one lies below; a seed without t_high cannot support"
     )
     return Finding(decision, test, numbers)
@@ -113,7 +113,7 @@ def longer(e: Evidence) -> Finding:
     for multiple in sorted({record.multiple for record in every}):
         for place, arm in enumerate(("looped", "single")):
             here = [pair[place][multiple] for pair in pairs if multiple in pair[place]]
-            numbers[f"{arm}, x{multiple}"] = at_length(here, stratum)
+            numbers[f"{arm}, x{multiple}"] = _at_length(here, stratum)
     test = (
         f"accuracy ({stratum}) at the end of the run, mean over the lengths above the training length, looped minus single, "
         f"paired 95 % t-interval over seeds against 0"
@@ -121,7 +121,7 @@ def longer(e: Evidence) -> Finding:
     return Finding(beyond(found), test, numbers)
 
 
-def at_length(records: list[LengthRecord], stratum: str) -> Cell:
+def _at_length(records: list[LengthRecord], stratum: str) -> Cell:
     """Accuracy at one length over seeds, beside the best possible."""
     scored = [record for record in records if stratum in record.scores]
     ceilings = [record.ceilings[stratum].accuracy for record in scored if stratum in record.ceilings]
@@ -162,32 +162,32 @@ def explained_away(e: Evidence) -> Finding:
     """More than half of Looped's advantage is there without a loop."""
     arms = {arm: e.runs_of(arm) for arm in ("looped", "single", "single-rescaled")}
     losses = {
-        arm: {seed: held_out_loss(run) for seed, run in seeds.items() if held_out_loss(run) is not None}
+        arm: {seed: _held_out_loss(run) for seed, run in seeds.items() if _held_out_loss(run) is not None}
         for arm, seeds in arms.items()
     }
     seeds = sorted(set.intersection(*(set(found) for found in losses.values())))
     gaps = [(losses["single"][s] - losses["looped"][s], losses["single-rescaled"][s] - losses["looped"][s]) for s in seeds]  # type: ignore[operator]
     gap = over_seeds([single for single, _ in gaps], "seeds with held-out losses of looped, single and single-rescaled")
     numbers = {"gap, single - looped": as_cell(gap), "gap, single-rescaled - looped": shown(rescaled for _, rescaled in gaps)}
-    numbers |= landscape_gap(e)
+    numbers |= _landscape_gap(e)
     test = (
         f"final held-out loss; share explained = 1 - (single-rescaled - looped) / (single - looped), 95 % t-interval over seeds: "
-        f"supported if above {HALF:g}, contradicted if below; undecided where not every seed has a gap, or the gap's interval is "
+        f"supported if above {_HALF:g}, contradicted if below; undecided where not every seed has a gap, or the gap's interval is "
         f"not above 0"
     )
     if beyond(gap) != "supported" or min(single for single, _ in gaps) <= 0:
         return Finding("undecided", f"{test}: there is no sure gap to explain", numbers)
     found = over_seeds([1 - rescaled / single for single, rescaled in gaps], "seeds")
-    return Finding(beyond(found, HALF), test, {"share explained": as_cell(found)} | numbers)
+    return Finding(beyond(found, _HALF), test, {"share explained": as_cell(found)} | numbers)
 
 
-def held_out_loss(run: RunRecord) -> float | None:
+def _held_out_loss(run: RunRecord) -> float | None:
     """Final, all sequences; None where it was not scored."""
     late = [evaluation.scores.get("held-out", {}) for evaluation in run.evaluations[-LAST:]]
     return final(run, "held-out", "all", "loss") if all("all" in score for score in late) else None
 
 
-def landscape_gap(e: Evidence) -> dict[str, Cell]:
+def _landscape_gap(e: Evidence) -> dict[str, Cell]:
     """Rescaled Single's landscape against Looped's, at the last common point."""
     if not (e.landscapes.get("single-rescaled") and e.landscapes.get("looped")):
         return {}

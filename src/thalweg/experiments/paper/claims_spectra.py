@@ -22,20 +22,20 @@ from thalweg.landscape.valley import Class, classify_seeds, sign_flip_test
 from thalweg.records.landscape import LandscapeRecord, RunLandscape
 from thalweg.records.run import Cell
 
-STILL = 0.05
+_STILL = 0.05
 """Share of the range of all entropies within which a rise is none."""
-ENOUGH = 2 / 3
+_ENOUGH = 2 / 3
 """Share of the seeds with the same phases that makes them the phases."""
 
 
 def freezes(e: Evidence) -> Finding:
     """Single's entropy stands over the last third of the run: shown to be small, not only not shown to be large."""
-    rises = {arm: [late_rise(e, arm, seed) for seed in e.landscapes.get(arm, {})] for arm in ("single", "looped")}
+    rises = {arm: [_late_rise(e, arm, seed) for seed in e.landscapes.get(arm, {})] for arm in ("single", "looped")}
     e.of("single")
     found = over_seeds(rises["single"], "seeds of single with at least 2 checkpoints in the last third of the run")
     arms = [arm for arm in rises if e.landscapes.get(arm)]
     entropies = [point.entropy.value for arm in arms for landscape in e.of(arm).values() for point in landscape.points]
-    tolerance = STILL * (max(entropies) - min(entropies))
+    tolerance = _STILL * (max(entropies) - min(entropies))
     numbers = {"rise, single": as_cell(found), "tolerance": Cell(tolerance)}
     numbers |= {"rise, looped": shown(rises["looped"])} if "looped" in arms else {}
     for arm in arms:
@@ -45,12 +45,12 @@ def freezes(e: Evidence) -> Finding:
     test = (
         f"rise of the entropy S_1 over the last third of the run (least-squares slope against steps x length; nats), 95 % "
         f"t-interval over seeds: supported if all of it lies within +-{tolerance:.3g}, contradicted if all of it lies outside, on "
-        f"one side; the tolerance is {STILL:.0%} of the range of the entropies of all runs of {' and '.join(arms)}"
+        f"one side; the tolerance is {_STILL:.0%} of the range of the entropies of all runs of {' and '.join(arms)}"
     )
-    return Finding(equivalent(found, tolerance), test, numbers)
+    return Finding(_equivalent(found, tolerance), test, numbers)
 
 
-def equivalent(found: Interval, tolerance: float) -> str:
+def _equivalent(found: Interval, tolerance: float) -> str:
     """Whether a whole interval lies within, or on one side outside, of plus and minus the tolerance."""
     assert found.low is not None
     assert found.high is not None
@@ -59,7 +59,7 @@ def equivalent(found: Interval, tolerance: float) -> str:
     return "supported" if -tolerance <= found.low and found.high <= tolerance else "undecided"
 
 
-def late_rise(e: Evidence, arm: str, seed: int) -> float | None:
+def _late_rise(e: Evidence, arm: str, seed: int) -> float | None:
     """Of the entropy, over the last third; None with fewer than two checkpoints there."""
     late = {point.step: point.entropy.value for point in e.late(arm, seed, e.landscapes[arm][seed].points)}
     return slope(list(late), list(late.values())) * e.steps(arm, seed) * (1 - LATE) if len(late) > 1 else None
@@ -72,15 +72,15 @@ def three_phases(e: Evidence) -> Finding:
     if found.three_phases:
         decision = "supported"
     else:
-        most = len(found.runs) >= CLASS_SEEDS and found.share >= ENOUGH - 1e-12
+        most = len(found.runs) >= CLASS_SEEDS and found.share >= _ENOUGH - 1e-12
         decision = "contradicted" if most and found.modal != THREE else "undecided"
-    numbers, words = shares_of(found, "looped"), f"looped is mostly {other}"
+    numbers, words = _shares_of(found, "looped"), f"looped is mostly {other}"
     try:
         single = phases_of(e, "single")
     except InsufficientDataError as error:
         words += f"; single not known ({error})"
     else:
-        numbers |= shares_of(single, "single")
+        numbers |= _shares_of(single, "single")
         words += f"; single is mostly {', '.join(single.modal)}"
     test = (
         f"straight pieces of the entropy S_1 over the checkpoints (log-step), breaks by a bootstrap at the 5 % level against "
@@ -117,7 +117,7 @@ def long_landscapes(e: Evidence, arm: str) -> dict[int, RunLandscape]:
     return {s: found[s] for s in sorted(found) if len(found[s].points) >= LEAST_POINTS and e.late(arm, s, found[s].points)}
 
 
-def shares_of(found: PhasesOverSeeds, arm: str) -> dict[str, Cell]:
+def _shares_of(found: PhasesOverSeeds, arm: str) -> dict[str, Cell]:
     """Share of the seeds with the paper's phases, and with those that most have."""
     count = len(found.runs)
     three = sum(run.labels == THREE for run in found.runs) / count
@@ -127,7 +127,7 @@ def shares_of(found: PhasesOverSeeds, arm: str) -> dict[str, Cell]:
     }
 
 
-def last_exact(e: Evidence, arm: str, seed: int) -> tuple[LandscapeRecord, Tensor] | None:
+def _last_exact(e: Evidence, arm: str, seed: int) -> tuple[LandscapeRecord, Tensor] | None:
     """The last exact spectrum in the last third of a run."""
     for point in reversed(e.late(arm, seed, e.landscapes[arm][seed].points)):
         if point.how == "exact" and (values := e.spectra(arm, seed, point.step)) is not None:
@@ -145,13 +145,13 @@ def epsilon_of(point: LandscapeRecord, values: Tensor, precision: torch.dtype) -
     return threshold(values, precision=precision).epsilon if point.split is None else point.split.epsilon
 
 
-def class_of(e: Evidence, arm: str) -> Class:
+def _class_of(e: Evidence, arm: str) -> Class:
     """Over seeds, of the last exact spectra.
 
     Raises:
         InsufficientDataError: fewer than 5 seeds have one.
     """
-    found = [last for seed in e.of(arm) if (last := last_exact(e, arm, seed)) is not None]
+    found = [last for seed in e.of(arm) if (last := _last_exact(e, arm, seed)) is not None]
     if not found:
         raise InsufficientDataError(f"no exact spectra of {arm} at the end of the run")
     if len(found) < CLASS_SEEDS:
@@ -165,7 +165,7 @@ def valley_is(arm: str, name: str) -> Rule:
     """The rule "this arm's valley is a U", or a V."""
 
     def rule(e: Evidence) -> Finding:
-        found = class_of(e, arm)
+        found = _class_of(e, arm)
         decision = "supported" if found.name == name else "undecided" if found.name == "indeterminate" else "contradicted"
         finite = math.isfinite(found.kappa_q)
         numbers = {
@@ -184,7 +184,7 @@ def valley_is(arm: str, name: str) -> Rule:
     return rule
 
 
-def compared(what: str, words: str, number: Callable[[LandscapeRecord], float | None]) -> Rule:
+def _compared(what: str, words: str, number: Callable[[LandscapeRecord], float | None]) -> Rule:
     """The rule "a positive number of Looped's landscape is the larger one", at the last common checkpoint."""
 
     def rule(e: Evidence) -> Finding:
@@ -199,7 +199,7 @@ def compared(what: str, words: str, number: Callable[[LandscapeRecord], float | 
         for place, arm in enumerate(("looped", "single")):
             numbers[f"{what}, {arm}"] = shown(number(pair[place]) for pair in pairs)
         test = (
-            f"log of {words} at the last common checkpoint (step {in_words({one.step for one, _ in pairs})}), looped minus "
+            f"log of {words} at the last common checkpoint (step {_in_words({one.step for one, _ in pairs})}), looped minus "
             f"single, paired 95 % t-interval over seeds against 0; beside it p of the sign-flip test, at least "
             f"{2.0 ** (1 - found.n):.2g}"
         )
@@ -208,10 +208,10 @@ def compared(what: str, words: str, number: Callable[[LandscapeRecord], float | 
     return rule
 
 
-def in_words(steps: set[int]) -> str:
+def _in_words(steps: set[int]) -> str:
     """One step, or from the first to the last."""
     return str(min(steps)) if len(steps) == 1 else f"{min(steps)} to {max(steps)}"
 
 
-uneven = compared("kappa_q", "kappa_q", lambda point: None if point.split is None else point.split.kappa_q)
-steeper = compared("largest eigenvalue", "the largest eigenvalue", lambda point: point.largest[0] if point.largest else None)
+uneven = _compared("kappa_q", "kappa_q", lambda point: None if point.split is None else point.split.kappa_q)
+steeper = _compared("largest eigenvalue", "the largest eigenvalue", lambda point: point.largest[0] if point.largest else None)

@@ -29,7 +29,7 @@ from thalweg.train.assemble import make_data
 from thalweg.train.config import RunConfig
 
 PLAN = "study.json"
-TARGET = "the mean held-out loss of Looped's last 3 evaluations at the same seed; every curve is smoothed over 3 evaluations"
+_TARGET = "the mean held-out loss of Looped's last 3 evaluations at the same seed; every curve is smoothed over 3 evaluations"
 
 
 class PaperStudy(Experiment[StudySummary]):
@@ -102,15 +102,15 @@ def complete_runs(study: StudyConfig, jobs: list[Job]) -> Runs:
 
 def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, landscapes: Landscapes) -> StudySummary:
     """The same from jobs and records that are there."""
-    missing = tuple(job.told for job in jobs if job.config.seed not in runs[job.config.arm])
-    unmeasured = tuple(job.landscape_told for job in jobs if job.complete and is_unmeasured(job, landscapes))
+    missing = tuple(job.status for job in jobs if job.config.seed not in runs[job.config.arm])
+    unmeasured = tuple(job.landscape_status for job in jobs if job.complete and _is_unmeasured(job, landscapes))
     if len(missing) == len(jobs):
         raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study` again")
-    columns, rows = (markov_table if study.task == "markov" else text_table)(runs)
+    columns, rows = (_markov_table if study.task == "markov" else _text_table)(runs)
     verdicts = (markov_verdicts if study.task == "markov" else text_verdicts)(runs)
     phases: tuple[PhaseRecord, ...] = ()
     if study.landscape:
-        evidence = Evidence(runs, landscapes, spectra_of(jobs))
+        evidence = Evidence(runs, landscapes, _spectra_of(jobs))
         verdicts += landscape_verdicts(evidence)
         phases = phase_records(evidence)
     some = next(run for seeds in runs.values() for run in seeds.values()).summary
@@ -127,8 +127,8 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
         table=rows,
         columns=columns,
         verdicts=tuple(verdicts),
-        setup=setup_in_words(study, recipe_of(study), some.data) | unplanned(jobs),
-        target=TARGET,
+        setup=_setup_in_words(study, recipe_of(study), some.data) | unplanned(jobs),
+        target=_TARGET,
         provenance=some.provenance,
         phases=phases,
     )
@@ -137,7 +137,7 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
     return summary
 
 
-def is_unmeasured(job: Job, landscapes: Landscapes) -> bool:
+def _is_unmeasured(job: Job, landscapes: Landscapes) -> bool:
     """Whether the landscape that a run should have is not complete, or was left out as damaged."""
     return job.plan is not None and (not job.measured or job.config.seed not in landscapes.get(job.config.arm, {}))
 
@@ -155,7 +155,7 @@ def landscapes_of(jobs: list[Job]) -> Landscapes:
     return found
 
 
-def spectra_of(jobs: list[Job]) -> Spectra:
+def _spectra_of(jobs: list[Job]) -> Spectra:
     """``(arm, seed, step)`` -> exact eigenvalues ``(P,)`` in float64, or None where there are none."""
     folders = {(job.config.arm, job.config.seed): job.folder / "landscape" for job in jobs}
 
@@ -166,7 +166,7 @@ def spectra_of(jobs: list[Job]) -> Spectra:
     return spectrum
 
 
-def markov_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
+def _markov_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
     """Columns and rows for a source with strata and ceilings."""
     wanted = [
         ("train", "low", "accuracy", "train low acc."),
@@ -182,15 +182,15 @@ def markov_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]
             rows[arm] = {
                 f"{where} {stratum} {what}": cell(
                     [final(run, where, stratum, what) for run in seeds.values()],
-                    [getattr(ceiling_of(run, where, stratum), what) for run in seeds.values()],
+                    [getattr(_ceiling_of(run, where, stratum), what) for run in seeds.values()],
                 )
                 for where, stratum, what, _ in wanted
             }
-            rows[arm] |= cost_cells(seeds, runs.get("looped", {}))
-    return columns | COST_COLUMNS, rows
+            rows[arm] |= _cost_cells(seeds, runs.get("looped", {}))
+    return columns | _COST_COLUMNS, rows
 
 
-def text_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
+def _text_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
     """Columns and rows for real text, in bits per byte."""
     columns = {"train bits": "train bits per byte", "held-out bits": "held-out bits per byte", "accuracy": "held-out acc."}
     rows: dict[str, dict[str, Cell]] = {}
@@ -201,11 +201,11 @@ def text_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
                 "held-out bits": cell([bits_per_byte(final(run, "held-out", "all", "loss")) for run in seeds.values()]),
                 "accuracy": cell([final(run, "held-out", "all", "accuracy") for run in seeds.values()]),
             }
-            rows[arm] |= cost_cells(seeds, runs.get("looped", {}))
-    return columns | COST_COLUMNS, rows
+            rows[arm] |= _cost_cells(seeds, runs.get("looped", {}))
+    return columns | _COST_COLUMNS, rows
 
 
-COST_COLUMNS = {
+_COST_COLUMNS = {
     "seconds": "training (s)",
     "teraflops": "counted TFLOP",
     "target seconds": "time to Looped's quality (s)",
@@ -213,7 +213,7 @@ COST_COLUMNS = {
 }
 
 
-def cost_cells(seeds: dict[int, RunRecord], looped: dict[int, RunRecord]) -> dict[str, Cell]:
+def _cost_cells(seeds: dict[int, RunRecord], looped: dict[int, RunRecord]) -> dict[str, Cell]:
     """What an arm cost, and what it had cost when it reached Looped's final quality at the same seed."""
     ends = [run.evaluations[-1] for run in seeds.values()]
     targets = {seed: final(looped[seed], "held-out", "all", "loss") for seed in seeds.keys() & looped.keys()}
@@ -225,13 +225,13 @@ def cost_cells(seeds: dict[int, RunRecord], looped: dict[int, RunRecord]) -> dic
     }
 
 
-def ceiling_of(run: RunRecord, where: str, stratum: str) -> Score:
+def _ceiling_of(run: RunRecord, where: str, stratum: str) -> Score:
     """The best possible score of a stratum in this run's data."""
     assert run.summary is not None
     return run.summary.ceilings[where][stratum]
 
 
-def setup_in_words(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str, str]:
+def _setup_in_words(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str, str]:
     """Everything that is needed to repeat the study, by topic."""
     base, rule = recipe.base, recipe.criterion
     model, settings, optimizer = base.model, base.training, base.optimizer
@@ -268,7 +268,7 @@ def compared(study: StudyConfig, folder: Path) -> Compared:
 
     def numbers(arm: str, seed: int) -> Numbers:
         alone = {name: {seed: pairs[seed]} for name, pairs in ((arm, runs[arm]), ("looped", looped)) if seed in pairs}
-        row = (text_table if text else markov_table)(alone)[1][arm]
+        row = (_text_table if text else _markov_table)(alone)[1][arm]
         asked = NEVER if seed in looped else None
         return {heading: asked if row[name].mean is None else row[name] for name, heading in summary.columns.items()}
 

@@ -32,7 +32,7 @@ class Stepped(Protocol):
     def step(self) -> int: ...
 
 
-R = TypeVar("R", bound=Stepped)
+_R = TypeVar("_R", bound=Stepped)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Evidence:
             return run.evaluations[-1].step
         return max((point.step for point in self.landscapes[arm][seed].points), default=0)
 
-    def late(self, arm: str, seed: int, records: Iterable[R]) -> list[R]:
+    def late(self, arm: str, seed: int, records: Iterable[_R]) -> list[_R]:
         """The records of the last third of a run."""
         begin = LATE * self.steps(arm, seed)
         return [record for record in records if record.step >= begin]

@@ -9,10 +9,10 @@ from thalweg.records.run import PhaseRecord
 
 def phase_records(evidence: Evidence) -> tuple[PhaseRecord, ...]:
     """Straight pieces of the matrix entropy of every run that is long enough, in the order of arms, seeds and steps."""
-    return tuple(record for arm in evidence.landscapes for record in phases_of_arm(evidence, arm))
+    return tuple(record for arm in evidence.landscapes for record in _phases_of_arm(evidence, arm))
 
 
-def phases_of_arm(evidence: Evidence, arm: str) -> list[PhaseRecord]:
+def _phases_of_arm(evidence: Evidence, arm: str) -> list[PhaseRecord]:
     """Of the runs of one arm, cut with one tolerance."""
     cut, records = cut_over_seeds(evidence, arm), []
     for (seed, found), phases in zip(long_landscapes(evidence, arm).items(), cut.runs if cut else (), strict=True):

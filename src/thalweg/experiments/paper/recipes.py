@@ -59,7 +59,7 @@ def text(steps: int, path: str = "") -> Recipe:
     return Recipe(base, loops=4, criterion=Plateau(delta_loss=0.05, patience=2, window=20), ramp=Ramp(steps=100))
 
 
-def large_text(steps: int, path: str = "") -> Recipe:
+def _large_text(steps: int, path: str = "") -> Recipe:
     """The same with a million parameters, on windows half as long, so that two cores can measure its curvature."""
     recipe = text(steps, path)
     base = recipe.base
@@ -88,7 +88,7 @@ def shift_hard(recipe: Recipe) -> RunConfig:
     return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, Hard()))
 
 
-def single_rescaled(recipe: Recipe) -> RunConfig:
+def _single_rescaled(recipe: Recipe) -> RunConfig:
     """Control: Single whose W_V is T times as large and whose step on it is scaled to match.
 
     To first order Looped with step eta is Single at (T W_V, ...) with step T^2 eta on W_V under gradient descent; Adam's step
@@ -100,7 +100,7 @@ def single_rescaled(recipe: Recipe) -> RunConfig:
     return replace(run, model=model, optimizer=replace(run.optimizer, value_rate=run.optimizer.value_rate * factor))
 
 
-def single_flops(recipe: Recipe) -> RunConfig:
+def _single_flops(recipe: Recipe) -> RunConfig:
     """Control: Single for as many updates as Looped's counted operations pay for."""
     run = single(recipe)
     length = run.data.length - 1
@@ -115,8 +115,8 @@ ARMS: dict[str, Callable[[Recipe], RunConfig]] = {
     "looped": looped,
     "shift": shift,
     "shift-hard": shift_hard,
-    "single-rescaled": single_rescaled,
-    "single-flops": single_flops,
+    "single-rescaled": _single_rescaled,
+    "single-flops": _single_flops,
 }
 
 
@@ -133,17 +133,17 @@ class Preset:
     """By task: what is measured along Single and Looped, and along every other arm (None for nothing)."""
 
 
-COARSE = LandscapePlan(
+_COARSE = LandscapePlan(
     checkpoints=12, exact_seconds=0, top=4, lanczos=40, probes=2, replays=1, window=60, lengths=(1, 4), sequences=64
 )
 """Matrix-free, seconds a run."""
-FINE = LandscapePlan(checkpoints=40)
+_FINE = LandscapePlan(checkpoints=40)
 """Exact spectra, as many as phases need."""
-FREE = LandscapePlan(
+_FREE = LandscapePlan(
     checkpoints=40, sequences=8, exact_seconds=0, top=3, lanczos=16, probes=2, replays=1, window=40, lengths=(1, 2, 4)
 )
 """Matrix-free, for models of tens of thousands of parameters."""
-LARGE = replace(FREE, checkpoints=12, top=2, window=30, slices=False)
+_LARGE = replace(_FREE, checkpoints=12, top=2, window=30, slices=False)
 """Matrix-free, for a million parameters: phases need 40 points, which take hours on two cores."""
 
 
@@ -157,15 +157,15 @@ PRESETS = {
         3,
         ("single", "looped", "shift", "shift-hard"),
         {"markov": 2400, "text": 400},
-        {"markov": (COARSE, None), "text": (replace(FREE, checkpoints=8), None)},
+        {"markov": (_COARSE, None), "text": (replace(_FREE, checkpoints=8), None)},
     ),
     "paper": Preset(
         5,
         tuple(ARMS),
         {"markov": 6000, "text": 2000},
-        {"markov": (FINE, fewer(FINE)), "text": (FREE, fewer(FREE))},
+        {"markov": (_FINE, fewer(_FINE)), "text": (_FREE, fewer(_FREE))},
     ),
-    "large": Preset(5, ("single", "looped"), {"text": 400}, {"text": (LARGE, LARGE)}),
+    "large": Preset(5, ("single", "looped"), {"text": 400}, {"text": (_LARGE, _LARGE)}),
 }
 TASKS = ("markov", "text")
 """Beside these, `thalweg study tasks` has recipes of its own, see `thalweg.experiments.tasks.recipes`."""
@@ -223,7 +223,7 @@ def recipe_of(study: StudyConfig) -> Recipe:
     steps = PRESETS[study.preset].steps[study.task]
     if study.task == "markov":
         return markov(steps)
-    return (large_text if study.preset == "large" else text)(steps, study.text)
+    return (_large_text if study.preset == "large" else text)(steps, study.text)
 
 
 def landscape_of(study: StudyConfig, arm: str) -> LandscapePlan | None:

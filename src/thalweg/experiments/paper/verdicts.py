@@ -10,7 +10,7 @@ from thalweg.experiments.outcomes import jump, seconds, shares
 from thalweg.intervals import Interval, interval
 from thalweg.records.run import Cell, Verdict
 
-STALL_MARGIN = 0.01
+_STALL_MARGIN = 0.01
 """A rise of less than one point of accuracy over the last third of a run counts as a stall."""
 
 Runs = dict[str, Pairs]
@@ -28,13 +28,14 @@ def stalls(runs: Runs, arm: str, where: str, topic: str = "samples") -> Verdict:
     flat = rises.low is not None and rises.high is not None and rises.low <= 0 <= rises.high
     if rises.n < MIN_SEEDS or rises.high is None or rises.low is None:
         decision = "undecided"
-    elif rises.low > 0 and rises.mean >= STALL_MARGIN:
+    elif rises.low > 0 and rises.mean >= _STALL_MARGIN:
         decision = "contradicted"
     else:
-        decision = "supported" if flat and rises.high < STALL_MARGIN else "undecided"
+        decision = "supported" if flat and rises.high < _STALL_MARGIN else "undecided"
     test = (
         f"rise of the {where} high-information accuracy over the last third (least-squares slope x length), t-interval over "
-        f"seeds: supported if it contains 0 and ends below {STALL_MARGIN:g}; contradicted if above 0 with mean >= {STALL_MARGIN:g}"
+        f"seeds: supported if it contains 0 and ends below {_STALL_MARGIN:g}; contradicted if above "
+        f"0 with mean >= {_STALL_MARGIN:g}"
     )
     return verdict(f"{arm} stalls on high-information sequences ({where})", decision, test, {"rise": as_cell(rises)}, topic)
 
@@ -68,10 +69,10 @@ def sooner(runs: Runs, arm: str, other: str) -> Verdict:
     found = interval(logs)
     ends = (None if end is None else math.exp(end) for end in (found.low, found.high))
     share = Cell(math.exp(found.mean), *ends, n=found.n)
-    return verdict(claim, by_sign(Interval(-found.mean, *negated(found), found.n)), test, {"share of the time": share}, "cost")
+    return verdict(claim, by_sign(Interval(-found.mean, *_negated(found), found.n)), test, {"share of the time": share}, "cost")
 
 
-def negated(found: Interval) -> tuple[float | None, float | None]:
+def _negated(found: Interval) -> tuple[float | None, float | None]:
     """The ends of the interval of the opposite."""
     return (None if found.high is None else -found.high), (None if found.low is None else -found.low)
 

@@ -8,26 +8,26 @@ from thalweg.experiments.metrics import Measure, Pairs, as_cell, sign_of, smooth
 from thalweg.experiments.outcomes import beside, difference, drop, logs, operations, reaches, seconds, share_over_seeds, shares
 from thalweg.experiments.paper.verdicts import Runs
 from thalweg.experiments.switching.scp_region import region
-from thalweg.experiments.switching.variants import SHORT, Way
+from thalweg.experiments.switching.variants import SHORT, Variant
 from thalweg.intervals import Interval, interval
 from thalweg.records.run import Cell, RunRecord, Verdict
 from thalweg.shift.criterion import Plateau
 
-GOAL, GOAL_HIGH, GOAL_DROP = 0.45, 0.6, 0.5
-BASES = {
+_GOAL, _GOAL_HIGH, _GOAL_DROP = 0.45, 0.6, 0.5
+_BASES = {
     "onset": ("another onset", "shift"),
     "optimizer": ("another treatment of the optimizer", "shift-scp"),
     "stages": ("another ladder", "shift"),
     "model": ("another model (looped or in stages)", "shift"),
 }
 """Group -> what is asked of it, and the way that its members are compared with."""
-NETS = {"shift-hard": "hard, net", "hard half way": "hard half way, net"}
+_NETS = {"shift-hard": "hard, net", "hard half way": "hard half way, net"}
 """A hard switch -> the same with the safety net."""
 
-Ways = list[Way]
+Ways = list[Variant]
 
 
-def verdicts_of(ways: Ways, runs: Runs, default: Plateau) -> list[Verdict]:
+def verdicts_of(variants: Ways, runs: Runs, default: Plateau) -> list[Verdict]:
     """Every question that the runs can answer; of a sweep that is still going on, those whose seeds can be paired."""
 
     def pairs(a: str, b: str) -> bool:
@@ -35,25 +35,27 @@ def verdicts_of(ways: Ways, runs: Runs, default: Plateau) -> list[Verdict]:
 
     found: list[Verdict] = []
     if pairs("shift", "looped"):
-        found += [sooner(runs), smooth(runs), as_good(runs)]
+        found += [sooner(runs), smooth(runs), _as_good(runs)]
     if pairs("shift-short", "looped"):
-        found.append(short_run_matches(runs))
-    grid = [way for way in ways if way.group == "scp" and pairs(way.name, "looped")]
+        found.append(_short_run_matches(runs))
+    grid = [variant for variant in variants if variant.group == "scp" and pairs(variant.name, "looped")]
     if grid:
         looped = runs["looped"]
-        common = {way.name: {s: r for s, r in runs[way.name].items() if s in looped} for way in grid}
+        common = {variant.name: {s: r for s, r in runs[variant.name].items() if s in looped} for variant in grid}
         found.append(region(grid, runs | common, default))
-    rivals = ["shift", *(way.name for way in ways if way.group == "share")]
+    rivals = ["shift", *(variant.name for variant in variants if variant.group == "share")]
     found += [against(runs, name) for name in rivals if pairs(name, "shift-scp")]
-    for group, (words, base) in BASES.items():
-        rivals = [way.name for way in ways if way.group == group and pairs(way.name, base)]
+    for group, (words, base) in _BASES.items():
+        rivals = [variant.name for variant in variants if variant.group == group and pairs(variant.name, base)]
         if rivals:
-            found.append(rivals_of(base, rivals, words, runs))
+            found.append(_rivals_of(base, rivals, words, runs))
     found += [
-        shift_gain_on_stable_model(runs, kind) for kind in ("learned gains", "stable") if pairs(f"shift, {kind}", f"looped, {kind}")
+        _shift_gain_on_stable_model(runs, kind)
+        for kind in ("learned gains", "stable")
+        if pairs(f"shift, {kind}", f"looped, {kind}")
     ]
-    if any(pairs(bare, name) for bare, name in NETS.items()):
-        found.append(safety_net_effect(runs))
+    if any(pairs(bare, name) for bare, name in _NETS.items()):
+        found.append(_safety_net_effect(runs))
     return found
 
 
@@ -71,11 +73,11 @@ def sooner(runs: Runs) -> Verdict:
         answer = f"not in every run: {found.censored} of {found.n} never reached it"
     elif too_few(found.n):
         answer = too_few(found.n)
-    elif found.value is not None and found.high is not None and found.value <= GOAL and found.high < GOAL_HIGH:
+    elif found.value is not None and found.high is not None and found.value <= _GOAL and found.high < _GOAL_HIGH:
         answer = "yes"
     else:
         answer = f"no: {found.value:.2f} of its time, up to {found.high:.2f}"
-    question = f"Does SHIFT reach Looped's final loss in {GOAL:.0%} of Looped's time to it (upper end below {GOAL_HIGH:.0%})?"
+    question = f"Does SHIFT reach Looped's final loss in {_GOAL:.0%} of Looped's time to it (upper end below {_GOAL_HIGH:.0%})?"
     return Verdict(question, answer, numbers=numbers)
 
 
@@ -92,28 +94,28 @@ def smooth(runs: Runs) -> Verdict:
         numbers["the same along looped, at those updates, without a switch"] = as_cell(interval([same for _, same in known]))
         numbers["drop of shift beyond that (points)"] = as_cell(beyond)
     mine = numbers.get("drop of shift (points)")
-    question = f"Is the drop in accuracy at SHIFT's switch at most {GOAL_DROP:g} points (upper end of the interval)?"
+    question = f"Is the drop in accuracy at SHIFT's switch at most {_GOAL_DROP:g} points (upper end of the interval)?"
     if mine is None:
         return Verdict(question, "no run has switched", numbers=numbers)
     if mine.high is None or too_few(mine.n):
         return Verdict(question, too_few(mine.n), numbers=numbers)
-    answer = "yes" if mine.high <= GOAL_DROP else f"no: {mine.mean:.2f}, up to {mine.high:.2f}"
-    if mine.high > GOAL_DROP and beyond is not None and not too_few(beyond.n) and sign_of(beyond) <= 0:
+    answer = "yes" if mine.high <= _GOAL_DROP else f"no: {mine.mean:.2f}, up to {mine.high:.2f}"
+    if mine.high > _GOAL_DROP and beyond is not None and not too_few(beyond.n) and sign_of(beyond) <= 0:
         answer += "; but no more than Looped loses there without a switch"
     return Verdict(question, answer, numbers=numbers)
 
 
-def as_good(runs: Runs) -> Verdict:
+def _as_good(runs: Runs) -> Verdict:
     """Final loss, paired."""
     found = difference(runs["shift"], runs["looped"])
     numbers = {"final loss, shift - looped": as_cell(found)}
     for arm in ("shift-scp", "shift-hard", "single"):
         if runs.get(arm, {}).keys() & runs["looped"].keys():
             numbers[f"final loss, {arm} - looped"] = as_cell(difference(runs[arm], runs["looped"]))
-    return Verdict("Is SHIFT as good as Looped after as many updates?", as_words(found), numbers=numbers)
+    return Verdict("Is SHIFT as good as Looped after as many updates?", _as_words(found), numbers=numbers)
 
 
-def short_run_matches(runs: Runs) -> Verdict:
+def _short_run_matches(runs: Runs) -> Verdict:
     """The short run, with a decay of its own: under one that decays late, Looped's loss is reached late whatever the run."""
     short, looped = runs["shift-short"], runs["looped"]
     seeds = sorted(short.keys() & looped.keys())
@@ -123,12 +125,12 @@ def short_run_matches(runs: Runs) -> Verdict:
         numbers[f"{words} of the whole run as a share of looped's"] = as_cell(interval(spends))
     return Verdict(
         f"Is SHIFT as good as Looped after {SHORT:.0%} of its updates, the rate's schedule fitted into them?",
-        as_words(difference(short, looped)),
+        _as_words(difference(short, looped)),
         numbers=numbers,
     )
 
 
-def as_words(found: Interval) -> str:
+def _as_words(found: Interval) -> str:
     """A paired difference to Looped's final loss as an answer."""
     words = {-1: "yes, its final loss is lower", 0: "no difference was found", 1: "no, its final loss is higher"}
     return too_few(found.n) or words[sign_of(found)]
@@ -149,7 +151,7 @@ def against(runs: Runs, name: str) -> Verdict:
     return Verdict(f"SCP against “{name}”, at equal wall-clock?", answer, numbers=numbers)
 
 
-def rivals_of(base: str, names: list[str], words: str, runs: Runs) -> Verdict:
+def _rivals_of(base: str, names: list[str], words: str, runs: Runs) -> Verdict:
     """Which others end lower than one way, or get to Looped's loss with fewer operations, where all runs get there."""
     looped = runs.get("looped", {})
     ends = {name: difference(runs[name], runs[base]) for name in names}
@@ -167,7 +169,7 @@ def rivals_of(base: str, names: list[str], words: str, runs: Runs) -> Verdict:
     return Verdict(f"Is {words} better than that of {base}?", answer, numbers=numbers)
 
 
-def shift_gain_on_stable_model(runs: Runs, kind: str) -> Verdict:
+def _shift_gain_on_stable_model(runs: Runs, kind: str) -> Verdict:
     """Whether SHIFT still saves something where the model itself brings its passes in softly: against that model's own Looped."""
     shift, looped = runs[f"shift, {kind}"], runs[f"looped, {kind}"]
     share = share_over_seeds(list(shares(shift, looped, operations).values()))
@@ -192,11 +194,11 @@ def sides(found: dict[str, Interval], below: str, above: str) -> list[str]:
     return [f"{words}: {', '.join(names)}" for words, names in named.items() if names]
 
 
-def safety_net_effect(runs: Runs) -> Verdict:
+def _safety_net_effect(runs: Runs) -> Verdict:
     """Hard switches with the safety net against the same without."""
     numbers: dict[str, Cell] = {}
     answers = []
-    for bare, name in NETS.items():
+    for bare, name in _NETS.items():
         if runs.get(name, {}).keys() & runs.get(bare, {}).keys():
             found = difference(runs[name], runs[bare])
             numbers[f"final loss, {name} - {bare}"] = as_cell(found)

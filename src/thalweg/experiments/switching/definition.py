@@ -15,7 +15,7 @@ from thalweg.experiments.metrics import Pairs, in_bits
 from thalweg.experiments.outcomes import outcome_of
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
 from thalweg.experiments.switching.answers import verdicts_of
-from thalweg.experiments.switching.variants import SweepConfig, Way, at_step, fires_at, recipe_of, references, ways_of
+from thalweg.experiments.switching.variants import SweepConfig, Variant, at_step, fires_at, recipe_of, references, variants_of
 from thalweg.experiments.words import command_words, in_words, markov_words, model_words, text_words
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.records.run import Cell, RunRecord
@@ -44,7 +44,7 @@ class SwitchingSweep(Experiment[SweepSummary]):
         return jobs_of(self.plan, folder) if any(job.complete for job in references) else references
 
     def check(self) -> None:
-        refuse_misfits(way.config for way in ways_of(self.plan) if way.config is not None)
+        refuse_misfits(variant.config for variant in variants_of(self.plan) if variant.config is not None)
         make_data(recipe_of(self.plan).base)  # refuses a bad --text
 
     @property
@@ -63,7 +63,7 @@ class SwitchingSweep(Experiment[SweepSummary]):
 
     def report(self, folder: Path) -> SweepSummary:
         summary = summarise(self.plan, folder)
-        runs = {one.name: read_in_unit(self.plan, one.folder) for one in reference_jobs(self.plan, folder)}
+        runs = {one.name: _read_in_unit(self.plan, one.folder) for one in reference_jobs(self.plan, folder)}
         write_sweep_report(summary, {name: run for name, run in runs.items() if run is not None}, folder)
         return summary
 
@@ -83,7 +83,7 @@ class SwitchingSweep(Experiment[SweepSummary]):
             "ideal",
         )
         shown = [one for one in summary.outcomes if one.group != "scp"]
-        rows = tuple((one.name, *cells(one, len(summary.seeds))) for one in shown)
+        rows = tuple((one.name, *_cells(one, len(summary.seeds))) for one in shown)
         return Table(f"{summary.name}: {what}, mean and 95 % interval", headings, rows)
 
     def lines(self, summary: SweepSummary) -> list[str]:
@@ -100,22 +100,27 @@ def job(folder: Path, arm: str, config: RunConfig, seed: int) -> Job:
 
 def reference_jobs(sweep: SweepConfig, folder: Path) -> list[Job]:
     """The runs that everything else is measured against, and replayed over."""
-    ways = references(recipe_of(sweep))
-    return [job(folder, way.name, way.config, seed) for way in ways for seed in sweep.seeds if way.config is not None]
+    variants = references(recipe_of(sweep))
+    return [
+        job(folder, variant.name, variant.config, seed)
+        for variant in variants
+        for seed in sweep.seeds
+        if variant.config is not None
+    ]
 
 
-def places(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, tuple[str, RunConfig]]:
+def places(sweep: SweepConfig, folder: Path, variant: Variant) -> dict[int, tuple[str, RunConfig]]:
     """Seed -> arm and config of the run that answers for a way; without the seeds whose Single is not complete yet."""
     found = {}
     for seed in sweep.seeds:
-        if way.criterion is not None:
-            step = fired(folder, way, seed)
+        if variant.criterion is not None:
+            step = _fired(folder, variant, seed)
             if step is not None:
                 found[seed] = fixed(sweep, step) if step else ("single", references(recipe_of(sweep))[0].config)
-        elif "step" in way.settings:
-            found[seed] = fixed(sweep, int(way.settings["step"]))
+        elif "step" in variant.settings:
+            found[seed] = fixed(sweep, int(variant.settings["step"]))
         else:
-            found[seed] = slug(way.name), way.config
+            found[seed] = slug(variant.name), variant.config
     return found
 
 
@@ -124,7 +129,7 @@ def fixed(sweep: SweepConfig, step: int) -> tuple[str, RunConfig]:
     return f"at-{step:05d}", at_step(sweep, step)
 
 
-def fired(folder: Path, way: Way, seed: int) -> int | None:
+def _fired(folder: Path, variant: Variant, seed: int) -> int | None:
     """The update at which a setting of SCP fires over Single's journal; 0 for never, None while Single is not complete.
 
     A setting that fires after the last update has nothing left to train, and counts as one that never does.
@@ -133,14 +138,14 @@ def fired(folder: Path, way: Way, seed: int) -> int | None:
     if read_run(single) is None:
         return None
     journal = single / "metrics.jsonl"
-    told = told_by(journal, journal.stat().st_mtime_ns)
-    assert way.criterion is not None
-    step = fires_at(way.criterion, told)
+    told = _told_by(journal, journal.stat().st_mtime_ns)
+    assert variant.criterion is not None
+    step = fires_at(variant.criterion, told)
     return step if step is not None and step < told[-1][0] else 0
 
 
 @functools.lru_cache(maxsize=32)
-def told_by(journal: Path, changed: int) -> list[tuple[int, float, float]]:
+def _told_by(journal: Path, changed: int) -> list[tuple[int, float, float]]:
     """``(step, loss, gradient norm)`` of every update; read once, though many settings are replayed over it."""
     return [(line["step"], line["loss"], line["grad_norm"]) for line in read_journal(journal) if line["type"] == "step"]
 
@@ -148,20 +153,20 @@ def told_by(journal: Path, changed: int) -> list[tuple[int, float, float]]:
 def jobs_of(sweep: SweepConfig, folder: Path) -> list[Job]:
     """Every run, once; those of SCP's grid as far as Single is complete."""
     made = {one.name: one for one in reference_jobs(sweep, folder)}
-    for way in ways_of(sweep):
-        for seed, (arm, config) in places(sweep, folder, way).items():
+    for variant in variants_of(sweep):
+        for seed, (arm, config) in places(sweep, folder, variant).items():
             made.setdefault(f"{arm}-seed{seed}", job(folder, arm, config, seed))
     return list(made.values())
 
 
-def runs_of(sweep: SweepConfig, folder: Path, way: Way) -> dict[int, RunRecord]:
+def runs_of(sweep: SweepConfig, folder: Path, variant: Variant) -> dict[int, RunRecord]:
     """Seed -> complete run that answers for a way."""
-    named = {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, way).items()}
-    found = {seed: read_in_unit(sweep, path) for seed, path in named.items()}
+    named = {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, variant).items()}
+    found = {seed: _read_in_unit(sweep, path) for seed, path in named.items()}
     return {seed: run for seed, run in found.items() if run is not None}
 
 
-def read_in_unit(sweep: SweepConfig, path: Path) -> RunRecord | None:
+def _read_in_unit(sweep: SweepConfig, path: Path) -> RunRecord | None:
     """A complete run whose losses are in the sweep's unit, bits per byte of text, else nats per token; None for a damaged one."""
     run = read_run(path)
     return in_bits(run) if run is not None and sweep.task == "text" else run
@@ -171,20 +176,20 @@ def read_run(path: Path) -> RunRecord | None:
     """The records of a complete run, read once while its files stay the same; None for one that is not complete, or damaged."""
     try:
         changed = tuple((path / name).stat().st_mtime_ns for name in ("summary.json", "metrics.jsonl"))
-        return read_once(path, changed)
+        return _read_once(path, changed)
     except (DamagedFileError, OSError):
         return None
 
 
 @functools.lru_cache(maxsize=1024)
-def read_once(path: Path, changed: tuple[int, ...]) -> RunRecord:
+def _read_once(path: Path, changed: tuple[int, ...]) -> RunRecord:
     """See `read_run`."""
     return read_whole(path)
 
 
-def failures_of(sweep: SweepConfig, folder: Path, way: Way) -> int:
+def _failures_of(sweep: SweepConfig, folder: Path, variant: Variant) -> int:
     """Seeds at which the run that answers for a way has ended with an error; an interruption is none."""
-    found = [folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, way).items()]
+    found = [folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, variant).items()]
     return sum(failed_for_good(path) for path in found if not (path / "summary.json").exists())
 
 
@@ -194,17 +199,19 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
     Raises:
         FolderError: nothing is complete yet.
     """
-    jobs, ways, recipe = jobs_of(sweep, folder), ways_of(sweep), recipe_of(sweep)
-    runs: dict[str, Pairs] = {way.name: runs_of(sweep, folder, way) for way in ways}
+    jobs, variants, recipe = jobs_of(sweep, folder), variants_of(sweep), recipe_of(sweep)
+    runs: dict[str, Pairs] = {variant.name: runs_of(sweep, folder, variant) for variant in variants}
     some = next((run for seeds in runs.values() for run in seeds.values()), None)
     if some is None or some.summary is None:
         raise FolderError(f"sweep {folder}: none of its {len(jobs)} runs is complete; run `thalweg shift-sweep` again")
-    missing = tuple(one.told for one in jobs if read_in_unit(sweep, one.folder) is None)
-    failed = {way.name: failures_of(sweep, folder, way) for way in ways}
+    missing = tuple(one.status for one in jobs if _read_in_unit(sweep, one.folder) is None)
+    failed = {variant.name: _failures_of(sweep, folder, variant) for variant in variants}
     outcomes = tuple(
-        outcome_of(way.name, way.group, way.settings, runs[way.name], runs["single"], runs["looped"], failed[way.name])
-        for way in ways
-        if runs[way.name] or failed[way.name]
+        outcome_of(
+            variant.name, variant.group, variant.settings, runs[variant.name], runs["single"], runs["looped"], failed[variant.name]
+        )
+        for variant in variants
+        if runs[variant.name] or failed[variant.name]
     )
     grid = sweep.grid
     summary = SweepSummary(
@@ -219,8 +226,8 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         outcomes=outcomes,
         axes={"delta_loss": grid.delta_loss, "delta_grad": grid.delta_grad, "patience": tuple(map(float, grid.patience))},
         defaults={name: float(getattr(recipe.criterion, name)) for name in ("delta_loss", "delta_grad", "patience")},
-        verdicts=tuple(verdicts_of(ways, runs, recipe.criterion)),
-        setup=setup_in_words(sweep, some.summary.data) | unplanned(jobs),
+        verdicts=tuple(verdicts_of(variants, runs, recipe.criterion)),
+        setup=_setup_in_words(sweep, some.summary.data) | unplanned(jobs),
         provenance=some.summary.provenance,
         unit="bits" if sweep.task == "text" else "nats",
     )
@@ -228,7 +235,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
     return summary
 
 
-def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
+def _setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
     """Everything that is needed to repeat the sweep, by topic."""
     recipe = recipe_of(sweep)
     base, rule, ramp = recipe.base, recipe.criterion, recipe.ramp
@@ -265,7 +272,7 @@ def setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
     }
 
 
-def cells(outcome: Outcome, seeds: int) -> list[str]:
+def _cells(outcome: Outcome, seeds: int) -> list[str]:
     """One row of the table."""
 
     def words(value: Cell) -> str:
@@ -276,7 +283,7 @@ def cells(outcome: Outcome, seeds: int) -> list[str]:
     return [words(outcome.switch_step), words(outcome.drop), words(outcome.jump), loss, apart, share, words(outcome.ideal_flops)]
 
 
-SWEPT = {
+_SWEPT = {
     "final_loss": "held-out loss ({unit})",
     "final_accuracy": "held-out accuracy",
     "difference": "held-out loss minus Looped's ({unit})",
@@ -286,10 +293,10 @@ SWEPT = {
 
 def compared(sweep: SweepConfig, folder: Path) -> Compared:
     """The outcome of each way, run by run. A setting of SCP has Single's config, which it is replayed over."""
-    summary, ways = summarise(sweep, folder), ways_of(sweep)
-    one_run = functools.cache(functools.partial(read_in_unit, sweep))
-    headings = {name: words.format(unit=summary.unit) for name, words in (SWEPT | SWITCHING).items()}
-    found = {way.name: places(sweep, folder, way) for way in ways}
+    summary, variants = summarise(sweep, folder), variants_of(sweep)
+    one_run = functools.cache(functools.partial(_read_in_unit, sweep))
+    headings = {name: words.format(unit=summary.unit) for name, words in (_SWEPT | SWITCHING).items()}
+    found = {variant.name: places(sweep, folder, variant) for variant in variants}
     folders = {name: {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in at.items()} for name, at in found.items()}
     known = {name: {seed: one_run(path) for seed, path in at.items()} for name, at in folders.items()}
     runs = {name: {seed: run for seed, run in at.items() if run is not None} for name, at in known.items()}
@@ -300,11 +307,13 @@ def compared(sweep: SweepConfig, folder: Path) -> Compared:
         return {heading: getattr(outcome, field) for field, heading in headings.items()}
 
     arms = {}
-    for way in ways:
-        config = stored(list(folders[way.name].values()))
-        if way.criterion is not None:
+    for variant in variants:
+        config = stored(list(folders[variant.name].values()))
+        if variant.criterion is not None:
             config = {key: value for key, value in arms["single"].config.items() if not key.startswith("shift.")}
-            config |= flat({"shift": {"criterion": to_dict(way.criterion)}})
-        arms[way.name] = ComparedArm(runs[way.name], by_seed(runs[way.name], functools.partial(numbers, way.name)), config)
-    drawn = {way.name: (way.name, way.name) for way in ways if way.group == "reference"}
+            config |= flat({"shift": {"criterion": to_dict(variant.criterion)}})
+        arms[variant.name] = ComparedArm(
+            runs[variant.name], by_seed(runs[variant.name], functools.partial(numbers, variant.name)), config
+        )
+    drawn = {variant.name: (variant.name, variant.name) for variant in variants if variant.group == "reference"}
     return Compared(summary, summary.per_token, arms, drawn)

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 from thalweg.experiments.metrics import Pairs, as_cell, too_few
 from thalweg.experiments.outcomes import difference, logs, loss_at_end, losses, reaches
 from thalweg.experiments.paper.verdicts import Runs
-from thalweg.experiments.switching.variants import Way
+from thalweg.experiments.switching.variants import Variant
 from thalweg.intervals import Interval, interval
 from thalweg.records.run import Verdict
 from thalweg.shift.criterion import Plateau
 
-AXES = ("delta_loss", "delta_grad", "patience")
-LOSS_NOISE, COST_NOISE = 0.002, 0.05
+_AXES = ("delta_loss", "delta_grad", "patience")
+_LOSS_NOISE, _COST_NOISE = 0.002, 0.05
 """Differences in nats and in log operations that are too small to matter, whatever their interval."""
 
-Ways = list[Way]
+Ways = list[Variant]
 
 
 def region(grid: Ways, runs: Runs, default: Plateau) -> Verdict:
@@ -27,49 +27,49 @@ def region(grid: Ways, runs: Runs, default: Plateau) -> Verdict:
     every seed; then the region is by final loss alone.
     """
     looped = runs["looped"]
-    best = min(grid, key=lambda way: mean(loss_at_end(run) for run in runs[way.name].values()))
-    reaching = [way for way in grid if reaches(runs[way.name], looped)]
-    fast = min(reaching, key=lambda way: mean(logs(runs[way.name], looped).values()), default=None)
-    inside = [way for way in reaching or grid if near(way, best, LOSS_NOISE, runs, losses)]
+    best = min(grid, key=lambda variant: mean(loss_at_end(run) for run in runs[variant.name].values()))
+    reaching = [variant for variant in grid if reaches(runs[variant.name], looped)]
+    fast = min(reaching, key=lambda variant: mean(logs(runs[variant.name], looped).values()), default=None)
+    inside = [variant for variant in reaching or grid if near(variant, best, _LOSS_NOISE, runs, losses)]
     if fast is not None:
-        inside = [way for way in inside if near(way, fast, COST_NOISE, runs, logs)]
-    answer = region_in_words(inside, grid, default) if inside else "no setting is near the best in both"
+        inside = [variant for variant in inside if near(variant, fast, _COST_NOISE, runs, logs)]
+    answer = _region_in_words(inside, grid, default) if inside else "no setting is near the best in both"
     answer += "" if reaching else "; by final loss alone, as no setting reaches Looped's at every seed"
     numbers = {f"final loss of the best, {best.name}": as_cell(interval([loss_at_end(run) for run in runs[best.name].values()]))}
     if fast is not None:
         times = interval(list(logs(runs[fast.name], looped).values()))
         numbers[f"log share of operations of the best, {fast.name}"] = as_cell(times)
-    own = next((way for way in grid if setting_of(way) == default_setting(default)), None)
+    own = next((variant for variant in grid if _setting_of(variant) == _default_setting(default)), None)
     if own is not None and runs[own.name].keys() & runs[best.name].keys():
         numbers["final loss, default - best"] = as_cell(difference(runs[own.name], runs[best.name]))
-    fewest = min((len(runs[way.name]) for way in grid), default=0)
+    fewest = min((len(runs[variant.name]) for variant in grid), default=0)
     answer = f"{too_few(fewest)}; so far {answer}" if too_few(fewest) else answer
     question = "Which settings of SCP are within noise of the best, in final loss and in operations to Looped's loss?"
     return Verdict(question, answer, numbers=numbers)
 
 
-def near(way: Way, best: Way, margin: float, runs: Runs, measure: Callable[[Pairs, Pairs], dict[int, float]]) -> bool:
+def near(variant: Variant, best: Variant, margin: float, runs: Runs, measure: Callable[[Pairs, Pairs], dict[int, float]]) -> bool:
     """Whether a setting is within noise of the best; not before they have a seed in common."""
-    mine, theirs = measure(runs[way.name], runs["looped"]), measure(runs[best.name], runs["looped"])
+    mine, theirs = measure(runs[variant.name], runs["looped"]), measure(runs[best.name], runs["looped"])
     common = sorted(mine.keys() & theirs.keys())
     return bool(common) and within(interval([mine[seed] - theirs[seed] for seed in common]), margin)
 
 
-def setting_of(way: Way) -> tuple:
+def _setting_of(variant: Variant) -> tuple:
     """A point of the grid."""
-    return tuple(way.settings[axis] for axis in AXES)
+    return tuple(variant.settings[axis] for axis in _AXES)
 
 
-def default_setting(default: Plateau) -> tuple:
+def _default_setting(default: Plateau) -> tuple:
     """The default as a point of the grid."""
-    return tuple(getattr(default, axis) for axis in AXES)
+    return tuple(getattr(default, axis) for axis in _AXES)
 
 
-def region_in_words(inside: Ways, grid: Ways, default: Plateau) -> str:
+def _region_in_words(inside: Ways, grid: Ways, default: Plateau) -> str:
     """How large the region is, how far it reaches, and how well inside the default lies."""
-    points, own = {setting_of(way) for way in inside}, default_setting(default)
-    near = neighbours(own, [setting_of(way) for way in grid])
-    reach = [(axis, sorted(float(point[place]) for point in points)) for place, axis in enumerate(AXES)]
+    points, own = {_setting_of(variant) for variant in inside}, _default_setting(default)
+    near = neighbours(own, [_setting_of(variant) for variant in grid])
+    reach = [(axis, sorted(float(point[place]) for point in points)) for place, axis in enumerate(_AXES)]
     ranges = ", ".join(f"{axis} {values[0]:g} to {values[-1]:g}" for axis, values in reach)
     stands = "inside" if own in points else "outside"
     held = sum(point in points for point in near)

@@ -22,7 +22,7 @@ from thalweg.shift.schedule import doubling
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
 
 GROUPS = ("scp", "share", "onset", "optimizer", "stages", "safety", "model")
-SHARES = (0.2, 0.35, 0.5, 0.7)
+_SHARES = (0.2, 0.35, 0.5, 0.7)
 SHORT = 0.45
 """Updates of the short run as a share of Looped's: the goal for its time, if every update cost as much as Looped's."""
 
@@ -89,7 +89,7 @@ def sweep_of(
 
 
 def recipe_of(sweep: SweepConfig) -> Recipe:
-    """What all ways to switch start from; from `DEEP` loops on the model is one that stays stable."""
+    """What all ways to switch start from; from `_DEEP` loops on the model is one that stays stable."""
     steps = sweep.grid.steps[sweep.task]
     if sweep.task == "text":
         base = text(steps, sweep.text).base
@@ -98,19 +98,19 @@ def recipe_of(sweep: SweepConfig) -> Recipe:
         model = ModelConfig(vocabulary=16, length=11, width=64)
         base = RunConfig(data=MarkovConfig(scored=2000), model=model, optimizer=OptimizerConfig(rate=3e-3))
         settings = TrainingConfig(steps=steps, batch=128, evaluate_every=max(1, steps // 48), threads=1, log_every=1)
-    model = base.model.for_loops(sweep.loops) if sweep.loops >= DEEP else base.model
+    model = base.model.for_loops(sweep.loops) if sweep.loops >= _DEEP else base.model
     base = replace(base, model=model, training=replace(settings, device=sweep.device))
     return Recipe(base, sweep.loops, CRITERION, Ramp(max(1, steps // 5), order="in turn"))
 
 
 CRITERION = Plateau(delta_loss=0.1, delta_grad=0.5, patience=2, window=20)
 """SCP of every sweep's ways that wait for it."""
-DEEP = 8
+_DEEP = 8
 """Loops from which plain pre-norm does not train."""
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """One way to train: how it is called, what was varied, and its config but for the seed."""
 
     name: str
@@ -131,7 +131,7 @@ def switching(recipe: Recipe, criterion: AtStep | LookAhead, onset: Onset | None
     return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), criterion, onset or recipe.ramp))
 
 
-def references(recipe: Recipe) -> list[Way]:
+def references(recipe: Recipe) -> list[Variant]:
     """What every way is measured against; the paper's SHIFT is `shift-hard`."""
     made = {
         "single": single(recipe),
@@ -140,12 +140,12 @@ def references(recipe: Recipe) -> list[Way]:
         "shift-scp": shift(recipe),
         "shift-hard": shift_hard(recipe),
     }
-    ways = [Way(name, "reference", {}, config) for name, config in made.items()]
-    less = shorter(recipe, SHORT)
-    return [*ways, Way("shift-short", "reference", {"updates": less.base.training.steps}, early(less))]
+    variants = [Variant(name, "reference", {}, config) for name, config in made.items()]
+    less = _shorter(recipe, SHORT)
+    return [*variants, Variant("shift-short", "reference", {"updates": less.base.training.steps}, early(less))]
 
 
-def shorter(recipe: Recipe, share: float) -> Recipe:
+def _shorter(recipe: Recipe, share: float) -> Recipe:
     """The same over fewer updates: rate schedule, ramp and evaluations shrink with them."""
     settings = recipe.base.training
     fewer = replace(settings, steps=round(share * settings.steps), evaluate_every=max(1, round(share * settings.evaluate_every)))
@@ -153,10 +153,10 @@ def shorter(recipe: Recipe, share: float) -> Recipe:
     return replace(recipe, base=replace(recipe.base, training=fewer), ramp=ramp)
 
 
-def thresholds(recipe: Recipe, grid: SweepPreset) -> list[Way]:
+def thresholds(recipe: Recipe, grid: SweepPreset) -> list[Variant]:
     """SCP on a grid of its three settings, for the first switch; later ones have the default's."""
     return [
-        Way(
+        Variant(
             f"scp {loss:g}, {grad:g}, {patience}",
             "scp",
             {"delta_loss": loss, "delta_grad": grad, "patience": patience},
@@ -168,23 +168,26 @@ def thresholds(recipe: Recipe, grid: SweepPreset) -> list[Way]:
     ]
 
 
-def shares(recipe: Recipe) -> list[Way]:
+def shares(recipe: Recipe) -> list[Variant]:
     """Switches after fixed shares of all updates, and the look ahead."""
     steps = recipe.base.training.steps
-    fixed = {f"share {share:g}": round(share * steps) for share in SHARES}
-    ways = [Way(name, "share", {"step": step}, switching(recipe, AtStep(step))) for name, step in fixed.items()]
+    fixed = {f"share {share:g}": round(share * steps) for share in _SHARES}
+    variants = [Variant(name, "share", {"step": step}, switching(recipe, AtStep(step))) for name, step in fixed.items()]
     every = max(4, steps // 15)
     looking = LookAhead(every=every, updates=max(4, every // 5))
-    return [*ways, Way("look ahead", "share", {"every": looking.every, "updates": looking.updates}, switching(recipe, looking))]
+    return [
+        *variants,
+        Variant("look ahead", "share", {"every": looking.every, "updates": looking.updates}, switching(recipe, looking)),
+    ]
 
 
-def onsets(recipe: Recipe) -> list[Way]:
+def onsets(recipe: Recipe) -> list[Variant]:
     """Ramps of three lengths in two orders and another shape, all from the first update on."""
     base = recipe.ramp.steps
     ramps = [Ramp(steps, order=order) for order in ("together", "in turn") for steps in (max(1, base // 4), base, 2 * base)]
     ramps += [replace(recipe.ramp, shape="cosine")]
     return [
-        Way(
+        Variant(
             f"ramp {r.steps}, {r.shape}, {r.order}",
             "onset",
             {"steps": r.steps, "shape": r.shape, "order": r.order},
@@ -195,7 +198,7 @@ def onsets(recipe: Recipe) -> list[Way]:
     ]
 
 
-def optimizers(recipe: Recipe) -> list[Way]:
+def _optimizers(recipe: Recipe) -> list[Variant]:
     """What becomes of the optimizer at the switch, when SCP fires."""
     kinds = {
         "moments reset": Handover(moments="reset"),
@@ -205,64 +208,64 @@ def optimizers(recipe: Recipe) -> list[Way]:
     }
     base = shift(recipe)
     return [
-        Way(name, "optimizer", {"handover": name}, replace(base, shift=replace(base.shift, handover=kind)))
+        Variant(name, "optimizer", {"handover": name}, replace(base, shift=replace(base.shift, handover=kind)))
         for name, kind in kinds.items()
     ]
 
 
-def ladders(recipe: Recipe) -> list[Way]:
+def ladders(recipe: Recipe) -> list[Variant]:
     """More stages, each with a ramp of its own and SCP between them; and random depth."""
     base, loops = early(recipe), recipe.loops
     tried = [stages for stages in ((1, max(2, loops // 2), loops), doubling(loops)) if len(stages) > 2 and stages[-2] < loops]
-    ways = []
+    variants = []
     for stages in dict.fromkeys(tried):
         rules = (AtStep(1), *(recipe.criterion,) * (len(stages) - 2))
         config = replace(base, shift=replace(base.shift, stages=stages, criteria=rules))
-        ways.append(Way(f"ladder {'-'.join(map(str, stages))}", "stages", {"stages": len(stages)}, config))
+        variants.append(Variant(f"ladder {'-'.join(map(str, stages))}", "stages", {"stages": len(stages)}, config))
     most = base.model.learned_gains + loops // 2 if base.model.learned_gains else 0
     drawn = replace(base, model=replace(base.model, learned_gains=most), shift=replace(base.shift, spread=0.5))
-    return [*ways, Way("random depth", "stages", {"spread": 0.5}, drawn)]
+    return [*variants, Variant("random depth", "stages", {"spread": 0.5}, drawn)]
 
 
-def models(recipe: Recipe) -> list[Way]:
+def models(recipe: Recipe) -> list[Variant]:
     """Controls: do passes whose gains are learned from zero, or all that keeps loops stable, make SHIFT needless?"""
     plain, loops = recipe.base.model, recipe.loops
     kinds = {"learned gains": replace(plain, learned_gains=loops), "stable": plain.for_loops(loops)}
     return [
-        Way(f"{arm}, {name}", "model", {"model": name}, replace(made, model=kind))
+        Variant(f"{arm}, {name}", "model", {"model": name}, replace(made, model=kind))
         for name, kind in kinds.items()
         if kind != plain
         for arm, made in (("looped", looped(recipe)), ("shift", early(recipe)))
     ]
 
 
-def nets(recipe: Recipe) -> list[Way]:
+def _nets(recipe: Recipe) -> list[Variant]:
     """Hard switches, early and late, with and without the safety net."""
     net, soon = SafetyNet(tries=2), shift_hard(recipe)
     late = replace(soon, shift=replace(soon.shift, criterion=AtStep(recipe.base.training.steps // 2)))
     caught = [replace(config, shift=replace(config.shift, net=net)) for config in (soon, late)]
     return [
-        Way("hard, net", "safety", {"net": "yes"}, caught[0]),
-        Way("hard half way", "safety", {"net": "no"}, late),
-        Way("hard half way, net", "safety", {"net": "yes"}, caught[1]),
+        Variant("hard, net", "safety", {"net": "yes"}, caught[0]),
+        Variant("hard half way", "safety", {"net": "no"}, late),
+        Variant("hard half way, net", "safety", {"net": "yes"}, caught[1]),
     ]
 
 
-BUILT: dict[str, Callable[[Recipe], list[Way]]] = {
+_BUILT: dict[str, Callable[[Recipe], list[Variant]]] = {
     "share": shares,
     "onset": onsets,
-    "optimizer": optimizers,
+    "optimizer": _optimizers,
     "stages": ladders,
-    "safety": nets,
+    "safety": _nets,
     "model": models,
 }
 
 
-def ways_of(sweep: SweepConfig) -> list[Way]:
+def variants_of(sweep: SweepConfig) -> list[Variant]:
     """All ways of a sweep, references first."""
     recipe = recipe_of(sweep)
     grid = thresholds(recipe, sweep.grid) if "scp" in sweep.groups else []
-    return references(recipe) + grid + [way for group in sweep.groups if group in BUILT for way in BUILT[group](recipe)]
+    return references(recipe) + grid + [variant for group in sweep.groups if group in _BUILT for variant in _BUILT[group](recipe)]
 
 
 def at_step(sweep: SweepConfig, step: int) -> RunConfig:

@@ -118,12 +118,12 @@ def beyond(outcomes: Outcomes, longest: dict[str, int], arm: str) -> Verdict:
     looped, found = of_arm(outcomes, "looped"), {}
     for task, one in of_arm(outcomes, arm).items():
         if task in looped:
-            mine, theirs = (out_of_range(outcome, longest[task]) for outcome in (one, looped[task]))
+            mine, theirs = (_out_of_range(outcome, longest[task]) for outcome in (one, looped[task]))
             found[task] = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
-    return against_looped(f"Is {arm} out of the trained range as good as Looped?", f"exact match beyond, {arm} - looped", found)
+    return _against_looped(f"Is {arm} out of the trained range as good as Looped?", f"exact match beyond, {arm} - looped", found)
 
 
-def against_looped(question: str, what: str, apart: dict[str, list[float]]) -> Verdict:
+def _against_looped(question: str, what: str, apart: dict[str, list[float]]) -> Verdict:
     """The answer that differences from Looped give, by task, one for each seed."""
     known = {task: interval(values) for task, values in apart.items() if values}
     low = [task for task, one in known.items() if sign_of(one) < 0]
@@ -132,7 +132,7 @@ def against_looped(question: str, what: str, apart: dict[str, list[float]]) -> V
     return Verdict(question, answered(answer, {task: one.n for task, one in known.items()}), numbers=numbers)
 
 
-def out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
+def _out_of_range(one: TaskOutcome, longest: int) -> dict[int, float]:
     """Seed -> mean exact match over the tested lengths above the longest training length."""
     rows = [row for length, row in zip(one.lengths, one.accuracy, strict=True) if length > longest]
     return {seed: sum(row[place] for row in rows) / len(rows) for place, seed in enumerate(one.seeds)} if rows else {}
@@ -154,7 +154,7 @@ def halting(outcomes: Outcomes) -> Verdict:
             name = task if arm == "looped" else f"{task} ({arm})"
             for how, found in zip(near, (one.confident, one.confident_batch, one.dip), strict=True):
                 if one.lengths and found:
-                    gap = largest_gap(found, one.accuracy)
+                    gap = _largest_gap(found, one.accuracy)
                     numbers[f"largest gap over lengths and seeds, {how}, {name}"] = Cell(gap, n=len(one.seeds))
                     near[how] += [name] if gap <= HALTING and not too_few(len(one.seeds)) else []
                     counts[name] = len(one.seeds)
@@ -163,7 +163,7 @@ def halting(outcomes: Outcomes) -> Verdict:
     return Verdict(question, answered(answer, counts), numbers=numbers)
 
 
-def largest_gap(first: Table, second: Table) -> float:
+def _largest_gap(first: Table, second: Table) -> float:
     """Between two tables of the same shape."""
     return max(abs(a - b) for row, own in zip(first, second, strict=True) for a, b in zip(row, own, strict=True))
 
@@ -172,4 +172,4 @@ def as_good(runs: Runs, arm: str) -> Verdict:
     """Final exact match on trained lengths, an arm minus Looped."""
     found = {task: paired(arms.get(arm, {}), arms.get("looped", {}), trained_accuracy) for task, arms in runs.items()}
     what = f"exact match on trained lengths, {arm} - looped"
-    return against_looped(f"Is {arm} on the trained lengths as good as Looped?", what, found)
+    return _against_looped(f"Is {arm} on the trained lengths as good as Looped?", what, found)

@@ -38,7 +38,7 @@ from thalweg.train.config import read_config
 
 PLAN = "tasks.json"
 
-Key = tuple[str, str, int]
+_Key = tuple[str, str, int]
 """Task, arm, seed."""
 
 
@@ -83,19 +83,19 @@ class TaskStudy(Experiment[TaskStudySummary]):
     def table(self, summary: TaskStudySummary) -> Table:
         title = f"{summary.name}: exact match, {len(summary.seeds)} seeds, mean and 95 % interval; every seed is on the page"
         scores = ("task", "arm", "trained lengths", "at the longest", "beyond")
-        rows = tuple((one.task, one.arm, *cells(one, summary)) for one in summary.outcomes)
+        rows = tuple((one.task, one.arm, *_cells(one, summary)) for one in summary.outcomes)
         return Table(title, (*scores, "drop (points)", "share of time", "of operations", "seconds"), rows)
 
     def lines(self, summary: TaskStudySummary) -> list[str]:
         return [f"{one.claim} {one.verdict}" for one in summary.verdicts]
 
 
-def task_jobs(study: TaskStudyConfig, folder: Path, facts: Mapping[str, TaskFacts] | None = None) -> dict[Key, Job]:
+def task_jobs(study: TaskStudyConfig, folder: Path, facts: Mapping[str, TaskFacts] | None = None) -> dict[_Key, Job]:
     """(task, arm, seed) -> its run in the queue; a task without ``facts`` is asked for them."""
     jobs = {
         key: Job(name, config, folder / "runs" / name)
         for key, config in task_runs(study, facts).items()
-        for name in (run_name(*key),)
+        for name in (_run_name(*key),)
     }
     apart = len({job.name for job in jobs.values()}) == len(jobs)
     require(
@@ -104,7 +104,7 @@ def task_jobs(study: TaskStudyConfig, folder: Path, facts: Mapping[str, TaskFact
     return jobs
 
 
-def run_name(task: str, arm: str, seed: int) -> str:
+def _run_name(task: str, arm: str, seed: int) -> str:
     """Of a run and its folder."""
     return f"{slug(task)}-{arm}-seed{seed}"
 
@@ -115,7 +115,7 @@ def facts_in(study: TaskStudyConfig, folder: Path) -> dict[str, TaskFacts]:
     for task in filter(own, study.tasks):
         configs = {}
         for arm, seed in itertools.product(study.arms, study.seeds):
-            path = folder / "runs" / run_name(task, arm, seed) / "config.toml"
+            path = folder / "runs" / _run_name(task, arm, seed) / "config.toml"
             with contextlib.suppress(BadInputError):  # not there, or of another version
                 configs.setdefault(arm, read_config(path))
         if configs:
@@ -123,7 +123,7 @@ def facts_in(study: TaskStudyConfig, folder: Path) -> dict[str, TaskFacts]:
     return found
 
 
-def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], records: dict[Key, RunRecord]) -> TaskStudySummary:
+def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[_Key, Job], records: dict[_Key, RunRecord]) -> TaskStudySummary:
     """The same from jobs and records that are there."""
     some = next(iter(records.values()), None)
     if some is None or some.summary is None:
@@ -131,8 +131,8 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], recor
     facts = facts_in(study, folder)
     recipes = {task: task_recipe(task, PRESETS[study.preset], study.device, facts.get(task)) for task in study.tasks}
     longest = {task: recipe.data.longest for task, recipe in recipes.items()}
-    runs = {task: {arm: of_arm(records, task, arm) for arm in study.arms} for task in study.tasks}
-    outcomes = [outcome_of(jobs, task, arm, runs[task]) for task in study.tasks for arm in study.arms]
+    runs = {task: {arm: _of_arm(records, task, arm) for arm in study.arms} for task in study.tasks}
+    outcomes = [_outcome_of(jobs, task, arm, runs[task]) for task in study.tasks for arm in study.arms]
     summary = TaskStudySummary(
         name=folder.resolve().name,
         command=TaskStudy(study).command,
@@ -141,7 +141,7 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], recor
         arms=study.arms,
         seeds=study.seeds,
         complete=len(records) == len(jobs),
-        missing=tuple(job.told for key, job in jobs.items() if key not in records),
+        missing=tuple(job.status for key, job in jobs.items() if key not in records),
         longest=longest,
         outcomes=tuple(outcome for outcome in outcomes if outcome.seeds or outcome.failed),
         verdicts=tuple(task_verdicts(outcomes, runs, longest)),
@@ -152,18 +152,18 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[Key, Job], recor
     return summary
 
 
-def complete_runs(jobs: dict[Key, Job]) -> dict[Key, RunRecord]:
+def complete_runs(jobs: dict[_Key, Job]) -> dict[_Key, RunRecord]:
     """The records of the complete runs, read once."""
     found = {key: job.record for key, job in jobs.items()}
     return {key: record for key, record in found.items() if record is not None}
 
 
-def of_arm(records: dict[Key, RunRecord], task: str, arm: str) -> Pairs:
+def _of_arm(records: dict[_Key, RunRecord], task: str, arm: str) -> Pairs:
     """Seed -> complete run."""
     return {seed: run for (t, a, seed), run in records.items() if (t, a) == (task, arm)}
 
 
-def outcome_of(jobs: dict[Key, Job], task: str, arm: str, arms: dict[str, Pairs]) -> TaskOutcome:
+def _outcome_of(jobs: dict[_Key, Job], task: str, arm: str, arms: dict[str, Pairs]) -> TaskOutcome:
     """One arm on one task, given the complete runs of all its arms."""
     runs = arms[arm]
     lengths: Lengths = {seed: read_lengths(jobs[task, arm, seed].folder) for seed in runs}
@@ -172,31 +172,31 @@ def outcome_of(jobs: dict[Key, Job], task: str, arm: str, arms: dict[str, Pairs]
     return task_outcome(task, arm, runs, lengths, arms.get("looped", {}), failed)
 
 
-def cells(one: TaskOutcome, summary: TaskStudySummary) -> list[str]:
+def _cells(one: TaskOutcome, summary: TaskStudySummary) -> list[str]:
     """One row of the table."""
     seeds = len(summary.seeds)
-    edge, end = at_length(one, summary.longest[one.task]), at_length(one, max(one.lengths, default=0))
+    edge, end = _at_length(one, summary.longest[one.task]), _at_length(one, max(one.lengths, default=0))
     time, operations = (" ".join(share_in_words(share)) for share in (one.share_seconds, one.share_flops))
     return [in_words(one.trained, seeds), edge, end, in_words(one.drop, one.drop.n), time, operations, in_words(one.seconds, seeds)]
 
 
-def at_length(one: TaskOutcome, length: int) -> str:
+def _at_length(one: TaskOutcome, length: int) -> str:
     """Exact match at a tested length, every seed."""
     if length not in one.lengths:
         return "-"
     return f"n={length}: " + " ".join(f"{value:.2f}" for value in one.accuracy[one.lengths.index(length)])
 
 
-def plainest(study: TaskStudyConfig) -> str:
+def _plainest(study: TaskStudyConfig) -> str:
     """The first task that has no amounts of its own, whose numbers stand for all; else the first one."""
     own = PRESETS[study.preset].own
     return next((task for task in study.tasks if task not in own), study.tasks[0])
 
 
-def differing(study: TaskStudyConfig) -> str:
+def _differing(study: TaskStudyConfig) -> str:
     """Tasks whose amounts are not those of the plainest one, in words."""
     preset = PRESETS[study.preset]
-    first = preset.of(plainest(study))
+    first = preset.of(_plainest(study))
     told = [
         f"; {task}: width {one.width}, at most {one.deepest} layers, {one.steps} updates of {one.batch} at rate {one.rate:g}, "
         "the lengths growing in proportion"
@@ -209,7 +209,7 @@ def differing(study: TaskStudyConfig) -> str:
 
 def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[str, str]:
     """Everything that is needed to repeat the study, by topic."""
-    recipe = recipes[plainest(study)]
+    recipe = recipes[_plainest(study)]
     settings, optimizer, rule, ramp = recipe.base.training, recipe.base.optimizer, recipe.criterion, recipe.ramp
     learned = recipe.learned
     models = {task: one.base.model for task, one in recipes.items()}
@@ -224,7 +224,7 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
         "Training": (
             f"{settings.steps} updates of {settings.batch} samples, {optimizer.name} at rate {optimizer.rate:g} "
             f"({optimizer.schedule}, warm-up {optimizer.warmup}), clip {optimizer.clip:g}, float32; scored every "
-            f"{settings.evaluate_every} updates on {recipe.data.samples} held-out samples of each trained length{differing(study)}"
+            f"{settings.evaluate_every} updates on {recipe.data.samples} held-out samples of each trained length{_differing(study)}"
         ),
         "Arms": (
             "single = 1 pass; looped = T(n) passes, a number that the task sets for each length; shift = stages of one more length "
@@ -246,12 +246,12 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
             "over 3 evaluations; drop = the largest fall of the held-out exact match below its best so far, from a switch until "
             "400 updates after its onset, of several switches the largest"
         ),
-    } | shrunk(study)
+    } | _shrunk(study)
 
 
-def shrunk(study: TaskStudyConfig) -> dict[str, str]:
+def _shrunk(study: TaskStudyConfig) -> dict[str, str]:
     """What is smaller than in the source, in words, by topic."""
-    mine, source = PRESETS[study.preset].of(plainest(study)), PRESETS["source"]
+    mine, source = PRESETS[study.preset].of(_plainest(study)), PRESETS["source"]
     told = {
         f"width {mine.width} instead of {source.width}": mine.width < source.width,
         f"batches of {mine.batch} instead of {source.batch}": mine.batch < source.batch,
@@ -262,7 +262,7 @@ def shrunk(study: TaskStudyConfig) -> dict[str, str]:
     }
     smaller = [words for words, is_so in told.items() if is_so]
     long = "where T(n) is above n, trained to shorter lengths with about as many passes"
-    return {"Shrunk against the source": f"{', '.join([*smaller, long])}{differing(study)}"} if smaller else {}
+    return {"Shrunk against the source": f"{', '.join([*smaller, long])}{_differing(study)}"} if smaller else {}
 
 
 def compared(study: TaskStudyConfig, folder: Path) -> Compared:

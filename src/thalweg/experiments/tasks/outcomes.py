@@ -9,7 +9,7 @@ from thalweg.experiments.outcomes import drop, jump, operations, seconds, share_
 from thalweg.records.experiment import Share, Table, TaskOutcome
 from thalweg.records.run import RunRecord, TaskLength
 
-POINT = 0.01
+_POINT = 0.01
 """How much below Looped's final exact match counts as having reached it."""
 LEARNED = 0.5
 """Exact match below which Looped has not learned the task, so that reaching it says nothing."""
@@ -39,8 +39,8 @@ def task_outcome(task: str, arm: str, runs: Pairs, lengths: Lengths, looped: Pai
         switch_step=cell([float(run.switches[0].step) for run in every if run.switches]),
         drop=cell([drop(run) for run in every]),
         jump=cell([jump(run) for run in every]),
-        share_seconds=share_of(runs, looped, seconds),
-        share_flops=share_of(runs, looped, operations),
+        share_seconds=_share_of(runs, looped, seconds),
+        share_flops=_share_of(runs, looped, operations),
         seconds=cell([seconds(run.evaluations[-1]) for run in every]),
         teraflops=cell([operations(run.evaluations[-1]) / 1e12 for run in every]),
         failed=failed,
@@ -63,12 +63,12 @@ def by_loops(tested: Sequence[tuple[TaskLength, ...]], place: int) -> Table:
     return tuple(zip(*(seed[place].by_loops for seed in tested if seed[place].loops == own), strict=False))
 
 
-def share_of(runs: Pairs, looped: Pairs, spent: Measure) -> Share | None:
+def _share_of(runs: Pairs, looped: Pairs, spent: Measure) -> Share | None:
     """Share of Looped's cost to its final exact match less a point, see `thalweg.experiments.outcomes.shares`.
 
     Exact match ends near 1 on a task that is learned, where the last hundredth can take as long as all the rest: so the target is
     a point lower, for both. Seeds at which Looped has learned less than half are left out.
     """
     learned = {seed: run for seed, run in looped.items() if trained_accuracy(run) >= LEARNED}
-    found = shares(runs, learned, spent, held_out_errors, lambda run: 1 - trained_accuracy(run) + POINT)
+    found = shares(runs, learned, spent, held_out_errors, lambda run: 1 - trained_accuracy(run) + _POINT)
     return share_over_seeds(list(found.values()))

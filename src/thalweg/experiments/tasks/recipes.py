@@ -40,7 +40,7 @@ class TaskPreset:
         return replace(self, **self.own.get(task, {}))  # type: ignore[arg-type]
 
 
-ADDITION = {"width": 64, "deepest": 3, "steps": 12_000, "rate": 7e-4}
+_ADDITION = {"width": 64, "deepest": 3, "steps": 12_000, "rate": 7e-4}
 """In `paper`: at this rate 20 lengths were learned in 8,400 updates, at 1e-3 six in 4,800, see docs/log.md."""
 SHORT = 0.6
 """Share of the updates that the arms `shift-short` and `looped-short` make."""
@@ -59,12 +59,12 @@ ALL = (
 )
 PRESETS = {
     "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
-    "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": ADDITION}),
+    "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": _ADDITION}),
     "gpu": TaskPreset(3, ("single", "looped", "shift", "shift-hard", "looped-fast"), 5000, 20, 64, 3, rate=7e-4),
     "source": TaskPreset(5, ALL, 100_000, 20, 256, 4, rate=1e-4),
 }
 """The first two for two cores, minutes and hours; one for a GPU; and the source's size, days of a GPU."""
-LAYERS = {"parity": 1, "copy": 2, "addition": 3, "binary-sum": 3, "multiplication": 4, "unique-set": 3}
+_LAYERS = {"parity": 1, "copy": 2, "addition": 3, "binary-sum": 3, "multiplication": 4, "unique-set": 3}
 """Blocks in the stack, as in the source; other tasks have 2."""
 
 
@@ -99,11 +99,11 @@ def plan_tasks(
     numbers = tuple(range(seeds or PRESETS[preset].seeds))
     all_tasks, all_arms = tuple(dict.fromkeys(tasks)) or tuple(TASKS), tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
     for task in all_tasks:
-        refuse_falling(task, all_arms, preset)
+        _refuse_falling(task, all_arms, preset)
     return TaskStudyConfig(preset, all_tasks, all_arms, numbers, device)
 
 
-def refuse_falling(task: str, arms: tuple[str, ...], preset: str) -> None:
+def _refuse_falling(task: str, arms: tuple[str, ...], preset: str) -> None:
     """Refuse SHIFT along the lengths for a task that asks for fewer passes at a length than at the one before."""
     passes, longest = find_task(task).loops, task_recipe(task, PRESETS[preset]).data.longest
     falls = [n for n in range(2, longest + 1) if passes(n) < passes(n - 1)]
@@ -189,7 +189,7 @@ def task_recipe(name: str, preset: TaskPreset, device: str = "auto", facts: Task
         vocabulary=facts.symbols + 1,
         length=facts.length,
         width=preset.width,
-        layers=min(preset.deepest, LAYERS.get(name, 2)),
+        layers=min(preset.deepest, _LAYERS.get(name, 2)),
         heads=4,
         block="gpt",
         positions="none",
@@ -234,19 +234,19 @@ def shift(recipe: TaskRecipe) -> RunConfig:
 
     The next stage begins when this one is learned, or after a number of updates in it. No sample gets fewer passes than it
     asks for, and a length that was learned keeps its passes, so a switch changes nothing that was learned. It is Looped whose
-    lengths grow as fast as they are learned; what speed alone is worth is seen beside `looped_fast`.
+    lengths grow as fast as they are learned; what speed alone is worth is seen beside `_looped_fast`.
     Longer answers ask for a lower rate: it falls with every stage, to 0.4 over all of them.
     """
     data = replace(recipe.data, lengths="stage", grow=0)
     return replace(recipe.base, data=data, shift=ShiftConfig(recipe.ladder, recipe.learned, Hard(), Handover(rate=recipe.fall)))
 
 
-def looped_fast(recipe: TaskRecipe) -> RunConfig:
+def _looped_fast(recipe: TaskRecipe) -> RunConfig:
     """Control of `shift`: Looped whose lengths grow four times as fast, by the clock."""
     return replace(looped(recipe), data=replace(recipe.data, grow=recipe.fast))
 
 
-def shift_short(recipe: TaskRecipe) -> RunConfig:
+def _shift_short(recipe: TaskRecipe) -> RunConfig:
     """`shift` with fewer updates: what is left to gain when the last length is there comes as the rate decays.
 
     Stages may take as long as those of `shift`, so the last length is there after five sixths of the run at the latest.
@@ -254,7 +254,7 @@ def shift_short(recipe: TaskRecipe) -> RunConfig:
     return shorter(shift(recipe))
 
 
-def looped_short(recipe: TaskRecipe) -> RunConfig:
+def _looped_short(recipe: TaskRecipe) -> RunConfig:
     """Control of `shift-short`: Looped with as many updates, its lengths growing over half of them."""
     run = looped(recipe)
     return shorter(replace(run, data=replace(recipe.data, grow=round(SHORT * recipe.data.grow))))
@@ -265,22 +265,22 @@ def shorter(run: RunConfig) -> RunConfig:
     return replace(run, training=replace(run.training, steps=max(1, round(SHORT * run.training.steps))))
 
 
-def shift_scp(recipe: TaskRecipe) -> RunConfig:
+def _shift_scp(recipe: TaskRecipe) -> RunConfig:
     """SHIFT as on the Markov language: all lengths, the stage caps T(n), at first at one pass; SCP and a ramp."""
-    return replace(recipe.base, shift=ShiftConfig(capped(recipe), recipe.criterion, recipe.ramp))
+    return replace(recipe.base, shift=ShiftConfig(_capped(recipe), recipe.criterion, recipe.ramp))
 
 
 def shift_hard(recipe: TaskRecipe) -> RunConfig:
     """SHIFT as in the paper: SCP and a hard onset."""
-    return replace(recipe.base, shift=ShiftConfig(capped(recipe), recipe.criterion, Hard()))
+    return replace(recipe.base, shift=ShiftConfig(_capped(recipe), recipe.criterion, Hard()))
 
 
-def capped(recipe: TaskRecipe) -> tuple[int, ...]:
+def _capped(recipe: TaskRecipe) -> tuple[int, ...]:
     """Caps of two stages, one pass and none; a task that asks for one pass at every length has one stage."""
     return tuple(dict.fromkeys((1, recipe.loops)))
 
 
-def next_token(recipe: TaskRecipe) -> RunConfig:
+def _next_token(recipe: TaskRecipe) -> RunConfig:
     """Baseline: the answer token by token, one pass."""
     run = single(recipe)
     return replace(run, data=replace(recipe.data, format="next"))
@@ -292,7 +292,7 @@ def fixed(recipe: TaskRecipe) -> RunConfig:
     return replace(run, data=replace(recipe.data, loops="fixed"))
 
 
-def random_loops(recipe: TaskRecipe) -> RunConfig:
+def _random_loops(recipe: TaskRecipe) -> RunConfig:
     """From T(n) to half as many again in training, drawn for every sample; T(n) in testing."""
     run = looped(recipe)
     data = replace(recipe.data, loops="random")
@@ -303,14 +303,14 @@ ARMS: dict[str, Callable[[TaskRecipe], RunConfig]] = {
     "single": single,
     "looped": looped,
     "shift": shift,
-    "shift-short": shift_short,
-    "shift-scp": shift_scp,
-    "looped-fast": looped_fast,
+    "shift-short": _shift_short,
+    "shift-scp": _shift_scp,
+    "looped-fast": _looped_fast,
     "shift-hard": shift_hard,
-    "looped-short": looped_short,
-    "next-token": next_token,
+    "looped-short": _looped_short,
+    "next-token": _next_token,
     "fixed": fixed,
-    "random": random_loops,
+    "random": _random_loops,
 }
 
 

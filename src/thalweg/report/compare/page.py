@@ -26,10 +26,10 @@ from thalweg.report.tasks.panels import title_of
 from thalweg.serialization import to_dict
 from thalweg.storage import explained, read_json, write_json, write_text
 
-RECORD, PAGE = "compare.json", "compare.html"
-WIDTHS, ROOM = (8.4, 1.7), 1.1
+_RECORD, PAGE = "compare.json", "compare.html"
+_WIDTHS, _ROOM = (8.4, 1.7), 1.1
 """Inches: of the figure and of a row's height; what the legend and the horizontal axis need."""
-SIDES: tuple[dict[str, Any], ...] = ({"linewidth": 3.0, "alpha": 0.45}, {"linewidth": 1.4, "dashes": (3, 1.5)})
+_SIDES: tuple[dict[str, Any], ...] = ({"linewidth": 3.0, "alpha": 0.45}, {"linewidth": 1.4, "dashes": (3, 1.5)})
 """How A and B are drawn: A solid and wider, so that it can be seen below B."""
 
 Curves = dict[str, dict[str, tuple[list[RunRecord], list[RunRecord]]]]
@@ -131,7 +131,7 @@ def claim_comparison(folder: Path, first: Path, second: Path) -> None:
         held = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.exists() else []
     if not held:
         return
-    kept = read_json(folder / RECORD) if RECORD in held else {}
+    kept = read_json(folder / _RECORD) if _RECORD in held else {}
     sides = [kept.get(side) for side in ("first", "second")] if isinstance(kept, dict) else []
     paths = [side.get("path") for side in sides if isinstance(side, dict)]
     if paths != [str(path.resolve()) for path in (first, second)]:
@@ -178,14 +178,14 @@ def together(by_arm: Mapping[str, Sequence[Change]]) -> tuple[Change, ...]:
 
 def write_comparison(found: Comparison, curves: Curves, folder: Path) -> Path:
     """The record, then the figure (SVG and PNG) and the page; returns the page."""
-    write_json(folder / RECORD, to_dict(found))
+    write_json(folder / _RECORD, to_dict(found))
     figures = [figure for figure in (losses_drawn(found, curves),) if figure is not None]
     save_all(figures, folder / "figures")
-    write_text(folder / PAGE, render_comparison(found, figures, folder))
+    write_text(folder / PAGE, _render_comparison(found, figures, folder))
     return folder / PAGE
 
 
-def render_comparison(found: Comparison, figures: Sequence[Drawn], folder: Path) -> str:
+def _render_comparison(found: Comparison, figures: Sequence[Drawn], folder: Path) -> str:
     """The page as HTML; everything that a user named is escaped."""
     return PAGES.get_template("compare.html").render(
         found=found,
@@ -248,14 +248,14 @@ def losses_drawn(found: Comparison, curves: Curves) -> Drawn | None:
     """Held-out loss over updates and over counted operations, A solid and B dashed; None where no arm has runs in both."""
     if not curves:
         return None
-    figure = Figure(figsize=(WIDTHS[0], WIDTHS[1] * len(curves) + ROOM), layout="constrained")
+    figure = Figure(figsize=(_WIDTHS[0], _WIDTHS[1] * len(curves) + _ROOM), layout="constrained")
     grid = figure.subplots(len(curves), 2, sharey="row", squeeze=False)
     several = any(len(arms) > 1 for arms in curves.values())
     for (left, right), (row, arms) in zip(grid, curves.items(), strict=True):
         for arm, sides in arms.items():
-            for runs, style in zip(sides, SIDES, strict=True):
-                draw_side(left, arm, runs, lambda e: e.step, style)
-                draw_side(right, arm, runs, lambda e: e.flops / 1e12, style)
+            for runs, style in zip(sides, _SIDES, strict=True):
+                _draw_side(left, arm, runs, lambda e: e.step, style)
+                _draw_side(right, arm, runs, lambda e: e.flops / 1e12, style)
         left.set_title(title_of(row), fontsize=9, loc="left", parse_math=False)
         left.set_ylim(*limits([run for sides in arms.values() for runs in sides for run in runs]))
     grid[-1][0].set_xlabel("updates")
@@ -263,16 +263,16 @@ def losses_drawn(found: Comparison, curves: Curves) -> Drawn | None:
     figure.supylabel(f"held-out loss ({found.unit})", fontsize=9)
     arms = list(dict.fromkeys(arm for row in curves.values() for arm in row)) if several else []
     handles = [Line2D([], [], color=COLOURS.get(arm, "black"), label=plain(title_of(arm))) for arm in arms]
-    names = zip("AB", (found.first, found.second), SIDES, strict=True)
+    names = zip("AB", (found.first, found.second), _SIDES, strict=True)
     handles += [Line2D([], [], color="#333333", label=plain(f"{side}: {title_of(one.label)}"), **how) for side, one, how in names]
     figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=min(6, len(handles)))
     caption = (
         f"Held-out loss over updates (left) and counted operations (right). Solid: A, {found.first.label}; dashed: B, "
         f"{found.second.label}. Lines: mean over seeds on the stretch that all seeds cover; bands: 95 % t-interval. Each row has "
-        f"its own vertical axis, the first fall is cut off. {setups(found)}"
+        f"its own vertical axis, the first fall is cut off. {_setups(found)}"
     )
     told = "; ".join(
-        f"{row if not several else f'{row}, {arm}'} {end_of(sides[0]):.4g} in A and {end_of(sides[1]):.4g} in B"
+        f"{row if not several else f'{row}, {arm}'} {_end_of(sides[0]):.4g} in A and {_end_of(sides[1]):.4g} in B"
         for row, arms in curves.items()
         for arm, sides in arms.items()
     )
@@ -280,7 +280,7 @@ def losses_drawn(found: Comparison, curves: Curves) -> Drawn | None:
     return drawn(figure, "loss-side-by-side", "Held-out loss, A beside B", caption, alt)
 
 
-def draw_side(axes: Axes, arm: str, runs: list[RunRecord], x: Measure, style: dict[str, Any]) -> None:
+def _draw_side(axes: Axes, arm: str, runs: list[RunRecord], x: Measure, style: dict[str, Any]) -> None:
     """Mean and band of one arm in one study."""
     curve, colour = band(runs, x, score("held-out", "all", "loss")), COLOURS.get(arm, "black")
     axes.plot(curve.x, curve.mean, color=colour, **style)
@@ -295,12 +295,12 @@ def limits(runs: Sequence[RunRecord]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def end_of(runs: Sequence[RunRecord]) -> float:
+def _end_of(runs: Sequence[RunRecord]) -> float:
     """Mean held-out loss at the last evaluation."""
     return float(np.mean([run.evaluations[-1].scores["held-out"]["all"].loss for run in runs]))
 
 
-def setups(found: Comparison) -> str:
+def _setups(found: Comparison) -> str:
     """The set-up of both studies; once where it is the same."""
     if found.first.setup == found.second.setup:
         return f"A and B: {found.first.setup}"

@@ -21,7 +21,7 @@ from thalweg.report.curves import Band
 from thalweg.report.figures import COLOURS, DASHES, STYLE
 from thalweg.report.landscape.slices import below, paved, plain
 
-SPARE = ("#E69F00", "#000000", "#882255")
+_SPARE = ("#E69F00", "#000000", "#882255")
 """Colours of arms that no study has."""
 COLUMNS = 6
 """Matrices in a row."""
@@ -125,7 +125,7 @@ def figure_landscape(arms: Arms) -> Figure:
 
 def colour_of(arm: str, number: int) -> str:
     """Of an arm, or of one of its runs; ``number`` chooses where no study has such an arm."""
-    return COLOURS.get(arm.rsplit("-seed", 1)[0]) or SPARE[number % len(SPARE)]
+    return COLOURS.get(arm.rsplit("-seed", 1)[0]) or _SPARE[number % len(_SPARE)]
 
 
 def draw_curve(axes: Axes, arm: str, number: int, curve: Band, error: np.ndarray) -> None:

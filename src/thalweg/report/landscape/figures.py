@@ -25,7 +25,7 @@ from thalweg.report.landscape.curves import (
 from thalweg.report.landscape.slices import figure_planes, figure_spectra, has_plane
 from thalweg.storage import write_json
 
-BANDS = "Lines: means over seeds at the checkpoints that all seeds share; bands: 95 % t-intervals, cut off where they are wide"
+_BANDS = "Lines: means over seeds at the checkpoints that all seeds share; bands: 95 % t-intervals, cut off where they are wide"
 
 
 def measured(runs: Iterable[RunLandscape]) -> str:
@@ -48,13 +48,13 @@ def ends(arms: Arms, panel: Panel) -> str:
     return ", ".join(f"{arm} {curve.mean[-1]:.3g} at update {curve.x[-1]:g}" for arm, (curve, _) in taken(arms, panel).items())
 
 
-def landscape_drawn(arms: Arms, caption: str) -> list[Drawn]:
+def _landscape_drawn(arms: Arms, caption: str) -> list[Drawn]:
     """The panels over training, and the alignment, as far as they were measured."""
     found: list[Drawn] = []
     runs = [run for group in arms.values() for run in group]
     if any(run.points for run in runs):
         words = (
-            f"The Hessian's spectrum over training. {BANDS}; bars: standard errors over probes, where matrix-free; dotted "
+            f"The Hessian's spectrum over training. {_BANDS}; bars: standard errors over probes, where matrix-free; dotted "
             "verticals: the first checkpoint with another number of passes. Eigenvalues in loss per squared weight. Information "
             f"(Gaussian) is left out where it is infinite. {runs_in_words(arms)} {measured(runs)} {caption}"
         )
@@ -64,7 +64,7 @@ def landscape_drawn(arms: Arms, caption: str) -> list[Drawn]:
     if groups := groups_of(arms):
         words = (
             "The loss gradient of many passes against that of one pass, at the same weights and samples. Top: cosine of the "
-            f"batch's two gradients; below: share of samples whose two gradients oppose each other. {BANDS}. "
+            f"batch's two gradients; below: share of samples whose two gradients oppose each other. {_BANDS}. "
             f"{runs_in_words(arms)} {caption}"
         )
         last = "; ".join(
@@ -77,7 +77,7 @@ def landscape_drawn(arms: Arms, caption: str) -> list[Drawn]:
     return found
 
 
-def spectra_drawn(named: dict[str, RunLandscape], caption: str) -> list[Drawn]:
+def _spectra_drawn(named: dict[str, RunLandscape], caption: str) -> list[Drawn]:
     """Heat maps of the runs that left spectra."""
     kept = {name: run for name, run in named.items() if any(run.spectrum_path(point.step).exists() for point in run.points)}
     if not kept:
@@ -98,7 +98,7 @@ def whose(runs: dict[str, RunLandscape]) -> str:
     return "Shown: " + ", ".join(run.folder.parent.name for run in runs.values()) + "."
 
 
-def planes_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], name: str, caption: str) -> Drawn:
+def _planes_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], name: str, caption: str) -> Drawn:
     """Loss planes side by side."""
     told = "; ".join(
         f"{of}: {record.name}, {record.points} x {record.points} points around update {record.step}"
@@ -128,10 +128,10 @@ def run_figures(landscape: RunLandscape, caption: str) -> list[Path]:
         The files, captions last; empty where nothing was measured.
     """
     name, folder = landscape.folder.parent.name, landscape.folder / "figures"
-    figures = landscape_drawn({name: [landscape]}, caption) + spectra_drawn({name: landscape}, caption)
+    figures = _landscape_drawn({name: [landscape]}, caption) + _spectra_drawn({name: landscape}, caption)
     for record in landscape.slices:
         if has_plane(landscape, record):
-            figures.append(planes_drawn({name: (landscape, record)}, f"plane-{quote(record.name, safe='')}", caption))
+            figures.append(_planes_drawn({name: (landscape, record)}, f"plane-{quote(record.name, safe='')}", caption))
     if not figures:
         return []
     save_all(figures, folder)
@@ -159,7 +159,7 @@ def study_figures(arms: Arms, caption: str = "") -> list[Drawn]:
         arms: the runs of each arm, one a seed.
         caption: the set-up in words, the end of every caption.
     """
-    figures = landscape_drawn(arms, caption) + spectra_drawn(with_spectra(arms), caption)
+    figures = _landscape_drawn(arms, caption) + _spectra_drawn(with_spectra(arms), caption)
     if planes := planes_of(arms):
-        figures.append(planes_drawn(planes, "planes", caption))
+        figures.append(_planes_drawn(planes, "planes", caption))
     return figures

@@ -19,8 +19,8 @@ from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, drawn
 
 Seeds = Sequence[tuple[LengthRecord, ...]]
 """The length records of each seed of an arm."""
-Value = Callable[[LengthRecord], float | None]
-WORDS = {"accuracy": "accuracy (share of top-1 hits)", "loss": "loss (nats per token)"}
+_Value = Callable[[LengthRecord], float | None]
+_WORDS = {"accuracy": "accuracy (share of top-1 hits)", "loss": "loss (nats per token)"}
 
 
 def figure_lengths(landscapes: dict[str, list[tuple[LengthRecord, ...]]], setup: str = "") -> Drawn:
@@ -48,7 +48,7 @@ def figure_lengths(landscapes: dict[str, list[tuple[LengthRecord, ...]]], setup:
             draw_bits(grid[1][0], source)
             draw_shares(grid[1][1], source)
         for axes in grid.flat:
-            mark_lengths(axes, known)
+            _mark_lengths(axes, known)
         for axes in grid[-1]:
             axes.set_xlabel("length (tokens; times the training length)")
         lines, labels = grid[0][0].get_legend_handles_labels()
@@ -57,7 +57,7 @@ def figure_lengths(landscapes: dict[str, list[tuple[LengthRecord, ...]]], setup:
         return drawn(figure, "lengths", "Does it hold on longer sequences?", *words)
 
 
-def over_lengths(seeds: Seeds, value: Value) -> dict[int, Interval]:
+def over_lengths(seeds: Seeds, value: _Value) -> dict[int, Interval]:
     """Multiple -> mean and 95 % interval of a value over the seeds that have it; of a seed's records the last counts."""
     by_multiple: dict[int, list[float]] = {}
     for records in seeds:
@@ -68,12 +68,12 @@ def over_lengths(seeds: Seeds, value: Value) -> dict[int, Interval]:
     return {multiple: interval(by_multiple[multiple]) for multiple in sorted(by_multiple)}
 
 
-def score_of(stratum: str, what: str) -> Value:
+def score_of(stratum: str, what: str) -> _Value:
     """One number of a record's scores; None where it could not be scored."""
     return lambda record: getattr(record.scores[stratum], what) if stratum in record.scores else None
 
 
-def ceiling_of(stratum: str, what: str) -> Value:
+def _ceiling_of(stratum: str, what: str) -> _Value:
     """The best possible number; None where it is not known."""
     return lambda record: getattr(record.ceilings[stratum], what) if stratum in record.ceilings else None
 
@@ -83,20 +83,20 @@ def draw_scores(axes: Axes, landscapes: dict[str, list[tuple[LengthRecord, ...]]
     for number, (arm, seeds) in enumerate(landscapes.items()):
         dodge = 1.04 ** (number - (len(landscapes) - 1) / 2)
         line = {"color": COLOURS.get(arm, "black"), "dashes": DASHES.get(arm, (None, None)), "label": arm}
-        draw_band(axes, over_lengths(seeds, score_of(stratum, what)), dodge, **line)
+        _draw_band(axes, over_lengths(seeds, score_of(stratum, what)), dodge, **line)
     title = "all sequences" if stratum == "all" else f"{stratum} information"
     axes.set_title(title if axes.lines else f"{title}: no run could be scored", fontsize=9)
-    best = over_lengths(source, ceiling_of(stratum, what))
+    best = over_lengths(source, _ceiling_of(stratum, what))
     if best:
         line = {"color": "black", "linewidth": 0.9, "dashes": (5, 3), "marker": "_" if len(best) == 1 else None}
         axes.plot(list(best), [found.mean for found in best.values()], label="Bayes ceiling", **line)
     if what == "accuracy":
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.02), min(high, 1.02))
-    axes.set_ylabel(WORDS[what])
+    axes.set_ylabel(_WORDS[what])
 
 
-def draw_band(axes: Axes, found: dict[int, Interval], dodge: float, **line: Any) -> None:
+def _draw_band(axes: Axes, found: dict[int, Interval], dodge: float, **line: Any) -> None:
     """Mean and band over the multiples; at a single one a bar, moved aside so that the bars of several arms can be told apart."""
     places, mean = [float(m) for m in found], [one.mean for one in found.values()]
     low = [one.mean if one.low is None else one.low for one in found.values()]
@@ -132,7 +132,7 @@ def draw_shares(axes: Axes, source: Seeds) -> None:
     axes.legend(fontsize=8)
 
 
-def mark_lengths(axes: Axes, known: list[LengthRecord]) -> None:
+def _mark_lengths(axes: Axes, known: list[LengthRecord]) -> None:
     """One tick a length, evenly apart when the length doubles."""
     lengths = {record.multiple: record.length for record in known}
     axes.set_xscale("log", base=2)
@@ -153,11 +153,11 @@ def caption(landscapes: dict[str, list[tuple[LengthRecord, ...]]], mixed: bool, 
             "predictor on the same sequences) moves with it. Below: information content for each scored token, mean and standard",
             "deviation over sequences; and the share of sequences beyond the training set's cuts, both for each token.",
         ]
-    words += [f"Not scored: {line}." for line in not_scored(landscapes)]
+    words += [f"Not scored: {line}." for line in _not_scored(landscapes)]
     return " ".join([*words, setup]).strip()
 
 
-def not_scored(landscapes: dict[str, list[tuple[LengthRecord, ...]]]) -> list[str]:
+def _not_scored(landscapes: dict[str, list[tuple[LengthRecord, ...]]]) -> list[str]:
     """One line a reason."""
     found: dict[str, dict[str, set[int]]] = {}
     for arm, seeds in landscapes.items():

@@ -23,11 +23,11 @@ from thalweg.report.landscape.ridges import PAIR, order_of, ridges_drawn
 from thalweg.report.landscape.slices import below, paved, plain
 from thalweg.report.landscape.valley import colours_of, condition_drawn, mark_rules, split_drawn, threshold_drawn
 
-MARKERS = "osD^vP*X"
+_MARKERS = "osD^vP*X"
 """One a checkpoint."""
-ASIDE = 0.012
+_ASIDE = 0.012
 """Distance of arms, as a share of the run, so that points do not hide each other."""
-FORCES: tuple[tuple[str, str, Callable[[TheoremsRecord], float]], ...] = (
+_FORCES: tuple[tuple[str, str, Callable[[TheoremsRecord], float]], ...] = (
     ("_", "paper's upper bound", lambda t: t.upper_paper),
     ("v", "our upper bound", lambda t: t.upper_best),
     (".", "closed form", lambda t: t.force_predicted),
@@ -47,7 +47,7 @@ class Number:
     """Where a condition of `thalweg.landscape.hopping` begins."""
 
 
-WINDOW = (
+_WINDOW = (
     Number("largest share of sign flips\nof a valley direction", lambda r: max(r.flips, default=None), "linear"),
     Number("tortuosity of the valley part\n(path over displacement)", lambda r: r.tortuosity_valley, "log", 2.0),
     Number("tortuosity of the river part\n(path over displacement)", lambda r: r.tortuosity_river, "log", 1.5),
@@ -55,7 +55,7 @@ WINDOW = (
     Number("edge ratio (sharpness\nover its stable limit)", lambda r: r.edge, "log", 1.0),
     Number("cubic drift (squared loss\nper weight to the fourth)", lambda r: r.cubic_drift, "signed", 0.0),
 )
-DECISIONS: tuple[tuple[str, Callable[[ReplayRecord], bool]], ...] = (
+_DECISIONS: tuple[tuple[str, Callable[[ReplayRecord], bool]], ...] = (
     ("hops", lambda r: r.hops),
     ("river flows", lambda r: r.flows),
     ("trapped", lambda r: r.trapped),
@@ -88,14 +88,14 @@ def forces_drawn(arms: Arms, caption: str) -> Drawn | None:
     for axes, words, take in pairs:
         for arm, records in found.items():
             for record in records:
-                marker = MARKERS[steps.index(record.step) % len(MARKERS)]
+                marker = _MARKERS[steps.index(record.step) % len(_MARKERS)]
                 axes.plot(*([end] for end in take(record)), marker, color=colours[arm], alpha=0.75, markersize=4.5)
         square(axes, [take(record) for records in found.values() for record in records])
         axes.set_xlabel(f"{words}, measured", fontsize=8)
         axes.set_ylabel(f"{words}, predicted", fontsize=8)
-    draw_bounds(wide, found, steps, colours)
-    force_legends(figure, right, steps, {arm: colours[arm] for arm in found})
-    words, alt = force_words(found)
+    _draw_bounds(wide, found, steps, colours)
+    _force_legends(figure, right, steps, {arm: colours[arm] for arm in found})
+    words, alt = _force_words(found)
     return drawn(figure, "forces", "Do the theorems predict the forces?", f"{words} {runs_in_words(arms)} {caption}", alt)
 
 
@@ -113,15 +113,15 @@ def square(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def draw_bounds(axes: Axes, found: dict[str, list[TheoremsRecord]], steps: Sequence[int], colours: dict[str, str]) -> None:
+def _draw_bounds(axes: Axes, found: dict[str, list[TheoremsRecord]], steps: Sequence[int], colours: dict[str, str]) -> None:
     """Bounds and closed form over the measured force, one column an arm and checkpoint; 1 is the measured force."""
     columns = [(arm, step) for arm, records in found.items() for step in steps if any(r.step == step for r in records)]
     for place, (arm, step) in enumerate(columns):
         records = [r for r in found[arm] if r.step == step and r.force_measured > 0]
         spread = np.linspace(-0.28, 0.28, len(records)) if len(records) > 1 else [0.0]
         for shift, record in zip(spread, records, strict=False):
-            ratios = [take(record) / record.force_measured for _, _, take in FORCES]
-            kept = {marker: ratio for (marker, _, _), ratio in zip(FORCES, ratios, strict=True) if ratio > 0}
+            ratios = [take(record) / record.force_measured for _, _, take in _FORCES]
+            kept = {marker: ratio for (marker, _, _), ratio in zip(_FORCES, ratios, strict=True) if ratio > 0}
             axes.plot([place + shift] * len(kept), list(kept.values()), color=colours[arm], linewidth=0.8, alpha=0.5)
             for marker, ratio in kept.items():
                 axes.plot([place + shift], [ratio], marker, color=colours[arm], markersize=5 if marker == "." else 3.5)
@@ -132,20 +132,20 @@ def draw_bounds(axes: Axes, found: dict[str, list[TheoremsRecord]], steps: Seque
     axes.set_xlim(-0.6, len(columns) - 0.4)
     axes.set_xlabel("updates before the descent, by arm", fontsize=8)
     axes.set_ylabel("bounds and closed form\nover the measured force", fontsize=8)
-    marks = [Line2D([], [], color="#555555", marker=m, linestyle="none", markersize=5) for m, _, _ in FORCES]
-    axes.legend(marks, [words for _, words, _ in FORCES], fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    marks = [Line2D([], [], color="#555555", marker=m, linestyle="none", markersize=5) for m, _, _ in _FORCES]
+    axes.legend(marks, [words for _, words, _ in _FORCES], fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
-def force_legends(figure: Figure, axes: Axes, steps: Sequence[int], colours: dict[str, str]) -> None:
+def _force_legends(figure: Figure, axes: Axes, steps: Sequence[int], colours: dict[str, str]) -> None:
     """Arms below the figure, checkpoints in the panel."""
     dots = [Line2D([], [], color=colour, marker="o", linestyle="none", markersize=5) for colour in colours.values()]
     figure.legend(dots, [plain(arm) for arm in colours], fontsize=8, loc="outside lower center", ncols=min(6, len(dots)))
-    shapes = (MARKERS * len(steps))[: len(steps)]
+    shapes = (_MARKERS * len(steps))[: len(steps)]
     marks = [Line2D([], [], color="#555555", marker=shape, linestyle="none", markersize=4.5) for shape in shapes]
     axes.legend(marks, [f"{step}" for step in steps], fontsize=7, title="updates", title_fontsize=7, ncols=1 + (len(steps) > 5))
 
 
-def force_words(found: dict[str, list[TheoremsRecord]]) -> tuple[str, str]:
+def _force_words(found: dict[str, list[TheoremsRecord]]) -> tuple[str, str]:
     """Caption and description, without the runs."""
     settings = sorted({(record.rate, record.steps) for records in found.values() for record in records})
     words = (
@@ -180,15 +180,15 @@ def hopping_drawn(arms: Arms, caption: str) -> Drawn | None:
     every = [record for seeds in found.values() for seed in seeds for record in seed]
     if not every:
         return None
-    figure, panels = paved(len(WINDOW) + len(DECISIONS), (6.2, 3.8), (8.4, 2.3))
-    for axes, number in zip(panels, WINDOW, strict=False):
-        draw_windows(axes, found, number, colours_of(arms))
+    figure, panels = paved(len(_WINDOW) + len(_DECISIONS), (6.2, 3.8), (8.4, 2.3))
+    for axes, number in zip(panels, _WINDOW, strict=False):
+        _draw_windows(axes, found, number, colours_of(arms))
         axes.set_ylabel(number.label, fontsize=8)
     for level in sorted({record.flips_threshold for record in every}):
         panels[0].axhline(level, color="black", linewidth=0.8, dashes=(4, 2))
-    for axes, (word, take) in zip(panels[len(WINDOW) :], DECISIONS, strict=True):
-        draw_decisions(axes, found, take, colours_of(arms))
-        axes.tick_params(axis="y", length=0, labelleft=take is DECISIONS[0][1])
+    for axes, (word, take) in zip(panels[len(_WINDOW) :], _DECISIONS, strict=True):
+        _draw_decisions(axes, found, take, colours_of(arms))
+        axes.tick_params(axis="y", length=0, labelleft=take is _DECISIONS[0][1])
         axes.set_title(word, fontsize=9)
     for axes in panels:
         axes.set_xlim(0, 1.06 * max(*(record.step for record in every), 1))
@@ -205,11 +205,11 @@ def hopping_drawn(arms: Arms, caption: str) -> Drawn | None:
     told = []
     for arm, seeds in found.items():
         mine = [record for seed in seeds for record in seed]
-        told.append(f"{arm}: of {len(mine)} " + ", ".join(f"{sum(map(take, mine))} {word}" for word, take in DECISIONS))
+        told.append(f"{arm}: of {len(mine)} " + ", ".join(f"{sum(map(take, mine))} {word}" for word, take in _DECISIONS))
     return drawn(figure, "hopping", "Does training hop across the valley?", words, f"Windows by arm. {'; '.join(told)}.")
 
 
-def draw_windows(axes: Axes, found: Windows, number: Number, colours: dict[str, str]) -> None:
+def _draw_windows(axes: Axes, found: Windows, number: Number, colours: dict[str, str]) -> None:
     """Points of the seeds and their means, arm beside arm."""
     of = {arm: [{r.step: y for r in seed if (y := number.take(r)) is not None} for seed in seeds] for arm, seeds in found.items()}
     values = [value for seeds in of.values() for seed in seeds for value in seed.values()]
@@ -217,7 +217,7 @@ def draw_windows(axes: Axes, found: Windows, number: Number, colours: dict[str, 
     log = number.scale == "log" and min(values, default=0) > 0
     to, back = (math.log, np.exp) if log else (float, np.asarray)
     for place, (arm, seeds) in enumerate(of.items()):
-        aside = ASIDE * last * (place - (len(of) - 1) / 2)
+        aside = _ASIDE * last * (place - (len(of) - 1) / 2)
         pairs = [(step + aside, value) for seed in seeds for step, value in seed.items()]
         look = {"color": colours[arm], "markersize": 3, "alpha": 0.6, "markeredgewidth": 0}
         axes.plot([x for x, _ in pairs], [y for _, y in pairs], "o", **look)
@@ -234,7 +234,7 @@ def draw_windows(axes: Axes, found: Windows, number: Number, colours: dict[str, 
         axes.autoscale(axis="y")
 
 
-def draw_decisions(axes: Axes, found: Windows, take: Callable[[ReplayRecord], bool], colours: dict[str, str]) -> None:
+def _draw_decisions(axes: Axes, found: Windows, take: Callable[[ReplayRecord], bool], colours: dict[str, str]) -> None:
     """One row an arm, seed above seed; filled where it holds."""
     for row, (arm, seeds) in enumerate(found.items()):
         for level, seed in zip(np.linspace(-0.3, 0.3, len(seeds)) if len(seeds) > 1 else [0.0], seeds, strict=True):

@@ -45,8 +45,8 @@ def phases_drawn(phases: Sequence[PhaseRecord], arms: Arms, caption: str) -> Dra
                 axes.set_axis_off()
             continue
         arm = shown[number]
-        draw_entropies(upper, arms, arm)
-        draw_bars(lower, [one for one in phases if one.arm == arm])
+        _draw_entropies(upper, arms, arm)
+        _draw_bars(lower, [one for one in phases if one.arm == arm])
         if number % across == 0:
             upper.set_ylabel("matrix entropy (nats)")
             lower.set_ylabel("seed")
@@ -66,7 +66,7 @@ def phases_drawn(phases: Sequence[PhaseRecord], arms: Arms, caption: str) -> Dra
     return drawn(figure, "phases", "Does the spectrum go through phases?", words, alt)
 
 
-def draw_entropies(axes: Axes, arms: Arms, arm: str) -> None:
+def _draw_entropies(axes: Axes, arms: Arms, arm: str) -> None:
     """One thin line a run."""
     for run in arms[arm]:
         steps, values = [point.step for point in run.points], [point.entropy.value for point in run.points]
@@ -75,7 +75,7 @@ def draw_entropies(axes: Axes, arms: Arms, arm: str) -> None:
     axes.tick_params(labelbottom=False)
 
 
-def draw_bars(axes: Axes, phases: Sequence[PhaseRecord]) -> None:
+def _draw_bars(axes: Axes, phases: Sequence[PhaseRecord]) -> None:
     """One bar a seed, coloured by phase."""
     seeds = sorted({one.seed for one in phases})
     for one in phases:

@@ -32,9 +32,9 @@ from thalweg.report.landscape.slices import (
 
 MOST = 12
 """Ridges of a column."""
-TALLEST = 1.8
+_TALLEST = 1.8
 """Height of the tallest bin of all, in distances between two ridges."""
-EARLY_TO_LATE = (0.05, 0.85)
+_EARLY_TO_LATE = (0.05, 0.85)
 """Part of the colour map: its light end would be lost on white."""
 RULES = {
     "machine_floor": ("o", "machine floor"),
@@ -45,9 +45,9 @@ RULES = {
 """Rule of a threshold -> marker, words."""
 PAIR = ("single", "looped")
 """Arms of assumption 1: the second is said to have the smaller eigenvalues."""
-BASELINE = "relative"
+_BASELINE = "relative"
 """The rule that every spectrum can be split by alike: a thousandth of the largest size."""
-QUANTILE = 0.1
+_QUANTILE = 0.1
 """q of kappa_q."""
 FOR_QUANTILES = 10
 """Valley directions from which quantiles replace largest and smallest, as in the records."""
@@ -67,7 +67,7 @@ class Ridges:
     """Smallest and largest eigenvalue (or node) at each checkpoint."""
 
 
-def shown_of(arms: Arms) -> tuple[dict[str, Spectra], dict[str, str]]:
+def _shown_of(arms: Arms) -> tuple[dict[str, Spectra], dict[str, str]]:
     """The spectra of the first run of each arm that left any, at the checkpoints that are drawn, and the names of these runs."""
     found: dict[str, Spectra] = {}
     runs = with_spectra(arms)
@@ -79,7 +79,7 @@ def shown_of(arms: Arms) -> tuple[dict[str, Spectra], dict[str, str]]:
     return found, {arm: run.folder.parent.name for arm, run in runs.items()}
 
 
-def ridges_of(name: str, spectra: Spectra, edges: np.ndarray) -> Ridges:
+def _ridges_of(name: str, spectra: Spectra, edges: np.ndarray) -> Ridges:
     """Shares by bin, and the ends of every spectrum."""
     steps = tuple(point.step for point in spectra.points)
     ends = tuple((float(values.min()), float(values.max())) for values in spectra.values)
@@ -96,23 +96,23 @@ def ridges_drawn(arms: Arms, caption: str) -> Drawn | None:
     Returns:
         None where no run has left a spectrum.
     """
-    spectra, names = shown_of(arms)
+    spectra, names = _shown_of(arms)
     if not spectra:
         return None
     floor = floor_of(list(spectra.values()))
     largest = max(float(np.abs(values).max()) for run in spectra.values() for values in run.values)
     edges = edges_of(floor, largest)
-    columns = {arm: ridges_of(names[arm], run, edges) for arm, run in spectra.items()}
+    columns = {arm: _ridges_of(names[arm], run, edges) for arm, run in spectra.items()}
     least = 0.5 / max(point.dim for run in spectra.values() for point in run.points)
-    decade = TALLEST / max(float(decades(ridges.shares, least).max()) for ridges in columns.values())
+    decade = _TALLEST / max(float(decades(ridges.shares, least).max()) for ridges in columns.values())
     figure, panels = paved(len(columns), (5.4, 4.6), (8.4, 4.2))
     for number, (axes, (arm, ridges)) in enumerate(zip(panels, columns.items(), strict=True)):
-        draw_ridges(axes, ridges, edges, decade * decades(ridges.shares, least))
-        horizontal(axes, floor, largest, float(edges[edges >= largest][0]))
+        _draw_ridges(axes, ridges, edges, decade * decades(ridges.shares, least))
+        _horizontal(axes, floor, largest, float(edges[edges >= largest][0]))
         axes.set_title(plain(arm), fontsize=9)
         axes.set_xlabel("eigenvalue (loss per squared weight)", fontsize=8)
         axes.set_ylabel("updates" if number % ACROSS == 0 else "", fontsize=8)
-    scale_bar(panels[0], len(next(iter(columns.values())).steps), decade)
+    _scale_bar(panels[0], len(next(iter(columns.values())).steps), decade)
     words = (
         "The spectrum of the Hessian over training, from the first checkpoint (back, top) to the last (front, bottom). Height: "
         f"share of the eigenvalues in each bin, {1 / BINS:g} of a decade wide, logarithmic from {least:.2g} (half of one "
@@ -120,12 +120,12 @@ def ridges_drawn(arms: Arms, caption: str) -> Drawn | None:
         f"zero, with one bin for all that are smaller than {floor:g}; dots: the smallest and the largest. "
         f"Shown: {', '.join(names.values())}. {caption}"
     )
-    told = "; ".join(f"{arm} {ends_in_words(ridges)}" for arm, ridges in columns.items())
+    told = "; ".join(f"{arm} {_ends_in_words(ridges)}" for arm, ridges in columns.items())
     alt = f"Ridge plots of the eigenvalue distribution, one column an arm, one ridge a checkpoint. {told}."
     return drawn(figure, "ridges", "How do the spectra move?", words, alt)
 
 
-def ends_in_words(ridges: Ridges) -> str:
+def _ends_in_words(ridges: Ridges) -> str:
     """Range of the first and of the last spectrum."""
     first, last = ridges.ends[0], ridges.ends[-1]
     words = f"from {first[0]:.3g} to {first[1]:.3g} at update {ridges.steps[0]}"
@@ -139,10 +139,10 @@ def decades(shares: np.ndarray, least: float) -> np.ndarray:
     return np.log10(np.maximum(shares, least) / least)
 
 
-def draw_ridges(axes: Axes, ridges: Ridges, edges: np.ndarray, heights: np.ndarray) -> None:
+def _draw_ridges(axes: Axes, ridges: Ridges, edges: np.ndarray, heights: np.ndarray) -> None:
     """One outline a checkpoint on a level of its own, each hiding what is behind it; heights ``(B, C)``."""
     count = len(ridges.steps)
-    colours = matplotlib.colormaps["viridis"](np.linspace(*EARLY_TO_LATE, count), alpha=0.85)
+    colours = matplotlib.colormaps["viridis"](np.linspace(*_EARLY_TO_LATE, count), alpha=0.85)
     levels = [float(count - 1 - place) for place in range(count)]
     for place, (level, height, ends) in enumerate(zip(levels, heights.T, ridges.ends, strict=True)):
         order = 2 + 0.01 * place
@@ -153,13 +153,13 @@ def draw_ridges(axes: Axes, ridges: Ridges, edges: np.ndarray, heights: np.ndarr
         outline.set(facecolor=colours[place], edgecolor="black", linewidth=0.6)
         axes.plot(ends, [level, level], ".", color="black", markersize=3.5, zorder=order + 0.005)
     axes.set_yticks(levels, [f"{step}" for step in ridges.steps])
-    axes.set_ylim(-0.25, count - 1 + TALLEST + 0.2)
+    axes.set_ylim(-0.25, count - 1 + _TALLEST + 0.2)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False)
 
 
-def horizontal(axes: Axes, floor: float, largest: float, end: float) -> None:
+def _horizontal(axes: Axes, floor: float, largest: float, end: float) -> None:
     """The scale and the ticks of `signed_axis`, along the other axis, as far as ``end``."""
     levels, limits = list(axes.get_yticks()), axes.get_ylim()
     words: Sequence[str] = [label.get_text() for label in axes.get_yticklabels()]
@@ -175,15 +175,15 @@ def horizontal(axes: Axes, floor: float, largest: float, end: float) -> None:
     axes.set_xlim(-1.2 * end, 1.2 * end)
 
 
-def scale_bar(axes: Axes, count: int, decade: float) -> None:
+def _scale_bar(axes: Axes, count: int, decade: float) -> None:
     """A length that stands for a factor of 10, above the first ridge."""
-    top = count - 1 + TALLEST
+    top = count - 1 + _TALLEST
     across = axes.get_yaxis_transform()
     axes.plot([0.03, 0.03], [top - decade, top], color="black", linewidth=1.5, transform=across)
     axes.text(0.06, top - decade / 2, "\N{MULTIPLICATION SIGN} 10", transform=across, fontsize=7, va="center")
 
 
-def exact_values(run: RunLandscape, point: LandscapeRecord) -> np.ndarray | None:
+def _exact_values(run: RunLandscape, point: LandscapeRecord) -> np.ndarray | None:
     """Every eigenvalue of a point, ascending; None where the spectrum is not exact or not on the disk."""
     found = read_arrays(run.spectrum_path(point.step), ("values",)) if point.how == "exact" else {}
     return np.sort(found["values"].reshape(-1).astype(np.float64)) if found else None
@@ -194,11 +194,11 @@ def split_at(values: np.ndarray, epsilon: float, split: SplitRecord) -> SplitRec
     valley = np.sort(values[values > epsilon])
     ridge, count = int((values < -epsilon).sum()), len(valley)
     kappa = float(valley[-1] / valley[0]) if count else None
-    quantiles = np.quantile(valley, [QUANTILE, 1 - QUANTILE]) if count >= FOR_QUANTILES else None
+    quantiles = np.quantile(valley, [_QUANTILE, 1 - _QUANTILE]) if count >= FOR_QUANTILES else None
     return replace(
         split,
         epsilon=epsilon,
-        rule=BASELINE,
+        rule=_BASELINE,
         valley=count,
         river=len(values) - count - ridge,
         ridge=ridge,
@@ -211,16 +211,16 @@ def split_at(values: np.ndarray, epsilon: float, split: SplitRecord) -> SplitRec
 def at_baseline(arms: Arms) -> Arms:
     """The same runs split at a thousandth of the largest size; points that left no exact spectrum lose their split."""
     return {
-        arm: [replace(run, points=tuple(baseline_point(run, p) for p in run.points)) for run in runs] for arm, runs in arms.items()
+        arm: [replace(run, points=tuple(_baseline_point(run, p) for p in run.points)) for run in runs] for arm, runs in arms.items()
     }
 
 
-def baseline_point(run: RunLandscape, point: LandscapeRecord) -> LandscapeRecord:
+def _baseline_point(run: RunLandscape, point: LandscapeRecord) -> LandscapeRecord:
     """One point of `at_baseline`."""
-    values, split = exact_values(run, point), point.split
-    if values is None or split is None or BASELINE not in split.rules:
+    values, split = _exact_values(run, point), point.split
+    if values is None or split is None or _BASELINE not in split.rules:
         return replace(point, split=None)
-    return replace(point, split=split_at(values, split.rules[BASELINE], split))
+    return replace(point, split=split_at(values, split.rules[_BASELINE], split))
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class Exact:
 def exact_spectra(run: RunLandscape) -> Iterator[Exact]:
     """Those of a run that are on the disk and have a split, the last first."""
     for point in reversed(run.points):
-        values = exact_values(run, point)
+        values = _exact_values(run, point)
         if point.split is not None and values is not None:
             yield Exact(point.step, values, point.split)
 

@@ -25,15 +25,15 @@ from thalweg.report.figures import STYLE
 
 BINS = 4
 """Of a decade of the eigenvalues' size."""
-DECADES = 6
+_DECADES = 6
 """Drawn on either side of zero, at most, unless epsilon needs more."""
-LEVELS = 15
+_LEVELS = 15
 """Contours of a plane."""
 DEPTH = 1e-3
 """Lowest contour above the lowest loss, as a share of the range of losses."""
-REACH = 0.5
+_REACH = 0.5
 """Of a plane's side, drawn outside of it at most, for a path that leaves it."""
-PLANE = ("first", "second", "losses")
+_PLANE = ("first", "second", "losses")
 """Arrays that every plane has."""
 ACROSS = 3
 """Panels in a row."""
@@ -72,7 +72,7 @@ def floor_of(runs: Sequence[Spectra]) -> float:
         float(np.median(np.abs(v))) / 10 for run in runs for p, v in zip(run.points, run.values, strict=True) if p.how == "exact"
     ]
     coarse = [point.resolution for run in runs for point in run.points if point.resolution]
-    bulk = max(min(sizes or coarse or [0.0]), largest * 10.0**-DECADES)
+    bulk = max(min(sizes or coarse or [0.0]), largest * 10.0**-_DECADES)
     splits = [point.split.epsilon / 10 for run in runs for point in run.points if point.split is not None]
     wanted = max(min([bulk, *splits]), largest * 1e-10)
     return 10.0 ** math.floor(math.log10(min(wanted, largest / 100) or 1e-12))
@@ -110,7 +110,7 @@ def figure_spectra(landscapes: RunLandscape | dict[str, RunLandscape]) -> Figure
     norm = LogNorm(1 / max(point.dim for run in runs.values() for point in run.points), 1)
     figure, panels = paved(len(runs), (6.2, 3.8), (8.4, 3.1))
     for number, (axes, (name, run)) in enumerate(zip(panels, runs.items(), strict=True)):
-        heat_map(axes, run, edges, norm)
+        _heat_map(axes, run, edges, norm)
         signed_axis(axes, floor, largest)
         axes.set_title(plain(name), fontsize=9)
         axes.set_ylabel("eigenvalue (loss per squared weight)" if number % ACROSS == 0 else "")
@@ -121,23 +121,23 @@ def figure_spectra(landscapes: RunLandscape | dict[str, RunLandscape]) -> Figure
     return figure
 
 
-def heat_map(axes: Axes, run: Spectra, edges: np.ndarray, norm: LogNorm) -> None:
+def _heat_map(axes: Axes, run: Spectra, edges: np.ndarray, norm: LogNorm) -> None:
     """One column a checkpoint, white where no eigenvalue lies, and epsilon where there is a split."""
     shares = shares_of(run, edges)
     columns = np.arange(len(run.points) + 1)
     masked = np.ma.masked_equal(shares, 0)
     axes.pcolormesh(columns - 0.5, edges, masked, norm=norm, cmap="viridis", rasterized=True)
     epsilon = [None if point.split is None else point.split.epsilon for point in run.points]
-    both_signs(axes, epsilon, "± epsilon: the river lies between", color="#D55E00", linewidth=1.4, marker=".", markersize=3)
+    _both_signs(axes, epsilon, "± epsilon: the river lies between", color="#D55E00", linewidth=1.4, marker=".", markersize=3)
     resolution = [point.resolution or None for point in run.points]
-    both_signs(axes, resolution, "± resolution of a matrix-free density", color="black", linewidth=0.9, linestyle="--")
+    _both_signs(axes, resolution, "± resolution of a matrix-free density", color="black", linewidth=0.9, linestyle="--")
     shown = np.unique(np.linspace(0, len(run.points) - 1, min(len(run.points), 5)).round().astype(int))
     axes.set_xticks(shown, [f"{run.points[i].step}" for i in shown])
     axes.set_xlabel("updates")
     axes.grid(visible=False)
 
 
-def both_signs(axes: Axes, sizes: Sequence[float | None], label: str, **line: Any) -> None:
+def _both_signs(axes: Axes, sizes: Sequence[float | None], label: str, **line: Any) -> None:
     """A size at each checkpoint as a line on either side of zero; nothing where there is none."""
     given = np.array([math.nan if size is None else size for size in sizes])
     if not np.isnan(given).all():
@@ -193,7 +193,7 @@ def figure_planes(planes: dict[str, tuple[RunLandscape, SliceRecord]]) -> Figure
 def plane_of(landscape: RunLandscape, record: SliceRecord) -> dict[str, np.ndarray]:
     """The arrays of a plane: first ``(n,)``, second ``(m,)``, losses ``(n, m)``, and path ``(K, 2)`` where there is one."""
     path = landscape.slice_path(record.name)
-    found = read_arrays(path, PLANE)
+    found = read_arrays(path, _PLANE)
     if not found or not np.isfinite(found["losses"]).any():
         raise InsufficientDataError(f"plane {record.name}: given no finite loss in {path}, expected some; measure it again")
     return found
@@ -221,7 +221,7 @@ def evenly(count: int, most: int) -> list[int]:
 
 def has_plane(landscape: RunLandscape, record: SliceRecord) -> bool:
     """Whether there is something to draw."""
-    found = read_arrays(landscape.slice_path(record.name), PLANE)
+    found = read_arrays(landscape.slice_path(record.name), _PLANE)
     return bool(found) and min(found["losses"].shape) >= 2 and bool(np.isfinite(found["losses"]).any())
 
 
@@ -229,7 +229,7 @@ def levels_of(losses: np.ndarray) -> np.ndarray:
     """Contours that lie logarithmically above the lowest loss, so that floor and walls both show."""
     low, high = float(losses.min()), float(losses.max())
     above = (high - low) or max(abs(low), 1.0) * 1e-6
-    return low + np.concatenate([[0.0], above * np.geomspace(DEPTH, 1, LEVELS)])
+    return low + np.concatenate([[0.0], above * np.geomspace(DEPTH, 1, _LEVELS)])
 
 
 def contours(figure: Figure, axes: Axes, plane: dict[str, np.ndarray]) -> None:
@@ -241,7 +241,7 @@ def contours(figure: Figure, axes: Axes, plane: dict[str, np.ndarray]) -> None:
     if np.ptp(losses) > 0:
         axes.contour(plane["first"], plane["second"], losses, levels=levels[1:-1], colors="white", linewidths=0.4)
     bar = figure.colorbar(filled, ax=axes, pad=0.02, aspect=24)
-    told = [float(level) for level in levels[[0, 4, 7, 10, 13, LEVELS]]]
+    told = [float(level) for level in levels[[0, 4, 7, 10, 13, _LEVELS]]]
     bar.set_ticks(told, labels=[f"{level:.4g}" for level in told])
     bar.set_label("loss (nats)")
     axes.grid(visible=False)
@@ -259,7 +259,7 @@ def follow(axes: Axes, plane: dict[str, np.ndarray]) -> bool:
     seen = True
     for places, path, limit in zip((plane["first"], plane["second"]), plane["path"].T, (axes.set_xlim, axes.set_ylim), strict=True):
         low, high = float(places.min()), float(places.max())
-        margin = REACH * (high - low)
+        margin = _REACH * (high - low)
         ends = (
             max(low - margin, min(low, float(path.min()) - 0.05 * margin)),
             min(high + margin, max(high, float(path.max()) + 0.05 * margin)),

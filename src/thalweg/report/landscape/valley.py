@@ -33,19 +33,19 @@ from thalweg.report.landscape.curves import (
 from thalweg.report.landscape.ridges import FOR_QUANTILES, RULES, Exact, at_baseline, exact_spectra
 from thalweg.report.landscape.slices import below, paved, plain
 
-THRESHOLDS = 160
+_THRESHOLDS = 160
 """Places of the sweep, evenly in the logarithm."""
 
 
-def share_of(part: str) -> Callable[[LandscapeRecord], Measure | None]:
+def _share_of(part: str) -> Callable[[LandscapeRecord], Measure | None]:
     """Dimension of the "valley", "river" or "ridge" as a share of all, where there is a split."""
     return lambda p: Measure(getattr(p.split, part) / p.dim) if p.split is not None else None
 
 
 SPLIT = (
-    Panel("valley: eigenvalues above\nepsilon (share of all)", share_of("valley"), "signed", 0, 1),
-    Panel("river: within epsilon\nof zero (share of all)", share_of("river"), "linear", 0, 1),
-    Panel("ridge: below minus\nepsilon (share of all)", share_of("ridge"), "signed", 0, 1),
+    Panel("valley: eigenvalues above\nepsilon (share of all)", _share_of("valley"), "signed", 0, 1),
+    Panel("river: within epsilon\nof zero (share of all)", _share_of("river"), "linear", 0, 1),
+    Panel("ridge: below minus\nepsilon (share of all)", _share_of("ridge"), "signed", 0, 1),
 )
 
 
@@ -62,7 +62,7 @@ class Condition:
     """No value is smaller."""
 
 
-CONDITIONS = (
+_CONDITIONS = (
     Condition("kappa", "condition number $\\kappa$ of the\nvalley (largest over smallest)", lambda s: s.kappa, True, 1),
     Condition("kappa_q", "$\\kappa_q$ of the valley (90 %\nover 10 % quantile)", lambda s: s.kappa_q, True, 1),
     Condition("spread", "spread of the valley (standard\ndeviation of log eigenvalue, nats)", lambda s: s.spread, False, 0),
@@ -79,7 +79,7 @@ def steps_of(arms: Arms) -> list[int]:
     return [point.step for runs in arms.values() for run in runs for point in run.points if point.split is not None]
 
 
-def rows_of(arms: Arms) -> list[tuple[str, Arms]]:
+def _rows_of(arms: Arms) -> list[tuple[str, Arms]]:
     """What the two rows of a figure show: the split of the records, and the one at the baseline as far as there are spectra."""
     rows = [("epsilon by the rule of the run", arms), ("epsilon: a thousandth of the largest size", at_baseline(arms))]
     return [(title, found) for title, found in rows if steps_of(found)]
@@ -95,7 +95,7 @@ def split_drawn(arms: Arms, caption: str) -> Drawn | None:
     Returns:
         None where no point has a split.
     """
-    curves = [(title, panel, taken(of, panel)) for title, of in rows_of(arms) for panel in SPLIT]
+    curves = [(title, panel, taken(of, panel)) for title, of in _rows_of(arms) for panel in SPLIT]
     if not curves:
         return None
     figure, panels = paved(len(curves), (6.2, 3.8), (8.4, 2.6))
@@ -110,7 +110,7 @@ def split_drawn(arms: Arms, caption: str) -> Drawn | None:
     below(figure, panels)
     words = (
         "The spectrum split at epsilon: how many of the eigenvalues belong to valley, river and ridge, as shares of all. Top: "
-        f"epsilon by the rule of the run ({chosen_rules(arms)}); below, where the spectra are on the disk: a thousandth of the "
+        f"epsilon by the rule of the run ({_chosen_rules(arms)}); below, where the spectra are on the disk: a thousandth of the "
         "largest size. Lines: means over seeds at the checkpoints that all seeds share; bands: 95 % t-intervals, cut off where "
         "they are wide; dotted verticals: the first checkpoint with another number of passes. Exact spectra only. "
         f"{runs_in_words(arms)} {caption}"
@@ -124,7 +124,7 @@ def split_drawn(arms: Arms, caption: str) -> Drawn | None:
     return drawn(figure, "split", "How large are valley and river?", words, alt)
 
 
-def chosen_rules(arms: Arms) -> str:
+def _chosen_rules(arms: Arms) -> str:
     """How often each rule gave epsilon."""
     rules = [point.split.rule for runs in arms.values() for run in runs for point in run.points if point.split is not None]
     counts = {rule: rules.count(rule) for rule in sorted(set(rules))}
@@ -148,10 +148,10 @@ def threshold_drawn(arms: Arms, caption: str) -> Drawn | None:
         return None
     every = [one for found in last.values() for one in found]
     low = min(min(one.split.rules.values()) for one in every)
-    grid = np.geomspace(low, max(float(np.abs(one.values).max()) for one in every), THRESHOLDS)
+    grid = np.geomspace(low, max(float(np.abs(one.values).max()) for one in every), _THRESHOLDS)
     figure, (left, right) = paved(2, (6.2, 3.8), (8.4, 3.7))
     for arm, found in last.items():
-        draw_sweep((left, right), arm, colours_of(arms)[arm], found, grid)
+        _draw_sweep((left, right), arm, colours_of(arms)[arm], found, grid)
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xlabel("threshold epsilon (loss per squared weight)", fontsize=8)
@@ -177,12 +177,12 @@ def threshold_drawn(arms: Arms, caption: str) -> Drawn | None:
         f"{runs_in_words(arms)} {caption}"
     )
     alt = (
-        f"Two panels over the threshold, one line an arm. {'; '.join(rules_in_words(arm, last[arm], steps[arm]) for arm in last)}."
+        f"Two panels over the threshold, one line an arm. {'; '.join(_rules_in_words(arm, last[arm], steps[arm]) for arm in last)}."
     )
     return drawn(figure, "threshold", "What would another threshold say?", words, alt)
 
 
-def rules_in_words(arm: str, found: list[Exact], steps: list[int]) -> str:
+def _rules_in_words(arm: str, found: list[Exact], steps: list[int]) -> str:
     """Valley and condition number at the epsilon of each rule, of the first seed."""
     one = found[0]
     told = []
@@ -193,7 +193,7 @@ def rules_in_words(arm: str, found: list[Exact], steps: list[int]) -> str:
     return f"{arm} at update {', '.join(map(str, steps))}, first seed: {', '.join(told)}"
 
 
-def draw_sweep(panels: tuple[Axes, Axes], arm: str, colour: str, found: list[Exact], grid: np.ndarray) -> None:
+def _draw_sweep(panels: tuple[Axes, Axes], arm: str, colour: str, found: list[Exact], grid: np.ndarray) -> None:
     """Mean, band, and the thresholds of the rules, of one arm."""
     sweeps = [one.above(grid) for one in found]
     shares = [{place: Measure(float(share)) for place, share in enumerate(sweep[0])} for sweep in sweeps]
@@ -229,12 +229,12 @@ def condition_drawn(arms: Arms, caption: str) -> Drawn | None:
     """
     if not any(p.split and p.split.kappa is not None for runs in arms.values() for run in runs for p in run.points):
         return None
-    shown = [(title, of, condition) for title, of in rows_of(arms) for condition in CONDITIONS]
+    shown = [(title, of, condition) for title, of in _rows_of(arms) for condition in _CONDITIONS]
     figure, panels = paved(len(shown), (6.2, 3.8), (8.4, 2.7))
     told = []
     for place, (axes, (title, of, condition)) in enumerate(zip(panels, shown, strict=True)):
-        last = draw_condition(axes, of, condition)
-        axes.set_title(title if place % len(CONDITIONS) == 1 else "", fontsize=9)
+        last = _draw_condition(axes, of, condition)
+        axes.set_title(title if place % len(_CONDITIONS) == 1 else "", fontsize=9)
         training_axis(axes, steps_of(arms))
         mark_passes(axes, arms)
         told.append(f"{condition.name}, {title}: {last or 'no common checkpoint'}")
@@ -250,7 +250,7 @@ def condition_drawn(arms: Arms, caption: str) -> Drawn | None:
     return drawn(figure, "condition-numbers", "How uneven is the valley?", words, alt)
 
 
-def draw_condition(axes: Axes, arms: Arms, condition: Condition) -> str:
+def _draw_condition(axes: Axes, arms: Arms, condition: Condition) -> str:
     """Points of the seeds, their means and bands; the last means in words."""
     to = math.log if condition.logarithmic else float
     told, every = [], [condition.least]

@@ -19,11 +19,11 @@ from thalweg.records.landscape import RunLandscape, SliceRecord
 from thalweg.report.figures import STYLE, Drawn, drawn
 from thalweg.report.landscape.slices import losses_along, plain, plane_of
 
-ARMS = ("single", "looped", "shift")
+_ARMS = ("single", "looped", "shift")
 """Arms that have a picture, in their order."""
 FLOOR = 0.02
 """Loss above the lowest up to which heights are even; logarithmic beyond (nats)."""
-SHARP = 120
+_SHARP = 120
 """Points an inch of the surfaces within an SVG."""
 RATE = 0.5
 """Learning rate of gradient descent on the valleys of theory."""
@@ -33,11 +33,11 @@ SWITCH = 20
 """Updates on the U-valley before the V-valley, where there are both."""
 START = (2.2, 0.0)
 """Where gradient descent begins: across the valley, and along the river."""
-LABELS = {"single": "U-valley", "looped": "V-valley", "shift": "U-valley, then V-valley"}
+_LABELS = {"single": "U-valley", "looped": "V-valley", "shift": "U-valley, then V-valley"}
 """Arm -> what the conjecture has for it."""
-TURN = 35.0
+_TURN = 35.0
 """Degrees between the path and the eye."""
-TICKS = (0.0, 0.01, 0.1, 1.0, 10.0)
+_TICKS = (0.0, 0.01, 0.1, 1.0, 10.0)
 """Losses above the lowest that are told at the vertical axis (nats)."""
 
 
@@ -116,16 +116,16 @@ def valleys_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], caption: 
     """Above, the measured plane of each arm as a landscape; below, the valley that the conjecture has for it.
 
     Args:
-        planes: arm -> a run's landscape and one of its planes that have something to draw; other arms than `ARMS` are left out.
+        planes: arm -> a run's landscape and one of its planes that have something to draw; other arms than `_ARMS` are left out.
         caption: the set-up in words, the end of the caption.
     Returns:
         None where none of the arms is there.
     """
-    arms = [arm for arm in ARMS if arm in planes]
+    arms = [arm for arm in _ARMS if arm in planes]
     if not arms:
         return None
-    figure = Figure(figsize=(3.1 * len(arms), 5.9), dpi=SHARP)
-    found = {arm: finite(plane_of(*planes[arm])) for arm in arms}
+    figure = Figure(figsize=(3.1 * len(arms), 5.9), dpi=_SHARP)
+    found = {arm: _finite(plane_of(*planes[arm])) for arm in arms}
     top = max(float(np.nanmax(plane["losses"]) - np.nanmin(plane["losses"])) for plane in found.values())
     for number, arm in enumerate(arms):
         axes: Any = figure.add_subplot(2, len(arms), number + 1, projection="3d")
@@ -133,12 +133,12 @@ def valleys_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], caption: 
         axes.set_title(f"measured: {arm}", fontsize=9, y=1.0)
         below: Any = figure.add_subplot(2, len(arms), len(arms) + number + 1, projection="3d")
         theory(below, stages_of(arm))
-        below.set_title(f"theory: {LABELS[arm]}", fontsize=9, y=1.0)
+        below.set_title(f"theory: {_LABELS[arm]}", fontsize=9, y=1.0)
     for height, label in ((0.74, "loss above lowest (nats)"), (0.26, "loss")):
         figure.text(0, height, label, rotation=90, ha="right", va="center", fontsize=8)
     figure.subplots_adjust(left=0.01, right=0.97, bottom=0.03, top=0.97, wspace=0.1, hspace=0.06)
     records = {arm: planes[arm][1] for arm in arms}
-    shown = "; ".join(f"{arm}: {planes[arm][0].folder.parent.name}, {plane_in_words(record)}" for arm, record in records.items())
+    shown = "; ".join(f"{arm}: {planes[arm][0].folder.parent.name}, {_plane_in_words(record)}" for arm, record in records.items())
     words = (
         "Above: loss in a plane through a run's weights, as height over the lowest loss of that plane, logarithmic beyond "
         f"{FLOOR:g} nats, on one scale for all arms; orange: the path of training, projected into the plane, as far as that goes; "
@@ -151,23 +151,23 @@ def valleys_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], caption: 
     alt = "Landscapes. Measured: " + "; ".join(
         f"{arm}, losses {np.nanmin(found[arm]['losses']):.3g} to {np.nanmax(found[arm]['losses']):.3g} nats" for arm in arms
     )
-    alt += ". Theory: " + "; ".join(f"{LABELS[arm]}: {motion_in_words(descend(stages_of(arm)))}" for arm in arms) + "."
+    alt += ". Theory: " + "; ".join(f"{_LABELS[arm]}: {_motion_in_words(descend(stages_of(arm)))}" for arm in arms) + "."
     return drawn(figure, "valleys", "Which valley does each arm train in?", words, alt)
 
 
-def plane_in_words(record: SliceRecord) -> str:
+def _plane_in_words(record: SliceRecord) -> str:
     """The directions of a plane, and how much of the path lies in them."""
     held = "" if record.held is None else f" ({100 * record.held:.2g} % of the path's squared motion)"
     return f"{' and '.join(record.names)} around update {record.step}{held}"
 
 
-def motion_in_words(path: np.ndarray) -> str:
+def _motion_in_words(path: np.ndarray) -> str:
     """What gradient descent did in a valley of theory."""
     crossings = int((np.diff(np.sign(path[:, 0])) != 0).sum())
     return f"{crossings} changes of side, {path[-1, 1]:.3g} down the river"
 
 
-def finite(plane: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _finite(plane: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The plane with holes where a loss is not finite."""
     losses = plane["losses"].astype(np.float64)
     return plane | {"losses": np.where(np.isfinite(losses), losses, np.nan)}
@@ -179,22 +179,22 @@ def measured(axes: Any, plane: dict[str, np.ndarray], names: tuple[str, str], to
     x, y = np.meshgrid(plane["first"], plane["second"], indexing="ij")
     landscape(axes, x, y, raised(plane["losses"] - lowest), (0.0, float(raised(np.array(top or FLOOR)))))
     if "path" in plane:
-        follow(axes, plane["path"], raised(losses_along(plane, plane["path"]) - lowest))
-    told = [tick for tick in TICKS if tick <= (top or FLOOR)]
+        _follow(axes, plane["path"], raised(losses_along(plane, plane["path"]) - lowest))
+    told = [tick for tick in _TICKS if tick <= (top or FLOOR)]
     axes.set_zticks([float(raised(np.array(tick))) for tick in told], [f"{tick:g}" for tick in told])
     axes.set_xlabel(plain(names[0]), fontsize=7, labelpad=-6)
     axes.set_ylabel(plain(names[1]), fontsize=7, labelpad=-6)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.view_init(elev=38, azim=facing(plane))
+    axes.view_init(elev=38, azim=_facing(plane))
 
 
-def facing(plane: dict[str, np.ndarray]) -> float:
+def _facing(plane: dict[str, np.ndarray]) -> float:
     """Where to look from, degrees: about from where the path leads, so that it comes down towards the reader."""
     if "path" not in plane:
         return -60.0
     way = plane["path"][-1] - plane["path"][0]
-    return math.degrees(math.atan2(way[1] / np.ptp(plane["second"]), way[0] / np.ptp(plane["first"]))) + TURN
+    return math.degrees(math.atan2(way[1] / np.ptp(plane["second"]), way[0] / np.ptp(plane["first"]))) + _TURN
 
 
 def theory(axes: Any, stages: list[tuple[Valley, int]]) -> None:
@@ -203,7 +203,7 @@ def theory(axes: Any, stages: list[tuple[Valley, int]]) -> None:
     x, y = np.meshgrid(np.linspace(-2.5, 2.5, 51), np.linspace(-1.6, 6.4, 41), indexing="ij")
     heights = ground(stages, path, x, y)
     landscape(axes, x, y, heights, (-2.0, 3.5))
-    follow(axes, path, ground(stages, path, *path.T))
+    _follow(axes, path, ground(stages, path, *path.T))
     axes.set_xlabel("across, x", fontsize=7, labelpad=-6)
     axes.set_ylabel("down the river, y", fontsize=7, labelpad=-6)
     axes.set(xticks=(-2, 0, 2), yticks=(0, 2, 4, 6), zticks=(-2, 0, 2))
@@ -221,7 +221,7 @@ def landscape(axes: Any, x: np.ndarray, y: np.ndarray, heights: np.ndarray, limi
     axes.set_box_aspect((1, 1, 0.7), zoom=1.05)
 
 
-def follow(axes: Any, path: np.ndarray, heights: np.ndarray) -> None:
+def _follow(axes: Any, path: np.ndarray, heights: np.ndarray) -> None:
     """A path on the ground, with its ends marked; what is not over it is left out."""
     over = np.flatnonzero(np.isfinite(heights))
     if not len(over):

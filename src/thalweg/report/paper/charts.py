@@ -36,21 +36,21 @@ COSTS: dict[str, Measure] = {
     "counted operations (TFLOP)": lambda e: e.flops / 1e12,
 }
 """What is along the horizontal axis."""
-STRATA = ("high", "low", "all")
-DIGITS = 5
+_STRATA = ("high", "low", "all")
+_DIGITS = 5
 """Significant digits of a number on the page."""
 SIDE = 41
 """Places of a plane's side on the page, at most."""
 
 
 def rounded(values: np.ndarray) -> list:
-    """Numbers with `DIGITS` significant digits, nested as given; None where a number is not finite."""
-    return [rounded(one) if isinstance(one, np.ndarray) else significant(one) for one in values]
+    """Numbers with `_DIGITS` significant digits, nested as given; None where a number is not finite."""
+    return [rounded(one) if isinstance(one, np.ndarray) else _significant(one) for one in values]
 
 
-def significant(value: float) -> float | None:
-    """A number with `DIGITS` significant digits, None where it is not finite."""
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+def _significant(value: float) -> float | None:
+    """A number with `_DIGITS` significant digits, None where it is not finite."""
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
 
 
 def styles(arms: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -60,39 +60,39 @@ def styles(arms: Sequence[str]) -> dict[str, dict[str, str]]:
 
 def curves_chart(summary: StudySummary, grouped: Grouped, arms: Arms) -> dict:
     """Every score over every cost, and every number of the landscape over updates: means and intervals over seeds."""
-    views = [view for name, measure in scores_of(grouped, summary.task).items() for view in over_costs(name, measure, grouped)]
+    views = [view for name, measure in _scores_of(grouped, summary.task).items() for view in _over_costs(name, measure, grouped)]
     for panel in PANELS:
         found = {arm: curve for arm, (curve, _) in taken(arms, panel).items()}
         if found:
             label = " ".join(panel.label.replace("$S_1$", "S1").split())
-            views.append({"label": label, "axis": "updates", "log": panel.scale == "log", "arms": as_curves(found)})
+            views.append({"label": label, "axis": "updates", "log": panel.scale == "log", "arms": _as_curves(found)})
     return {"styles": styles(list(dict.fromkeys([*grouped, *arms]))), "views": views}
 
 
-def scores_of(grouped: Grouped, task: str) -> dict[str, Measure]:
+def _scores_of(grouped: Grouped, task: str) -> dict[str, Measure]:
     """What was scored, by name with its unit; held-out first, accuracy of the hard sequences before that of the others."""
     last: EvaluationRecord = next(iter(grouped.values()))[0].evaluations[-1]
     bits = task == "text"
     unit, factor = ("bits per byte", 1 / math.log(2)) if bits else ("nats per token", 1.0)
     found: dict[str, Measure] = {}
     for where in sorted(last.scores, key=lambda name: name != "held-out"):
-        for stratum in sorted(last.scores[where], key=STRATA.index):
+        for stratum in sorted(last.scores[where], key=_STRATA.index):
             words = where if stratum == "all" else f"{where}, {stratum} information"
             found[f"accuracy, {words}"] = score(where, stratum, "accuracy")
             found[f"loss, {words} ({unit})"] = score(where, stratum, "loss", factor)
     return found
 
 
-def over_costs(name: str, measure: Measure, grouped: Grouped) -> list[dict]:
+def _over_costs(name: str, measure: Measure, grouped: Grouped) -> list[dict]:
     """One score against each cost."""
     views = []
     for axis, cost in COSTS.items():
         curves = {arm: band(runs, cost, measure) for arm, runs in grouped.items()}
-        views.append({"label": name, "axis": axis, "log": False, "arms": as_curves(curves)})
+        views.append({"label": name, "axis": axis, "log": False, "arms": _as_curves(curves)})
     return views
 
 
-def as_curves(found: dict[str, Band]) -> dict[str, dict]:
+def _as_curves(found: dict[str, Band]) -> dict[str, dict]:
     """Arm -> x, mean, low, high, ``(X,)`` each."""
     return {arm: {name: rounded(getattr(curve, name)) for name in ("x", "mean", "low", "high")} for arm, curve in found.items()}
 
@@ -115,7 +115,7 @@ def spectra_chart(named: dict[str, RunLandscape]) -> dict | None:
         "styles": styles(list(runs)),
         "places": rounded(places_of(edges, floor)),
         "bounds": rounded(edges),
-        "ticks": [[0.0, "0"], *([sign * (power + 0.5), power_of_ten(sign, lowest + power)] for sign, power in ticks)],
+        "ticks": [[0.0, "0"], *([sign * (power + 0.5), _power_of_ten(sign, lowest + power)] for sign, power in ticks)],
         "arms": {
             name: {
                 "run": named[name].folder.parent.name,
@@ -127,7 +127,7 @@ def spectra_chart(named: dict[str, RunLandscape]) -> dict | None:
     }
 
 
-def power_of_ten(sign: int, power: int) -> str:
+def _power_of_ten(sign: int, power: int) -> str:
     """Text of a tick."""
     return f"{'-' if sign < 0 else ''}10<sup>{power}</sup>"
 
@@ -145,11 +145,11 @@ def planes_chart(arms: Arms) -> list[dict]:
     for arm, runs in arms.items():
         first = next((run for run in runs if any(has_plane(run, record) for record in run.slices)), None)
         if first is not None:
-            found += [plane_chart(arm, first, record) for record in first.slices if has_plane(first, record)]
+            found += [_plane_chart(arm, first, record) for record in first.slices if has_plane(first, record)]
     return found
 
 
-def plane_chart(arm: str, run: RunLandscape, record: SliceRecord) -> dict:
+def _plane_chart(arm: str, run: RunLandscape, record: SliceRecord) -> dict:
     """One plane: places, losses ``(m, n)`` with the second direction along the rows, lowest loss, and path ``(K, 3)``."""
     plane = plane_of(run, record)
     rows, columns = (evenly(len(plane[name]), SIDE) for name in ("first", "second"))
@@ -167,7 +167,7 @@ def plane_chart(arm: str, run: RunLandscape, record: SliceRecord) -> dict:
         "x": rounded(plane["first"][rows].astype(np.float64)),
         "y": rounded(plane["second"][columns].astype(np.float64)),
         "losses": rounded(losses[np.ix_(rows, columns)].T),
-        "low": significant(low),
+        "low": _significant(low),
         "depth": DEPTH * span,
         "path": rounded(np.column_stack([path, losses_along(plane, path)])) if len(path) else [],
     }

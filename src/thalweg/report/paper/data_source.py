@@ -15,11 +15,11 @@ from thalweg.report.figures import STYLE, Drawn, drawn
 
 SIMPLE, COMPLEX = "#0072B2", "#E69F00"
 """Colours of tokens: of circles, and of squares."""
-HEIGHT = 0.36
+_HEIGHT = 0.36
 """Of a row of tokens, inches."""
 WIDEST = 2.6
 """Width of the arrow of a sure transition, points."""
-APART = 1.5
+_APART = 1.5
 """Tokens' places on the circle that are left free between simple and complex ones, on either side."""
 
 
@@ -41,15 +41,15 @@ def source_drawn(data: dict[str, Any], caption: str) -> Drawn | None:
         return None
     successors, simple = source["successors"], source["simple_tokens"]
     examples = sorted(source["examples"], key=lambda one: one["total"])
-    height = max(3.9 if successors else 1.2, HEIGHT * (len(examples) + 2.2))
+    height = max(3.9 if successors else 1.2, _HEIGHT * (len(examples) + 2.2))
     figure = Figure(figsize=(9.2 if successors else 5.6, height), layout="constrained")
     if successors:
         left, right = figure.subplots(1, 2, width_ratios=(3.9, 5.3))
-        draw_graph(left, successors, simple)
+        _draw_graph(left, successors, simple)
     else:
         right = figure.subplots()
-    draw_sequences(right, examples, source["order"], simple)
-    figure.legend(handles=keys(), fontsize=8, loc="outside lower center", ncols=2)
+    _draw_sequences(right, examples, source["order"], simple)
+    figure.legend(handles=_keys(), fontsize=8, loc="outside lower center", ncols=2)
     graph = (
         "Left: tokens, each with arrows to its likeliest successors, as wide as they are likely, mean over contexts that end in "
         "the token, those to itself left out: a simple token has one sure successor, a complex one many. Right: "
@@ -66,7 +66,7 @@ def source_drawn(data: dict[str, Any], caption: str) -> Drawn | None:
     return drawn(figure, "source", "How are the sequences made?", words, alt)
 
 
-def keys() -> list[Line2D]:
+def _keys() -> list[Line2D]:
     """What the marks and cells of the two kinds of tokens mean."""
     marks: dict[str, Any] = {"linestyle": "none", "markersize": 8}
     return [
@@ -95,13 +95,13 @@ def places_of(successors: list[list[tuple[int, float]]], simple: int) -> dict[in
     """Token -> its place on the circle: simple ones above, in the order of their chain, complex ones apart from them below."""
     count = len(successors)
     order = chained([likely[0][0] for likely in successors[:simple]]) + list(range(simple, count))
-    apart = APART if 0 < simple < count else 0.0
+    apart = _APART if 0 < simple < count else 0.0
     turn = 2 * math.pi / (count + 2 * apart)
     angles = [math.pi / 2 + turn * ((simple - 1) / 2 - place - (apart if place >= simple else 0)) for place in range(count)]
     return {token: (math.cos(angle), math.sin(angle)) for token, angle in zip(order, angles, strict=True)}
 
 
-def draw_graph(axes: Axes, successors: list[list[tuple[int, float]]], simple: int) -> None:
+def _draw_graph(axes: Axes, successors: list[list[tuple[int, float]]], simple: int) -> None:
     """Tokens on a circle with arrows to their successors."""
     places = places_of(successors, simple)
     size = min(14.0, 260 / len(successors))
@@ -113,7 +113,7 @@ def draw_graph(axes: Axes, successors: list[list[tuple[int, float]]], simple: in
             arrow |= {"color": SIMPLE, "alpha": 0.9} if token < simple else {"color": COMPLEX, "alpha": 0.6}
             axes.add_patch(FancyArrowPatch(places[token], places[other], **arrow))
     for token, (x, y) in places.items():
-        mark, colour, ink = look(token, simple)
+        mark, colour, ink = _look(token, simple)
         axes.plot(x, y, mark, color=colour, markersize=size, zorder=3)
         axes.text(x, y, f"{token}", ha="center", va="center_baseline", fontsize=0.58 * size, color=ink, zorder=4)
     axes.set_aspect("equal")
@@ -122,18 +122,18 @@ def draw_graph(axes: Axes, successors: list[list[tuple[int, float]]], simple: in
     axes.set_axis_off()
 
 
-def look(token: int, simple: int) -> tuple[str, str, str]:
+def _look(token: int, simple: int) -> tuple[str, str, str]:
     """Mark, colour, and colour of the number on it."""
     return ("o", SIMPLE, "white") if token < simple else ("s", COMPLEX, "black")
 
 
-def draw_sequences(axes: Axes, examples: list[dict[str, Any]], order: int, simple: int) -> None:
+def _draw_sequences(axes: Axes, examples: list[dict[str, Any]], order: int, simple: int) -> None:
     """One row a sequence: its tokens as cells, the bits of each transition under the token that it leads to, and their sum."""
     longest = max(len(one["tokens"]) for one in examples)
     middle: dict[str, Any] = {"ha": "center", "va": "center"}
     for row, one in enumerate(examples):
         for column, token in enumerate(one["tokens"]):
-            _, colour, ink = look(token, simple)
+            _, colour, ink = _look(token, simple)
             axes.add_patch(Rectangle((column + 0.04, row + 0.06), 0.92, 0.52, facecolor=colour))
             axes.text(column + 0.5, row + 0.33, f"{token}", fontsize=7, color=ink, **middle)
         for column, bits in enumerate(one["bits"], order):

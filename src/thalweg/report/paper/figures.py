@@ -29,13 +29,13 @@ MARKS: dict[str, dict[str, Any]] = {
     "not measured": {"marker": "_", "color": "#8C8C8C", "markeredgewidth": 1.6},
 }
 """Verdict -> its mark: shape and colour both tell it."""
-WIDE = 8.4
+_WIDE = 8.4
 """Inches."""
 PAGE = 10.4
 """Height of a page, inches; what would be taller is made smaller."""
-LINE, GAP = 0.142, 0.085
+_LINE, _GAP = 0.142, 0.085
 """Height of a line of text and between two rows, inches."""
-CLAIM, VALUE = 66, 44
+_CLAIM, _VALUE = 66, 44
 """Letters of a line of the claim and of the number's name."""
 MARKERS = "osD^vPX*"
 """Of arms, where they share an axis."""
@@ -62,17 +62,17 @@ def verdicts_drawn(summary: StudySummary, caption: str) -> Drawn | None:
         return None
     rows, height = rows_of(summary.verdicts)
     scale = min(1.0, PAGE / height)
-    figure = Figure(figsize=(WIDE, height * scale))
+    figure = Figure(figsize=(_WIDE, height * scale))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.set_xlim(0, WIDE / scale)
+    axes.set_xlim(0, _WIDE / scale)
     axes.set_ylim(height, 0)
     words: dict[str, Any] = {"fontsize": 8 * scale, "va": "center", "parse_math": False, "linespacing": 1.15}
-    right = WIDE / scale - 2.8
+    right = _WIDE / scale - 2.8
     for row in rows:
         if not row.verdict:
             axes.text(0.06, row.at, row.claim, weight="bold", **words)
-            axes.axhline(row.at + 0.65 * LINE, color="black", linewidth=0.5 * scale)
+            axes.axhline(row.at + 0.65 * _LINE, color="black", linewidth=0.5 * scale)
             continue
         axes.plot(0.14, row.at, linestyle="none", markersize=7 * scale, **MARKS[row.verdict])
         axes.text(0.32, row.at, row.claim, **words)
@@ -96,24 +96,24 @@ def verdicts_drawn(summary: StudySummary, caption: str) -> Drawn | None:
 
 def rows_of(verdicts: Sequence[Verdict]) -> tuple[list[Row], float]:
     """Where every row stands, under its topic's question, and the height of all, inches."""
-    rows, y, parts = [], 2 * LINE + GAP, sections(verdicts, (), ())
+    rows, y, parts = [], 2 * _LINE + _GAP, sections(verdicts, (), ())
     for part in parts:
         if len(parts) > 1:
-            rows.append(Row(y + 1.5 * LINE, part.topic.question, ""))
-            y += 2.3 * LINE
+            rows.append(Row(y + 1.5 * _LINE, part.topic.question, ""))
+            y += 2.3 * _LINE
         for one in part.verdicts:
-            claim, number = textwrap.fill(one.claim, CLAIM), first_number(one)
-            height = LINE * (1 + max(claim.count("\n"), number.count("\n"))) + GAP
+            claim, number = textwrap.fill(one.claim, _CLAIM), _first_number(one)
+            height = _LINE * (1 + max(claim.count("\n"), number.count("\n"))) + _GAP
             rows.append(Row(y + height / 2, claim, one.verdict, number))
             y += height
-    return rows, y + GAP
+    return rows, y + _GAP
 
 
-def first_number(verdict: Verdict) -> str:
+def _first_number(verdict: Verdict) -> str:
     """The first number of a verdict with its name and interval; empty where there is none."""
     for name, cell in verdict.numbers.items():
         words = f"{name}: {in_words(cell)}"
-        return words if len(words) <= VALUE else f"{textwrap.fill(name, VALUE)}:\n{in_words(cell)}"
+        return words if len(words) <= _VALUE else f"{textwrap.fill(name, _VALUE)}:\n{in_words(cell)}"
     return ""
 
 
@@ -136,15 +136,15 @@ def accuracy_against_cost(summary: StudySummary, grouped: Grouped, caption: str)
         return None
     every = [run for runs in shown.values() for run in runs]
     strata = [one for one in ("high", "all") if all(one in e.scores["held-out"] for run in every for e in run.evaluations)]
-    figure = Figure(figsize=(WIDE, 0.6 + 2.7 * len(strata)), layout="constrained")
+    figure = Figure(figsize=(_WIDE, 0.6 + 2.7 * len(strata)), layout="constrained")
     grid = figure.subplots(len(strata), 2, sharex="col", sharey="row", squeeze=False)
     for row, stratum in enumerate(strata):
         for axes, cost in zip(grid[row], SPENT.values(), strict=True):
             for arm, runs in shown.items():
                 draw_band(axes, arm, runs, cost, score("held-out", stratum, "accuracy"))
-            if best := bayes(shown, stratum):
+            if best := _bayes(shown, stratum):
                 axes.axhline(best, color="black", linewidth=0.9, dashes=(6, 3), label="Bayes ceiling")
-        grid[row][0].set_ylim(*late_accuracies(every, stratum, bayes(shown, stratum) or 0.0))
+        grid[row][0].set_ylim(*late_accuracies(every, stratum, _bayes(shown, stratum) or 0.0))
         grid[row][0].set_ylabel(f"held-out accuracy, {'all positions' if summary.task == 'text' else f'{stratum} sequences'}")
     for axes, words in zip(grid[-1], SPENT, strict=True):
         axes.set_xlabel(words)
@@ -160,7 +160,7 @@ def accuracy_against_cost(summary: StudySummary, grouped: Grouped, caption: str)
     return drawn(figure, "accuracy-against-cost", "What does accuracy cost?", words, alt)
 
 
-def bayes(grouped: Grouped, stratum: str) -> float | None:
+def _bayes(grouped: Grouped, stratum: str) -> float | None:
     """The best accuracy that there can be, where the task knows it."""
     summaries = [run.summary for runs in grouped.values() for run in runs if run.summary]
     known = all(stratum in one.ceilings.get("held-out", {}) for one in summaries)
@@ -223,11 +223,11 @@ def step_time(runs: dict[str, RunRecord], caption: str) -> Drawn | None:
     costs = update_costs(runs.values())
     if not costs:
         return None
-    figure = Figure(figsize=(WIDE, 3.4), layout="constrained")
+    figure = Figure(figsize=(_WIDE, 3.4), layout="constrained")
     panels, told = figure.subplots(1, 2), []
     of = (("seconds", 1e3, "ms", "training time of an update"), ("flops", 1e-9, "GFLOP", "counted operations of an update"))
     for axes, (what, factor, unit, label) in zip(panels, of, strict=True):
-        line = draw_costs(axes, costs, what, factor)
+        line = _draw_costs(axes, costs, what, factor)
         if line is not None:
             told.append(f"{line[0]:.3g} + {line[1]:.3g} T {unit}{over_seeds(costs, what, factor)}")
         axes.set_xlabel("loops (passes through the block)")
@@ -248,7 +248,7 @@ def step_time(runs: dict[str, RunRecord], caption: str) -> Drawn | None:
     return drawn(figure, "step-time", "What does a loop cost?", words, alt)
 
 
-def draw_costs(axes: Axes, costs: Sequence[UpdateCost], what: str, factor: float) -> tuple[float, float] | None:
+def _draw_costs(axes: Axes, costs: Sequence[UpdateCost], what: str, factor: float) -> tuple[float, float] | None:
     """The points of every arm, and the line through all of them: its height at no loop, and its slope, if there is one."""
     arms = sorted(dict.fromkeys(one.arm for one in costs), key=lambda arm: [*COLOURS, arm].index(arm))
     apart = 0.36 / len(arms)
@@ -260,7 +260,7 @@ def draw_costs(axes: Axes, costs: Sequence[UpdateCost], what: str, factor: float
     loops = [one.loops for one in costs]
     axes.set_xlim(0, max(loops) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    found = line_through(loops, [factor * getattr(one, what) for one in costs])
+    found = _line_through(loops, [factor * getattr(one, what) for one in costs])
     if found is not None:
         ends = np.array([0.0, max(loops) + 0.5])
         axes.plot(ends, found[0] + found[1] * ends, color="black", linewidth=1, dashes=(4, 2), label="least squares")
@@ -268,7 +268,7 @@ def draw_costs(axes: Axes, costs: Sequence[UpdateCost], what: str, factor: float
     return found
 
 
-def line_through(x: Sequence[float], y: Sequence[float]) -> tuple[float, float] | None:
+def _line_through(x: Sequence[float], y: Sequence[float]) -> tuple[float, float] | None:
     """Height at zero and slope of the least-squares line; None where all lie at one place."""
     if len(set(x)) < 2:
         return None
@@ -281,7 +281,7 @@ def over_seeds(costs: Sequence[UpdateCost], what: str, factor: float) -> str:
     slopes = []
     for seed in sorted({one.seed for one in costs}):
         mine = [one for one in costs if one.seed == seed]
-        line = line_through([one.loops for one in mine], [factor * getattr(one, what) for one in mine])
+        line = _line_through([one.loops for one in mine], [factor * getattr(one, what) for one in mine])
         slopes += [] if line is None else [line[1]]
     found = interval(slopes) if len(slopes) > 1 else None
     return "" if found is None else f" (slope over {found.n} seeds: {found.low:.3g} to {found.high:.3g})"

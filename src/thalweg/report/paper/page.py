@@ -30,12 +30,12 @@ from thalweg.report.paper.figures import accuracy_against_cost, step_time, verdi
 from thalweg.report.paper.sections import counted, sections
 from thalweg.storage import write_text
 
-QUESTION = (
+_QUESTION = (
     ("looped rises above single on high-information sequences (held-out)", "looped ends with a lower held-out loss than single"),
     ("shift reaches looped's final held-out loss in less time than looped takes",),
 )
 """Claims that answer the page's question, part by part."""
-CHARTS = {
+_CHARTS = {
     "curves": "Exact values: point at a curve",
     "spectra": "The spectrum at any checkpoint: move the slider",
     "planes": "The loss in three dimensions: turn it with the mouse",
@@ -58,14 +58,14 @@ def write_report(
         landscapes: arm -> seed -> landscape, of the runs that have one.
     """
     arms = {arm: [seeds[seed] for seed in sorted(seeds)] for arm, seeds in (landscapes or {}).items() if seeds}
-    figures = draw_study(summary, runs, arms)
+    figures = _draw_study(summary, runs, arms)
     save_all(figures, folder / "figures")
     page = folder / "report.html"
-    write_text(page, render(summary, figures, folder, charts_of(summary, runs, arms)))
+    write_text(page, render(summary, figures, folder, _charts_of(summary, runs, arms)))
     return page
 
 
-def draw_study(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) -> list[Drawn]:
+def _draw_study(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) -> list[Drawn]:
     """Every figure that the records allow."""
     told, grouped = setup(summary), by_arm(runs, summary.arms)
     some = next(iter(grouped.values()))[0].summary
@@ -84,7 +84,7 @@ def draw_study(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) ->
     return figures + study_figures(arms, told) + valley_figures(arms, told)
 
 
-def charts_of(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) -> dict[str, Any]:
+def _charts_of(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) -> dict[str, Any]:
     """What can be handled on the page, by the name of its chart; what has no records is left out."""
     found = {"curves": curves_chart(summary, by_arm(runs, summary.arms), arms)}
     found |= {"spectra": spectra_chart(with_spectra(arms)), "planes": planes_chart(arms)}
@@ -100,8 +100,8 @@ def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts
         figures=named,
         sections=sections(summary.verdicts, list(named), list(charts)),
         colours={arm: style["colour"] for arm, style in styles(summary.arms).items()},
-        charts=in_script(charts),
-        chart_words=CHARTS,
+        charts=_in_script(charts),
+        chart_words=_CHARTS,
         plotly=Markup(packed_plotly()),
         script=Markup(PAGES.get_template("page.js").render()),
         addresses={name: data_address(figure) for name, figure in named.items()},
@@ -113,7 +113,7 @@ def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts
     )
 
 
-def in_script(charts: Mapping[str, Any]) -> Markup:
+def _in_script(charts: Mapping[str, Any]) -> Markup:
     """JSON that no text in it can end or leave."""
     text = json.dumps(charts, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
@@ -130,17 +130,17 @@ def packed_plotly() -> str:
 def answer(summary: StudySummary) -> str:
     """What the study says of the two parts of its question, and what all claims came to."""
     named = {one.claim: one for one in summary.verdicts}
-    first = [named[claim] for part in QUESTION for claim in part if claim in named]
-    return ". ".join([*(in_a_sentence(one) for one in first), totals(summary)])
+    first = [named[claim] for part in _QUESTION for claim in part if claim in named]
+    return ". ".join([*(_in_a_sentence(one) for one in first), _totals(summary)])
 
 
-def in_a_sentence(one: Verdict) -> str:
+def _in_a_sentence(one: Verdict) -> str:
     """A claim with its verdict and its first number."""
     name, cell = next(iter(one.numbers.items()), ("", None))
     return f"{one.claim[:1].upper()}{one.claim[1:]}: {one.verdict}" + (f" ({name} {show(cell)})" if cell is not None else "")
 
 
-def totals(summary: StudySummary) -> str:
+def _totals(summary: StudySummary) -> str:
     """All claims in one sentence."""
     counts = counted(summary.verdicts)
     last = f", {counts['not measured']} not measured" if counts["not measured"] else ""

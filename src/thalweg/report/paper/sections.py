@@ -92,7 +92,7 @@ TOPICS = (
         "be asked beyond their training length.",
     ),
 )
-REST = Topic("", "Other answers", (), "")
+_REST = Topic("", "Other answers", (), "")
 """Of claims and figures that no topic asks for."""
 
 
@@ -122,10 +122,10 @@ def sections(verdicts: Sequence[Verdict], figures: Sequence[str], charts: Sequen
     named = {topic.name for topic in TOPICS}
     placed = {name for topic in TOPICS for name in topic.figures}
     found = []
-    for topic in (*TOPICS, REST):
-        mine = tuple(one for one in verdicts if one.topic == topic.name or (topic is REST and one.topic not in named))
-        names = [name for name in (figures if topic is REST else topic.figures) if name in figures]
-        shown = tuple(name for name in names if topic is not REST or name not in placed)
+    for topic in (*TOPICS, _REST):
+        mine = tuple(one for one in verdicts if one.topic == topic.name or (topic is _REST and one.topic not in named))
+        names = [name for name in (figures if topic is _REST else topic.figures) if name in figures]
+        shown = tuple(name for name in names if topic is not _REST or name not in placed)
         handled = tuple(name for name in topic.charts if name in charts)
         if mine or shown or handled:
             found.append(Section(topic, mine, shown, handled))

@@ -17,7 +17,7 @@ from thalweg.report.figures import COLOURS, Drawn, drawn, setup
 from thalweg.report.switching.dot_plots import Dot, share_dot
 from thalweg.report.switching.heat_maps import WIDTH, place_of
 
-GREY = "#8C8C8C"
+_GREY = "#8C8C8C"
 
 
 def switched(summary: SweepSummary, group: str) -> list[Outcome]:
@@ -36,7 +36,7 @@ class Point:
     least: bool = False
 
 
-def point_of(summary: SweepSummary, outcome: Outcome, time: bool) -> Point | None:
+def _point_of(summary: SweepSummary, outcome: Outcome, time: bool) -> Point | None:
     """Share of operations (or final loss minus Looped's) of a setting at its switch step; None where a number is missing."""
     x, y = outcome.switch_step.mean, outcome.difference.mean
     dot = share_dot(summary, outcome) if time else Dot(y, None, None)
@@ -44,7 +44,7 @@ def point_of(summary: SweepSummary, outcome: Outcome, time: bool) -> Point | Non
     return None if x is None or height is None else Point(x, height, dot.censored, dot.value is None)
 
 
-def draw_points(axes: Axes, points: Sequence[Point | None], marker: str, colour: str) -> None:
+def _draw_points(axes: Axes, points: Sequence[Point | None], marker: str, colour: str) -> None:
     """Points of one kind; triangles where the number is a lower bound."""
     for point in points:
         if point is not None:
@@ -63,9 +63,9 @@ def figure_by_step(summary: SweepSummary) -> Figure:
     for axes, time in zip(panels, (True, False), strict=True):
         for value, shade in zip(patiences, shades, strict=False):
             mine = [o for o in grid if o.settings.get("patience") == value]
-            draw_points(axes, [point_of(summary, o, time) for o in mine], "o", shade)
-        draw_points(axes, [point_of(summary, o, time) for o in steps], "s", "black")
-        ring(axes, [point_of(summary, o, time) for o in grid if is_default(summary, o)])
+            _draw_points(axes, [_point_of(summary, o, time) for o in mine], "o", shade)
+        _draw_points(axes, [_point_of(summary, o, time) for o in steps], "s", "black")
+        _ring(axes, [_point_of(summary, o, time) for o in grid if _is_default(summary, o)])
         axes.axhline(1.0 if time else 0.0, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3))
         axes.set_xlabel("updates before the switch")
         axes.set_ylabel(
@@ -73,7 +73,7 @@ def figure_by_step(summary: SweepSummary) -> Figure:
         )
     ideal = [(o.switch_step.mean, o.ideal_flops.mean) for o in grid + steps if o.ideal_flops.mean is not None]
     if ideal:
-        panels[0].plot(*zip(*sorted(ideal), strict=True), color=GREY, linewidth=1.0, zorder=1)  # type: ignore[type-var]
+        panels[0].plot(*zip(*sorted(ideal), strict=True), color=_GREY, linewidth=1.0, zorder=1)  # type: ignore[type-var]
     figure.legend(handles=legend(patiences, shades, bool(steps), bool(ideal)), fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
@@ -84,17 +84,17 @@ def legend(patiences: Sequence[float], shades: Sequence[str], steps: bool, ideal
     kinds += [("s", "black", "black", "switch at a given update")] if steps else []
     kinds += [("^", "#555555", "none", "Looped's loss not reached: whole run")]
     found = [Line2D([], [], ls="", ms=5, marker=mark, color=c, markerfacecolor=face, label=words) for mark, c, face, words in kinds]
-    found += [Line2D([], [], color=GREY, lw=1.0, label="ideal: every update as good as Looped's")] if ideal else []
+    found += [Line2D([], [], color=_GREY, lw=1.0, label="ideal: every update as good as Looped's")] if ideal else []
     return [*found, Line2D([], [], color=COLOURS["looped"], dashes=(5, 3), lw=1.0, label="Looped")]
 
 
-def is_default(summary: SweepSummary, outcome: Outcome) -> bool:
+def _is_default(summary: SweepSummary, outcome: Outcome) -> bool:
     """Whether an outcome is the recipe's own point of the grid."""
     spot = place_of(summary, summary.defaults)
     return spot is not None and place_of(summary, outcome.settings) == spot
 
 
-def ring(axes: Axes, points: Sequence[Point | None]) -> None:
+def _ring(axes: Axes, points: Sequence[Point | None]) -> None:
     """A ring around the recipe's own point of the grid."""
     for point in points:
         if point is not None:

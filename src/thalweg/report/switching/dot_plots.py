@@ -27,9 +27,9 @@ TITLES = {
     "model": "model",
 }
 """Groups in a reader's words."""
-APART = ("reference", "scp")
+_APART = ("reference", "scp")
 """Groups that have figures of their own."""
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A6D00", "#56B4E9")
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A6D00", "#56B4E9")
 LONGEST = 30
 """Letters of a name."""
 
@@ -86,12 +86,12 @@ COLUMNS = (
 
 def dotted_groups(summary: SweepSummary) -> dict[str, list[Outcome]]:
     """Group -> its outcomes, in the order of the figure; without those that have figures of their own and without empty ones."""
-    present = dict.fromkeys(outcome.group for outcome in summary.outcomes if outcome.group not in APART)
+    present = dict.fromkeys(outcome.group for outcome in summary.outcomes if outcome.group not in _APART)
     order = [group for group in GROUPS if group in present] + [group for group in present if group not in GROUPS]
     return {group: [outcome for outcome in summary.outcomes if outcome.group == group] for group in order}
 
 
-def label_of(outcome: Outcome) -> str:
+def _label_of(outcome: Outcome) -> str:
     """The name, cut if it is long, and how many runs failed."""
     name = outcome.name if len(outcome.name) <= LONGEST else outcome.name[: LONGEST - 1] + "…"
     return name + (f" ({outcome.failed} failed)" if outcome.failed else "")
@@ -134,7 +134,7 @@ def figure_dots(summary: SweepSummary) -> Figure:
     row = 0
     for k, outcomes in enumerate(groups.values()):
         heads.append(row)
-        rows += [(row + 1 + i, outcome, PALETTE[k % len(PALETTE)]) for i, outcome in enumerate(outcomes)]
+        rows += [(row + 1 + i, outcome, _PALETTE[k % len(_PALETTE)]) for i, outcome in enumerate(outcomes)]
         row += len(outcomes) + 1
     figure = Figure(figsize=(WIDTH, 0.19 * row + 1.0), layout="constrained")
     panels = figure.subplots(1, len(COLUMNS), sharey=True)
@@ -154,9 +154,9 @@ def figure_dots(summary: SweepSummary) -> Figure:
         axes.tick_params(axis="x", labelsize=8)
         scale_of(axes, column)
         axes.margins(x=0.06)
-    ticks = {y: (label_of(outcome), colour) for y, outcome, colour in rows}
+    ticks = {y: (_label_of(outcome), colour) for y, outcome, colour in rows}
     ticks |= {
-        y: (TITLES.get(group, group), PALETTE[k % len(PALETTE)]) for k, (y, group) in enumerate(zip(heads, groups, strict=True))
+        y: (TITLES.get(group, group), _PALETTE[k % len(_PALETTE)]) for k, (y, group) in enumerate(zip(heads, groups, strict=True))
     }
     panels[0].set_yticks(list(ticks), [text for text, _ in ticks.values()], fontsize=7.5, parse_math=False)
     for place, label in zip(ticks, panels[0].get_yticklabels(), strict=True):
@@ -179,12 +179,12 @@ def dots_drawn(summary: SweepSummary) -> list[Drawn]:
         "begins at the smallest share, and there is no dot where the median run did not get there. Left of Looped's line is "
         f'fewer operations or less loss than Looped. "-": no number, as when no seed switched. {setup(summary)}'
     )
-    told = "; ".join(f"{outcome.name} {in_words(outcome)}" for outcomes in groups.values() for outcome in outcomes)
+    told = "; ".join(f"{outcome.name} {_in_words(outcome)}" for outcomes in groups.values() for outcome in outcomes)
     alt = f"Three columns of dots. Share of Looped's operations, loss difference in {summary.unit}, drop in points: {told}."
     return [drawn(figure_dots(summary), "other-ways", "What else changes the outcome?", caption, alt)]
 
 
-def in_words(outcome: Outcome) -> str:
+def _in_words(outcome: Outcome) -> str:
     """The three numbers of a row."""
     share = outcome.share_flops
     value = None if share is None else share.value

@@ -22,7 +22,7 @@ ARMS = ("single", "looped", "shift", "shift-scp", "shift-hard", "shift-short")
 REACH = 400
 """Updates on both sides of a switch."""
 
-Curve = tuple[np.ndarray, np.ndarray]
+_Curve = tuple[np.ndarray, np.ndarray]
 
 
 @matplotlib.rc_context(STYLE)
@@ -97,7 +97,7 @@ def percent(scores: Scores) -> float:
     return 100 * scores["held-out"]["all"].accuracy
 
 
-def around(run: RunRecord, reach: float = REACH) -> tuple[Curve, Curve]:
+def around(run: RunRecord, reach: float = REACH) -> tuple[_Curve, _Curve]:
     """Held-out accuracy in per cent before and after the first switch, over updates since it; cut at ``reach``.
 
     At 0 stand the switch's own scores, one before and one after it.
@@ -111,7 +111,7 @@ def around(run: RunRecord, reach: float = REACH) -> tuple[Curve, Curve]:
     return cut(first, -reach, 0), cut(second, 0, reach)
 
 
-def cut(curve: Curve, low: float, high: float) -> Curve:
+def cut(curve: _Curve, low: float, high: float) -> _Curve:
     """The stretch of a curve between two ends, with straight lines between its points."""
     x, y = curve
     ends = np.clip([low, high], x[0], x[-1])
@@ -119,7 +119,7 @@ def cut(curve: Curve, low: float, high: float) -> Curve:
     return grid, np.interp(grid, x, y)
 
 
-def mean_of(curves: Sequence[Curve]) -> Curve:
+def mean_of(curves: Sequence[_Curve]) -> _Curve:
     """The mean of curves on the stretch that all of them cover, at every place where one of them has a point."""
     low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     grid = np.unique(np.concatenate([x[(x >= low) & (x <= high)] for x, _ in curves]))
@@ -140,8 +140,8 @@ def draw_switches(axes: Axes, name: str, runs: list[RunRecord], label: str = "",
 
 def switch_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     """The switch enlarged: of the ways that switch late, and the default's whole onset; nothing where none has switched."""
-    late = with_switches(grouped, ("shift-scp", "shift-hard"))
-    early = with_switches(grouped, ("shift",))
+    late = _with_switches(grouped, ("shift-scp", "shift-hard"))
+    early = _with_switches(grouped, ("shift",))
     if not late and not early:
         return []
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
@@ -149,13 +149,13 @@ def switch_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     told = [f"{name} from {at_switch(runs, True):.1f} % to {at_switch(runs, False):.1f} %" for name, runs in late.items()]
     words = []
     if late:
-        draw_late(panels[0], late)
+        _draw_late(panels[0], late)
         words.append(
             f"held-out accuracy within {REACH} updates of each run's own first switch; thin: one line a seed; thick: mean over "
             "seeds; at 0 the same weights are scored before and after the switch"
         )
     if early:
-        draw_early(panels[-1], {name: grouped[name] for name in ("looped", "single") if name in grouped} | early)
+        _draw_early(panels[-1], {name: grouped[name] for name in ("looped", "single") if name in grouped} | early)
         words.append("the default's onset, shaded, beside the arms that do not switch; means and 95 % t-intervals over seeds")
         told.append("default: " + ", ".join(f"ends at {100 * last(runs, 'accuracy'):.1f} %" for runs in early.values()))
     panels[0].set_ylabel("held-out accuracy (%)")
@@ -164,13 +164,13 @@ def switch_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     return [drawn(figure, "switch-enlarged", "What does a switch do to the accuracy?", caption, alt)]
 
 
-def with_switches(grouped: Grouped, names: Sequence[str]) -> Grouped:
+def _with_switches(grouped: Grouped, names: Sequence[str]) -> Grouped:
     """The runs of some ways that have switched."""
     found = {name: [run for run in grouped.get(name, []) if run.switches] for name in names}
     return {name: runs for name, runs in found.items() if runs}
 
 
-def draw_late(axes: Axes, found: Grouped) -> None:
+def _draw_late(axes: Axes, found: Grouped) -> None:
     """Accuracy around each run's own switch."""
     for name, runs in found.items():
         draw_switches(axes, name, runs)
@@ -181,7 +181,7 @@ def draw_late(axes: Axes, found: Grouped) -> None:
     axes.legend(fontsize=8, loc="lower right")
 
 
-def draw_early(axes: Axes, found: Grouped) -> None:
+def _draw_early(axes: Axes, found: Grouped) -> None:
     """Accuracy over the updates of the onset and as many again, the onset shaded."""
     (switch,) = {(run.switches[0].step, run.switches[0].onset) for run in found["shift"][:1]}
     for name, runs in found.items():

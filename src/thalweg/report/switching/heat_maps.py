@@ -20,7 +20,7 @@ from thalweg.report.figures import Drawn, drawn, setup
 WIDTH = 8.4
 """Of every figure, in inches."""
 AXES = ("delta_loss", "delta_grad", "patience")
-BLANK = "#ececec"
+_BLANK = "#ececec"
 """Cells without a value."""
 
 
@@ -70,7 +70,7 @@ def runs_of(outcome: Outcome) -> int:
     return outcome.final_loss.n
 
 
-def drop_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
+def _drop_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
     """Accuracy lost at the switch, of the seeds that switched."""
     if outcome.drop.mean is None:
         return Tile(None, "no\nswitch" if runs_of(outcome) and not outcome.switched else "-")
@@ -78,7 +78,7 @@ def drop_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
     return Tile(outcome.drop.mean, f"{outcome.drop.mean:.1f}", f"{outcome.switched} of {runs_of(outcome)}" if some else "")
 
 
-def difference_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
+def _difference_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
     """Final loss against Looped's."""
     mean = outcome.difference.mean
     return Tile(mean, "-" if mean is None else signed(mean))
@@ -112,7 +112,7 @@ QUANTITIES = (
         "seeds did",
         "Oranges",
         False,
-        drop_tile,
+        _drop_tile,
     ),
     Quantity(
         "scp-difference",
@@ -121,7 +121,7 @@ QUANTITIES = (
         "Final held-out loss minus Looped's at the same seed, in {unit}; mean over seeds. Below zero is better than Looped",
         "RdBu_r",
         True,
-        difference_tile,
+        _difference_tile,
     ),
     Quantity(
         "scp-share",
@@ -137,7 +137,7 @@ QUANTITIES = (
 )
 
 
-def grid_of(summary: SweepSummary) -> dict[tuple[int, int, int], Outcome]:
+def _grid_of(summary: SweepSummary) -> dict[tuple[int, int, int], Outcome]:
     """Places on the axes (delta_loss, delta_grad, patience) -> outcome of the group "scp"."""
     found: dict[tuple[int, int, int], Outcome] = {}
     for outcome in summary.outcomes:
@@ -159,7 +159,7 @@ def place_of(summary: SweepSummary, settings: Mapping[str, str | float | int]) -
     return places[0], places[1], places[2]
 
 
-def colours_of(quantity: Quantity, tiles: dict[tuple[int, int, int], Tile]) -> ScalarMappable:
+def _colours_of(quantity: Quantity, tiles: dict[tuple[int, int, int], Tile]) -> ScalarMappable:
     """Values to colours: from the smallest to the largest, or evenly around zero."""
     values = [tile.value for tile in tiles.values() if tile.value is not None] or [0.0]
     low, high = min(values), max(values)
@@ -171,9 +171,9 @@ def colours_of(quantity: Quantity, tiles: dict[tuple[int, int, int], Tile]) -> S
     return ScalarMappable(Normalize(low, high), matplotlib.colormaps[quantity.colours])
 
 
-def draw_tile(axes: Axes, x: int, y: int, tile: Tile, colours: ScalarMappable) -> None:
+def _draw_tile(axes: Axes, x: int, y: int, tile: Tile, colours: ScalarMappable) -> None:
     """One cell with its number."""
-    colour = BLANK if tile.value is None else colours.to_rgba(tile.value)  # type: ignore[arg-type]
+    colour = _BLANK if tile.value is None else colours.to_rgba(tile.value)  # type: ignore[arg-type]
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=1))
     if tile.hatched:
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#777777", linewidth=0, hatch="////"))
@@ -187,7 +187,7 @@ def draw_tile(axes: Axes, x: int, y: int, tile: Tile, colours: ScalarMappable) -
         axes.text(x, y - 0.26, tile.note, ha="center", va="center", fontsize=5.5, color=ink, bbox=box)
 
 
-def frame(axes: Axes, x: int, y: int) -> None:
+def _frame(axes: Axes, x: int, y: int) -> None:
     """A frame that is seen on light and dark cells."""
     for colour, width in (("white", 4.0), ("black", 2.0)):
         axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width, zorder=3))
@@ -201,8 +201,8 @@ def figure_map(summary: SweepSummary, quantity: Quantity) -> Figure:
     height = max(2.5, rows * (0.36 * len(gradients) + 0.55) + 0.45)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    tiles = {place: quantity.tile(summary, outcome) for place, outcome in grid_of(summary).items()}
-    colours = colours_of(quantity, tiles)
+    tiles = {place: quantity.tile(summary, outcome) for place, outcome in _grid_of(summary).items()}
+    colours = _colours_of(quantity, tiles)
     default = place_of(summary, summary.defaults)
     for k, axes in enumerate(panels.flat):
         axes.grid(False)
@@ -213,9 +213,9 @@ def figure_map(summary: SweepSummary, quantity: Quantity) -> Figure:
             continue
         for (x, y, panel), tile in tiles.items():
             if panel == k:
-                draw_tile(axes, x, y, tile, colours)
+                _draw_tile(axes, x, y, tile, colours)
         if default is not None and default[2] == k:
-            frame(axes, default[0], default[1])
+            _frame(axes, default[0], default[1])
         axes.set_title(f"patience {patiences[k]:g} check{'' if patiences[k] == 1 else 's'}", fontsize=9)
         axes.set_xticks(range(len(losses)), [f"{v:g}" for v in losses])
         axes.set_yticks(range(len(gradients)), [f"{v:g}" for v in gradients])
@@ -231,7 +231,7 @@ def figure_map(summary: SweepSummary, quantity: Quantity) -> Figure:
 
 def maps_drawn(summary: SweepSummary) -> list[Drawn]:
     """The three heat maps; none where the sweep has no grid."""
-    grid = grid_of(summary)
+    grid = _grid_of(summary)
     if not grid:
         return []
     found = []
@@ -240,14 +240,14 @@ def maps_drawn(summary: SweepSummary) -> list[Drawn]:
     where = f"Framed: the recipe's own point ({point})" if spot in grid else f"The recipe's own point ({point}) is not shown"
     for quantity in QUANTITIES:
         caption = f"{quantity.words.format(unit=summary.unit)}. {where}. White: not run. {setup(summary)}"
-        alt = f"Heat maps over delta_loss and delta_grad, {len(summary.axes['patience'])} panels. {extremes(summary, quantity)}"
+        alt = f"Heat maps over delta_loss and delta_grad, {len(summary.axes['patience'])} panels. {_extremes(summary, quantity)}"
         found.append(drawn(figure_map(summary, quantity), quantity.name, quantity.heading, caption, alt))
     return found
 
 
-def extremes(summary: SweepSummary, quantity: Quantity) -> str:
+def _extremes(summary: SweepSummary, quantity: Quantity) -> str:
     """The default's number, the smallest and the largest, in words."""
-    tiles = {place: quantity.tile(summary, outcome) for place, outcome in grid_of(summary).items()}
+    tiles = {place: quantity.tile(summary, outcome) for place, outcome in _grid_of(summary).items()}
     known = {place: np.float64(tile.value) for place, tile in tiles.items() if tile.value is not None}
     spot, told = place_of(summary, summary.defaults), []
     if spot in tiles:

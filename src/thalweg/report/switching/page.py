@@ -13,9 +13,9 @@ from thalweg.report.switching.dot_plots import GROUPS, TITLES
 from thalweg.report.switching.figures import draw_sweep
 from thalweg.storage import write_text
 
-ORDER = ("reference", *GROUPS, "scp")
+_ORDER = ("reference", *GROUPS, "scp")
 """Groups in the table; others come after them."""
-MANY = 16
+_MANY = 16
 """Rows above which a group's table is folded."""
 
 
@@ -29,17 +29,17 @@ def write_sweep_report(summary: SweepSummary, runs: dict[str, RunRecord], folder
     """
     figures = draw_sweep(summary, runs)
     save_all(figures, folder / "figures")
-    write_text(folder / "report.html", render_sweep(summary, figures))
+    write_text(folder / "report.html", _render_sweep(summary, figures))
 
 
-def render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
+def _render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
     """The page as HTML; everything that a user named is escaped."""
     return PAGES.get_template("sweep.html").render(
         sweep=summary,
         figures=[(figure, data_address(figure)) for figure in figures],
         groups=by_group(summary),
         titles=TITLES,
-        many=MANY,
+        many=_MANY,
         show=show,
         share=share_in_words,
         first=NUMBERS,
@@ -52,7 +52,7 @@ def render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
 def by_group(summary: SweepSummary) -> dict[str, list[Outcome]]:
     """Group -> its outcomes, in the order of the page; empty groups are left out."""
     present = dict.fromkeys(outcome.group for outcome in summary.outcomes)
-    order = [group for group in ORDER if group in present] + [group for group in present if group not in ORDER]
+    order = [group for group in _ORDER if group in present] + [group for group in present if group not in _ORDER]
     return {group: [outcome for outcome in summary.outcomes if outcome.group == group] for group in order}
 
 

@@ -33,14 +33,14 @@ from thalweg.report.tasks.panels import (
 from thalweg.report.tasks.savings import COMPARED, saved_drawn
 from thalweg.report.tasks.stages import stages_drawn
 
-NEAR = 100 * HALTING
+_NEAR = 100 * HALTING
 """Percentage points within which halting counts as good as T(n)."""
-LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
+_LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
 """Arms whose passes are varied after training -> widths of line and mark, points; the first can be seen below the second."""
-TIMED = ("single", "looped", *COMPARED)
+_TIMED = ("single", "looped", *COMPARED)
 KINDS = {"in the trained range": ("o", (None, None)), "at its edge": ("s", (4, 1.5)), "beyond it": ("^", (1, 1))}
 """Kind of a tested length -> its mark and dashes."""
-HALTS = {
+_HALTS = {
     "surest, per sample": (COLOURS["looped"], "o", (None, None)),
     "surest, per batch": ("#333333", "s", (3, 1.5)),
     "sharpest dip, per batch": ("#0072B2", "^", (1, 1)),
@@ -57,13 +57,13 @@ def draw_tasks(summary: TaskStudySummary, runs: dict[str, RunRecord]) -> list[Dr
         runs: by name, "<task>-<arm>-seed<n>".
     """
     grouped = runs_of(summary, runs)
-    figures = [lengths_drawn(summary), loops_drawn(summary)]
+    figures = [_lengths_drawn(summary), loops_drawn(summary)]
     figures += [switches_drawn(summary, grouped), stages_drawn(summary, grouped)]
     figures += [times_drawn(summary, grouped), halting_drawn(summary), saved_drawn(summary)]
     return [figure for figure in figures if figure is not None]
 
 
-def lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
+def _lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
     """Exact match over length, in and out of the trained range, all arms; None where nothing was tested."""
     outcomes = outcomes_of(summary, summary.arms)
     if not outcomes:
@@ -138,7 +138,7 @@ def three_lengths(lengths: Sequence[int], longest: int) -> dict[str, int]:
 
 def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
     """Exact match over passes at three lengths, Looped and SHIFT; None where no passes were varied."""
-    outcomes = outcomes_of(summary, tuple(LOOPING))
+    outcomes = outcomes_of(summary, tuple(_LOOPING))
     outcomes = {task: arms for task, arms in outcomes.items() if any(one.by_loops for one in arms.values())}
     if not outcomes:
         return None
@@ -150,14 +150,14 @@ def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
             for kind, length in three_lengths(one.lengths, summary.longest[task]).items():
                 if str(length) in one.by_loops:
                     draw_loops(panels[task], one, length, kind)
-                    told.append(f"{task}, {one.arm}: {passes_in_words(one, length)}")
+                    told.append(f"{task}, {one.arm}: {_passes_in_words(one, length)}")
                     lengths[str(length)] = None
         panels[task].set_title(f"{title_of(task)}, n = {', '.join(lengths)}", fontsize=9, parse_math=False)
         panels[task].set_ylim(-4, 104)
         whole_ticks(panels[task])
-    shown = [arm for arm in LOOPING if any(arm in arms for arms in outcomes.values())]
-    lines = [Line2D([], [], color=COLOURS[arm], linewidth=LOOPING[arm][0], label=arm) for arm in shown]
-    legend_below(figure, *lines, *map(kind_line, KINDS))
+    shown = [arm for arm in _LOOPING if any(arm in arms for arms in outcomes.values())]
+    lines = [Line2D([], [], color=COLOURS[arm], linewidth=_LOOPING[arm][0], label=arm) for arm in shown]
+    legend_below(figure, *lines, *map(_kind_line, KINDS))
     caption = (
         f"Exact match after each number of passes, on {samples_of(outcomes)} samples of three lengths n (in the panel's "
         "title, in order of the legend). Lines: mean over seeds; large marks: at T(n), the passes that the length asks for; faint "
@@ -167,7 +167,7 @@ def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
     return drawn(figure, "accuracy-over-loops", "Do more passes than T(n) help or harm?", caption, alt)
 
 
-def kind_line(kind: str) -> Line2D:
+def _kind_line(kind: str) -> Line2D:
     """A kind of length in a legend."""
     mark, dashes = KINDS[kind]
     return Line2D([], [], color="#555555", linewidth=1.4, marker=mark, markersize=5, dashes=dashes, label=kind)  # type: ignore[arg-type]
@@ -176,21 +176,21 @@ def kind_line(kind: str) -> Line2D:
 def draw_loops(axes: Axes, one: TaskOutcome, length: int, kind: str) -> None:
     """One length of one arm: the mean over passes, and the seeds at T(n)."""
     accuracy, colour = in_percent(one.by_loops[str(length)]), COLOURS[one.arm]
-    (mark, dashes), (width, size) = KINDS[kind], LOOPING[one.arm]
-    mean, own = accuracy.mean(1), passes_at(one, length)
+    (mark, dashes), (width, size) = KINDS[kind], _LOOPING[one.arm]
+    mean, own = accuracy.mean(1), _passes_at(one, length)
     axes.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=width, alpha=0.8, dashes=dashes)
     axes.plot([own] * accuracy.shape[1], accuracy[own - 1], mark, color=colour, markersize=3, alpha=0.4, markeredgewidth=0)
     axes.plot([own], mean[own - 1 : own], mark, color=colour, markersize=size, markeredgecolor="white", markeredgewidth=0.8)
 
 
-def passes_at(one: TaskOutcome, length: int) -> int:
+def _passes_at(one: TaskOutcome, length: int) -> int:
     """T(n), or the fewer passes that the model was trained with."""
     return one.loops[one.lengths.index(length)]
 
 
-def passes_in_words(one: TaskOutcome, length: int) -> str:
+def _passes_in_words(one: TaskOutcome, length: int) -> str:
     """Mean exact match at T(n) and after the most passes that were tried."""
-    mean, own = in_percent(one.by_loops[str(length)]).mean(1), passes_at(one, length)
+    mean, own = in_percent(one.by_loops[str(length)]).mean(1), _passes_at(one, length)
     return f"n = {length}: {mean[own - 1]:.1f} % after T(n) = {own} passes, {mean[-1]:.1f} % after {len(mean)}"
 
 
@@ -224,7 +224,7 @@ def switches_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Dr
 
 def times_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Drawn | None:
     """Held-out exact match over training time; None where there are no such runs."""
-    found = chosen(grouped, TIMED, lambda run: True)
+    found = chosen(grouped, _TIMED, lambda run: True)
     if not found:
         return None
     figure, panels = panels_of(list(found), "training time (s), evaluation left out", "held-out exact match (%)")
@@ -239,12 +239,12 @@ def times_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Drawn
         "Held-out exact match on all trained lengths over training time. Lines: mean over seeds on the stretch that all seeds "
         f"cover; bands: 95 % t-interval, cut at the axis. {setup(summary)}"
     )
-    told = "; ".join(f"{task}, {arm} {end_in_words(runs)}" for task, arms in found.items() for arm, runs in arms.items())
+    told = "; ".join(f"{task}, {arm} {_end_in_words(runs)}" for task, arms in found.items() for arm, runs in arms.items())
     alt = f"Curves of held-out exact match over seconds, a panel for each task. At the end, means over seeds: {told}."
     return drawn(figure, "accuracy-over-time", "Who gets there first?", caption, alt)
 
 
-def end_in_words(runs: Sequence[RunRecord]) -> str:
+def _end_in_words(runs: Sequence[RunRecord]) -> str:
     """Mean of the last evaluation and its time."""
     ends = [run.evaluations[-1] for run in runs]
     accuracy = np.mean([100 * end.scores["held-out"]["all"].accuracy for end in ends])
@@ -260,18 +260,18 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
     told: list[str] = []
     for task, arms in outcomes.items():
         axes, one = panels[task], arms["looped"]
-        axes.axhspan(-NEAR, NEAR, **SHADE, zorder=0)  # type: ignore[arg-type]
+        axes.axhspan(-_NEAR, _NEAR, **SHADE, zorder=0)  # type: ignore[arg-type]
         axes.axvline(summary.longest[task], color="black", linewidth=0.8, dashes=(1, 2))
         own = in_percent(one.accuracy)
-        tables = dict(zip(HALTS, (one.confident, one.confident_batch, one.dip), strict=True))
+        tables = dict(zip(_HALTS, (one.confident, one.confident_batch, one.dip), strict=True))
         apart = {name: in_percent(found) - own for name, found in tables.items() if found}
         for name, gaps in apart.items():
             draw_gaps(axes, one.lengths, gaps, name)
         every = np.array(list(apart.values()))
-        axes.set_ylim(min(-2 * NEAR, 1.1 * every.min()), max(2 * NEAR, 1.1 * every.max()))
+        axes.set_ylim(min(-2 * _NEAR, 1.1 * every.min()), max(2 * _NEAR, 1.1 * every.max()))
         whole_ticks(axes)
         told += [f"{task}, {name} {gaps.min():+.1f} to {gaps.max():+.1f}" for name, gaps in apart.items()]
-    legend_below(figure, Patch(**SHADE, label=f"within {NEAR:g} points"))  # type: ignore[arg-type]
+    legend_below(figure, Patch(**SHADE, label=f"within {_NEAR:g} points"))  # type: ignore[arg-type]
     caption = (
         "Exact match of Looped where it halts without knowing T(n), minus that after T(n) passes, on "
         f"{samples_of(outcomes)} samples of each length; {tried(outcomes)}. Surest: where its doubt (cross-entropy against its "
@@ -294,7 +294,7 @@ def tried(outcomes: Outcomes) -> str:
 
 def draw_gaps(axes: Axes, lengths: Sequence[int], gaps: np.ndarray, name: str) -> None:
     """Differences ``(N, S)`` in percentage points: the mean as a line, every seed as a faint point."""
-    colour, mark, dashes = HALTS[name]
+    colour, mark, dashes = _HALTS[name]
     line = {"color": colour, "marker": mark, "markersize": 3.5, "linewidth": 1.4, "dashes": dashes}
     axes.plot(lengths, gaps.mean(1), **line, label=f"looped, {name}")  # type: ignore[arg-type]
     axes.plot(np.repeat(lengths, gaps.shape[1]), gaps.ravel(), mark, color=colour, markersize=3, alpha=0.4, markeredgewidth=0)

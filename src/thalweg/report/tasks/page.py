@@ -70,18 +70,18 @@ def task_tables(summary: TaskStudySummary) -> list[TaskTable]:
         mine = [named[arm] for arm in summary.arms if arm in named]
         longest = summary.longest[task]
         lengths = told_lengths(sorted({length for one in mine for length in one.lengths}), longest)
-        rows = tuple((one, tuple(tested_at(one, length) for length in lengths)) for one in mine)
+        rows = tuple((one, tuple(_tested_at(one, length) for length in lengths)) for one in mine)
         if rows:
-            tables.append(TaskTable(task, {length: length_in_words(length, longest) for length in lengths}, rows))
+            tables.append(TaskTable(task, {length: _length_in_words(length, longest) for length in lengths}, rows))
     return tables
 
 
-def length_in_words(length: int, longest: int) -> str:
+def _length_in_words(length: int, longest: int) -> str:
     """What a tested length is, beside the longest training length."""
     return "longest tested" if length > longest else "longest trained" if length == longest else "in the trained range"
 
 
-def tested_at(one: TaskOutcome, length: int) -> Tested | None:
+def _tested_at(one: TaskOutcome, length: int) -> Tested | None:
     """Exact match at a length; None where it was not tested."""
     if length not in one.lengths or not one.seeds:
         return None

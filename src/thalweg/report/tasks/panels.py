@@ -17,7 +17,7 @@ from thalweg.report.figures import Grouped
 from thalweg.report.switching.dot_plots import LONGEST
 from thalweg.report.switching.heat_maps import WIDTH
 
-TALL = 2.15
+_TALL = 2.15
 """Height of a panel, inches."""
 SHADE = {"color": "black", "alpha": 0.06, "linewidth": 0}
 
@@ -59,7 +59,7 @@ def panels_of(tasks: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, A
     """A panel for each task, with the axes' labels (and units) at the left and where nothing is below."""
     columns = len(tasks) if len(tasks) <= 3 else 2 if len(tasks) == 4 else 3
     rows = math.ceil(len(tasks) / columns)
-    figure = Figure(figsize=(WIDTH, TALL * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH, _TALL * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for place, axes in enumerate(grid):
         if place >= len(tasks):

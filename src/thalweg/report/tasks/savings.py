@@ -31,7 +31,7 @@ def saved_rows(summary: TaskStudySummary) -> dict[int, TaskOutcome]:
     return rows
 
 
-def saved_dot(share: Share | None) -> Dot:
+def _saved_dot(share: Share | None) -> Dot:
     """A share; without an upper end where runs never got there."""
     if share is None:
         return Dot(None, None, None)
@@ -51,7 +51,7 @@ def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
         "never got there; the dot is then the median, the line begins at the smallest share, and there is no dot where the median "
         f'run never did. "-": no number. {setup(summary)}'
     )
-    told = "; ".join(f"{one.task}, {one.arm}: {saved_in_words(one)}" for one in rows.values())
+    told = "; ".join(f"{one.task}, {one.arm}: {_saved_in_words(one)}" for one in rows.values())
     alt = f"Three columns of dots: shares of Looped's time and operations, and drop in percentage points. {told}."
     return drawn(figure_saved(rows), "cost-saved", "How much does SHIFT save, and what does a switch cost?", caption, alt)
 
@@ -63,7 +63,7 @@ def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
     for axes, words, name in ((time, "time", "share_seconds"), (operations, "operations", "share_flops")):
         axes.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
         axes.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}")
-        draw_shares(axes, rows, name)
+        _draw_shares(axes, rows, name)
         axes.set_xlabel(f"share of Looped's {words}")
     for row, one in rows.items():
         draw_dot(drop, row, cell_dot(one.drop), COLOURS[one.arm])
@@ -82,9 +82,9 @@ def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
     return figure
 
 
-def draw_shares(axes: Axes, rows: dict[int, TaskOutcome], name: str) -> None:
+def _draw_shares(axes: Axes, rows: dict[int, TaskOutcome], name: str) -> None:
     """Shares of one kind on a logarithmic axis; arrows of runs that never got there end at its right edge."""
-    dots = {row: saved_dot(getattr(one, name)) for row, one in rows.items()}
+    dots = {row: _saved_dot(getattr(one, name)) for row, one in rows.items()}
     known = [x for dot in dots.values() for x in dot.known] + [GOAL, 1.0]
     low, high = min(known) / 1.15, max(known) * 1.25
     axes.set_xlim(low, high)
@@ -94,13 +94,13 @@ def draw_shares(axes: Axes, rows: dict[int, TaskOutcome], name: str) -> None:
         draw_dot(axes, row, replace(dot, beyond=beyond), COLOURS[rows[row].arm])
 
 
-def saved_in_words(one: TaskOutcome) -> str:
+def _saved_in_words(one: TaskOutcome) -> str:
     """Shares and drop of a row."""
-    shares = f"share of time {share_told(one.share_seconds)}, of operations {share_told(one.share_flops)}"
+    shares = f"share of time {_share_told(one.share_seconds)}, of operations {_share_told(one.share_flops)}"
     return f"{shares}, drop {digits(one.drop.mean, '.1f')}"
 
 
-def share_told(share: Share | None) -> str:
+def _share_told(share: Share | None) -> str:
     """Its value and how many runs never got there."""
     never = f" ({share.censored} of {share.n} never)" if share and share.censored else ""
     return digits(None if share is None else share.value, ".2f") + never

@@ -9,7 +9,7 @@ from thalweg.records.run import RunRecord
 from thalweg.report.figures import COLOURS, DASHES, Drawn, Grouped, draw_band, drawn, score, setup
 from thalweg.report.tasks.panels import chosen, legend_below, panels_of, whole_ticks
 
-FIRST_ROW, ROW = -5.0, 3.5
+_FIRST_ROW, _ROW = -5.0, 3.5
 """Where the first seed's marks stand below the axis of the exact match, and how far apart the rows are, in per cent."""
 
 
@@ -25,10 +25,10 @@ def stages_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Draw
             draw_band(axes, "looped", looped, lambda e: e.step, score("held-out", "all", "accuracy", 100))
         for arm, runs in arms.items():
             for run in runs:
-                draw_run(axes, arm, run, FIRST_ROW - ROW * rows, label=arm if run is runs[0] else "")
+                draw_run(axes, arm, run, _FIRST_ROW - _ROW * rows, label=arm if run is runs[0] else "")
                 rows += 1
-        axes.axhspan(FIRST_ROW - ROW * rows, FIRST_ROW + ROW / 2, color="white", linewidth=0, zorder=2.2)  # over the band
-        axes.set_ylim(FIRST_ROW - ROW * rows, 104)
+        axes.axhspan(_FIRST_ROW - _ROW * rows, _FIRST_ROW + _ROW / 2, color="white", linewidth=0, zorder=2.2)  # over the band
+        axes.set_ylim(_FIRST_ROW - _ROW * rows, 104)
         axes.set_yticks(range(0, 101, 25))
         axes.set_xlim(left=0)
         whole_ticks(axes)
@@ -38,7 +38,7 @@ def stages_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Draw
         "row of marks a seed where its stages begin. Looped, whose lengths grow by the clock: mean over seeds and "
         f"95 % t-interval, cut at the axis. {setup(summary)}"
     )
-    told = "; ".join(f"{task}, {arm}: {stages_in_words(runs)}" for task, arms in found.items() for arm, runs in arms.items())
+    told = "; ".join(f"{task}, {arm}: {_stages_in_words(runs)}" for task, arms in found.items() for arm, runs in arms.items())
     alt = f"Curves of held-out exact match over updates with marks where stages begin, a panel for each task. {told}."
     return drawn(figure, "stages-by-task", "How fast are the stages gone through?", caption, alt)
 
@@ -51,7 +51,7 @@ def draw_run(axes: Axes, arm: str, run: RunRecord, row: float, label: str) -> No
     axes.plot([s.step for s in run.switches], [row] * len(run.switches), "|", color=COLOURS[arm], ms=4, mew=0.9, zorder=3)
 
 
-def stages_in_words(runs: list[RunRecord]) -> str:
+def _stages_in_words(runs: list[RunRecord]) -> str:
     """Last switches of all seeds."""
     lasts = [(run.switches[-1].step, run.switches[-1].loops_after) for run in runs]
     return "stages up to " + ", ".join(f"{loops} passes at update {step}" for step, loops in lasts)

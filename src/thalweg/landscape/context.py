@@ -28,7 +28,7 @@ class Gauge:
 
 
 @dataclass(frozen=True)
-class Scene:
+class MeasurementContext:
     """A loss at one point."""
 
     loss_fn: LossFunction
@@ -63,12 +63,12 @@ def scene(
     gauge: Gauge,
     mode: Mode = "eval",
     seed: int | None = None,
-) -> Scene:
+) -> MeasurementContext:
     """Batches listed, wrappers taken off the model, weights balanced in ``dtype``."""
     model, kept = unwrapped(model), listed(batches)
     found = layout(select(model, params))
     balanced_model, imbalance = balanced(model, gauge, dtype)
-    return Scene(loss_fn, balanced_model, kept, params, found, imbalance, mode, seed)
+    return MeasurementContext(loss_fn, balanced_model, kept, params, found, imbalance, mode, seed)
 
 
 def balanced(model: nn.Module, gauge: Gauge, dtype: torch.dtype) -> tuple[nn.Module, float | None]:
@@ -98,7 +98,7 @@ def refuse_other(given: Layout, before: Layout, step: int) -> None:
         )
 
 
-def refuse_unequal(given: Scene, dtype: torch.dtype) -> None:
+def refuse_unequal(given: MeasurementContext, dtype: torch.dtype) -> None:
     """For the noise, the Hessian has to be the plain mean of at least two batches'."""
     require(len(given.batches) >= 2, "batches", len(given.batches), "at least 2 to see noise")
     weights = [
