@@ -103,7 +103,7 @@ def _bound_in_words(most: int) -> str:
     """An upper end with its thousands apart; powers of two that nobody reads otherwise as such.
 
     Example:
-        >>> told(10**6), told(2**63 - 1)
+        >>> _bound_in_words(10**6), _bound_in_words(2**63 - 1)
         ('1,000,000', '2**63 - 1')
     """
     return "2**63 - 1" if most == LARGEST_SEED else f"{most:,}"
