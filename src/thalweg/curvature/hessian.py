@@ -131,7 +131,7 @@ class Hessian(LossOperator):
                 raise
             objective.precise = objective.dtype
             product, error = self._difference(vector)
-        rough = objective.precise != torch.float64 or objective.rounds
+        rough = objective.precise != torch.float64 or objective.rounds_below_float64
         if error > (_UNSURE_ROUGH if rough else _UNSURE):
             kinks = f" (the loss has kinks: {', '.join(objective.kinks)})" if objective.kinks else ""
             raise WrongProductError(

@@ -147,7 +147,7 @@ class LossOperator(Operator):
         words = [f"{type(self).__name__}: P = {self.dim:,}, {self.dtype} on {self.device}, {how} ({memory.words(kept)} kept)"]
         words += [_mode_in_words(self.objective.mode, self.objective.seed)]
         words += [self.reason] if self.reason else []
-        seen = self.objective.seen
+        seen = self.objective.observed
         words += [f"casts of the loss to {', '.join(seen.casts)} left out"] if seen.casts else []
         words += [f"kinks left out: {', '.join(seen.kinks)}"] if seen.kinks else []
         return "; ".join(words)

@@ -25,7 +25,7 @@ def microbatches(objective: Objective, samples: int = 64) -> tuple[list[Any], st
     the whole.
     """
     given = objective.batches, f"{len(objective.batches)} batches as given"
-    if objective.bare:
+    if objective.is_bare_mean:
         return given
     cut = [pieces(batch, samples) for batch in objective.batches]
     if all(len(part) == 1 for part in cut):
