@@ -309,7 +309,7 @@ def test_unknown_method_is_named():
 def test_recording_is_refused_where_it_was_asked_for_and_cannot_be():
     case = mlp()
     with pytest.raises(
-        BadInputError, match=r"method: given 'recorded', expected 'auto' or 'rebuilt' \(the limit of 0.0 MiB holds 0"
+        BadInputError, match=r"method: given 'recorded', expected 'auto' or 'rebuilt' \(0 of 1 batches fit into the limit of 0.0 MiB"
     ):
         Hessian(*case.given, method="recorded", memory=1)
 
@@ -406,6 +406,6 @@ def test_under_little_memory_some_batches_are_rebuilt_and_the_product_is_the_sam
     assert 0 < len(tight.programs) < 6
     assert sum(program.bytes() for program in tight.programs.values()) <= tight.allowed
     assert f"{len(tight.programs)} of 6 batches recorded" in tight.explain()
-    assert f"the limit of {words(tight.allowed)} holds {len(tight.programs)} of 6 batches" in tight.explain()
+    assert f"{len(tight.programs)} of 6 batches fit into the limit of {words(tight.allowed)}" in tight.explain()
     direction = case.direction()
     assert apart(tight @ direction, free @ direction) < ROUNDING

@@ -271,7 +271,7 @@ def _distance(
     before = objective.precise, objective.rounds_below_float64
     try:
         outcome = compare()
-    except Exception:  # an operation without float64; an error of the loss's own comes again in its own arithmetic
+    except Exception:  # an operation without float64; an error of the loss itself is raised again in its own arithmetic
         if objective.precise == objective.dtype:
             raise
         objective.precise = objective.dtype
