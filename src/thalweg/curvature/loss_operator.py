@@ -91,7 +91,9 @@ class LossOperator(Operator):
             # The memory of the next batch is estimated by the largest so far, or by what autograd kept in the first evaluation.
             largest = max((program.bytes() for program in self.programs.values()), default=self.objective.saved_bytes * 2)
             if held + _WHILE_RECORDING * largest > self.allowed:
-                self.reason = f"{index} of {len(self.objective.batches)} batches fit into the limit of {memory.words(self.allowed)}"
+                self.reason = (
+                    f"{index} of {len(self.objective.batches)} batches fit into the limit of {memory.format_bytes(self.allowed)}"
+                )
                 break
             try:
                 self.programs[index] = self.recorded(index)
@@ -154,12 +156,12 @@ class LossOperator(Operator):
     def explain(self) -> str:
         """How products are computed and why, as a sentence for a reader."""
         batches = len(self.objective.batches)
-        kept_bytes = sum(program.bytes() for program in self.programs.values())
+        kept = sum(program.bytes() for program in self.programs.values())
         how = {"differences": "central differences of the gradient"}.get(
             self.method, f"{len(self.programs)} of {batches} batches recorded"
         )
         clauses = [
-            f"{type(self).__name__}: P = {self.dim:,}, {self.dtype} on {self.device}, {how} ({memory.words(kept_bytes)} kept)"
+            f"{type(self).__name__}: P = {self.dim:,}, {self.dtype} on {self.device}, {how} ({memory.format_bytes(kept)} kept)"
         ]
         clauses += [_describe_mode(self.objective.mode, self.objective.seed)]
         clauses += [self.reason] if self.reason else []

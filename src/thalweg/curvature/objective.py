@@ -376,7 +376,7 @@ class Objective:
                 "autocast off inside of loss_fn, or give dtype=torch.float64, which it does not touch"
             )
         observed = self.observed
-        observed.kinks = tuple(sorted({*observed.kinks, *names.found}))
+        observed.kinks = tuple(sorted({*observed.kinks, *names.kinks}))
         observed.custom = tuple(sorted({*observed.custom, *custom}))
         observed.cuts = tuple(sorted({*observed.cuts, *kept.cuts}))
         observed.casts = tuple(sorted({*observed.casts, *(str(dtype) for dtype in kept.casts)}))
@@ -568,8 +568,9 @@ def listed(batches: Iterable[Any]) -> list[Any]:
         held += sum(tensor.untyped_storage().nbytes() for tensor in tensors_in(kept[-1]) if tensor.layout == torch.strided)
         if held > allowed or len(kept) > MOST_BATCHES:
             raise MemoryLimitError(
-                f"batches: the first {len(kept):,} hold {memory.words(held)} and there are more, expected at most "
-                f"{memory.words(allowed)} and {MOST_BATCHES:,} batches; take fewer with itertools.islice if the iterator has no end"
+                f"batches: the first {len(kept):,} hold {memory.format_bytes(held)} and there are more, expected at most "
+                f"{memory.format_bytes(allowed)} and {MOST_BATCHES:,} batches; take fewer with itertools.islice if the iterator "
+                "has no end"
             )
     require(bool(kept), "batches", "none", "at least one batch (an iterator that was used up is empty)")
     return kept

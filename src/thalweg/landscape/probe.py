@@ -279,7 +279,7 @@ class LandscapeProbe:
         words, allowed = f"{dim:,} parameters, ", limits.budget(self.memory, device)
         needed = matrix_bytes(dim, len(scene.batches) if noise else 0)
         if needed > allowed:
-            size = f"a dense matrix needs {limits.words(needed)} of {limits.words(allowed)} allowed"
+            size = f"a dense matrix needs {limits.format_bytes(needed)} of {limits.format_bytes(allowed)} allowed"
             return "matrix-free", f"matrix-free: {words}{size}", None
         operator, known = None, self.took.get(scene.key)
         seconds = eigen_seconds(dim, device, noise) if known is None else known

@@ -196,10 +196,10 @@ class Slices:
                 f"up to {fits} points in a pass, as memory allows",
             )  # not measured: assumes small kernels that wait for launches
         if saved > _SMALL:
-            return 1, f"one by one: an evaluation keeps {limits.words(saved)}, too much for passes of several to be faster"
+            return 1, f"one by one: an evaluation keeps {limits.format_bytes(saved)}, too much for passes of several to be faster"
         return min(
             _TOGETHER, fits
-        ), f"up to {min(_TOGETHER, fits)} points in a pass: an evaluation keeps only {limits.words(saved)}"
+        ), f"up to {min(_TOGETHER, fits)} points in a pass: an evaluation keeps only {limits.format_bytes(saved)}"
 
     @undisturbed
     def line(
