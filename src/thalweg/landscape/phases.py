@@ -113,11 +113,11 @@ def segment_costs(series: _Array, shortest: int) -> _Array:
     allowed = count >= shortest
     size = np.where(allowed, count, np.inf)
     centre, spread = t_sum / size, np.where(allowed, t_square - t_sum**2 / size, np.inf)
-    y_sum, covariance, left = between(y), between(t * y), between(y * y)
+    y_sum, covariance, residual = between(y), between(t * y), between(y * y)
     covariance -= centre * y_sum  # in place from here on: this is where the bootstrap spends its time
-    left -= np.square(y_sum, out=y_sum) * (1 / size)
-    left -= np.square(covariance, out=covariance) * (1 / spread)
-    return np.maximum(left, 0, out=left) + np.where(allowed, 0, np.inf)
+    residual -= np.square(y_sum, out=y_sum) * (1 / size)
+    residual -= np.square(covariance, out=covariance) * (1 / spread)
+    return np.maximum(residual, 0, out=residual) + np.where(allowed, 0, np.inf)
 
 
 def _best_costs(costs: _Array, most: int) -> tuple[list[_Array], list[NDArray[np.int64]]]:
@@ -125,9 +125,9 @@ def _best_costs(costs: _Array, most: int) -> tuple[list[_Array], list[NDArray[np
     best, starts = [costs[:, 0]], [np.zeros(costs[:, 0].shape, dtype=np.int64)]
     for _ in range(most):
         total = best[-1][:, :, None] + costs
-        where = total.argmin(1)
-        best.append(np.take_along_axis(total, where[:, None], 1)[:, 0])
-        starts.append(where)
+        best_start = total.argmin(1)
+        best.append(np.take_along_axis(total, best_start[:, None], 1)[:, 0])
+        starts.append(best_start)
     return best, starts
 
 
@@ -183,14 +183,14 @@ def correlated_noise(draw: np.random.Generator, replicates: int, n: int, correla
 
 def gains(series: _Array, breaks: int, more: int, shortest: int) -> _Array:
     """``log(RSS_k / RSS_{k+more})`` of the best k and k + more breaks, ``(B,)``; to three decimals, without what rounding adds."""
-    found = []
+    gains_of_chunks = []
     for rows in np.array_split(series, -(-len(series) // BLOCK)):
         costs = segment_costs(rows, shortest)
         best, _ = _best_costs(costs, breaks + more - 1)
         richer = (best[-1] + costs[:, :, -1]).min(1)  # one segment more, of which only the whole series is asked
         floor = _ROUNDING * ((rows - rows.mean(1, keepdims=True)) ** 2).sum(1) + 1e-300
-        found.append(np.log((best[breaks][:, -1] + floor) / (richer + floor)))
-    return np.concatenate(found).round(3)
+        gains_of_chunks.append(np.log((best[breaks][:, -1] + floor) / (richer + floor)))
+    return np.concatenate(gains_of_chunks).round(3)
 
 
 def _bootstrapped(series: _Array, breaks: int, more: int, shortest: int, replicates: int, draw: np.random.Generator) -> float:
@@ -202,8 +202,8 @@ def _bootstrapped(series: _Array, breaks: int, more: int, shortest: int, replica
     richer, _ = _fitted(series, segmentation(series, breaks + more, shortest))
     correlation, deviation = noise_of(series - richer, breaks + more + 1)
     copies = lines + correlated_noise(draw, replicates, len(series), correlation, deviation)
-    found = gains(series[None], breaks, more, shortest)[0]
-    return (1 + int((gains(copies, breaks, more, shortest) >= found).sum())) / (1 + replicates)
+    observed = gains(series[None], breaks, more, shortest)[0]
+    return (1 + int((gains(copies, breaks, more, shortest) >= observed).sum())) / (1 + replicates)
 
 
 def _break_p_values(series: _Array, most: int, level: float, shortest: int, replicates: int, seed: int) -> list[float]:
@@ -212,12 +212,12 @@ def _break_p_values(series: _Array, most: int, level: float, shortest: int, repl
     Each is twice the smaller of two: against one more and against two more. One more alone is blind where two are needed at
     once: what is left about it then looks like strongly correlated noise, which explains anything.
     """
-    found = []
-    while len(found) < most and (not found or found[-1] <= level):
-        breaks, draw = len(found), stream(seed, "bootstrap", step=len(found))
+    p_values = []
+    while len(p_values) < most and (not p_values or p_values[-1] <= level):
+        breaks, draw = len(p_values), stream(seed, "bootstrap", step=len(p_values))
         tests = [_bootstrapped(series, breaks, more, shortest, replicates, draw) for more in (1, 2) if breaks + more <= most]
-        found.append(min(1.0, len(tests) * min(tests)))
-    return found
+        p_values.append(min(1.0, len(tests) * min(tests)))
+    return p_values
 
 
 def phases(
@@ -312,11 +312,11 @@ def phases_over_seeds(runs: Sequence[Tensor], **options) -> PhasesOverSeeds:
         raise InsufficientDataError("runs: none, expected at least 5 seeds")
     series = [checked(run) for run in runs]
     spread = max(float(y.max()) for y in series) - min(float(y.min()) for y in series)
-    found = tuple(phases(run, **{"spread": spread, **options}) for run in runs)
-    (modal, count), *_ = Counter(run.labels for run in found).most_common(1)
-    three = sum(run.labels == THREE for run in found) / len(found)
+    outcomes = tuple(phases(run, **{"spread": spread, **options}) for run in runs)
+    (modal, count), *_ = Counter(run.labels for run in outcomes).most_common(1)
+    three = sum(run.labels == THREE for run in outcomes) / len(outcomes)
     conditions = (
-        Condition("seeds >= 5", len(found) >= 5, len(found)),
+        Condition("seeds >= 5", len(outcomes) >= 5, len(outcomes)),
         Condition("share of (collapse, diversification, stable) >= 2/3", three >= 2 / 3 - 1e-12, three),
     )
-    return PhasesOverSeeds(found, modal, count / len(found), all(condition.held for condition in conditions), conditions)
+    return PhasesOverSeeds(outcomes, modal, count / len(outcomes), all(condition.held for condition in conditions), conditions)

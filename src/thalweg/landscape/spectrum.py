@@ -23,7 +23,7 @@ from thalweg.landscape.information import sample_information
 from thalweg.landscape.noise import Batches
 from thalweg.landscape.similarity import compared, image_rows, log_spectrum_distance, matrix_row, subspace_overlap
 from thalweg.landscape.threshold import machine_floor, threshold
-from thalweg.landscape.valley import of_shape, shape
+from thalweg.landscape.valley import classify_shape, shape
 from thalweg.records.landscape import ChangeRecord, ConditionRecord, Measure, SplitRecord, number
 from thalweg.theory.inputs import Condition
 from thalweg.vectors import Layout
@@ -66,13 +66,13 @@ class Spectrum:
 
     def tensors(self) -> dict[str, Tensor]:
         """For a safetensors file, on the CPU: "top", and "values", or "nodes", "weights" ``(n, m)`` with "resolution" ``(1,)``."""
-        found = {"top": self.top}
+        tensors = {"top": self.top}
         if self.values is not None:
-            found["values"] = self.values
+            tensors["values"] = self.values
         elif self.density is not None:
             resolution = torch.tensor([self.density.resolution], dtype=torch.float64)
-            found |= {"nodes": self.density.nodes, "weights": self.density.weights, "resolution": resolution}
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+            tensors |= {"nodes": self.density.nodes, "weights": self.density.weights, "resolution": resolution}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -93,19 +93,19 @@ class Point:
 
 def entropies(spectrum: Spectrum) -> dict[str, Measure]:
     """Those of `_ENTROPIES` that exist, and Shannon's as "abs 1"."""
-    found = {}
+    measures = {}
     for name, (sign, order) in {"abs 1": ("abs", 1.0), **_ENTROPIES}.items():
         if order == 0 and spectrum.values is None:
             continue
         try:
-            one = entropy(spectrum, order, sign)
+            outcome = entropy(spectrum, order, sign)
         except EmptySubspaceError:
             if name == "abs 1":
                 raise
             continue
-        if math.isfinite(one.value) and math.isfinite(one.standard_error):
-            found[name] = Measure(one.value, one.standard_error)
-    return found
+        if math.isfinite(outcome.value) and math.isfinite(outcome.standard_error):
+            measures[name] = Measure(outcome.value, outcome.standard_error)
+    return measures
 
 
 def entropy(spectrum: Spectrum, order: float, sign: str) -> MatrixEntropy:
@@ -118,14 +118,14 @@ def entropy(spectrum: Spectrum, order: float, sign: str) -> MatrixEntropy:
 
 def exact_numbers(spectrum: Spectrum, values: Tensor) -> dict[str, Any]:
     """The fields of a record that eigenvalues ``(P,)``, rising, give; nothing is estimated."""
-    found, sizes = entropies(spectrum), values.abs()
+    measures, sizes = entropies(spectrum), values.abs()
     return {
         "largest": tuple(values[-spectrum.top.shape[1] :].flip(0).tolist()),
         "smallest": float(values[0]),
         "trace": Measure(float(values.sum())),
         "frobenius": Measure(float(values.norm())),
-        "entropy": found.pop("abs 1"),
-        "entropies": found,
+        "entropy": measures.pop("abs 1"),
+        "entropies": measures,
         "negative_mass": Measure(float((sizes * (values < 0)).sum() / sizes.sum())),
         "above_one": Measure(float((values > 1).sum())),
         "resolution": None,
@@ -134,13 +134,13 @@ def exact_numbers(spectrum: Spectrum, values: Tensor) -> dict[str, Any]:
 
 def free_numbers(spectrum: Spectrum, density: SpectralDensity, pairs: EigenPairs, smallest: float) -> dict[str, Any]:
     """The fields of a record that a density and the top eigenpairs give, trace and norm excepted (see `sums`)."""
-    found, sizes = entropies(spectrum), density.weights * density.nodes.abs()
+    measures, sizes = entropies(spectrum), density.weights * density.nodes.abs()
     mass, error = jackknife(torch.stack([(sizes * (density.nodes < 0)).sum(1), sizes.sum(1)], 1), lambda s: s[..., 0] / s[..., 1])
     return {
         "largest": tuple(pairs.values.tolist()),
         "smallest": smallest,
-        "entropy": found.pop("abs 1"),
-        "entropies": found,
+        "entropy": measures.pop("abs 1"),
+        "entropies": measures,
         "negative_mass": Measure(mass, error),
         "above_one": above_one(density, pairs),
         "resolution": density.resolution,
@@ -177,13 +177,13 @@ def sums(operator: Operator, density: SpectralDensity, pairs: EigenPairs, point:
     lam, vectors = pairs.values, pairs.vectors
     drawn = torch.stack([gaussian(operator, index, seed).cpu() for index in range(len(density.nodes))], 1)
     shares = torch.cat([operator.dim * (vectors.T @ (drawn / drawn.norm(dim=0))).square(), (vectors.T @ point.probes).square()], 1)
-    found = []
+    estimates = []
     for power, of_images in ((1, point.probes), (2, point.images)):
         moments = operator.dim * (density.weights * density.nodes**power).sum(1)
         whole = torch.cat([moments, (of_images * point.images).sum(0)])
-        rest = mean_of(whole - lam**power @ shares, 0)
-        found.append((float((lam**power).sum()) + rest.value, rest.standard_error))
-    (trace, error), (square, wide) = found
+        remainder = mean_of(whole - lam**power @ shares, 0)
+        estimates.append((float((lam**power).sum()) + remainder.value, remainder.standard_error))
+    (trace, error), (square, wide) = estimates
     norm = math.sqrt(max(square, 0.0))
     return {"trace": Measure(trace, error), "frobenius": Measure(norm, wide / (2 * norm) if norm else 0.0)}
 
@@ -193,49 +193,49 @@ def split_record(values: Tensor, precision: torch.dtype, batches: Batches | None
     if len(values) < 2:
         return None
     rule = threshold(values, batches, precision=precision, seed=seed)
-    seen = shape(values, rule.epsilon, precision)
-    named = of_shape(seen)
+    spectrum_shape = shape(values, rule.epsilon, precision)
+    verdict = classify_shape(spectrum_shape)
     noise = rule.noise_floor
     rules = {"machine_floor": rule.floor, "relative": rule.relative, "log_gap": rule.log_gap.epsilon}
     return SplitRecord(
         epsilon=rule.epsilon,
         rule=rule.rule,
         rules=rules | ({"noise_floor": noise.epsilon} if noise else {}),
-        plateau=seen.plateau,
-        valley=seen.valley,
-        river=seen.river,
-        ridge=seen.ridge,
-        kappa=number(seen.kappa),
-        kappa_q=number(seen.kappa_q),
-        spread=number(seen.spread),
-        negative_mass=seen.negative_mass,
-        name=named.name,
-        conditions=held((*named.conditions, *(noise.conditions if noise else ()))),
+        plateau=spectrum_shape.plateau,
+        valley=spectrum_shape.valley,
+        river=spectrum_shape.river,
+        ridge=spectrum_shape.ridge,
+        kappa=number(spectrum_shape.kappa),
+        kappa_q=number(spectrum_shape.kappa_q),
+        spread=number(spectrum_shape.spread),
+        negative_mass=spectrum_shape.negative_mass,
+        name=verdict.name,
+        conditions=held((*verdict.conditions, *(noise.conditions if noise else ()))),
     )
 
 
 def held(conditions: Sequence[Condition]) -> tuple[ConditionRecord, ...]:
     """As records keep them: None for what is not a number."""
-    return tuple(ConditionRecord(one.words, bool(one.held), number(one.measured)) for one in conditions)
+    return tuple(ConditionRecord(condition.words, bool(condition.held), number(condition.measured)) for condition in conditions)
 
 
 def change_record(before: Point, now: Point, seed: int) -> ChangeRecord:
     """How much the Hessian of one point tells of the one before; what does not exist is None, or has the error 1 of a cosine."""
     dim = now.spectrum.layout.dim
     if before.hessian is not None and now.hessian is not None:
-        found = compared(matrix_row(before.hessian, now.hessian), dim, 0)
+        similarity = compared(matrix_row(before.hessian, now.hessian), dim, 0)
     else:
-        kept = [before.images, now.images, now.probes]
-        images = [one for one in kept if one is not None]
+        candidates = [before.images, now.images, now.probes]
+        images = [tensor for tensor in candidates if tensor is not None]
         require(len(images) == 3, "points", "one exact and one matrix-free", "two of a kind")
-        found = compared(image_rows(*images), dim, 2 * images[0].shape[1])
-    known = math.isfinite(found.value) and math.isfinite(found.standard_error)
+        similarity = compared(image_rows(*images), dim, 2 * images[0].shape[1])
+    known = math.isfinite(similarity.value) and math.isfinite(similarity.standard_error)
     forms = None if before.forms is None or now.forms is None else sample_information(before.forms, now.forms, seed=seed)
     return ChangeRecord(
         since=before.step,
-        cosine=cosine(found.cosine.value, found.cosine.standard_error),
-        deviatoric=cosine(found.deviatoric.value, found.deviatoric.standard_error),
-        information=Measure(found.value, found.standard_error) if known else None,
+        cosine=cosine(similarity.cosine.value, similarity.cosine.standard_error),
+        deviatoric=cosine(similarity.deviatoric.value, similarity.deviatoric.standard_error),
+        information=Measure(similarity.value, similarity.standard_error) if known else None,
         forms=None if forms is None else forms.value,
         forms_baseline=None if forms is None else forms.baseline,
         overlap=min(1.0, subspace_overlap(before.spectrum.top, now.spectrum.top)),
@@ -285,6 +285,6 @@ def refuse_non_finite(record: Any) -> None:
         if isinstance(value, dict):
             open_ += [(f"{name}.{key}", item) for key, item in value.items()]
         elif isinstance(value, list | tuple):
-            open_ += [(f"{name}[{place}]", item) for place, item in enumerate(value)]
+            open_ += [(f"{name}[{index}]", item) for index, item in enumerate(value)]
         elif isinstance(value, float) and not math.isfinite(value):
             raise NonFiniteError(f"record: {name} is {value}, expected a finite number; measure in float64 or earlier in training")

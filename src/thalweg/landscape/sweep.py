@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thalweg.errors import NoPlateauWarning, require
 from thalweg.landscape.threshold import PLATEAU, Plateau, machine_floor, plateau, plateaus, sizes
-from thalweg.landscape.valley import of_shape, shape
+from thalweg.landscape.valley import classify_shape, shape
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def sweep(values: Tensor, chosen: float | None = None, precision: torch.dtype | 
         torch.tensor([row.kappa for row in rows], dtype=torch.float64),
         torch.tensor([row.kappa_q for row in rows], dtype=torch.float64),
         torch.tensor([row.negative_mass for row in rows], dtype=torch.float64),
-        tuple(of_shape(row).name for row in rows),
+        tuple(classify_shape(row).name for row in rows),
         tuple(sorted(plateaus(values, precision), key=lambda each: -each.decades)),
         around,
     )
