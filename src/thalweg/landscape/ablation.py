@@ -54,8 +54,8 @@ class Ablation:
 
     def lost(self, other: Progress) -> float:
         """Share of the plain run's progress that another run lacks; negative where it came further. NaN without progress."""
-        far = self.plain.along_slope
-        return (far - other.along_slope) / far if far > 0 else float("nan")
+        progress = self.plain.along_slope
+        return (progress - other.along_slope) / progress if progress > 0 else float("nan")
 
     @property
     def verdict(self) -> str:
@@ -64,12 +64,12 @@ class Ablation:
         "supported": both lose progress. "opposed": both go further down the slope than the plain run, which may not move at all.
         "no progress": the plain run goes nowhere or uphill, and it is not hopping that keeps it. Else "not supported".
         """
-        far, others = self.plain.along_slope, (self.bulk_on_floor.along_slope, self.half_rate.along_slope)
-        if min(others) > (1 + self.tolerance) * max(far, 0.0):
+        progress, others = self.plain.along_slope, (self.bulk_on_floor.along_slope, self.half_rate.along_slope)
+        if min(others) > (1 + self.tolerance) * max(progress, 0.0):
             return "opposed"
-        if far <= 0:
+        if progress <= 0:
             return "no progress"
-        return "supported" if max(others) < (1 - self.tolerance) * far else "not supported"
+        return "supported" if max(others) < (1 - self.tolerance) * progress else "not supported"
 
 
 def ablation(
@@ -122,32 +122,32 @@ def ablation(
     v = checked_frames("valley frame", valley, dim)[0]
     r = None if river is None else checked_frames("river frame", river, dim)[0]
 
-    def whole(g: Tensor) -> Tensor:
+    def unchanged(g: Tensor) -> Tensor:
         return g
 
-    def bulk(g: Tensor) -> Tensor:
+    def outside_valley(g: Tensor) -> Tensor:
         return g - v @ (v.T @ g)
 
-    def inside(g: Tensor) -> Tensor:
+    def within_valley(g: Tensor) -> Tensor:
         return v @ (v.T @ g)
 
-    floor = _descend("settling", gradient, theta, inside, rate / 4, settle)
-    aim = -evaluated("settling", gradient, floor) if downhill is None else shaped("downhill", downhill, dim)
-    part = bulk(aim) if r is None else r @ (r.T @ aim)
-    if float(part.norm()) <= 1e-12 * float(aim.norm()):
+    floor = _descend("settling", gradient, theta, within_valley, rate / 4, settle)
+    downhill_direction = -evaluated("settling", gradient, floor) if downhill is None else shaped("downhill", downhill, dim)
+    slope = outside_valley(downhill_direction) if r is None else r @ (r.T @ downhill_direction)
+    if float(slope.norm()) <= 1e-12 * float(downhill_direction.norm()):
         raise EmptySubspaceError("downhill: has no part in the river, expected a direction that does")
 
     def run(name: str, begin: Tensor, kept: Callable[[Tensor], Tensor], eta: float, count: int) -> Progress:
         last = _descend(name, gradient, begin, kept, eta, count)
         moved = last - begin
-        return Progress(float(moved @ part / part.norm()), bulk(moved) if r is None else r.T @ moved, last)
+        return Progress(float(moved @ slope / slope.norm()), outside_valley(moved) if r is None else r.T @ moved, last)
 
     return Ablation(
-        plain=run("plain", theta, whole, rate, steps),
-        bulk_only=run("bulk-only", theta, bulk, rate, steps),
-        bulk_on_floor=run("bulk-only on the floor", floor, bulk, rate, steps),
-        valley_only=run("valley-only", theta, inside, rate, steps),
-        half_rate=run("half rate", theta, whole, rate / 2, 2 * steps),
+        plain=run("plain", theta, unchanged, rate, steps),
+        bulk_only=run("bulk-only", theta, outside_valley, rate, steps),
+        bulk_on_floor=run("bulk-only on the floor", floor, outside_valley, rate, steps),
+        valley_only=run("valley-only", theta, within_valley, rate, steps),
+        half_rate=run("half rate", theta, unchanged, rate / 2, 2 * steps),
         tolerance=tolerance,
     )
 

@@ -69,8 +69,8 @@ class GroupAlignment:
     @property
     def cosines(self) -> Tensor:
         """Of the samples that have one, in their order."""
-        found = self.aligned.per_sample
-        return found[~found.isnan()]
+        per_sample = self.aligned.per_sample
+        return per_sample[~per_sample.isnan()]
 
     @property
     def counted(self) -> int:
@@ -104,8 +104,8 @@ class GroupAlignment:
         if not len(ordered):
             return math.nan
         # Not torch.quantile, which refuses more than 16 million.
-        place = share * (len(ordered) - 1)
-        return float(torch.lerp(ordered[math.floor(place)], ordered[math.ceil(place)], place - math.floor(place)))
+        position = share * (len(ordered) - 1)
+        return float(torch.lerp(ordered[math.floor(position)], ordered[math.ceil(position)], position - math.floor(position)))
 
     def transfer_rate(self, smoothness: float) -> float:
         """Rates below ``2 <g_T, g_1> / (beta_T ||g_1||^2)`` let a Single step on this group lower Looped's mean loss; 0 if none.
@@ -177,55 +177,57 @@ def gradient_alignment(
     Source:
         Measures theorem 3 of arXiv 2510.10089, which has the cosines positive without condition.
     """
-    kept = listed(batches)  # an iterator would be used up by the first of the two
-    both = [Objective(loss, model, kept, params, dtype) for loss in (looped_loss, single_loss)]
-    looped, single = both
-    places = _group_places(looped.layout, groups, looped.device)
+    batch_list = listed(batches)  # an iterator would be used up by the first of the two
+    objectives = [Objective(loss, model, batch_list, params, dtype) for loss in (looped_loss, single_loss)]
+    looped, single = objectives
+    positions = _group_positions(looped.layout, groups, looped.device)
     sizes = [_sample_count(batch, index) for index, batch in enumerate(looped.batches)]
-    step = min(_samples_in_one_pass(objective, sizes[0], memory) for objective in both)
-    makers = [PerSample(objective, step) for objective in both]
-    cosines: dict[str, list[Tensor]] = {name: [] for name in places}
+    step = min(_samples_in_one_pass(objective, sizes[0], memory) for objective in objectives)
+    per_sample = [PerSample(objective, step) for objective in objectives]
+    cosines: dict[str, list[Tensor]] = {name: [] for name in positions}
     done, samples = 0, sum(sizes)
     with looped.quiet():
         for index, size in enumerate(sizes):
             for first in range(0, size, step):
                 last = min(size, first + step)
-                rows = [checked(maker(index, first, last), index, first) for maker in makers]
-                for name, inside in places.items():
-                    pair = aligned(_cleaned(rows[0], inside), _cleaned(rows[1], inside))
+                rows = [checked(gradients_of(index, first, last), index, first) for gradients_of in per_sample]
+                for name, indices in positions.items():
+                    pair = aligned(_cleaned(rows[0], indices), _cleaned(rows[1], indices))
                     cosines[name].append(pair.per_sample.cpu())
                 done += last - first
                 if progress is not None:
                     progress(done, samples)
-    whole = [objective.gradient.unsqueeze(0) for objective in both]
-    found = {name: _group_alignment(whole[0], whole[1], inside, torch.cat(cosines[name])) for name, inside in places.items()}
-    return GradientAlignment(found, samples, (looped.value, single.value), _method_in_words(makers))
+    gradients = [objective.gradient.unsqueeze(0) for objective in objectives]
+    alignments = {
+        name: _group_alignment(gradients[0], gradients[1], indices, torch.cat(cosines[name])) for name, indices in positions.items()
+    }
+    return GradientAlignment(alignments, samples, (looped.value, single.value), _describe_methods(per_sample))
 
 
-def _method_in_words(makers: Sequence[PerSample]) -> str:
+def _describe_methods(per_sample: Sequence[PerSample]) -> str:
     """How both kinds of gradients were made, in words; once if alike."""
-    ways = [maker.how for maker in makers]
-    return ways[0] if ways[0] == ways[1] else f"looped {ways[0]}; single {ways[1]}"
+    methods = [maker.how for maker in per_sample]
+    return methods[0] if methods[0] == methods[1] else f"looped {methods[0]}; single {methods[1]}"
 
 
-def _group_places(layout: Layout, groups: _Groups | None, device: torch.device) -> dict[str, Tensor]:
+def _group_positions(layout: Layout, groups: _Groups | None, device: torch.device) -> dict[str, Tensor]:
     """Positions of each group in the flat vector, those of all last."""
     chosen = {name: name for name in layout.names} if groups is None else dict(groups)
     require(_WHOLE not in chosen, "groups", _WHOLE, "another name; the group of all chosen parameters is added")
-    found = {name: layout.places(choice).to(device) for name, choice in chosen.items()}
-    return {**found, _WHOLE: torch.arange(layout.dim, device=device)}
+    positions = {name: layout.places(choice).to(device) for name, choice in chosen.items()}
+    return {**positions, _WHOLE: torch.arange(layout.dim, device=device)}
 
 
-def _group_alignment(looped: Tensor, single: Tensor, inside: Tensor, per_sample: Tensor) -> GroupAlignment:
+def _group_alignment(looped: Tensor, single: Tensor, indices: Tensor, per_sample: Tensor) -> GroupAlignment:
     """One group, from the batch gradients ``(1, P)`` and the samples' cosines ``(S,)``."""
-    parts = [_cleaned(rows, inside) for rows in (looped, single)]
+    parts = [_cleaned(rows, indices) for rows in (looped, single)]
     batch = aligned(parts[0], parts[1])
     return GroupAlignment(Aligned(per_sample, batch.batch, batch.ratio, batch.product), float(parts[1].norm()))
 
 
-def _cleaned(rows: Tensor, inside: Tensor) -> Tensor:
+def _cleaned(rows: Tensor, indices: Tensor) -> Tensor:
     """A group's part of gradients ``(c, P)``, exactly zero where it is zero up to rounding."""
-    part = rows[:, inside]
+    part = rows[:, indices]
     least = _ROUNDING * torch.finfo(rows.dtype).eps * rows.norm(dim=1, keepdim=True)
     return torch.where(part.norm(dim=1, keepdim=True) > least, part, 0.0)
 
@@ -238,8 +240,8 @@ def checked(rows: Tensor, index: int, first: int) -> Tensor:
     """
     wrong = (~torch.isfinite(rows).all(1)).nonzero().flatten().tolist()
     if wrong:
-        place = f"sample {first + wrong[0]} of batch {index}"
-        raise NonFiniteError(f"{place}: its gradient holds NaN or infinity; leave out samples in which nothing counts")
+        sample = f"sample {first + wrong[0]} of batch {index}"
+        raise NonFiniteError(f"{sample}: its gradient holds NaN or infinity; leave out samples in which nothing counts")
     return rows
 
 
@@ -272,15 +274,15 @@ class PerSample:
 
     def __init__(self, objective: Objective, together: int) -> None:
         self.objective = objective
-        self.works, self.tried = together > 1, together == 1
-        self.how = f"vmap over up to {together:,} samples" if self.works else "one by one: memory allows no two in a pass"
+        self.uses_vmap, self.tried = together > 1, together == 1
+        self.how = f"vmap over up to {together:,} samples" if self.uses_vmap else "one by one: memory allows no two in a pass"
 
     def __call__(self, index: int, first: int, last: int) -> Tensor:
         """Of samples ``first .. last`` of a batch, ``(c, P)``."""
         leaves, form = pytree.tree_flatten(self.objective.batches[index])
         if not self.tried:
             self.try_out(leaves, form, first, last)
-        return self.in_one_pass(leaves, form, first, last) if self.works else self.by_loop(leaves, form, first, last)
+        return self.in_one_pass(leaves, form, first, last) if self.uses_vmap else self.by_loop(leaves, form, first, last)
 
     def try_out(self, leaves: list[Any], form: Any, first: int, last: int) -> None:
         """Compare the first sample's gradient from a pass with the same one alone."""
@@ -292,19 +294,19 @@ class PerSample:
             )
         except Exception as problem:  # whatever vmap cannot do; an error of the loss itself comes again in the loop
             reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-            self.works, self.how = False, f"one by one: vmap failed ({reason})"
+            self.uses_vmap, self.how = False, f"one by one: vmap failed ({reason})"
             return
-        apart = float((several - alone).norm() / alone.norm().clamp_min(1e-30))
-        if apart > _AGREEMENT[self.objective.dtype]:
-            self.works, self.how = False, f"one by one: under vmap the first sample's gradient differs by {apart:.1e}"
+        distance = float((several - alone).norm() / alone.norm().clamp_min(1e-30))
+        if distance > _AGREEMENT[self.objective.dtype]:
+            self.uses_vmap, self.how = False, f"one by one: under vmap the first sample's gradient differs by {distance:.1e}"
 
     def in_one_pass(self, leaves: list[Any], form: Any, first: int, last: int) -> Tensor:
         """vmap of the gradient over the samples."""
         tensors = [leaf[first:last] for leaf in leaves if isinstance(leaf, Tensor)]
 
         def value(flat: Tensor, *sample: Tensor) -> Tensor:
-            left: Iterator[Tensor] = iter(sample)
-            batch = [next(left).unsqueeze(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            remaining: Iterator[Tensor] = iter(sample)
+            batch = [next(remaining).unsqueeze(0) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             return self.value(flat, pytree.tree_unflatten(batch, form))
 
         return vmap(grad(value), in_dims=(None, *(0 for _ in tensors)))(self.objective.point, *tensors)

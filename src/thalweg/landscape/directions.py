@@ -45,8 +45,8 @@ def direction(vector: Tensor | Direction, dim: int, name: str = "direction") -> 
     Raises:
         BadInputError: zero, or NaN, infinity, or another length than P.
     """
-    given, name = (vector.vector, vector.name) if isinstance(vector, Direction) else (vector, name)
-    v = shaped(name, given, dim)
+    entries, name = (vector.vector, vector.name) if isinstance(vector, Direction) else (vector, name)
+    v = shaped(name, entries, dim)
     if not v.any():
         raise EmptySubspaceError(f"{name}: given the zero vector, expected a direction that moves a parameter")
     return Direction(v, name)
@@ -54,10 +54,10 @@ def direction(vector: Tensor | Direction, dim: int, name: str = "direction") -> 
 
 def unit(vector: Tensor | Direction, dim: int, name: str = "direction") -> Direction:
     """The direction at length 1, so that places are distances in parameter space."""
-    found = direction(vector, dim, name)
+    checked = direction(vector, dim, name)
     # Scaled first, so that the squares of tiny or huge entries neither vanish nor overflow.
-    scaled = found.vector / found.vector.abs().max()
-    return Direction(scaled / scaled.norm(), found.name)
+    scaled = checked.vector / checked.vector.abs().max()
+    return Direction(scaled / scaled.norm(), checked.name)
 
 
 def filter_normalised(layout: Layout, point: Tensor, seed: int = 0, number: int = 0, vectors: str = "zero") -> Direction:
@@ -170,17 +170,17 @@ def principal(points: Tensor, centre: Tensor | None = None) -> Principal:
         raise InsufficientDataError(f"points: {len(points)} of a trajectory, expected at least 3 for a plane")
     theta = finite("points", points)
     middle = theta.mean(0) if centre is None else shaped("centre", centre, theta.shape[1])
-    moved = theta - middle
-    scale = float(moved.abs().max())
-    moved = moved / (scale or 1.0)
-    squares, left = torch.linalg.eigh(moved @ moved.T)
+    displacements = theta - middle
+    scale = float(displacements.abs().max())
+    displacements = displacements / (scale or 1.0)
+    squares, vectors = torch.linalg.eigh(displacements @ displacements.T)
     if not float(squares[-2]) > _FLAT * float(squares[-1]):
         raise EmptySubspaceError("points: lie on a line through the centre, expected a trajectory that spans a plane; draw a line")
     # Once more at right angles: the Gram matrix holds the second direction to 1e-16 of the first's square only.
-    columns = torch.linalg.qr(moved.T @ left[:, [-1, -2]]).Q
+    columns = torch.linalg.qr(displacements.T @ vectors[:, [-1, -2]]).Q
     columns = columns * columns.gather(0, columns.abs().argmax(0, keepdim=True)).sign()
-    coordinates = moved @ columns
-    shares = (coordinates.square().sum(0) / moved.square().sum()).tolist()
+    coordinates = displacements @ columns
+    shares = (coordinates.square().sum(0) / displacements.square().sum()).tolist()
     first, second = (Direction(columns[:, i].contiguous(), f"principal {i + 1}") for i in (0, 1))
     return Principal(first, second, middle, scale * coordinates, (shares[0], shares[1]))
 
@@ -191,8 +191,8 @@ def cosine_between(first: Direction, second: Direction) -> float:
     Raises:
         BadInputError: they are parallel.
     """
-    one, two = (d.vector / d.vector.abs().max() for d in (first, second))
-    cosine = float(one @ two / (one.norm() * two.norm()))
+    first_scaled, second_scaled = (d.vector / d.vector.abs().max() for d in (first, second))
+    cosine = float(first_scaled @ second_scaled / (first_scaled.norm() * second_scaled.norm()))
     if abs(cosine) > _PARALLEL:
         raise BadInputError(
             f"directions: {first.name} and {second.name} are parallel (cosine {cosine:.8f}), expected two that make a plane"
@@ -200,13 +200,13 @@ def cosine_between(first: Direction, second: Direction) -> float:
     return cosine
 
 
-def projected(moved: Tensor, columns: Tensor) -> tuple[Tensor, float]:
+def projected(displacements: Tensor, columns: Tensor) -> tuple[Tensor, float]:
     """Coordinates ``(K, 2)`` of displacements ``(K, P)`` in the plane of ``columns`` ``(P, 2)``, and the share of squares it holds.
 
     Least squares, so that directions need not be orthonormal.
     """
     frame, mixing = torch.linalg.qr(columns)
-    inside = moved @ frame
+    inside = displacements @ frame
     coordinates = torch.linalg.solve_triangular(mixing, inside.T, upper=True).T
-    whole = float(moved.square().sum())
-    return coordinates.contiguous().cpu(), float(inside.square().sum()) / whole if whole else math.nan
+    total = float(displacements.square().sum())
+    return coordinates.contiguous().cpu(), float(inside.square().sum()) / total if total else math.nan

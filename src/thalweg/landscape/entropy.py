@@ -148,10 +148,10 @@ def matrix_entropy(values: Tensor, order: float = 1.0, sign: str = "abs", zero_b
     largest = float(lam.abs().max()) if len(lam) else 0.0
     if not largest:
         raise EmptySubspaceError("entropy: a spectrum of zeros, expected an eigenvalue that is not zero")
-    whole, kept = weighed(lam / largest, sign, zero_below / largest)
-    total, negative = float(whole.sum()), float((whole * (lam < 0)).sum())
+    masses, kept = weighed(lam / largest, sign, zero_below / largest)
+    total, negative = float(masses.sum()), float((masses * (lam < 0)).sum())
     # 1 - kept / total would leave rounding where nothing is dropped
-    return MatrixEntropy(renyi(kept, order), 0.0, order, sign, len(lam), negative / total, float((whole - kept).sum()) / total)
+    return MatrixEntropy(renyi(kept, order), 0.0, order, sign, len(lam), negative / total, float((masses - kept).sum()) / total)
 
 
 def signed_split(values: Tensor, order: float = 1.0, zero_below: float = 0.0) -> SignedSplit:
@@ -164,9 +164,9 @@ def signed_split(values: Tensor, order: float = 1.0, zero_below: float = 0.0) ->
     """
     lam = spectrum("values", values)
     lam = lam * (lam.abs() >= zero_below)
-    whole = matrix_entropy(lam, order)
+    entropy = matrix_entropy(lam, order)
     parts = [matrix_entropy(side, order, "positive") if bool((side > 0).any()) else None for side in (lam, -lam)]
-    return SignedSplit(parts[0], parts[1], whole.negative_mass)
+    return SignedSplit(parts[0], parts[1], entropy.negative_mass)
 
 
 def density_entropy(density: SpectralDensity, order: float = 1.0, sign: str = "abs", zero_below: float = 0.0) -> MatrixEntropy:
@@ -200,16 +200,16 @@ def density_entropy(density: SpectralDensity, order: float = 1.0, sign: str = "a
     if not largest:
         raise EmptySubspaceError("entropy: a spectrum of zeros, expected an eigenvalue that is not zero")
     nodes = density.nodes / largest
-    whole, kept = weighed(nodes, sign, zero_below / largest)
-    total = float((density.weights * whole).sum())
+    masses, kept = weighed(nodes, sign, zero_below / largest)
+    total = float((density.weights * masses).sum())
     if not bool((density.weights * kept > 0).any()):
         raise EmptySubspaceError("entropy: no eigenvalue is left, expected one that is not zero; see the sign rule and threshold")
     if order == 1 and sign == "abs" and not zero_below:
         value, error = density.entropy()
     else:
         value, error = jackknife(_probe_sums(density.weights, kept, order), _combination(density.dim, float(kept.max()), order))
-    negative = float((density.weights * whole * (nodes < 0)).sum()) / total
-    dropped = float((density.weights * (whole - kept)).sum()) / total
+    negative = float((density.weights * masses * (nodes < 0)).sum()) / total
+    dropped = float((density.weights * (masses - kept)).sum()) / total
     return MatrixEntropy(value, error, order, sign, density.dim, negative, dropped)
 
 

@@ -48,9 +48,9 @@ def checked_frames(name: str, frames: Tensor, dim: int, steps: int | None = None
     if not columns.shape[2]:
         raise EmptySubspaceError(f"{name}: has no direction, expected at least 1")
     allowed, columns = _ORTHONORMAL.get(frames.dtype, _ORTHONORMAL[torch.float32]), finite(name, columns)
-    off = float((columns.mT @ columns - torch.eye(columns.shape[2], dtype=torch.float64, device=columns.device)).abs().max())
-    if off > allowed:
-        raise OrthonormalityError(f"{name}: |V^T V - I| is {off:.1e}, expected at most {allowed:.0e}")
+    deviation = float((columns.mT @ columns - torch.eye(columns.shape[2], dtype=torch.float64, device=columns.device)).abs().max())
+    if deviation > allowed:
+        raise OrthonormalityError(f"{name}: |V^T V - I| is {deviation:.1e}, expected at most {allowed:.0e}")
     return columns
 
 
@@ -93,8 +93,8 @@ def aligned(frames: Tensor, block: bool = False) -> AlignedFrames:
             columns[step] = columns[step] @ (u @ wt)
         else:
             columns[step] *= torch.where(overlap.diagonal() < 0, -1.0, 1.0)
-    against = columns[0].T @ columns
-    cosines = torch.linalg.svdvals(against) if block else against.diagonal(dim1=1, dim2=2)
+    overlaps = columns[0].T @ columns
+    cosines = torch.linalg.svdvals(overlaps) if block else overlaps.diagonal(dim1=1, dim2=2)
     return AlignedFrames(columns, torch.rad2deg(cosines.min(1).values.clamp(-1, 1).arccos()))
 
 
@@ -115,12 +115,12 @@ def along(gradients: Tensor, frames: Tensor, block: bool = False, most_degrees: 
     columns = checked_frames("frames", frames, g.shape[1], len(g))
     if frames.dim() == 2:
         return g @ columns[0]
-    found = aligned(frames, block)
-    turned = float(found.degrees.max())
+    continued = aligned(frames, block)
+    turned = float(continued.degrees.max())
     if turned > most_degrees:
-        words = "shorten the window" if block else "shorten the window, or block=True where eigenvalues cross"
-        raise BadInputError(f"frames: rotate by {turned:.0f} degrees, expected at most {most_degrees:g}; {words}")
-    return torch.einsum("wp,wpk->wk", g, found.frames)
+        advice = "shorten the window" if block else "shorten the window, or block=True where eigenvalues cross"
+        raise BadInputError(f"frames: rotate by {turned:.0f} degrees, expected at most {most_degrees:g}; {advice}")
+    return torch.einsum("wp,wpk->wk", g, continued.frames)
 
 
 @dataclass(frozen=True)
@@ -191,15 +191,15 @@ def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, 
     a = finite("coefficients", coefficients)
     a = a / a.abs().amax(0).clamp_min(1e-300)  # squares of a series that decays would underflow
     signs = a.sign()
-    happened = (signs[1:] * signs[:-1] < 0).double()
+    flipped = (signs[1:] * signs[:-1] < 0).double()
     r1 = (a[1:] * a[:-1]).sum(0) / a[:-1].square().sum(0)
-    pairs, directions = happened.shape
-    wished = (3 / (1 - r1.nan_to_num().abs()).clamp_min(1e-6)).ceil()
-    block = wished.clamp_max(pairs // _FEWEST_BLOCKS).long()
-    share, half = happened.mean(0), torch.empty_like(r1)
+    pairs, directions = flipped.shape
+    wanted = (3 / (1 - r1.nan_to_num().abs()).clamp_min(1e-6)).ceil()
+    block = wanted.clamp_max(pairs // _FEWEST_BLOCKS).long()
+    share, half = flipped.mean(0), torch.empty_like(r1)
     for length in block.unique().tolist():
-        same = block == length
-        half[same] = _half_widths(happened[:, same], length, 1 - (1 - level) / directions)
+        with_length = block == length
+        half[with_length] = _half_widths(flipped[:, with_length], length, 1 - (1 - level) / directions)
     cosine = (math.pi * share).cos()
     return Flips(
         share=share,
@@ -211,7 +211,7 @@ def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, 
         sharpness_from_share=minibatch_sharpness(cosine, momentum) if minibatch else (1 + momentum) * (1 - cosine),
         block=block,
         conditions=(
-            Condition("W / block >= 4", bool((_FEWEST_BLOCKS * wished <= pairs).all()), float(pairs / wished.max())),
+            Condition("W / block >= 4", bool((_FEWEST_BLOCKS * wanted <= pairs).all()), float(pairs / wanted.max())),
             Condition("every direction has a gradient", not bool(r1.isnan().any()), float(a.abs().amax(0).min())),
         ),
     )
@@ -239,8 +239,8 @@ def _driven_sharpness(a: Tensor, momentum: float) -> Tensor:
     """eta lam by least squares on ``a_{k+1} = (1 + beta - eta lam) a_k - beta a_{k-1}``, ``(k,)``."""
     if not momentum:
         return 1 - (a[1:] * a[:-1]).sum(0) / a[:-1].square().sum(0)
-    rest = (1 + momentum) * a[1:-1] - a[2:] - momentum * a[:-2]
-    return (a[1:-1] * rest).sum(0) / a[1:-1].square().sum(0)
+    drive = (1 + momentum) * a[1:-1] - a[2:] - momentum * a[:-2]
+    return (a[1:-1] * drive).sum(0) / a[1:-1].square().sum(0)
 
 
 def minibatch_sharpness(correlation: Tensor, momentum: float = 0.0) -> Tensor:

@@ -97,13 +97,15 @@ def geometry(points: Tensor, valley: Tensor, river: Tensor | None = None, averag
     if steps < average + 2:
         raise InsufficientDataError(f"window: {steps} steps, expected at least average + 2 = {average + 2}")
     moves = finite("points", points).diff(dim=0)
-    across = checked_frames("valley frame", valley, dim, steps)
-    inside = _projected(moves, across)
-    rest = moves - inside if river is None else _projected(moves, checked_frames("river frame", river, dim, steps))
-    columns = across if len(across) == 1 else aligned(across).frames
+    frames = checked_frames("valley frame", valley, dim, steps)
+    across = _projected(moves, frames)
+    along = moves - across if river is None else _projected(moves, checked_frames("river frame", river, dim, steps))
+    columns = frames if len(frames) == 1 else aligned(frames).frames
     coordinates = torch.einsum("wp,wpd->wd", moves, columns.expand(steps, -1, -1)).cumsum(0)
     return Geometry(
-        path(inside), path(rest), amplitude(torch.cat([coordinates.new_zeros(1, coordinates.shape[1]), coordinates]), average)
+        path(across),
+        path(along),
+        amplitude(torch.cat([coordinates.new_zeros(1, coordinates.shape[1]), coordinates]), average),
     )
 
 
@@ -123,9 +125,9 @@ def amplitude(coordinates: Tensor, average: int = 10) -> Tensor:
     """
     weights = torch.full((average + 1,), 1 / average, dtype=torch.float64, device=coordinates.device)
     weights[[0, -1]] /= 2
-    smooth = coordinates.unfold(0, average + 1, 1) @ weights
+    average_path = coordinates.unfold(0, average + 1, 1) @ weights
     half = average // 2
-    return (coordinates[half : len(coordinates) - half] - smooth).square().mean(0).sqrt()
+    return (coordinates[half : len(coordinates) - half] - average_path).square().mean(0).sqrt()
 
 
 def quadratic_tortuosity(sharpness: float, steps: int) -> float:
@@ -153,5 +155,5 @@ def quadratic_tortuosity(sharpness: float, steps: int) -> float:
     r = sharpness - 1  # |q|
     if r == 1:
         return float(k) if k % 2 else math.inf
-    whole = (1 + r) / abs(1 - r)
-    return whole * math.tanh(k * abs(math.log(r)) / 2) if k % 2 else whole
+    limit = (1 + r) / abs(1 - r)
+    return limit * math.tanh(k * abs(math.log(r)) / 2) if k % 2 else limit

@@ -118,21 +118,21 @@ def river_motion(points: Tensor, downhill: Tensor, river: Tensor | None = None, 
     steps, dim = len(points) - 1, points.shape[1]
     if steps < SHORTEST:
         raise InsufficientDataError(f"window: {max(steps, 0)} steps, expected at least {SHORTEST}")
-    moves, aim = finite("points", points).diff(dim=0), shaped("downhill", downhill, dim)
-    given = [("river", river), ("valley", valley)]
-    given = [(name, checked_frames(f"{name} frame", one, dim)[0]) for name, one in given if one is not None]
-    require(len(given) == 1, "river and valley", f"{len(given)} frames", "one of the two")
-    name, frame = given[0]
-    moves, aim = ((rows @ frame @ frame.T) if name == "river" else rows - rows @ frame @ frame.T for rows in (moves, aim))
-    size = float(aim.norm())
+    moves, downward = finite("points", points).diff(dim=0), shaped("downhill", downhill, dim)
+    frames = [("river", river), ("valley", valley)]
+    frames = [(name, checked_frames(f"{name} frame", columns, dim)[0]) for name, columns in frames if columns is not None]
+    require(len(frames) == 1, "river and valley", f"{len(frames)} frames", "one of the two")
+    name, frame = frames[0]
+    moves, downward = ((rows @ frame @ frame.T) if name == "river" else rows - rows @ frame @ frame.T for rows in (moves, downward))
+    size = float(downward.norm())
     if size <= 1e-12 * float(downhill.norm()):
         raise EmptySubspaceError("downhill: has no part in the river, expected a direction that does")
-    long = steps // _BLOCKS
-    blocks = (moves @ aim / size)[steps - _BLOCKS * long :].view(_BLOCKS, long).mean(1)
-    found, tau = interval(blocks.tolist()), path(moves).tortuosity
-    low = found.mean if found.low is None else found.low
+    length = steps // _BLOCKS
+    blocks = (moves @ downward / size)[steps - _BLOCKS * length :].view(_BLOCKS, length).mean(1)
+    per_step, tau = interval(blocks.tolist()), path(moves).tortuosity
+    low = per_step.mean if per_step.low is None else per_step.low
     return RiverMotion(
-        found, tau, (Condition("displacement > 0 (95 %)", low > 0, low), Condition("tau_R <= 1.5", tau <= _STRAIGHT, tau))
+        per_step, tau, (Condition("displacement > 0 (95 %)", low > 0, low), Condition("tau_R <= 1.5", tau <= _STRAIGHT, tau))
     )
 
 
@@ -202,10 +202,10 @@ def trapped(
     values = finite("losses", torch.as_tensor(losses, dtype=torch.float64))
     level = float(values.abs().mean())
     change = 100 * abs(slope(range(len(values)), values.tolist())) / level if level else 0.0
-    left = river_gradient / first_gradient
+    share = river_gradient / first_gradient
     return Trapped(
         conditions=(
-            Condition("||P_R g|| / ||g_0|| < 1e-3", left < 1e-3, left),
+            Condition("||P_R g|| / ||g_0|| < 1e-3", share < 1e-3, share),
             Condition("|slope of the loss| per 100 steps < 1e-4 of it", change < 1e-4, change),
             Condition("edge ratio < 0.5", edge_ratio < 0.5, edge_ratio),
             Condition("class U", valley_class == "U", float(valley_class == "U")),

@@ -128,8 +128,8 @@ def mutual_information(first: Tensor, second: Tensor, order: float = 1.0) -> flo
     if first.shape != second.shape:
         raise ShapeMismatchError(f"grams: given shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same")
     if order != 1:
-        words = f"order: given {order}, mutual information may be negative for orders other than 1; use order=1"
-        warnings.warn(words, NegativeMIWarning, stacklevel=2)
+        message = f"order: given {order}, mutual information may be negative for orders other than 1; use order=1"
+        warnings.warn(message, NegativeMIWarning, stacklevel=2)
     a, b = _density_matrix("first", first), _density_matrix("second", second)
     return _density_matrix_entropy(a, order) + _density_matrix_entropy(b, order) - _joint_entropy(a, b, order)
 
@@ -160,13 +160,13 @@ def sample_information(
     require(permutations >= _PERMUTATIONS, "permutations", permutations, f"at least {_PERMUTATIONS}")
     sigma = 1.06 * len(x) ** -0.2 if bandwidth is None else bandwidth
     a, b = (gaussian_gram(_standardised(samples), sigma) / len(x) for samples in (x, y))
-    apart = _density_matrix_entropy(a, 1) + _density_matrix_entropy(b, 1)
-    draw, chance = stream(seed, "bootstrap"), []
+    separate = _density_matrix_entropy(a, 1) + _density_matrix_entropy(b, 1)
+    draw, permuted = stream(seed, "bootstrap"), []
     for _ in range(permutations):
         order = torch.from_numpy(draw.permutation(len(x)))
-        chance.append(apart - _joint_entropy(a, b[order][:, order]))
-    found = torch.tensor(chance, dtype=torch.float64)
-    return Information(apart - _joint_entropy(a, b), float(found.mean()), float(found.std()), sigma, 0)
+        permuted.append(separate - _joint_entropy(a, b[order][:, order]))
+    baseline = torch.tensor(permuted, dtype=torch.float64)
+    return Information(separate - _joint_entropy(a, b), float(baseline.mean()), float(baseline.std()), sigma, 0)
 
 
 def _standardised(samples: Tensor) -> Tensor:
@@ -204,8 +204,8 @@ def quadratic_form_information(
         z = gaussian(a, index, seed)
         forms.append(torch.stack([z @ (a @ z), z @ (b @ z)]))
     x, y = torch.stack(forms, 1)
-    found = sample_information(x, y, permutations, bandwidth, seed)
-    return Information(found.value, found.baseline, found.baseline_deviation, found.bandwidth, 2 * probes)
+    information = sample_information(x, y, permutations, bandwidth, seed)
+    return Information(information.value, information.baseline, information.baseline_deviation, information.bandwidth, 2 * probes)
 
 
 def sorted_pairs_information(first: Tensor, second: Tensor, permutations: int = 20, seed: int = 0) -> Information:
@@ -217,6 +217,6 @@ def sorted_pairs_information(first: Tensor, second: Tensor, permutations: int = 
     Warns:
         SortedPairsWarning: always.
     """
-    words = "sorted: eigenvalues paired by rank look dependent whatever they are; use quadratic_form_information"
-    warnings.warn(words, SortedPairsWarning, stacklevel=2)
+    message = "sorted: eigenvalues paired by rank look dependent whatever they are; use quadratic_form_information"
+    warnings.warn(message, SortedPairsWarning, stacklevel=2)
     return sample_information(first.sort().values, second.sort().values, permutations, None, seed)

@@ -121,9 +121,9 @@ def noise_floor(batches: Batches, signs: int = 16, seed: int = 0, margin: float 
     floors = torch.tensor([bulk_floor(values, part) for part in noise], dtype=torch.float64)
     epsilon = margin * float(floors.quantile(0.95))
     error = float(torch.linalg.eigvalsh(noise).abs().amax(-1).quantile(0.95))
-    ordered = values.abs().sort(descending=True).values
-    above = int((ordered > epsilon).sum())
-    gap = float(ordered[above - 1] - ordered[above]) if 0 < above < len(ordered) else math.inf
+    falling = values.abs().sort(descending=True).values
+    above = int((falling > epsilon).sum())
+    gap = float(falling[above - 1] - falling[above]) if 0 < above < len(falling) else math.inf
     held = error < gap / 2
     return NoiseFloor(
         epsilon,
@@ -163,9 +163,9 @@ def sandwich(batches: Batches, count: int = 1, splits: int = 16, seed: int = 0) 
     low, high = [], []
     for signs in balanced_signs(len(stack), splits, seed):
         halves = stack[signs > 0].mean(0), stack[signs < 0].mean(0)
-        for fitted, other in (halves, halves[::-1]):
-            values, vectors = torch.linalg.eigh(fitted)
+        for first_half, second_half in (halves, halves[::-1]):
+            values, vectors = torch.linalg.eigh(first_half)
             top = vectors[:, -count:]
             high.append(float(values[-count:].sum()))
-            low.append(float((top * (other @ top)).sum()))
+            low.append(float((top * (second_half @ top)).sum()))
     return Sandwich(sum(low) / len(low), sum(high) / len(high))

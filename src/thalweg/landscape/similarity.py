@@ -143,9 +143,9 @@ def compared(rows: Tensor, dim: int, products: int) -> GaussianInformation:
         gap = 1 - cosine(means).square()
         return -torch.log(torch.where(gap > _PROPORTIONAL, gap, 0.0)) / 2
 
-    value = _summarised(rows, information, products)
+    outcome = _summarised(rows, information, products)
     return GaussianInformation(
-        value.value, value.standard_error, _summarised(rows, cosine, products), _summarised(rows, deviatoric, products)
+        outcome.value, outcome.standard_error, _summarised(rows, cosine, products), _summarised(rows, deviatoric, products)
     )
 
 
@@ -184,17 +184,17 @@ def log_spectrum_distance(first: Tensor | SpectralDensity, second: Tensor | Spec
         5.0
     """
     require(0 <= floor < math.inf, "floor", floor, "a number of at least 0")
-    places, masses = zip(*(_log_sizes(given, floor) for given in (first, second)), strict=True)
-    where, order = torch.cat(places).sort()
+    logs, masses = zip(*(_log_sizes(given, floor) for given in (first, second)), strict=True)
+    positions, order = torch.cat(logs).sort()
     gaps = torch.cat([masses[0], -masses[1]])[order].cumsum(0)
-    return float(gaps[:-1].abs() @ where.diff())
+    return float(gaps[:-1].abs() @ positions.diff())
 
 
 def _log_sizes(given: Tensor | SpectralDensity, floor: float) -> tuple[Tensor, Tensor]:
     """``log max(|lam|, floor)`` and masses of sum 1."""
     if isinstance(given, SpectralDensity):
-        keep = given.weights > 0
-        sizes, masses = given.nodes[keep].abs(), given.weights[keep] / given.weights.sum()
+        positive = given.weights > 0
+        sizes, masses = given.nodes[positive].abs(), given.weights[positive] / given.weights.sum()
     else:
         sizes = spectrum("values", given).abs()
         masses = torch.full_like(sizes, 1 / max(len(sizes), 1))

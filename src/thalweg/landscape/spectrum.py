@@ -1,6 +1,6 @@
 """The spectrum of one point, exact or as a density, and the numbers of its record.
 
-Shape letters: P number of parameters, k directions kept, n probes, m nodes of a probe, f quadratic forms.
+Shape letters: P number of parameters, k eigenvectors kept, n probes, m nodes of a probe, f quadratic forms.
 """
 
 from __future__ import annotations
@@ -40,32 +40,37 @@ _ENTROPIES: dict[str, tuple[str, float]] = {
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Of one point; either the eigenvalues or a density."""
+    """The spectrum of the Hessian at one point: either all eigenvalues, or a density."""
 
     layout: Layout
-    """Of the parameters, in the order of the rows of ``top``."""
+    """Names and shapes of the parameters, in the order of the rows of ``top``."""
     top: Tensor
-    """Eigenvectors of the algebraically largest eigenvalues, falling, ``(P, k)`` float32."""
+    """Eigenvectors of the algebraically largest eigenvalues, in falling order, ``(P, k)`` float32."""
     floor: float
-    """Sizes below are not told from zero: the machine floor, or the density's resolution where that is coarser."""
+    """Size below which an eigenvalue cannot be distinguished from zero: the machine floor, or the density's resolution where that
+    is coarser."""
     values: Tensor | None = None
-    """``(P,)`` float64, rising."""
+    """All eigenvalues, rising, ``(P,)`` float64; None where there is a density."""
     density: SpectralDensity | None = None
+    """The density; None where there are eigenvalues."""
 
     @property
     def how(self) -> Literal["exact", "matrix-free"]:
-        """Which of the two it is."""
+        """ "exact" with eigenvalues, "matrix-free" with a density."""
         return "matrix-free" if self.values is None else "exact"
 
     @property
     def distribution(self) -> Tensor | SpectralDensity:
-        """Eigenvalues or density."""
+        """The eigenvalues ``(P,)``, or the density."""
         given = self.density if self.values is None else self.values
         assert given is not None
         return given
 
     def tensors(self) -> dict[str, Tensor]:
-        """For a safetensors file, on the CPU: "top", and "values", or "nodes", "weights" ``(n, m)`` with "resolution" ``(1,)``."""
+        """The spectrum as CPU tensors for a safetensors file.
+
+        "top" ``(P, k)``, and either "values" ``(P,)``, or "nodes" and "weights" ``(n, m)`` with "resolution" ``(1,)``.
+        """
         tensors = {"top": self.top}
         if self.values is not None:
             tensors["values"] = self.values
@@ -77,22 +82,28 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Point:
-    """What the next point is compared with."""
+    """Everything of a point that the next point is compared with."""
 
     step: int
+    """Number of updates made."""
     spectrum: Spectrum
+    """Spectrum of the point."""
     hessian: Tensor | None
-    """``(P, P)`` of an exact point."""
+    """Dense Hessian ``(P, P)`` of an exact point; None where it is matrix-free."""
     forms: Tensor | None
-    """``z^T H z`` of common Gaussian probes, ``(f,)``."""
+    """``z^T H z`` of common Gaussian probes, ``(f,)``; None where they were left out."""
     probes: Tensor | None
-    """Z, ``(P, n)`` of a matrix-free point, the same in the whole series."""
+    """Z, ``(P, n)``, of a matrix-free point, the same in the whole series."""
     images: Tensor | None
-    """``H Z``."""
+    """``H Z``, ``(P, n)``, of a matrix-free point."""
 
 
 def entropies(spectrum: Spectrum) -> dict[str, Measure]:
-    """Those of `_ENTROPIES` that exist, and Shannon's as "abs 1"."""
+    """The entropies of a record by their keys: Shannon's as "abs 1", and those of `_ENTROPIES` that exist, in nats.
+
+    Raises:
+        EmptySubspaceError: all eigenvalues are zero.
+    """
     measures = {}
     for name, (sign, order) in {"abs 1": ("abs", 1.0), **_ENTROPIES}.items():
         if order == 0 and spectrum.values is None:
@@ -109,7 +120,7 @@ def entropies(spectrum: Spectrum) -> dict[str, Measure]:
 
 
 def entropy(spectrum: Spectrum, order: float, sign: str) -> MatrixEntropy:
-    """Of either kind of spectrum."""
+    """The matrix entropy of a spectrum of either kind; arguments as for `thalweg.landscape.entropy.matrix_entropy`."""
     given = spectrum.distribution
     if isinstance(given, SpectralDensity):
         return density_entropy(given, order, sign)
@@ -117,7 +128,12 @@ def entropy(spectrum: Spectrum, order: float, sign: str) -> MatrixEntropy:
 
 
 def exact_numbers(spectrum: Spectrum, values: Tensor) -> dict[str, Any]:
-    """The fields of a record that eigenvalues ``(P,)``, rising, give; nothing is estimated."""
+    """The fields of a record that follow from all eigenvalues; nothing is estimated.
+
+    Args:
+        spectrum: an exact spectrum.
+        values: its eigenvalues ``(P,)``, rising.
+    """
     measures, sizes = entropies(spectrum), values.abs()
     return {
         "largest": tuple(values[-spectrum.top.shape[1] :].flip(0).tolist()),
@@ -133,7 +149,14 @@ def exact_numbers(spectrum: Spectrum, values: Tensor) -> dict[str, Any]:
 
 
 def free_numbers(spectrum: Spectrum, density: SpectralDensity, pairs: EigenPairs, smallest: float) -> dict[str, Any]:
-    """The fields of a record that a density and the top eigenpairs give, trace and norm excepted (see `sums`)."""
+    """The fields of a record that follow from a density and the top eigenpairs; trace and norm come from `sums`.
+
+    Args:
+        spectrum: a matrix-free spectrum.
+        density: its density.
+        pairs: the largest eigenvalues.
+        smallest: the smallest eigenvalue.
+    """
     measures, sizes = entropies(spectrum), density.weights * density.nodes.abs()
     mass, error = jackknife(torch.stack([(sizes * (density.nodes < 0)).sum(1), sizes.sum(1)], 1), lambda s: s[..., 0] / s[..., 1])
     return {
@@ -148,13 +171,15 @@ def free_numbers(spectrum: Spectrum, density: SpectralDensity, pairs: EigenPairs
 
 
 def above_one(density: SpectralDensity, pairs: EigenPairs) -> Measure:
-    """Number of eigenvalues above 1: exact where the last converged pair is not, else P times the density's mass.
+    """The number of eigenvalues above 1: exact where the last converged pair lies below, else P times the density's mass.
 
     The mass above x of a probe's spectral measure lies between the sums of the weights beyond the two nodes around x, with and
-    without these two (Chebyshev, Markov, Stieltjes). That width w enters the error as ``w / sqrt(12)``, beside the probes' own.
+    without these two (inequalities of Chebyshev, Markov and Stieltjes). The width w of that range enters the error as
+    ``w / sqrt(12)``, the standard deviation of a uniform distribution, in addition to the probes' own error.
     """
     if pairs.converged and float(pairs.values[-1]) <= 1:
         return Measure(float((pairs.values > 1).sum()))
+    # Mass above 1 of each probe, and the weights of the two nodes around 1, between which the true mass lies.
     above = density.nodes > 1
     shares = (density.weights * above).sum(1)
     next_above = torch.where(above, density.nodes, math.inf).argmin(1, keepdim=True)
@@ -166,18 +191,28 @@ def above_one(density: SpectralDensity, pairs: EigenPairs) -> Measure:
 
 
 def sums(operator: Operator, density: SpectralDensity, pairs: EigenPairs, point: Point, seed: int) -> dict[str, Measure]:
-    """Trace and Frobenius norm from products that were made anyway: first steps of the density's probes, and images of Z.
+    """Trace and Frobenius norm from products that were computed anyway: those of the density's probes, and the images of Z.
 
-    Both kinds of probe have ``E[z z^T] = I`` once scaled. The top pairs' shares ``lam (v . z)^2`` and ``lam^2 (v . z)^2`` are taken
-    out of each probe's ``z^T H z`` and ``||H z||^2`` and put back exactly. That is unbiased for any pairs independent of
-    the probes, converged or not; how much it lowers the errors depends on how good they are.
+    For both kinds of probe ``E[z z^T] = I`` once scaled, so ``E[z^T H z] = tr H`` and ``E ||H z||^2 = ||H||_F^2``. The parts of the
+    top pairs, ``lam (v . z)^2`` and ``lam^2 (v . z)^2``, are subtracted for each probe and added back exactly as ``lam`` and
+    ``lam^2``. This is unbiased for any pairs independent of the probes, converged or not; how much it lowers the errors depends
+    on how accurate the pairs are. Costs no product.
+
+    Args:
+        operator: H, for its dimension and device.
+        density: density of the point.
+        pairs: the largest eigenvalues with their vectors.
+        point: common probes Z and their images ``H Z``.
+        seed: seed of the density's probes.
     """
     assert point.probes is not None
     assert point.images is not None
+    # Squared components (v . z)^2 of all probes along the top eigenvectors.
     lam, vectors = pairs.values, pairs.vectors
     drawn = torch.stack([gaussian(operator, index, seed).cpu() for index in range(len(density.nodes))], 1)
     shares = torch.cat([operator.dim * (vectors.T @ (drawn / drawn.norm(dim=0))).square(), (vectors.T @ point.probes).square()], 1)
     estimates = []
+    # Power 1: z^T H z for the trace. Power 2: ||H z||^2 for the squared norm. The quadrature is exact for both.
     for power, of_images in ((1, point.probes), (2, point.images)):
         moments = operator.dim * (density.weights * density.nodes**power).sum(1)
         whole = torch.cat([moments, (of_images * point.images).sum(0)])
@@ -189,7 +224,14 @@ def sums(operator: Operator, density: SpectralDensity, pairs: EigenPairs, point:
 
 
 def split_record(values: Tensor, precision: torch.dtype, batches: Batches | None, seed: int) -> SplitRecord | None:
-    """River, valley and ridge by the default threshold; None for a single eigenvalue."""
+    """The record of river, valley and ridge by the default threshold; None for a single eigenvalue.
+
+    Args:
+        values: all eigenvalues ``(P,)``.
+        precision: dtype of the arithmetic that computed H.
+        batches: Hessians of single batches, for the noise floor; None leaves it out.
+        seed: seed of the noise floor.
+    """
     if len(values) < 2:
         return None
     rule = threshold(values, batches, precision=precision, seed=seed)
@@ -215,12 +257,21 @@ def split_record(values: Tensor, precision: torch.dtype, batches: Batches | None
 
 
 def held(conditions: Sequence[Condition]) -> tuple[ConditionRecord, ...]:
-    """As records keep them: None for what is not a number."""
+    """Conditions in the form of records, with None for a measured value that is no finite number."""
     return tuple(ConditionRecord(condition.words, bool(condition.held), number(condition.measured)) for condition in conditions)
 
 
 def change_record(before: Point, now: Point, seed: int) -> ChangeRecord:
-    """How much the Hessian of one point tells of the one before; what does not exist is None, or has the error 1 of a cosine."""
+    """Compare the Hessian of a point with that of the point before.
+
+    A quantity that does not exist is None; an undefined cosine is 0 with the error 1.
+
+    Args:
+        before, now: two points, both exact or both matrix-free.
+        seed: seed of the baseline of the mutual information.
+    Raises:
+        BadInputError: one point is exact and the other matrix-free.
+    """
     dim = now.spectrum.layout.dim
     if before.hessian is not None and now.hessian is not None:
         similarity = compared(matrix_row(before.hessian, now.hessian), dim, 0)
@@ -246,7 +297,7 @@ def change_record(before: Point, now: Point, seed: int) -> ChangeRecord:
 
 
 def cosine(value: float, error: float) -> Measure:
-    """In [-1, 1]; 0 with an error of 1 where nothing is known of it (a deviatoric part of zero)."""
+    """A cosine limited to [-1, 1] with its error; 0 with the error 1 where it is undefined, as for a deviatoric part of zero."""
     if not math.isfinite(value):
         return Measure(0.0, 1.0)
     return Measure(max(-1.0, min(1.0, value)), error if math.isfinite(error) else 1.0)
@@ -259,10 +310,16 @@ def spectrum_of(
     values: Tensor | None = None,
     density: SpectralDensity | None = None,
 ) -> Spectrum:
-    """Put together, on the CPU.
+    """The spectrum of a point from its eigenvalues or its density, on the CPU, with its floor.
 
+    Args:
+        layout: names and shapes of the parameters.
+        pairs: the largest eigenvalues with their vectors.
+        precision: dtype of the arithmetic that computed H.
+        values: all eigenvalues, or None.
+        density: the density, or None; one of the two is given.
     Raises:
-        EmptySubspaceError: a Hessian of zeros.
+        EmptySubspaceError: the Hessian is zero.
     """
     sizes = torch.cat([pairs.values, density.nodes.flatten()]) if density is not None else values
     assert sizes is not None
@@ -274,10 +331,10 @@ def spectrum_of(
 
 
 def refuse_non_finite(record: Any) -> None:
-    """Every number of a record is finite.
+    """Refuse a record that holds NaN or infinity.
 
     Raises:
-        NonFiniteError: names the field.
+        NonFiniteError: a number is not finite; the message names its field.
     """
     open_: list[tuple[str, Any]] = list(asdict(record).items())
     while open_:

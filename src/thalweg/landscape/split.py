@@ -114,18 +114,18 @@ def eigen_split(
     if vectors.dim() != 2 or vectors.shape[1] != len(lam):
         raise ShapeMismatchError(f"vectors: given shape {tuple(vectors.shape)}, expected (P, {len(lam)}) for as many eigenvalues")
     columns, order = orthonormal(vectors), lam.argsort()
-    found = [columns[:, order[mask]] for mask in masks(lam[order], epsilon, merge_ridge)]
+    frames = [columns[:, order[mask]] for mask in masks(lam[order], epsilon, merge_ridge)]
     rounding = machine_floor(values, precision) / math.sqrt(len(lam)) if lam.any() else 0.0
     point = None if point is None else shaped("point", point, len(columns))
-    return Split(found[0], found[1], found[2], "eigen", parts(lam, epsilon, merge_ridge), rounding, point)
+    return Split(frames[0], frames[1], frames[2], "eigen", parts(lam, epsilon, merge_ridge), rounding, point)
 
 
 def orthonormal(vectors: Tensor) -> Tensor:
     """A frame in float64; float32 columns are orthonormal to 1e-7 only, so those within 1e-5 take the nearest exact frame."""
     if vectors.dtype == torch.float32 and vectors.numel() and torch.isfinite(vectors).all():
-        given = vectors.to(torch.float64)
-        left, singular, right = torch.linalg.svd(given, full_matrices=False)
-        vectors = left @ right if float((singular - 1).abs().max()) < 1e-5 else given
+        exact = vectors.to(torch.float64)
+        left, singular, right = torch.linalg.svd(exact, full_matrices=False)
+        vectors = left @ right if float((singular - 1).abs().max()) < 1e-5 else exact
     return frame("vectors", vectors, vectors.shape[0])
 
 
@@ -167,8 +167,8 @@ def made_of(split: Split, hessian: Operator | Tensor) -> bool:
     values = torch.cat([split.parts.valley, split.parts.river, split.parts.ridge])
     columns = torch.cat([split.valley, split.river, split.ridge], 1)
     signs = torch.from_numpy(stream(0, "probes").choice([-1.0, 1.0], len(values)))
-    apart = as_operator(hessian) @ (columns @ signs) - columns @ (values * signs)
-    return float(apart.norm()) <= SAME * split.rounding * math.sqrt(len(values))
+    residual = as_operator(hessian) @ (columns @ signs) - columns @ (values * signs)
+    return float(residual.norm()) <= SAME * split.rounding * math.sqrt(len(values))
 
 
 def blocks(split: Split, hessian: Operator | Tensor, gradient: Tensor | None = None, of_itself: bool | None = None) -> Quadratic:
@@ -182,8 +182,8 @@ def blocks(split: Split, hessian: Operator | Tensor, gradient: Tensor | None = N
         EmptySubspaceError: no valley or no river.
     """
     gradient = torch.zeros(as_operator(hessian).dim, dtype=torch.float64) if gradient is None else gradient
-    same = made_of(split, hessian) if of_itself is None else of_itself
-    return in_frames(hessian, gradient, split.valley, split.river, of_itself=same)
+    own = made_of(split, hessian) if of_itself is None else of_itself
+    return in_frames(hessian, gradient, split.valley, split.river, of_itself=own)
 
 
 def coupling(split: Split, hessian: Operator | Tensor, of_itself: bool | None = None) -> Tensor:
@@ -224,15 +224,15 @@ def crossfit(first: Batches, second: Batches, epsilon: float | None = None, sign
         Ours.
     """
     require(signs >= 1, "signs", signs, "a whole number of at least 1")
-    one, two = dense_batches(first), dense_batches(second)
-    if one.shape[1:] != two.shape[1:]:
-        raise ShapeMismatchError(f"second set: dimension {two.shape[-1]}, expected {one.shape[-1]} as in the first")
-    values, vectors = torch.linalg.eigh(one.mean(0))
-    epsilon = threshold(values, one, seed=seed).epsilon if epsilon is None else epsilon
+    stack_a, stack_b = dense_batches(first), dense_batches(second)
+    if stack_a.shape[1:] != stack_b.shape[1:]:
+        raise ShapeMismatchError(f"second set: dimension {stack_b.shape[-1]}, expected {stack_a.shape[-1]} as in the first")
+    values, vectors = torch.linalg.eigh(stack_a.mean(0))
+    epsilon = threshold(values, stack_a, seed=seed).epsilon if epsilon is None else epsilon
     split = replace(eigen_split(values, vectors, epsilon), kind="crossfit")
-    model = blocks(split, two.mean(0))
+    model = blocks(split, stack_b.mean(0))
     noise = torch.zeros(signs, *model.coupling.shape, dtype=torch.float64)
-    for number, stack in enumerate((one, two)):  # the second set takes other signs
+    for number, stack in enumerate((stack_a, stack_b)):  # the second set takes other signs
         draws = noise_weights(len(stack), signs * 2, seed)[number::2]
         noise += torch.einsum("sb,bvr->svr", draws, split.valley.T @ stack @ split.river)
     null = torch.linalg.matrix_norm(noise, 2)

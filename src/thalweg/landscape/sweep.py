@@ -69,8 +69,8 @@ def sweep(values: Tensor, chosen: float | None = None, precision: torch.dtype | 
     grid = torch.logspace(math.log10(floor), math.log10(rho), points, dtype=torch.float64)
     grid[0], grid[-1] = floor, rho  # exactly: rounding must not put the largest eigenvalue above
     rows = [shape(values, epsilon, precision) for epsilon in grid.tolist()]
-    around = None if chosen is None else plateau(values, chosen, precision)
-    found = Sweep(
+    gap = None if chosen is None else plateau(values, chosen, precision)
+    table = Sweep(
         grid,
         torch.tensor([row.valley for row in rows]),
         torch.tensor([row.river for row in rows]),
@@ -80,13 +80,13 @@ def sweep(values: Tensor, chosen: float | None = None, precision: torch.dtype | 
         torch.tensor([row.negative_mass for row in rows], dtype=torch.float64),
         tuple(classify_shape(row).name for row in rows),
         tuple(sorted(plateaus(values, precision), key=lambda each: -each.decades)),
-        around,
+        gap,
     )
-    if around is not None and not found.separated:
+    if gap is not None and not table.separated:
         warnings.warn(
-            f"threshold {chosen:.3g}: no eigenvalue within {around.decades:.2f} decades only, expected {PLATEAU:g}; "
+            f"threshold {chosen:.3g}: no eigenvalue within {gap.decades:.2f} decades only, expected {PLATEAU:g}; "
             "river and valley are not separate there, and no class follows",
             NoPlateauWarning,
             stacklevel=2,
         )
-    return found
+    return table

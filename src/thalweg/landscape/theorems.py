@@ -109,12 +109,15 @@ def theorems_at(
     g = gradient(theta).to(torch.float64)
     model = blocks(split, matrix, g)
     points = descend(gradient, theta, rate, steps)
-    away = floor_displacement(model)
+    floor = floor_displacement(model)
     valley, river = split.valley.to(torch.float64), split.river.to(torch.float64)
-    found = [measured_force(gradient, points[:-1], origin, valley, river, rate) for origin in (theta - valley @ away, theta)]
-    free, whole = cumulative_force(model, away, rate, steps).vector, _coupled_from_floor(model, away, rate, steps)
-    apart = relative_force(model, rate, steps)
-    upper = upper_bounds(model, away, rate, steps)
+    measured = [measured_force(gradient, points[:-1], origin, valley, river, rate) for origin in (theta - valley @ floor, theta)]
+    free, coupled = (
+        cumulative_force(model, floor, rate, steps).vector,
+        _coupled_from_floor(model, floor, rate, steps),
+    )
+    relative = relative_force(model, rate, steps)
+    upper = upper_bounds(model, floor, rate, steps)
     energy = gradient_measure(matrix, g)
     taylor = taylor_model(matrix, g, rate, steps, (float(energy.values[0]), float(energy.values[-1])))
     followed = follow(taylor, gradient, points)
@@ -127,13 +130,18 @@ def theorems_at(
         valley=valley.shape[1],
         river=river.shape[1],
         coupling=float(model.coupling.norm() / matrix.norm()),
-        floor_distance=float(away.norm()),
+        floor_distance=float(floor.norm()),
         moved=float(followed.moved[-1]),
-        force=ForceAt(float(free.norm()), float(whole.norm()), float(found[0].norm()), cosine(found[0], whole)),
-        relative=ForceAt(float(apart.norm()), None, float(found[1].norm()), cosine(found[1], apart)),
+        force=ForceAt(
+            float(free.norm()),
+            float(coupled.norm()),
+            float(measured[0].norm()),
+            cosine(measured[0], coupled),
+        ),
+        relative=ForceAt(float(relative.norm()), None, float(measured[1].norm()), cosine(measured[1], relative)),
         upper_paper=upper.paper,
         upper_best=upper.best,
-        lower_best=lower_bounds(model, away, rate, steps, along=river_slope(model)).best,
+        lower_best=lower_bounds(model, floor, rate, steps, along=river_slope(model)).best,
         decrease_predicted=float(loss_decrease(energy, rate, steps).sum()),
         decrease=before - after,
         error=float(followed.errors[-1]),
@@ -143,18 +151,18 @@ def theorems_at(
     )
 
 
-def _coupled_from_floor(model: Quadratic, away: Tensor, rate: float, steps: int) -> Tensor:
+def _coupled_from_floor(model: Quadratic, floor: Tensor, rate: float, steps: int) -> Tensor:
     """F_K of the coupled run, ``(dR,)``, with positions counted from the valley's floor."""
     at_floor = quadratic(
         model.valley,
         model.coupling,
         model.river,
-        model.valley_gradient - model.valley @ away,
-        model.river_gradient - model.coupling.T @ away,
+        model.valley_gradient - model.valley @ floor,
+        model.river_gradient - model.coupling.T @ floor,
     )
-    return coupled_force(at_floor, torch.cat([away, away.new_zeros(len(model.river))]), rate, steps).vector
+    return coupled_force(at_floor, torch.cat([floor, floor.new_zeros(len(model.river))]), rate, steps).vector
 
 
-def cosine(one: Tensor, other: Tensor) -> float:
+def cosine(first: Tensor, second: Tensor) -> float:
     """Of two forces; NaN where one is zero."""
-    return float(one @ other / (one.norm() * other.norm()))
+    return float(first @ second / (first.norm() * second.norm()))

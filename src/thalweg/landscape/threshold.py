@@ -28,10 +28,10 @@ def sizes(values: Tensor) -> Tensor:
     Raises:
         EmptySubspaceError: no eigenvalue, or all of them zero.
     """
-    found = spectrum("values", values).abs().sort(descending=True).values
-    if not len(found) or not found[0]:
-        raise EmptySubspaceError(f"values: {len(found)} eigenvalues, none other than 0, expected a spectrum with a valley")
-    return found
+    magnitudes = spectrum("values", values).abs().sort(descending=True).values
+    if not len(magnitudes) or not magnitudes[0]:
+        raise EmptySubspaceError(f"values: {len(magnitudes)} eigenvalues, none other than 0, expected a spectrum with a valley")
+    return magnitudes
 
 
 def machine_floor(values: Tensor, precision: torch.dtype | None = None) -> float:
@@ -83,10 +83,10 @@ def plateaus(values: Tensor, precision: torch.dtype | None = None) -> tuple[Plat
 def plateau(values: Tensor, epsilon: float, precision: torch.dtype | None = None) -> Plateau:
     """The one around a threshold; of no length at or above the largest size, where no eigenvalue is left."""
     floor = machine_floor(values, precision)
-    found = sizes(values).clamp_min(floor)
-    above = int((found > epsilon).sum())
-    low = float(found[above]) if above < len(found) else floor
-    return Plateau(low, float(found[above - 1]) if above else low, above)
+    magnitudes = sizes(values).clamp_min(floor)
+    above = int((magnitudes > epsilon).sum())
+    low = float(magnitudes[above]) if above < len(magnitudes) else floor
+    return Plateau(low, float(magnitudes[above - 1]) if above else low, above)
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def log_gap(values: Tensor, least: int = 1, most: int | None = None, precision: 
     require(1 <= least <= most < count, "range of k", (least, most), f"1 <= least <= most < {count}")
     gaps = plateaus(values, precision)[least - 1 : most]
     widest = max(gaps, key=lambda gap: gap.decades)
-    rest = max((gap.decades for gap in gaps if gap is not widest), default=0.0)
-    ratio = widest.decades / rest if rest else math.inf
+    second = max((gap.decades for gap in gaps if gap is not widest), default=0.0)
+    ratio = widest.decades / second if second else math.inf
     return LogGap(math.sqrt(widest.low) * math.sqrt(widest.high), widest.above, widest.decades, ratio)
 
 
@@ -131,9 +131,9 @@ def marchenko_pastur_median(aspect: float, points: int = 100_000) -> float:
     """Median of the Marchenko-Pastur law with unit variance and aspect gamma at most 1."""
     half, middle = 2 * math.sqrt(aspect), 1 + aspect
     angles = (torch.arange(points, dtype=torch.float64) + 0.5) * math.pi / points  # midpoints: the ends may divide by zero
-    places = middle - half * angles.cos()
-    mass = (angles.sin().square() / places).cumsum(0)
-    return float(places[mass <= mass[-1] / 2][-1])
+    positions = middle - half * angles.cos()
+    mass = (angles.sin().square() / positions).cumsum(0)
+    return float(positions[mass <= mass[-1] / 2][-1])
 
 
 @dataclass(frozen=True)
@@ -166,20 +166,20 @@ def marchenko_pastur(values: Tensor, samples: int, precision: torch.dtype | None
         V. A. Marchenko and L. A. Pastur, 1967; the width of the edge, 2 m^(-2/3), is ours.
     """
     require(samples >= 2, "samples", samples, "a whole number of at least 2")
-    found, floor = sizes(values), machine_floor(values, precision)
+    magnitudes, floor = sizes(values), machine_floor(values, precision)
     least = float(values.min())
     if least < -floor:
         raise UnstableDirectionError(f"values: smallest is {least:.3g}, Marchenko-Pastur expects a covariance; use noise_floor")
-    aspect = len(found) / samples
-    kept = found[: min(len(found), samples)]
+    aspect = len(magnitudes) / samples
+    nonzero = magnitudes[: min(len(magnitudes), samples)]
     unit = marchenko_pastur_median(aspect) if aspect <= 1 else aspect * marchenko_pastur_median(1 / aspect)
-    width = (1 + math.sqrt(aspect)) ** 2 * (1 + 2 * len(kept) ** (-2 / 3))
-    bulk = kept
+    width = (1 + math.sqrt(aspect)) ** 2 * (1 + 2 * len(nonzero) ** (-2 / 3))
+    bulk = nonzero
     while True:
         variance = float(bulk.quantile(0.5)) / unit
-        inside = kept[kept <= variance * width]
+        inside = nonzero[nonzero <= variance * width]
         if len(inside) in (0, len(bulk)):
-            return MarchenkoPastur(variance * width, variance, aspect, int((found > variance * width).sum()))
+            return MarchenkoPastur(variance * width, variance, aspect, int((magnitudes > variance * width).sum()))
         bulk = inside
 
 
@@ -235,8 +235,8 @@ def threshold(
     gap, floor = log_gap(values, precision=precision), machine_floor(values, precision)
     rules = {"log_gap": gap.epsilon, "machine_floor": floor} | ({"noise_floor": noise.epsilon} if noise else {})
     rule = max(rules, key=lambda name: rules[name])
-    around = plateau(values, rules[rule], precision)
-    wide = Condition(f"plateau >= {PLATEAU:g} decades", around.decades >= PLATEAU, around.decades)
+    gap_around = plateau(values, rules[rule], precision)
+    wide_enough = Condition(f"plateau >= {PLATEAU:g} decades", gap_around.decades >= PLATEAU, gap_around.decades)
     return Threshold(
         rules[rule],
         rule,
@@ -245,6 +245,6 @@ def threshold(
         gap,
         noise,
         None if samples is None else marchenko_pastur(values, samples, precision),
-        around,
-        (wide, *(noise.conditions if noise else ())),
+        gap_around,
+        (wide_enough, *(noise.conditions if noise else ())),
     )
