@@ -112,10 +112,8 @@ def theorems_at(
     floor = floor_displacement(model)
     valley, river = split.valley.to(torch.float64), split.river.to(torch.float64)
     measured = [measured_force(gradient, points[:-1], origin, valley, river, rate) for origin in (theta - valley @ floor, theta)]
-    free, coupled = (
-        cumulative_force(model, floor, rate, steps).vector,
-        _coupled_from_floor(model, floor, rate, steps),
-    )
+    free = cumulative_force(model, floor, rate, steps).vector
+    coupled = _coupled_from_floor(model, floor, rate, steps)
     relative = relative_force(model, rate, steps)
     upper = upper_bounds(model, floor, rate, steps)
     energy = gradient_measure(matrix, g)
