@@ -112,7 +112,10 @@ def test_heads_without_rank_are_balanced_by_zeros():
 
 def test_a_factor_between_query_and_key_is_measured_and_warned_of():
     base = balance(drawn(0, 3, 5), drawn(1, 3, 5))
-    with pytest.warns(GaugeWarning, match=r"^query and key: one is larger than the other by a factor of 9, expected at most 2; balance the weights"):
+    with pytest.warns(
+        GaugeWarning,
+        match=r"^query and key: one is larger than the other by a factor of 9, expected at most 2; balance the weights",
+    ):
         found = imbalance(base.key / 3, 3 * base.query)
     assert found.norms.tolist() == pytest.approx([9.0])
 
