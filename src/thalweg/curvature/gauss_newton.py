@@ -30,8 +30,7 @@ class GaussNewton(LossOperator):
 
     J_n is the Jacobian ``(C, P)`` of the logits of target n and p_n their softmax. G is positive semi-definite. It equals the
     Fisher matrix under the model's own labels, and the Hessian where the logits are linear in the parameters or the residual
-    vanishes. The mean runs over all targets that count, in all batches and ranks. A product costs about as much as one with the
-    Hessian.
+    vanishes. The mean runs over all targets that count, in all batches and ranks.
 
     Args:
         outputs: ``(model, batch) -> (logits (..., C), targets (...))``.

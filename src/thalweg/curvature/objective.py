@@ -213,7 +213,7 @@ class Objective:
     def twice_differentiated(self, batch: Any, point: Tensor, direction: Tensor) -> Tensor:
         """``H_b v``, ``(P,)``, for the loss of one batch at any point, by double backward.
 
-        Reverse over reverse: with ``g = dl/dtheta`` built as a graph, ``H v = d(g . v)/dtheta``. Costs about four evaluations.
+        Reverse over reverse: with ``g = dl/dtheta`` built as a graph, ``H v = d(g . v)/dtheta``.
 
         Raises:
             NotDifferentiableError: an operation has no second derivative.
@@ -360,7 +360,7 @@ class Objective:
             self._check_gradients(parts, index)
             return value.item(), count, parts
 
-        self.kept[self.dtype] = False  # `look` keeps the arithmetic by itself, so that what it notes is seen
+        self.kept[self.dtype] = False  # `evaluate` enters its own `Kept`, whose notes are read below
         result = self.call(evaluate, given_batch, leaves)
         self.kept[self.dtype] = kept.intervened or bool(self.observed.casts)
         self.rounds_below_float64 |= self.dtype == torch.float64 and bool(kept.rounded)
