@@ -32,8 +32,8 @@ class Hessian(LossOperator):
     The derivative of the gradient is recorded once for each batch and replayed at every product (`thalweg.curvature.linear`).
     Batches that do not fit into the memory allowed are differentiated twice at every product; ``explain()`` says which. The model
     is evaluated in the mode given, its attention by matrix products, and is left as it was. Under a process group each rank gives
-    its own batches, and all ranks get the product of the whole, by one sum of ``(k, P)``. A replayed product of a small GPT costs about
-    2.5 gradients (``benchmarks/hessian_product_costs_2_5_gradients.py``).
+    its own batches, and all ranks get the product of the whole, by one sum of ``(k, P)``. A recorded product of a small GPT costs
+    about 2.5 gradients (``benchmarks/hessian_product_costs_2_5_gradients.py``).
 
     Args:
         loss_fn: ``(model, batch) -> mean loss``, or ``(total, count)`` for a mean weighted by what counts.

@@ -21,7 +21,7 @@ _KINKS = (
 """Operations with a kink, by their name without a trailing underscore."""
 
 
-class Names(TorchDispatchMode):
+class OperationLog(TorchDispatchMode):
     """Collects the operations with a kink that a computation uses, and which of its results autograd keeps alive.
 
     Attributes:

@@ -24,8 +24,8 @@ from thalweg.curvature import memory
 from thalweg.curvature.containers import cast, copied, map_tensors, shapes_in, tensors_in
 from thalweg.curvature.context import Mode, checked_mode, quiet, random_state, seeded, unchanged_attributes, undisturbed
 from thalweg.curvature.graph import captured, reached
-from thalweg.curvature.kinks import Names
-from thalweg.curvature.precision import Kept
+from thalweg.curvature.kinks import OperationLog
+from thalweg.curvature.precision import KeepPrecision
 from thalweg.errors import (
     BadInputError,
     MemoryLimitError,
@@ -115,7 +115,7 @@ class Objective:
         self.loss_fn, self.model, self.seed = loss_fn, unwrapped(model), seed
         self.mode: Mode = checked_mode(mode)
         chosen = select(self.model, params)
-        self.own = tuple(self.model.parameters())
+        self.model_parameters = tuple(self.model.parameters())
         self.layout = layout(chosen)
         first = next(iter(chosen.values()))
         self.device = first.device
@@ -131,7 +131,7 @@ class Objective:
         self.observed = Observed()
         self.precise = torch.float32 if self.device.type == "mps" else torch.float64
         self.rounds_below_float64 = self.reaches_other_leaves = False
-        self.kept: dict[torch.dtype, bool] = {}
+        self.casts_left_out: dict[torch.dtype, bool] = {}
         self.writes_batches = False
         self.saved_bytes = 0
         self.is_bare_mean = False
@@ -174,10 +174,10 @@ class Objective:
     @contextlib.contextmanager
     def _arithmetic(self, dtype: torch.dtype) -> Iterator[None]:
         """Compute in ``dtype`` only; skipped where the first evaluation in that dtype showed no cast to leave out."""
-        if self.kept.get(dtype, True):
-            with Kept(dtype) as kept:
+        if self.casts_left_out.get(dtype, True):
+            with KeepPrecision(dtype) as kept:
                 yield
-            self.kept[dtype] = self.kept.get(dtype, False) or kept.intervened
+            self.casts_left_out[dtype] = self.casts_left_out.get(dtype, False) or kept.intervened
             self.rounds_below_float64 |= dtype == torch.float64 and bool(kept.rounded)
         else:
             yield
@@ -251,7 +251,7 @@ class Objective:
     def _other_gradients_restored(self, value: Tensor, leaves: Mapping[str, Tensor]) -> Iterator[None]:
         """Restore the gradients that a whole backward pass leaves on tensors other than the leaves."""
         ours = {id(leaf) for leaf in leaves.values()}
-        others = [(leaf, leaf.grad) for leaf in (*reached(value).leaves, *self.own) if id(leaf) not in ours]
+        others = [(leaf, leaf.grad) for leaf in (*reached(value).leaves, *self.model_parameters) if id(leaf) not in ours]
         for leaf, _ in others:
             leaf.grad = None  # what is there would be added to in place
         try:
@@ -309,7 +309,7 @@ class Objective:
             with unchanged_attributes(self.model):
                 self.loss_fn(self.model, copied(self.batches[index]))
         except Exception:
-            converted = isinstance(problem, RuntimeError) and self.dtype not in {weight.dtype for weight in self.own}
+            converted = isinstance(problem, RuntimeError) and self.dtype not in {weight.dtype for weight in self.model_parameters}
             if converted:  # the batches are in another dtype than the unchanged model, which therefore cannot take them
                 return BadInputError(
                     f"loss of batch {index}: fails with weights and batches in {self.dtype}: {_first_line(problem)}"
@@ -333,24 +333,25 @@ class Objective:
     def _differentiated(self, index: int, chosen: Mapping[str, nn.Parameter]) -> tuple[float, Any, Sequence[Tensor | None]]:
         """Value, count and gradients of one batch's loss, None for a parameter that does not enter.
 
-        The first batch is evaluated under `Names`, which notes kinks and memory; all batches under `Kept`, which notes casts.
+        The first batch is evaluated under `OperationLog`, which notes kinks and memory; all batches are evaluated under
+        `KeepPrecision`, which notes casts.
         """
         leaves = {name: part.clone().requires_grad_() for name, part in self.layout.split(self.point).items()}
-        names, given_batch, messages = Names(), copied(self.batches[index]), []
+        log, given_batch, messages = OperationLog(), copied(self.batches[index]), []
         versions = [tensor._version for tensor in tensors_in(given_batch)]
-        kept = Kept(self.dtype)
+        kept = KeepPrecision(self.dtype)
 
         def evaluate(model: nn.Module, batch: Any) -> tuple[float, Any, Sequence[Tensor | None]]:
             before = random_state()
-            with names if index == 0 else contextlib.nullcontext(), kept, _recorded_warnings(messages):
+            with log if index == 0 else contextlib.nullcontext(), kept, _recorded_warnings(messages):
                 value, count = _scalar_and_count(self.loss_fn(model, batch))
             self.observed.random |= before != random_state()
             if index == 0:
-                self.saved_bytes = names.alive()
+                self.saved_bytes = log.alive()
             count = _checked_count(count, index)
             self._check_value(value, index, messages)
             graph = reached(value)
-            self._note(names, kept, graph.custom)
+            self._note(log, kept, graph.custom)
             self._refuse_captured(captured(graph.leaves, chosen))
             ours = {id(leaf) for leaf in leaves.values()}
             self.reaches_other_leaves |= self.observed.reentrant or any(id(leaf) not in ours for leaf in graph.leaves)
@@ -360,15 +361,15 @@ class Objective:
             self._check_gradients(parts, index)
             return value.item(), count, parts
 
-        self.kept[self.dtype] = False  # `evaluate` enters its own `Kept`, whose notes are read below
+        self.casts_left_out[self.dtype] = False  # `evaluate` enters its own `KeepPrecision`, whose notes are read below
         result = self.call(evaluate, given_batch, leaves)
-        self.kept[self.dtype] = kept.intervened or bool(self.observed.casts)
+        self.casts_left_out[self.dtype] = kept.intervened or bool(self.observed.casts)
         self.rounds_below_float64 |= self.dtype == torch.float64 and bool(kept.rounded)
         self.writes_batches |= versions != [tensor._version for tensor in tensors_in(given_batch)]
         self._refuse_written(leaves)
         return result
 
-    def _note(self, names: Names, kept: Kept, custom: tuple[str, ...]) -> None:
+    def _note(self, log: OperationLog, kept: KeepPrecision, custom: tuple[str, ...]) -> None:
         """Store what the evaluation showed; autocast is refused in float32, as it does not touch float64."""
         if kept.autocast is not None and self.dtype != torch.float64:
             raise BadInputError(
@@ -376,7 +377,7 @@ class Objective:
                 "autocast off inside of loss_fn, or give dtype=torch.float64, which it does not touch"
             )
         observed = self.observed
-        observed.kinks = tuple(sorted({*observed.kinks, *names.kinks}))
+        observed.kinks = tuple(sorted({*observed.kinks, *log.kinks}))
         observed.custom = tuple(sorted({*observed.custom, *custom}))
         observed.cuts = tuple(sorted({*observed.cuts, *kept.cuts}))
         observed.casts = tuple(sorted({*observed.casts, *(str(dtype) for dtype in kept.casts)}))

@@ -2,7 +2,7 @@
 
 Many models round by hand: RMSNorm and rotary embeddings of Hugging Face's decoders compute in float32, their losses call
 ``logits.float()``. In a float64 computation these casts would leave float32 rounding in the gradient, which is too much noise to
-check a derivative with. `Kept` leaves them out.
+check a derivative with. `KeepPrecision` leaves them out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHORTHANDS = {Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tens
 _DETACHED = (Tensor.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
 
 
-class Kept(TorchFunctionMode):
+class KeepPrecision(TorchFunctionMode):
     """A mode in which every cast to a lower precision than ``dtype`` becomes a cast to ``dtype``.
 
     Two kinds of errors are handled too, as both come from the change of precision alone: operands of mixed precision are converted

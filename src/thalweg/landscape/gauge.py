@@ -245,8 +245,8 @@ def balance_weights(
     """
     result = dict(tensors)
     for pair in pairs:
-        biases = [None if name is None else named(tensors, name) for name in Pair(*pair)]
-        balanced = balance(named(tensors, pair[0]), named(tensors, pair[1]), biases[2], biases[3], heads, rotary)
+        members = [None if name is None else named(tensors, name) for name in Pair(*pair)]
+        balanced = balance(named(tensors, pair[0]), named(tensors, pair[1]), members[2], members[3], heads, rotary)
         for name, value in zip(Pair(*pair), (balanced.key, balanced.query, balanced.key_bias, balanced.query_bias), strict=True):
             if name is not None and value is not None:
                 result[name] = value.to(tensors[name].dtype)
