@@ -72,7 +72,7 @@ class ProgressBar(Callback):
         self.tenths = Tenths(self.console)
 
     def measuring(self, done: int, total: int, words: str) -> None:
-        """Say what is measured along the run; a `thalweg.survey.survey.Tell`."""
+        """Say what is measured along the run; a `thalweg.survey.survey.Progress`."""
         self.bar.update(self.task, note=words)
         self.tenths(done / total, f"{self.label}: landscape, {done} of {total} parts, {words}")
 
