@@ -61,7 +61,7 @@ class Number:
 
     least: float
     most: float
-    words: str = ""
+    expected: str = ""
     """What a message says is expected when the value is out of range; a default text if empty."""
     open_below: bool = False
     """Whether ``least`` itself is excluded."""
@@ -74,9 +74,9 @@ class Number:
         """Raise `BadInputError` unless the value is a number within the bound; arguments as in `Whole.refuse`."""
         require_kind(float, value, place, given)
         large_enough = value > self.least if self.open_below else value >= self.least
-        require(large_enough, place, given, self.words or self._lower)
+        require(large_enough, place, given, self.expected or self._lower)
         small_enough = value < self.most if self.open_above else value <= self.most
-        require(small_enough, place, given, self.words or f"{self.noun} {self.range}")
+        require(small_enough, place, given, self.expected or f"{self.noun} {self.range}")
         require(value == 0 or abs(value) >= _TINY, place, given, f"{self.noun} {self.range}, no smaller beside 0 than {_TINY:g}")
 
     @property

@@ -121,15 +121,19 @@ def refuse_special(path: Path, most: int = MOST_BYTES) -> None:
     """Raise `BadInputError` if a path is not a regular file or larger than ``most`` bytes, without opening it."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise BadInputError(f"{path} is {_file_type(status.st_mode)}, expected a file; choose another path or move it away")
+        raise BadInputError(f"{path} is a {file_type(status.st_mode)}, expected a file; choose another path or move it away")
     if status.st_size > most:
         raise BadInputError(f"{path} has {status.st_size:,} bytes, expected at most {most:,}; choose another path or move it away")
 
 
-def _file_type(mode: int) -> str:
-    """The name of a file type that is not a regular file."""
-    types = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK, "a device": stat.S_ISCHR}
-    return next((name for name, matches in types.items() if matches(mode)), "no file")
+def file_type(mode: int) -> str:
+    """The name of the type of what is not a regular file: "folder", "named pipe", "socket" or "device".
+
+    Args:
+        mode: ``st_mode`` of its status.
+    """
+    types = {"folder": stat.S_ISDIR, "named pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK}
+    return next((name for name, matches in types.items() if matches(mode)), "device")
 
 
 def too_deep(value: Any, deepest: int = DEEPEST) -> bool:

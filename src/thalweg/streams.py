@@ -1,9 +1,9 @@
 """Named random streams that do not overlap.
 
 Every random number of a run comes from ``stream(seed, name, step, rank)``. The generator is the counter-based Philox. Its key is
-the seed, and (name, rank, step) are the upper three of the four words of its counter, so that two streams of one seed share no block
-before 2**64 blocks have been drawn from one of them. No state has to be saved to resume a run, as a stream depends on its index
-only, and a new stream does not change the others.
+the seed, and (name, rank, step) are the upper three of the four words of its counter, so that two streams of one seed share no
+block before 2**64 blocks have been drawn from one of them. No state has to be saved to resume a run, as a stream depends on its
+index only, and a new stream does not change the others.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int 
         task.loops(length)
         if oracle_is_fast and not _oracle_agrees(task, query.tolist(), answer.tolist(), length):
             oracle_is_fast = False
-            warnings.warn(f"task {task.name}: its oracle is slow and was not asked beyond length {length}", stacklevel=2)
+            warnings.warn(f"task {task.name}: its oracle is slow and was not called beyond length {length}", stacklevel=2)
     again = positive_integer(getattr(task.task, "symbols", 0), f"task {task.name}: symbols")
     require(again == task.symbols, f"task {task.name}: symbols", again, f"the same number as before, {task.symbols}")
     if has_several and not varies:

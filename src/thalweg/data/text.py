@@ -25,7 +25,7 @@ from thalweg.bounds import Number, Whole
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
 from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, escape_hidden, require
 from thalweg.serialization import checked
-from thalweg.storage import atomic_stream
+from thalweg.storage import atomic_stream, file_type
 from thalweg.streams import stream
 
 SEPARATOR = b"\0"
@@ -254,7 +254,7 @@ def _find_files(path: str) -> _Source:
             _refuse_unreadable(source.first_error)
         return source
     if not stat.S_ISDIR(mode):
-        raise BadInputError(f"text: given {shown}, a {kind_of(mode)}; expected a file or a folder with text")
+        raise BadInputError(f"text: given {shown}, a {file_type(mode)}; expected a file or a folder with text")
     source = _Source(escape_hidden(given.name or str(given)), given)
     for file in walk(source):
         start = source.read(file, 4096)
@@ -287,17 +287,10 @@ def walk(source: _Source) -> Iterator[Path]:
                 source.left_out["dead link"] += 1
                 continue
             if not stat.S_ISREG(facts.st_mode):
-                source.left_out[kind_of(facts.st_mode)] += 1
+                source.left_out[file_type(facts.st_mode)] += 1
             elif (facts.st_dev, facts.st_ino) not in seen:
                 seen.add((facts.st_dev, facts.st_ino))
                 yield file
-
-
-def kind_of(mode: int) -> str:
-    """The name of a file type that is neither a regular file nor a folder."""
-    if stat.S_ISFIFO(mode):
-        return "named pipe"
-    return "socket" if stat.S_ISSOCK(mode) else "device"
 
 
 def _name_in(file: Path, root: Path) -> bytes:

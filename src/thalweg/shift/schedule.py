@@ -196,16 +196,19 @@ class Shift:
         require(not grad_norm < 0, "grad_norm", grad_norm, "a norm, at least 0")
         settled, finite = self.settled, usable(loss, grad_norm)
         self.step += 1
-        if self.net.tries and finite:
+        if self.net.tries and finite:  # the reference of the next switch's watch
             self._recent = [*self._recent, loss][-self.net.window :]
+        # 1. While a switch is watched, only the safety net judges the loss.
         if self._watch is not None:
             self._watch, self.retreat_reason = self.net.observe(self._watch, settled, loss, grad_norm)
             return False
         if not finite:
             self._warn_once(loss, grad_norm)
             return False
+        # 2. No criterion in the last stage, nor during a ramp.
         if self.stage == len(self.criteria) or not settled:
             return False
+        # 3. Otherwise the criterion of this stage decides.
         rule = self.criteria[self.stage]
         self._state, reason = checked_answer(rule, rule.observe(self._state, self.step, loss, grad_norm))
         return self._begin_next(reason)

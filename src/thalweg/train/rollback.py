@@ -44,7 +44,7 @@ def roll_back(run: Run, reason: str | None = None) -> None:
         run.evaluate()  # replaces the evaluation at this step, which the retreat withdrew
     # Checkpoints of the failed try are removed before one of this moment is written: it would count as the oldest and be removed
     # itself. They are removed newest first, so that a process killed in between resumes from an earlier one, fails in the same
-    # way, and comes here again.
+    # manner, and comes here again.
     for path in reversed(checkpoints(run.folder / "checkpoints")):
         if step_of(path) > retreat.back_to:
             path.unlink()

@@ -188,8 +188,9 @@ class Run:
     def batch(self, step: int) -> Batch:
         """The batch of one step on the device; a task's lengths may follow the stage."""
         size = self.config.training.batch
-        made = self.data.batch(step, size, cap=self.shift.depth) if isinstance(self.data, TaskData) else self.data.batch(step, size)
-        return on_device(made, self.device)
+        if isinstance(self.data, TaskData):
+            return on_device(self.data.batch(step, size, cap=self.shift.depth), self.device)
+        return on_device(self.data.batch(step, size), self.device)
 
     def flops(self, batch: Batch, loops: int) -> float:
         """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most, masked or not."""
