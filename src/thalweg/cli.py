@@ -443,7 +443,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0 if it worked, 1 if it failed, 2 if the input was bad, 130 if it was interrupted."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = one_line
     for stream in (sys.stdout, sys.stderr):  # print a character that the terminal's encoding lacks as its escape
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -489,6 +489,6 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _show_warning(message: Any, *_: Any) -> None:
+def one_line(message: Any, *_: Any) -> None:
     """Print a warning as one line, without the source line that Python adds."""
     complain(f"warning: {' '.join(str(message).split())}")

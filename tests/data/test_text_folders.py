@@ -319,7 +319,7 @@ def test_a_command_tells_of_a_folder_with_a_pipe_in_one_line_and_goes_on(folder,
     write_config(tmp_path / "run.toml", config)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        monkeypatch.setattr(warnings, "showwarning", cli._show_warning)
+        monkeypatch.setattr(warnings, "showwarning", cli.one_line)
         assert cli.call(["train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().err
     assert "thalweg: warning: text letters: left out 1 named pipe; 10 files are used" in said.splitlines()
