@@ -51,7 +51,7 @@ def run_check(statement: Statement) -> Line:
 def _terminal_text(line: Line) -> str:
     """The two lines that the terminal shows for one statement."""
     finding = line.finding
-    figures = f"{finding.tried} cases, largest error {finding.worst:.1e} (tolerance {finding.allowed:.0e})"
+    figures = f"{finding.tried} cases, largest error or violation {finding.worst:.1e} (tolerance {finding.allowed:.0e})"
     head = f"{'holds' if line.holds else 'FAILS':5}  {line.key:5} {line.words} [paper's version: {line.paper}]"
     return f"{head}\n             {figures}, {line.seconds:.1f} s" + (f"; {finding.words}" if finding.words else "")
 
