@@ -35,9 +35,8 @@ def search(config: ModelConfig, rounds: int) -> float:
     make = lambda check: Hessian(rivals.total_and_count, model, [tokens], check=check)  # noqa: E731
     times = timing.interleaved({"checked": lambda: make(True), "unchecked": lambda: make(False)}, rounds, calls=1, warmup=1)
     operator = make(False)
-    searches = timing.interleaved(
-        {"search": lambda: eigenpairs(operator, 10, strict=False)}, max(1, rounds // 2), calls=1, warmup=0
-    )
+    searching = {"search": lambda: eigenpairs(operator, 10, strict=False)}
+    search_times = timing.interleaved(searching, max(1, rounds // 2), calls=1, warmup=0)
     check = statistics.median(a - b for a, b in zip(times["checked"], times["unchecked"], strict=True))
     whole = statistics.median(search_times["search"])
     print(f"{parameters(model):,} parameters: checks {check:.3f} s, search {whole:.2f} s: {100 * check / whole:.1f} % (claim: 10)")

@@ -118,9 +118,8 @@ def main() -> None:
     if others:
         rival = timing.fastest(times, others)
         seconds = statistics.median(times[rival])
-        print(
-            f"\nratio of the fastest ({rival}, {seconds:.1f} s) to ours: {timing.ratio(times, rival, 'thalweg'):.2f} (claim: 0.9)"
-        )
+        ratio = timing.ratio(times, rival, "thalweg")
+        print(f"\nratio of the fastest ({rival}, {seconds:.1f} s) to ours: {ratio:.2f} (claim: 0.9)")
 
 
 if __name__ == "__main__":

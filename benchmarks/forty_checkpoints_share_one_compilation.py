@@ -75,9 +75,8 @@ def main() -> None:
     rows = [[name, timing.spread(times[name], unit=1), f"{whole[name]:.0f}"] for name in times]
     timing.print_table(["dense Hessian", "s a checkpoint [lowest, highest]", f"s for {CHECKPOINTS}, projected"], rows)
     print(f"largest relative distance between the two matrices: {distance:.0e}; the last one: {hessian.how}")
-    print(
-        f"{programs} programs compiled in the first call, {len(COMPILED) - programs} in the {options.rounds} rounds after it (claim: 0)"
-    )
+    later = len(COMPILED) - programs
+    print(f"{programs} programs compiled in the first call, {later} in the {options.rounds} rounds after it (claim: 0)")
     print(
         f"\nratio replayed/compiled: {timing.ratio(times, 'replayed', 'compiled'):.2f} a checkpoint, "
         f"{whole['replayed'] / whole['compiled']:.2f} over {CHECKPOINTS} with the compilation (claim: above 1)"

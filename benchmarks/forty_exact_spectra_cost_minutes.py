@@ -2,8 +2,8 @@
 
 Model: the study's attention-only model on the Markov language, 64 sequences of 12 tokens, float32 products, float64 eigenvalues;
 width 24 (as in the study, 2,544 parameters) and 32 (4,160), Single and Looped with 3 passes. A run of 300 updates keeps 40
-snapshots; its training time is scaled to the study's 6,000 updates. The goal is 180 s for 40 points of about 4,500 parameters on two
-cores. Rival: the same points matrix-free (10 eigenpairs, a density of 60 steps and 4 probes). Two threads.
+snapshots; its training time is scaled to the study's 6,000 updates. The goal is 180 s for 40 points of about 4,500 parameters on
+two cores. Rival: the same points matrix-free (10 eigenpairs, a density of 60 steps and 4 probes). Two threads.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The time of a training step with T loops grows no faster than its counted operations.
 
-For T = 2, 4, 8: step time at T over step time at 1, divided by the ratio of the counted FLOPs (`thalweg.models.cost`). All steps are
-`thalweg.train.step.train_step` on the same model, batch and optimizer, in turn in one process. Embedding, loss, clip and optimizer
-are part of the time but not of the count, which makes the quotient smaller. Norms, softmax and GELU of every pass are part of the
-time but not of the count either.
+For T = 2, 4, 8: step time at T over step time at 1, divided by the ratio of the counted FLOPs (`thalweg.models.cost`). All steps
+are `thalweg.train.step.train_step` on the same model, batch and optimizer, in turn in one process. Embedding, loss, clip and
+optimizer are part of the time but not of the count, which makes the quotient smaller. Norms, softmax and GELU of every pass are
+part of the time but not of the count either.
 
 Shapes: width 128, one layer, 4 heads, 12 x 64 tokens of 256, with the GPT block and with the attention-only block.
 """

@@ -4,8 +4,8 @@ Rival: the same page made in the usual way, with plotly's script inline, run bef
 Both are opened in Chromium without a network, in turn. Then thalweg's page is scrolled to its first chart, and the time until the
 chart is drawn is measured.
 
-The study is a folder that `thalweg study markov` has made; the figures in docs/log are those of `--preset paper` (5 seeds, 6 arms, 40
-checkpoints).
+The study is a folder that `thalweg study markov` has made; the figures in docs/log are those of `--preset paper` (5 seeds, 6 arms,
+40 checkpoints).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import timing  # before torch
 from thalweg.experiments.paper.definition import complete_runs, jobs_of, landscapes_of, summary_of
 from thalweg.experiments.registry import experiment_in
 from thalweg.records.run import read_run
-from thalweg.report.page import packed_plotly, write_report
+from thalweg.report.paper.page import packed_plotly, write_report
 
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
 PAINT = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)[0]"
