@@ -63,6 +63,7 @@ def aligned(looped: Tensor, single: Tensor) -> Aligned:
     flat_looped, flat_single = looped.flatten(1), single.flatten(1)
     if not (torch.isfinite(flat_looped).all() and torch.isfinite(flat_single).all()):
         raise NonFiniteError("gradients: hold NaN or infinity, expected finite numbers")
+    # The batch's gradient is the sum over samples; its cosine is not the mean of the samples' cosines.
     sums = flat_looped.sum(0), flat_single.sum(0)
     sizes = [float(part.norm()) for part in sums]
     product = float(sums[0] @ sums[1])
@@ -128,6 +129,7 @@ def certificate(weights: Attention, tokens: Tensor, label: int, loops: int) -> C
     norms = [float(torch.linalg.matrix_norm(part, 2)) for part in (state, weights.value)]
     scale = norms[0] ** 3 * norms[1] * float(flow.norm())
     cosine = float((gamma * direction).sum() / (gamma.norm() * direction.norm()))
+    # zeta: bound of the higher orders in a T, relative to the first-order direction.
     zeta = (room**-3 - 1) * scale / float(direction.norm()) if room > 0 else math.inf
     conditions = (*size.conditions, Condition("zeta < 1", zeta < 1, zeta))
     return Certificate(cosine, math.sqrt(1 - zeta**2) if zeta < 1 else math.nan, conditions)
@@ -150,6 +152,7 @@ def kernels(weights: Attention, tokens: Tensor) -> dict[str, Tensor]:
         tokens: E_0 of one sample, ``(d, n)``.
     """
     gram = tokens.to(torch.float64) @ tokens.to(torch.float64).T
+    # W_h W_V M with M = E_0 E_0^T; the value's kernel W_h W_h^T needs no tokens.
     through_value = weights.head @ weights.value @ gram
     return {
         "value": weights.head @ weights.head.T,
@@ -178,6 +181,7 @@ def kernel_condition(matrix: Tensor, label: int) -> Condition:
     """
     k = symmetric("kernel", matrix)
     others = [i for i in range(len(k)) if i != label]
+    # All (i, j) at once: K_yy + K_ij - K_iy - K_jy; the condition holds if the smallest entry is not negative.
     sums = k[label, label] + k[others][:, others] - k[others, label].unsqueeze(1) - k[others, label]
     least = float(sums.min()) if others else 0.0
     return Condition("K_yy + K_ij >= K_iy + K_jy", least >= -_SLACK * float(k.abs().max()), least)

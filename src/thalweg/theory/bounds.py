@@ -63,6 +63,7 @@ def upper_bounds(model: Quadratic, start: Tensor, rate: float, steps: int, overf
     """
     eigen = modes(model)
     x, s = _start_modes(eigen, start), kernel(eigen.values, rate, steps, overflow)
+    # ||B|| and ||x_0||; s_i c_i is the weight of mode i.
     size, length = largest_singular(eigen.couplings), float(x.norm())
     return UpperBounds(
         paper=size * length * float(s.abs().sum()),
@@ -108,6 +109,7 @@ def lower_bounds(model: Quadratic, start: Tensor, rate: float, steps: int, along
     eigen = modes(model)
     x, s = _start_modes(eigen, start), kernel(eigen.values, rate, steps)
     valley, river = eigen.couplings.shape
+    # sigma_min(B): with fewer river than valley directions B^T has a kernel, and the bound is 0.
     least = float(torch.linalg.svdvals(eigen.couplings).min()) if river >= valley else 0.0
     # Along b_1: the part of the flattest direction, minus the largest possible parts of all others.
     first = int(s.abs().argmax())
@@ -156,6 +158,7 @@ def expected_force(model: Quadratic, deviation: float, rate: float, steps: int) 
     """
     require(deviation > 0, "deviation", deviation, "a positive number")
     eigen = modes(model)
+    # Rows s_i b_i: ||C_K||^2 is a quadratic form of the start with the matrix M of their inner products.
     weighted = kernel(eigen.values, rate, steps).unsqueeze(1) * eigen.couplings
     total = float(weighted.square().sum())
     # The smaller Gram matrix has the same non-zero eigenvalues.
@@ -169,7 +172,7 @@ class SteepPart:
     """The part of the force that comes from the steep valley directions G, ``lam >= tau``; F are the flat ones."""
 
     threshold: float
-    """tau."""
+    """tau, the eigenvalue from which on a direction counts as steep."""
     bound: float
     """R_tau = s_K(tau) ``||B^T P_G|| ||P_G x_0||``, an upper bound of `steep` under the conditions."""
     steep: float
@@ -208,12 +211,14 @@ def steep_parts(model: Quadratic, start: Tensor, rate: float, steps: int, thresh
     """
     eigen = modes(model)
     x, s = _start_modes(eigen, start), kernel(eigen.values, rate, steps)
+    # Part of every mode, and its expected energy s_i^2 ||b_i||^2.
     parts = -(s * x).unsqueeze(1) * eigen.couplings
     energies = s.square() * eigen.couplings.square().sum(1)
     whole, energy, most = parts.sum(0), float(energies.sum()), float(rate * eigen.values.max())
     shares = []
     for tau in thresholds.to(torch.float64).tolist():
         require(tau > 0, "thresholds", tau, "positive numbers")
+        # Directions below tau are flat, the others are steep.
         flat = eigen.values < tau
         force, size = parts[flat].sum(0), float(whole.square().sum())
         size_steep = largest_singular(eigen.couplings[~flat]) * float(x[~flat].norm())
@@ -274,6 +279,7 @@ def validity_window(model: Quadratic, rate: float, steps: int | None = None) -> 
     least = float(eigen.values.min())
     if least <= 0:
         raise UnstableDirectionError(f"window: smallest valley eigenvalue is {least:.3g}, expected all above 0")
+    # B^T A^-1 B: curvature that the river gains or loses because the valley follows it.
     relaxing = eigen.couplings.T @ (eigen.couplings / eigen.values.unsqueeze(1))
     curved = max(largest_singular(model.river), largest_singular(relaxing))
     window = Window(3 / (eta * least), 0.1 / (eta * curved) if curved else math.inf)

@@ -59,13 +59,16 @@ def loss_bound(model: TaylorModel, start_loss: float, rho: float | Lipschitz, fo
         Ours, for theorem 2 of arXiv 2510.10089, which has no bound.
     """
     given, last = lipschitz(rho), model.displacements[-1]
+    # H (phi_K - theta_0): with it the model's loss and gradient at phi_K follow.
     pull = model.hessian @ last
     if followed is None:
         error = float(prior_bound(model, given).bound[-1])
         distance = float(last.norm()) + error
     else:
         error, distance = float(followed.bound[-1]), float(followed.moved[-1])
+    # Taylor's remainder: a loss with a rho-Lipschitz Hessian is within rho/6 d^3 of its model at distance d.
     cubic = given.value / 6 * distance * distance * distance if given.value else 0.0
+    # The model's loss at theta_K and phi_K: first and second order in e_K.
     model_part = math.inf if math.isinf(error) else float((model.gradient + pull).norm()) * error + model.size / 2 * error * error
     return LossBound(
         predicted=float(
@@ -172,10 +175,12 @@ def force_bound(model: TaylorModel, gradient: Gradient, points: Tensor, floor: T
     both = frame("valley and river frame", torch.cat([valley, river], 1), dim)
     v, r = both[:, : valley.shape[1]], both[:, valley.shape[1] :]
     origin = shaped("floor", floor, dim)
+    # B in the two frames, and its norm.
     block = (model.hessian @ v).T @ r
     size = float(torch.linalg.matrix_norm(block, 2)) if block.numel() else 0.0
     real, modelled, coupling, residual = r.new_zeros(r.shape[1]), r.new_zeros(r.shape[1]), 0.0, 0.0
     for k in range(model.steps):
+        # theta_k - V x_k: the same river coordinates, on the valley's floor.
         lowered = path[k] - v @ (v.T @ (path[k] - origin))
         forces = []
         # The gradient and its residual at theta_k, and at the same point lowered to the floor.
@@ -186,6 +191,7 @@ def force_bound(model: TaylorModel, gradient: Gradient, points: Tensor, floor: T
         # The valley's part of the error e_k.
         gap = path[k] - path[0] - model.displacements[k]
         coupling += model.rate * size * float((v.T @ gap).norm())
+        # One step of both forces.
         real = real - model.rate * (forces[0] - forces[1])
         modelled = modelled - model.rate * (block.T @ (v.T @ (path[0] + model.displacements[k] - origin)))
     return ForceBound(real, modelled, coupling + residual, coupling, residual)

@@ -71,10 +71,12 @@ def compare_forces(first: Quadratic, second: Quadratic, start: Tensor, rate: flo
         raise ShapeMismatchError(f"valleys: dimensions {len(first.valley)} and {len(second.valley)}, expected the same")
     models = (first, second)
     x = shaped("start", start, len(first.valley))
+    # Exact forces, their components along the slope, and their means over starts.
     forces = [cumulative_force(model, x, rate, steps) for model in models]
     slopes = [river_slope(model) for model in models]
     along = [float(h @ f.vector / h.norm()) if h.any() else 0.0 for h, f in zip(slopes, forces, strict=True)]
     expected = [expected_force(model, 1.0, rate, steps).mean for model in models]
+    # SC1 compares a lower bound of the second force with an upper bound of the first.
     floor, roof = lower_bounds(second, x, rate, steps).full_rank, upper_bounds(first, x, rate, steps).start
     conditions = (
         Condition("SC1: sigma_min(B_2) ||s_K(A_2) x_0|| > ||B_1|| ||s_K(A_1) x_0||", floor > roof, floor - roof),
@@ -97,9 +99,11 @@ def _orthogonal_dominance(first: Quadratic, second: Quadratic, x: Tensor, rate: 
         eigen = modes(model)
         lengths = eigen.couplings.norm(dim=1)
         unit = eigen.couplings / lengths.clamp_min(1e-300).unsqueeze(1)
+        # Cosines of different couplings; they have to vanish, so that the modes' parts add as squares.
         off = (unit @ unit.T).fill_diagonal_(0)
         cosines = max(cosines, float(off.abs().max()))
         sizes.append((kernel(eigen.values, rate, steps) * (eigen.vectors.T @ x)).abs() * lengths)
+    # Sorted one against the other: every part of the second has to be at least as large.
     lead = (sizes[1].sort().values - sizes[0].sort().values).min()
     held = cosines <= _ORTHOGONAL and float(lead) >= 0 and bool(sizes[1].sum() > sizes[0].sum())
     return Condition("SC-O: orthogonal couplings, |s_i c_i| ||b_i|| dominates", held, float(lead))

@@ -23,9 +23,9 @@ class Run:
     """The result of K steps of gradient descent on a quadratic."""
 
     last: Tensor
-    """theta_K, ``(P,)``."""
+    """theta_K, the last point, ``(P,)``."""
     total: Tensor
-    """``sum_{k<K} theta_k``, ``(P,)``."""
+    """``sum_{k<K} theta_k``, the sum of all points but the last, ``(P,)``."""
 
 
 def run(hessian: Tensor, pull: Tensor, start: Tensor, rate: float, steps: int) -> Run:
@@ -52,6 +52,7 @@ def run(hessian: Tensor, pull: Tensor, start: Tensor, rate: float, steps: int) -
     matrix = symmetric("hessian", hessian)
     h, theta = shaped("pull", pull, len(matrix)), shaped("start", start, len(matrix))
     values, vectors = torch.linalg.eigh(matrix)
+    # In eigenvectors every coordinate is a scalar recursion with force f.
     y, f = vectors.T @ theta, vectors.T @ h
     s, q = kernel(values, rate, steps), doubled_kernel(values, rate, steps)
     return Run(theta - vectors @ (s * (values * y - f)), vectors @ (s / rate * y + q * f))
@@ -95,6 +96,7 @@ def coupled_force(model: Quadratic, start: Tensor, rate: float, steps: int) -> C
     positive_steps(steps)
     width, eta = len(model.valley), positive_rate(rate)
     theta = shaped("start", start, width + len(model.river))
+    # The whole run in closed form gives F_K.
     whole = run(model.hessian, -model.gradient, theta, eta, steps)
     eigen = modes(model)
     size, pull = largest_singular(model.coupling), -model.valley_gradient
@@ -107,6 +109,7 @@ def coupled_force(model: Quadratic, start: Tensor, rate: float, steps: int) -> C
         bound += eta * float(s.abs().max()) * size * (size * float(position[width:].norm()) + float(pull.norm()))
         position = position - eta * (model.hessian @ position + model.gradient)
     unforced = cumulative_force(model, theta[:width], eta, steps).vector
+    # A lower bound of ||C_K||: only against it can the feedback be called small.
     least = lower_bounds(model, theta[:width], eta, steps, along=unforced).best
     ratio = bound / least if least else (float("inf") if bound else 0.0)
     return CoupledForce(
@@ -133,6 +136,7 @@ def noise_covariance(model: Quadratic, noise: Tensor, rate: float, steps: int) -
     """
     eigen = modes(model)
     q = eigen.vectors.T @ symmetric("noise", shaped("noise", noise, *model.valley.shape)) @ eigen.vectors
+    # Noise of step j acts on the force for the remaining K - 1 - j steps.
     total = torch.zeros_like(q)
     for j in range(positive_steps(steps) - 1):
         s = kernel(eigen.values, rate, steps - 1 - j)

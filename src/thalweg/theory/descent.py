@@ -64,6 +64,7 @@ def bounded(name: str, points: Tensor, first: int = 0) -> Tensor:
     Raises:
         NonFiniteError: a coordinate is NaN or larger than 1e150; the message names the step.
     """
+    # NaN compares as false, so it counts as diverged too.
     far = ~(points.abs() <= _LARGEST).all(1)
     if far.any():
         step = first + int(far.int().argmax())

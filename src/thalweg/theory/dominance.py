@@ -206,6 +206,7 @@ def sign_flips(differences: Tensor) -> SignFlips:
     observed = _t_statistics(given, torch.ones(1, seeds, dtype=torch.float64))[0]
     # Flips whose statistic equals the observed one up to rounding have to count.
     reached = torch.where(observed.isinf(), observed, observed - _TIES * observed.abs())
+    # Count the flips that reach the observed statistic: with their largest entry, and entry by entry.
     largest, alone = torch.zeros_like(reached), torch.zeros_like(reached)
     for begin in range(0, 1 << seeds, _ROWS):
         # The S binary digits of a number are the signs of one flip.
@@ -228,6 +229,7 @@ def _t_statistics(differences: Tensor, signs: Tensor) -> Tensor:
 
 def _bootstrap_interval(shares: Tensor, seed: int) -> tuple[float, float]:
     """Bootstrap the 95 % interval of a mean over seeds: percentiles over resampled seeds; ``shares`` is ``(S,)``."""
+    # Whole seeds are resampled, because the pairs of one seed are not independent.
     picks = stream(seed, "bootstrap").integers(0, len(shares), (_RESAMPLES, len(shares)))
     low, high = np.quantile(shares.numpy(force=True)[picks].mean(1), [0.025, 0.975])
     return float(low), float(high)
@@ -242,6 +244,7 @@ def longest_interval(counts: Tensor, tau: Tensor) -> tuple[float, float] | None:
     Returns:
         First and last tau of the range in which every seed has a count of at least 0 and the mean is above 0, or None.
     """
+    # Scan the grid for runs of good thresholds; the extra False closes the last run.
     good = ((counts >= 0).all(0) & (counts.double().mean(0) > 0)).tolist()
     best, begin = None, None
     for index, dominated in enumerate([*good, False]):

@@ -23,9 +23,9 @@ class Modes:
     """The valley in the eigenvectors of A."""
 
     values: Tensor
-    """lam, ``(dV,)``, ascending."""
+    """Eigenvalues lam, ``(dV,)``, ascending."""
     vectors: Tensor
-    """u_i, columns ``(dV, dV)``."""
+    """Eigenvectors u_i, columns ``(dV, dV)``."""
     couplings: Tensor
     """Rows b_i = B^T u_i, ``(dV, dR)``."""
 
@@ -35,7 +35,7 @@ class Force:
     """A cumulative force on the river, a displacement of the river's weights."""
 
     vector: Tensor
-    """C_K, ``(dR,)``."""
+    """The force C_K, ``(dR,)``."""
     per_mode: Tensor
     """Rows ``-s_K(lam_i) c_i b_i``, ``(dV, dR)``; their sum is the vector."""
     unstable: int
@@ -45,7 +45,7 @@ class Force:
 
     @property
     def norm(self) -> float:
-        """``||C_K||``."""
+        """Length of the force, ``||C_K||``."""
         return float(self.vector.norm())
 
 
@@ -122,6 +122,7 @@ def relative_force(model: Quadratic, rate: float, steps: int, overflow: str = "r
         Ours.
     """
     eigen = modes(model)
+    # (eta K - s_K) / lam is eta q_K: no division by lam is left.
     q = rate * doubled_kernel(eigen.values, rate, steps, overflow)
     return unless_overflown("force", eigen.couplings.T @ (q * (eigen.vectors.T @ model.valley_gradient)), overflow)
 
@@ -160,6 +161,7 @@ def force_by_products(hessian: Operator | Tensor, start: Tensor, valley: Tensor,
     total = r.new_zeros(r.shape[1])
     eta = positive_rate(rate)
     for _ in range(positive_steps(steps)):
+        # One product gives the step of the valley and the push on the river.
         product = operator @ (v @ x)
         total = total - eta * (r.T @ product)
         x = x - eta * (v.T @ product)
@@ -189,6 +191,7 @@ def measured_force(
     origin = shaped("floor", floor, points.shape[1])
     total = r.new_zeros(r.shape[1])
     for point in points.to(torch.float64):
+        # The same point with its valley coordinates set to the floor's.
         lowered = point - v @ (v.T @ (point - origin))
         total = total - rate * (r.T @ (gradient(point) - gradient(lowered)).to(torch.float64))
     return total

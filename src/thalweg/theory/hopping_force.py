@@ -268,6 +268,7 @@ def sharpening(loss: Callable[[Tensor], Tensor], point: Tensor, top: Tensor, riv
     if not v.any():
         raise BadInputError("top direction: is zero, expected an eigenvector")
     v = v / v.norm()
+    # H v and grad (v^T H v) at once; the first tells whether v is an eigenvector.
     product, slope_of_curvature = curvature_and_gradient(loss, point, v)
     lam = float(v @ product)
     residual = float((product - lam * v).norm()) / abs(lam) if lam else float("inf")

@@ -134,6 +134,7 @@ def rho_directional(followed: Followed) -> Lipschitz:
     Residuals within their rounding are left out; the result is 0 if all are. With this estimate `prior_bound` holds for
     ``||e_k||`` of the same run, but not for another run and not for a loss.
     """
+    # ||r_k|| <= rho/2 ||theta_k - theta_0||^2, solved for rho at each step.
     sizes, moved = followed.residuals.norm(dim=1), followed.moved[:-1]
     measurable = (sizes > followed.roundings) & (moved > 0)
     return Lipschitz(float((2 * sizes[measurable] / moved[measurable].square()).max()) if measurable.any() else 0.0, "directional")
@@ -175,4 +176,5 @@ class Difference(Operator):
         self.dim, self.dtype, self.device = first.dim, first.dtype, first.device
 
     def rows(self, vectors: Tensor) -> Tensor:
+        """Multiply the difference with row vectors ``(n, P)``."""
         return self.first.rows(vectors) - (self.second @ vectors.T).T

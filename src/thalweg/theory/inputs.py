@@ -85,6 +85,7 @@ def frame(name: str, columns: Tensor, dim: int) -> Tensor:
     """
     if columns.dim() != 2 or columns.shape[0] != dim:
         raise ShapeMismatchError(f"{name}: given shape {tuple(columns.shape)}, expected ({dim}, d)")
+    # The tolerance follows the dtype in which the frame was computed.
     allowed = ORTHONORMAL.get(columns.dtype, ORTHONORMAL[torch.float32])
     columns = finite(name, columns)
     gram = columns.T @ columns - torch.eye(columns.shape[1], dtype=torch.float64, device=columns.device)

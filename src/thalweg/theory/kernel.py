@@ -113,6 +113,7 @@ def doubled_kernel(values: Tensor, rate: float, steps: int, overflow: str = "rai
     safe = torch.where(x == 0, torch.ones_like(lam), lam)
     direct = (count - kernel(lam, eta, count, overflow) / eta) / safe
     term, series = torch.full_like(lam, eta * count * (count - 1) / 2), torch.zeros_like(lam)
+    # Each term of the series follows from the one before.
     for order in range(2, 7):
         series = series + term
         term = term * -x * (count - order) / (order + 1)

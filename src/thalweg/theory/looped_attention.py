@@ -69,6 +69,7 @@ def states(weights: Attention, tokens: Tensor, loops: int) -> list[Tensor]:
     require(loops >= 1, "loops", loops, "a whole number of at least 1")
     if tokens.dim() != 3 or tokens.shape[1] != weights.value.shape[0]:
         raise ShapeMismatchError(f"tokens: given shape {tuple(tokens.shape)}, expected (S, {weights.value.shape[0]}, n)")
+    # Q = W_K^T W_Q; E^T Q E are the attention scores, without softmax.
     scores, state = weights.key.T @ weights.query, finite("tokens", tokens)
     trajectory = [state]
     for _ in range(loops):
@@ -146,6 +147,7 @@ def growth(weights: Attention, tokens: Tensor, loops: int) -> Growth:
     norm = lambda matrix: torch.linalg.matrix_norm(matrix, 2)  # noqa: E731
     scores = weights.key.T @ weights.query
     a = float(norm(weights.value) * norm(scores) * norm(finite("tokens", tokens)).max() ** 2)
+    # The bounds need 1 - 2 a T > 0.
     room = 1 - 2 * a * loops
     if room <= 0:
         message = f"loops: 2 a T is {2 * a * loops:.3g}, expected below 1 for bounds; use smaller weights or fewer loops"

@@ -99,6 +99,7 @@ def loss_decrease_by_products(hessian: Operator | Tensor, gradient: Tensor, rate
         Ours.
     """
     positive_rate(rate)
+    # 1/2 g^T s_2K(H) g is a quadratic form of a matrix function, which Lanczos evaluates.
     function = lambda values: 0.5 * kernel(values, rate, 2 * positive_steps(steps))  # noqa: E731
     return quadratic_form(hessian, function, gradient, products or steps)
 
@@ -119,6 +120,7 @@ def expected_loss(values: Tensor, pull: Tensor, deviation: float, rate: float, s
     """
     lam = spectrum("values", values)
     h = shaped("pull", pull, len(lam))
+    # The start's variance shrinks by (1 - eta lam)^2K; the force lowers the loss by the identity of `loss_decrease`.
     left = (1 - positive_rate(rate) * lam) ** (2 * positive_steps(steps))
     return float((deviation**2 / 2 * lam * left - 0.5 * kernel(lam, rate, 2 * steps) * h.square()).sum())
 
@@ -174,5 +176,6 @@ def compare_losses(first: Measure, second: Measure, rate: float, steps: int, sta
 
 def _mass_below(measure: Measure, points: Tensor) -> Tensor:
     """Cumulative measure ``mu((-inf, t])`` at every t, ``(m,)``."""
+    # A leading 0 stands for the points below all eigenvalues.
     sums = torch.cat([measure.weights.new_zeros(1), measure.weights.cumsum(0)])
     return sums[torch.searchsorted(measure.values.contiguous(), points.contiguous(), right=True)]

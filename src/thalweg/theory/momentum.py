@@ -89,6 +89,7 @@ def _by_doubling(x: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
     so that lam = 0 and equal roots need no special case; near eta lam = 4 it loses K / (1 - beta)^2 roundings.
     """
     ones = torch.ones_like(x)
+    # Rows of M - I for the state (x, w).
     move = torch.stack([torch.stack([-x, -beta * x], -1), torch.stack([ones, (beta - 1) * ones], -1)], -2)  # M - I
     unit = torch.eye(2, dtype=torch.float64, device=x.device).expand_as(move)
     sums = unit
@@ -112,6 +113,7 @@ def _by_roots(x: Tensor, steps: int, beta: float) -> tuple[Tensor, Tensor]:
 
 def _root_powers(x: Tensor, count: int, beta: float) -> Tensor:
     """Compute ``(a^n - b^n) / (a - b)`` for n = count; ``n a^(n-1)`` for equal roots."""
+    # The roots are complex where the discriminant ``gap`` is negative.
     trace = 1 + beta - x
     gap = trace**2 - 4 * beta
     # Complex roots sqrt(beta) e^(+-i angle) give a sine ratio; real roots give a ratio of exponentials, without cancellation.
@@ -292,6 +294,7 @@ def preconditioned(
     width, breadth = model.coupling.shape
     root, outer = _triangular_root("valley preconditioner", valley, width), _triangular_root("river preconditioner", river, breadth)
     w, vectors = torch.linalg.eigh(root.T @ model.valley @ root)
+    # L^-1 x_0: in these coordinates the run is plain gradient descent on L^T A L.
     lowered = torch.linalg.solve_triangular(root, shaped("start", start, width).unsqueeze(1), upper=False)[:, 0]
     couplings = vectors.T @ root.T @ model.coupling @ outer @ outer.T
     parts = -(of(w) * (vectors.T @ lowered)).unsqueeze(1) * couplings
@@ -364,6 +367,7 @@ def _diagonal_drifts(every: Tensor, mean: Tensor) -> tuple[float, float]:
 def _matrix_drifts(every: Tensor, mean: Tensor) -> tuple[float, float]:
     """Both drifts of matrices ``(K, n, n)`` from their mean ``(n, n)``."""
     root, deviations = _triangular_root("mean preconditioner", mean, len(mean)), every - mean
+    # L^-1 (P_k - P) L^-T has the same norm as P^-1/2 (P_k - P) P^-1/2.
     half = torch.linalg.solve_triangular(root, deviations, upper=False)
     inner = torch.linalg.solve_triangular(root.T, half, upper=True, left=False)
     return float(torch.linalg.matrix_norm(deviations, 2).max() / torch.linalg.matrix_norm(mean, 2)), float(

@@ -27,15 +27,15 @@ class Quadratic:
     """
 
     valley: Tensor
-    """A, ``(dV, dV)``, symmetric."""
+    """A, the valley block of the Hessian, ``(dV, dV)``, symmetric."""
     coupling: Tensor
-    """B, ``(dV, dR)``; the paper's H_RV is its transpose."""
+    """B, the coupling of valley and river, ``(dV, dR)``; the paper's H_RV is its transpose."""
     river: Tensor
-    """D, ``(dR, dR)``, symmetric."""
+    """D, the river block of the Hessian, ``(dR, dR)``, symmetric."""
     valley_gradient: Tensor
-    """g_V, ``(dV,)``."""
+    """g_V, gradient along the valley at the reference point, ``(dV,)``."""
     river_gradient: Tensor
-    """g_R, ``(dR,)``."""
+    """g_R, gradient along the river at the reference point, ``(dR,)``."""
 
     @property
     def hessian(self) -> Tensor:
@@ -107,9 +107,11 @@ def in_frames(hessian: Operator | Tensor, gradient: Tensor, valley: Tensor, rive
     operator = as_operator(hessian)
     if not (valley.shape[-1] and river.shape[-1]):
         raise EmptySubspaceError(f"split: given {valley.shape[-1]} valley and {river.shape[-1]} river directions, expected both")
+    # One frame for both, so that orthogonality of river and valley is checked too.
     both = frame("valley and river frame", torch.cat([valley, river], 1), operator.dim)
     g = shaped("gradient", gradient, operator.dim)
     width = valley.shape[1]
+    # Blocks A, B, D of H in the frame, symmetric up to rounding before the next line.
     block = both.T @ (operator @ both)
     block = (block + block.T) / 2
     if of_itself:
@@ -167,9 +169,11 @@ def consistency(model: Quadratic) -> Consistency:
     if not (len(a) and len(d)):
         raise EmptySubspaceError(f"consistency: valley of dimension {len(a)}, river of {len(d)}, expected both above 0")
     sizes = [float(torch.linalg.matrix_norm(block, 2)) for block in (a, b, d)]
+    # Ratio for each valley eigenvector with positive curvature; without D it is not defined.
     lam, u = torch.linalg.eigh(a)
     positive = lam > ZERO * sizes[0]
     coupled = (b.T @ u[:, positive]).square().sum(0) / (lam[positive] * sizes[2]) if sizes[2] else b.new_tensor([0.0])
+    # The whole Hessian decides whether there is a minimum.
     whole = torch.linalg.eigvalsh(model.hessian)
     result = Consistency(
         ratio=sizes[1] ** 2 / (sizes[0] * sizes[2]) if sizes[0] * sizes[2] else (float("inf") if sizes[1] else 0.0),

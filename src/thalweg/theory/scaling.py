@@ -48,6 +48,7 @@ def rescaled_single(weights: Attention, loops: int, rate: float, adam: bool = Fa
         Ours.
     """
     require(loops >= 1, "loops", loops, "a whole number of at least 1")
+    # The gradient of W_V grows by T and the step's effect by T; Adam cancels the first factor.
     factor = loops if adam else loops**2
     return Rescaled(replace(weights, value=loops * weights.value), factor * rate, rate)
 
@@ -90,6 +91,7 @@ def spectrum_ratios(looped: Tensor, single: Tensor, loops: int, slack: float = 0
     for name, values in (("looped", looped_values), ("single", single_values)):
         if len(values) and float(values.min()) < -_ZERO * float(values.max()):
             raise UnstableDirectionError(f"{name}: smallest eigenvalue {float(values.min()):.3g}, expected none below 0")
+    # Ratios exist for the eigenvalues of Single that are not zero.
     nonzero = single_values > _ZERO * single_values.max()
     ratios = looped_values[nonzero] / single_values[nonzero]
     least, most = (float(ratios.min()), float(ratios.max())) if len(ratios) else (1.0, 1.0)
@@ -125,5 +127,6 @@ def gauss_newton(weights: Attention, tokens: Tensor, loops: int) -> Tensor:
     flat = torch.cat([part.flatten() for part in weights.parts().values()])
     jacobian = torch.autograd.functional.jacobian(logits, flat)
     p = logits(flat).softmax(-1)
+    # Hessian of the cross-entropy in the logits, for each sample.
     curvature = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
     return torch.einsum("scp,scd,sdq->pq", jacobian, curvature, jacobian) / len(tokens)

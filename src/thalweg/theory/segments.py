@@ -91,6 +91,7 @@ def _one_segment(
     hessian: Operator, slopes: Tensor, path: Tensor, start: int, rate: float, share: float, every: int | None
 ) -> Segment:
     """Extend a segment from its anchor for as long as the model is accurate enough."""
+    # q = ||I - eta H||: the factor by which a step may multiply the error so far.
     low, high = extreme_values(hessian)
     q = max(abs(1 - rate * low), abs(1 - rate * high))
     anchor, model, bound, step = path[start], torch.zeros_like(path[start]), 0.0, start
@@ -104,5 +105,6 @@ def _one_segment(
             break
         bound, step = reached, step + 1
         model = model - rate * (slopes[start] + hessian @ model)
+    # The measured error at the end: run minus model, both from the anchor.
     moved = path[step] - anchor
     return Segment(start, step, bound, float((moved - model).norm()), float(moved.norm()), q)

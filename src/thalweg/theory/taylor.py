@@ -32,11 +32,11 @@ class TaylorModel:
     """The quadratic model of a loss at theta_0, and the run of gradient descent on the model."""
 
     hessian: Operator
-    """H at theta_0."""
+    """H, the Hessian at theta_0."""
     gradient: Tensor
-    """g_0, ``(P,)``."""
+    """g_0, the gradient at theta_0, ``(P,)``."""
     rate: float
-    """eta."""
+    """Step size eta."""
     displacements: Tensor
     """phi_k - theta_0, ``(K + 1, P)``; the first is 0, the last ``-s_K(H) g_0``."""
     extremes: tuple[float, float]
@@ -44,7 +44,7 @@ class TaylorModel:
 
     @property
     def steps(self) -> int:
-        """K."""
+        """Number of steps K."""
         return len(self.displacements) - 1
 
     @property
@@ -54,7 +54,7 @@ class TaylorModel:
 
     @property
     def size(self) -> float:
-        """``||H||``."""
+        """Operator norm ``||H||``, the largest absolute eigenvalue."""
         return max(abs(value) for value in self.extremes)
 
 
@@ -235,6 +235,7 @@ def follow(
     precision = max(torch.finfo(kind).eps for kind in (gradient(path[0]).dtype, model.hessian.dtype))
     # A stray s_k acts like a residual s_k / eta.
     sizes = residuals.norm(dim=1) + strays.norm(dim=1) / model.rate
+    # The run counts as gradient descent if its strays are small against its largest step.
     leading = float(path.diff(dim=0).norm(dim=1).max())
     straying = float(strays.norm(dim=1).max()) / leading if leading else float(strays.norm(dim=1).max())
     river_part = _river_part(model, residuals - strays / model.rate, gaps, river, river_contraction)
@@ -273,6 +274,7 @@ def _river_part(
     block = columns.T @ product
     leak = float(torch.linalg.matrix_norm(product - columns @ block, 2))
     values = torch.linalg.eigvalsh((block + block.T) / 2)
+    # The river's own contraction q_R, unless it is given.
     q = float((1 - model.rate * values).abs().max()) if contraction is None else contraction
     sizes = (residuals @ columns).norm(dim=1) + leak * gaps[:-1].norm(dim=1)
     return (gaps @ columns).norm(dim=1), posterior_bound(sizes, q, model.rate, model.steps)

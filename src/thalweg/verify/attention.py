@@ -36,6 +36,7 @@ def _gradients_are_exact() -> Finding:
         for _ in range(10):
             weights, tokens = drawn(rng, 0.3), normal(rng, 5, 4, 6) / 2
             classes = torch.from_numpy(rng.integers(0, 3, 5))
+            # The reference: autograd through the independent loss.
             leaves = [part.clone().requires_grad_() for part in weights.parts().values()]
             exact = torch.autograd.grad(loss(Attention(*leaves), tokens, classes, loops), leaves)
             by_sweep = looped_attention.gradients(weights, tokens, classes, loops).parts().values()
@@ -78,9 +79,11 @@ def _kernel_condition_decides() -> Finding:
         root = normal(rng, 4, int(rng.integers(2, 9)))
         matrix, label = root @ root.T, int(rng.integers(0, 4))
         condition = alignment.kernel_condition(matrix, label)
+        # Random predictions of both models, mostly close to corners, and all pairs of corners.
         p, q = (torch.from_numpy(rng.dirichlet(np.full(4, 0.2), 400)) for _ in range(2))
         corners = torch.eye(4, dtype=torch.float64)
         p, q = torch.cat([p, corners.repeat(4, 1)]), torch.cat([q, corners.repeat_interleave(4, 0)])
+        # u = softmax(z) - e_y.
         p[:, label] -= 1
         q[:, label] -= 1
         least = float(((p @ matrix) * q).sum(1).min())
@@ -134,6 +137,7 @@ def _gauss_newton_obeys_the_square_law() -> Finding:
             pair = [scaling.gauss_newton(weights, tokens, count) for count in (loops, 1)]
             ratios = scaling.spectrum_ratios(torch.linalg.eigvalsh(pair[0]), torch.linalg.eigvalsh(pair[1]), loops)
             errors += [max(0.0, 1 - float(ratios.values.min())), max(0.0, float(ratios.values.max()) / loops**2 - 1)]
+            # Attention block: 40 of the parameters; its largest 20 eigenvalues have to scale by T^2.
             inner = [torch.linalg.eigvalsh(matrix[:40, :40])[-20:] for matrix in pair]
             medians.append(float((inner[0] / inner[1]).median()) / loops**2)
             errors.append(abs(medians[-1] - 1))
@@ -148,6 +152,7 @@ def _rescaled_single_runs_as_looped() -> Finding:
     control = scaling.rescaled_single(weights, loops, rate)
     ends = []
     plans = ((weights, loops, rate, rate), (control.weights, 1, control.rate, control.value_rate), (weights, 1, rate, rate))
+    # Looped, its rescaled Single, and plain Single, each by gradient descent.
     for model, count, step, value_step in plans:
         for _ in range(60):
             slope = looped_attention.gradients(model, tokens, classes, count).parts()
@@ -160,15 +165,15 @@ def _rescaled_single_runs_as_looped() -> Finding:
 
 STATEMENTS = (
     Statement("6.1", "gradients of linear looped attention by the reverse sweep", "ours", _gradients_are_exact),
-    Statement("6.2", "states grow at most by (1 - 2 a T)^(-1/2)", "ours", _growth_is_bounded),
+    Statement("6.2", "for 2 a T < 1 states grow at most by (1 - 2 a T)^(-1/2)", "ours", _growth_is_bounded),
     Statement("6.3", "theorem 3': cosine with the first-order direction at least sqrt(1 - zeta^2)", "repaired", _certificates_hold),
-    Statement("6.4", "u_T^T K u_1 >= 0 exactly under K_yy + K_ij >= K_iy + K_jy", "repaired", _kernel_condition_decides),
-    Statement("6.5", "small weights: Looped's gradient is T times Single's", "as stated", _small_weights_scale_by_loops),
+    Statement("6.4", "u_T^T K u_1 >= 0 if and only if K_yy + K_ij >= K_iy + K_jy", "repaired", _kernel_condition_decides),
+    Statement("6.5", "for small weights Looped's gradient is T times Single's", "as stated", _small_weights_scale_by_loops),
     Statement(
         "6.6", "Gauss-Newton eigenvalues of Looped lie in [1, T^2] times Single's", "false", _gauss_newton_obeys_the_square_law
     ),
-    Statement("6.7", "Single at T W_V with step T^2 eta on W_V runs as Looped does", "ours", _rescaled_single_runs_as_looped),
-    Statement("CE-A", "theorem 3: all four inner products negative", "false", opposed_gradients),
-    Statement("CE-B", "theorem 3: negative with orthonormal tokens and identity weights", "false", opposed_share),
-    Statement("CE-C", "theorem 3: every sample agrees, the batch does not", "false", opposed_batch),
+    Statement("6.7", "Single at T W_V with step T^2 eta on W_V trains like Looped", "ours", _rescaled_single_runs_as_looped),
+    Statement("CE-A", "counterexample to theorem 3: all four inner products are negative", "false", opposed_gradients),
+    Statement("CE-B", "counterexample to theorem 3: negative with orthonormal tokens and identity weights", "false", opposed_share),
+    Statement("CE-C", "counterexample to theorem 3: every sample has cosine +1, the batch has -1", "false", opposed_batch),
 )

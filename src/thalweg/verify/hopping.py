@@ -32,9 +32,11 @@ def _signs_are_a_trap() -> Finding:
     rng, errors, shares = cases(800), [], []
     for _ in range(5):
         a, base, turn = _driven(rng, 0.048, 0.0, 600, 2), rotation(rng, 6), normal(rng, 6, 6)
+        # A fixed skew matrix of norm 1 turns the frames smoothly by 0.3 in total.
         turn = (turn - turn.T) / (turn - turn.T).norm()
         frames = torch.matrix_exp(torch.linspace(0, 0.3, 600, dtype=torch.float64).view(-1, 1, 1) * turn) @ base[:, :2]
         gradients = torch.einsum("wpk,wk->wp", frames, a)
+        # What an eigensolver returns: the same directions with random signs.
         anew = frames * torch.from_numpy(rng.choice([-1.0, 1.0], (600, 1, 2)))
         true = ((a[1:] * a[:-1]) < 0).double().mean(0)
         aligned = flips.flips(flips.along(gradients, anew)).share
@@ -50,6 +52,7 @@ def _flips_have_laws() -> Finding:
     rng, errors, details = cases(801), [], []
     for z in (0.1, 0.5, 0.9, 1.1, 1.5, 1.9):
         x = ((1 - z) ** torch.arange(60, dtype=torch.float64)).unsqueeze(1)
+        # Without noise the gradient of one run decides: it flips in every step or never.
         still = flips.flips(x)
         errors += [abs(float(still.share) - (z > 1)), abs(float(still.share) - flips.deterministic_law(z))]
         errors.append(abs(float(still.sharpness) - z))
@@ -89,6 +92,7 @@ def _tortuosity_has_a_closed_form() -> Finding:
             x.append(x[-1] - z * x[-1])
         points = torch.stack([torch.tensor(x, dtype=torch.float64), -0.1 * torch.arange(steps + 1, dtype=torch.float64)], 1)
         walk = geometry.geometry(points, torch.eye(2)[:, :1])
+        # Length of the path over its net displacement.
         exact = math.fsum(abs(b - a) for a, b in pairwise(x)) / abs(x[-1] - x[0])
         errors += [abs(walk.valley.tortuosity / exact - 1), abs(geometry.quadratic_tortuosity(z, steps) / exact - 1)]
         errors.append(abs(walk.river.tortuosity - 1))
@@ -122,7 +126,9 @@ def _hopping_stops_or_helps() -> Finding:
     late, counted = walk[1000:], flips.flips(torch.stack(rows)[1000:, :1])
     window = geometry.geometry(walk[-201:], axis[:, :1])
     ratios = edge.edge(((1.8 + walk[-200:, 1]) / 2).tolist())
+    # The library's own decision on the window.
     decision = hopping.hopping(counted, window, ratios, cubic_drift=1.0 * slope)
+    # Speed along the river relative to the slope h, and <x^2> t / (2 h), which is 1 where hopping stops the river.
     speed = float(late[-1, 1] - late[0, 1]) / 2000 / slope
     square = float(late[:-1, 0].square().mean()) / (2 * slope)
     # Ablations of both signs, and the recursion of the flattening river as an oracle.
@@ -148,9 +154,11 @@ def _hopping_stops_or_helps() -> Finding:
 
 
 STATEMENTS = (
-    Statement("8.1", "random signs of eigenvectors make every run look like hopping", "ours", _signs_are_a_trap),
+    Statement(
+        "8.1", "with random signs of the eigenvectors every run appears to hop; with aligned signs not", "ours", _signs_are_a_trap
+    ),
     Statement("8.2", "shares of flips: 0 or 1, arccos(1 - eta lam)/pi, arccos(-eta lam/2)/pi", "ours", _flips_have_laws),
-    Statement("8.3", "heavy ball flips with phi/pi: swinging is not hopping", "ours", _momentum_swings),
-    Statement("8.4", "tortuosity of gradient descent on a parabola", "ours", _tortuosity_has_a_closed_form),
+    Statement("8.3", "the share of flips of the heavy ball is phi/pi: slow oscillation is not hopping", "ours", _momentum_swings),
+    Statement("8.4", "tortuosity of gradient descent on a parabola, in closed form", "ours", _tortuosity_has_a_closed_form),
     Statement("8.5", "hopping stops a river that sharpens and helps one that flattens", "false", _hopping_stops_or_helps),
 )

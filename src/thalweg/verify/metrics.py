@@ -25,6 +25,7 @@ def _entropy_of_every_order() -> Finding:
     for _ in range(100):
         lam = normal(rng, int(rng.integers(2, 60))) ** 3
         p = (lam.abs() / lam.abs().sum()).numpy()
+        # Hartley, Shannon, collision and min-entropy.
         stated = (math.log(len(p)), -(p * np.log(p)).sum(), -np.log((p**2).sum()), -np.log(p.max()))
         entropies = [entropy.matrix_entropy(lam, order).value for order in _ORDERS]
         errors += [abs(entropies[_ORDERS.index(order)] - value) for order, value in zip((0, 1, 2, math.inf), stated, strict=True)]
@@ -54,6 +55,7 @@ def _order_one_is_bounded() -> Finding:
 
 def _other_orders_may_be_negative() -> Finding:
     """Two groupings of 20 samples, whose mutual information is negative at orders 2 and 5."""
+    # Two labellings that each keep one half of the samples distinct: dependent, yet negative at other orders.
     zeros, numbers = torch.zeros(10), torch.arange(1.0, 11.0)
     grams = [(v.unsqueeze(1) == v).double() for v in (torch.cat([zeros, numbers]), torch.cat([numbers, zeros]))]
     with warnings.catch_warnings():
@@ -84,9 +86,11 @@ def _quadratic_forms_follow_the_cosine() -> Finding:
     a, b = (m + m.T - 2 * m.trace() / 30 * torch.eye(30, dtype=torch.float64) for m in (normal(rng, 30, 30) for _ in range(2)))
     z, mixed = normal(rng, 40000, 30), a + b
     x, y = ((z @ m * z).sum(1) for m in (a, mixed))
+    # The sample covariance of z^T A z and z^T (A + B) z, with its standard error.
     terms = (x - x.mean()) * (y - y.mean())
     score = abs(float(terms.mean()) - 2 * similarity.inner_product(a, mixed).value) / (float(terms.std()) / 200)
     q = rotation(rng, 30)
+    # A rotated copy has the same spectrum as A, and shares nothing with it.
     turned = q @ a @ q.T
     pairs = [
         information.quadratic_form_information(a, m, 200) for m in (a + 0.1 * b, a + 0.5 * b, a + 2 * b, (turned + turned.T) / 2)
@@ -102,6 +106,7 @@ def _phases_seldom_come_from_noise() -> Finding:
     rng, n = cases(705), 80
     noise_runs = [phases.phases(_ar_noise(rng, n, 0.5), most=2, replicates=49, seed=seed) for seed in range(120)]
     false = float(np.mean([len(run.breaks) > 0 for run in noise_runs]))
+    # A planted run: collapse, diversification, stable.
     ramp = torch.cat([torch.linspace(0, -3, 25), torch.linspace(-3, -1, 30), torch.full((25,), -1.0)]).double()
     runs = phases.phases_over_seeds([ramp + 0.1 * _ar_noise(rng, n, 0.5) for _ in range(8)], replicates=49)
     recovered = float(np.mean([run.labels == phases.THREE for run in runs.runs]))
@@ -117,10 +122,19 @@ def _ar_noise(rng: np.random.Generator, n: int, correlation: float) -> Tensor:
 
 
 STATEMENTS = (
-    Statement("7.1", "Renyi entropies: their limits, and no rise with the order", "ours", _entropy_of_every_order),
-    Statement("7.2", "order 1: 0 <= I <= min(S_A, S_B)", "ours", _order_one_is_bounded),
-    Statement("7.3", "at other orders mutual information may be negative", "ours", _other_orders_may_be_negative),
-    Statement("7.4", "sorted eigenvalues of independent spectra look dependent", "false", _sorted_spectra_look_dependent),
-    Statement("7.5", "quadratic forms: covariance 2 tr(AB), information by the cosine", "ours", _quadratic_forms_follow_the_cosine),
-    Statement("7.6", "AR(1) noise seldom has phases; a planted ramp has its three", "repaired", _phases_seldom_come_from_noise),
+    Statement("7.1", "Renyi entropies have their known limits and do not rise with the order", "ours", _entropy_of_every_order),
+    Statement("7.2", "mutual information of order 1: 0 <= I <= min(S_A, S_B)", "ours", _order_one_is_bounded),
+    Statement("7.3", "mutual information of other orders may be negative", "ours", _other_orders_may_be_negative),
+    Statement(
+        "7.4", "paired sorted eigenvalues make independent spectra appear dependent", "false", _sorted_spectra_look_dependent
+    ),
+    Statement(
+        "7.5",
+        "quadratic forms have covariance 2 tr(AB); their information follows the cosine",
+        "ours",
+        _quadratic_forms_follow_the_cosine,
+    ),
+    Statement(
+        "7.6", "AR(1) noise rarely has phases; a planted ramp has its three phases", "repaired", _phases_seldom_come_from_noise
+    ),
 )

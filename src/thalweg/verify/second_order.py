@@ -55,6 +55,7 @@ def _cubic_force_is_the_leading_order() -> Finding:
         amplitude_errors = []
         for amplitude in (1e-3, 1e-4, 1e-5):
             start = amplitude * direction / direction.norm()
+            # Gradient descent on the cubic loss; the river's displacement is the force.
             x, r = start, torch.zeros(3, dtype=torch.float64)
             for _ in range(steps):
                 across, along = loss.gradient(x, r)
@@ -82,6 +83,7 @@ def _curvature_gradient_is_the_difference() -> Finding:
 
         point, u = inner.flatten(), normal(rng, 20)
         u = u / u.norm()
+        # Second difference of the gradient along u at two widths; the combination below cancels the error of order h^2.
         coarse, fine = ((gradient(point + h * u) - 2 * gradient(point) + gradient(point - h * u)) / h**2 for h in (4e-3, 2e-3))
         errors.append(relative_error(hopping_force.curvature_gradient(loss, point, u), (4 * fine - coarse) / 3))
     return errors_within(errors, 1e-7)
@@ -137,6 +139,7 @@ def _stability_edges_are_exact() -> Finding:
     for form in ("heavy-ball", "ema"):
         for beta in (0.0, 0.1, 0.5, 0.9, 0.95, 0.99):
             edge = momentum.stable_range(beta, form)[1]
+            # Bisection: the step is stable at ``low`` and unstable at ``high``.
             low, high = 0.0, 1000.0
             for _ in range(60):
                 middle = (low + high) / 2
@@ -160,6 +163,7 @@ def _preconditioner_is_the_recursion() -> Finding:
     rng, errors = cases(303), []
     for case in range(60):
         model, start = _random_valley(rng, 0.05, 1.0), normal(rng, 6)
+        # Diagonal preconditioners in every second case, full ones otherwise.
         if case % 2:
             valley, river = (torch.from_numpy(rng.uniform(0.2, 1.8, size)) for size in (6, 4))
             full, outer = torch.diag(valley), torch.diag(river)
@@ -182,9 +186,11 @@ def _preconditioner_is_the_recursion() -> Finding:
 
 
 STATEMENTS: tuple[Statement, ...] = (
-    Statement("3.9", "without a coupling the force is cubic, with the kernel m_K", "repaired", _cubic_force_is_the_leading_order),
+    Statement(
+        "3.9", "without a coupling the leading force is cubic, with the kernel m_K", "repaired", _cubic_force_is_the_leading_order
+    ),
     Statement("3.10", "T[u, u] = grad (u^T H u) by nested backward passes", "ours", _curvature_gradient_is_the_difference),
-    Statement("3.11", "momentum: sum and displacement, same limit as gradient descent", "ours", _momentum_is_the_recursion),
+    Statement("3.11", "with momentum the displacement has the same limit as gradient descent", "ours", _momentum_is_the_recursion),
     Statement("3.12", "stability edges 2 (1 + beta) and, in Adam's form, 38 / eta at 0.9", "ours", _stability_edges_are_exact),
     Statement("3.13", "a frozen preconditioner changes the force and its limit", "ours", _preconditioner_is_the_recursion),
 )
