@@ -155,7 +155,9 @@ def test_what_is_refused():
         dominance(one, two, 1e-3, level=1e-3)
     with pytest.raises(ShapeMismatchError, match=r"^spectra of different models mixed: \(8, 12\) and \(8, 11\), expected "):
         dominance(one, two[:, 1:], 1e-3)
-    with pytest.raises(EmptySubspaceError, match=r"^valley: no eigenvalue rank is above the threshold 1e\+09 in every seed; choose "):
+    with pytest.raises(
+        EmptySubspaceError, match=r"^valley: no eigenvalue rank is above the threshold 1e\+09 in every seed; choose "
+    ):
         dominance(one, two, 1e9)
     with pytest.raises(NonFiniteError, match=r"^looped: holds NaN or infinity, expected finite numbers$"):
         dominance(one, two / 0, 1e-3)
