@@ -22,7 +22,7 @@ from thalweg.records.landscape import LandscapePlan, LengthRecord, RunLandscape,
 from thalweg.records.run import Score, Verdict
 from thalweg.report.landscape.curves import figure_alignment, figure_landscape
 from thalweg.report.landscape.figures import run_figures, study_figures
-from thalweg.report.paper import page
+from thalweg.report import page
 from thalweg.report.paper.page import write_report
 
 HOSTILE = "</figcaption><img src=x onerror=alert(1)>\"'&{{ 7*7 }} $\\frac{$/.."

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from thalweg.records.experiment import Share, TaskOutcome
 from thalweg.records.run import Cell
-from thalweg.report.figures import COLOURS, DASHES
+from thalweg.report.figures import COLOURS
+from thalweg.report.panels import DASHES
 from thalweg.report.tasks.figures import (
     draw_gaps,
     draw_lengths,

@@ -41,8 +41,7 @@ class TaskPreset:
 
 
 _ADDITION = {"width": 64, "deepest": 3, "steps": 12_000, "rate": 7e-4}
-"""In `paper`: at this rate 20 lengths were learned in 8,400 updates, at 1e-3 six in 4,800, see "
-"docs/log/2026-11-26-tasks-on-a-gpu.md."""
+"""In `paper`: at this rate 20 lengths were learned in 8,400 updates, at 1e-3 six in 4,800, see docs/log/2026-11-26-tasks-on-a-gpu.md."""
 SHORT = 0.6
 """Share of the updates that the arms `shift-short` and `looped-short` make."""
 ALL = (
