@@ -1,4 +1,4 @@
-"""The page of an experiment of a user's own: answers, table, figures and set-up, from its summary."""
+"""The page of a user's own experiment: answers, table, figures and set-up, from its summary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thalweg.storage import write_text
 
 @dataclass(frozen=True)
 class Picture:
-    """A matplotlib figure of a user's, and its heading."""
+    """A matplotlib figure that a user has drawn, with the name of its files and its heading."""
 
     name: str
     heading: str
@@ -23,15 +23,22 @@ class Picture:
 
 
 def write_own_report(summary: ExperimentSummary, pictures: Sequence[Picture], folder: Path) -> None:
-    """Figures into ``figures/`` (SVG and PNG) and the page to ``report.html``.
+    """Write the figures to ``figures/`` (SVG and PNG) and the page to ``report.html``.
 
-    Without pictures, those that lie there from an earlier report are shown.
+    Args:
+        summary: of the experiment, complete or not.
+        pictures: drawn for this report; without any, the figures of an earlier report are shown.
+        folder: of the experiment.
     """
-    made = [drawn(one.figure, one.name, one.heading, f"{one.heading}. {setup(summary)}", one.heading) for one in pictures]
-    save_all(made, folder / "figures")
-    figures = made or [kept for record in summary.figures if (kept := _read_drawn(record.name, record.heading, summary, folder))]
+    setup_text = setup(summary)
+    figures = [drawn(p.figure, p.name, p.heading, f"{p.heading}. {setup_text}", p.heading) for p in pictures]
+    save_all(figures, folder / "figures")
+    if not figures:
+        earlier = [_read_drawn(picture.name, picture.heading, setup_text, folder) for picture in summary.figures]
+        figures = [figure for figure in earlier if figure is not None]
     page = PAGES.get_template("own.html").render(
         study=summary,
+        setup_text=setup_text,
         figures=[(figure, data_address(figure)) for figure in figures],
         show=show,
         first=NUMBERS,
@@ -40,9 +47,9 @@ def write_own_report(summary: ExperimentSummary, pictures: Sequence[Picture], fo
     write_text(folder / "report.html", page)
 
 
-def _read_drawn(name: str, heading: str, summary: ExperimentSummary, folder: Path) -> Drawn | None:
-    """A figure that an earlier report left; None where its files are gone."""
+def _read_drawn(name: str, heading: str, setup_text: str, folder: Path) -> Drawn | None:
+    """Read a figure of an earlier report; None where its files are not there."""
     paths = [folder / "figures" / f"{name}.{kind}" for kind in ("svg", "png")]
     if not all(path.is_file() for path in paths):
         return None
-    return Drawn(name, heading, f"{heading}. {setup(summary)}", heading, *(path.read_bytes() for path in paths))
+    return Drawn(name, heading, f"{heading}. {setup_text}", heading, *(path.read_bytes() for path in paths))

@@ -1,4 +1,4 @@
-"""What every page shares: templates, figures as addresses that need no file, numbers in words."""
+"""What every page shares: templates, figures embedded in the page, and numbers as text."""
 
 from __future__ import annotations
 
@@ -17,36 +17,35 @@ PAGES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-
-
+"""The templates; they escape all text, and fail on a name that they are not given."""
 HEAVY = 100_000
-"""Bytes of an SVG above which the page holds pixels instead; SVG and PNG lie in ``figures/``."""
+"""Most bytes of an SVG in a page; a larger figure is embedded as pixels, and both files lie in ``figures/``."""
 NUMBERS = 3
-"""Numbers of a verdict that are shown at once."""
+"""Numbers of a verdict that are shown without unfolding."""
 
 
 def data_address(figure: Drawn) -> str:
-    """A figure as an address that needs no file."""
+    """A figure as a ``data:`` address, which embeds it in the page: SVG, or lossless WebP where the SVG is too large."""
     kind, data = ("svg+xml", figure.svg) if len(figure.svg) <= HEAVY else ("webp", _as_webp(figure.png))
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
 def _as_webp(png: bytes) -> bytes:
-    """The same pixels in about half the bytes."""
+    """The same pixels as lossless WebP, in about half the bytes."""
     from PIL import Image
 
-    found = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(found, "WEBP", lossless=True, method=3)
-    return found.getvalue()
+    webp = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(webp, "WEBP", lossless=True, method=3)
+    return webp.getvalue()
 
 
 def number(value: float | None) -> str:
-    """Four significant digits."""
+    """A number with four significant digits, or a dash where there is none."""
     return "-" if value is None else f"{value:.4g}"
 
 
 def show(cell: Cell) -> str:
-    """Mean and interval in words."""
+    """A mean with its interval in brackets, where it has one, as text."""
     if cell.low is None or cell.high is None:
         return number(cell.mean)
     return f"{number(cell.mean)} [{number(cell.low)}, {number(cell.high)}]"

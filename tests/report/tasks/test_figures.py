@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from thalweg.records.experiment import Share, TaskOutcome
 from thalweg.records.run import Cell
-from thalweg.report.figures import COLOURS, DASHES
+from thalweg.report.figures import COLOURS
+from thalweg.report.panels import DASHES
 from thalweg.report.tasks.figures import (
     draw_gaps,
     draw_lengths,
@@ -19,10 +20,10 @@ from thalweg.report.tasks.figures import (
     halting_drawn,
     loops_drawn,
     shade_trained,
+    shown_lengths,
     switches_drawn,
     three_lengths,
     times_drawn,
-    told_lengths,
 )
 from thalweg.report.tasks.panels import outcomes_of, panels_of, runs_of
 from thalweg.report.tasks.savings import figure_saved, saved_drawn, saved_rows
@@ -163,11 +164,11 @@ def test_alt_text_of_lengths_tells_the_edge_and_the_end(figures, study) -> None:
     assert wanted in alt[alt.index("copy: ") : alt.index("addition: ")]
 
 
-def test_told_lengths() -> None:
-    assert told_lengths(LENGTHS, 20) == [20, 40]
-    assert told_lengths((5, 10), 20) == [10]
-    assert told_lengths((30, 40), 20) == [40]
-    assert told_lengths((), 20) == []
+def test_shown_lengths() -> None:
+    assert shown_lengths(LENGTHS, 20) == [20, 40]
+    assert shown_lengths((5, 10), 20) == [10]
+    assert shown_lengths((30, 40), 20) == [40]
+    assert shown_lengths((), 20) == []
 
 
 def test_three_lengths_lie_in_at_the_edge_of_and_beyond_the_trained_range() -> None:

@@ -1,4 +1,4 @@
-"""How the curvature changes along a run, and over the seeds of an arm: panels over training, from records alone.
+"""How the Hessian's spectrum and the gradients change over training: panels over updates, means over the seeds of each arm.
 
 Shape letters: X checkpoints.
 """
@@ -6,7 +6,7 @@ Shape letters: X checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -17,30 +17,36 @@ from matplotlib.figure import Figure
 from thalweg.errors import InsufficientDataError
 from thalweg.intervals import interval
 from thalweg.records.landscape import LandscapeRecord, Measure, RunLandscape
-from thalweg.report.curves import Band
-from thalweg.report.figures import COLOURS, DASHES, STYLE
-from thalweg.report.landscape.slices import below, paved, plain
+from thalweg.report.curves import Band, band_of
+from thalweg.report.panels import COLOURS, STYLE, dashes_of, draw_mean_and_band, labelled, legend_below, paved, plain
 
 _SPARE = ("#E69F00", "#000000", "#882255")
 """Colours of arms that no study has."""
 COLUMNS = 6
-"""Matrices in a row."""
+"""Most matrices in a row."""
 
 Arms = dict[str, list[RunLandscape]]
+"""Arm -> the landscapes of its runs, one a seed."""
 Numbers = dict[int, Measure]
-"""Step -> number."""
+"""Step -> number, of one seed."""
+Curve = tuple[Band, np.ndarray]
+"""Mean and interval over seeds, and the probes' standard error of the mean, ``(X,)``."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One number of a point, and how its axis is drawn."""
+    """One number of a checkpoint, and how its axis is drawn."""
 
     label: str
+    """Of the vertical axis, with the unit."""
     take: Callable[[LandscapeRecord], Measure | None]
+    """The number; None where it was not measured."""
     scale: str = "linear"
+    """"linear", "log", or "signed" for an axis that is logarithmic on both sides of zero."""
     least: float = -math.inf
-    """No value is smaller; so is none larger than ``most``."""
+    """Smallest value that is possible."""
     most: float = math.inf
+    """Largest value that is possible."""
 
 
 PANELS = (
@@ -54,95 +60,132 @@ PANELS = (
     ),
 )
 ROOM = 0.6
-"""Of the range of the means, for bands on either side of it at most: few seeds have wide ones."""
+"""Most room for bands above and below the means, as a share of the range of the means: intervals of few seeds are wide."""
 
 
-def over_seeds(seeds: Sequence[Numbers]) -> tuple[Band, np.ndarray]:
-    """Mean and interval over seeds at the steps that all of them have, and the probes' standard error of the mean, ``(X,)``.
+def over_seeds(seeds: Sequence[Numbers]) -> Curve:
+    """Mean and 95 % t-interval over seeds at the steps that all of them have, and the probes' standard error of the mean.
 
-    Seeds without any number are left out.
+    Args:
+        seeds: the numbers of each seed; seeds without any number are left out.
+    Returns:
+        The curve, and the standard error ``(X,)``: the root of the sum of squares over seeds, over the number of seeds.
     """
-    some = [numbers for numbers in seeds if numbers]
-    steps = sorted(set.intersection(*(set(numbers) for numbers in some))) if some else []
-    found = [interval([numbers[step].value for numbers in some]) for step in steps]
-    mean = np.array([i.mean for i in found])
-    low = np.array([i.mean if i.low is None else i.low for i in found])
-    high = np.array([i.mean if i.high is None else i.high for i in found])
-    error = np.array([math.hypot(*(numbers[step].error for numbers in some)) / len(some) for step in steps])
-    return Band(np.array(steps, dtype=float), mean, low, high), error
+    filled = [numbers for numbers in seeds if numbers]
+    steps = sorted(set.intersection(*(set(numbers) for numbers in filled))) if filled else []
+    intervals = [interval([numbers[step].value for numbers in filled]) for step in steps]
+    error = np.array([math.hypot(*(numbers[step].error for numbers in filled)) / len(filled) for step in steps])
+    return band_of(np.array(steps, dtype=float), intervals), error
+
+
+def seed_means(seeds: Sequence[Mapping[int, float]], logarithmic: bool = False) -> Band:
+    """Mean and 95 % t-interval over seeds of numbers without errors of their own, at the steps that all of them have.
+
+    Args:
+        seeds: step -> number, of each seed; seeds without any number are left out.
+        logarithmic: average the logarithms, which gives the geometric mean; numbers must be positive.
+    """
+    to = math.log if logarithmic else float
+    curve, _ = over_seeds([{step: Measure(to(value)) for step, value in numbers.items()} for numbers in seeds])
+    return Band(curve.x, np.exp(curve.mean), np.exp(curve.low), np.exp(curve.high)) if logarithmic else curve
 
 
 def runs_in_words(arms: Arms) -> str:
-    """Runs of every arm."""
+    """The number of runs of every arm, as a sentence."""
     return "Runs: " + ", ".join(f"{arm} {len(runs)}" for arm, runs in arms.items()) + "."
 
 
 def with_spectra(arms: Arms) -> dict[str, RunLandscape]:
     """The first run of each arm that has left a spectrum."""
-    return {
-        arm: run
-        for arm, runs in arms.items()
-        for run in reversed(runs)
-        if any(run.spectrum_path(p.step).exists() for p in run.points)
-    }
-
-
-def taken(arms: Arms, panel: Panel) -> dict[str, tuple[Band, np.ndarray]]:
-    """The curves of one panel, of the arms that have any."""
-    found: dict[str, tuple[Band, np.ndarray]] = {}
+    first = {}
     for arm, runs in arms.items():
-        seeds = [{p.step: m for p in run.points if (m := panel.take(p)) is not None} for run in runs]
+        able = [run for run in runs if any(run.spectrum_path(point.step).exists() for point in run.points)]
+        if able:
+            first[arm] = able[0]
+    return first
+
+
+def taken(arms: Arms, panel: Panel) -> dict[str, Curve]:
+    """The curve of every arm for one panel; arms without a step that all their seeds share are left out."""
+    curves: dict[str, Curve] = {}
+    for arm, runs in arms.items():
+        seeds = [{p.step: number for p in run.points if (number := panel.take(p)) is not None} for run in runs]
         curve = over_seeds(seeds)
         if len(curve[0].x):
-            found[arm] = curve
-    return found
+            curves[arm] = curve
+    return curves
 
 
 @matplotlib.rc_context(STYLE)
 def figure_landscape(arms: Arms) -> Figure:
-    """What the Hessian's spectrum does over training: one panel a number, one line an arm.
+    """The numbers of the Hessian's spectrum over training: one panel for each number, one line for each arm.
 
     Args:
         arms: the runs of each arm, one a seed.
     Raises:
         InsufficientDataError: no point has been measured.
     """
-    curves = [(panel, found) for panel in PANELS if (found := taken(arms, panel))]
-    if not curves:
+    measured = [(panel, curves) for panel in PANELS if (curves := taken(arms, panel))]
+    if not measured:
         raise InsufficientDataError("landscape: given no measured point, expected at least one; measure the landscape first")
     steps = [point.step for runs in arms.values() for run in runs for point in run.points]
-    figure, panels = paved(len(curves), (6.2, 3.8), (8.4, 2.45))
-    for axes, (panel, found) in zip(panels, curves, strict=True):
-        for arm, (curve, error) in found.items():
-            draw_curve(axes, arm, list(arms).index(arm), curve, error)
-        scale_axis(axes, panel, list(found.values()))
-        axes.set_ylabel(panel.label, fontsize=8)
-        training_axis(axes, steps)
-        mark_passes(axes, arms)
-    below(figure, panels)
+    figure, panels = paved(len(measured), (6.2, 3.8), (8.4, 2.45))
+    for axes, (panel, curves) in zip(panels, measured, strict=True):
+        draw_over_training(axes, arms, panel, curves, steps)
+    legend_below(figure, labelled(panels))
     return figure
 
 
+def draw_over_training(axes: Axes, arms: Arms, panel: Panel, curves: dict[str, Curve], steps: Sequence[int]) -> None:
+    """Draw one panel over updates: the curve of every arm, both axes, and lines where the number of passes changes.
+
+    Args:
+        axes: where it is drawn.
+        arms: the runs of each arm; their order gives the colours of arms that no study has.
+        panel: what is drawn.
+        curves: as `taken` gives them.
+        steps: of all measured checkpoints.
+    """
+    for arm, (curve, error) in curves.items():
+        draw_curve(axes, arm, list(arms).index(arm), curve, error)
+    scale_axis(axes, panel, list(curves.values()))
+    axes.set_ylabel(panel.label, fontsize=8)
+    training_axis(axes, steps)
+    mark_passes(axes, arms)
+
+
 def colour_of(arm: str, number: int) -> str:
-    """Of an arm, or of one of its runs; ``number`` chooses where no study has such an arm."""
+    """The colour of an arm, or of one of its runs; ``number`` chooses a spare colour where no study has such an arm."""
     return COLOURS.get(arm.rsplit("-seed", 1)[0]) or _SPARE[number % len(_SPARE)]
 
 
-def draw_curve(axes: Axes, arm: str, number: int, curve: Band, error: np.ndarray) -> None:
-    """Mean, band, and error bars where probes were used."""
-    colour = colour_of(arm, number)
-    (line,) = axes.plot(curve.x, curve.mean, color=colour, label=plain(arm), linewidth=1.5, marker="o" if len(curve.x) < 3 else "")
-    line.set_dashes(DASHES.get(arm, (None, None)))
-    axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
-    rough = error > 0
-    if rough.any():
+def draw_curve(axes: Axes, arm: str, number: int, curve: Band, error: np.ndarray | None = None) -> None:
+    """Draw mean and band of an arm, with bars for the standard error over probes where it is not 0.
+
+    Args:
+        axes: where it is drawn.
+        arm: or one of its runs.
+        number: chooses a spare colour where no study has such an arm.
+        curve: over ``X`` checkpoints; one or two of them are marked with points.
+        error: standard error over probes, ``(X,)``; none by default.
+    """
+    colour, marker = colour_of(arm, number), "o" if len(curve.x) < 3 else ""
+    draw_mean_and_band(axes, curve, color=colour, label=plain(arm), linewidth=1.5, marker=marker, dashes=dashes_of(arm))
+    if error is not None and (rough := error > 0).any():
         axes.errorbar(curve.x[rough], curve.mean[rough], error[rough], fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.5)
 
 
-def scale_axis(axes: Axes, panel: Panel, curves: list[tuple[Band, np.ndarray]]) -> None:
-    """Logarithmic where it helps; wide enough for means and error bars, and for bands as far as there is `ROOM`."""
+def scale_axis(axes: Axes, panel: Panel, curves: list[Curve]) -> None:
+    """Scale the vertical axis so that it holds all means and error bars, and the bands as far as there is `ROOM` for them.
+
+    Args:
+        axes: whose axis is scaled.
+        panel: gives the scale, and the smallest and largest value that is possible.
+        curves: what is drawn in the panel.
+    """
     means = np.concatenate([curve.mean for curve, _ in curves])
     size = float(np.abs(means).max())
+    # Limits are found on the scale of the axis: ``to`` maps a value to its height there, ``back`` is the inverse.
     to, back = (float, float)
     if panel.scale == "log" and means.min() > 0:
         axes.set_yscale("log")
@@ -152,10 +195,12 @@ def scale_axis(axes: Axes, panel: Panel, curves: list[tuple[Band, np.ndarray]]) 
         axes.set_yscale("symlog", linthresh=linear, linscale=0.5)
         to, back = (lambda value: math.asinh(value / linear)), (lambda value: linear * math.sinh(value))
     logarithmic = panel.scale == "log"
+    # Means and error bars must be seen in full; a logarithm has no room for bars that reach below zero.
     lowest = means.min() if logarithmic else min(float((curve.mean - error).min()) for curve, error in curves)
     highest = max(float((curve.mean + error).max()) for curve, error in curves)
     low, high = to(max(lowest, panel.least)), to(min(highest, panel.most))
     room = ROOM * ((high - low) or abs(high) or 1.0)
+    # Bands may widen the axis by ``room`` on either side, and are cut off beyond it.
     bands = [float(end) for curve, _ in curves for end in (curve.low.min(), curve.high.max()) if not logarithmic or end > 0]
     outer = [to(min(max(end, panel.least), panel.most)) for end in bands]
     margin = 0.08 * room
@@ -165,24 +210,30 @@ def scale_axis(axes: Axes, panel: Panel, curves: list[tuple[Band, np.ndarray]]) 
 
 
 def readable(axes: Axes) -> None:
-    """Few and plain numbers on a logarithmic axis: round ones, as dense as there is room."""
+    """Set ticks with short, plain numbers on a vertical axis that is logarithmic: at most seven, at round values if possible."""
     low, high = (float(end) for end in axes.get_ylim())
     most = math.floor(math.log10(max(abs(low), abs(high))))
     least = most - 1 if low <= 0 <= high else math.floor(math.log10(min(abs(low), abs(high))))
     places: list[float] = []
-    for digits in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1,)):
+    for digits in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1,)):  # from the densest to the sparsest
         sizes = [digit * 10.0**power for power in range(least, most + 1) for digit in digits]
         places = [place for size in (0.0, *sizes) for place in {size, -size} if low <= place <= high]
         if len(places) <= 7:
             break
-    if len(places) < 2:
+    if len(places) < 2:  # a short axis without round values
         places = [low + share * (high - low) for share in (0.2, 0.5, 0.8)]
     axes.set_yticks(places, [f"{place:.3g}".replace("-", "\N{MINUS SIGN}") for place in places])
     axes.set_yticks([], minor=True)
 
 
 def training_axis(axes: Axes, steps: Sequence[int], most: int = 4) -> None:
-    """Updates, logarithmic from the first that is not zero on, with zero beside it; ``most`` ticks beside that of zero."""
+    """Make the horizontal axis one of updates: logarithmic from the first measured step after 0 on, with 0 beside it.
+
+    Args:
+        axes: whose axis is scaled.
+        steps: of all measured checkpoints.
+        most: most ticks beside that of 0.
+    """
     first, last = min((step for step in steps if step > 0), default=1), max(*steps, 1)
     axes.set_xscale("symlog", linthresh=first, linscale=0.4)
     tens = [10**power for power in range(len(str(last))) if first <= 10**power <= last]
@@ -195,7 +246,7 @@ def training_axis(axes: Axes, steps: Sequence[int], most: int = 4) -> None:
 
 
 def mark_passes(axes: Axes, arms: Arms) -> None:
-    """A thin line at the first checkpoint after every change of the number of passes."""
+    """Draw a thin line at the first checkpoint after every change of the number of passes, in the arm's colour."""
     for number, (arm, runs) in enumerate(arms.items()):
         colour = colour_of(arm, number)
         for run in runs:
@@ -205,25 +256,30 @@ def mark_passes(axes: Axes, arms: Arms) -> None:
 
 
 def groups_of(arms: Arms) -> list[str]:
-    """The matrices whose gradients were compared, in their order."""
+    """The names of the weight matrices whose gradients were compared, in the order of the records."""
     return list(
         dict.fromkeys(name for runs in arms.values() for run in runs for record in run.alignments for name in record.groups)
     )
 
 
 def alignment_curve(runs: list[RunLandscape], group: str, what: str) -> Band:
-    """One matrix's "cosine", or "opposed", over training."""
+    """The "cosine", or the share of "opposed" samples, of one weight matrix over training; mean and interval over runs."""
     seeds = []
     for run in runs:
-        found = {record.step: getattr(record.groups[group], what) for record in run.alignments if group in record.groups}
-        seeds.append({step: Measure(value) for step, value in found.items() if value is not None})
-    return over_seeds(seeds)[0]
+        numbers = {record.step: getattr(record.groups[group], what) for record in run.alignments if group in record.groups}
+        seeds.append({step: value for step, value in numbers.items() if value is not None})
+    return seed_means(seeds)
 
 
 @matplotlib.rc_context(STYLE)
 def figure_alignment(arms: Arms) -> Figure:
-    """Do the gradients of many passes and of one pass point the same way? By matrix: cosine, and share of opposed samples.
+    """Agreement of the loss gradients of many passes and of one pass, by weight matrix, over training.
 
+    For every matrix there are two panels: the cosine of the two gradients, and below it the share of samples whose gradients
+    oppose each other.
+
+    Args:
+        arms: the runs of each arm, one a seed.
     Raises:
         InsufficientDataError: no gradients were compared.
     """
@@ -239,9 +295,9 @@ def figure_alignment(arms: Arms) -> Figure:
         for offset, what in enumerate(("cosine", "opposed")):
             row = 2 * (number // across) + offset
             axes = figure.add_subplot(rows, across, row * across + number % across + 1)
-            curves = {arm: c for arm, runs in arms.items() if len((c := alignment_curve(runs, group, what)).x)}
+            curves = {arm: curve for arm, runs in arms.items() if len((curve := alignment_curve(runs, group, what)).x)}
             for arm, curve in curves.items():
-                draw_curve(axes, arm, list(arms).index(arm), curve, np.zeros(len(curve.x)))
+                draw_curve(axes, arm, list(arms).index(arm), curve)
             training_axis(axes, steps, most=2 if across > 4 else 4)
             axes.set_ylim((-1.05, 1.05) if what == "cosine" else (-0.03, 1.03))
             axes.axhline(0, color="black", linewidth=0.6, alpha=0.5)
@@ -251,5 +307,5 @@ def figure_alignment(arms: Arms) -> Figure:
             if number % across == 0:
                 axes.set_ylabel("cosine" if what == "cosine" else "share of samples\nwith cosine < 0", fontsize=8)
             panels.append(axes)
-    below(figure, panels)
+    legend_below(figure, labelled(panels))
     return figure

@@ -1,6 +1,8 @@
-"""What moves in the landscapes of a study: the force on the river, hopping windows, and one arm's spectrum against another's.
+"""How weights move in the landscapes of a study: the force on the river, hopping, and the spectra of two arms rank by rank.
 
-Shape letters: S seeds, I places of the spectra.
+River and valley are subspaces of the weights: directions of small curvature, and directions of curvature above epsilon.
+
+Shape letters: S seeds, I ranks of eigenvalues.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,35 +19,40 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from thalweg.records.landscape import Measure, ReplayRecord, TheoremsRecord
-from thalweg.report.figures import COLOURS, DASHES, STYLE, Drawn, drawn
-from thalweg.report.landscape.curves import Arms, over_seeds, readable, runs_in_words
+from thalweg.records.landscape import ReplayRecord, TheoremsRecord
+from thalweg.report.figures import Drawn, drawn
+from thalweg.report.landscape.curves import Arms, readable, runs_in_words, seed_means
 from thalweg.report.landscape.ridges import PAIR, order_of, ridges_drawn
-from thalweg.report.landscape.slices import below, paved, plain
 from thalweg.report.landscape.valley import colours_of, condition_drawn, mark_rules, split_drawn, threshold_drawn
+from thalweg.report.panels import COLOURS, STYLE, dashes_of, labelled, legend_below, paved, plain
 
 _MARKERS = "osD^vP*X"
-"""One a checkpoint."""
+"""One for each checkpoint."""
 _ASIDE = 0.012
-"""Distance of arms, as a share of the run, so that points do not hide each other."""
+"""Distance between the points of two arms, as a share of the run, so that they do not hide each other."""
+_GREY = "#555555"
+"""Colour of markers in legends."""
 _FORCES: tuple[tuple[str, str, Callable[[TheoremsRecord], float]], ...] = (
     ("_", "paper's upper bound", lambda t: t.upper_paper),
     ("v", "our upper bound", lambda t: t.upper_best),
     (".", "closed form", lambda t: t.force_predicted),
     ("^", "our lower bound", lambda t: t.lower_best),
 )
-"""Marker, words, number of theorem 1."""
+"""Marker, name, and number of theorem 1."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a window, and how its axis is drawn."""
+    """One number of a replayed window, and how its axis is drawn."""
 
     label: str
+    """Of the axis, with the unit."""
     take: Callable[[ReplayRecord], float | None]
+    """The number; None where it is not defined."""
     scale: str
+    """"linear", "log", or "signed" for an axis that is logarithmic on both sides of zero."""
     line: float | None = None
-    """Where a condition of `thalweg.landscape.hopping` begins."""
+    """Threshold of a condition of `thalweg.landscape.hopping`."""
 
 
 _WINDOW = (
@@ -60,71 +68,84 @@ _DECISIONS: tuple[tuple[str, Callable[[ReplayRecord], bool]], ...] = (
     ("river flows", lambda r: r.flows),
     ("trapped", lambda r: r.trapped),
 )
-Windows = dict[str, list[tuple[ReplayRecord, ...]]]  # arm -> seed by seed
+Windows = dict[str, list[tuple[ReplayRecord, ...]]]
+"""Arm -> the replayed windows of each seed."""
+Descents = dict[str, list[TheoremsRecord]]
+"""Arm -> the descents of all seeds that were compared with the theorems."""
 
 
 @matplotlib.rc_context(STYLE)
 def forces_drawn(arms: Arms, caption: str) -> Drawn | None:
-    """Theorem 1 and the loss identity beside gradient descent: force on the river and fall of the loss, predicted and measured.
+    """Force on the river by theorem 1, and fall of the loss by the loss identity, against those of gradient descent.
 
     Args:
         arms: the runs of each arm, one a seed.
-        caption: the set-up in words, the end of the caption.
+        caption: the set-up, which ends the caption.
     Returns:
-        None where the theorems were put beside no run.
+        None where the theorems were compared with no run.
     """
-    found = {arm: records for arm, runs in arms.items() if (records := [record for run in runs for record in run.theorems])}
-    if not found:
+    descents: Descents = {}
+    for arm, runs in arms.items():
+        records = [record for run in runs for record in run.theorems]
+        if records:
+            descents[arm] = records
+    if not descents:
         return None
     colours = colours_of(arms)
     figure = Figure(figsize=(8.4, 6.6), dpi=160, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=(1.15, 1))
     left, right, wide = (figure.add_subplot(place) for place in (grid[0, 0], grid[0, 1], grid[1, :]))
-    steps = sorted({record.step for records in found.values() for record in records})
+    steps = sorted({record.step for records in descents.values() for record in records})
     pairs: tuple[tuple[Axes, str, Callable[[TheoremsRecord], tuple[float, float]]], ...] = (
         (left, "force on the river (weights)", lambda t: (t.force_measured, t.force_predicted)),
         (right, "fall of the loss (nats)", lambda t: (t.decrease, t.decrease_predicted)),
     )
-    for axes, words, take in pairs:
-        for arm, records in found.items():
+    for axes, label, take in pairs:
+        for arm, records in descents.items():
             for record in records:
                 marker = _MARKERS[steps.index(record.step) % len(_MARKERS)]
                 axes.plot(*([end] for end in take(record)), marker, color=colours[arm], alpha=0.75, markersize=4.5)
-        square(axes, [take(record) for records in found.values() for record in records])
-        axes.set_xlabel(f"{words}, measured", fontsize=8)
-        axes.set_ylabel(f"{words}, predicted", fontsize=8)
-    _draw_bounds(wide, found, steps, colours)
-    _force_legends(figure, right, steps, {arm: colours[arm] for arm in found})
-    words, alt = _force_words(found)
-    return drawn(figure, "forces", "Do the theorems predict the forces?", f"{words} {runs_in_words(arms)} {caption}", alt)
+        square(axes, [take(record) for records in descents.values() for record in records])
+        axes.set_xlabel(f"{label}, measured", fontsize=8)
+        axes.set_ylabel(f"{label}, predicted", fontsize=8)
+    _draw_bounds(wide, descents, steps, colours)
+    _force_legends(figure, right, steps, {arm: colours[arm] for arm in descents})
+    start, alt = _force_caption(descents)
+    return drawn(figure, "forces", "Do the theorems predict the forces?", f"{start} {runs_in_words(arms)} {caption}", alt)
 
 
 def square(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """The same scale on both axes, logarithmic where all numbers are positive, and the line of equal numbers."""
+    """Give both axes the same scale, logarithmic where all numbers are positive, and draw the line of equal numbers.
+
+    Args:
+        axes: whose axes are scaled.
+        points: pairs of measured and predicted numbers.
+    """
     low, high = min(map(min, points)), max(map(max, points))
     room = 0.05 * ((high - low) or 1.0)
     limits = (low / 1.5, high * 1.5) if low > 0 else (low - room, high + room)
     axes.plot(limits, limits, color="black", linewidth=0.8, dashes=(4, 2), zorder=1)
     axes.set(xscale="log" if low > 0 else "linear", yscale="log" if low > 0 else "linear", xlim=limits, ylim=limits)
     readable(axes)
+    # Numbers along the horizontal axis need more room: leave out those with a neighbour closer than a factor of 1.3.
     ticks = dict(zip(map(float, axes.get_yticks()), [label.get_text() for label in axes.get_yticklabels()], strict=True))
-    far = [place for place in ticks if not any(place < other < 1.3 * place for other in ticks)]
-    axes.set_xticks(far, [ticks[place] for place in far])
+    apart = [place for place in ticks if not any(place < other < 1.3 * place for other in ticks)]
+    axes.set_xticks(apart, [ticks[place] for place in apart])
     axes.set_xticks([], minor=True)
 
 
-def _draw_bounds(axes: Axes, found: dict[str, list[TheoremsRecord]], steps: Sequence[int], colours: dict[str, str]) -> None:
-    """Bounds and closed form over the measured force, one column an arm and checkpoint; 1 is the measured force."""
-    columns = [(arm, step) for arm, records in found.items() for step in steps if any(r.step == step for r in records)]
+def _draw_bounds(axes: Axes, descents: Descents, steps: Sequence[int], colours: dict[str, str]) -> None:
+    """Draw bounds and closed form over the measured force: one column for each arm and checkpoint, seeds side by side."""
+    columns = [(arm, step) for arm, records in descents.items() for step in steps if any(r.step == step for r in records)]
     for place, (arm, step) in enumerate(columns):
-        records = [r for r in found[arm] if r.step == step and r.force_measured > 0]
-        spread = np.linspace(-0.28, 0.28, len(records)) if len(records) > 1 else [0.0]
-        for shift, record in zip(spread, records, strict=False):
+        records = [r for r in descents[arm] if r.step == step and r.force_measured > 0]
+        offsets = np.linspace(-0.28, 0.28, len(records)) if len(records) > 1 else [0.0]
+        for offset, record in zip(offsets, records, strict=False):
             ratios = [take(record) / record.force_measured for _, _, take in _FORCES]
             kept = {marker: ratio for (marker, _, _), ratio in zip(_FORCES, ratios, strict=True) if ratio > 0}
-            axes.plot([place + shift] * len(kept), list(kept.values()), color=colours[arm], linewidth=0.8, alpha=0.5)
+            axes.plot([place + offset] * len(kept), list(kept.values()), color=colours[arm], linewidth=0.8, alpha=0.5)
             for marker, ratio in kept.items():
-                axes.plot([place + shift], [ratio], marker, color=colours[arm], markersize=5 if marker == "." else 3.5)
+                axes.plot([place + offset], [ratio], marker, color=colours[arm], markersize=5 if marker == "." else 3.5)
     axes.axhline(1, color="black", linewidth=0.8, dashes=(4, 2))
     axes.set_yscale("log")
     readable(axes)
@@ -132,167 +153,182 @@ def _draw_bounds(axes: Axes, found: dict[str, list[TheoremsRecord]], steps: Sequ
     axes.set_xlim(-0.6, len(columns) - 0.4)
     axes.set_xlabel("updates before the descent, by arm", fontsize=8)
     axes.set_ylabel("bounds and closed form\nover the measured force", fontsize=8)
-    marks = [Line2D([], [], color="#555555", marker=m, linestyle="none", markersize=5) for m, _, _ in _FORCES]
-    axes.legend(marks, [words for _, words, _ in _FORCES], fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    marks = [_mark(marker, name) for marker, name, _ in _FORCES]
+    axes.legend(handles=marks, fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def _mark(marker: str, label: str, colour: str = _GREY, size: float = 5) -> Line2D:
+    """A marker in a legend."""
+    return Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=size, label=label)
 
 
 def _force_legends(figure: Figure, axes: Axes, steps: Sequence[int], colours: dict[str, str]) -> None:
-    """Arms below the figure, checkpoints in the panel."""
-    dots = [Line2D([], [], color=colour, marker="o", linestyle="none", markersize=5) for colour in colours.values()]
-    figure.legend(dots, [plain(arm) for arm in colours], fontsize=8, loc="outside lower center", ncols=min(6, len(dots)))
-    shapes = (_MARKERS * len(steps))[: len(steps)]
-    marks = [Line2D([], [], color="#555555", marker=shape, linestyle="none", markersize=4.5) for shape in shapes]
-    axes.legend(marks, [f"{step}" for step in steps], fontsize=7, title="updates", title_fontsize=7, ncols=1 + (len(steps) > 5))
+    """Draw the legend of the arms below the figure, and that of the checkpoints in the panel."""
+    legend_below(figure, [_mark("o", plain(arm), colour) for arm, colour in colours.items()])
+    marks = [_mark(_MARKERS[place % len(_MARKERS)], f"{step}", size=4.5) for place, step in enumerate(steps)]
+    axes.legend(handles=marks, fontsize=7, title="updates", title_fontsize=7, ncols=1 + (len(steps) > 5))
 
 
-def _force_words(found: dict[str, list[TheoremsRecord]]) -> tuple[str, str]:
-    """Caption and description, without the runs."""
-    settings = sorted({(record.rate, record.steps) for records in found.values() for record in records})
-    words = (
-        f"Theorem 1 and the loss identity beside {' or '.join(f'{steps} steps of rate {rate:g}' for rate, steps in settings)} of "
-        "full-batch gradient descent from checkpoints of the run, with river and valley of the checkpoint before. Points: seeds; "
-        "dashed: equal. Force: the river's displacement (norm) that the valley's relaxation causes. Below: the closed form and its "
-        "bounds over the measured force; they hold for the quadratic model, not for the network; lower bounds of 0 are left out."
+def _force_caption(descents: Descents) -> tuple[str, str]:
+    """The caption, without the runs, and the alt text of the figure of forces."""
+    settings = sorted({(record.rate, record.steps) for records in descents.values() for record in records})
+    caption = (
+        "Predicted against measured force on the river and fall of the loss, in "
+        f"{' or '.join(f'{steps} steps of rate {rate:g}' for rate, steps in settings)} of full-batch gradient descent from "
+        "checkpoints of the run. River and valley are those of the checkpoint before. Points: seeds; dashed: equal. The force is "
+        "the norm of the river's displacement that the valley's relaxation causes (theorem 1); the fall of the loss is predicted "
+        "by the loss identity. Below: the closed form and its bounds over the measured force. They hold for the quadratic model, "
+        "not for the network; lower bounds of 0 are left out."
     )
-    told = []
-    for arm, records in found.items():
-        some = [r for r in records if r.force_measured > 0 and r.decrease]
+    medians = []
+    for arm, records in descents.items():
         ratios = [
             (r.force_predicted / r.force_measured, r.upper_paper / r.force_measured, r.decrease_predicted / r.decrease)
-            for r in some
+            for r in records
+            if r.force_measured > 0 and r.decrease
         ]
-        numbers = [f"{median:.3g}" for median in np.median(ratios, axis=0)] if ratios else ["none"] * 3
-        told.append(f"{arm}: force {numbers[0]}, paper's bound {numbers[1]}, fall of the loss {numbers[2]}")
-    return words, f"Predicted over measured, medians over seeds and checkpoints. {'; '.join(told)}."
+        force, bound, fall = [f"{median:.3g}" for median in np.median(ratios, axis=0)] if ratios else ["none"] * 3
+        medians.append(f"{arm}: force {force}, paper's bound {bound}, fall of the loss {fall}")
+    return caption, f"Predicted over measured, medians over seeds and checkpoints. {'; '.join(medians)}."
 
 
 @matplotlib.rc_context(STYLE)
 def hopping_drawn(arms: Arms, caption: str) -> Drawn | None:
-    """Windows of real training, gone over again: sign flips, tortuosity, hop and edge ratio, and what was decided of each.
+    """Numbers of replayed windows of real training, such as sign flips and tortuosity, and the decisions that follow from them.
 
     Args:
         arms: the runs of each arm, one a seed.
-        caption: the set-up in words, the end of the caption.
+        caption: the set-up, which ends the caption.
     Returns:
-        None where no window was gone over.
+        None where no window was replayed.
     """
-    found = {arm: [run.replays for run in runs] for arm, runs in arms.items() if any(run.replays for run in runs)}
-    every = [record for seeds in found.values() for seed in seeds for record in seed]
+    windows = {arm: [run.replays for run in runs] for arm, runs in arms.items() if any(run.replays for run in runs)}
+    every = [record for seeds in windows.values() for seed in seeds for record in seed]
     if not every:
         return None
     figure, panels = paved(len(_WINDOW) + len(_DECISIONS), (6.2, 3.8), (8.4, 2.3))
     for axes, number in zip(panels, _WINDOW, strict=False):
-        _draw_windows(axes, found, number, colours_of(arms))
+        _draw_windows(axes, windows, number, colours_of(arms))
         axes.set_ylabel(number.label, fontsize=8)
     for level in sorted({record.flips_threshold for record in every}):
         panels[0].axhline(level, color="black", linewidth=0.8, dashes=(4, 2))
-    for axes, (word, take) in zip(panels[len(_WINDOW) :], _DECISIONS, strict=True):
-        _draw_decisions(axes, found, take, colours_of(arms))
+    for axes, (decision, take) in zip(panels[len(_WINDOW) :], _DECISIONS, strict=True):
+        _draw_decisions(axes, windows, take, colours_of(arms))
         axes.tick_params(axis="y", length=0, labelleft=take is _DECISIONS[0][1])
-        axes.set_title(word, fontsize=9)
+        axes.set_title(decision, fontsize=9)
     for axes in panels:
         axes.set_xlim(0, 1.06 * max(*(record.step for record in every), 1))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel("updates", fontsize=8)
-    below(figure, panels[:1])
-    words = (
-        f"Windows of {' or '.join(map(str, sorted({r.window for r in every})))} updates of real training, gone over again with "
-        "their optimizer, at the update where each begins; arms are moved aside a little. Points: seeds; lines: means over seeds "
-        "(of logarithms on logarithmic axes). Dashed: where conditions begin: flips above their threshold, tortuosity of the "
-        "valley from 2, of the river up to 1.5; edge ratio 1: the edge of stability; cubic drift above 0: the river sharpens. "
-        f"Bottom: what was decided of each window, seed above seed: filled where it holds. {runs_in_words(arms)} {caption}"
+    legend_below(figure, labelled(panels[:1]))
+    full_caption = (
+        "Sign flips, tortuosity, hop ratio, edge ratio and cubic drift of replayed training, over training. "
+        f"Windows of {' or '.join(map(str, sorted({r.window for r in every})))} updates were replayed with their optimizer, and "
+        "are drawn at the update where each begins; arms are drawn side by side. Points: seeds; lines: means over seeds (of "
+        "logarithms on logarithmic axes). Dashed: thresholds of the conditions: sign flips above their threshold; tortuosity of "
+        "the valley from 2, of the river up to 1.5; edge ratio 1, the edge of stability; cubic drift above 0, where the river "
+        "sharpens. Bottom: the decision on each window, one row for each seed: filled where it holds. "
+        f"{runs_in_words(arms)} {caption}"
     )
-    told = []
-    for arm, seeds in found.items():
-        mine = [record for seed in seeds for record in seed]
-        told.append(f"{arm}: of {len(mine)} " + ", ".join(f"{sum(map(take, mine))} {word}" for word, take in _DECISIONS))
-    return drawn(figure, "hopping", "Does training hop across the valley?", words, f"Windows by arm. {'; '.join(told)}.")
+    counts = []
+    for arm, seeds in windows.items():
+        records = [record for seed in seeds for record in seed]
+        decided = ", ".join(f"{sum(map(take, records))} {decision}" for decision, take in _DECISIONS)
+        counts.append(f"{arm}: of {len(records)} {decided}")
+    alt = f"Windows by arm. {'; '.join(counts)}."
+    return drawn(figure, "hopping", "Does training hop across the valley?", full_caption, alt)
 
 
-def _draw_windows(axes: Axes, found: Windows, number: Number, colours: dict[str, str]) -> None:
-    """Points of the seeds and their means, arm beside arm."""
-    of = {arm: [{r.step: y for r in seed if (y := number.take(r)) is not None} for seed in seeds] for arm, seeds in found.items()}
-    values = [value for seeds in of.values() for seed in seeds for value in seed.values()]
-    last = max((step for seeds in of.values() for seed in seeds for step in seed), default=0)
-    log = number.scale == "log" and min(values, default=0) > 0
-    to, back = (math.log, np.exp) if log else (float, np.asarray)
-    for place, (arm, seeds) in enumerate(of.items()):
-        aside = _ASIDE * last * (place - (len(of) - 1) / 2)
+def _draw_windows(axes: Axes, windows: Windows, number: Number, colours: dict[str, str]) -> None:
+    """Draw one number of the windows: a point for each seed and their means, the arms side by side."""
+    numbers = {
+        arm: [{record.step: y for record in seed if (y := number.take(record)) is not None} for seed in seeds]
+        for arm, seeds in windows.items()
+    }
+    values = [value for seeds in numbers.values() for seed in seeds for value in seed.values()]
+    last = max((step for seeds in numbers.values() for seed in seeds for step in seed), default=0)
+    logarithmic = number.scale == "log" and min(values, default=0) > 0
+    for place, (arm, seeds) in enumerate(numbers.items()):
+        aside = _ASIDE * last * (place - (len(numbers) - 1) / 2)
         pairs = [(step + aside, value) for seed in seeds for step, value in seed.items()]
-        look = {"color": colours[arm], "markersize": 3, "alpha": 0.6, "markeredgewidth": 0}
-        axes.plot([x for x, _ in pairs], [y for _, y in pairs], "o", **look)
-        curve, _ = over_seeds([{step: Measure(to(value)) for step, value in seed.items()} for seed in seeds])
-        (line,) = axes.plot(curve.x + aside, back(curve.mean), linewidth=1.2, label=plain(arm), marker="_", markersize=7)
-        line.set(color=colours[arm], dashes=DASHES.get(arm, (None, None)))
+        point: dict[str, Any] = {"color": colours[arm], "markersize": 3, "alpha": 0.6, "markeredgewidth": 0}
+        axes.plot([x for x, _ in pairs], [y for _, y in pairs], "o", **point)
+        curve = seed_means(seeds, logarithmic)
+        line: dict[str, Any] = {"color": colours[arm], "dashes": dashes_of(arm), "label": plain(arm), "linewidth": 1.2}
+        axes.plot(curve.x + aside, curve.mean, marker="_", markersize=7, **line)
     if number.line is not None:
         axes.axhline(number.line, color="black", linewidth=0.8, dashes=(4, 2))
-    if log:
+    if logarithmic:
         axes.set_yscale("log")
         readable(axes)
     elif number.scale == "signed" and any(values):
+        # Linear up to a tenth of the largest power of ten, logarithmic beyond.
         axes.set_yscale("symlog", linthresh=10.0 ** (math.floor(math.log10(max(abs(value) for value in values))) - 1))
         axes.autoscale(axis="y")
 
 
-def _draw_decisions(axes: Axes, found: Windows, take: Callable[[ReplayRecord], bool], colours: dict[str, str]) -> None:
-    """One row an arm, seed above seed; filled where it holds."""
-    for row, (arm, seeds) in enumerate(found.items()):
-        for level, seed in zip(np.linspace(-0.3, 0.3, len(seeds)) if len(seeds) > 1 else [0.0], seeds, strict=True):
-            for held in (True, False):
-                steps = [record.step for record in seed if take(record) is held]
-                fill = colours[arm] if held else "white"
-                axes.plot(steps, [row + level] * len(steps), "o", color=colours[arm], markersize=3.2, markerfacecolor=fill)
-    axes.set_yticks(range(len(found)), [plain(arm) for arm in found], fontsize=7)
-    axes.set_ylim(len(found) - 0.5, -0.5)
+def _draw_decisions(axes: Axes, windows: Windows, take: Callable[[ReplayRecord], bool], colours: dict[str, str]) -> None:
+    """Draw one decision: a row for each arm with its seeds above each other, filled circles where it holds."""
+    for row, (arm, seeds) in enumerate(windows.items()):
+        offsets = np.linspace(-0.3, 0.3, len(seeds)) if len(seeds) > 1 else [0.0]
+        for offset, seed in zip(offsets, seeds, strict=True):
+            for holds in (True, False):
+                steps = [record.step for record in seed if take(record) is holds]
+                fill = colours[arm] if holds else "white"
+                axes.plot(steps, [row + offset] * len(steps), "o", color=colours[arm], markersize=3.2, markerfacecolor=fill)
+    axes.set_yticks(range(len(windows)), [plain(arm) for arm in windows], fontsize=7)
+    axes.set_ylim(len(windows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
 
 
 @matplotlib.rc_context(STYLE)
 def dominance_drawn(arms: Arms, caption: str) -> Drawn | None:
-    """Assumption 1 place by place: which eigenvalues of Looped are smaller than Single's of the same rank?
+    """Logarithm of the ratio of Looped's to Single's eigenvalue at each rank, which assumption 1 says is below 0.
 
     Args:
         arms: the runs of each arm, one a seed; seeds are paired by the names of their folders.
-        caption: the set-up in words, the end of the caption.
+        caption: the set-up, which ends the caption.
     Returns:
         None where no seed has exact spectra of both arms at the same step, above the machine floor and of the same size.
     """
     order = order_of(arms)
     if order is None:
         return None
-    curve, _ = over_seeds([dict(enumerate(map(Measure, row.tolist()), 1)) for row in order.logs])
+    curve = seed_means([dict(enumerate(row.tolist(), 1)) for row in order.logs])
     figure, (axes,) = paved(1, (7.4, 3.8), (7.4, 3.8))
     axes.fill_between(curve.x, curve.low, curve.high, color="black", alpha=0.14, linewidth=0, label="95 % t-interval")
     axes.plot(curve.x, curve.mean, color="black", linewidth=1.2, label="mean over seeds")
+    # Colour the ranks whose interval excludes 0; a single seed has no interval.
     several = len(order.logs) > 1
     sides = {"smaller": (several & (curve.high < 0), "#009E73"), "larger": (several & (curve.low > 0), COLOURS[PAIR[1]])}
-    for word, (where, colour) in sides.items():
-        look = {"color": colour, "markersize": 4, "label": f"{PAIR[1]} {word}: interval without 0", "rasterized": True}
-        axes.plot(curve.x[where], curve.mean[where], ".", **look)
+    for side, (ranks, colour) in sides.items():
+        label = f"{PAIR[1]} {side}: interval without 0"
+        axes.plot(curve.x[ranks], curve.mean[ranks], ".", color=colour, markersize=4, label=label, rasterized=True)
     axes.axhline(0, color="black", linewidth=0.7)
     axes.set_xscale("log")
     axes.set_xlabel("rank of the eigenvalue (1: the largest; to the right: the low eigenvalues of the valley)", fontsize=8)
     axes.set_ylabel(f"log of {PAIR[1]}'s over {PAIR[0]}'s\neigenvalue of this rank (nats)", fontsize=8)
     mark_rules(axes, order.counts, top=float(curve.mean[-1]) < 0)
-    below(figure, [axes])
-    words = (
-        f"Assumption 1 says that {PAIR[1]}'s low eigenvalues are smaller than {PAIR[0]}'s, one by one: below 0 here. Eigenvalues "
-        f"of both at update {order.step}, largest first, down to the last that is above the machine floor in all spectra; "
-        f"{len(order.logs)} seeds, paired. Intervals rank by rank, not corrected for their number. Dotted: the last rank that is "
-        f"above the epsilon of a rule in every spectrum. {caption}"
+    legend_below(figure, labelled([axes]))
+    full_caption = (
+        f"Logarithm of the ratio of {PAIR[1]}'s to {PAIR[0]}'s eigenvalue, rank by rank, at update {order.step}. Assumption 1 says "
+        f"that {PAIR[1]}'s low eigenvalues are smaller one by one, which is below 0 here. Eigenvalues are sorted from the largest "
+        "down to the last that is above the machine floor in all spectra; "
+        f"{len(order.logs)} seeds, paired. Intervals are of single ranks, not corrected for their number. Dotted: the last rank "
+        f"that is above the epsilon of a rule in every spectrum. {caption}"
     )
-    counts = ", ".join(f"{word} at {where.sum()}" for word, (where, _) in sides.items())
+    counts = ", ".join(f"{side} at {ranks.sum()}" for side, (ranks, _) in sides.items())
     ends = f"mean log ratio {curve.mean[0]:.3g} at the largest, {curve.mean[-1]:.3g} at the lowest"
     alt = f"Eigenvalues of {PAIR[1]} at update {order.step}, by intervals without 0: {counts} of {len(curve.x)} ranks; {ends}."
-    return drawn(figure, "dominance", "Which eigenvalues are smaller in Looped?", words, alt)
+    return drawn(figure, "dominance", "Which eigenvalues are smaller in Looped?", full_caption, alt)
 
 
 def valley_figures(arms: Arms, caption: str = "") -> list[Drawn]:
-    """Everything about river and valley that the landscapes of a study allow, in the order of the page.
+    """Draw everything about river and valley that the landscapes of a study allow, in the order of the page.
 
     Args:
         arms: the runs of each arm, one a seed.
-        caption: the set-up in words, the end of every caption.
+        caption: the set-up, which ends every caption.
     """
     every = (ridges_drawn, split_drawn, threshold_drawn, condition_drawn, dominance_drawn, hopping_drawn, forces_drawn)
     return [figure for draw in every if (figure := draw(arms, caption)) is not None]

@@ -1,8 +1,9 @@
-"""Matrix entropy over training with its phases, run by run, from records alone."""
+"""The matrix entropy over training with its phases: stretches in which it falls, rises or is stable, run by run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -10,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from thalweg.records.run import PhaseRecord
-from thalweg.report.figures import STYLE, Drawn, drawn
+from thalweg.report.figures import Drawn, drawn
 from thalweg.report.landscape.curves import Arms, colour_of, training_axis
-from thalweg.report.landscape.slices import ACROSS, plain
+from thalweg.report.panels import ACROSS, STYLE, legend_below, plain
 
 LABELS = {
     "collapse": ("#0072B2", "////"),
@@ -24,14 +25,16 @@ LABELS = {
 
 @matplotlib.rc_context(STYLE)
 def phases_drawn(phases: Sequence[PhaseRecord], arms: Arms, caption: str) -> Drawn | None:
-    """Entropy of every run, and below it one bar a seed with its phases; None where no phases were looked for.
+    """Matrix entropy of every run over training, and below it a bar for each seed with its phases.
 
     Args:
         phases: of runs; arms without any are left out.
         arms: the runs of each arm, one a seed.
-        caption: the set-up in words, the end of the caption.
+        caption: the set-up, which ends the caption.
+    Returns:
+        None where no arm has phases.
     """
-    shown = [arm for arm in arms if any(one.arm == arm for one in phases)]
+    shown = [arm for arm in arms if any(phase.arm == arm for phase in phases)]
     if not shown:
         return None
     across = min(len(shown), ACROSS)
@@ -46,28 +49,28 @@ def phases_drawn(phases: Sequence[PhaseRecord], arms: Arms, caption: str) -> Dra
             continue
         arm = shown[number]
         _draw_entropies(upper, arms, arm)
-        _draw_bars(lower, [one for one in phases if one.arm == arm])
+        _draw_bars(lower, [phase for phase in phases if phase.arm == arm])
         if number % across == 0:
             upper.set_ylabel("matrix entropy (nats)")
             lower.set_ylabel("seed")
         training_axis(lower, [point.step for run in arms[arm] for point in run.points])
         upper.set_xlabel("")
     keys = [Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=label) for label, (colour, hatch) in LABELS.items()]
-    figure.legend(handles=keys, fontsize=8, loc="outside lower center", ncols=3)
-    words = (
-        "Matrix entropy S_1 of the Hessian's spectrum along every run, and its phases below it, one bar a seed: straight pieces "
-        "over checkpoints that are even in the logarithm of the updates, with breaks by a bootstrap at the 5 % level against "
-        "correlated noise; collapse falls, diversification rises, stable does neither by more than the tolerance, which "
-        "is one for all runs of an arm. "
+    legend_below(figure, keys, 3)
+    full_caption = (
+        "Matrix entropy S_1 of the Hessian's spectrum over training, one line for each run, and its phases below, one bar for each "
+        "seed. Phases are straight pieces in the logarithm of the updates; their breaks are found by a bootstrap test at the 5 % "
+        "level against correlated noise. In a collapse the entropy falls, in a diversification it rises, and in a stable phase it "
+        "does neither by more than the tolerance, which is the same for all runs of an arm. "
         f"{caption}"
     )
-    told = "; ".join(f"{arm}: {sequences(phases, arm)}" for arm in shown)
-    alt = f"Curves of the matrix entropy and bars of its phases. {told}."
-    return drawn(figure, "phases", "Does the spectrum go through phases?", words, alt)
+    by_arm = "; ".join(f"{arm}: {sequences(phases, arm)}" for arm in shown)
+    alt = f"Curves of the matrix entropy and bars of its phases. {by_arm}."
+    return drawn(figure, "phases", "Does the spectrum go through phases?", full_caption, alt)
 
 
 def _draw_entropies(axes: Axes, arms: Arms, arm: str) -> None:
-    """One thin line a run."""
+    """Draw the entropy of each run of an arm as a thin line."""
     for run in arms[arm]:
         steps, values = [point.step for point in run.points], [point.entropy.value for point in run.points]
         axes.plot(steps, values, color=colour_of(arm, list(arms).index(arm)), linewidth=0.9, alpha=0.75)
@@ -76,22 +79,22 @@ def _draw_entropies(axes: Axes, arms: Arms, arm: str) -> None:
 
 
 def _draw_bars(axes: Axes, phases: Sequence[PhaseRecord]) -> None:
-    """One bar a seed, coloured by phase."""
-    seeds = sorted({one.seed for one in phases})
-    for one in phases:
-        colour, hatch = LABELS.get(one.label, ("white", ""))
-        row = seeds.index(one.seed)
-        axes.barh(row, one.end - one.begin, left=one.begin, height=0.7, color=colour, hatch=hatch, edgecolor="white", linewidth=0.8)
+    """Draw one bar for each seed, coloured by phase."""
+    seeds = sorted({phase.seed for phase in phases})
+    for phase in phases:
+        colour, hatch = LABELS.get(phase.label, ("white", ""))
+        style = {"height": 0.7, "color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.8}
+        axes.barh(seeds.index(phase.seed), phase.end - phase.begin, left=phase.begin, **style)
     axes.set_yticks(range(len(seeds)), [str(seed) for seed in seeds], fontsize=7)
     axes.set_ylim(len(seeds) - 0.4, -0.6)
     axes.grid(visible=False)
 
 
 def sequences(phases: Sequence[PhaseRecord], arm: str) -> str:
-    """How many runs of an arm have which phases one after the other, equal neighbours as one."""
+    """Count the runs of an arm by the sequence of their phases, as text; equal neighbours count as one phase."""
     counts: dict[str, int] = {}
-    for seed in sorted({one.seed for one in phases if one.arm == arm}):
-        labels = [one.label for one in sorted(phases, key=lambda one: one.begin) if (one.arm, one.seed) == (arm, seed)]
-        merged = [label for place, label in enumerate(labels) if place == 0 or label != labels[place - 1]]
-        counts[", ".join(merged)] = counts.get(", ".join(merged), 0) + 1
-    return ", and ".join(f"{count} x ({words})" for words, count in counts.items())
+    for seed in sorted({phase.seed for phase in phases if phase.arm == arm}):
+        ordered = sorted((phase for phase in phases if (phase.arm, phase.seed) == (arm, seed)), key=lambda phase: phase.begin)
+        sequence = ", ".join(label for label, _ in groupby(ordered, key=lambda phase: phase.label))
+        counts[sequence] = counts.get(sequence, 0) + 1
+    return ", and ".join(f"{count} x ({sequence})" for sequence, count in counts.items())

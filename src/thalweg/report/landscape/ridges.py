@@ -1,6 +1,9 @@
-"""Spectra on the disk: one ridge a checkpoint, the later ones in front; the split at another epsilon; two arms place by place.
+"""Every eigenvalue of a spectrum: ridge plots over training, the split at another epsilon, and two arms compared rank by rank.
 
-Shape letters: E eigenvalues or nodes, B bins, C checkpoints, P eigenvalues of an exact spectrum, T thresholds, S seeds, I places.
+The split of a spectrum at epsilon calls eigenvalues above epsilon the valley, those within epsilon of zero the river, and those
+below minus epsilon the ridge.
+
+Shape letters: B bins, C checkpoints, P eigenvalues of an exact spectrum, T thresholds, S seeds, I ranks.
 """
 
 from __future__ import annotations
@@ -14,95 +17,74 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from thalweg.records.landscape import LandscapeRecord, RunLandscape, SplitRecord, read_arrays
-from thalweg.report.figures import STYLE, Drawn, drawn
+from thalweg.report.figures import Drawn, drawn
 from thalweg.report.landscape.curves import Arms, with_spectra
-from thalweg.report.landscape.slices import (
-    ACROSS,
-    BINS,
-    Spectra,
-    edges_of,
-    evenly,
-    floor_of,
-    paved,
-    plain,
-    shares_of,
-    signed_axis,
-    spectra_of,
-)
+from thalweg.report.landscape.slices import BINS, Spectra, edges_of, evenly, floor_of, shares_of, signed_axis, spectra_of
+from thalweg.report.panels import ACROSS, STYLE, paved, plain
 
 MOST = 12
-"""Ridges of a column."""
+"""Most ridges in a panel."""
 _TALLEST = 1.8
 """Height of the tallest bin of all, in distances between two ridges."""
 _EARLY_TO_LATE = (0.05, 0.85)
-"""Part of the colour map: its light end would be lost on white."""
+"""Part of the colour map that is used: its light end would be lost on white."""
 RULES = {
     "machine_floor": ("o", "machine floor"),
     "relative": ("s", "a thousandth of the largest"),
     "noise_floor": ("^", "noise floor"),
     "log_gap": ("D", "widest gap of log |eigenvalue|"),
 }
-"""Rule of a threshold -> marker, words."""
+"""Rule that chooses epsilon -> its marker, and its name in figures."""
 PAIR = ("single", "looped")
-"""Arms of assumption 1: the second is said to have the smaller eigenvalues."""
+"""Arms of assumption 1, which says that the second has the smaller eigenvalues."""
 _BASELINE = "relative"
-"""The rule that every spectrum can be split by alike: a thousandth of the largest size."""
+"""The rule by which every spectrum can be split alike: epsilon is a thousandth of the largest size."""
 _QUANTILE = 0.1
-"""q of kappa_q."""
+"""The q of kappa_q, the ratio of the quantiles 1 - q and q of the valley's eigenvalues."""
 FOR_QUANTILES = 10
-"""Valley directions from which quantiles replace largest and smallest, as in the records."""
+"""Fewest valley directions for which quantiles replace the largest and the smallest, as in the records."""
 
 
 @dataclass(frozen=True)
 class Ridges:
-    """What one column shows."""
+    """What one panel of the ridge plot shows: the spectra of one run."""
 
-    name: str
-    """Of the run."""
     steps: tuple[int, ...]
-    """``(C,)``."""
+    """Updates at each checkpoint, ``(C,)``."""
     shares: np.ndarray
-    """Of the eigenvalues, by bin and checkpoint, ``(B, C)``; every column sums to 1."""
+    """Share of the eigenvalues by bin and checkpoint, ``(B, C)``; every column sums to 1."""
     ends: tuple[tuple[float, float], ...]
     """Smallest and largest eigenvalue (or node) at each checkpoint."""
 
 
-def _shown_of(arms: Arms) -> tuple[dict[str, Spectra], dict[str, str]]:
-    """The spectra of the first run of each arm that left any, at the checkpoints that are drawn, and the names of these runs."""
-    found: dict[str, Spectra] = {}
-    runs = with_spectra(arms)
-    for arm, run in runs.items():
-        spectra = spectra_of(run)
-        kept = evenly(len(spectra.points), MOST)
-        of = (spectra.points, spectra.values, spectra.weights)
-        found[arm] = Spectra(*(tuple(part[i] for i in kept) for part in of))  # type: ignore[arg-type]
-    return found, {arm: run.folder.parent.name for arm, run in runs.items()}
-
-
-def _ridges_of(name: str, spectra: Spectra, edges: np.ndarray) -> Ridges:
-    """Shares by bin, and the ends of every spectrum."""
+def _ridges_of(spectra: Spectra, edges: np.ndarray) -> Ridges:
+    """Count the eigenvalues of a run in bins, and find the ends of every spectrum."""
     steps = tuple(point.step for point in spectra.points)
     ends = tuple((float(values.min()), float(values.max())) for values in spectra.values)
-    return Ridges(name, steps, shares_of(spectra, edges), ends)
+    return Ridges(steps, shares_of(spectra, edges), ends)
 
 
 @matplotlib.rc_context(STYLE)
 def ridges_drawn(arms: Arms, caption: str) -> Drawn | None:
-    """Where the eigenvalues lie, checkpoint after checkpoint, on the scale of `figure_spectra`.
+    """Ridge plot of the eigenvalues, one ridge for each checkpoint, on the scale of `figure_spectra`.
 
     Args:
         arms: the runs of each arm, one a seed; the first that left spectra is drawn.
-        caption: the set-up in words, the end of the caption.
+        caption: the set-up, which ends the caption.
     Returns:
         None where no run has left a spectrum.
     """
-    spectra, names = _shown_of(arms)
+    runs = with_spectra(arms)
+    spectra: dict[str, Spectra] = {}
+    for arm, run in runs.items():
+        whole = spectra_of(run)
+        spectra[arm] = whole.at(evenly(len(whole.points), MOST))
     if not spectra:
         return None
-    floor = floor_of(list(spectra.values()))
-    largest = max(float(np.abs(values).max()) for run in spectra.values() for values in run.values)
+    floor, largest = floor_of(list(spectra.values())), max(run.largest for run in spectra.values())
     edges = edges_of(floor, largest)
-    columns = {arm: _ridges_of(names[arm], run, edges) for arm, run in spectra.items()}
+    columns = {arm: _ridges_of(run, edges) for arm, run in spectra.items()}
+    # Heights are logarithmic: they begin at half an eigenvalue, and one decade is as tall as the tallest bin allows.
     least = 0.5 / max(point.dim for run in spectra.values() for point in run.points)
     decade = _TALLEST / max(float(decades(ridges.shares, least).max()) for ridges in columns.values())
     figure, panels = paved(len(columns), (5.4, 4.6), (8.4, 4.2))
@@ -113,39 +95,39 @@ def ridges_drawn(arms: Arms, caption: str) -> Drawn | None:
         axes.set_xlabel("eigenvalue (loss per squared weight)", fontsize=8)
         axes.set_ylabel("updates" if number % ACROSS == 0 else "", fontsize=8)
     _scale_bar(panels[0], len(next(iter(columns.values())).steps), decade)
-    words = (
-        "The spectrum of the Hessian over training, from the first checkpoint (back, top) to the last (front, bottom). Height: "
-        f"share of the eigenvalues in each bin, {1 / BINS:g} of a decade wide, logarithmic from {least:.2g} (half of one "
-        "eigenvalue) up, the same in all columns; bar at the upper left: a factor of 10. Eigenvalues logarithmic on both sides of "
-        f"zero, with one bin for all that are smaller than {floor:g}; dots: the smallest and the largest. "
-        f"Shown: {', '.join(names.values())}. {caption}"
+    full_caption = (
+        "The Hessian's spectrum over training, from the first checkpoint (back, top) to the last (front, bottom). Height: share of "
+        f"the eigenvalues in each bin, {1 / BINS:g} of a decade wide, logarithmic from {least:.2g} (half of one eigenvalue) up, "
+        "the same in all panels; bar at the upper left: a factor of 10. The horizontal axis is logarithmic on both sides of zero, "
+        f"with one bin for all eigenvalues smaller than {floor:g}; dots: the smallest and the largest eigenvalue. "
+        f"Shown: {', '.join(run.folder.parent.name for run in runs.values())}. {caption}"
     )
-    told = "; ".join(f"{arm} {_ends_in_words(ridges)}" for arm, ridges in columns.items())
-    alt = f"Ridge plots of the eigenvalue distribution, one column an arm, one ridge a checkpoint. {told}."
-    return drawn(figure, "ridges", "How do the spectra move?", words, alt)
+    ranges = "; ".join(f"{arm} {_ends_in_words(ridges)}" for arm, ridges in columns.items())
+    alt = f"Ridge plots of the eigenvalue distribution, one column an arm, one ridge a checkpoint. {ranges}."
+    return drawn(figure, "ridges", "How do the spectra move?", full_caption, alt)
 
 
 def _ends_in_words(ridges: Ridges) -> str:
-    """Range of the first and of the last spectrum."""
+    """Smallest and largest eigenvalue of the first and of the last spectrum, as text."""
     first, last = ridges.ends[0], ridges.ends[-1]
-    words = f"from {first[0]:.3g} to {first[1]:.3g} at update {ridges.steps[0]}"
+    text = f"from {first[0]:.3g} to {first[1]:.3g} at update {ridges.steps[0]}"
     if len(ridges.steps) > 1:
-        words += f", from {last[0]:.3g} to {last[1]:.3g} at update {ridges.steps[-1]}"
-    return words
+        text += f", from {last[0]:.3g} to {last[1]:.3g} at update {ridges.steps[-1]}"
+    return text
 
 
 def decades(shares: np.ndarray, least: float) -> np.ndarray:
-    """How far shares lie above the least that is drawn, 0 for what is smaller."""
+    """Height of shares above the least share that is drawn, in decades; 0 for smaller shares."""
     return np.log10(np.maximum(shares, least) / least)
 
 
 def _draw_ridges(axes: Axes, ridges: Ridges, edges: np.ndarray, heights: np.ndarray) -> None:
-    """One outline a checkpoint on a level of its own, each hiding what is behind it; heights ``(B, C)``."""
+    """Draw one outline for each checkpoint, each hiding what is behind it; heights ``(B, C)`` in distances between ridges."""
     count = len(ridges.steps)
     colours = matplotlib.colormaps["viridis"](np.linspace(*_EARLY_TO_LATE, count), alpha=0.85)
     levels = [float(count - 1 - place) for place in range(count)]
     for place, (level, height, ends) in enumerate(zip(levels, heights.T, ridges.ends, strict=True)):
-        order = 2 + 0.01 * place
+        order = 2 + 0.01 * place  # later checkpoints lie in front
         filled = np.flatnonzero(height)
         first, last = filled[0], filled[-1] + 1
         axes.axhline(level, color="black", linewidth=0.6, zorder=order)
@@ -160,23 +142,24 @@ def _draw_ridges(axes: Axes, ridges: Ridges, edges: np.ndarray, heights: np.ndar
 
 
 def _horizontal(axes: Axes, floor: float, largest: float, end: float) -> None:
-    """The scale and the ticks of `signed_axis`, along the other axis, as far as ``end``."""
+    """Give the horizontal axis the scale and ticks of `signed_axis`, from ``-end`` to ``end``; the vertical axis stays."""
     levels, limits = list(axes.get_yticks()), axes.get_ylim()
-    words: Sequence[str] = [label.get_text() for label in axes.get_yticklabels()]
+    level_labels: Sequence[str] = [label.get_text() for label in axes.get_yticklabels()]
+    # `signed_axis` scales the vertical axis: read its ticks there, then put the vertical axis back.
     signed_axis(axes, floor, largest)
-    places, names = list(axes.get_yticks()), [label.get_text() for label in axes.get_yticklabels()]
+    places, labels = list(axes.get_yticks()), [label.get_text() for label in axes.get_yticklabels()]
     axes.set_yscale("linear")
-    axes.set_yticks(levels, words, fontsize=7)
+    axes.set_yticks(levels, level_labels, fontsize=7)
     axes.set_yticks([], minor=True)
     axes.set_ylim(limits)
     axes.set_xscale("symlog", linthresh=floor, linscale=0.5)
-    axes.set_xticks(places, names, fontsize=7)
+    axes.set_xticks(places, labels, fontsize=7)
     axes.set_xticks([], minor=True)
     axes.set_xlim(-1.2 * end, 1.2 * end)
 
 
 def _scale_bar(axes: Axes, count: int, decade: float) -> None:
-    """A length that stands for a factor of 10, above the first ridge."""
+    """Draw a bar as long as a factor of 10, above the first of ``count`` ridges."""
     top = count - 1 + _TALLEST
     across = axes.get_yaxis_transform()
     axes.plot([0.03, 0.03], [top - decade, top], color="black", linewidth=1.5, transform=across)
@@ -185,12 +168,22 @@ def _scale_bar(axes: Axes, count: int, decade: float) -> None:
 
 def _exact_values(run: RunLandscape, point: LandscapeRecord) -> np.ndarray | None:
     """Every eigenvalue of a point, ascending; None where the spectrum is not exact or not on the disk."""
-    found = read_arrays(run.spectrum_path(point.step), ("values",)) if point.how == "exact" else {}
-    return np.sort(found["values"].reshape(-1).astype(np.float64)) if found else None
+    arrays = read_arrays(run.spectrum_path(point.step), ("values",)) if point.how == "exact" else {}
+    return np.sort(arrays["values"].reshape(-1).astype(np.float64)) if arrays else None
 
 
 def split_at(values: np.ndarray, epsilon: float, split: SplitRecord) -> SplitRecord:
-    """The split of the same spectrum ``(P,)`` at another epsilon; what the figures do not show stays."""
+    """Split an exact spectrum into valley, river and ridge at another epsilon.
+
+    Args:
+        values: all eigenvalues, ``(P,)``.
+        epsilon: of the new split, as the rule "relative" gives it.
+        split: the record of the same spectrum at its own epsilon.
+    Returns:
+        The record with the new epsilon, dimensions, condition numbers kappa (largest over smallest eigenvalue of the valley) and
+        kappa_q (ratio of its 90 % and 10 % quantiles), and spread (standard deviation of its log eigenvalues). All other fields,
+        which no figure shows, keep the values of the old epsilon.
+    """
     valley = np.sort(values[values > epsilon])
     ridge, count = int((values < -epsilon).sum()), len(valley)
     kappa = float(valley[-1] / valley[0]) if count else None
@@ -209,14 +202,14 @@ def split_at(values: np.ndarray, epsilon: float, split: SplitRecord) -> SplitRec
 
 
 def at_baseline(arms: Arms) -> Arms:
-    """The same runs split at a thousandth of the largest size; points that left no exact spectrum lose their split."""
+    """The same runs, split at a thousandth of the largest size; points without an exact spectrum on the disk lose their split."""
     return {
         arm: [replace(run, points=tuple(_baseline_point(run, p) for p in run.points)) for run in runs] for arm, runs in arms.items()
     }
 
 
 def _baseline_point(run: RunLandscape, point: LandscapeRecord) -> LandscapeRecord:
-    """One point of `at_baseline`."""
+    """One point of a run, split at the baseline; without a split where that is not possible."""
     values, split = _exact_values(run, point), point.split
     if values is None or split is None or _BASELINE not in split.rules:
         return replace(point, split=None)
@@ -228,20 +221,28 @@ class Exact:
     """An exact spectrum with its split."""
 
     step: int
+    """Updates before it was measured."""
     values: np.ndarray
-    """Ascending, ``(P,)``."""
+    """Eigenvalues, ascending, ``(P,)``."""
     split: SplitRecord
 
     def above(self, thresholds: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Share of eigenvalues above each threshold, and largest over smallest of them (NaN where there is none), ``(T,)``."""
-        first = np.searchsorted(self.values, np.asarray(thresholds), side="right")
-        some = first < len(self.values)
-        kappa = np.where(some, self.values[-1] / self.values[np.minimum(first, len(self.values) - 1)], math.nan)
+        """What the valley would be at other thresholds.
+
+        Args:
+            thresholds: positive, ``(T,)``.
+        Returns:
+            Share of the eigenvalues above each threshold, and the largest over the smallest of these, ``(T,)`` each; the second
+            is NaN where no eigenvalue lies above.
+        """
+        first = np.searchsorted(self.values, np.asarray(thresholds), side="right")  # place of the first eigenvalue above
+        exists = first < len(self.values)
+        kappa = np.where(exists, self.values[-1] / self.values[np.minimum(first, len(self.values) - 1)], math.nan)
         return 1 - first / len(self.values), kappa
 
 
 def exact_spectra(run: RunLandscape) -> Iterator[Exact]:
-    """Those of a run that are on the disk and have a split, the last first."""
+    """The exact spectra of a run that are on the disk and have a split, the last first."""
     for point in reversed(run.points):
         values = _exact_values(run, point)
         if point.split is not None and values is not None:
@@ -250,32 +251,41 @@ def exact_spectra(run: RunLandscape) -> Iterator[Exact]:
 
 @dataclass(frozen=True)
 class Order:
-    """Two spectra place by place, over seeds."""
+    """The eigenvalues of the two arms of `PAIR`, compared rank by rank over seeds."""
 
     step: int
+    """Updates before the spectra were measured."""
     logs: np.ndarray
-    """log(second / first) of `PAIR`, from the largest eigenvalue down, ``(S, I)``; nats."""
+    """log(eigenvalue of the second arm / eigenvalue of the first), from the largest down, ``(S, I)``, nats."""
     counts: dict[str, int]
-    """Rule -> places above the largest epsilon that it gave, in every seed."""
+    """Rule -> number of ranks above the largest epsilon that it gave, in every seed and both arms."""
 
 
 def order_of(arms: Arms) -> Order | None:
-    """The places above the machine floor at the last exact step that most seeds of both arms share; None where there is none."""
-    runs = [{run.folder.parent.name.rsplit("-seed", 1)[-1]: run for run in arms.get(arm, [])} for arm in PAIR]
-    found: dict[int, list[tuple[Exact, Exact]]] = {}
-    for seed in sorted(runs[0].keys() & runs[1].keys()):
-        one, other = ({spectrum.step: spectrum for spectrum in exact_spectra(of[seed])} for of in runs)
-        for step in one.keys() & other.keys():
-            found.setdefault(step, []).append((one[step], other[step]))
-    if not found:
+    """Compare the exact spectra of the two arms of `PAIR` rank by rank, seed by seed.
+
+    The step is the last of those that most seeds of both arms share. Ranks reach down to the machine floor.
+
+    Args:
+        arms: the runs of each arm, one a seed; seeds are paired by the names of their folders.
+    Returns:
+        None where no step is shared, the spectra have different sizes, or no eigenvalue lies above the machine floor.
+    """
+    by_seed = [{run.folder.parent.name.rsplit("-seed", 1)[-1]: run for run in arms.get(arm, [])} for arm in PAIR]
+    pairs: dict[int, list[tuple[Exact, Exact]]] = {}  # step -> the spectra of both arms, seed by seed
+    for seed in sorted(by_seed[0].keys() & by_seed[1].keys()):
+        first_arm, second_arm = ({spectrum.step: spectrum for spectrum in exact_spectra(runs[seed])} for runs in by_seed)
+        for step in first_arm.keys() & second_arm.keys():
+            pairs.setdefault(step, []).append((first_arm[step], second_arm[step]))
+    if not pairs:
         return None
-    step = max(found, key=lambda step: (len(found[step]), step))
-    every = [spectrum for pair in found[step] for spectrum in pair]
-    if len({len(spectrum.values) for spectrum in every}) > 1:
+    step = max(pairs, key=lambda step: (len(pairs[step]), step))
+    spectra = [spectrum for pair in pairs[step] for spectrum in pair]
+    if len({len(spectrum.values) for spectrum in spectra}) > 1:
         return None
-    first, second = (np.stack([pair[side].values[::-1] for pair in found[step]]) for side in (0, 1))
-    least = np.minimum(first, second).min(axis=0)
-    shared = [rule for rule in RULES if all(rule in one.split.rules for one in every)]
-    counts = {rule: int((least > max(one.split.rules[rule] for one in every)).sum()) for rule in shared}
+    first, second = (np.stack([pair[side].values[::-1] for pair in pairs[step]]) for side in (0, 1))  # (S, P), largest first
+    least = np.minimum(first, second).min(axis=0)  # at each rank, the smallest of all seeds and both arms
+    shared = [rule for rule in RULES if all(rule in spectrum.split.rules for spectrum in spectra)]
+    counts = {rule: int((least > max(spectrum.split.rules[rule] for spectrum in spectra)).sum()) for rule in shared}
     kept = counts.get("machine_floor", int((least > 0).sum()))
     return Order(step, np.log(second[:, :kept] / first[:, :kept]), counts) if kept else None

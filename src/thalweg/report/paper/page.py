@@ -1,4 +1,7 @@
-"""The page of the paper's study: figures, numbers and charts inside, no network; without a script the charts are missing."""
+"""The page of the paper's study: one file with answers, numbers, figures and interactive charts, without network.
+
+Without scripts a browser shows everything but the charts.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,8 @@ _QUESTION = (
     ("looped rises above single on high-information sequences (held-out)", "looped ends with a lower held-out loss than single"),
     ("shift reaches looped's final held-out loss in less time than looped takes",),
 )
-"""Claims that answer the page's question, part by part."""
-_CHARTS = {
+"""Claims that answer the two parts of the page's question."""
+_CHART_HEADINGS = {
     "curves": "Exact values: point at a curve",
     "spectra": "The spectrum at any checkpoint: move the slider",
     "planes": "The loss in three dimensions: turn it with the mouse",
@@ -49,7 +52,7 @@ def write_report(
     folder: Path,
     landscapes: Mapping[str, Mapping[int, RunLandscape]] | None = None,
 ) -> Path:
-    """Figures into ``figures/`` and the page to ``report.html``; returns the page.
+    """Write the figures to ``figures/`` and the page to ``report.html``; returns the path of the page.
 
     Args:
         summary: of the study.
@@ -66,45 +69,56 @@ def write_report(
 
 
 def _draw_study(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) -> list[Drawn]:
-    """Every figure that the records allow."""
-    told, grouped = setup(summary), by_arm(runs, summary.arms)
-    some = next(iter(grouped.values()))[0].summary
-    made = [
-        verdicts_drawn(summary, told),
-        source_drawn(some.data, told) if some is not None else None,
-        accuracy_against_cost(summary, grouped, told),
-        step_time(runs, told),
-        phases_drawn(summary.phases, arms, told),
-        valleys_drawn(planes_of(arms), told),
+    """Draw every figure that the records allow."""
+    setup_text, grouped = setup(summary), by_arm(runs, summary.arms)
+    first_run = next(iter(grouped.values()))[0].summary
+    optional = [
+        verdicts_drawn(summary, setup_text),
+        source_drawn(first_run.data, setup_text) if first_run is not None else None,
+        accuracy_against_cost(summary, grouped, setup_text),
+        step_time(runs, setup_text),
+        phases_drawn(summary.phases, arms, setup_text),
+        valleys_drawn(planes_of(arms), setup_text),
     ]
-    figures = draw_all(summary, runs) + [figure for figure in made if figure is not None]
+    figures = draw_all(summary, runs) + [figure for figure in optional if figure is not None]
     lengths = {arm: [run.lengths for run in group] for arm, group in arms.items()}
     if any(records for group in lengths.values() for records in group):
-        figures.append(figure_lengths(lengths, told))
-    return figures + study_figures(arms, told) + valley_figures(arms, told)
+        figures.append(figure_lengths(lengths, setup_text))
+    return figures + study_figures(arms, setup_text) + valley_figures(arms, setup_text)
 
 
 def _charts_of(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) -> dict[str, Any]:
-    """What can be handled on the page, by the name of its chart; what has no records is left out."""
-    found = {"curves": curves_chart(summary, by_arm(runs, summary.arms), arms)}
-    found |= {"spectra": spectra_chart(with_spectra(arms)), "planes": planes_chart(arms)}
-    return {name: chart for name, chart in found.items() if chart}
+    """Name of each interactive chart -> its data; charts without data are left out."""
+    charts = {
+        "curves": curves_chart(summary, by_arm(runs, summary.arms), arms),
+        "spectra": spectra_chart(with_spectra(arms)),
+        "planes": planes_chart(arms),
+    }
+    return {name: chart for name, chart in charts.items() if chart}
 
 
 def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts: Mapping[str, Any]) -> str:
-    """The page as HTML; everything that a user named is escaped."""
-    named = {figure.name: figure for figure in figures}
+    """The page as HTML; every name that a user chose is escaped.
+
+    Args:
+        summary: of the study.
+        figures: of the page.
+        folder: of the study.
+        charts: data of the interactive charts.
+    """
+    by_name = {figure.name: figure for figure in figures}
     return PAGES.get_template("report.html").render(
         study=summary,
+        setup_text=setup(summary),
         lead=figures[0] if figures else None,
-        figures=named,
-        sections=sections(summary.verdicts, list(named), list(charts)),
+        figures=by_name,
+        sections=sections(summary.verdicts, list(by_name), list(charts)),
         colours={arm: style["colour"] for arm, style in styles(summary.arms).items()},
         charts=_in_script(charts),
-        chart_words=_CHARTS,
+        chart_headings=_CHART_HEADINGS,
         plotly=Markup(packed_plotly()),
         script=Markup(PAGES.get_template("page.js").render()),
-        addresses={name: data_address(figure) for name, figure in named.items()},
+        addresses={name: data_address(figure) for name, figure in by_name.items()},
         again=shlex.join(["thalweg", "report", str(folder)]),
         answer=answer(summary),
         show=show,
@@ -114,35 +128,36 @@ def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts
 
 
 def _in_script(charts: Mapping[str, Any]) -> Markup:
-    """JSON that no text in it can end or leave."""
+    """JSON for a script element; angle brackets and ampersands are escaped, so that no text in it can end the element."""
     text = json.dumps(charts, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 @functools.cache
 def packed_plotly() -> str:
-    """Plotly's script, compressed; the page unpacks it when the first chart is scrolled to."""
+    """Plotly's script, compressed with gzip, in base64; the page unpacks it when the first chart is scrolled to."""
     from plotly.offline import get_plotlyjs
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def answer(summary: StudySummary) -> str:
-    """What the study says of the two parts of its question, and what all claims came to."""
-    named = {one.claim: one for one in summary.verdicts}
-    first = [named[claim] for part in _QUESTION for claim in part if claim in named]
-    return ". ".join([*(_in_a_sentence(one) for one in first), _totals(summary)])
+    """The answer at the top of the page: the claims on both parts of its question, and how many claims have which verdict."""
+    by_claim = {verdict.claim: verdict for verdict in summary.verdicts}
+    main = [by_claim[claim] for part in _QUESTION for claim in part if claim in by_claim]
+    return ". ".join([*(_in_a_sentence(verdict) for verdict in main), _totals(summary)])
 
 
-def _in_a_sentence(one: Verdict) -> str:
+def _in_a_sentence(verdict: Verdict) -> str:
     """A claim with its verdict and its first number."""
-    name, cell = next(iter(one.numbers.items()), ("", None))
-    return f"{one.claim[:1].upper()}{one.claim[1:]}: {one.verdict}" + (f" ({name} {show(cell)})" if cell is not None else "")
+    name, cell = next(iter(verdict.numbers.items()), ("", None))
+    number_text = "" if cell is None else f" ({name} {show(cell)})"
+    return f"{verdict.claim[:1].upper()}{verdict.claim[1:]}: {verdict.verdict}{number_text}"
 
 
 def _totals(summary: StudySummary) -> str:
-    """All claims in one sentence."""
+    """How many claims have which verdict, as a sentence."""
     counts = counted(summary.verdicts)
     last = f", {counts['not measured']} not measured" if counts["not measured"] else ""
-    told = f"{counts['supported']} claims supported, {counts['contradicted']} contradicted, {counts['undecided']} undecided"
-    return f"In all {told}{last}"
+    first = f"{counts['supported']} claims supported, {counts['contradicted']} contradicted, {counts['undecided']} undecided"
+    return f"In all {first}{last}"

@@ -1,4 +1,4 @@
-"""Dots with intervals: what every way to switch outside the grid of thresholds costs, loses and reaches."""
+"""Dots with intervals: cost, final loss and drop of every way to switch outside the grid of SCP's thresholds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.records.run import Cell
-from thalweg.report.figures import COLOURS, Drawn, drawn, setup
-from thalweg.report.switching.heat_maps import WIDTH, outcome_named, whole_cost
+from thalweg.report.figures import Drawn, drawn, setup
+from thalweg.report.panels import COLOURS, WIDTH, shortened
+from thalweg.report.switching.heat_maps import outcome_named, whole_cost
 
 GROUPS = ("onset", "optimizer", "stages", "share", "safety", "model")
-"""In the order of the figure; others come after them."""
+"""Groups in the order of the figure; all others come after them."""
 TITLES = {
     "reference": "references",
     "scp": "SCP, thresholds",
@@ -26,24 +27,26 @@ TITLES = {
     "safety": "safety net",
     "model": "model",
 }
-"""Groups in a reader's words."""
-_APART = ("reference", "scp")
+"""Group -> its title."""
+_DRAWN_ELSEWHERE = ("reference", "scp")
 """Groups that have figures of their own."""
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A6D00", "#56B4E9")
-LONGEST = 30
-"""Letters of a name."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One number in one row: the dot (None for none), the ends of its line, and where an arrow begins (None for no arrow)."""
+    """One number in one row of a dot plot."""
 
     value: float | None
+    """Where the dot stands; None for no dot."""
     low: float | None
+    """Lower end of the line."""
     high: float | None
+    """Upper end of the line."""
     beyond: float | None = None
-    """At least so much, for runs that never got there."""
+    """Where the arrow stands, for runs that did not reach the goal: the number is at least so large."""
     censored: bool = False
+    """Whether some run did not reach the goal."""
 
     @property
     def known(self) -> list[float]:
@@ -53,23 +56,25 @@ class Dot:
 
 @dataclass(frozen=True)
 class Column:
-    """One panel: its label with the unit (of losses: `SweepSummary.unit`), Looped's own value, and the dot of an outcome."""
+    """One panel of the figure."""
 
     label: str
+    """Of the axis; ``{unit}`` stands for that of losses, `SweepSummary.unit`."""
     looped: float | None
+    """Looped's own value; None for no line."""
     dot: Callable[[SweepSummary, Outcome], Dot]
     logarithmic: bool = False
 
 
 def share_dot(summary: SweepSummary, outcome: Outcome) -> Dot:
-    """Share of Looped's operations; an arrow where runs never reached Looped's loss."""
+    """The share of Looped's operations, with an arrow at the cost of the whole run where runs did not reach Looped's loss."""
     share = outcome.share_flops
     if share is None:
         return Dot(None, None, None)
     if not share.censored:
         return Dot(share.value, share.low, share.high)
-    ends = [x for x in (whole_cost(summary, outcome), share.value) if x is not None]
-    return Dot(share.value, share.low, None, max(ends, default=None), True)
+    bounds = [x for x in (whole_cost(summary, outcome), share.value) if x is not None]
+    return Dot(share.value, share.low, None, max(bounds, default=None), True)
 
 
 def cell_dot(cell: Cell) -> Dot:
@@ -85,20 +90,19 @@ COLUMNS = (
 
 
 def dotted_groups(summary: SweepSummary) -> dict[str, list[Outcome]]:
-    """Group -> its outcomes, in the order of the figure; without those that have figures of their own and without empty ones."""
-    present = dict.fromkeys(outcome.group for outcome in summary.outcomes if outcome.group not in _APART)
+    """Group -> its outcomes, in the order of the figure; without empty groups and those that have figures of their own."""
+    present = dict.fromkeys(outcome.group for outcome in summary.outcomes if outcome.group not in _DRAWN_ELSEWHERE)
     order = [group for group in GROUPS if group in present] + [group for group in present if group not in GROUPS]
     return {group: [outcome for outcome in summary.outcomes if outcome.group == group] for group in order}
 
 
 def _label_of(outcome: Outcome) -> str:
-    """The name, cut if it is long, and how many runs failed."""
-    name = outcome.name if len(outcome.name) <= LONGEST else outcome.name[: LONGEST - 1] + "…"
-    return name + (f" ({outcome.failed} failed)" if outcome.failed else "")
+    """The name of an outcome, cut if it is long, and how many of its runs failed."""
+    return shortened(outcome.name) + (f" ({outcome.failed} failed)" if outcome.failed else "")
 
 
 def draw_dot(axes: Axes, row: int, dot: Dot, colour: str) -> None:
-    """One number of one row."""
+    """Draw one number of one row: line, dot and arrow, or a dash where there is no number."""
     end = dot.beyond if dot.censored else dot.high
     start = dot.low if dot.low is not None else dot.value
     if start is not None and end is not None:
@@ -106,15 +110,15 @@ def draw_dot(axes: Axes, row: int, dot: Dot, colour: str) -> None:
     if dot.value is not None:
         axes.plot([dot.value], [row], "o", color=colour, markersize=4.5)
     if dot.censored:
-        where = axes.transData if dot.beyond is not None else axes.get_yaxis_transform()
-        beyond = dot.beyond if dot.beyond is not None else 0.98
-        axes.plot([beyond], [row], ">", color=colour, markersize=5, markerfacecolor="white", transform=where)
+        # Without a bound the arrow stands at the right edge, in shares of the axis.
+        x, transform = (0.98, axes.get_yaxis_transform()) if dot.beyond is None else (dot.beyond, axes.transData)
+        axes.plot([x], [row], ">", color=colour, markersize=5, markerfacecolor="white", transform=transform)
     if dot.value is None and not dot.censored:
         axes.text(0.03, row, "-", transform=axes.get_yaxis_transform(), va="center", color="#777777")
 
 
 def scale_of(axes: Axes, column: Column) -> None:
-    """A few round ticks; shares on a logarithmic axis, where their intervals are even and twice is as far as half."""
+    """Set a few round ticks; shares get a logarithmic axis, on which twice is as far from 1 as half."""
     if not column.logarithmic:
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
         return
@@ -127,9 +131,9 @@ def scale_of(axes: Axes, column: Column) -> None:
 
 
 def figure_dots(summary: SweepSummary) -> Figure:
-    """All groups, one row an outcome, one panel a number."""
+    """Dot plots of all groups: one row for each outcome, one panel for each number."""
     groups = dotted_groups(summary)
-    heads: list[int] = []
+    heads: list[int] = []  # rows of the groups' titles
     rows: list[tuple[int, Outcome, str]] = []
     row = 0
     for k, outcomes in enumerate(groups.values()):
@@ -142,9 +146,9 @@ def figure_dots(summary: SweepSummary) -> Figure:
     for column, axes in zip(COLUMNS, panels, strict=True):
         if column.looped is not None:
             axes.axvline(column.looped, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
-        base = column.dot(summary, shift).value if shift else None
-        if base is not None:
-            axes.axvline(base, color=COLOURS["shift"], linewidth=1.0, dashes=(1, 1.5), label="shift, the recipe's own")
+        default = column.dot(summary, shift).value if shift else None
+        if default is not None:
+            axes.axvline(default, color=COLOURS["shift"], linewidth=1.0, dashes=(1, 1.5), label="shift, the recipe's own")
         for y, outcome, colour in rows:
             draw_dot(axes, y, column.dot(summary, outcome), colour)
         for y in heads[1:]:
@@ -159,9 +163,9 @@ def figure_dots(summary: SweepSummary) -> Figure:
         y: (TITLES.get(group, group), _PALETTE[k % len(_PALETTE)]) for k, (y, group) in enumerate(zip(heads, groups, strict=True))
     }
     panels[0].set_yticks(list(ticks), [text for text, _ in ticks.values()], fontsize=7.5, parse_math=False)
-    for place, label in zip(ticks, panels[0].get_yticklabels(), strict=True):
-        label.set_color(ticks[place][1] if place in heads else "black")
-        label.set_fontweight("bold" if place in heads else "normal")
+    for y, label in zip(ticks, panels[0].get_yticklabels(), strict=True):
+        label.set_color(ticks[y][1] if y in heads else "black")
+        label.set_fontweight("bold" if y in heads else "normal")
     panels[0].set_ylim(row - 0.3, -0.7)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=8)
@@ -169,23 +173,26 @@ def figure_dots(summary: SweepSummary) -> Figure:
 
 
 def dots_drawn(summary: SweepSummary) -> list[Drawn]:
-    """The figure of all groups outside the grid; none where there are none."""
+    """The figure of all groups outside the grid of thresholds; empty where there are none."""
     groups = dotted_groups(summary)
     if not groups:
         return []
     caption = (
-        "Every other way to switch, by group. Dots: means over seeds (of the share: geometric); lines: 95 % intervals. "
-        "Arrows: runs that never reached Looped's final loss, at all that they counted; the dot is then the median, the line "
-        "begins at the smallest share, and there is no dot where the median run did not get there. Left of Looped's line is "
-        f'fewer operations or less loss than Looped. "-": no number, as when no seed switched. {setup(summary)}'
+        "Cost, final loss and drop of every other way to switch, by group. Dots: means over seeds (of the "
+        "share: geometric); lines: "
+        "95 % intervals. Arrows: some runs did not reach Looped's final loss, and the arrow stands at the cost "
+        "of their whole runs; "
+        "the dot is then the median, the line begins at the smallest share, and there is no dot where the median run did not reach "
+        "it. Points left of Looped's line need fewer operations, or end with less loss, than Looped. "
+        f'"-": no number, for example because no seed switched. {setup(summary)}'
     )
-    told = "; ".join(f"{outcome.name} {_in_words(outcome)}" for outcomes in groups.values() for outcome in outcomes)
-    alt = f"Three columns of dots. Share of Looped's operations, loss difference in {summary.unit}, drop in points: {told}."
+    numbers = "; ".join(f"{outcome.name} {_row_in_words(outcome)}" for outcomes in groups.values() for outcome in outcomes)
+    alt = f"Three columns of dots. Share of Looped's operations, loss difference in {summary.unit}, drop in points: {numbers}."
     return [drawn(figure_dots(summary), "other-ways", "What else changes the outcome?", caption, alt)]
 
 
-def _in_words(outcome: Outcome) -> str:
-    """The three numbers of a row."""
+def _row_in_words(outcome: Outcome) -> str:
+    """The three numbers of a row, as text."""
     share = outcome.share_flops
     value = None if share is None else share.value
     first = "never" if share and share.censored and value is None else digits(value, ".2f")
@@ -193,5 +200,5 @@ def _in_words(outcome: Outcome) -> str:
 
 
 def digits(value: float | None, form: str) -> str:
-    """A number, or a dash."""
+    """A number in a format of Python's, or a dash where there is none."""
     return "-" if value is None else format(value, form)

@@ -1,4 +1,4 @@
-"""Heat maps of a sweep over SCP's thresholds: a panel for each patience, a cell for each setting, its number in it."""
+"""Heat maps of a sweep over SCP's thresholds: a panel for each patience, and a cell with a number for each setting."""
 
 from __future__ import annotations
 
@@ -16,22 +16,28 @@ from matplotlib.patches import Rectangle
 
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.report.figures import Drawn, drawn, setup
+from thalweg.report.panels import WIDTH
 
-WIDTH = 8.4
-"""Of every figure, in inches."""
 AXES = ("delta_loss", "delta_grad", "patience")
+"""Thresholds of SCP: horizontal axis, vertical axis and panels."""
+Place = tuple[int, int, int]
+"""A cell of the grid: its places on `AXES`."""
 _BLANK = "#ececec"
-"""Cells without a value."""
+"""Colour of cells without a value."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One cell: the value that gives its colour (None for grey), its number, and what its number rests on."""
+    """One cell of a heat map."""
 
     value: float | None
+    """Gives the colour; None for grey."""
     text: str
+    """The number in the cell."""
     note: str = ""
+    """Small text below: how many seeds the number rests on."""
     hatched: bool = False
+    """Whether some seed did not reach the goal."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +48,26 @@ class Quantity:
     """Of the figure's files."""
     heading: str
     label: str
-    """Of the colour bar, with the unit."""
-    words: str
-    """What the caption says of it."""
+    """Of the colour bar; ``{unit}`` stands for that of losses, `SweepSummary.unit`."""
+    caption: str
+    """Its part of the caption."""
     colours: str
-    """Colour map that colour-blind readers can read."""
+    """Name of a colour map that colour-blind readers can read."""
     signed: bool
     """Whether the colours lie evenly around zero."""
     tile: Callable[[SweepSummary, Outcome], Tile]
 
 
 def outcome_named(summary: SweepSummary, name: str) -> Outcome | None:
-    """One outcome; None where the sweep has none of that name."""
+    """The outcome of a given name; None where the sweep has none."""
     return next((outcome for outcome in summary.outcomes if outcome.name == name), None)
 
 
 def whole_cost(summary: SweepSummary, outcome: Outcome) -> float | None:
-    """Mean operations of the whole runs as a share of Looped's: what a censored share is at least; None if unknown."""
+    """Mean operations of whole runs as a share of Looped's; None if unknown.
+
+    It is a lower bound of the share of operations of runs that did not reach Looped's loss.
+    """
     looped = outcome_named(summary, "looped")
     if looped is None or not looped.teraflops.mean or outcome.teraflops.mean is None:
         return None
@@ -66,32 +75,32 @@ def whole_cost(summary: SweepSummary, outcome: Outcome) -> float | None:
 
 
 def runs_of(outcome: Outcome) -> int:
-    """Seeds that have a final loss."""
+    """The number of seeds that have a final loss."""
     return outcome.final_loss.n
 
 
 def _drop_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
-    """Accuracy lost at the switch, of the seeds that switched."""
+    """The accuracy lost at the switch, over the seeds that switched."""
     if outcome.drop.mean is None:
         return Tile(None, "no\nswitch" if runs_of(outcome) and not outcome.switched else "-")
-    some = outcome.switched < runs_of(outcome)
-    return Tile(outcome.drop.mean, f"{outcome.drop.mean:.1f}", f"{outcome.switched} of {runs_of(outcome)}" if some else "")
+    note = f"{outcome.switched} of {runs_of(outcome)}" if outcome.switched < runs_of(outcome) else ""
+    return Tile(outcome.drop.mean, f"{outcome.drop.mean:.1f}", note)
 
 
 def _difference_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
-    """Final loss against Looped's."""
+    """The final loss minus Looped's."""
     mean = outcome.difference.mean
     return Tile(mean, "-" if mean is None else signed(mean))
 
 
 def signed(value: float) -> str:
-    """Three decimals with their sign; none for zero."""
+    """A number with three decimals and its sign; zero has no sign."""
     text = f"{value:+.3f}"
     return text if float(text[1:]) else text[1:]
 
 
 def share_tile(summary: SweepSummary, outcome: Outcome) -> Tile:
-    """Share of Looped's operations; hatched where runs never reached Looped's loss, with ">" where most did not."""
+    """The share of Looped's operations; hatched where runs did not reach Looped's loss, with ">" where the median run did not."""
     share = outcome.share_flops
     if share is None:
         return Tile(None, "-")
@@ -107,9 +116,10 @@ QUANTITIES = (
         "scp-drop",
         "Which thresholds switch without a drop?",
         "drop (percentage points)",
-        "Accuracy lost at the switch: largest fall of the held-out accuracy below its best so far, until 400 updates after the "
-        'onset, in percentage points; mean over the seeds that switched. "No switch": no seed switched; "k of n": only k of n '
-        "seeds did",
+        "Accuracy lost at the switch, in percentage points. It is the largest fall of the held-out accuracy below its best so far, "
+        'until 400 updates after the onset; mean over the seeds that switched. "No switch": no seed switched; '
+        '"k of n": only k of n '
+        "seeds switched",
         "Oranges",
         False,
         _drop_tile,
@@ -127,9 +137,9 @@ QUANTITIES = (
         "scp-share",
         "Which thresholds save operations?",
         "share of Looped's operations",
-        "Counted operations to Looped's final held-out loss at the same seed, as a share of all that Looped counted; geometric "
-        'mean over seeds. Hatched: not every seed reached it; "k of n" did, and the number is the median; ">" where even the '
-        "median did not, with all that the runs counted",
+        "Counted operations to Looped's final held-out loss at the same seed, as a share of all operations of Looped; geometric "
+        'mean over seeds. Hatched: not every seed reached it; "k of n" seeds did, and the number is the median. ">": the median '
+        "seed did not reach it, and the number is the cost of its whole run",
         "Blues",
         False,
         share_tile,
@@ -137,19 +147,18 @@ QUANTITIES = (
 )
 
 
-def _grid_of(summary: SweepSummary) -> dict[tuple[int, int, int], Outcome]:
-    """Places on the axes (delta_loss, delta_grad, patience) -> outcome of the group "scp"."""
-    found: dict[tuple[int, int, int], Outcome] = {}
+def _grid_of(summary: SweepSummary) -> dict[Place, Outcome]:
+    """Place on the grid -> outcome of the group "scp"; outcomes off the grid are left out."""
+    grid: dict[Place, Outcome] = {}
     for outcome in summary.outcomes:
-        if outcome.group == "scp":
-            place = place_of(summary, outcome.settings)
-            if place is not None:
-                found[place] = outcome
-    return found
+        place = place_of(summary, outcome.settings) if outcome.group == "scp" else None
+        if place is not None:
+            grid[place] = outcome
+    return grid
 
 
-def place_of(summary: SweepSummary, settings: Mapping[str, str | float | int]) -> tuple[int, int, int] | None:
-    """Where a point lies on the axes; None when it lies off the grid."""
+def place_of(summary: SweepSummary, settings: Mapping[str, str | float | int]) -> Place | None:
+    """The place of some thresholds on the grid; None where they lie off it."""
     places = []
     for key in AXES:
         near = [i for i, x in enumerate(summary.axes.get(key, ())) if key in settings and math.isclose(x, float(settings[key]))]
@@ -159,8 +168,8 @@ def place_of(summary: SweepSummary, settings: Mapping[str, str | float | int]) -
     return places[0], places[1], places[2]
 
 
-def _colours_of(quantity: Quantity, tiles: dict[tuple[int, int, int], Tile]) -> ScalarMappable:
-    """Values to colours: from the smallest to the largest, or evenly around zero."""
+def _colours_of(quantity: Quantity, tiles: dict[Place, Tile]) -> ScalarMappable:
+    """A colour for each value: from the smallest to the largest, or evenly around zero."""
     values = [tile.value for tile in tiles.values() if tile.value is not None] or [0.0]
     low, high = min(values), max(values)
     if quantity.signed:
@@ -172,29 +181,30 @@ def _colours_of(quantity: Quantity, tiles: dict[tuple[int, int, int], Tile]) -> 
 
 
 def _draw_tile(axes: Axes, x: int, y: int, tile: Tile, colours: ScalarMappable) -> None:
-    """One cell with its number."""
+    """Draw one cell with its number, white on dark colours."""
     colour = _BLANK if tile.value is None else colours.to_rgba(tile.value)  # type: ignore[arg-type]
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=1))
     if tile.hatched:
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#777777", linewidth=0, hatch="////"))
     red, green, blue, _ = matplotlib.colors.to_rgba(colour)  # type: ignore[arg-type]
+    # Brightness as in Rec. 601.
     dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
     box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8} if tile.hatched else None
     ink = "white" if dark else "black"
-    shift = 0.12 if tile.note else 0.0
-    axes.text(x, y + shift, tile.text, ha="center", va="center", fontsize=7.5, color=ink, bbox=box)
+    rise = 0.12 if tile.note else 0.0
+    axes.text(x, y + rise, tile.text, ha="center", va="center", fontsize=7.5, color=ink, bbox=box)
     if tile.note:
         axes.text(x, y - 0.26, tile.note, ha="center", va="center", fontsize=5.5, color=ink, bbox=box)
 
 
 def _frame(axes: Axes, x: int, y: int) -> None:
-    """A frame that is seen on light and dark cells."""
+    """Draw a frame around a cell that is seen on light and dark colours."""
     for colour, width in (("white", 4.0), ("black", 2.0)):
         axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width, zorder=3))
 
 
 def figure_map(summary: SweepSummary, quantity: Quantity) -> Figure:
-    """One quantity over the whole grid."""
+    """The heat map of one quantity over the whole grid."""
     losses, gradients, patiences = (summary.axes[key] for key in AXES)
     columns = max(1, min(len(patiences), int(7.4 / (0.55 * len(losses)))))
     rows = math.ceil(len(patiences) / columns)
@@ -230,31 +240,31 @@ def figure_map(summary: SweepSummary, quantity: Quantity) -> Figure:
 
 
 def maps_drawn(summary: SweepSummary) -> list[Drawn]:
-    """The three heat maps; none where the sweep has no grid."""
+    """The three heat maps; empty where the sweep has no grid."""
     grid = _grid_of(summary)
     if not grid:
         return []
-    found = []
-    spot = place_of(summary, summary.defaults)
-    point = ", ".join(f"{key} {summary.defaults[key]:g}" for key in AXES if key in summary.defaults)
-    where = f"Framed: the recipe's own point ({point})" if spot in grid else f"The recipe's own point ({point}) is not shown"
+    figures = []
+    default = ", ".join(f"{key} {summary.defaults[key]:g}" for key in AXES if key in summary.defaults)
+    shown = place_of(summary, summary.defaults) in grid
+    framed = f"Framed: the recipe's own point ({default})" if shown else f"The recipe's own point ({default}) is not shown"
     for quantity in QUANTITIES:
-        caption = f"{quantity.words.format(unit=summary.unit)}. {where}. White: not run. {setup(summary)}"
+        caption = f"{quantity.caption.format(unit=summary.unit)}. {framed}. White: not run. {setup(summary)}"
         alt = f"Heat maps over delta_loss and delta_grad, {len(summary.axes['patience'])} panels. {_extremes(summary, quantity)}"
-        found.append(drawn(figure_map(summary, quantity), quantity.name, quantity.heading, caption, alt))
-    return found
+        figures.append(drawn(figure_map(summary, quantity), quantity.name, quantity.heading, caption, alt))
+    return figures
 
 
 def _extremes(summary: SweepSummary, quantity: Quantity) -> str:
-    """The default's number, the smallest and the largest, in words."""
+    """The number at the default thresholds, the smallest and the largest, as text."""
     tiles = {place: quantity.tile(summary, outcome) for place, outcome in _grid_of(summary).items()}
-    known = {place: np.float64(tile.value) for place, tile in tiles.items() if tile.value is not None}
-    spot, told = place_of(summary, summary.defaults), []
-    if spot in tiles:
-        told.append(f"default {tiles[spot].text}")
-    for word, pick in (("lowest", min), ("highest", max)):
-        if known:
-            place = pick(known, key=lambda one: known[one])
+    values = {place: np.float64(tile.value) for place, tile in tiles.items() if tile.value is not None}
+    default, numbers = place_of(summary, summary.defaults), []
+    if default in tiles:
+        numbers.append(f"default {tiles[default].text}")
+    for name, pick in (("lowest", min), ("highest", max)):
+        if values:
+            place = pick(values, key=lambda cell: values[cell])
             at = ", ".join(f"{key} {summary.axes[key][i]:g}" for key, i in zip(AXES, place, strict=True))
-            told.append(f"{word} {tiles[place].text} at {at}")
-    return f"{quantity.label.format(unit=summary.unit)}: {'; '.join(told) or 'no value'}."
+            numbers.append(f"{name} {tiles[place].text} at {at}")
+    return f"{quantity.label.format(unit=summary.unit)}: {'; '.join(numbers) or 'no value'}."

@@ -1,4 +1,4 @@
-"""One self-contained page of a sweep over switches: answers first, no script, no network, figures inside."""
+"""The page of a sweep over switches: one file with answers, tables and figures, without script or network."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 from thalweg.records.experiment import Outcome, Share, SweepSummary
 from thalweg.records.run import RunRecord
-from thalweg.report.figures import Drawn, save_all
+from thalweg.report.figures import Drawn, save_all, setup
 from thalweg.report.page import NUMBERS, PAGES, data_address, number, show
 from thalweg.report.switching.dot_plots import GROUPS, TITLES
 from thalweg.report.switching.figures import draw_sweep
 from thalweg.storage import write_text
 
 _ORDER = ("reference", *GROUPS, "scp")
-"""Groups in the table; others come after them."""
+"""Groups in the order of the page; all others come after them."""
 _MANY = 16
-"""Rows above which a group's table is folded."""
+"""Most rows of a group whose table is open when the page is."""
 
 
 def write_sweep_report(summary: SweepSummary, runs: dict[str, RunRecord], folder: Path) -> None:
-    """Figures into ``figures/`` (SVG and PNG) and the page to ``report.html``.
+    """Write the figures to ``figures/`` (SVG and PNG) and the page to ``report.html``.
 
     Args:
         summary: of the sweep, complete or not.
@@ -36,6 +36,7 @@ def _render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
     """The page as HTML; everything that a user named is escaped."""
     return PAGES.get_template("sweep.html").render(
         sweep=summary,
+        setup_text=setup(summary),
         figures=[(figure, data_address(figure)) for figure in figures],
         groups=by_group(summary),
         titles=TITLES,
@@ -45,7 +46,7 @@ def _render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
         first=NUMBERS,
         number=number,
         short=short,
-        apart=apart,
+        signed=signed,
     )
 
 
@@ -57,17 +58,23 @@ def by_group(summary: SweepSummary) -> dict[str, list[Outcome]]:
 
 
 def short(value: float | None) -> str:
-    """Three significant digits, no powers of ten for large numbers."""
+    """A number with three significant digits, without powers of ten for large numbers; a dash where there is none."""
     return "-" if value is None else f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def apart(value: float | None) -> str:
-    """A difference of losses with its sign, four decimals."""
+def signed(value: float | None) -> str:
+    """A difference of losses with four decimals and its sign, or a dash where there is none."""
     return "-" if value is None else f"{value:+.4f}"
 
 
 def share_in_words(share: Share | None) -> list[str]:
-    """A share, and below it the interval or how many runs never got there."""
+    """A share as lines of a table cell: the number, then its interval or how many runs did not reach the goal.
+
+    Args:
+        share: cost of reaching Looped's goal over Looped's own cost; None gives a dash.
+    Returns:
+        One to three lines; the number comes first, and is "never" where the median run did not reach the goal.
+    """
     if share is None:
         return ["-"]
     if not share.censored:

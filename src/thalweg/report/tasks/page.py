@@ -1,4 +1,4 @@
-"""One self-contained page of a study of algorithmic tasks: answers first, no script, no network, figures inside."""
+"""The page of a study of algorithmic tasks: one file with answers, tables and figures, without script or network."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from thalweg.intervals import interval
 from thalweg.records.experiment import TaskOutcome, TaskStudySummary
 from thalweg.records.run import Cell, RunRecord
-from thalweg.report.figures import Drawn, save_all
+from thalweg.report.figures import Drawn, save_all, setup
 from thalweg.report.page import NUMBERS, PAGES, data_address, show
 from thalweg.report.switching.page import share_in_words, short
-from thalweg.report.tasks.figures import draw_tasks, told_lengths
+from thalweg.report.tasks.figures import draw_tasks, shown_lengths
 from thalweg.storage import write_text
 
 
 @dataclass(frozen=True)
 class Tested:
-    """Exact match at one length: over seeds, and every seed in their order."""
+    """Exact match at one length (0 to 1): mean and interval over seeds, and each seed in their order."""
 
     cell: Cell
     seeds: tuple[float, ...]
@@ -26,17 +26,17 @@ class Tested:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """One task on the page."""
+    """The table of one task."""
 
     task: str
     lengths: dict[int, str]
-    """Tested length -> what it is; at most the edge of the trained range and the longest one."""
+    """Tested length -> a description; at most the longest trained length and the longest tested one."""
     rows: tuple[tuple[TaskOutcome, tuple[Tested | None, ...]], ...]
     """Outcomes in the order of the arms, each with its exact match at ``lengths``."""
 
 
 def write_task_report(summary: TaskStudySummary, runs: dict[str, RunRecord], folder: Path) -> None:
-    """Figures into ``figures/`` (SVG and PNG) and the page to ``report.html``.
+    """Write the figures to ``figures/`` (SVG and PNG) and the page to ``report.html``.
 
     Args:
         summary: of the study, complete or not.
@@ -52,6 +52,7 @@ def render_tasks(summary: TaskStudySummary, figures: Sequence[Drawn]) -> str:
     """The page as HTML; everything that a user named is escaped."""
     return PAGES.get_template("tasks.html").render(
         study=summary,
+        setup_text=setup(summary),
         figures=[(figure, data_address(figure)) for figure in figures],
         tables=task_tables(summary),
         show=show,
@@ -63,33 +64,33 @@ def render_tasks(summary: TaskStudySummary, figures: Sequence[Drawn]) -> str:
 
 
 def task_tables(summary: TaskStudySummary) -> list[TaskTable]:
-    """A table for each task that has outcomes, in order."""
+    """A table for each task that has outcomes, in the order of the study."""
     tables = []
     for task in summary.tasks:
-        named = {one.arm: one for one in summary.outcomes if one.task == task}
-        mine = [named[arm] for arm in summary.arms if arm in named]
+        by_arm = {outcome.arm: outcome for outcome in summary.outcomes if outcome.task == task}
+        outcomes = [by_arm[arm] for arm in summary.arms if arm in by_arm]
         longest = summary.longest[task]
-        lengths = told_lengths(sorted({length for one in mine for length in one.lengths}), longest)
-        rows = tuple((one, tuple(_tested_at(one, length) for length in lengths)) for one in mine)
+        lengths = shown_lengths(sorted({length for outcome in outcomes for length in outcome.lengths}), longest)
+        rows = tuple((outcome, tuple(_tested_at(outcome, length) for length in lengths)) for outcome in outcomes)
         if rows:
             tables.append(TaskTable(task, {length: _length_in_words(length, longest) for length in lengths}, rows))
     return tables
 
 
 def _length_in_words(length: int, longest: int) -> str:
-    """What a tested length is, beside the longest training length."""
+    """How a tested length compares with the longest training length, as text."""
     return "longest tested" if length > longest else "longest trained" if length == longest else "in the trained range"
 
 
-def _tested_at(one: TaskOutcome, length: int) -> Tested | None:
+def _tested_at(outcome: TaskOutcome, length: int) -> Tested | None:
     """Exact match at a length; None where it was not tested."""
-    if length not in one.lengths or not one.seeds:
+    if length not in outcome.lengths or not outcome.seeds:
         return None
-    row = one.accuracy[one.lengths.index(length)]
-    found = interval(list(row))
-    return Tested(Cell(found.mean, found.low, found.high, found.n), row)
+    seeds = outcome.accuracy[outcome.lengths.index(length)]
+    mean = interval(list(seeds))
+    return Tested(Cell(mean.mean, mean.low, mean.high, mean.n), seeds)
 
 
 def percent(value: float | None) -> str:
-    """A share as per cent, one decimal; zero has no sign."""
+    """A share as per cent with one decimal, or a dash where there is none; zero has no sign."""
     return "-" if value is None else f"{round(100 * value, 1) + 0.0:.1f}"

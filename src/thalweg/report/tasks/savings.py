@@ -1,4 +1,4 @@
-"""What SHIFT saves on each task, and what it loses at the switch: dots with intervals."""
+"""What SHIFT saves on each task, and what accuracy it loses at the switch: dots with intervals."""
 
 from __future__ import annotations
 
@@ -9,82 +9,87 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from thalweg.records.experiment import CONTROLS, GOAL, SWITCHING, Share, TaskOutcome, TaskStudySummary
-from thalweg.report.figures import COLOURS, Drawn, drawn, setup
+from thalweg.report.figures import Drawn, drawn, setup
+from thalweg.report.panels import COLOURS, WIDTH, shortened
 from thalweg.report.switching.dot_plots import COLUMNS, Dot, cell_dot, digits, draw_dot, scale_of
-from thalweg.report.switching.heat_maps import WIDTH
-from thalweg.report.tasks.panels import legend_below, title_of
+from thalweg.report.tasks.panels import common_legend
 
 COMPARED = (*SWITCHING, *CONTROLS)
 """Arms whose cost is shown; the last two are controls that have no stages."""
 
 
 def saved_rows(summary: TaskStudySummary) -> dict[int, TaskOutcome]:
-    """Row -> outcome with a share of time or a drop; rows of a task lie together, with one free row between tasks."""
+    """Row -> outcome that has a share of time or a drop; rows of a task lie together, with one free row between tasks."""
     rows: dict[int, TaskOutcome] = {}
     row = 0
     for task in summary.tasks:
-        named = {one.arm: one for one in summary.outcomes if one.task == task}
-        mine = [named[arm] for arm in COMPARED if arm in named]
-        mine = [one for one in mine if one.share_seconds is not None or one.drop.mean is not None]
-        rows |= {row + place: one for place, one in enumerate(mine)}
-        row += len(mine) + bool(mine)
+        by_arm = {outcome.arm: outcome for outcome in summary.outcomes if outcome.task == task}
+        present = [by_arm[arm] for arm in COMPARED if arm in by_arm]
+        shown = [outcome for outcome in present if outcome.share_seconds is not None or outcome.drop.mean is not None]
+        rows |= {row + place: outcome for place, outcome in enumerate(shown)}
+        row += len(shown) + bool(shown)
     return rows
 
 
 def _saved_dot(share: Share | None) -> Dot:
-    """A share; without an upper end where runs never got there."""
+    """The dot of a share; without an upper end where runs did not reach the goal."""
     if share is None:
         return Dot(None, None, None)
     return Dot(share.value, share.low, None if share.censored else share.high, None, share.censored > 0)
 
 
 def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
-    """Shares of Looped's cost and drop at the switch; None where there are neither."""
+    """The figure of the shares of Looped's cost and of the drop at the switch; None where there are neither."""
     rows = saved_rows(summary)
     if not rows:
         return None
     caption = (
-        "Left and middle: training time, and counted operations, to Looped's final exact match on trained lengths less one point, "
-        "as shares of Looped's own, on logarithmic axes; operations are not disturbed by other work on the machine. Right: largest "
-        "fall of the held-out exact match below its best so far, from a switch until 400 updates after its onset; of several "
-        "switches the largest. Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: runs that "
-        "never got there; the dot is then the median, the line begins at the smallest share, and there is no dot where the median "
-        f'run never did. "-": no number. {setup(summary)}'
+        "Shares of Looped's training time (left) and of its counted operations (middle), and drop at the "
+        "switch (right). A share is "
+        "the cost of reaching Looped's final exact match on trained lengths less one point, over Looped's own cost, on a "
+        "logarithmic axis; other work on the machine does not disturb operations. The drop is the largest fall of the held-out "
+        "exact match below its best so far, from a switch until 400 updates after its onset; of several switches the largest. "
+        "Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: some runs "
+        "did not reach the goal; "
+        "the dot is then the median, the line begins at the smallest share, and there is no dot where the median run did not reach "
+        f'it. "-": no number. {setup(summary)}'
     )
-    told = "; ".join(f"{one.task}, {one.arm}: {_saved_in_words(one)}" for one in rows.values())
-    alt = f"Three columns of dots: shares of Looped's time and operations, and drop in percentage points. {told}."
+    numbers = "; ".join(f"{outcome.task}, {outcome.arm}: {_saved_in_words(outcome)}" for outcome in rows.values())
+    alt = f"Three columns of dots: shares of Looped's time and operations, and drop in percentage points. {numbers}."
     return drawn(figure_saved(rows), "cost-saved", "How much does SHIFT save, and what does a switch cost?", caption, alt)
 
 
 def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
-    """One row a task and arm: shares of cost on the left, drop on the right."""
+    """Dots with one row for each task and arm: shares of time and operations, and the drop at the switch."""
     figure = Figure(figsize=(WIDTH, 0.2 * max(rows) + 1.6), layout="constrained")
     time, operations, drop = figure.subplots(1, 3, sharey=True)
-    for axes, words, name in ((time, "time", "share_seconds"), (operations, "operations", "share_flops")):
+    for axes, label, name in ((time, "time", "share_seconds"), (operations, "operations", "share_flops")):
         axes.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
         axes.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}")
         _draw_shares(axes, rows, name)
-        axes.set_xlabel(f"share of Looped's {words}")
-    for row, one in rows.items():
-        draw_dot(drop, row, cell_dot(one.drop), COLOURS[one.arm])
+        axes.set_xlabel(f"share of Looped's {label}")
+    for row, outcome in rows.items():
+        draw_dot(drop, row, cell_dot(outcome.drop), COLOURS[outcome.arm])
     scale_of(drop, COLUMNS[-1])
-    if all(one.drop.mean is None for one in rows.values()):
+    if all(outcome.drop.mean is None for outcome in rows.values()):
         drop.set_xticks([])
     drop.set_xlabel("largest drop at a switch (points)")
     for axes in (time, operations, drop):
         axes.tick_params(axis="y", length=0)
-    heads = {task: [row for row, one in rows.items() if one.task == task] for task in dict.fromkeys(o.task for o in rows.values())}
-    middles = [(mine[0] + mine[-1]) / 2 for mine in heads.values()]
-    time.set_yticks(middles, [title_of(task) for task in heads], fontsize=8.5, parse_math=False)
+    rows_of: dict[str, list[int]] = {}
+    for row, outcome in rows.items():
+        rows_of.setdefault(outcome.task, []).append(row)
+    middles = [(places[0] + places[-1]) / 2 for places in rows_of.values()]
+    time.set_yticks(middles, [shortened(task) for task in rows_of], fontsize=8.5, parse_math=False)
     time.set_ylim(max(rows) + 0.8, -0.8)
-    arms = [arm for arm in COMPARED if any(one.arm == arm for one in rows.values())]
-    legend_below(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
+    arms = [arm for arm in COMPARED if any(outcome.arm == arm for outcome in rows.values())]
+    common_legend(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
     return figure
 
 
 def _draw_shares(axes: Axes, rows: dict[int, TaskOutcome], name: str) -> None:
-    """Shares of one kind on a logarithmic axis; arrows of runs that never got there end at its right edge."""
-    dots = {row: _saved_dot(getattr(one, name)) for row, one in rows.items()}
+    """Draw one kind of shares on a logarithmic axis; arrows of runs that did not reach the goal end at its right edge."""
+    dots = {row: _saved_dot(getattr(outcome, name)) for row, outcome in rows.items()}
     known = [x for dot in dots.values() for x in dot.known] + [GOAL, 1.0]
     low, high = min(known) / 1.15, max(known) * 1.25
     axes.set_xlim(low, high)
@@ -94,13 +99,13 @@ def _draw_shares(axes: Axes, rows: dict[int, TaskOutcome], name: str) -> None:
         draw_dot(axes, row, replace(dot, beyond=beyond), COLOURS[rows[row].arm])
 
 
-def _saved_in_words(one: TaskOutcome) -> str:
-    """Shares and drop of a row."""
-    shares = f"share of time {_share_told(one.share_seconds)}, of operations {_share_told(one.share_flops)}"
-    return f"{shares}, drop {digits(one.drop.mean, '.1f')}"
+def _saved_in_words(outcome: TaskOutcome) -> str:
+    """Shares and drop of a row, as text."""
+    shares = f"share of time {_share_in_words(outcome.share_seconds)}, of operations {_share_in_words(outcome.share_flops)}"
+    return f"{shares}, drop {digits(outcome.drop.mean, '.1f')}"
 
 
-def _share_told(share: Share | None) -> str:
-    """Its value and how many runs never got there."""
+def _share_in_words(share: Share | None) -> str:
+    """A share and how many runs did not reach the goal, as text."""
     never = f" ({share.censored} of {share.n} never)" if share and share.censored else ""
     return digits(None if share is None else share.value, ".2f") + never

@@ -1,9 +1,9 @@
-// Charts are drawn when they come near the screen; plotly is unpacked at the first one. Nothing is fetched.
+// Charts are drawn when they come near the screen; Plotly is unpacked for the first of them. Nothing is fetched.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("charts").textContent);
   const hidden = new Set();
-  const drawn = new Map(); // element -> function that draws it again
+  const redraws = new Map(); // element -> function that draws its chart again
   const escaped = text => String(text).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const short = value => value === null ? "–" : Number(value).toPrecision(4);
@@ -24,13 +24,13 @@
     margin: { l: 64, r: 12, t: 12, b: 48 }, showlegend: false, hovermode: "x unified",
     hoverlabel: { bgcolor: colour("--card"), font: { color: colour("--ink") } }, ...more,
   });
-  const put = (place, traces, made) =>
-    window.Plotly.react(place, traces, made, { responsive: true, displaylogo: false, displayModeBar: false });
+  const put = (place, traces, chartLayout) =>
+    window.Plotly.react(place, traces, chartLayout, { responsive: true, displaylogo: false, displayModeBar: false });
   const rgba = (hex, alpha) => `rgba(${[1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16)).join(",")},${alpha})`;
-  const option = (select, words, value) => select.add(new Option(words, value));
-  const label = (place, words, control) => {
+  const option = (select, text, value) => select.add(new Option(text, value));
+  const label = (place, text, control) => {
     const tag = document.createElement("label");
-    tag.append(words + " ", control);
+    tag.append(text + " ", control);
     place.append(tag);
     return control;
   };
@@ -38,15 +38,15 @@
   function curves(place, controls, chart) {
     const what = label(controls, "What", document.createElement("select"));
     const over = label(controls, "over", document.createElement("select"));
-    [...new Set(chart.views.map(view => view.label))].forEach(words => option(what, words, words));
+    [...new Set(chart.views.map(view => view.label))].forEach(name => option(what, name, name));
     const fill = () => {
       const before = over.value;
       over.replaceChildren();
       chart.views.filter(view => view.label === what.value).forEach(view => option(over, view.axis, view.axis));
-      if ([...over.options].some(one => one.value === before)) over.value = before;
+      if ([...over.options].some(choice => choice.value === before)) over.value = before;
     };
     const draw = () => {
-      const view = chart.views.find(one => one.label === what.value && one.axis === over.value);
+      const view = chart.views.find(candidate => candidate.label === what.value && candidate.axis === over.value);
       const traces = [];
       for (const [arm, curve] of Object.entries(view.arms)) {
         if (hidden.has(arm)) continue;
@@ -70,22 +70,22 @@
   }
 
   function spectra(place, controls, chart) {
-    const steps = [...new Set(Object.values(chart.arms).flatMap(one => one.steps))].sort((a, b) => a - b);
+    const steps = [...new Set(Object.values(chart.arms).flatMap(spectrum => spectrum.steps))].sort((a, b) => a - b);
     const slider = Object.assign(document.createElement("input"), { type: "range", min: 0, max: steps.length - 1, value: steps.length - 1 });
     label(controls, "Updates", slider);
-    const told = controls.appendChild(document.createElement("output"));
+    const shown = controls.appendChild(document.createElement("output"));
     const middles = chart.places.slice(1).map((place, i) => (place + chart.places[i]) / 2);
     const draw = () => {
       const step = steps[slider.value];
-      told.textContent = String(step);
+      shown.textContent = String(step);
       slider.setAttribute("aria-valuetext", `after ${step} updates`);
-      const traces = Object.entries(chart.arms).filter(([arm]) => !hidden.has(arm)).map(([arm, one]) => {
-        const at = one.steps.findLastIndex(s => s <= step);
-        return { x: middles, y: at < 0 ? [] : one.shares[at].map(share => 100 * share), mode: "lines", line: { shape: "hvh", color: chart.styles[arm].colour, dash: chart.styles[arm].dash, width: 1.8 },
-          name: escaped(`${arm} (${one.run}${at < 0 ? "" : `, update ${one.steps[at]}`})`), meta: arm, customdata: middles.map((_, i) => [short(chart.bounds[i]), short(chart.bounds[i + 1])]),
+      const traces = Object.entries(chart.arms).filter(([arm]) => !hidden.has(arm)).map(([arm, spectrum]) => {
+        const at = spectrum.steps.findLastIndex(s => s <= step);
+        return { x: middles, y: at < 0 ? [] : spectrum.shares[at].map(share => 100 * share), mode: "lines", line: { shape: "hvh", color: chart.styles[arm].colour, dash: chart.styles[arm].dash, width: 1.8 },
+          name: escaped(`${arm} (${spectrum.run}${at < 0 ? "" : `, update ${spectrum.steps[at]}`})`), meta: arm, customdata: middles.map((_, i) => [short(chart.bounds[i]), short(chart.bounds[i + 1])]),
           hovertemplate: "%{y:.3g} % between %{customdata[0]} and %{customdata[1]}" };
       });
-      const most = 100 * Math.max(...Object.values(chart.arms).flatMap(one => one.shares.flat()));
+      const most = 100 * Math.max(...Object.values(chart.arms).flatMap(spectrum => spectrum.shares.flat()));
       const ticks = { tickvals: chart.ticks.map(t => t[0]), ticktext: chart.ticks.map(t => t[1]) };
       return put(place, traces, layout({ xaxis: axis("eigenvalue (loss per squared weight), logarithmic on both sides of 0", ticks),
         yaxis: axis("share of the eigenvalues (%)", { type: "log", range: [-1.5, Math.log10(1.2 * most)] }), showlegend: true, legend: { orientation: "h", y: -0.22 }, margin: { l: 64, r: 12, t: 12, b: 110 } }));
@@ -96,20 +96,20 @@
 
   function planes(place, controls, chart) {
     const which = label(controls, "Plane", document.createElement("select"));
-    chart.forEach((one, i) => option(which, `${one.arm}: ${one.name}, update ${one.step}`, i));
+    chart.forEach((plane, i) => option(which, `${plane.arm}: ${plane.name}, update ${plane.step}`, i));
     const logarithmic = label(controls, "logarithmic height", Object.assign(document.createElement("input"), { type: "checkbox", checked: true }));
     const draw = () => {
-      const one = chart[which.value];
-      const height = value => value === null ? null : logarithmic.checked ? Math.log10(value - one.low + one.depth) : value;
-      const path = one.path.map(([x, y, z]) => [x, y, height(z)]);
+      const plane = chart[which.value];
+      const height = value => value === null ? null : logarithmic.checked ? Math.log10(value - plane.low + plane.depth) : value;
+      const path = plane.path.map(([x, y, z]) => [x, y, height(z)]);
       const traces = [
-        { type: "surface", x: one.x, y: one.y, z: one.losses.map(row => row.map(height)), text: one.losses.map(row => row.map(short)), colorscale: "Viridis", showscale: false, opacity: 0.95,
+        { type: "surface", x: plane.x, y: plane.y, z: plane.losses.map(row => row.map(height)), text: plane.losses.map(row => row.map(short)), colorscale: "Viridis", showscale: false, opacity: 0.95,
           hovertemplate: "loss %{text}<br>%{x:.3g}, %{y:.3g}<extra></extra>", contours: { z: { show: true, color: "rgba(255,255,255,.5)", width: 1 } } },
-        { type: "scatter3d", mode: "lines+markers", x: path.map(p => p[0]), y: path.map(p => p[1]), z: path.map(p => p[2]), line: { color: "#D55E00", width: 6 }, marker: { size: 2.5, color: "#D55E00" }, text: one.path.map(p => short(p[2])),
+        { type: "scatter3d", mode: "lines+markers", x: path.map(p => p[0]), y: path.map(p => p[1]), z: path.map(p => p[2]), line: { color: "#D55E00", width: 6 }, marker: { size: 2.5, color: "#D55E00" }, text: plane.path.map(p => short(p[2])),
           hovertemplate: "path, loss %{text}<extra></extra>" },
       ];
       return put(place, traces, layout({ margin: { l: 0, r: 0, t: 0, b: 0 }, hovermode: "closest", uirevision: "kept",
-        scene: { xaxis: axis(one.axes[0]), yaxis: axis(one.axes[1]), zaxis: axis(logarithmic.checked ? "log10 of the loss above the lowest" : "loss (nats)"), aspectmode: "cube" } }));
+        scene: { xaxis: axis(plane.axes[0]), yaxis: axis(plane.axes[1]), zaxis: axis(logarithmic.checked ? "log10 of the loss above the lowest" : "loss (nats)"), aspectmode: "cube" } }));
     };
     which.onchange = draw;
     logarithmic.onchange = draw;
@@ -117,8 +117,8 @@
   }
 
   const kinds = { curves, spectra, planes };
-  const again = () => drawn.forEach(draw => draw());
-  const seen = new IntersectionObserver(entries => entries.filter(one => one.isIntersecting).forEach(async ({ target }) => {
+  const again = () => redraws.forEach(draw => draw());
+  const seen = new IntersectionObserver(entries => entries.filter(entry => entry.isIntersecting).forEach(async ({ target }) => {
     seen.unobserve(target);
     const place = target.querySelector(".plot");
     if (!await plotly().catch(() => null)) {
@@ -127,7 +127,7 @@
     }
     const draw = kinds[target.dataset.chart](place, target.querySelector(".controls"), data[target.dataset.chart]);
     place.replaceChildren();
-    drawn.set(place, draw);
+    redraws.set(place, draw);
     await draw();
     target.dataset.drawn = "yes";
   }), { rootMargin: "300px" });
