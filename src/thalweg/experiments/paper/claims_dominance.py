@@ -59,7 +59,7 @@ def _common_exact(e: Evidence) -> list[int]:
         for step in one & two:
             counts[step] = counts.get(step, 0) + 1
     if not counts:
-        lacking = [arm for arm in _ARMS if not any(p.how == "exact" for at in e.of(arm).values() for p in at.points)]
+        lacking = [arm for arm in _ARMS if not any(p.how == "exact" for at in e.landscapes_of(arm).values() for p in at.points)]
         raise InsufficientDataError(f"no exact spectra of {' and '.join(lacking) if lacking else 'both at the same step'}")
     most = max(counts.values())
     if most < SEEDS:

@@ -43,7 +43,7 @@ def _replays_of(e: Evidence, arm: str, least: int = MIN_SEEDS) -> list[tuple[Rep
     """
     found = [
         at.replays
-        for seed, at in e.of(arm).items()
+        for seed, at in e.landscapes_of(arm).items()
         if at.replays and at.replays[-1].step + at.replays[-1].window >= LATE * e.steps(arm, seed)
     ]
     if not found:
@@ -84,8 +84,8 @@ def hops(e: Evidence) -> Finding:
     seeds = _replays_of(e, "looped")
     flags = [any(window.hops for window in windows) for windows in seeds]
     numbers = {"share of seeds that hop, looped": share(flags)} | _conditions_of(seeds, "hopping", "looped")
-    if e.landscapes.get("single") and any(at.replays for at in e.of("single").values()):
-        others = [any(window.hops for window in at.replays) for at in e.of("single").values() if at.replays]
+    if e.landscapes.get("single") and any(at.replays for at in e.landscapes_of("single").values()):
+        others = [any(window.hops for window in at.replays) for at in e.landscapes_of("single").values() if at.replays]
         numbers["share of seeds that hop, single"] = share(others)
     numbers["edge ratio, looped"] = shown(mean(window.edge for window in windows) for windows in seeds)
     numbers["cubic drift, looped"] = shown(mean(window.cubic_drift for window in windows) for windows in seeds)

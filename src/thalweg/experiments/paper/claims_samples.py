@@ -100,7 +100,9 @@ def lengths(landscape: RunLandscape) -> dict[int, LengthRecord]:
 
 def longer(e: Evidence) -> Finding:
     """Looped keeps more of its accuracy on longer sequences than Single does."""
-    pairs = [(lengths(e.of("looped")[seed]), lengths(e.of("single")[seed])) for seed in e.both("looped", "single")]
+    pairs = [
+        (lengths(e.landscapes_of("looped")[seed]), lengths(e.landscapes_of("single")[seed])) for seed in e.both("looped", "single")
+    ]
     every = [record for pair in pairs for scored in pair for record in scored.values() if record.scores]
     stratum = "high" if every and all("high" in record.scores for record in every) else "all"
 
