@@ -197,9 +197,9 @@ def valley_is(arm: str, name: str) -> Rule:
         }
         failed = [f"{c.words} fails with {c.measured:.3g}" for c in valley.conditions if not c.held]
         test = (
-            f"class of {arm}'s last exact spectra over {len(valley.shapes)} seeds, by the 95 % t-interval of log kappa_q (90 % over "
-            f"10 % quantile of the valley): U if kappa_q <= 2, V if >= 10, saddle if the negative mass is above 5 % in every seed; "
-            f"found {valley.name}{': ' if failed else ''}{', '.join(failed)}"
+            f"class of {arm}'s last exact spectra over {len(valley.shapes)} seeds, by the 95 % t-interval of log kappa_q (90 % "
+            f"over 10 % quantile of the valley): U if kappa_q <= 2, V if >= 10, saddle if the negative mass is above 5 % in every "
+            f"seed; found {valley.name}{': ' if failed else ''}{', '.join(failed)}"
         )
         return Finding(decision, test, numbers)
 

@@ -1,7 +1,7 @@
-"""The evidence for the paper's claims: the records of a study, and the statistical rules that turn numbers into decisions.
+"""The evidence for the paper's claims: the records of a study, and the statistics that turn numbers into decisions.
 
-A rule is a function from `Evidence` to a `Finding`. Where the records do not suffice it raises `InsufficientDataError`, and `judged`
-turns that into "not measured" with the message as the reason.
+A rule is a function from `Evidence` to a `Finding`. Where the records do not suffice it raises `InsufficientDataError`, and
+`judged` turns that into "not measured" with the message as the reason.
 """
 
 from __future__ import annotations

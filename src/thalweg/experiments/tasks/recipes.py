@@ -72,7 +72,8 @@ PRESETS = {
     "gpu": TaskPreset(3, ("single", "looped", "shift", "shift-hard", "looped-fast"), 5000, 20, 64, 3, rate=7e-4),
     "source": TaskPreset(5, ALL, 100_000, 20, 256, 4, rate=1e-4),
 }
-"""`quick` takes minutes and `paper` hours on two cores; `gpu` is sized for one GPU; `source` (size of the source) takes days of one."""
+"""`quick` takes minutes and `paper` hours on two cores; `gpu` is sized for one GPU; `source`, the size of the source, takes days on
+one."""
 _LAYERS = {"parity": 1, "copy": 2, "addition": 3, "binary-sum": 3, "multiplication": 4, "unique-set": 3}
 """Task -> blocks in the stack, as in the source; other tasks have 2."""
 
