@@ -20,13 +20,13 @@ def conjecture_1(e: Evidence) -> Finding:
 
 
 def conjecture_2(e: Evidence) -> Finding:
-    """Conjecture 2: Looped sits in a V-shaped valley and hops, and hopping drives it down the river; the conjunction of three claims.
+    """Conjecture 2: Looped sits in a V-shaped valley and hops, and hopping drives it down the river.
 
-    The comparison of the two valleys' unevenness is reported with it.
+    It is the conjunction of the three claims; the comparison of the two valleys' unevenness is reported with it.
     """
     driven = judged(drives, e)
     if driven.decision == "contradicted":
-        # The ablation is plain gradient descent, and the run may use another optimizer: it can support the conjecture, not refute it.
+        # The ablation is plain gradient descent and the run may use another optimizer, so the ablation cannot refute.
         driven = Finding("undecided", driven.test, driven.numbers)
     conjecture = together({V: judged(valley_is("looped", "V"), e), _HOPS: judged(hops, e), _DRIVES: driven})
     return Finding(conjecture.decision, conjecture.test, conjecture.numbers | judged(uneven, e).numbers)

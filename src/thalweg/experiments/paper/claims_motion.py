@@ -114,10 +114,11 @@ def drives(e: Evidence) -> Finding:
         "share of windows supported, looped": as_cell(supported_share),
         "share of seeds with most supported, looped": share(mostly),
     }
+    by_kind = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     test = (
-        f"gradient descent from the start of each replayed window: plain, without the valley, and at half the rate; a window is "
-        f"supported if the last two both lose progress along the river; supported if more than half of the windows are in more than "
-        f"half of {supported_share.n} seeds, contradicted if no window is; {', '.join(f'{count} {name}' for name, count in sorted(counts.items()))}"
+        "gradient descent from the start of each replayed window: plain, without the valley, and at half the rate; a window is "
+        "supported if the last two both lose progress along the river; supported if more than half of the windows are in more "
+        f"than half of {supported_share.n} seeds, contradicted if no window is; {by_kind}"
     )
     return Finding(decision, test, numbers)
 

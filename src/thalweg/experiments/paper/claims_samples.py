@@ -184,8 +184,8 @@ def easier(e: Evidence) -> Finding:
 def explained_away(e: Evidence) -> Finding:
     """Claim: rescaling W_V and its step without a loop gives more than half of Looped's advantage in held-out loss.
 
-    The share explained is 1 - (single-rescaled - looped) / (single - looped). It is defined only where Single's loss is above Looped's
-    with confidence, and at every seed.
+    The share explained is 1 - (single-rescaled - looped) / (single - looped). The claim is undecided unless Single's loss is
+    above Looped's at every seed, with its interval above 0.
     """
     arms = {arm: e.runs_of(arm) for arm in ("looped", "single", "single-rescaled")}
     losses = {
