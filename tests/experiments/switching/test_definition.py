@@ -41,7 +41,7 @@ def made(once: Path, tmp_path: Path) -> Path:
 def test_a_sweep_ends_with_table_answers_figures_and_page(made: Path, capsys: pytest.CaptureFixture) -> None:
     make_report(made, as_json=False)
     said = capsys.readouterr().out
-    assert all(word in said for word in ("shift-hard", "ways to switch 1 -> 3", "report.html", "Which settings of SCP"))
+    assert all(word in said for word in ("shift-hard", "variants of the switch 1 -> 3", "report.html", "Which settings of SCP"))
     assert "scp-drop.svg" in {path.name for path in (made / "figures").iterdir()}
     assert (made / "report.html").stat().st_size > 10_000
     make_report(made, as_json=True)

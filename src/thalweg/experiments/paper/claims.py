@@ -1,4 +1,4 @@
-"""What a study says of the paper's claims about samples, spectra, valleys and forces: the list, one line for each."""
+"""The list of the paper's claims about samples, spectra, valleys and forces, with the rule that judges each of them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ V, _HOPS, _DRIVES = "looped's valley is a V", "looped hops between the valley's 
 
 
 def conjecture_1(e: Evidence) -> Finding:
-    """Single sits in a U-valley and is trapped: as its parts say."""
+    """Conjecture 1: Single sits in a U-shaped valley and is trapped; the conjunction of the two claims."""
     return together({U: judged(valley_is("single", "U"), e), _TRAPPED: judged(trapped, e)})
 
 
 def conjecture_2(e: Evidence) -> Finding:
-    """Looped sits in a V-valley and hops, and that drives it down the river: as its parts say."""
-    moved = judged(drives, e)
-    if moved.decision == "contradicted":  # the ablation is plain gradient descent, the run need not be: it cannot refute
-        moved = Finding("undecided", moved.test, moved.numbers)
-    found = together({V: judged(valley_is("looped", "V"), e), _HOPS: judged(hops, e), _DRIVES: moved})
-    return Finding(found.decision, found.test, found.numbers | judged(uneven, e).numbers)
+    """Conjecture 2: Looped sits in a V-shaped valley and hops, and hopping drives it down the river.
+
+    It is the conjunction of the three claims; the comparison of the two valleys' unevenness is reported with it.
+    """
+    driven = judged(drives, e)
+    if driven.decision == "contradicted":
+        # The ablation is plain gradient descent and the run may use another optimizer, so the ablation cannot refute.
+        driven = Finding("undecided", driven.test, driven.numbers)
+    conjecture = together({V: judged(valley_is("looped", "V"), e), _HOPS: judged(hops, e), _DRIVES: driven})
+    return Finding(conjecture.decision, conjecture.test, conjecture.numbers | judged(uneven, e).numbers)
 
 
 def together(parts: dict[str, Finding]) -> Finding:
-    """A conjunction: one part that is contradicted contradicts it, one that is not measured leaves it so."""
+    """The finding on a claim that holds if all its parts hold (see `conjunction`), with the numbers of all parts.
+
+    Args:
+        parts: claim of each part -> its finding.
+    """
     numbers: dict[str, Cell] = {}
     for part in parts.values():
         numbers |= part.numbers
-    said = "; ".join(
+    decisions = "; ".join(
         f"{claim}: {part.decision}{f' ({part.test})' if part.decision == 'not measured' else ''}" for claim, part in parts.items()
     )
     decision = conjunction(part.decision for part in parts.values())
-    return Finding(decision, f"supported if all parts are, contradicted if one is: {said}", numbers)
+    return Finding(decision, f"supported if all parts are, contradicted if one is: {decisions}", numbers)
 
 
 CLAIMS: dict[str, dict[str, Rule]] = {
@@ -75,14 +83,14 @@ CLAIMS: dict[str, dict[str, Rule]] = {
         "longer sequences shift the mix towards low information content": easier,
     },
 }
-"""Section of the page -> claim -> how it is judged."""
+"""Section of the page -> claim -> the rule that judges it."""
 
 
 def landscape_verdicts(evidence: Evidence) -> list[Verdict]:
-    """One line for every claim, "not measured" where the records do not suffice."""
+    """The verdict on every claim in `CLAIMS`; "not measured" where the records do not suffice."""
     return [
-        verdict(claim, found.decision, found.test, found.numbers, topic)
+        verdict(claim, finding.decision, finding.test, finding.numbers, topic)
         for topic, rules in CLAIMS.items()
         for claim, rule in rules.items()
-        for found in (judged(rule, evidence),)
+        for finding in (judged(rule, evidence),)
     ]

@@ -1,4 +1,4 @@
-"""Assumption 1 along the runs: are Looped's low eigenvalues smaller than Single's, one by one?
+"""Assumption 1 along the runs: Looped's low eigenvalues are smaller than Single's, compared one by one in ascending order.
 
 Shape letters: S seeds, P number of parameters.
 """
@@ -16,50 +16,55 @@ from thalweg.theory.dominance import MOST, SEEDS, Direction, Dominance, dominanc
 
 _ARMS = ("single", "looped")
 _SHARE = 1e-3
-"""Of the largest eigenvalue of all spectra: the threshold where none of the widest gaps leaves a valley in every seed."""
+"""Fallback threshold as a share of the largest eigenvalue of all spectra; used where epsilon leaves some spectrum no valley."""
 
 
 def smaller_one_by_one(e: Evidence) -> Finding:
-    """Assumption 1 and its reverse at the first, the middle and the last common checkpoint; the last decides."""
+    """Test Assumption 1 and its reverse at the first, the middle and the last common checkpoint; the last one decides.
+
+    Supported if Looped's low eigenvalues are smaller at the last checkpoint (and Single's are not), contradicted if Single's are.
+    """
     steps = _common_exact(e)
-    places = {"first": steps[0], "middle": steps[len(steps) // 2], "last": steps[-1]}
+    checkpoints = {"first": steps[0], "middle": steps[len(steps) // 2], "last": steps[-1]}
     end = max(e.steps(arm, seed) for arm in _ARMS for seed in e.both(*_ARMS))
-    if places["last"] < LATE * end:
-        raise InsufficientDataError(f"no common exact spectra in the last third of the run; the last are at step {places['last']}")
-    last, seeds, rule = _dominance_at(e, places["last"])
-    decision = "supported" if last.forward.verdict == "supported" else "undecided"  # both may be contradicted, by each other
+    if steps[-1] < LATE * end:
+        raise InsufficientDataError(f"no common exact spectra in the last third of the run; the last are at step {steps[-1]}")
+    last, seeds, threshold = _dominance_at(e, steps[-1])
+    # Only support counts, in either direction: "contradicted" in one direction may come together with the same in the other.
+    decision = "supported" if last.forward.verdict == "supported" else "undecided"
     decision = "contradicted" if last.reverse.verdict == "supported" else decision
     numbers: dict[str, Cell] = {}
-    words = [_tau_words(last.forward, "looped"), _tau_words(last.reverse, "single")]
+    remarks = [_tau_range(last.forward, "looped"), _tau_range(last.reverse, "single")]
     for name in ("first", "middle"):
         try:
-            found, count, _ = _dominance_at(e, places[name])
-            numbers |= _cells_of(found, count, name)
+            earlier, count, _ = _dominance_at(e, checkpoints[name])
+            numbers |= _cells_of(earlier, count, name)
         except BadInputError as error:
-            words.append(f"{name} checkpoint not tested ({error})")
+            remarks.append(f"{name} checkpoint not tested ({error})")
     numbers |= _cells_of(last, seeds, "last")
     test = (
-        f"log of the lowest eigenvalues above {rule} (at most 10 places of the ascending spectra), "
+        f"log of the lowest eigenvalues above {threshold} (at most 10 places of the ascending spectra), "
         f"single against looped, largest t over all sign flips of {seeds} seeds at the 5 % level, both directions, at steps "
-        f"{', '.join(map(str, places.values()))}: supported if looped's are smaller at the last and not the reverse, contradicted "
-        f"if the reverse; shares with 95 % intervals over resampled seeds. At the last step {'; '.join(words)}"
+        f"{', '.join(map(str, checkpoints.values()))}: supported if looped's are smaller at the last and not the reverse, "
+        f"contradicted if the reverse; shares with 95 % intervals over resampled seeds. At the last step {'; '.join(remarks)}"
     )
     return Finding(decision, test, numbers)
 
 
 def _common_exact(e: Evidence) -> list[int]:
-    """Steps at which enough seeds have exact spectra of both arms, rising.
+    """Steps, rising, at which at least `SEEDS` seeds have exact spectra of both arms.
 
     Raises:
         InsufficientDataError: there are none.
     """
     counts: dict[int, int] = {}
     for seed in e.both(*_ARMS):
-        one, two = ({p.step for p in e.landscapes[arm][seed].points if p.how == "exact"} for arm in _ARMS)
-        for step in one & two:
+        single, looped = ({p.step for p in e.landscapes[arm][seed].points if p.how == "exact"} for arm in _ARMS)
+        for step in single & looped:
             counts[step] = counts.get(step, 0) + 1
     if not counts:
-        lacking = [arm for arm in _ARMS if not any(p.how == "exact" for at in e.of(arm).values() for p in at.points)]
+        exact = {arm for arm in _ARMS for each in e.landscapes_of(arm).values() for p in each.points if p.how == "exact"}
+        lacking = [arm for arm in _ARMS if arm not in exact]
         raise InsufficientDataError(f"no exact spectra of {' and '.join(lacking) if lacking else 'both at the same step'}")
     most = max(counts.values())
     if most < SEEDS:
@@ -68,32 +73,32 @@ def _common_exact(e: Evidence) -> list[int]:
 
 
 def _dominance_at(e: Evidence, step: int) -> tuple[Dominance, int, str]:
-    """The test at one step, the number of its seeds, and its threshold in words.
+    """The result of the test at one step, the number of its seeds, and the name of its threshold.
 
     Raises:
-        BadInputError: it cannot be made.
+        BadInputError: too few seeds have both spectra, or the spectra have different lengths.
     """
     rows: dict[str, list[Tensor]] = {arm: [] for arm in _ARMS}
     epsilons: list[float] = []
     for seed in e.both(*_ARMS):
         points = {arm: [p for p in e.landscapes[arm][seed].points if p.step == step and p.how == "exact"] for arm in _ARMS}
-        found = {arm: values for arm in _ARMS if points[arm] and (values := e.spectra(arm, seed, step)) is not None}
-        if len(found) == len(_ARMS) and len(rows["single"]) < MOST:
-            for arm, values in found.items():
+        spectra = {arm: values for arm in _ARMS if points[arm] and (values := e.spectra(arm, seed, step)) is not None}
+        if len(spectra) == len(_ARMS) and len(rows["single"]) < MOST:  # MOST bounds the 2**S sign flips
+            for arm, values in spectra.items():
                 rows[arm].append(values)
                 epsilons.append(epsilon_of(points[arm][-1], values, precision_of(e, arm)))
     seeds = len(rows["single"])
     if seeds < SEEDS:
         raise InsufficientDataError(f"exact spectra of single and looped at step {step}: {seeds} seeds, at least {SEEDS} needed")
-    sizes = {len(values) for found in rows.values() for values in found}
+    sizes = {len(values) for spectra in rows.values() for values in spectra}
     if len(sizes) > 1:
         raise ShapeMismatchError(
             f"spectra of different models mixed at step {step}: {sorted(sizes)} eigenvalues, expected one number"
         )
-    single, looped = torch.stack(rows["single"]), torch.stack(rows["looped"])
+    single, looped = torch.stack(rows["single"]), torch.stack(rows["looped"])  # (S, P)
     try:
         return dominance(single, looped, max(epsilons)), seeds, "the largest epsilon of all spectra"
-    except EmptySubspaceError:  # the widest gap lies at the very top of some spectrum
+    except EmptySubspaceError:  # epsilon is the middle of the widest gap, which lies at the very top of some spectrum
         largest = float(torch.maximum(single.amax(), looped.amax()))
         return (
             dominance(single, looped, _SHARE * largest),
@@ -102,17 +107,17 @@ def _dominance_at(e: Evidence, step: int) -> tuple[Dominance, int, str]:
         )
 
 
-def _cells_of(found: Dominance, seeds: int, name: str) -> dict[str, Cell]:
-    """Shares dominated and p-values, both ways."""
+def _cells_of(test: Dominance, seeds: int, checkpoint: str) -> dict[str, Cell]:
+    """Share of the eigenvalues at which an arm is smaller, and p-value, in both directions."""
     cells: dict[str, Cell] = {}
-    for arm, way in (("looped", found.forward), ("single", found.reverse)):
-        cells[f"share with {arm} smaller, {name}"] = Cell(way.share, *way.share_interval, n=seeds)
-        cells[f"p of {arm} smaller, {name}"] = Cell(way.flips.p_value, n=seeds)
+    for arm, direction in (("looped", test.forward), ("single", test.reverse)):
+        cells[f"share with {arm} smaller, {checkpoint}"] = Cell(direction.share, *direction.share_interval, n=seeds)
+        cells[f"p of {arm} smaller, {checkpoint}"] = Cell(direction.flips.p_value, n=seeds)
     return cells
 
 
-def _tau_words(way: Direction, arm: str) -> str:
-    """Where one arm has at least as many eigenvalues up to tau in every seed."""
-    if way.interval is None:
+def _tau_range(direction: Direction, arm: str) -> str:
+    """The range of tau over which an arm has at least as many eigenvalues up to tau as the other in every seed, as a phrase."""
+    if direction.interval is None:
         return f"{arm} has the more eigenvalues below no tau"
-    return f"{arm} has the more eigenvalues below every tau from {way.interval[0]:.3g} to {way.interval[1]:.3g}"
+    return f"{arm} has the more eigenvalues below every tau from {direction.interval[0]:.3g} to {direction.interval[1]:.3g}"

@@ -1,4 +1,8 @@
-"""Claims about motion: trapped, hopping, the force on the river and what it gives, and gradients that agree."""
+"""Claims about motion: Single is trapped, Looped hops, the force on the river and its effect, and gradients that agree.
+
+They rest on three kinds of records: replayed windows of training (`ReplayRecord`), the theorems compared with gradient descent
+(`TheoremsRecord`), and the gradients of one pass and of all passes at shared weights (`AlignmentRecord`).
+"""
 
 from __future__ import annotations
 
@@ -27,48 +31,49 @@ from thalweg.records.landscape import AlignmentRecord, GroupRecord, ReplayRecord
 from thalweg.records.run import Cell
 
 _ABLATED = ("supported", "not supported", "opposed", "no progress")
-"""What an ablation says where it was made."""
+"""Outcomes of an ablation that was made; any other text says why it was not."""
 _CHANCE = 0.5
+"""Share that agreement by chance would give."""
 _LEAST_ALIGNMENTS = 3
-"""Checkpoints that have a first and a last third."""
+"""Fewest checkpoints that have a first, a middle and a last third."""
 _WHOLE = "all"
-"""The group of all parameters, which is no matrix."""
+"""Name of the group of all parameters, which is not a single matrix."""
 
 
 def _replays_of(e: Evidence, arm: str, least: int = MIN_SEEDS) -> list[tuple[ReplayRecord, ...]]:
-    """The windows of every seed whose last window reaches the last third of its run.
+    """The replayed windows of each seed whose last window reaches the last third of its run.
 
     Raises:
-        InsufficientDataError: too few seeds have any.
+        InsufficientDataError: fewer than ``least`` seeds have one.
     """
-    found = [
-        at.replays
-        for seed, at in e.of(arm).items()
-        if at.replays and at.replays[-1].step + at.replays[-1].window >= LATE * e.steps(arm, seed)
+    seeds = [
+        landscape.replays
+        for seed, landscape in e.landscapes_of(arm).items()
+        if landscape.replays and landscape.replays[-1].step + landscape.replays[-1].window >= LATE * e.steps(arm, seed)
     ]
-    if not found:
+    if not seeds:
         raise InsufficientDataError(f"no replays of {arm} to the end of the run")
-    if len(found) < least:
-        raise InsufficientDataError(f"replays of {arm} to the end of the run: {len(found)} seeds, at least {least} needed")
-    return found
+    if len(seeds) < least:
+        raise InsufficientDataError(f"replays of {arm} to the end of the run: {len(seeds)} seeds, at least {least} needed")
+    return seeds
 
 
 def _conditions_of(seeds: Sequence[Sequence[ReplayRecord]], decision: str, arm: str) -> dict[str, Cell]:
-    """Share of the seeds in which a condition holds in any of the windows."""
-    words = dict.fromkeys(held.words for windows in seeds for window in windows for held in window.conditions.get(decision, ()))
+    """For each condition of a decision ("trapped", "hopping"), the share of the seeds in which it holds in any window."""
+    records = [condition for windows in seeds for window in windows for condition in window.conditions.get(decision, ())]
+    names = dict.fromkeys(condition.words for condition in records)
     return {
-        f"{condition}, {arm}": share([any(_holds(window, decision, condition) for window in windows) for windows in seeds])
-        for condition in words
+        f"{name}, {arm}": share([any(_holds(window, decision, name) for window in windows) for windows in seeds]) for name in names
     }
 
 
-def _holds(window: ReplayRecord, decision: str, words: str) -> bool:
-    """Whether a condition of a window holds."""
-    return any(held.held for held in window.conditions.get(decision, ()) if held.words == words)
+def _holds(window: ReplayRecord, decision: str, name: str) -> bool:
+    """Whether the condition of this name holds in a window."""
+    return any(condition.held for condition in window.conditions.get(decision, ()) if condition.words == name)
 
 
 def trapped(e: Evidence) -> Finding:
-    """Single is trapped at the end of its run."""
+    """Claim: Single is trapped at the end of its run, judged by the last replayed window of each seed."""
     seeds = [windows[-1:] for windows in _replays_of(e, "single")]
     flags = [windows[-1].trapped for windows in seeds]
     numbers = {"share of seeds trapped, single": share(flags)} | _conditions_of(seeds, "trapped", "single")
@@ -80,13 +85,13 @@ def trapped(e: Evidence) -> Finding:
 
 
 def hops(e: Evidence) -> Finding:
-    """Looped hops between the walls of its valley."""
+    """Claim: Looped hops between the walls of its valley in some replayed window of every seed."""
     seeds = _replays_of(e, "looped")
     flags = [any(window.hops for window in windows) for windows in seeds]
     numbers = {"share of seeds that hop, looped": share(flags)} | _conditions_of(seeds, "hopping", "looped")
-    if e.landscapes.get("single") and any(at.replays for at in e.of("single").values()):
-        others = [any(window.hops for window in at.replays) for at in e.of("single").values() if at.replays]
-        numbers["share of seeds that hop, single"] = share(others)
+    single = [landscape.replays for _, landscape in sorted(e.landscapes.get("single", {}).items()) if landscape.replays]
+    if single:
+        numbers["share of seeds that hop, single"] = share([any(window.hops for window in windows) for windows in single])
     numbers["edge ratio, looped"] = shown(mean(window.edge for window in windows) for windows in seeds)
     numbers["cubic drift, looped"] = shown(mean(window.cubic_drift for window in windows) for windows in seeds)
     test = (
@@ -97,118 +102,144 @@ def hops(e: Evidence) -> Finding:
 
 
 def drives(e: Evidence) -> Finding:
-    """Without hopping Looped's river loses progress."""
+    """Claim: hopping drives Looped down the river, so that it makes less progress along the river where hopping is prevented."""
     seeds = [[window.ablation for window in windows if window.ablation in _ABLATED] for windows in _replays_of(e, "looped")]
-    shares = [mean(float(word == "supported") for word in words) for words in seeds]
-    found = over_seeds(shares, "ablations of looped")
-    carried = [value > _CHANCE for value in known(shares)]
-    decision = "supported" if sum(carried) > _CHANCE * len(carried) else "undecided" if found.mean > 0 else "contradicted"
-    counts = Counter(word for words in seeds for word in words)
-    numbers = {"share of windows supported, looped": as_cell(found), "share of seeds with most supported, looped": share(carried)}
+    shares = [mean(float(ablation == "supported") for ablation in ablations) for ablations in seeds]
+    supported_share = over_seeds(shares, "ablations of looped")
+    mostly = [value > _CHANCE for value in known(shares)]
+    decision = "undecided" if supported_share.mean > 0 else "contradicted"
+    decision = "supported" if sum(mostly) > _CHANCE * len(mostly) else decision
+    counts = Counter(ablation for ablations in seeds for ablation in ablations)
+    numbers = {
+        "share of windows supported, looped": as_cell(supported_share),
+        "share of seeds with most supported, looped": share(mostly),
+    }
+    by_kind = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     test = (
-        f"gradient descent from the replays' begin, plain, without the valley and at half the rate: a window is supported if the "
-        f"last two both lose progress along the river; supported if in more than half of {found.n} seeds more than half of the "
-        f"windows are, contradicted if no window is; {', '.join(f'{count} {word}' for word, count in sorted(counts.items()))}"
+        "gradient descent from the start of each replayed window: plain, without the valley, and at half the rate; a window is "
+        "supported if the last two both lose progress along the river; supported if more than half of the windows are in more "
+        f"than half of {supported_share.n} seeds, contradicted if no window is; {by_kind}"
     )
     return Finding(decision, test, numbers)
 
 
 _Pairs = list[list[tuple[TheoremsRecord, TheoremsRecord]]]
+"""Seed, then common checkpoint -> the records of Looped and of Single."""
 
 
 def _force_pairs(e: Evidence) -> _Pairs:
-    """Looped's and Single's records at the same step, rate and number of steps, by seed."""
+    """Looped's and Single's records at the same checkpoint, for descents of the same rate and number of steps, by seed."""
     seeds = []
     for seed in e.both("looped", "single"):
-        one, two = ({(t.step, t.rate, t.steps): t for t in e.landscapes[arm][seed].theorems} for arm in ("looped", "single"))
-        if common := sorted(one.keys() & two.keys()):
-            seeds.append([(one[key], two[key]) for key in common])
+        looped, single = ({(t.step, t.rate, t.steps): t for t in e.landscapes[arm][seed].theorems} for arm in ("looped", "single"))
+        if common := sorted(looped.keys() & single.keys()):
+            seeds.append([(looped[key], single[key]) for key in common])
     return seeds
 
 
 def _log_forces(seeds: _Pairs, name: str) -> list[list[float | None]]:
-    """``log(looped / single)`` of a positive number, by seed and checkpoint."""
-    return [[log_ratio(getattr(one, name), getattr(other, name)) for one, other in pairs] for pairs in seeds]
+    """``log(looped / single)`` of a positive field of the records, by seed and checkpoint."""
+    return [[log_ratio(getattr(looped, name), getattr(single, name)) for looped, single in pairs] for pairs in seeds]
 
 
-def _agreement(one: Sequence[float | None], other: Sequence[float | None]) -> float | None:
-    """Share of the places at which two numbers have the same sign; where one is missing or 0 there is none."""
-    products = known(a * b for a, b in zip(one, other, strict=True) if a is not None and b is not None)
+def _agreement(first: Sequence[float | None], second: Sequence[float | None]) -> float | None:
+    """Share of the checkpoints at which two numbers have the same sign; those where one is missing or 0 are left out."""
+    products = known(a * b for a, b in zip(first, second, strict=True) if a is not None and b is not None)
     return mean(float(product > 0) for product in products if product != 0)
 
 
 def larger_force(e: Evidence) -> Finding:
-    """Corollary 1, for the forces themselves and not their bounds."""
+    """Corollary 1: the force on the river is larger in Looped than in Single.
+
+    The claim is judged by the measured forces themselves; the ratio of the paper's upper bounds, and how often the bounds order the
+    arms as the forces do, are reported with it.
+    """
     seeds = _force_pairs(e)
     forces, bounds = _log_forces(seeds, "force_measured"), _log_forces(seeds, "upper_paper")
-    found = over_seeds([mean(logs) for logs in forces], "forces at common checkpoints of looped and single")
+    force_gap = over_seeds([mean(logs) for logs in forces], "forces at common checkpoints of looped and single")
     orders = [_agreement(a, b) for a, b in zip(forces, bounds, strict=True)]
     numbers = {
-        "log force ratio, looped / single": as_cell(found),
+        "log force ratio, looped / single": as_cell(force_gap),
         "log ratio of the forces relative to the start": shown(mean(logs) for logs in _log_forces(seeds, "relative_measured")),
         "log ratio of the paper's bounds": shown(mean(logs) for logs in bounds),
         "share of checkpoints where the bounds order as the forces": shown(orders),
     }
     test = (
-        f"log of the measured force on the river, counted from the valley's floor, along {_steps_in_words(seeds)}, looped minus "
-        f"single, mean over common checkpoints, paired 95 % t-interval over seeds against 0"
+        f"log of the measured force on the river, counted from the valley's floor, along {_describe_descents(seeds)}, looped "
+        f"minus single, mean over common checkpoints, paired 95 % t-interval over seeds against 0"
     )
-    return Finding(beyond(found), test, numbers)
+    return Finding(beyond(force_gap), test, numbers)
 
 
-def _steps_in_words(seeds: _Pairs) -> str:
-    """K and eta of the descents."""
-    kinds = sorted({(one.steps, one.rate) for pairs in seeds for one, _ in pairs})
+def _describe_descents(seeds: _Pairs) -> str:
+    """Number of steps K and rate eta of the gradient descents that the theorems were compared with."""
+    kinds = sorted({(looped.steps, looped.rate) for pairs in seeds for looped, _ in pairs})
     return " and ".join(f"{steps} steps of gradient descent at rate {rate:g}" for steps, rate in kinds)
 
 
 def force_pays(e: Evidence) -> Finding:
-    """Corollary 2: the larger force goes with the larger decrease of the loss."""
+    """Corollary 2: the arm with the larger force on the river has the larger decrease of the loss.
+
+    Two claims are tested at once: Looped's loss decreases more, and the force and the decrease order the two arms alike at more
+    than half of the checkpoints.
+    """
     seeds = _force_pairs(e)
     forces = _log_forces(seeds, "force_measured")
-    falls = [[one.decrease - other.decrease for one, other in pairs] for pairs in seeds]
-    found = over_seeds([mean(values) for values in falls], "theorems at common checkpoints of looped and single")
+    decreases = [[looped.decrease - single.decrease for looped, single in pairs] for pairs in seeds]
+    decrease_gap = over_seeds([mean(values) for values in decreases], "theorems at common checkpoints of looped and single")
     agree = over_seeds(
-        [_agreement(a, b) for a, b in zip(forces, falls, strict=True)], "forces that differ between looped and single"
+        [_agreement(a, b) for a, b in zip(forces, decreases, strict=True)], "forces that differ between looped and single"
     )
-    decision = conjunction((beyond(found), beyond(agree, _CHANCE)))
-    numbers = {"decrease of the loss, looped - single": as_cell(found), "share that orders as the force": as_cell(agree)}
+    decision = conjunction((beyond(decrease_gap), beyond(agree, _CHANCE)))
+    numbers = {"decrease of the loss, looped - single": as_cell(decrease_gap), "share that orders as the force": as_cell(agree)}
     test = (
-        f"decrease of the loss over {_steps_in_words(seeds)}, looped minus single, mean over common checkpoints; and share of the "
-        f"checkpoints at which the arm with the larger measured force has the larger decrease; 95 % t-intervals over seeds: "
+        f"decrease of the loss over {_describe_descents(seeds)}, looped minus single, mean over common checkpoints; and share of "
+        f"the checkpoints at which the arm with the larger measured force has the larger decrease; 95 % t-intervals over seeds: "
         f"supported if above 0 and above {_CHANCE:g}, contradicted if one of them lies below"
     )
     return Finding(decision, test, numbers)
 
 
 def _thirds(records: Sequence[AlignmentRecord]) -> dict[str, Sequence[AlignmentRecord]]:
-    """The first and the last third of the checkpoints, by number."""
+    """The first third of the checkpoints ("early") and the last third ("late"), rounded up."""
     size = math.ceil(len(records) / 3)
     return {"early": records[:size], "late": records[-size:]}
 
 
 def _of_group(records: Sequence[AlignmentRecord], group: str) -> list[GroupRecord]:
-    """One group's records, where it is there."""
+    """The records of one group of parameters, at the checkpoints that have it."""
     return [record.groups[group] for record in records if group in record.groups]
 
 
 def along(e: Evidence, arm: str) -> list[dict[str, Sequence[AlignmentRecord]]]:
-    """Thirds of the alignments of every seed of an arm that has enough of them."""
-    return [_thirds(at.alignments) for at in e.landscapes.get(arm, {}).values() if len(at.alignments) >= _LEAST_ALIGNMENTS]
+    """The first and the last third of the alignments of an arm, for every seed with at least three checkpoints."""
+    landscapes = e.landscapes.get(arm, {}).values()
+    return [_thirds(landscape.alignments) for landscape in landscapes if len(landscape.alignments) >= _LEAST_ALIGNMENTS]
 
 
 def cosines(seeds: Sequence[dict[str, Sequence[AlignmentRecord]]], group: str, when: str) -> list[float]:
-    """Mean batch cosine of one matrix in a third of the checkpoints, by seed."""
-    return known(mean(found.cosine for found in _of_group(seed[when], group)) for seed in seeds)
+    """Mean cosine of the two batch gradients of one matrix, one number for each seed.
+
+    Args:
+        seeds: result of `along`.
+        group: name of the matrix.
+        when: "early" or "late", the third of the checkpoints that the mean is over.
+    """
+    return known(mean(record.cosine for record in _of_group(seed[when], group)) for seed in seeds)
 
 
 def aligned_early(e: Evidence) -> Finding:
-    """Theorem 3: gradients of both models agree early in training, in every matrix."""
+    """Theorem 3: the gradients of Looped and of Single at shared weights agree early in training, in every matrix.
+
+    The claim is judged along Single's trajectory, or along Looped's where Single has too few alignments.
+    """
     chosen = next((arm for arm in ("single", "looped") if len(along(e, arm)) >= MIN_SEEDS), None)
     if chosen is None:
         most = max((len(along(e, arm)) for arm in ("single", "looped")), default=0)
-        few = f"{most} seeds with at least {_LEAST_ALIGNMENTS} checkpoints, at least {MIN_SEEDS} needed"
-        raise InsufficientDataError(f"alignments along single or looped: {few}" if most else "no alignments along single or looped")
+        if not most:
+            raise InsufficientDataError("no alignments along single or looped")
+        given = f"{most} seeds with at least {_LEAST_ALIGNMENTS} checkpoints"
+        raise InsufficientDataError(f"alignments along single or looped: {given}, at least {MIN_SEEDS} needed")
     numbers: dict[str, Cell] = {}
     for arm in dict.fromkeys((chosen, "looped")):
         numbers |= _alignment_cells(along(e, arm), arm)
@@ -217,9 +248,11 @@ def aligned_early(e: Evidence) -> Finding:
     early = {group: values for group, values in early.items() if len(values) >= MIN_SEEDS}
     if not early:
         raise InsufficientDataError(f"no matrix with a cosine in {MIN_SEEDS} seeds along {chosen}")
-    found = {group: interval(values) for group, values in early.items()}
-    least = min(found, key=lambda group: found[group].mean)
-    decision = "supported" if all(beyond(one) == "supported" for one in found.values()) else "undecided"
+    # Support needs every matrix above 0, each at 5 %. One matrix below 0 contradicts the claim, but with many matrices one may lie
+    # there by chance: so the smallest is tested at 5 % divided by their number (Bonferroni).
+    intervals = {group: interval(values) for group, values in early.items()}
+    least = min(intervals, key=lambda group: intervals[group].mean)
+    decision = "supported" if all(beyond(estimate) == "supported" for estimate in intervals.values()) else "undecided"
     if beyond(interval(early[least], 1 - 0.05 / len(early))) == "contradicted":
         decision = "contradicted"
     test = (
@@ -231,18 +264,19 @@ def aligned_early(e: Evidence) -> Finding:
 
 
 def _matrices(seeds: Sequence[dict[str, Sequence[AlignmentRecord]]]) -> list[str]:
-    """All groups but the whole, in their order."""
-    return [g for g in dict.fromkeys(g for seed in seeds for r in (*seed["early"], *seed["late"]) for g in r.groups) if g != _WHOLE]
+    """Names of all groups of parameters except the one of all parameters, in the order in which they occur."""
+    records = [record for seed in seeds for record in (*seed["early"], *seed["late"])]
+    return [group for group in dict.fromkeys(group for record in records for group in record.groups) if group != _WHOLE]
 
 
 def _alignment_cells(seeds: Sequence[dict[str, Sequence[AlignmentRecord]]], arm: str) -> dict[str, Cell]:
-    """Cosine of each matrix and share of opposed samples, early and late."""
+    """Cosine of each matrix and share of the samples with a negative cosine, early and late."""
     return {
-        f"{what} {group}, {when}, along {arm}": shown(values)
+        f"{name} {group}, {when}, along {arm}": shown(values)
         for group in _matrices(seeds)
         for when in ("early", "late")
-        for what, values in (
+        for name, values in (
             ("cosine", cosines(seeds, group, when)),
-            ("opposed samples", [mean(found.opposed for found in _of_group(seed[when], group)) for seed in seeds]),
+            ("opposed samples", [mean(record.opposed for record in _of_group(seed[when], group)) for seed in seeds]),
         )
     }

@@ -1,4 +1,7 @@
-"""Claims about what is learned: two phases, longer sequences, and the control that could explain it away."""
+"""Claims about what is learned: two phases of learning, longer sequences, and the control that could explain Looped's advantage.
+
+Strata: "low" and "high" are the bottom and the top quarter of the sequences by information content, "all" is every sequence.
+"""
 
 from __future__ import annotations
 
@@ -15,74 +18,85 @@ from thalweg.records.landscape import LengthRecord, RunLandscape
 from thalweg.records.run import Cell, RunRecord
 
 _REACHED = 0.9
-"""Share of its own gain at which a stratum counts as learned."""
+"""Share of its own gain in accuracy at which a stratum counts as learned."""
 _GAIN = 0.01
-"""Accuracy gained on high-information sequences, after the others are learned, that makes a second phase."""
+"""Accuracy that must be gained on high-information sequences, after the low ones are learned, for a second phase."""
 _HALF = 0.5
+"""Share of Looped's advantage above which the control explains it."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """When a run learned what."""
+    """When a run learned each stratum; all times in updates."""
 
     low: float | None
     """Updates until the low stratum had nine tenths of its gain; None where it gained nothing."""
     high: float | None
+    """The same for the high stratum."""
     after: float | None
-    """Accuracy gained on the high stratum from there on."""
+    """Accuracy gained on the high stratum after the low one was learned; None where the low one gained nothing."""
 
     @property
     def ratio(self) -> float | None:
-        """``log(high / low)``."""
+        """``log(high / low)``, above 0 where the high stratum was learned later; None where a stratum gained nothing."""
         return None if self.low is None or self.high is None else math.log(self.high / self.low)
 
 
 def reached(steps: list[int], values: list[float]) -> float | None:
-    """Where a curve first has nine tenths of its gain, from its first value to the mean of its last; linear in between.
+    """The step at which a curve first has nine tenths of its gain; None where it gains nothing.
+
+    The gain runs from the first value to the mean of the last `LAST` values; the step is interpolated linearly between evaluations.
+
+    Args:
+        steps: of the evaluations, rising.
+        values: one for each step.
 
     Example:
         >>> reached([0, 10, 20, 30, 40], [0.0, 0.5, 1.0, 1.0, 1.0])
         18.0
     """
     target = values[0] + _REACHED * (sum(values[-LAST:]) / len(values[-LAST:]) - values[0])
-    stop = next((place for place, value in enumerate(values) if value >= target > values[0]), None)
-    if stop is None:  # no gain, or one that is rounding
+    stop = next((index for index, value in enumerate(values) if value >= target > values[0]), None)
+    if stop is None:  # no gain, or one within rounding
         return None
     (x0, x1), (y0, y1) = steps[stop - 1 : stop + 1], values[stop - 1 : stop + 1]
     return x0 + (x1 - x0) * (target - y0) / (y1 - y0)
 
 
 def learned(run: RunRecord) -> Learned | None:
-    """From the held-out strata; None where there are none."""
+    """When a run learned the low and the high held-out stratum; None where an evaluation has no strata."""
     scores = [evaluation.scores.get("held-out", {}) for evaluation in run.evaluations]
     if not all("low" in score and "high" in score for score in scores):
         return None
     steps = [evaluation.step for evaluation in run.evaluations]
     low, high = ([score[stratum].accuracy for score in scores] for stratum in ("low", "high"))
-    first = reached(steps, low)
-    after = None if first is None else final(run, "held-out", "high", "accuracy") - float(np.interp(first, steps, high))
-    return Learned(first, reached(steps, high), after)
+    low_time = reached(steps, low)
+    after = None
+    if low_time is not None:
+        after = final(run, "held-out", "high", "accuracy") - float(np.interp(low_time, steps, high))
+    return Learned(low_time, reached(steps, high), after)
 
 
 def two_phases(e: Evidence) -> Finding:
-    """Looped learns low-information sequences first and high-information ones after."""
-    found = [which for run in e.runs_of("looped").values() if (which := learned(run)) is not None]
-    if not found:
+    """Claim: Looped learns low-information sequences first, and high-information ones in a second phase."""
+    looped = [times for run in e.runs_of("looped").values() if (times := learned(run)) is not None]
+    if not looped:
         raise InsufficientDataError("no low and high strata in the evaluations of looped")
-    after = over_seeds((which.after for which in found), "runs of looped that gain on low-information sequences")
-    ratios = known(which.ratio for which in found)
+    after = over_seeds((times.after for times in looped), "runs of looped that gain on low-information sequences")
+    # The order of the phases: log(t_high / t_low) above 0. A seed that never learned the high stratum cannot support it.
+    ratios = known(times.ratio for times in looped)
     order = "undecided" if len(ratios) < MIN_SEEDS else beyond(interval(ratios))
-    order = "undecided" if order == "supported" and len(ratios) < len(found) else order
+    order = "undecided" if order == "supported" and len(ratios) < len(looped) else order
     decision = conjunction((beyond(after, _GAIN), order))
     numbers: dict[str, Cell] = {}
-    others = [which for run in e.runs.get("single", {}).values() if run.evaluations and (which := learned(run)) is not None]
-    for arm, seeds in (("looped", found), ("single", others)):
+    single = [times for run in e.runs.get("single", {}).values() if run.evaluations and (times := learned(run)) is not None]
+    for arm, seeds in (("looped", looped), ("single", single)):
         if seeds:
             numbers |= {
-                f"log(t_high / t_low), {arm}": shown(which.ratio for which in seeds),
-                f"t_low, {arm}": shown(which.low for which in seeds),
-                f"t_high, {arm}": shown(which.high for which in seeds),
-                f"high accuracy gained after t_low, {arm}": shown(which.after for which in seeds),
+                f"log(t_high / t_low), {arm}": shown(times.ratio for times in seeds),
+                f"t_low, {arm}": shown(times.low for times in seeds),
+                f"t_high, {arm}": shown(times.high for times in seeds),
+                f"high accuracy gained after t_low, {arm}": shown(times.after for times in seeds),
             }
     test = (
         f"held-out accuracy; t = updates to {_REACHED:.0%} of a stratum's gain, first evaluation to mean of the last {LAST}; 95 % "
@@ -93,45 +107,54 @@ def two_phases(e: Evidence) -> Finding:
 
 
 def lengths(landscape: RunLandscape) -> dict[int, LengthRecord]:
-    """Multiple -> record at the end of the run; one with an error has no scores but may tell of its sequences."""
+    """Multiple of the training length -> record at the last step that was scored.
+
+    A record with an error has no scores, but may hold the information content of its sequences.
+    """
     end = max((record.step for record in landscape.lengths), default=0)
     return {record.multiple: record for record in landscape.lengths if record.step == end}
 
 
 def longer(e: Evidence) -> Finding:
-    """Looped keeps more of its accuracy on longer sequences than Single does."""
-    pairs = [(lengths(e.of("looped")[seed]), lengths(e.of("single")[seed])) for seed in e.both("looped", "single")]
-    every = [record for pair in pairs for scored in pair for record in scored.values() if record.scores]
-    stratum = "high" if every and all("high" in record.scores for record in every) else "all"
+    """Claim: Looped keeps more accuracy than Single on sequences longer than those in training."""
+    pairs = [
+        (lengths(e.landscapes_of("looped")[seed]), lengths(e.landscapes_of("single")[seed])) for seed in e.both("looped", "single")
+    ]
+    scored = [record for pair in pairs for by_multiple in pair for record in by_multiple.values() if record.scores]
+    stratum = "high" if scored and all("high" in record.scores for record in scored) else "all"
 
     def advantage(looped: dict[int, LengthRecord], single: dict[int, LengthRecord]) -> float | None:
-        common = [m for m in looped.keys() & single.keys() if m > 1 and all(stratum in of[m].scores for of in (looped, single))]
+        common = [m for m in looped.keys() & single.keys() if m > 1 and stratum in looped[m].scores and stratum in single[m].scores]
         return mean(looped[m].scores[stratum].accuracy - single[m].scores[stratum].accuracy for m in common)
 
-    found = over_seeds([advantage(*pair) for pair in pairs], "sequences longer than in training scored for looped and single")
-    numbers = {"looped - single": as_cell(found)}
-    for multiple in sorted({record.multiple for record in every}):
-        for place, arm in enumerate(("looped", "single")):
-            here = [pair[place][multiple] for pair in pairs if multiple in pair[place]]
-            numbers[f"{arm}, x{multiple}"] = _at_length(here, stratum)
+    gap = over_seeds([advantage(*pair) for pair in pairs], "sequences longer than in training scored for looped and single")
+    numbers = {"looped - single": as_cell(gap)}
+    for multiple in sorted({record.multiple for record in scored}):
+        for index, arm in enumerate(("looped", "single")):
+            records = [pair[index][multiple] for pair in pairs if multiple in pair[index]]
+            numbers[f"{arm}, x{multiple}"] = _at_length(records, stratum)
     test = (
         f"accuracy ({stratum}) at the end of the run, mean over the lengths above the training length, looped minus single, "
         f"paired 95 % t-interval over seeds against 0"
     )
-    return Finding(beyond(found), test, numbers)
+    return Finding(beyond(gap), test, numbers)
 
 
 def _at_length(records: list[LengthRecord], stratum: str) -> Cell:
-    """Accuracy at one length over seeds, beside the best possible."""
+    """Accuracy at one length over seeds, with the Bayes ceiling where every record has one."""
     scored = [record for record in records if stratum in record.scores]
     ceilings = [record.ceilings[stratum].accuracy for record in scored if stratum in record.ceilings]
     return cell([record.scores[stratum].accuracy for record in scored], ceilings if len(ceilings) == len(scored) else ())
 
 
 def easier(e: Evidence) -> Finding:
-    """Longer sequences shift the mix towards low information content: more below the low cut, fewer above the high one."""
+    """Claim: longer sequences have less information content per token.
+
+    More of them lie below the training set's low cut, and fewer above its high cut. If so, accuracy on longer sequences may rise
+    because they are easier.
+    """
     by_seed: dict[int, dict[int, LengthRecord]] = {}
-    for arm in ("looped", "single", *e.landscapes):  # the sequences of a seed are the same for every arm
+    for arm in ("looped", "single", *e.landscapes):  # a seed has the same sequences in every arm
         for seed, landscape in e.landscapes.get(arm, {}).items():
             scored = {m: r for m, r in lengths(landscape).items() if {"low", "high"} <= r.shares.keys()}
             if 1 in scored and len(scored) > len(by_seed.get(seed, {})):
@@ -146,7 +169,7 @@ def easier(e: Evidence) -> Finding:
         "rise of the share below the low cut": as_cell(more),
         "fall of the share above the high cut": as_cell(fewer),
     }
-    for multiple, records in ((1, [one for one, _ in ends]), (largest, [other for _, other in ends])):
+    for multiple, records in ((1, [before for before, _ in ends]), (largest, [after for _, after in ends])):
         numbers |= {f"share {side}, x{multiple}": shown(record.shares[side] for record in records) for side in ("low", "high")}
         numbers[f"bits for each token, x{multiple}"] = shown(record.bits_mean for record in records)
         numbers[f"deviation of the bits for each token, x{multiple}"] = shown(record.bits_deviation for record in records)
@@ -159,14 +182,17 @@ def easier(e: Evidence) -> Finding:
 
 
 def explained_away(e: Evidence) -> Finding:
-    """More than half of Looped's advantage is there without a loop."""
+    """Claim: rescaling W_V and its step without a loop gives more than half of Looped's advantage in held-out loss.
+
+    The share explained is 1 - (single-rescaled - looped) / (single - looped). The claim is undecided unless Single's loss is
+    above Looped's at every seed, with its interval above 0.
+    """
     arms = {arm: e.runs_of(arm) for arm in ("looped", "single", "single-rescaled")}
     losses = {
-        arm: {seed: _held_out_loss(run) for seed, run in seeds.items() if _held_out_loss(run) is not None}
-        for arm, seeds in arms.items()
+        arm: {seed: loss for seed, run in runs.items() if (loss := _held_out_loss(run)) is not None} for arm, runs in arms.items()
     }
-    seeds = sorted(set.intersection(*(set(found) for found in losses.values())))
-    gaps = [(losses["single"][s] - losses["looped"][s], losses["single-rescaled"][s] - losses["looped"][s]) for s in seeds]  # type: ignore[operator]
+    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in losses.values())))
+    gaps = [(losses["single"][s] - losses["looped"][s], losses["single-rescaled"][s] - losses["looped"][s]) for s in seeds]
     gap = over_seeds([single for single, _ in gaps], "seeds with held-out losses of looped, single and single-rescaled")
     numbers = {"gap, single - looped": as_cell(gap), "gap, single-rescaled - looped": shown(rescaled for _, rescaled in gaps)}
     numbers |= _landscape_gap(e)
@@ -177,18 +203,18 @@ def explained_away(e: Evidence) -> Finding:
     )
     if beyond(gap) != "supported" or min(single for single, _ in gaps) <= 0:
         return Finding("undecided", f"{test}: there is no sure gap to explain", numbers)
-    found = over_seeds([1 - rescaled / single for single, rescaled in gaps], "seeds")
-    return Finding(beyond(found, _HALF), test, {"share explained": as_cell(found)} | numbers)
+    explained = over_seeds([1 - rescaled / single for single, rescaled in gaps], "seeds")
+    return Finding(beyond(explained, _HALF), test, {"share explained": as_cell(explained)} | numbers)
 
 
 def _held_out_loss(run: RunRecord) -> float | None:
-    """Final, all sequences; None where it was not scored."""
+    """Final held-out loss over all sequences, in nats; None where one of the last evaluations did not score it."""
     late = [evaluation.scores.get("held-out", {}) for evaluation in run.evaluations[-LAST:]]
     return final(run, "held-out", "all", "loss") if all("all" in score for score in late) else None
 
 
 def _landscape_gap(e: Evidence) -> dict[str, Cell]:
-    """Rescaled Single's landscape against Looped's, at the last common point."""
+    """How rescaled Single's landscape differs from Looped's at the last common point; empty where either was not measured."""
     if not (e.landscapes.get("single-rescaled") and e.landscapes.get("looped")):
         return {}
     seeds = e.both("single-rescaled", "looped")

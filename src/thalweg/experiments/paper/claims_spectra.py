@@ -1,4 +1,7 @@
-"""Claims about spectra: a freeze, phases, the class of a valley, and which arm is the steeper one.
+"""Claims about spectra: Single's freezes, Looped's has phases, the class of a valley, and which arm is steeper.
+
+S_1 is the Shannon entropy of the normalised magnitudes of the Hessian's eigenvalues (the matrix entropy), in nats. Each public rule
+docstring names the claim; the test that decides it stands in the text that the rule builds.
 
 Shape letters: P number of parameters.
 """
@@ -23,23 +26,31 @@ from thalweg.records.landscape import LandscapeRecord, RunLandscape
 from thalweg.records.run import Cell
 
 _STILL = 0.05
-"""Share of the range of all entropies within which a rise is none."""
+"""Share of the range of all entropies within which a rise counts as zero."""
 _ENOUGH = 2 / 3
-"""Share of the seeds with the same phases that makes them the phases."""
+"""Share of the seeds that must have the same phases for the claim to be decided."""
 
 
 def freezes(e: Evidence) -> Finding:
-    """Single's entropy stands over the last third of the run: shown to be small, not only not shown to be large."""
+    """Claim: the entropy of Single's spectrum no longer changes in the last third of the run.
+
+    This is an equivalence test: the interval of the rise must lie within a tolerance. An interval that merely contains zero is not
+    enough, as a noisy measurement would then support the claim.
+    """
     rises = {arm: [_late_rise(e, arm, seed) for seed in e.landscapes.get(arm, {})] for arm in ("single", "looped")}
-    e.of("single")
-    found = over_seeds(rises["single"], "seeds of single with at least 2 checkpoints in the last third of the run")
+    e.landscapes_of("single")  # raises where there are none, with a clearer reason than below
+    single_rise = over_seeds(rises["single"], "seeds of single with at least 2 checkpoints in the last third of the run")
+    # The tolerance is a share of the range of S_1 over all points of both arms, so that it has the scale of what could change.
     arms = [arm for arm in rises if e.landscapes.get(arm)]
-    entropies = [point.entropy.value for arm in arms for landscape in e.of(arm).values() for point in landscape.points]
+    entropies = [point.entropy.value for arm in arms for landscape in e.landscapes_of(arm).values() for point in landscape.points]
     tolerance = _STILL * (max(entropies) - min(entropies))
-    numbers = {"rise, single": as_cell(found), "tolerance": Cell(tolerance)}
+    numbers = {"rise, single": as_cell(single_rise), "tolerance": Cell(tolerance)}
     numbers |= {"rise, looped": shown(rises["looped"])} if "looped" in arms else {}
     for arm in arms:
-        changes = [[p.change for p in e.late(arm, seed, at.points) if p.change is not None] for seed, at in e.of(arm).items()]
+        changes = [
+            [point.change for point in e.late(arm, seed, landscape.points) if point.change is not None]
+            for seed, landscape in e.landscapes_of(arm).items()
+        ]
         cosines = [mean(change.cosine.value for change in late) for late in changes]
         numbers[f"cosine of successive Hessians in the last third, {arm}"] = shown(cosines)
     test = (
@@ -47,55 +58,58 @@ def freezes(e: Evidence) -> Finding:
         f"t-interval over seeds: supported if all of it lies within +-{tolerance:.3g}, contradicted if all of it lies outside, on "
         f"one side; the tolerance is {_STILL:.0%} of the range of the entropies of all runs of {' and '.join(arms)}"
     )
-    return Finding(_equivalent(found, tolerance), test, numbers)
+    return Finding(_equivalent(single_rise, tolerance), test, numbers)
 
 
-def _equivalent(found: Interval, tolerance: float) -> str:
-    """Whether a whole interval lies within, or on one side outside, of plus and minus the tolerance."""
-    assert found.low is not None
-    assert found.high is not None
-    if found.low > tolerance or found.high < -tolerance:
+def _equivalent(estimate: Interval, tolerance: float) -> str:
+    """The decision on "zero up to the tolerance": supported if the interval lies within +-tolerance, contradicted if beyond it."""
+    assert estimate.low is not None
+    assert estimate.high is not None
+    if estimate.low > tolerance or estimate.high < -tolerance:
         return "contradicted"
-    return "supported" if -tolerance <= found.low and found.high <= tolerance else "undecided"
+    return "supported" if -tolerance <= estimate.low and estimate.high <= tolerance else "undecided"
 
 
 def _late_rise(e: Evidence, arm: str, seed: int) -> float | None:
-    """Of the entropy, over the last third; None with fewer than two checkpoints there."""
+    """Rise of S_1 over the last third of a run: least-squares slope times its length; None with fewer than two checkpoints."""
     late = {point.step: point.entropy.value for point in e.late(arm, seed, e.landscapes[arm][seed].points)}
     return slope(list(late), list(late.values())) * e.steps(arm, seed) * (1 - LATE) if len(late) > 1 else None
 
 
 def three_phases(e: Evidence) -> Finding:
-    """Looped's entropy collapses, diversifies and stands."""
-    found = phases_of(e, "looped")
-    other = ", ".join(found.modal)
-    if found.three_phases:
+    """Claim: the entropy of Looped's spectrum goes through collapse, diversification and a stable phase."""
+    looped = phases_of(e, "looped")
+    if looped.three_phases:
         decision = "supported"
     else:
-        most = len(found.runs) >= CLASS_SEEDS and found.share >= _ENOUGH - 1e-12
-        decision = "contradicted" if most and found.modal != THREE else "undecided"
-    numbers, words = _shares_of(found, "looped"), f"looped is mostly {other}"
+        agreed = len(looped.runs) >= CLASS_SEEDS and looped.share >= _ENOUGH - 1e-12
+        decision = "contradicted" if agreed and looped.modal != THREE else "undecided"
+    numbers, summary = _shares_of(looped, "looped"), f"looped is mostly {', '.join(looped.modal)}"
     try:
         single = phases_of(e, "single")
     except InsufficientDataError as error:
-        words += f"; single not known ({error})"
+        summary += f"; single not known ({error})"
     else:
         numbers |= _shares_of(single, "single")
-        words += f"; single is mostly {', '.join(single.modal)}"
+        summary += f"; single is mostly {', '.join(single.modal)}"
     test = (
         f"straight pieces of the entropy S_1 over the checkpoints (log-step), breaks by a bootstrap at the 5 % level against "
         f"AR(1) noise: supported if exactly {', '.join(THREE)} in at least 2/3 of at least {CLASS_SEEDS} seeds, contradicted if "
-        f"other phases are in as many; {words}"
+        f"other phases are in as many; {summary}"
     )
     return Finding(decision, test, numbers)
 
 
 def phases_of(e: Evidence, arm: str) -> PhasesOverSeeds:
-    """Of the seeds whose runs were measured to their end, at enough checkpoints."""
-    late = [found for seed, found in e.of(arm).items() if e.late(arm, seed, found.points)]
+    """The phases of S_1 along an arm's runs, over the seeds that were measured to the end of the run at enough checkpoints.
+
+    Raises:
+        InsufficientDataError: fewer than `MIN_SEEDS` seeds were.
+    """
+    late = [landscape for seed, landscape in e.landscapes_of(arm).items() if e.late(arm, seed, landscape.points)]
     cut = cut_over_seeds(e, arm)
     if cut is None or len(cut.runs) < MIN_SEEDS:
-        fewest = min((len(found.points) for found in late), default=0)
+        fewest = min((len(landscape.points) for landscape in late), default=0)
         if fewest < LEAST_POINTS and late:
             raise InsufficientDataError(f"{arm}: {fewest} checkpoints, at least {LEAST_POINTS} needed")
         raise InsufficientDataError(f"entropies of {arm} to the end of the run: {len(late)} seeds, at least {MIN_SEEDS} needed")
@@ -103,32 +117,35 @@ def phases_of(e: Evidence, arm: str) -> PhasesOverSeeds:
 
 
 def cut_over_seeds(e: Evidence, arm: str) -> PhasesOverSeeds | None:
-    """The phases of all runs of `long_landscapes`, in their order, with one tolerance; None where there are none."""
+    """The phases of the runs of `long_landscapes`, in their order, cut with one common tolerance; None where there are no runs."""
     series = [
-        torch.tensor([point.entropy.value for point in found.points], dtype=torch.float64)
-        for found in long_landscapes(e, arm).values()
+        torch.tensor([point.entropy.value for point in landscape.points], dtype=torch.float64)
+        for landscape in long_landscapes(e, arm).values()
     ]
     return phases_over_seeds(series, spacing="log-step") if series else None
 
 
 def long_landscapes(e: Evidence, arm: str) -> dict[int, RunLandscape]:
-    """Seed -> landscape that goes to the end of its run, with enough checkpoints to look for phases."""
-    found = e.landscapes.get(arm, {})
-    return {s: found[s] for s in sorted(found) if len(found[s].points) >= LEAST_POINTS and e.late(arm, s, found[s].points)}
+    """Seed -> landscape, rising, of the runs that were measured to their end at enough checkpoints to find phases."""
+    return {
+        seed: landscape
+        for seed, landscape in sorted(e.landscapes.get(arm, {}).items())
+        if len(landscape.points) >= LEAST_POINTS and e.late(arm, seed, landscape.points)
+    }
 
 
-def _shares_of(found: PhasesOverSeeds, arm: str) -> dict[str, Cell]:
-    """Share of the seeds with the paper's phases, and with those that most have."""
-    count = len(found.runs)
-    three = sum(run.labels == THREE for run in found.runs) / count
+def _shares_of(phases: PhasesOverSeeds, arm: str) -> dict[str, Cell]:
+    """Share of the seeds with the paper's three phases, and share with the most frequent sequence of phases."""
+    count = len(phases.runs)
+    three = sum(run.labels == THREE for run in phases.runs) / count
     return {
         f"share of seeds with the three phases, {arm}": Cell(three, n=count),
-        f"share of seeds with {', '.join(found.modal)}, {arm}": Cell(found.share, n=count),
+        f"share of seeds with {', '.join(phases.modal)}, {arm}": Cell(phases.share, n=count),
     }
 
 
 def _last_exact(e: Evidence, arm: str, seed: int) -> tuple[LandscapeRecord, Tensor] | None:
-    """The last exact spectrum in the last third of a run."""
+    """The last point of the last third of a run that has an exact spectrum, with its eigenvalues ``(P,)``; None without one."""
     for point in reversed(e.late(arm, seed, e.landscapes[arm][seed].points)):
         if point.how == "exact" and (values := e.spectra(arm, seed, point.step)) is not None:
             return point, values
@@ -136,56 +153,64 @@ def _last_exact(e: Evidence, arm: str, seed: int) -> tuple[LandscapeRecord, Tens
 
 
 def precision_of(e: Evidence, arm: str) -> torch.dtype:
-    """Of the arithmetic that made the Hessians."""
-    return getattr(torch, next(iter(e.of(arm).values())).plan.dtype)
+    """The floating-point type in which an arm's Hessian-vector products were computed; it sets the noise floor of eigenvalues."""
+    return getattr(torch, next(iter(e.landscapes_of(arm).values())).plan.dtype)
 
 
 def epsilon_of(point: LandscapeRecord, values: Tensor, precision: torch.dtype) -> float:
-    """The recorded threshold, or that of the default rule."""
+    """The threshold epsilon between river and valley: the recorded one, else that of the default rule for these eigenvalues."""
     return threshold(values, precision=precision).epsilon if point.split is None else point.split.epsilon
 
 
 def _class_of(e: Evidence, arm: str) -> Class:
-    """Over seeds, of the last exact spectra.
+    """The class of an arm's valley over seeds, from the last exact spectrum of each run.
 
     Raises:
         InsufficientDataError: fewer than 5 seeds have one.
     """
-    found = [last for seed in e.of(arm) if (last := _last_exact(e, arm, seed)) is not None]
-    if not found:
+    spectra = [last for seed in e.landscapes_of(arm) if (last := _last_exact(e, arm, seed)) is not None]
+    if not spectra:
         raise InsufficientDataError(f"no exact spectra of {arm} at the end of the run")
-    if len(found) < CLASS_SEEDS:
-        raise InsufficientDataError(f"exact spectra of {arm} at the end: {len(found)} seeds, at least {CLASS_SEEDS} needed")
+    if len(spectra) < CLASS_SEEDS:
+        raise InsufficientDataError(f"exact spectra of {arm} at the end: {len(spectra)} seeds, at least {CLASS_SEEDS} needed")
     precision = precision_of(e, arm)
-    epsilons = [epsilon_of(point, values, precision) for point, values in found]
-    return classify_seeds([values for _, values in found], epsilons, precision=precision)
+    epsilons = [epsilon_of(point, values, precision) for point, values in spectra]
+    return classify_seeds([values for _, values in spectra], epsilons, precision=precision)
 
 
 def valley_is(arm: str, name: str) -> Rule:
-    """The rule "this arm's valley is a U", or a V."""
+    """The rule for the claim "the valley of this arm is a U" (or a V).
+
+    Args:
+        arm: whose last exact spectra are classified.
+        name: "U" or "V"; an indeterminate class leaves the claim undecided, any other class contradicts it.
+    """
 
     def rule(e: Evidence) -> Finding:
-        found = _class_of(e, arm)
-        decision = "supported" if found.name == name else "undecided" if found.name == "indeterminate" else "contradicted"
-        finite = math.isfinite(found.kappa_q)
+        valley = _class_of(e, arm)
+        decision = "supported" if valley.name == name else "undecided" if valley.name == "indeterminate" else "contradicted"
+        finite = math.isfinite(valley.kappa_q)
         numbers = {
-            f"kappa_q, {arm}": Cell(found.kappa_q, found.low, found.high, len(found.shapes)) if finite else Cell(None),
-            f"negative mass, {arm}": shown(shape.negative_mass for shape in found.shapes),
-            f"plateau around epsilon (decades), {arm}": shown(shape.plateau for shape in found.shapes),
+            f"kappa_q, {arm}": Cell(valley.kappa_q, valley.low, valley.high, len(valley.shapes)) if finite else Cell(None),
+            f"negative mass, {arm}": shown(shape.negative_mass for shape in valley.shapes),
+            f"plateau around epsilon (decades), {arm}": shown(shape.plateau for shape in valley.shapes),
         }
-        failed = [f"{c.words} fails with {c.measured:.3g}" for c in found.conditions if not c.held]
+        failed = [f"{c.words} fails with {c.measured:.3g}" for c in valley.conditions if not c.held]
         test = (
-            f"class of {arm}'s last exact spectra over {len(found.shapes)} seeds, by the 95 % t-interval of log kappa_q (90 % over "
-            f"10 % quantile of the valley): U if kappa_q <= 2, V if >= 10, saddle if the negative mass is above 5 % in every seed; "
-            f"found {found.name}{': ' if failed else ''}{', '.join(failed)}"
+            f"class of {arm}'s last exact spectra over {len(valley.shapes)} seeds, by the 95 % t-interval of log kappa_q (90 % "
+            f"over 10 % quantile of the valley): U if kappa_q <= 2, V if >= 10, saddle if the negative mass is above 5 % in every "
+            f"seed; found {valley.name}{': ' if failed else ''}{', '.join(failed)}"
         )
         return Finding(decision, test, numbers)
 
     return rule
 
 
-def _compared(what: str, words: str, number: Callable[[LandscapeRecord], float | None]) -> Rule:
-    """The rule "a positive number of Looped's landscape is the larger one", at the last common checkpoint."""
+def _larger_in_looped(name: str, quantity: str, number: Callable[[LandscapeRecord], float | None]) -> Rule:
+    """The rule for "a positive quantity is larger in Looped's landscape than in Single's", at the last common checkpoint.
+
+    It tests ``log(looped / single)`` against 0, paired by seed; ``name`` heads the numbers, ``quantity`` names it in the test.
+    """
 
     def rule(e: Evidence) -> Finding:
         def has(point: LandscapeRecord) -> bool:
@@ -193,25 +218,30 @@ def _compared(what: str, words: str, number: Callable[[LandscapeRecord], float |
             return value is not None and value > 0
 
         pairs = [pair for seed in e.both("looped", "single") if (pair := e.last_pair("looped", "single", seed, has)) is not None]
-        logs = known(log_ratio(number(one) or 0.0, number(other) or 0.0) for one, other in pairs)
-        found = over_seeds(logs, f"{what} of looped and single at a common checkpoint in the last third of the run")
-        numbers = {f"log({what}), looped - single": as_cell(found), "p, sign flips": Cell(sign_flip_test(logs), n=found.n)}
-        for place, arm in enumerate(("looped", "single")):
-            numbers[f"{what}, {arm}"] = shown(number(pair[place]) for pair in pairs)
+        log_ratios = known(log_ratio(number(looped) or 0.0, number(single) or 0.0) for looped, single in pairs)
+        gap = over_seeds(log_ratios, f"{name} of looped and single at a common checkpoint in the last third of the run")
+        numbers = {f"log({name}), looped - single": as_cell(gap), "p, sign flips": Cell(sign_flip_test(log_ratios), n=gap.n)}
+        for index, arm in enumerate(("looped", "single")):
+            numbers[f"{name}, {arm}"] = shown(number(pair[index]) for pair in pairs)
+        # With n seeds there are 2**n sign flips, so the two-sided p-value cannot be below 2 / 2**n.
         test = (
-            f"log of {words} at the last common checkpoint (step {_in_words({one.step for one, _ in pairs})}), looped minus "
-            f"single, paired 95 % t-interval over seeds against 0; beside it p of the sign-flip test, at least "
-            f"{2.0 ** (1 - found.n):.2g}"
+            f"log of {quantity} at the last common checkpoint (step {_step_range({looped.step for looped, _ in pairs})}), looped "
+            f"minus single, paired 95 % t-interval over seeds against 0; also reported: p of the sign-flip test, at least "
+            f"{2.0 ** (1 - gap.n):.2g}"
         )
-        return Finding(beyond(found), test, numbers)
+        return Finding(beyond(gap), test, numbers)
 
     return rule
 
 
-def _in_words(steps: set[int]) -> str:
-    """One step, or from the first to the last."""
+def _step_range(steps: set[int]) -> str:
+    """A single step, or "FIRST to LAST"."""
     return str(min(steps)) if len(steps) == 1 else f"{min(steps)} to {max(steps)}"
 
 
-uneven = _compared("kappa_q", "kappa_q", lambda point: None if point.split is None else point.split.kappa_q)
-steeper = _compared("largest eigenvalue", "the largest eigenvalue", lambda point: point.largest[0] if point.largest else None)
+uneven = _larger_in_looped("kappa_q", "kappa_q", lambda point: None if point.split is None else point.split.kappa_q)
+"""Claim: Looped's valley is more uneven than Single's, by kappa_q (90 % over 10 % quantile of the valley's eigenvalues)."""
+steeper = _larger_in_looped(
+    "largest eigenvalue", "the largest eigenvalue", lambda point: point.largest[0] if point.largest else None
+)
+"""Claim: Looped's largest Hessian eigenvalue is larger than Single's."""

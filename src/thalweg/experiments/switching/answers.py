@@ -1,4 +1,8 @@
-"""Answers that a sweep gives to the questions about SHIFT, each with the numbers it rests on."""
+"""Verdicts of a sweep over switching variants: one answer for each question about SHIFT, with the numbers it rests on.
+
+All comparisons are paired by seed. A share is the cost of a run until it reaches Looped's final held-out loss, divided by the cost
+of Looped until it reaches that loss itself (`thalweg.experiments.outcomes.shares`).
+"""
 
 from __future__ import annotations
 
@@ -14,168 +18,193 @@ from thalweg.records.run import Cell, RunRecord, Verdict
 from thalweg.shift.criterion import Plateau
 
 _GOAL, _GOAL_HIGH, _GOAL_DROP = 0.45, 0.6, 0.5
+"""Goals for SHIFT: share of Looped's time, upper end of its interval, and drop in accuracy at a switch (percentage points)."""
 _BASES = {
     "onset": ("another onset", "shift"),
     "optimizer": ("another treatment of the optimizer", "shift-scp"),
     "stages": ("another ladder", "shift"),
     "model": ("another model (looped or in stages)", "shift"),
 }
-"""Group -> what is asked of it, and the way that its members are compared with."""
+"""Group -> what its variants change, and the variant that they are compared with."""
 _NETS = {"shift-hard": "hard, net", "hard half way": "hard half way, net"}
-"""A hard switch -> the same with the safety net."""
-
-Ways = list[Variant]
+"""Variant with a hard switch -> the same variant with the safety net."""
 
 
-def verdicts_of(variants: Ways, runs: Runs, default: Plateau) -> list[Verdict]:
-    """Every question that the runs can answer; of a sweep that is still going on, those whose seeds can be paired."""
+def verdicts_of(variants: list[Variant], runs: Runs, default: Plateau) -> list[Verdict]:
+    """Answer every question for which the complete runs suffice; an unfinished sweep is judged by the seeds that can be paired.
 
-    def pairs(a: str, b: str) -> bool:
-        return bool(runs.get(a, {}).keys() & runs.get(b, {}).keys())
+    Args:
+        variants: all variants of the sweep.
+        runs: variant -> seed -> complete run.
+        default: the recipe's own setting of SCP, whose place in the grid is reported.
+    """
 
-    found: list[Verdict] = []
-    if pairs("shift", "looped"):
-        found += [sooner(runs), smooth(runs), _as_good(runs)]
-    if pairs("shift-short", "looped"):
-        found.append(_short_run_matches(runs))
-    grid = [variant for variant in variants if variant.group == "scp" and pairs(variant.name, "looped")]
+    def paired(first: str, second: str) -> bool:
+        return bool(runs.get(first, {}).keys() & runs.get(second, {}).keys())
+
+    verdicts: list[Verdict] = []
+    if paired("shift", "looped"):
+        verdicts += [sooner(runs), smooth(runs), _as_good(runs)]
+    if paired("shift-short", "looped"):
+        verdicts.append(_short_run_matches(runs))
+    grid = [variant for variant in variants if variant.group == "scp" and paired(variant.name, "looped")]
     if grid:
+        # Settings of SCP are compared through their cost relative to Looped, so only seeds that Looped has count.
         looped = runs["looped"]
         common = {variant.name: {s: r for s, r in runs[variant.name].items() if s in looped} for variant in grid}
-        found.append(region(grid, runs | common, default))
+        verdicts.append(region(grid, runs | common, default))
     rivals = ["shift", *(variant.name for variant in variants if variant.group == "share")]
-    found += [against(runs, name) for name in rivals if pairs(name, "shift-scp")]
-    for group, (words, base) in _BASES.items():
-        rivals = [variant.name for variant in variants if variant.group == group and pairs(variant.name, base)]
+    verdicts += [against(runs, name) for name in rivals if paired(name, "shift-scp")]
+    for group, (change, base) in _BASES.items():
+        rivals = [variant.name for variant in variants if variant.group == group and paired(variant.name, base)]
         if rivals:
-            found.append(_rivals_of(base, rivals, words, runs))
-    found += [
+            verdicts.append(_rivals_of(base, rivals, change, runs))
+    verdicts += [
         _shift_gain_on_stable_model(runs, kind)
         for kind in ("learned gains", "stable")
-        if pairs(f"shift, {kind}", f"looped, {kind}")
+        if paired(f"shift, {kind}", f"looped, {kind}")
     ]
-    if any(pairs(bare, name) for bare, name in _NETS.items()):
-        found.append(_safety_net_effect(runs))
-    return found
+    if any(paired(bare, netted) for bare, netted in _NETS.items()):
+        verdicts.append(_safety_net_effect(runs))
+    return verdicts
 
 
 def sooner(runs: Runs) -> Verdict:
-    """The default against the goal of 0.45 of Looped's time."""
+    """Judge whether SHIFT reaches Looped's final loss within the goal of 0.45 of Looped's training time.
+
+    "yes" needs the geometric mean of the share of seconds at or below 0.45, the upper end of its 95 % interval below 0.6, and every
+    seed to reach the loss. The shares of operations and those of the other SHIFT arms are reported beside it.
+    """
     numbers: dict[str, Cell] = {}
-    for words, spent in (("seconds", seconds), ("operations", operations)):
+    for unit, spent in (("seconds", seconds), ("operations", operations)):
         for arm in ("shift", "shift-scp", "shift-hard"):
-            found = share_over_seeds(list(shares(runs[arm], runs["looped"], spent).values())) if runs.get(arm) else None
-            if found is not None:
-                numbers[f"share of {words}, {arm}"] = Cell(found.value, found.low, found.high, found.n - found.censored)
-    found = share_over_seeds(list(shares(runs["shift"], runs["looped"], seconds).values()))
-    assert found is not None
-    if found.censored:
-        answer = f"not in every run: {found.censored} of {found.n} never reached it"
-    elif too_few(found.n):
-        answer = too_few(found.n)
-    elif found.value is not None and found.high is not None and found.value <= _GOAL and found.high < _GOAL_HIGH:
+            share = share_over_seeds(list(shares(runs[arm], runs["looped"], spent).values())) if runs.get(arm) else None
+            if share is not None:
+                numbers[f"share of {unit}, {arm}"] = Cell(share.value, share.low, share.high, share.n - share.censored)
+    share = share_over_seeds(list(shares(runs["shift"], runs["looped"], seconds).values()))
+    assert share is not None
+    if share.censored:
+        answer = f"not in every run: {share.censored} of {share.n} never reached it"
+    elif too_few(share.n):
+        answer = too_few(share.n)
+    elif share.value is not None and share.high is not None and share.value <= _GOAL and share.high < _GOAL_HIGH:
         answer = "yes"
     else:
-        answer = f"no: {found.value:.2f} of its time, up to {found.high:.2f}"
+        answer = f"no: {share.value:.2f} of its time, up to {share.high:.2f}"
     question = f"Does SHIFT reach Looped's final loss in {_GOAL:.0%} of Looped's time to it (upper end below {_GOAL_HIGH:.0%})?"
     return Verdict(question, answer, numbers=numbers)
 
 
 def smooth(runs: Runs) -> Verdict:
-    """Drop of accuracy at the switch, beside what Looped loses at the same updates without one."""
+    """Judge whether SHIFT loses at most half a percentage point of held-out accuracy at its switch.
+
+    "yes" needs the upper end of the 95 % interval at or below the goal. A drop says little where Looped, which does not switch,
+    loses as much at the same updates; so the paired difference to Looped's own fluctuation is reported too.
+    """
     numbers: dict[str, Cell] = {}
     for arm in ("shift", "shift-scp", "shift-hard"):
-        drops = [value for run in runs.get(arm, {}).values() if (value := drop(run)) is not None]
+        drops = [points for run in runs.get(arm, {}).values() if (points := drop(run)) is not None]
         if drops:
             numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
-    known = beside(runs["shift"], runs["looped"])
-    beyond = interval([mine - same for mine, same in known]) if known else None
-    if beyond is not None:
-        numbers["the same along looped, at those updates, without a switch"] = as_cell(interval([same for _, same in known]))
-        numbers["drop of shift beyond that (points)"] = as_cell(beyond)
-    mine = numbers.get("drop of shift (points)")
+    drop_pairs = beside(runs["shift"], runs["looped"])
+    excess = interval([shift - looped for shift, looped in drop_pairs]) if drop_pairs else None
+    if excess is not None:
+        fluctuations = [looped for _, looped in drop_pairs]
+        numbers["the same along looped, at those updates, without a switch"] = as_cell(interval(fluctuations))
+        numbers["drop of shift beyond that (points)"] = as_cell(excess)
+    shift_drop = numbers.get("drop of shift (points)")
     question = f"Is the drop in accuracy at SHIFT's switch at most {_GOAL_DROP:g} points (upper end of the interval)?"
-    if mine is None:
+    if shift_drop is None:
         return Verdict(question, "no run has switched", numbers=numbers)
-    if mine.high is None or too_few(mine.n):
-        return Verdict(question, too_few(mine.n), numbers=numbers)
-    answer = "yes" if mine.high <= _GOAL_DROP else f"no: {mine.mean:.2f}, up to {mine.high:.2f}"
-    if mine.high > _GOAL_DROP and beyond is not None and not too_few(beyond.n) and sign_of(beyond) <= 0:
+    if shift_drop.high is None or too_few(shift_drop.n):
+        return Verdict(question, too_few(shift_drop.n), numbers=numbers)
+    answer = "yes" if shift_drop.high <= _GOAL_DROP else f"no: {shift_drop.mean:.2f}, up to {shift_drop.high:.2f}"
+    if shift_drop.high > _GOAL_DROP and excess is not None and not too_few(excess.n) and sign_of(excess) <= 0:
         answer += "; but no more than Looped loses there without a switch"
     return Verdict(question, answer, numbers=numbers)
 
 
 def _as_good(runs: Runs) -> Verdict:
-    """Final loss, paired."""
-    found = difference(runs["shift"], runs["looped"])
-    numbers = {"final loss, shift - looped": as_cell(found)}
+    """Judge SHIFT's final loss against Looped's after the same number of updates, paired by seed."""
+    shift_gap = difference(runs["shift"], runs["looped"])
+    numbers = {"final loss, shift - looped": as_cell(shift_gap)}
     for arm in ("shift-scp", "shift-hard", "single"):
         if runs.get(arm, {}).keys() & runs["looped"].keys():
             numbers[f"final loss, {arm} - looped"] = as_cell(difference(runs[arm], runs["looped"]))
-    return Verdict("Is SHIFT as good as Looped after as many updates?", _as_words(found), numbers=numbers)
+    return Verdict("Is SHIFT as good as Looped after as many updates?", _gap_to_looped_answer(shift_gap), numbers=numbers)
 
 
 def _short_run_matches(runs: Runs) -> Verdict:
-    """The short run, with a decay of its own: under one that decays late, Looped's loss is reached late whatever the run."""
+    """Judge the final loss of the short run, whose rate schedule is fitted into its fewer updates, against Looped's.
+
+    Under the full schedule the rate decays late, and every run reaches Looped's final loss late; the short run decays early.
+    """
     short, looped = runs["shift-short"], runs["looped"]
     seeds = sorted(short.keys() & looped.keys())
-    numbers = {"final loss, shift-short - looped": as_cell(difference(short, looped))}
-    for words, spent in (("seconds", seconds), ("operations", operations)):
-        spends = [spent(short[seed].evaluations[-1]) / spent(looped[seed].evaluations[-1]) for seed in seeds]
-        numbers[f"{words} of the whole run as a share of looped's"] = as_cell(interval(spends))
-    return Verdict(
-        f"Is SHIFT as good as Looped after {SHORT:.0%} of its updates, the rate's schedule fitted into them?",
-        _as_words(difference(short, looped)),
-        numbers=numbers,
-    )
+    gap = difference(short, looped)
+    numbers = {"final loss, shift-short - looped": as_cell(gap)}
+    for unit, spent in (("seconds", seconds), ("operations", operations)):
+        ratios = [spent(short[seed].evaluations[-1]) / spent(looped[seed].evaluations[-1]) for seed in seeds]
+        numbers[f"{unit} of the whole run as a share of looped's"] = as_cell(interval(ratios))
+    question = f"Is SHIFT as good as Looped after {SHORT:.0%} of its updates, the rate's schedule fitted into them?"
+    return Verdict(question, _gap_to_looped_answer(gap), numbers=numbers)
 
 
-def _as_words(found: Interval) -> str:
-    """A paired difference to Looped's final loss as an answer."""
-    words = {-1: "yes, its final loss is lower", 0: "no difference was found", 1: "no, its final loss is higher"}
-    return too_few(found.n) or words[sign_of(found)]
+def _gap_to_looped_answer(gap: Interval) -> str:
+    """The answer that a paired difference to Looped's final loss gives to "is it as good as Looped?"."""
+    by_sign = {-1: "yes, its final loss is lower", 0: "no difference was found", 1: "no, its final loss is higher"}
+    return too_few(gap.n) or by_sign[sign_of(gap)]
 
 
 def against(runs: Runs, name: str) -> Verdict:
-    """SCP against another moment, with the same ramp, at equal wall-clock; operations beside it, which nothing else disturbs."""
+    """Compare SCP with another switching time under the same ramp: held-out loss when both have used equal training time.
+
+    The comparison at equal counted operations is reported beside it, because other load on the machine does not disturb it.
+
+    Args:
+        runs: variant -> seed -> complete run.
+        name: the variant that switches at another time.
+    """
     scp, other = runs["shift-scp"], runs[name]
-    early = {"seconds": at_equal_cost(scp, other, seconds), "operations": at_equal_cost(scp, other, operations)}
-    told = {
-        words: too_few(one.n) or {1: "SCP is better", 0: "no difference was found", -1: f"“{name}” is better"}[sign_of(one)]
-        for words, one in early.items()
+    gaps = {"seconds": at_equal_cost(scp, other, seconds), "operations": at_equal_cost(scp, other, operations)}
+    answers = {
+        unit: too_few(gap.n) or {1: "SCP is better", 0: "no difference was found", -1: f"“{name}” is better"}[sign_of(gap)]
+        for unit, gap in gaps.items()
     }
-    same = told["seconds"] == told["operations"]
-    answer = told["seconds"] if same else f"{told['seconds']}; at equal operations {told['operations']}"
-    numbers = {f"loss at equal {words}, {name} - shift-scp": as_cell(one) for words, one in early.items()}
+    same = answers["seconds"] == answers["operations"]
+    answer = answers["seconds"] if same else f"{answers['seconds']}; at equal operations {answers['operations']}"
+    numbers = {f"loss at equal {unit}, {name} - shift-scp": as_cell(gap) for unit, gap in gaps.items()}
     numbers |= {f"final loss, {name} - shift-scp": as_cell(difference(other, scp))}
     return Verdict(f"SCP against “{name}”, at equal wall-clock?", answer, numbers=numbers)
 
 
-def _rivals_of(base: str, names: list[str], words: str, runs: Runs) -> Verdict:
-    """Which others end lower than one way, or get to Looped's loss with fewer operations, where all runs get there."""
+def _rivals_of(base: str, names: list[str], change: str, runs: Runs) -> Verdict:
+    """List the variants that end with a lower or higher loss than ``base``, or need fewer or more operations.
+
+    Operations are compared only among variants of which every run reaches Looped's final loss.
+    """
     looped = runs.get("looped", {})
-    ends = {name: difference(runs[name], runs[base]) for name in names}
-    there = [name for name in (base, *names) if reaches(runs[name], looped)]
-    own = logs(runs[base], looped)
-    costs = {}
-    for name in there[1:] if base in there else ():
-        theirs = logs(runs[name], looped)
-        costs[name] = interval([theirs[seed] - own[seed] for seed in sorted(theirs.keys() & own.keys())])
-    parts = sides(ends, "lower final loss", "higher final loss") + sides(costs, "fewer operations", "more operations")
-    numbers = {f"final loss, {name} - {base}": as_cell(one) for name, one in ends.items()}
-    numbers |= {f"log operations to Looped's loss, {name} - {base}": as_cell(one) for name, one in costs.items()}
-    few = too_few(max(one.n for one in ends.values()))
-    answer = few or "; ".join(parts) or "no difference was found"
-    return Verdict(f"Is {words} better than that of {base}?", answer, numbers=numbers)
+    loss_gaps = {name: difference(runs[name], runs[base]) for name in names}
+    reaching = [name for name in (base, *names) if reaches(runs[name], looped)]
+    base_logs = logs(runs[base], looped)
+    cost_gaps = {}
+    for name in reaching[1:] if base in reaching else ():
+        rival_logs = logs(runs[name], looped)
+        cost_gaps[name] = interval([rival_logs[seed] - base_logs[seed] for seed in sorted(rival_logs.keys() & base_logs.keys())])
+    parts = sides(loss_gaps, "lower final loss", "higher final loss") + sides(cost_gaps, "fewer operations", "more operations")
+    numbers = {f"final loss, {name} - {base}": as_cell(gap) for name, gap in loss_gaps.items()}
+    numbers |= {f"log operations to Looped's loss, {name} - {base}": as_cell(gap) for name, gap in cost_gaps.items()}
+    undecided = too_few(max(gap.n for gap in loss_gaps.values()))
+    answer = undecided or "; ".join(parts) or "no difference was found"
+    return Verdict(f"Is {change} better than that of {base}?", answer, numbers=numbers)
 
 
 def _shift_gain_on_stable_model(runs: Runs, kind: str) -> Verdict:
-    """Whether SHIFT still saves something where the model itself brings its passes in softly: against that model's own Looped."""
+    """Judge whether SHIFT saves operations on a model that brings in its passes gradually by itself, against that model looped."""
     shift, looped = runs[f"shift, {kind}"], runs[f"looped, {kind}"]
     share = share_over_seeds(list(shares(shift, looped, operations).values()))
     assert share is not None
-    apart = difference(shift, looped)
-    numbers = {"final loss, shift - looped": as_cell(apart)}
+    numbers = {"final loss, shift - looped": as_cell(difference(shift, looped))}
     numbers["share of operations, shift"] = Cell(share.value, share.low, share.high, share.n - share.censored)
     if share.censored:
         answer = f"not in every run: {share.censored} of {share.n} never reached its loss"
@@ -188,37 +217,61 @@ def _shift_gain_on_stable_model(runs: Runs, kind: str) -> Verdict:
     return Verdict(question, answer, numbers=numbers)
 
 
-def sides(found: dict[str, Interval], below: str, above: str) -> list[str]:
-    """The names whose interval lies below zero, and those above."""
-    named = {words: [name for name, one in found.items() if sign_of(one) == sign] for words, sign in ((below, -1), (above, 1))}
-    return [f"{words}: {', '.join(names)}" for words, names in named.items() if names]
+def sides(differences: dict[str, Interval], below: str, above: str) -> list[str]:
+    """Sort variants by the sign of their difference: a phrase for those below zero, and one for those above.
+
+    Args:
+        differences: variant -> paired difference with its interval; a variant whose interval contains zero is not named.
+        below: heading of the variants whose whole interval lies below zero.
+        above: heading of those whose whole interval lies above zero.
+    Returns:
+        "HEADING: NAME, NAME" for each side that has a variant.
+    """
+    by_side = {
+        heading: [name for name, gap in differences.items() if sign_of(gap) == sign] for heading, sign in ((below, -1), (above, 1))
+    }
+    return [f"{heading}: {', '.join(names)}" for heading, names in by_side.items() if names]
 
 
 def _safety_net_effect(runs: Runs) -> Verdict:
-    """Hard switches with the safety net against the same without."""
+    """Compare the final loss of hard switches with and without the safety net, and count the switches it took back."""
     numbers: dict[str, Cell] = {}
     answers = []
-    for bare, name in _NETS.items():
-        if runs.get(name, {}).keys() & runs.get(bare, {}).keys():
-            found = difference(runs[name], runs[bare])
-            numbers[f"final loss, {name} - {bare}"] = as_cell(found)
-            times = sum(len(run.retreats) for run in runs[name].values())
-            words = too_few(found.n) or ("lower loss", "no difference was found", "higher loss")[sign_of(found) + 1]
-            answers.append(f"{bare}: {times} taken back, {words}")
+    for bare, netted in _NETS.items():
+        if runs.get(netted, {}).keys() & runs.get(bare, {}).keys():
+            gap = difference(runs[netted], runs[bare])
+            numbers[f"final loss, {netted} - {bare}"] = as_cell(gap)
+            retreats = sum(len(run.retreats) for run in runs[netted].values())
+            effect = too_few(gap.n) or ("lower loss", "no difference was found", "higher loss")[sign_of(gap) + 1]
+            answers.append(f"{bare}: {retreats} taken back, {effect}")
     return Verdict("Does the safety net mend a hard switch?", "; ".join(answers), numbers=numbers)
 
 
 def at_equal_cost(shift: Pairs, other: Pairs, spent: Measure) -> Interval:
-    """Smoothed held-out loss where the cheaper of the two runs ends, other minus shift, paired by seed."""
-    found = []
+    """Difference of the smoothed held-out loss at equal cost, ``other`` minus ``shift``, paired by seed.
+
+    Equal cost is what the cheaper run of the two had spent at its end. Both curves are read there, see `smoothed_at`.
+
+    Args:
+        shift: seed -> run.
+        other: seed -> run; seeds that only one side has are left out.
+        spent: cost of an evaluation, `seconds` or `operations`.
+    Returns:
+        Mean and 95 % t-interval over seeds, in the unit of the loss.
+    """
+    gaps = []
     for seed in sorted(shift.keys() & other.keys()):
         end = min(spent(run.evaluations[-1]) for run in (shift[seed], other[seed]))
-        found.append(smoothed_at(other[seed], end, spent) - smoothed_at(shift[seed], end, spent))
-    return interval(found)
+        gaps.append(smoothed_at(other[seed], end, spent) - smoothed_at(shift[seed], end, spent))
+    return interval(gaps)
 
 
 def smoothed_at(run: RunRecord, when: float, spent: Measure) -> float:
-    """Held-out loss when so much was spent, on straight lines between the points of the smoothed curve."""
+    """Smoothed held-out loss of a run when it had spent ``when``.
+
+    The curve is linear between the points of `thalweg.experiments.metrics.smoothed` and constant before the first and after the
+    last one.
+    """
     points = smoothed(run, spent)
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x0 <= when <= x1:

@@ -1,4 +1,8 @@
-"""A sweep over ways to switch: references first, then one run for each way that is not one already."""
+"""A sweep over switching variants: its queue of runs, and its outcomes, verdicts and page from their records.
+
+The reference runs come first, because the variants that are settings of SCP are not trained: the criterion is replayed over the
+journal of Single, and the run that switches at the update where it fires stands for the setting. Each such update is trained once.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ PLAN = "sweep.json"
 
 
 class SwitchingSweep(Experiment[SweepSummary]):
-    """Ways to switch from one pass to many, against Single and Looped."""
+    """A sweep over variants of the switch from one pass to many, compared with Single and Looped."""
 
     kind, plan_file, grows = "sweep", PLAN, ("seeds", "groups")
 
@@ -39,7 +43,7 @@ class SwitchingSweep(Experiment[SweepSummary]):
         self.plan: SweepConfig = plan
 
     def jobs(self, folder: Path) -> list[Job]:
-        """First the references; SCP's settings are replayed over Single, so the rest follows when it is complete."""
+        """The reference runs; with any of them complete, all runs that can be planned (SCP's grid needs Single's journal)."""
         references = reference_jobs(self.plan, folder)
         return jobs_of(self.plan, folder) if any(job.complete for job in references) else references
 
@@ -63,7 +67,7 @@ class SwitchingSweep(Experiment[SweepSummary]):
 
     def report(self, folder: Path) -> SweepSummary:
         summary = summarise(self.plan, folder)
-        runs = {one.name: _read_in_unit(self.plan, one.folder) for one in reference_jobs(self.plan, folder)}
+        runs = {job.name: _read_in_unit(self.plan, job.folder) for job in reference_jobs(self.plan, folder)}
         write_sweep_report(summary, {name: run for name, run in runs.items() if run is not None}, folder)
         return summary
 
@@ -71,9 +75,9 @@ class SwitchingSweep(Experiment[SweepSummary]):
         return compared(self.plan, folder)
 
     def table(self, summary: SweepSummary) -> Table:
-        what = f"ways to switch 1 -> {summary.loops}, {summary.task}, {len(summary.seeds)} seeds"
+        what = f"variants of the switch 1 -> {summary.loops}, {summary.task}, {len(summary.seeds)} seeds"
         headings = (
-            "way",
+            "variant",
             "switch at",
             "drop (points)",
             f"jump ({summary.unit})",
@@ -82,27 +86,27 @@ class SwitchingSweep(Experiment[SweepSummary]):
             "share of time",
             "ideal",
         )
-        shown = [one for one in summary.outcomes if one.group != "scp"]
-        rows = tuple((one.name, *_cells(one, len(summary.seeds))) for one in shown)
+        shown = [outcome for outcome in summary.outcomes if outcome.group != "scp"]
+        rows = tuple((outcome.name, *_cells(outcome, len(summary.seeds))) for outcome in shown)
         return Table(f"{summary.name}: {what}, mean and 95 % interval", headings, rows)
 
     def lines(self, summary: SweepSummary) -> list[str]:
-        settings = sum(one.group == "scp" for one in summary.outcomes)
+        settings = sum(outcome.group == "scp" for outcome in summary.outcomes)
         hidden = [f"{settings} settings of SCP are on the page"] if settings else []
-        return hidden + [f"{one.claim} {one.verdict}" for one in summary.verdicts]
+        return hidden + [f"{verdict.claim} {verdict.verdict}" for verdict in summary.verdicts]
 
 
-def job(folder: Path, arm: str, config: RunConfig, seed: int) -> Job:
-    """One run in the queue."""
+def job_of(folder: Path, arm: str, config: RunConfig, seed: int) -> Job:
+    """The job of one arm at one seed, in ``runs/ARM-seedSEED`` of the sweep's folder."""
     name = f"{arm}-seed{seed}"
     return Job(name, replace(config, arm=arm, seed=seed), folder / "runs" / name)
 
 
 def reference_jobs(sweep: SweepConfig, folder: Path) -> list[Job]:
-    """The runs that everything else is measured against, and replayed over."""
+    """The jobs of the reference variants (Single, Looped and SHIFT), which all others are compared with, for every seed."""
     variants = references(recipe_of(sweep))
     return [
-        job(folder, variant.name, variant.config, seed)
+        job_of(folder, variant.name, variant.config, seed)
         for variant in variants
         for seed in sweep.seeds
         if variant.config is not None
@@ -110,22 +114,26 @@ def reference_jobs(sweep: SweepConfig, folder: Path) -> list[Job]:
 
 
 def places(sweep: SweepConfig, folder: Path, variant: Variant) -> dict[int, tuple[str, RunConfig]]:
-    """Seed -> arm and config of the run that answers for a way; without the seeds whose Single is not complete yet."""
-    found = {}
+    """Seed -> arm and config of the run that stands for a variant.
+
+    A setting of SCP is left out at the seeds whose run of Single is not complete yet: there the update at which it fires is not
+    known.
+    """
+    arms = {}
     for seed in sweep.seeds:
         if variant.criterion is not None:
             step = _fired(folder, variant, seed)
             if step is not None:
-                found[seed] = fixed(sweep, step) if step else ("single", references(recipe_of(sweep))[0].config)
+                arms[seed] = fixed(sweep, step) if step else ("single", references(recipe_of(sweep))[0].config)
         elif "step" in variant.settings:
-            found[seed] = fixed(sweep, int(variant.settings["step"]))
+            arms[seed] = fixed(sweep, int(variant.settings["step"]))
         else:
-            found[seed] = slug(variant.name), variant.config
-    return found
+            arms[seed] = slug(variant.name), variant.config
+    return arms
 
 
 def fixed(sweep: SweepConfig, step: int) -> tuple[str, RunConfig]:
-    """The run that switches after ``step`` updates."""
+    """Arm and config of the run that switches after ``step`` updates."""
     return f"at-{step:05d}", at_step(sweep, step)
 
 
@@ -138,42 +146,61 @@ def _fired(folder: Path, variant: Variant, seed: int) -> int | None:
     if read_run(single) is None:
         return None
     journal = single / "metrics.jsonl"
-    told = _told_by(journal, journal.stat().st_mtime_ns)
+    updates = _updates_in(journal, journal.stat().st_mtime_ns)
     assert variant.criterion is not None
-    step = fires_at(variant.criterion, told)
-    return step if step is not None and step < told[-1][0] else 0
+    step = fires_at(variant.criterion, updates)
+    return step if step is not None and step < updates[-1][0] else 0
 
 
 @functools.lru_cache(maxsize=32)
-def _told_by(journal: Path, changed: int) -> list[tuple[int, float, float]]:
-    """``(step, loss, gradient norm)`` of every update; read once, though many settings are replayed over it."""
+def _updates_in(journal: Path, changed: int) -> list[tuple[int, float, float]]:
+    """``(step, loss, gradient norm)`` of every update in a journal.
+
+    The result is cached, because many settings are replayed over one journal; ``changed`` (its modification time) makes a journal
+    that was written since be read anew.
+    """
     return [(line["step"], line["loss"], line["grad_norm"]) for line in read_journal(journal) if line["type"] == "step"]
 
 
 def jobs_of(sweep: SweepConfig, folder: Path) -> list[Job]:
-    """Every run, once; those of SCP's grid as far as Single is complete."""
-    made = {one.name: one for one in reference_jobs(sweep, folder)}
+    """Every run of the sweep as a job, each once although several variants may share it.
+
+    Runs for SCP's grid are planned at the seeds at which Single is complete.
+    """
+    jobs = {job.name: job for job in reference_jobs(sweep, folder)}
     for variant in variants_of(sweep):
         for seed, (arm, config) in places(sweep, folder, variant).items():
-            made.setdefault(f"{arm}-seed{seed}", job(folder, arm, config, seed))
-    return list(made.values())
+            jobs.setdefault(f"{arm}-seed{seed}", job_of(folder, arm, config, seed))
+    return list(jobs.values())
 
 
 def runs_of(sweep: SweepConfig, folder: Path, variant: Variant) -> dict[int, RunRecord]:
-    """Seed -> complete run that answers for a way."""
-    named = {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, variant).items()}
-    found = {seed: _read_in_unit(sweep, path) for seed, path in named.items()}
-    return {seed: run for seed, run in found.items() if run is not None}
+    """Seed -> complete run that stands for a variant, its losses in the sweep's unit."""
+    return _complete_in(sweep, _run_folders(sweep, folder, variant))
+
+
+def _complete_in(sweep: SweepConfig, folders: dict[int, Path]) -> dict[int, RunRecord]:
+    """Seed -> complete run, of run folders by seed."""
+    records = {seed: _read_in_unit(sweep, path) for seed, path in folders.items()}
+    return {seed: run for seed, run in records.items() if run is not None}
+
+
+def _run_folders(sweep: SweepConfig, folder: Path, variant: Variant) -> dict[int, Path]:
+    """Seed -> folder of the run that stands for a variant."""
+    return {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, variant).items()}
 
 
 def _read_in_unit(sweep: SweepConfig, path: Path) -> RunRecord | None:
-    """A complete run whose losses are in the sweep's unit, bits per byte of text, else nats per token; None for a damaged one."""
+    """A complete run whose losses are in the sweep's unit: bits per byte of text, else nats per token; None as `read_run`."""
     run = read_run(path)
     return in_bits(run) if run is not None and sweep.task == "text" else run
 
 
 def read_run(path: Path) -> RunRecord | None:
-    """The records of a complete run, read once while its files stay the same; None for one that is not complete, or damaged."""
+    """The records of a complete run; None for a run that is not complete or is damaged.
+
+    They are read once as long as the modification times of its summary and its journal stay the same.
+    """
     try:
         changed = tuple((path / name).stat().st_mtime_ns for name in ("summary.json", "metrics.jsonl"))
         return _read_once(path, changed)
@@ -183,28 +210,28 @@ def read_run(path: Path) -> RunRecord | None:
 
 @functools.lru_cache(maxsize=1024)
 def _read_once(path: Path, changed: tuple[int, ...]) -> RunRecord:
-    """See `read_run`."""
+    """The cached part of `read_run`; ``changed`` holds the modification times."""
     return read_whole(path)
 
 
 def _failures_of(sweep: SweepConfig, folder: Path, variant: Variant) -> int:
-    """Seeds at which the run that answers for a way has ended with an error; an interruption is none."""
-    found = [folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in places(sweep, folder, variant).items()]
-    return sum(failed_for_good(path) for path in found if not (path / "summary.json").exists())
+    """Number of seeds at which the run that stands for a variant ended with an error; an interrupted run does not count."""
+    unfinished = [path for path in _run_folders(sweep, folder, variant).values() if not (path / "summary.json").exists()]
+    return sum(map(failed_for_good, unfinished))
 
 
 def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
-    """Outcomes and answers from the records of the complete runs; writes ``summary.json``.
+    """Compute outcomes and verdicts from the records of the complete runs, and write them to ``summary.json``.
 
     Raises:
         FolderError: nothing is complete yet.
     """
     jobs, variants, recipe = jobs_of(sweep, folder), variants_of(sweep), recipe_of(sweep)
     runs: dict[str, Pairs] = {variant.name: runs_of(sweep, folder, variant) for variant in variants}
-    some = next((run for seeds in runs.values() for run in seeds.values()), None)
-    if some is None or some.summary is None:
+    first = next((run for seeds in runs.values() for run in seeds.values()), None)
+    if first is None or first.summary is None:
         raise FolderError(f"sweep {folder}: none of its {len(jobs)} runs is complete; run `thalweg shift-sweep` again")
-    missing = tuple(one.status for one in jobs if _read_in_unit(sweep, one.folder) is None)
+    missing = tuple(job.status for job in jobs if _read_in_unit(sweep, job.folder) is None)
     failed = {variant.name: _failures_of(sweep, folder, variant) for variant in variants}
     outcomes = tuple(
         outcome_of(
@@ -227,16 +254,16 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         axes={"delta_loss": grid.delta_loss, "delta_grad": grid.delta_grad, "patience": tuple(map(float, grid.patience))},
         defaults={name: float(getattr(recipe.criterion, name)) for name in ("delta_loss", "delta_grad", "patience")},
         verdicts=tuple(verdicts_of(variants, runs, recipe.criterion)),
-        setup=_setup_in_words(sweep, some.summary.data) | unplanned(jobs),
-        provenance=some.summary.provenance,
+        setup=_setup_by_topic(sweep, first.summary.data) | unplanned(jobs),
+        provenance=first.summary.provenance,
         unit="bits" if sweep.task == "text" else "nats",
     )
     write_json(folder / "summary.json", to_dict(summary))
     return summary
 
 
-def _setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
-    """Everything that is needed to repeat the sweep, by topic."""
+def _setup_by_topic(sweep: SweepConfig, data: dict) -> dict[str, str]:
+    """Topic -> sentence: everything that is needed to repeat the sweep; ``data`` is what a run recorded of its data."""
     recipe = recipe_of(sweep)
     base, rule, ramp = recipe.base, recipe.criterion, recipe.ramp
     settings, optimizer = base.training, base.optimizer
@@ -273,14 +300,22 @@ def _setup_in_words(sweep: SweepConfig, data: dict) -> dict[str, str]:
 
 
 def _cells(outcome: Outcome, seeds: int) -> list[str]:
-    """One row of the table."""
+    """One row of the table, without its name."""
 
-    def words(value: Cell) -> str:
+    def over_switched(value: Cell) -> str:
+        # A number that only switched runs have counts its seeds against those.
         return in_words(value, seeds if value.n == seeds else outcome.switched)
 
     share = " ".join(share_in_words(outcome.share_seconds)) if outcome.share_seconds else "-"
-    loss, apart = in_words(outcome.final_loss, seeds), in_words(outcome.difference, seeds)
-    return [words(outcome.switch_step), words(outcome.drop), words(outcome.jump), loss, apart, share, words(outcome.ideal_flops)]
+    return [
+        over_switched(outcome.switch_step),
+        over_switched(outcome.drop),
+        over_switched(outcome.jump),
+        in_words(outcome.final_loss, seeds),
+        in_words(outcome.difference, seeds),
+        share,
+        over_switched(outcome.ideal_flops),
+    ]
 
 
 _SWEPT = {
@@ -289,21 +324,22 @@ _SWEPT = {
     "difference": "held-out loss minus Looped's ({unit})",
     "ideal_flops": "ideal share of Looped's operations",
 }
+"""Field of an outcome -> heading, for the numbers that only a sweep compares."""
 
 
 def compared(sweep: SweepConfig, folder: Path) -> Compared:
-    """The outcome of each way, run by run. A setting of SCP has Single's config, which it is replayed over."""
+    """The numbers and the config of every variant, run by run, for `thalweg compare`.
+
+    A setting of SCP has the config of Single, over which it is replayed, with the setting itself as its criterion.
+    """
     summary, variants = summarise(sweep, folder), variants_of(sweep)
-    one_run = functools.cache(functools.partial(_read_in_unit, sweep))
-    headings = {name: words.format(unit=summary.unit) for name, words in (_SWEPT | SWITCHING).items()}
-    found = {variant.name: places(sweep, folder, variant) for variant in variants}
-    folders = {name: {seed: folder / "runs" / f"{arm}-seed{seed}" for seed, (arm, _) in at.items()} for name, at in found.items()}
-    known = {name: {seed: one_run(path) for seed, path in at.items()} for name, at in folders.items()}
-    runs = {name: {seed: run for seed, run in at.items() if run is not None} for name, at in known.items()}
+    headings = {name: heading.format(unit=summary.unit) for name, heading in (_SWEPT | SWITCHING).items()}
+    folders = {variant.name: _run_folders(sweep, folder, variant) for variant in variants}
+    runs = {name: _complete_in(sweep, paths) for name, paths in folders.items()}
 
     def numbers(name: str, seed: int) -> Numbers:
-        mine, single, looped = ({seed: runs[one][seed]} if seed in runs[one] else {} for one in (name, "single", "looped"))
-        outcome = outcome_of("", "", {}, mine, single, looped)
+        run, single, looped = ({seed: runs[key][seed]} if seed in runs[key] else {} for key in (name, "single", "looped"))
+        outcome = outcome_of("", "", {}, run, single, looped)
         return {heading: getattr(outcome, field) for field, heading in headings.items()}
 
     arms = {}
@@ -312,8 +348,7 @@ def compared(sweep: SweepConfig, folder: Path) -> Compared:
         if variant.criterion is not None:
             config = {key: value for key, value in arms["single"].config.items() if not key.startswith("shift.")}
             config |= flat({"shift": {"criterion": to_dict(variant.criterion)}})
-        arms[variant.name] = ComparedArm(
-            runs[variant.name], by_seed(runs[variant.name], functools.partial(numbers, variant.name)), config
-        )
+        values = by_seed(runs[variant.name], functools.partial(numbers, variant.name))
+        arms[variant.name] = ComparedArm(runs[variant.name], values, config)
     drawn = {variant.name: (variant.name, variant.name) for variant in variants if variant.group == "reference"}
     return Compared(summary, summary.per_token, arms, drawn)

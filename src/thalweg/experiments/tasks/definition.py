@@ -1,4 +1,4 @@
-"""The study of algorithmic tasks: its runs, and outcomes, answers, figures and page from their records."""
+"""The study of algorithmic tasks: its queue of runs, and outcomes, verdicts and page from their records."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from thalweg.train.config import read_config
 PLAN = "tasks.json"
 
 _Key = tuple[str, str, int]
-"""Task, arm, seed."""
+"""``(task, arm, seed)`` of a run."""
 
 
 class TaskStudy(Experiment[TaskStudySummary]):
-    """Algorithmic tasks: length generalisation, and SHIFT along the lengths."""
+    """A study of algorithmic tasks: length generalisation, and SHIFT whose stages follow the training lengths."""
 
     kind, plan_file, grows = "study", PLAN, ("seeds", "arms", "tasks")
 
@@ -83,50 +83,64 @@ class TaskStudy(Experiment[TaskStudySummary]):
     def table(self, summary: TaskStudySummary) -> Table:
         title = f"{summary.name}: exact match, {len(summary.seeds)} seeds, mean and 95 % interval; every seed is on the page"
         scores = ("task", "arm", "trained lengths", "at the longest", "beyond")
-        rows = tuple((one.task, one.arm, *_cells(one, summary)) for one in summary.outcomes)
+        rows = tuple((outcome.task, outcome.arm, *_cells(outcome, summary)) for outcome in summary.outcomes)
         return Table(title, (*scores, "drop (points)", "share of time", "of operations", "seconds"), rows)
 
     def lines(self, summary: TaskStudySummary) -> list[str]:
-        return [f"{one.claim} {one.verdict}" for one in summary.verdicts]
+        return [f"{verdict.claim} {verdict.verdict}" for verdict in summary.verdicts]
 
 
 def task_jobs(study: TaskStudyConfig, folder: Path, facts: Mapping[str, TaskFacts] | None = None) -> dict[_Key, Job]:
-    """(task, arm, seed) -> its run in the queue; a task without ``facts`` is asked for them."""
+    """``(task, arm, seed)`` -> the run's job.
+
+    Args:
+        study: plan of the study.
+        folder: of the study; runs lie in ``runs/``.
+        facts: task -> what recipes need to know of it; a task that is missing here is imported.
+    Raises:
+        BadInputError: the names of two tasks would give the same folder.
+    """
     jobs = {
         key: Job(name, config, folder / "runs" / name)
         for key, config in task_runs(study, facts).items()
         for name in (_run_name(*key),)
     }
-    apart = len({job.name for job in jobs.values()}) == len(jobs)
-    require(
-        apart, "--task", ",".join(study.tasks), "names that differ in more than case and punctuation, as folders are named by them"
-    )
+    distinct = len({job.name for job in jobs.values()}) == len(jobs)
+    expected = "names that differ in more than case and punctuation, as folders are named by them"
+    require(distinct, "--task", ",".join(study.tasks), expected)
     return jobs
 
 
 def _run_name(task: str, arm: str, seed: int) -> str:
-    """Of a run and its folder."""
+    """Name of a run and of its folder."""
     return f"{slug(task)}-{arm}-seed{seed}"
 
 
 def facts_in(study: TaskStudyConfig, folder: Path) -> dict[str, TaskFacts]:
-    """What the runs in a folder say of the user's own tasks, so that a report imports none of them."""
-    found = {}
+    """Task -> facts about the user's own tasks, read from the configs of the runs in a folder.
+
+    With these a report can be made without importing the user's modules.
+    """
+    facts = {}
     for task in filter(own, study.tasks):
         configs = {}
         for arm, seed in itertools.product(study.arms, study.seeds):
             path = folder / "runs" / _run_name(task, arm, seed) / "config.toml"
-            with contextlib.suppress(BadInputError):  # not there, or of another version
+            with contextlib.suppress(BadInputError):  # missing, or written by another version
                 configs.setdefault(arm, read_config(path))
         if configs:
-            found[task] = remembered(configs)
-    return found
+            facts[task] = remembered(configs)
+    return facts
 
 
 def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[_Key, Job], records: dict[_Key, RunRecord]) -> TaskStudySummary:
-    """The same from jobs and records that are there."""
-    some = next(iter(records.values()), None)
-    if some is None or some.summary is None:
+    """Compute outcomes and verdicts from the records of complete runs, and write them to ``summary.json``.
+
+    Raises:
+        FolderError: no run is complete.
+    """
+    first = next(iter(records.values()), None)
+    if first is None or first.summary is None:
         raise FolderError(f"study {folder}: none of its {len(jobs)} runs is complete; run `thalweg study tasks` again")
     facts = facts_in(study, folder)
     recipes = {task: task_recipe(task, PRESETS[study.preset], study.device, facts.get(task)) for task in study.tasks}
@@ -146,25 +160,25 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[_Key, Job], reco
         outcomes=tuple(outcome for outcome in outcomes if outcome.seeds or outcome.failed),
         verdicts=tuple(task_verdicts(outcomes, runs, longest)),
         setup=task_setup(study, recipes) | unplanned(jobs.values()),
-        provenance=some.summary.provenance,
+        provenance=first.summary.provenance,
     )
     write_json(folder / "summary.json", to_dict(summary))
     return summary
 
 
 def complete_runs(jobs: dict[_Key, Job]) -> dict[_Key, RunRecord]:
-    """The records of the complete runs, read once."""
-    found = {key: job.record for key, job in jobs.items()}
-    return {key: record for key, record in found.items() if record is not None}
+    """``(task, arm, seed)`` -> record, for the runs that are complete and not damaged."""
+    records = {key: job.record for key, job in jobs.items()}
+    return {key: record for key, record in records.items() if record is not None}
 
 
 def _of_arm(records: dict[_Key, RunRecord], task: str, arm: str) -> Pairs:
-    """Seed -> complete run."""
+    """Seed -> complete run of one arm on one task."""
     return {seed: run for (t, a, seed), run in records.items() if (t, a) == (task, arm)}
 
 
 def _outcome_of(jobs: dict[_Key, Job], task: str, arm: str, arms: dict[str, Pairs]) -> TaskOutcome:
-    """One arm on one task, given the complete runs of all its arms."""
+    """The outcome of one arm on one task; ``arms`` holds the complete runs of all arms on it."""
     runs = arms[arm]
     lengths: Lengths = {seed: read_lengths(jobs[task, arm, seed].folder) for seed in runs}
     others = (job for (t, a, seed), job in jobs.items() if (t, a) == (task, arm) and seed not in runs)
@@ -172,48 +186,54 @@ def _outcome_of(jobs: dict[_Key, Job], task: str, arm: str, arms: dict[str, Pair
     return task_outcome(task, arm, runs, lengths, arms.get("looped", {}), failed)
 
 
-def _cells(one: TaskOutcome, summary: TaskStudySummary) -> list[str]:
-    """One row of the table."""
+def _cells(outcome: TaskOutcome, summary: TaskStudySummary) -> list[str]:
+    """One row of the table, without task and arm."""
     seeds = len(summary.seeds)
-    edge, end = _at_length(one, summary.longest[one.task]), _at_length(one, max(one.lengths, default=0))
-    time, operations = (" ".join(share_in_words(share)) for share in (one.share_seconds, one.share_flops))
-    return [in_words(one.trained, seeds), edge, end, in_words(one.drop, one.drop.n), time, operations, in_words(one.seconds, seeds)]
+    return [
+        in_words(outcome.trained, seeds),
+        _at_length(outcome, summary.longest[outcome.task]),
+        _at_length(outcome, max(outcome.lengths, default=0)),
+        in_words(outcome.drop, outcome.drop.n),
+        " ".join(share_in_words(outcome.share_seconds)),
+        " ".join(share_in_words(outcome.share_flops)),
+        in_words(outcome.seconds, seeds),
+    ]
 
 
-def _at_length(one: TaskOutcome, length: int) -> str:
-    """Exact match at a tested length, every seed."""
-    if length not in one.lengths:
+def _at_length(outcome: TaskOutcome, length: int) -> str:
+    """Exact match of every seed at a tested length; "-" where the length was not tested."""
+    if length not in outcome.lengths:
         return "-"
-    return f"n={length}: " + " ".join(f"{value:.2f}" for value in one.accuracy[one.lengths.index(length)])
+    return f"n={length}: " + " ".join(f"{value:.2f}" for value in outcome.accuracy[outcome.lengths.index(length)])
 
 
 def _plainest(study: TaskStudyConfig) -> str:
-    """The first task that has no amounts of its own, whose numbers stand for all; else the first one."""
+    """The task whose settings the set-up states for all: the first one without settings of its own, else the first one."""
     own = PRESETS[study.preset].own
     return next((task for task in study.tasks if task not in own), study.tasks[0])
 
 
 def _differing(study: TaskStudyConfig) -> str:
-    """Tasks whose amounts are not those of the plainest one, in words."""
+    """A phrase for each task whose settings differ from those of the plainest one."""
     preset = PRESETS[study.preset]
-    first = preset.of(_plainest(study))
-    told = [
-        f"; {task}: width {one.width}, at most {one.deepest} layers, {one.steps} updates of {one.batch} at rate {one.rate:g}, "
+    common = preset.of(_plainest(study))
+    settings = {task: preset.of(task) for task in study.tasks}
+    phrases = [
+        f"; {task}: width {own.width}, at most {own.deepest} layers, {own.steps} updates of {own.batch} at rate {own.rate:g}, "
         "the lengths growing in proportion"
-        for task in study.tasks
-        for one in (preset.of(task),)
-        if one != first
+        for task, own in settings.items()
+        if own != common
     ]
-    return "".join(told)
+    return "".join(phrases)
 
 
 def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[str, str]:
-    """Everything that is needed to repeat the study, by topic."""
+    """Topic -> sentence: everything that is needed to repeat the study; ``recipes`` holds one recipe for each task."""
     recipe = recipes[_plainest(study)]
     settings, optimizer, rule, ramp = recipe.base.training, recipe.base.optimizer, recipe.criterion, recipe.ramp
     learned = recipe.learned
-    models = {task: one.base.model for task, one in recipes.items()}
-    layers = ", ".join(f"{task} {one.layers} layer(s) of width {one.width}" for task, one in models.items())
+    models = {task: recipes[task].base.model for task in recipes}
+    layers = ", ".join(f"{task} {model.layers} layer(s) of width {model.width}" for task, model in models.items())
     return {
         "Data": (
             f"drawn afresh for every update: length uniform from 1 to a maximum that grows from {recipe.data.start} to "
@@ -250,42 +270,44 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
 
 
 def _shrunk(study: TaskStudyConfig) -> dict[str, str]:
-    """What is smaller than in the source, in words, by topic."""
-    mine, source = PRESETS[study.preset].of(_plainest(study)), PRESETS["source"]
-    told = {
-        f"width {mine.width} instead of {source.width}": mine.width < source.width,
-        f"batches of {mine.batch} instead of {source.batch}": mine.batch < source.batch,
-        f"at most {mine.deepest} layers instead of {source.deepest}": mine.deepest < source.deepest,
-        f"{mine.steps} updates at rate {mine.rate:g} instead of {source.steps} at {source.rate:g}": mine.steps < source.steps,
-        f"trained to length {mine.longest} instead of {source.longest}": mine.longest < source.longest,
-        f"{mine.seeds} seeds instead of {source.seeds}": mine.seeds < source.seeds,
+    """Topic -> sentence: what is smaller here than in the source (the preset ``source``); empty where nothing is."""
+    own, source = PRESETS[study.preset].of(_plainest(study)), PRESETS["source"]
+    reductions = {
+        f"width {own.width} instead of {source.width}": own.width < source.width,
+        f"batches of {own.batch} instead of {source.batch}": own.batch < source.batch,
+        f"at most {own.deepest} layers instead of {source.deepest}": own.deepest < source.deepest,
+        f"{own.steps} updates at rate {own.rate:g} instead of {source.steps} at {source.rate:g}": own.steps < source.steps,
+        f"trained to length {own.longest} instead of {source.longest}": own.longest < source.longest,
+        f"{own.seeds} seeds instead of {source.seeds}": own.seeds < source.seeds,
     }
-    smaller = [words for words, is_so in told.items() if is_so]
+    smaller = [phrase for phrase, holds in reductions.items() if holds]
     long = "where T(n) is above n, trained to shorter lengths with about as many passes"
     return {"Shrunk against the source": f"{', '.join([*smaller, long])}{_differing(study)}"} if smaller else {}
 
 
 def compared(study: TaskStudyConfig, folder: Path) -> Compared:
-    """The outcome of each arm on each task, run by run."""
+    """The numbers and the config of every arm on every task, run by run, for `thalweg compare`."""
     jobs = task_jobs(study, folder, facts_in(study, folder))
-    runs = complete_runs(jobs)
-    summary = summary_of(study, folder, jobs, runs)
-    headings = {"trained": "exact match, trained lengths"} | {name: words.format(unit="nats") for name, words in SWITCHING.items()}
+    records = complete_runs(jobs)
+    summary = summary_of(study, folder, jobs, records)
+    headings = {name: heading.format(unit="nats") for name, heading in SWITCHING.items()}
 
     def numbers(task: str, arm: str, seed: int) -> Numbers:
-        looped = {seed: runs[task, "looped", seed]} if (task, "looped", seed) in runs else {}
-        lengths = {seed: read_lengths(jobs[task, arm, seed].folder)}
-        found = task_outcome(task, arm, {seed: runs[task, arm, seed]}, lengths, looped)
-        at = {f"exact match at n = {n}": Cell(row[0]) for n, row in zip(found.lengths, found.accuracy, strict=True)}
-        made = {heading: getattr(found, name) for name, heading in headings.items()}
-        loss = Cell(final(runs[task, arm, seed], "held-out", "all", "loss"))
-        return {"held-out loss (nats)": loss, headings["trained"]: made.pop(headings["trained"])} | at | made
+        run = records[task, arm, seed]
+        looped = {seed: records[task, "looped", seed]} if (task, "looped", seed) in records else {}
+        outcome = task_outcome(task, arm, {seed: run}, {seed: read_lengths(jobs[task, arm, seed].folder)}, looped)
+        scores = {
+            "held-out loss (nats)": Cell(final(run, "held-out", "all", "loss")),
+            "exact match, trained lengths": outcome.trained,
+        }
+        at_lengths = {f"exact match at n = {n}": Cell(row[0]) for n, row in zip(outcome.lengths, outcome.accuracy, strict=True)}
+        return scores | at_lengths | {heading: getattr(outcome, name) for name, heading in headings.items()}
 
     arms, rows = {}, {}
     for task, arm in dict.fromkeys((task, arm) for task, arm, _ in jobs):
-        mine = {seed: runs[task, arm, seed] for seed in study.seeds if (task, arm, seed) in runs}
+        runs = {seed: records[task, arm, seed] for seed in study.seeds if (task, arm, seed) in records}
         config = stored([jobs[task, arm, seed].folder for seed in study.seeds])
         name = f"{task}, {arm}"
-        arms[name] = ComparedArm(mine, by_seed(mine, functools.partial(numbers, task, arm)), config)
+        arms[name] = ComparedArm(runs, by_seed(runs, functools.partial(numbers, task, arm)), config)
         rows[name] = task, arm
     return Compared(summary, "nats", arms, rows)

@@ -1,4 +1,7 @@
-"""What one arm gave on one task, over seeds, from the records of its runs."""
+"""The outcome of one arm on one task over seeds, computed from the records of its runs.
+
+Accuracies are exact matches. ``tested`` holds, for each seed in rising order, the records of the tested lengths in the same order.
+"""
 
 from __future__ import annotations
 
@@ -10,65 +13,79 @@ from thalweg.records.experiment import Share, Table, TaskOutcome
 from thalweg.records.run import RunRecord, TaskLength
 
 _POINT = 0.01
-"""How much below Looped's final exact match counts as having reached it."""
+"""Margin below Looped's final exact match within which it counts as reached."""
 LEARNED = 0.5
-"""Exact match below which Looped has not learned the task, so that reaching it says nothing."""
+"""Exact match of Looped below which a task counts as not learned; reaching such a value would say nothing."""
 
 Lengths = dict[int, tuple[TaskLength, ...]]
-"""Seed -> what was tested after training."""
+"""Seed -> the records of the lengths tested after training."""
 
 
 def task_outcome(task: str, arm: str, runs: Pairs, lengths: Lengths, looped: Pairs, failed: int = 0) -> TaskOutcome:
-    """One arm; ``looped`` are the runs of Looped on the same task."""
-    every = [runs[seed] for seed in sorted(runs)]
+    """Summarise one arm on one task over seeds.
+
+    Args:
+        task: name of the task.
+        arm: name of the arm.
+        runs: seed -> complete run of the arm.
+        lengths: seed -> the lengths tested after that run.
+        looped: seed -> complete run of Looped on the same task, whose final exact match sets the target of the cost shares.
+        failed: number of runs that ended with an error and have no record.
+    """
+    records = [runs[seed] for seed in sorted(runs)]
     tested = [lengths[seed] for seed in sorted(runs)]
     first = tested[0] if tested else ()
+    has_dips = all(length.dip is not None for seed in tested for length in seed)
     return TaskOutcome(
         task=task,
         arm=arm,
         seeds=tuple(sorted(runs)),
-        trained=cell([trained_accuracy(run) for run in every]),
-        lengths=tuple(one.length for one in first),
-        loops=tuple(max(one.loops for one in row) for row in zip(*tested, strict=True)),
+        trained=cell([trained_accuracy(run) for run in records]),
+        lengths=tuple(length.length for length in first),
+        loops=tuple(max(length.loops for length in row) for row in zip(*tested, strict=True)),
         samples=first[0].samples if first else 0,
-        accuracy=table(tested, lambda one: one.accuracy),
-        confident=table(tested, lambda one: one.confident),
-        confident_batch=table(tested, lambda one: one.confident_batch),
-        dip=table(tested, lambda one: one.dip or 0.0) if all(one.dip is not None for seed in tested for one in seed) else (),
-        by_loops={str(one.length): by_loops(tested, place) for place, one in enumerate(first)},
-        switch_step=cell([float(run.switches[0].step) for run in every if run.switches]),
-        drop=cell([drop(run) for run in every]),
-        jump=cell([jump(run) for run in every]),
+        accuracy=table(tested, lambda length: length.accuracy),
+        confident=table(tested, lambda length: length.confident),
+        confident_batch=table(tested, lambda length: length.confident_batch),
+        dip=table(tested, lambda length: length.dip or 0.0) if has_dips else (),
+        by_loops={str(length.length): by_loops(tested, index) for index, length in enumerate(first)},
+        switch_step=cell([float(run.switches[0].step) for run in records if run.switches]),
+        drop=cell([drop(run) for run in records]),
+        jump=cell([jump(run) for run in records]),
         share_seconds=_share_of(runs, looped, seconds),
         share_flops=_share_of(runs, looped, operations),
-        seconds=cell([seconds(run.evaluations[-1]) for run in every]),
-        teraflops=cell([operations(run.evaluations[-1]) / 1e12 for run in every]),
+        seconds=cell([seconds(run.evaluations[-1]) for run in records]),
+        teraflops=cell([operations(run.evaluations[-1]) / 1e12 for run in records]),
         failed=failed,
     )
 
 
 def trained_accuracy(run: RunRecord) -> float:
-    """Exact match on held-out samples of all trained lengths at the end."""
+    """Final exact match on held-out samples of all trained lengths, mean of the last evaluations."""
     return final(run, "held-out", "all", "accuracy")
 
 
 def table(tested: Sequence[tuple[TaskLength, ...]], number: Callable[[TaskLength], float]) -> Table:
-    """One row for each length, one number for each seed."""
-    return tuple(tuple(number(one) for one in row) for row in zip(*tested, strict=True))
+    """One number of every tested length: a row for each length, a column for each seed."""
+    return tuple(tuple(number(length) for length in row) for row in zip(*tested, strict=True))
 
 
-def by_loops(tested: Sequence[tuple[TaskLength, ...]], place: int) -> Table:
-    """One row for each number of passes at one length; without seeds that ended in an earlier stage than others, with fewer."""
-    own = max(seed[place].loops for seed in tested)
-    return tuple(zip(*(seed[place].by_loops for seed in tested if seed[place].loops == own), strict=False))
+def by_loops(tested: Sequence[tuple[TaskLength, ...]], index: int) -> Table:
+    """Exact match by number of passes at the length with this index: a row for each number of passes, a column for each seed.
+
+    A seed that ended in an earlier stage has fewer passes than the others at this length and is left out.
+    """
+    most = max(seed[index].loops for seed in tested)
+    return tuple(zip(*(seed[index].by_loops for seed in tested if seed[index].loops == most), strict=False))
 
 
 def _share_of(runs: Pairs, looped: Pairs, spent: Measure) -> Share | None:
-    """Share of Looped's cost to its final exact match less a point, see `thalweg.experiments.outcomes.shares`.
+    """Share of Looped's cost until its final exact match less one point is reached, see `thalweg.experiments.outcomes.shares`.
 
-    Exact match ends near 1 on a task that is learned, where the last hundredth can take as long as all the rest: so the target is
-    a point lower, for both. Seeds at which Looped has learned less than half are left out.
+    On a task that is learned, exact match ends near 1, and its last hundredth can take as long as all the rest; so the target lies
+    one point lower, for both arms. Seeds at which Looped has learned less than half are left out.
     """
     learned = {seed: run for seed, run in looped.items() if trained_accuracy(run) >= LEARNED}
-    found = shares(runs, learned, spent, held_out_errors, lambda run: 1 - trained_accuracy(run) + _POINT)
-    return share_over_seeds(list(found.values()))
+    # `shares` minimises, so the target is an error: 1 - (final exact match - one point).
+    by_seed = shares(runs, learned, spent, held_out_errors, lambda run: 1 - trained_accuracy(run) + _POINT)
+    return share_over_seeds(list(by_seed.values()))
