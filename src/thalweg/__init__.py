@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from thalweg.data.task import Task
     from thalweg.data.task_data import TaskConfig, TaskData
     from thalweg.errors import BadInputError, ThalwegError
-    from thalweg.experiments.own import OwnExperiment as Experiment
+    from thalweg.experiments.user_experiment import OwnExperiment as Experiment
     from thalweg.landscape.probe import LandscapeProbe
     from thalweg.models.config import ModelConfig
     from thalweg.models.cost import cost
@@ -37,7 +37,7 @@ _LAZY_IMPORTS = {
     "AtStep": "thalweg.shift.criterion",
     "BadInputError": "thalweg.errors",
     "Verdict": "thalweg.records.run",
-    "Experiment": "thalweg.experiments.own",
+    "Experiment": "thalweg.experiments.user_experiment",
     "GaussNewton": "thalweg.curvature.gauss_newton",
     "Handover": "thalweg.shift.onset",
     "Hard": "thalweg.shift.onset",

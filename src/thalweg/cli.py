@@ -160,7 +160,7 @@ def study(
 def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, others: str) -> None:
     """Run the command `study` for the user's own experiment class."""
     from thalweg.experiments.engine import make
-    from thalweg.experiments.own import find_experiment
+    from thalweg.experiments.user_experiment import find_experiment
 
     require(not others, "study", name, "an experiment of your own alone, without --arms, --text and --task: its class defines them")
     experiment = find_experiment(name, seeds)

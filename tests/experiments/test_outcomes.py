@@ -4,7 +4,9 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
-from thalweg.experiments.outcomes import drop, fluctuation, ideal, jump, outcome_of, seconds, share_over_seeds, shares
+from thalweg.experiments.drop import drop, fluctuation, jump
+from thalweg.experiments.outcomes import ideal, outcome_of
+from thalweg.experiments.share import seconds, share_over_seeds, shares
 from thalweg.experiments.switching.answers import at_equal_cost, smooth, smoothed_at, sooner, verdicts_of
 from thalweg.experiments.switching.scp_region import region
 from thalweg.experiments.switching.variants import Variant

@@ -1,7 +1,8 @@
 """What an experiment is: a plan, the runs that follow from it, what is made of their records, and how that is shown.
 
 The engine (`thalweg.experiments.engine`) does what all experiments share: the folder and its lock, the queue, resuming and
-extending, the table, what is missing, the page's place. `thalweg.experiments.own` is the base of an experiment of a user's own.
+extending, the table, what is missing, the page's place. An experiment of a user's own derives from the class in
+`thalweg.experiments.user_experiment`.
 """
 
 from __future__ import annotations

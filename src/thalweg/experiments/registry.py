@@ -7,14 +7,14 @@ from pathlib import Path
 from thalweg.errors import FolderError
 from thalweg.experiments.experiment import Experiment
 from thalweg.experiments.folder import read_plan
-from thalweg.experiments.own import PLAN as OWN_PLAN
-from thalweg.experiments.own import own_in
 from thalweg.experiments.paper.definition import PaperStudy
 from thalweg.experiments.paper.recipes import StudyConfig
 from thalweg.experiments.switching.definition import SwitchingSweep
 from thalweg.experiments.switching.variants import SweepConfig
 from thalweg.experiments.tasks.definition import TaskStudy
 from thalweg.experiments.tasks.recipes import TaskStudyConfig
+from thalweg.experiments.user_experiment import PLAN as OWN_PLAN
+from thalweg.experiments.user_experiment import own_in
 from thalweg.storage import there
 
 _KINDS: tuple[tuple[type[Experiment], type], ...] = (

@@ -7,8 +7,8 @@ import pytest
 
 from thalweg.errors import StudyError
 from thalweg.experiments import engine
+from thalweg.experiments.drop import drop
 from thalweg.experiments.executors import Executor
-from thalweg.experiments.outcomes import drop
 from thalweg.experiments.paper.verdicts import Runs
 from thalweg.experiments.queue import Job
 from thalweg.experiments.switching import definition as sweeps

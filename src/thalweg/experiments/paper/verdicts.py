@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from thalweg.experiments.drop import jump
 from thalweg.experiments.metrics import MIN_SEEDS, Pairs, as_cell, by_sign, final, last_third_rise, paired
-from thalweg.experiments.outcomes import jump, seconds, shares
+from thalweg.experiments.share import seconds, shares
 from thalweg.intervals import Interval, interval
 from thalweg.records.run import Cell, Verdict
 

@@ -1,16 +1,18 @@
 """Verdicts of a sweep over switching variants: one answer for each question about SHIFT, with the numbers it rests on.
 
 All comparisons are paired by seed. A share is the cost of a run until it reaches Looped's final held-out loss, divided by the cost
-of Looped until it reaches that loss itself (`thalweg.experiments.outcomes.shares`).
+of Looped until it reaches that loss itself (`thalweg.experiments.share.shares`).
 """
 
 from __future__ import annotations
 
 import itertools
 
+from thalweg.experiments.drop import drop, drops_with_looped
 from thalweg.experiments.metrics import Measure, Pairs, as_cell, sign_of, smoothed, too_few
-from thalweg.experiments.outcomes import beside, difference, drop, logs, operations, reaches, seconds, share_over_seeds, shares
+from thalweg.experiments.outcomes import difference
 from thalweg.experiments.paper.verdicts import Runs
+from thalweg.experiments.share import logs, operations, reaches, seconds, share_over_seeds, shares
 from thalweg.experiments.switching.scp_region import region
 from thalweg.experiments.switching.variants import SHORT, Variant
 from thalweg.intervals import Interval, interval
@@ -106,7 +108,7 @@ def smooth(runs: Runs) -> Verdict:
         drops = [points for run in runs.get(arm, {}).values() if (points := drop(run)) is not None]
         if drops:
             numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
-    drop_pairs = beside(runs["shift"], runs["looped"])
+    drop_pairs = drops_with_looped(runs["shift"], runs["looped"])
     excess = interval([shift - looped for shift, looped in drop_pairs]) if drop_pairs else None
     if excess is not None:
         fluctuations = [looped for _, looped in drop_pairs]

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from thalweg.experiments.metrics import Pairs, as_cell, too_few
-from thalweg.experiments.outcomes import difference, logs, loss_at_end, losses, reaches
+from thalweg.experiments.outcomes import difference, losses
 from thalweg.experiments.paper.verdicts import Runs
+from thalweg.experiments.share import logs, loss_at_end, reaches
 from thalweg.experiments.switching.variants import Variant
 from thalweg.intervals import Interval, interval
 from thalweg.records.run import Verdict

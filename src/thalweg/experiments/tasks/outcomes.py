@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from thalweg.experiments.drop import drop, jump
 from thalweg.experiments.metrics import Measure, Pairs, cell, final, held_out_errors
-from thalweg.experiments.outcomes import drop, jump, operations, seconds, share_over_seeds, shares
+from thalweg.experiments.share import operations, seconds, share_over_seeds, shares
 from thalweg.records.experiment import Share, Table, TaskOutcome
 from thalweg.records.run import RunRecord, TaskLength
 
@@ -80,7 +81,7 @@ def by_loops(tested: Sequence[tuple[TaskLength, ...]], index: int) -> Table:
 
 
 def _share_of(runs: Pairs, looped: Pairs, spent: Measure) -> Share | None:
-    """Share of Looped's cost until its final exact match less one point is reached, see `thalweg.experiments.outcomes.shares`.
+    """Share of Looped's cost until its final exact match less one point is reached, see `thalweg.experiments.share.shares`.
 
     On a task that is learned, exact match ends near 1, and its last hundredth can take as long as all the rest; so the target lies
     one point lower, for both arms. Seeds at which Looped has learned less than half are left out.

@@ -34,7 +34,7 @@ from thalweg.experiments.queue import Job, unplanned
 from thalweg.experiments.words import command_words, in_words, run_words
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
 from thalweg.records.run import Cell, RunRecord, Verdict, recorded
-from thalweg.report.own import Picture, write_own_report
+from thalweg.report.user_experiment import Picture, write_own_report
 from thalweg.serialization import to_dict
 from thalweg.storage import read_json, write_json
 from thalweg.train.config import RunConfig
