@@ -11,7 +11,7 @@ from thalweg.errors import require
 from thalweg.serialization import convert, plain
 from thalweg.shift.criterion import Criterion, State
 from thalweg.shift.net import SafetyNet
-from thalweg.shift.onset import Handover, Hard, Onset, Ramp
+from thalweg.shift.onset import Handover, Hard, Onset, Ramp, Refine
 
 RULE = "a criterion such as Plateau() or AtStep(1000), or an object of your own with begin and observe"
 ONSET = "an onset such as Ramp(200) or Hard(), or an object of your own with gains"
@@ -93,7 +93,7 @@ def answered(rule: object, answer: object) -> tuple[State, str | None]:
 def checked_gains(onset: object, gains: object, added: int) -> tuple[float, ...]:
     """Gains of the new passes from an onset of the user's own."""
     what = f"onset {kind_of(onset)}: gains"
-    if isinstance(onset, Hard | Ramp):
+    if isinstance(onset, Hard | Ramp | Refine):
         return cast(Any, gains)
     found = plain(gains)
     require(isinstance(found, list | tuple) and len(found) == added, what, gains, f"one number for each of {added} new passes")

@@ -15,7 +15,7 @@ from thalweg.errors import BadInputError, NonFiniteLossWarning, require
 from thalweg.shift.arguments import answered, checked_gains, criteria_of, handover_of, kind_of, ladder, net_of, onset_of, whole
 from thalweg.shift.criterion import Criterion, LookAhead, LookaheadResult, Plateau, State, as_number, usable
 from thalweg.shift.net import SafetyNet
-from thalweg.shift.onset import Handover, Onset, Ramp
+from thalweg.shift.onset import Handover, Onset, Ramp, Refine
 from thalweg.shift.state import Kinds, Retreat, Switch, check_fits, from_json, kept, read_saved
 from thalweg.streams import stream
 
@@ -130,14 +130,22 @@ class Shift:
     @property
     def gains(self) -> tuple[float, ...]:
         """One factor per pass for the next update; the first is always 1."""
-        added = self.onset_gains()
-        return (1.0,) * (self.loops - len(added)) + added
+        return self._with_onset(self.loops)
 
     @property
     def depth_gains(self) -> tuple[float, ...]:
         """One factor for each of the stage's passes, to evaluate with."""
+        return self._with_onset(self.depth)
+
+    def _with_onset(self, loops: int) -> tuple[float, ...]:
+        """Gains of so many passes, the last of them those that are being brought in."""
         added = self.onset_gains()
-        return (1.0,) * (self.depth - len(added)) + added
+        return self.stage_gains(loops)[: loops - len(added)] + added
+
+    def stage_gains(self, loops: int) -> tuple[float, ...]:
+        """One factor for each pass of a stage of ``loops`` that has settled: 1, or the larger steps of `thalweg.Refine`."""
+        onset = self.first_onset
+        return onset.stage_gains(loops, self.stages[-1]) if isinstance(onset, Refine) else (1.0,) * loops
 
     @property
     def onset(self) -> Onset:

@@ -55,9 +55,8 @@ def place_of(path: Path, config: RunConfig, model: nn.Module, batch: Tensor) -> 
     shift = config.shift.schedule()
     shift.load_state_dict(found.facts["shift"])
     load_weights(found, model)
-    return Snapshot(
-        found, int(found.facts["step"]), Passes(shift.depth, None if shift.settled else shift.depth_gains), model, batch
-    )
+    gains = None if all(gain == 1 for gain in shift.depth_gains) else shift.depth_gains
+    return Snapshot(found, int(found.facts["step"]), Passes(shift.depth, gains), model, batch)
 
 
 def gauge_pairs(names: Sequence[str]) -> tuple[Pair, ...]:

@@ -13,6 +13,7 @@ import tomlkit
 
 from thalweg.bounds import Number, Rate, Seed, Threads, Updates, Whole
 from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.pointers import PointersConfig
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
@@ -20,7 +21,7 @@ from thalweg.models.config import ModelConfig
 from thalweg.serialization import checked, from_dict, to_dict
 from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
-from thalweg.shift.onset import Handover, Hard, Ramp
+from thalweg.shift.onset import Handover, Hard, Ramp, Refine
 from thalweg.shift.schedule import Shift
 from thalweg.storage import DEEPEST, atomic_stream, read_bytes, too_deep
 
@@ -72,7 +73,7 @@ class ShiftConfig:
     """Loop counts, rising: [1] is Single, [T] is Looped, [1, T] is SHIFT."""
     criterion: Plateau | AtStep | AtFraction | LossBelow | LookAhead = field(default_factory=Plateau)
     """When the next stage begins."""
-    onset: Hard | Ramp = field(default_factory=Ramp)
+    onset: Hard | Ramp | Refine = field(default_factory=Ramp)
     """How it begins."""
     handover: Handover = field(default_factory=Handover)
     """What becomes of the optimizer at a switch."""
@@ -165,7 +166,7 @@ class RunConfig:
     """Name of the arm in a study, or any label."""
     seed: Seed = 0
     """Root of every random stream of the run."""
-    data: MarkovConfig | TextConfig | TaskConfig = field(default_factory=MarkovConfig)
+    data: MarkovConfig | TextConfig | TaskConfig | PointersConfig = field(default_factory=MarkovConfig)
     """What is learned."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """What learns."""

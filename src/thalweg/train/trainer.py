@@ -16,7 +16,7 @@ from thalweg.records.run import (
     recorded,
 )
 from thalweg.shift.criterion import LookAhead
-from thalweg.shift.onset import Ramp
+from thalweg.shift.onset import Ramp, Refine
 from thalweg.storage import locked, read_json, set_aside, there
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import candidates
@@ -109,10 +109,12 @@ def warm_up(run: Run) -> None:
     if not run.config.training.compile:
         return
     shift, batch = run.shift, run.batch(0)
-    ramped = isinstance(shift.onset, Ramp) or shift.net.tries or any(isinstance(rule, LookAhead) for rule in shift.criteria)
+    refined = isinstance(shift.onset, Refine)
+    looking = any(isinstance(rule, LookAhead) for rule in shift.criteria)
+    ramped = isinstance(shift.onset, Ramp) or refined or shift.net.tries or looking
     ranges = (shift.range_of(stage) for stage in shift.stages)
     depths = {loops: False for low, high in ranges for loops in range(low, high + 1)}
-    depths |= dict.fromkeys(shift.stages[1:], ramped) | {shift.stages[0]: False}
+    depths |= dict.fromkeys(shift.stages[1:], ramped) | {shift.stages[0]: refined}
     torch._dynamo.config.recompile_limit = max(8, 2 * len(depths))
     for loops, with_gains in depths.items():
         for gains in (None, torch.ones(loops, device=run.device)) if with_gains else (None,):
