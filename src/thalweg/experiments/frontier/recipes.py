@@ -26,7 +26,8 @@ GIGA = 1e9
 """Operations in the unit of budgets, GFLOP."""
 _DECAY = 0.4
 """Last share of the updates in which the rate falls to zero."""
-_FIRST_TUNING_SEED = 900
+_FIRST_SEED, _FIRST_TUNING_SEED = 300, 900
+"""Schedules were chosen on seeds below 300; what is reported rests on none of them."""
 SOURCES = ("markov", "pointers")
 
 
@@ -144,7 +145,7 @@ def plan_frontier(
         rates=chosen.rates,
         curricula=chosen.curricula,
         tuning_seeds=tuple(range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + chosen.tuning_seeds)),
-        seeds=tuple(range(count)),
+        seeds=tuple(range(_FIRST_SEED, _FIRST_SEED + count)),
         device=device,
     )
 
