@@ -1,8 +1,8 @@
 """The demonstration, `thalweg study markov --preset quick`, takes at most four minutes on two cores.
 
-Runs the installed command once (or `--rounds` times) in a temporary folder, two runs at a time, on two cores only where the
-machine has more and the system can say so. There is no rival: the claim is about waiting. The report's part is what comes
-after the last run has written its summary; training and evaluation are the runs' own clocks, added up over the runs.
+The installed command runs once (or `--rounds` times) in a temporary folder, with two runs at a time. On systems that can set it,
+the process is restricted to two cores. There is no rival. "report and start" is the time outside the runs: before the first and
+after the last one. Training and evaluation times are those that the runs record themselves, summed over the runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import timing
 
 
 def demo(folder: Path, extra: list[str]) -> dict[str, float]:
-    """Seconds of one study and of its parts."""
+    """Run the study once; return the seconds of the whole and of its parts."""
     command = [str(Path(sys.executable).parent / "thalweg"), "study", "markov", "--preset", "quick", "--jobs", "2"]
     wall, clock = time.time(), time.perf_counter()
     subprocess.run([*command, "--out", str(folder), *extra], check=True, stdout=subprocess.DEVNULL)
@@ -32,15 +32,15 @@ def demo(folder: Path, extra: list[str]) -> dict[str, float]:
         "whole study": total,
         "all runs": runs,
         "report and start": total - runs,
-        f"training, {len(paths)} runs / 2": sum(one["seconds"] for one in summaries) / 2,
-        f"evaluation, {len(paths)} runs / 2": sum(one["evaluation_seconds"] for one in summaries) / 2,
+        f"training, {len(paths)} runs / 2": sum(summary["seconds"] for summary in summaries) / 2,
+        f"evaluation, {len(paths)} runs / 2": sum(summary["evaluation_seconds"] for summary in summaries) / 2,
     }
 
 
 def main() -> None:
     parser = timing.arguments(__doc__, rounds=1)
-    parser.add_argument("--arms", default="", help="some arms only, for a short trial")
-    parser.add_argument("--seeds", type=int, default=0, help="fewer seeds, for a short trial")
+    parser.add_argument("--arms", default="", help="arms to run, for a short trial")
+    parser.add_argument("--seeds", type=int, default=0, help="number of seeds, for a short trial")
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])

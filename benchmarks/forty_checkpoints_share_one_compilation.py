@@ -1,9 +1,9 @@
-"""Dense Hessians along a run of forty checkpoints share one compilation, and are sooner there than by replaying.
+"""Dense Hessians of forty checkpoints of a run share one compilation, and are computed faster than by replaying.
 
-The paper's model: linear attention, no norm, three loops, 4,480 parameters, 128 x 12 tokens of 16, float32. The weights of each
-round are another checkpoint: the ones before, moved at random. ``matrices=40`` says what is to come, and `dense_hessian` decides by
-itself whether to compile (with --quick it is told to). The time of forty checkpoints is projected from the medians: forty times the
-replayed time, against what the first compiled call took and 39 times the later ones. No compilation may follow the first call's.
+Model: that of the paper, linear attention without norm, three loops, 4,480 parameters, 128 x 12 tokens of 16, float32. Each round
+moves the weights at random, as another checkpoint would. ``matrices=40`` announces the number of matrices, so that `dense_hessian`
+decides by itself whether to compile (with --quick it always compiles). The time of forty checkpoints is projected from medians: 40
+times the replayed time, against the first compiled call plus 39 times the later ones. After the first call nothing may compile.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def loss_fn(model: nn.Module, tokens: Tensor) -> tuple[Tensor, int]:
 
 
 def timed(model: nn.Module, tokens: Tensor, compile: str) -> tuple[float, DenseHessian]:
-    """Seconds, and the matrix."""
+    """Compute a dense Hessian; return the seconds and the matrix."""
     started = time.perf_counter()
-    found = dense_hessian(loss_fn, model, [tokens], compile=compile, matrices=CHECKPOINTS)
-    return time.perf_counter() - started, found
+    hessian = dense_hessian(loss_fn, model, [tokens], compile=compile, matrices=CHECKPOINTS)
+    return time.perf_counter() - started, hessian
 
 
 def main() -> None:
     parser = timing.arguments(__doc__, rounds=5)
     parser.add_argument("--quick", action="store_true", help="a tiny model, to try the script")
-    parser.add_argument("--threads", type=int, default=2, help="of both")
+    parser.add_argument("--threads", type=int, default=2, help="threads of both candidates")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
@@ -54,11 +54,11 @@ def main() -> None:
         f"torch {torch.__version__}, {options.threads} threads, {parameters(model):,} parameters, "
         f"128 x {config.length}, {LOOPS} loops"
     )
-    first, found = timed(model, tokens, mode)
-    print(f"first call {first:.1f} s: {found.how}")
+    first, hessian = timed(model, tokens, mode)
+    print(f"first call {first:.1f} s: {hessian.how}")
     programs = len(COMPILED)
     times: timing.Times = {"replayed": [], "compiled": []}
-    apart = 0.0
+    distance = 0.0
     for number in range(options.rounds):
         with torch.no_grad():
             for weight in model.parameters():
@@ -66,16 +66,17 @@ def main() -> None:
         turns = [("replayed", "never"), ("compiled", mode)]
         matrices = {}
         for name, compile in turns if number % 2 else turns[::-1]:
-            took, found = timed(model, tokens, compile)
-            times[name].append(took)
-            matrices[name] = found.matrix
-        apart = max(apart, rivals.apart(matrices["compiled"], matrices["replayed"].double()))
+            seconds, hessian = timed(model, tokens, compile)
+            times[name].append(seconds)
+            matrices[name] = hessian.matrix
+        distance = max(distance, rivals.relative_error(matrices["compiled"], matrices["replayed"].double()))
     replayed, compiled = (statistics.median(times[name]) for name in ("replayed", "compiled"))
     whole = {"replayed": CHECKPOINTS * replayed, "compiled": first + (CHECKPOINTS - 1) * compiled}
     rows = [[name, timing.spread(times[name], unit=1), f"{whole[name]:.0f}"] for name in times]
     timing.print_table(["dense Hessian", "s a checkpoint [lowest, highest]", f"s for {CHECKPOINTS}, projected"], rows)
-    print(f"largest distance between the two, relative: {apart:.0e}; the last one: {found.how}")
-    print(f"{programs} programs compiled in the first call, {len(COMPILED) - programs} in the {options.rounds} after it (claim: 0)")
+    print(f"largest relative distance between the two matrices: {distance:.0e}; the last one: {hessian.how}")
+    later = len(COMPILED) - programs
+    print(f"{programs} programs compiled in the first call, {later} in the {options.rounds} rounds after it (claim: 0)")
     print(
         f"\nratio replayed/compiled: {timing.ratio(times, 'replayed', 'compiled'):.2f} a checkpoint, "
         f"{whole['replayed'] / whole['compiled']:.2f} over {CHECKPOINTS} with the compilation (claim: above 1)"

@@ -1,9 +1,9 @@
-"""What a study spends on landscapes and on training: 40 exact spectra of one run, beside the run itself.
+"""The landscape of a run, 40 exact spectra, costs minutes; compared with training and with a matrix-free survey.
 
-The study's attention-only model on the Markov language, 64 sequences of 12 tokens, float32 products, float64 eigenvalues; width 24
-(the study's own, 2,544 parameters) and 32 (4,160), Single and Looped with 3 passes. A run of 300 updates keeps 40 snapshots; its
-training time is scaled to the study's 6,000 updates. The goal is 180 s for 40 points of about 4,500 parameters on two cores.
-Rival: the same points matrix-free (10 eigenpairs, a density of 60 steps and 4 probes). Two threads.
+Model: the study's attention-only model on the Markov language, 64 sequences of 12 tokens, float32 products, float64 eigenvalues;
+width 24 (as in the study, 2,544 parameters) and 32 (4,160), Single and Looped with 3 passes. A run of 300 updates keeps 40
+snapshots; its training time is scaled to the study's 6,000 updates. The goal is 180 s for 40 points of about 4,500 parameters on
+two cores. Rival: the same points matrix-free (10 eigenpairs, a density of 60 steps and 4 probes). Two threads.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ EXACT = LandscapePlan(alignment=False, replays=0, lengths=(), slices=False)
 
 
 def measured(folder: Path, plan: LandscapePlan) -> LandscapeSummary:
-    """The landscape of a run, measured anew."""
+    """Measure the landscape of a run; a landscape measured before is moved away."""
     if (folder / "landscape").exists():
         (folder / "landscape").rename(folder.parent / f"{folder.name}-first")
-    found = survey(folder, plan).summary
-    assert found is not None
-    return found
+    summary = survey(folder, plan).summary
+    assert summary is not None
+    return summary
 
 
 def main() -> None:
@@ -41,8 +41,8 @@ def main() -> None:
         settings = replace(base.training, snapshots=40, threads=THREADS)
         recipe = replace(recipe, base=replace(base, training=settings))
         for arm in ("single", "looped"):
-            with tempfile.TemporaryDirectory() as place:
-                folder = Path(place) / arm
+            with tempfile.TemporaryDirectory() as parent:
+                folder = Path(parent) / arm
                 run = train(replace(ARMS[arm](recipe), arm=arm), folder)
                 exact = measured(folder, EXACT)
                 rival = measured(folder, replace(EXACT, exact_seconds=0))

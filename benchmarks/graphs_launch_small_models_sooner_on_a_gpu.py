@@ -1,8 +1,8 @@
 """On a GPU, updates of small models take a third of the time when forward and backward are replayed as CUDA graphs.
 
-One update (forward, loss, backward, clip, AdamW) of a GPT-2-style block of two layers with input injection: next tokens with T
-passes for all, and samples of the copy task with T(n) passes each, which a graph computes under a mask. At width 256 the
-arithmetic, in float32, takes nearly as long as the launching.
+One update (forward, loss, backward, clip, AdamW) of a GPT-2-style block of two layers with input injection, on two tasks: next
+tokens with T passes for all samples, and the copy task with T(n) passes for each sample, which a graph computes with a mask. At
+width 256 the arithmetic in float32 takes nearly as long as launching the kernels.
 
 Shapes: 64 x 63 tokens of 16; copy: 64 x at most 40 tokens of 3, T(n) from 1 to 20.
 """
@@ -23,10 +23,10 @@ GPU, ROWS = torch.device("cuda"), 64
 
 
 def pair(width: int, batch: Batch, loops: int) -> dict:
-    """The same update launched kernel by kernel and as a graph, on models of their own."""
+    """Build the same update twice, launched kernel by kernel and as a graph, each with its own model."""
     vocabulary = 3 if isinstance(batch, TaskBatch) else 16
     config = ModelConfig(vocabulary=vocabulary, width=width, layers=2, heads=4, block="gpt", positions="none", injection=True)
-    found = {}
+    updates = {}
     for name in ("launched", "graph"):
         model = LoopedTransformer(config, torch.Generator().manual_seed(0)).to(GPU)
         optimizer = make_optimizer(OptimizerConfig(), model)
@@ -36,14 +36,14 @@ def pair(width: int, batch: Batch, loops: int) -> dict:
             train_step(model, optimizer, batch, loops=loops, gains=None, rate=1e-4, clip=1.0, backward=backward)
             torch.cuda.synchronize()
 
-        found[name] = update
-    return found
+        updates[name] = update
+    return updates
 
 
 def main() -> None:
     options = timing.arguments(__doc__, rounds=15).parse_args()
     if not torch.cuda.is_available():
-        print("there is no GPU here: nothing was measured")
+        print("This machine has no GPU, so nothing was measured.")
         return
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}\n")
     tokens = torch.randint(16, (ROWS, 64), generator=torch.Generator().manual_seed(0)).to(GPU)
@@ -52,16 +52,16 @@ def main() -> None:
     cases += [("copy, T(n) each", width, copy, 20) for width in (64, 256)]
     rows: list[list[str]] = []
     ratios: dict[int, list[float]] = {}
-    for what, width, batch, loops in cases:
+    for kind, width, batch, loops in cases:
         times = timing.interleaved(pair(width, batch, loops), options.rounds)
         faster = timing.ratio(times, "launched", "graph")
         ratios.setdefault(width, []).append(faster)
         spreads = [timing.spread(times[name]) for name in ("launched", "graph")]
-        rows.append([what, str(width), str(loops), *spreads, f"{faster:.1f}"])
+        rows.append([kind, str(width), str(loops), *spreads, f"{faster:.1f}"])
     headings = ["update", "width", "passes", "launched, ms [lowest, highest]", "graph, ms", "times faster"]
     timing.print_table(headings, rows)
-    told = "; ".join(f"width {width}: {min(found):.1f} to {max(found):.1f}" for width, found in ratios.items())
-    print(f"\nlaunched / graph: {told} (claim: at least 3 at width 64)")
+    summary = "; ".join(f"width {width}: {min(values):.1f} to {max(values):.1f}" for width, values in ratios.items())
+    print(f"\nlaunched / graph: {summary} (claim: at least 3 at width 64)")
 
 
 if __name__ == "__main__":

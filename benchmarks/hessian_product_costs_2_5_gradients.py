@@ -1,10 +1,10 @@
-"""A Hessian-vector product of a GPT costs 2.5 gradients.
+"""A Hessian-vector product of a GPT costs as much as 2.5 gradients.
 
-The GPT: 4 blocks, 4 heads, width 128, tied head, 1,071,872 parameters, 16 x 128 tokens of 2,048, float32, next-token cross-entropy.
-The unit is one gradient by plain autograd with PyTorch's own choice of attention kernel. The candidates take turns on one vector:
-ours recorded (the replay; recording is shown apart), ours rebuilt (double backward anew), double backward with the graph of the
-gradient kept, hessian-eigenthings, and curvlinops. Errors are against ours rebuilt in float64, which its own check has compared
-with central differences of the gradient before.
+Model: 4 blocks, 4 heads, width 128, tied head, 1,071,872 parameters, 16 x 128 tokens of 2,048, float32, next-token cross-entropy.
+The unit is one gradient by plain autograd with PyTorch's default attention kernel. The candidates take turns on one vector: thalweg
+recorded (the replay; the recording is timed separately), thalweg rebuilt (double backward in every call), double backward with the
+gradient's graph kept, hessian-eigenthings, and curvlinops. Errors are relative to thalweg rebuilt in float64, whose own check
+compares it with central differences of the gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from thalweg.models.looped import LoopedTransformer
 
 
 def graph_kept(model: nn.Module, tokens: Tensor) -> Callable[[Tensor], Tensor]:
-    """Double backward through one gradient whose graph stays."""
+    """Double backward through one gradient whose graph is kept."""
     weights = list(model.parameters())
     with rivals.attention_by_products():
         first = torch.autograd.grad(rivals.mean_loss(model, tokens), weights, create_graph=True)
@@ -36,12 +36,12 @@ def graph_kept(model: nn.Module, tokens: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def candidates(model: nn.Module, tokens: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Products by name."""
-    found: list[Hessian] = []
-    took = timing.seconds(lambda: found.append(Hessian(rivals.total_and_count, model, [tokens], check=False)))
-    print(f"{found[0].explain()}; made in {took:.2f} s")
+    """Build every available product; return them by name."""
+    recorded: list[Hessian] = []
+    recording = timing.seconds(lambda: recorded.append(Hessian(rivals.total_and_count, model, [tokens], check=False)))
+    print(f"{recorded[0].explain()}; recorded in {recording:.2f} s")
     rebuilt = Hessian(rivals.total_and_count, model, [tokens], method="rebuilt", check=False)
-    products = {"thalweg, recorded": found[0].__matmul__, "thalweg, rebuilt": rebuilt.__matmul__}
+    products = {"thalweg, recorded": recorded[0].__matmul__, "thalweg, rebuilt": rebuilt.__matmul__}
     products["double backward, graph kept"] = graph_kept(model, tokens)
     if rivals.installed("hessian_eigenthings"):
         products["hessian-eigenthings"] = rivals.inside(rivals.eigenthings(model, tokens))
@@ -65,7 +65,7 @@ def main() -> None:
     products = candidates(model, tokens)
     vector = torch.randn(parameters(model))
     truth = rivals.exact(model, tokens) @ vector.double()
-    errors = {name: rivals.apart(product(vector).detach(), truth) for name, product in products.items()}
+    errors = {name: rivals.relative_error(product(vector).detach(), truth) for name, product in products.items()}
     weights = list(model.parameters())
     calls: dict[str, Callable[[], object]] = {"gradient": lambda: torch.autograd.grad(rivals.mean_loss(model, tokens), weights)}
     calls |= {name: lambda product=product: product(vector) for name, product in products.items()}

@@ -1,9 +1,8 @@
-"""Importing thalweg adds little to importing torch, and --help does not wait for torch.
+"""Importing thalweg adds little time to importing torch, and `thalweg --help` does not import torch.
 
-Fresh interpreters in turn: `import torch` against the same with `import thalweg`, and with the model class touched; then the
-wall time of `thalweg --help`, the installed command next to this interpreter, beside an interpreter that does nothing. Every
-time is that of a whole process. Byte code is cached on both sides, as it is for an installed package, and the first round,
-which fills the caches, does not count.
+Fresh interpreters take turns: `import torch`; the same with `import thalweg`; the same with the model class accessed; then the
+installed command `thalweg --help`, and an interpreter that does nothing. Every time is that of a whole process. Byte code is cached
+for all, as for an installed package; the first round, which fills the caches, does not count.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def main() -> None:
         ],
     )
     for name in COMMANDS.keys() - commands.keys():
-        print(f"does not work, so not timed: {name}")
+        print(f"not timed, because it fails: {name}")
     heavy = subprocess.run([sys.executable, "-c", HEAVY], env=ENVIRONMENT, check=True, capture_output=True, text=True)
     loaded = heavy.stderr.strip()
     print(f"of torch, numpy and matplotlib, --help imports: {loaded or 'none'}")
@@ -69,9 +68,9 @@ def main() -> None:
 
 
 def difference(times: timing.Times, name: str) -> float:
-    """Median over rounds of how much longer a process takes than `import torch`."""
+    """Return the median over rounds of the time beyond `import torch`, in seconds."""
     pairs = zip(times[name], times["import torch"], strict=True)
-    return statistics.median(one - base for one, base in pairs)
+    return statistics.median(seconds - base for seconds, base in pairs)
 
 
 if __name__ == "__main__":

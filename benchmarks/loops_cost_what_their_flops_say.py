@@ -1,9 +1,9 @@
-"""A training step with T loops costs no more than its counted operations say, measured against one loop.
+"""The time of a training step with T loops grows no faster than its counted operations.
 
-For T = 2, 4, 8: step time at T over step time at 1, divided by the quotient of the counted FLOPs
-(`thalweg.models.cost`). Both sides are `thalweg.train.step.train_step` on the same model, batch and optimizer, in turn in
-one process; embedding, loss, clip and optimizer are in the time and not in the count, which helps the quotient stay below 1,
-and norms, softmax and GELU of every pass are in the time and not in the count either.
+For T = 2, 4, 8: step time at T over step time at 1, divided by the ratio of the counted FLOPs (`thalweg.models.cost`). All steps
+are `thalweg.train.step.train_step` on the same model, batch and optimizer, in turn in one process. Embedding, loss, clip and
+optimizer are part of the time but not of the count, which makes the quotient smaller. Norms, softmax and GELU of every pass are
+part of the time but not of the count either.
 
 Shapes: width 128, one layer, 4 heads, 12 x 64 tokens of 256, with the GPT block and with the attention-only block.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     options = timing.arguments(__doc__, rounds=40).parse_args()
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    rows, found = [], []
+    rows, quotients = [], []
     for name, config in SHAPES.items():
         model = LoopedTransformer(config)
         optimizer = make_optimizer(OptimizerConfig(rate=RATE), model)
@@ -41,15 +41,15 @@ def main() -> None:
             return train_step(model, optimizer, tokens, loops=loops, gains=None, rate=RATE, clip=1.0)
 
         times = timing.interleaved({str(loops): lambda n=loops, s=step: s(n) for loops in LOOPS}, options.rounds)
-        one = cost(config, BATCH, LENGTH).training_step
+        single = cost(config, BATCH, LENGTH).training_step
         for loops in LOOPS:
-            work = cost(config, BATCH, LENGTH, loops).training_step / one
-            took = timing.ratio(times, str(loops), "1")
-            rows.append([name, str(loops), timing.spread(times[str(loops)]), f"{took:.2f}", f"{work:.2f}", f"{took / work:.3f}"])
+            work = cost(config, BATCH, LENGTH, loops).training_step / single
+            time = timing.ratio(times, str(loops), "1")
+            rows.append([name, str(loops), timing.spread(times[str(loops)]), f"{time:.2f}", f"{work:.2f}", f"{time / work:.3f}"])
             if loops > 1:
-                found.append(took / work)
+                quotients.append(time / work)
     timing.print_table(["block", "T", "ms a step [lowest, highest]", "time / T=1", "FLOPs / T=1", "quotient"], rows)
-    print(f"\nlargest quotient of time and FLOPs: {max(found):.2f} (claim: at most 1.05)")
+    print(f"\nlargest quotient of time and FLOPs: {max(quotients):.2f} (claim: at most 1.05)")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Loops for each sample cost as much as their mean for all of them, and drawing the samples costs little.
+"""Individual numbers of loops for each sample cost as much as their mean for all samples; drawing the samples costs little.
 
-One update of a GPT-2-style block (width 64, two layers, input injection) on a batch of 64 samples of parity: with T(n) passes for
-each sample; with the mean of T(n), rounded up, for all; and with the largest for all. Beside it the time to draw the batch, for
-every task.
+One update of a GPT-2-style block (width 64, two layers, input injection) on 64 samples of parity: with T(n) passes for each sample,
+with the mean of T(n), rounded up, for all, and with the largest T(n) for all. Then the time to draw a batch, for every task.
 
 Shapes: 64 x at most 21 tokens of 3, T(n) from 1 to 20.
 """
@@ -37,8 +36,8 @@ def main() -> None:
 
     def update(loops: torch.Tensor | int) -> None:
         passes = loops if isinstance(loops, torch.Tensor) else torch.full((BATCH,), loops)
-        made = TaskBatch(batch.inputs, batch.targets, passes)
-        train_step(model, optimizer, made, loops=most, gains=None, rate=1e-3, clip=1.0)
+        rows = TaskBatch(batch.inputs, batch.targets, passes)
+        train_step(model, optimizer, rows, loops=most, gains=None, rate=1e-3, clip=1.0)
 
     times = timing.interleaved({name: lambda loops=loops: update(loops) for name, loops in depths.items()}, options.rounds)
     passes = {"T(n) each": mean, "the mean": math.ceil(mean), "the largest": most}
@@ -48,7 +47,7 @@ def main() -> None:
     cost = timing.ratio(times, "T(n) each", "the mean") * math.ceil(mean) / mean
     print(f"\nT(n) each / the mean, for as many passes: {cost:.2f} (claim: at most 1.1)\n")
     data = {name: TaskData(TaskConfig(name, samples=1), 0) for name in TASKS}
-    drawn = timing.interleaved({name: lambda one=one: one.batch(1, BATCH) for name, one in data.items()}, options.rounds)
+    drawn = timing.interleaved({name: lambda task=task: task.batch(1, BATCH) for name, task in data.items()}, options.rounds)
     both = drawn | {"update": times["T(n) each"]}
     rows = [[name, timing.spread(drawn[name]), f"{timing.ratio(both, name, 'update'):.1%}"] for name in TASKS]
     timing.print_table(["task", "ms to draw 64 samples", "of parity's update"], rows)

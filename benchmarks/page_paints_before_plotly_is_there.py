@@ -1,11 +1,11 @@
-"""The page of a study paints first and unpacks plotly later: at most 8 MB, built in half a minute, first paint below 2 s.
+"""The page of a study shows its first content before plotly is loaded: at most 8 MB, built in 30 s, first paint below 2 s.
 
-Rival: the same page as it is usually made, with plotly's script in it as it is, run before anything is shown, and every chart drawn
-at once. Both are opened in Chromium without a network, in turn. Ours is then scrolled to its first chart, and the time until it
-is drawn is told as well.
+Rival: the same page made in the usual way, with plotly's script inline, run before anything is shown, and all charts drawn at once.
+Both are opened in Chromium without a network, in turn. Then thalweg's page is scrolled to its first chart, and the time until the
+chart is drawn is measured.
 
-The study: a folder that `thalweg study markov` has made, for the figures in the log that of `--preset paper` (5 seeds, 6 arms, 40
-checkpoints).
+The study is a folder that `thalweg study markov` has made; the figures in docs/log are those of `--preset paper` (5 seeds, 6 arms,
+40 checkpoints).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import timing  # before torch
 from thalweg.experiments.paper.definition import complete_runs, jobs_of, landscapes_of, summary_of
 from thalweg.experiments.registry import experiment_in
 from thalweg.records.run import read_run
-from thalweg.report.page import packed_plotly, write_report
+from thalweg.report.paper.page import packed_plotly, write_report
 
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
 PAINT = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)[0]"
@@ -42,7 +42,7 @@ def main() -> None:
         built = time.perf_counter() - started
         print(f"{options.study}: {len(runs)} runs; page {ours.stat().st_size / 1e6:.1f} MB, built in {built:.1f} s\n")
         if CHROMIUM is None:
-            print("no chromium on this machine: nothing was opened")
+            print("This machine has no Chromium, so no page was opened.")
             return
         rival = ours.with_name("rival.html")
         rival.write_text(eager(ours.read_text()))
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def eager(page: str) -> str:
-    """The rival: plotly run before the page is shown, every chart drawn at once."""
+    """Make the rival page: plotly runs before the page is shown, and all charts are drawn at once."""
     from plotly.offline import get_plotlyjs
 
     page = page.replace(packed_plotly(), "").replace('rootMargin: "300px"', 'rootMargin: "1000000px"')
@@ -59,7 +59,7 @@ def eager(page: str) -> str:
 
 
 def show(ours: Path, rival: Path, rounds: int) -> None:
-    """First paint of both in turn, and the time from a scroll to a chart."""
+    """Measure the first paint of both pages in turn, and the time from a scroll to the first chart."""
     from playwright.sync_api import sync_playwright
 
     paints: dict[Path, list[float]] = {ours: [], rival: []}
@@ -79,8 +79,10 @@ def show(ours: Path, rival: Path, rounds: int) -> None:
                     charts.append(time.perf_counter() - started)
                 page.context.close()
         browser.close()
-    mine, theirs = (statistics.median(paints[path]) / 1000 for path in (ours, rival))
-    print(f"first paint, median of {rounds}: ours {mine:.2f} s, rival {theirs:.2f} s, ratio {mine / theirs:.2f}")
+    our_paint, rival_paint = (statistics.median(paints[path]) / 1000 for path in (ours, rival))
+    print(
+        f"first paint, median of {rounds}: ours {our_paint:.2f} s, rival {rival_paint:.2f} s, ratio {our_paint / rival_paint:.2f}"
+    )
     print(f"size: {ours.stat().st_size / 1e6:.1f} MB against {rival.stat().st_size / 1e6:.1f} MB")
     print(f"from the scroll to the first chart: {statistics.median(charts):.2f} s")
 

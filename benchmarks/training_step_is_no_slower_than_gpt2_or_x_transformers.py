@@ -38,7 +38,7 @@ GPT = ModelConfig(vocabulary=256, length=64, width=128, layers=4, heads=4, block
 ATTENTION = ModelConfig(vocabulary=16, length=11, width=64, layers=1, heads=1, block="attention", norm="pre")
 SHAPES = {"GPT 12 x 64": (GPT, 12, 0.1), "attention 128 x 11": (ATTENTION, 128, 0.0)}
 
-# Beginnings of the profiler's names; the first kind that fits counts.
+# Prefixes of the names of profiler events; an event counts for the first kind that matches.
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
     "attention": ("aten::_scaled_dot_product",),
@@ -52,7 +52,7 @@ KINDS = {
 
 
 class GPT2(nn.Module):
-    """Hugging Face GPT-2 as ``tokens -> logits``."""
+    """Hugging Face GPT-2 as a module ``tokens -> logits``."""
 
     def __init__(self, config: ModelConfig, activation: str) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def plain_step(model: nn.Module, tokens: Tensor, decay: float) -> Callable[[], o
 
 
 def compare(config: ModelConfig, batch: int, decay: float, rounds: int) -> tuple[timing.Times, float, str]:
-    """Times of one shape, our ratio to the fastest rival, and its name."""
+    """Time one shape; return the times, the ratio of thalweg to the fastest rival, and its name."""
     tokens = torch.randint(config.vocabulary, (batch, config.length + 1))
     models: dict[str, nn.Module] = {"thalweg": LoopedTransformer(config), "x-transformers": x_transformer(config)}
     if config.block == "gpt":
@@ -127,7 +127,7 @@ def compare(config: ModelConfig, batch: int, decay: float, rounds: int) -> tuple
 
 
 def profile(config: ModelConfig, batch: int, decay: float, step_seconds: float) -> None:
-    """Where our step's time goes, and how near its products come to the machine's best."""
+    """Print the shares of our step's time by kind of operation, and its speed relative to a large matrix product."""
     tokens = torch.randint(config.vocabulary, (batch, config.length + 1))
     step = our_step(LoopedTransformer(config), tokens, decay)
     for _ in range(5):
@@ -152,26 +152,26 @@ def profile(config: ModelConfig, batch: int, decay: float, step_seconds: float) 
 
 
 def gemm_peak(size: int = 1536) -> float:
-    """Operations a second of the fastest of some big float32 products."""
+    """Return the operations per second of the fastest of ten large float32 products."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     return 2 * size**3 / min(timing.seconds(lambda: torch.mm(left, right)) for _ in range(10))
 
 
 def main() -> None:
     parser = timing.arguments(__doc__, rounds=40)
-    parser.add_argument("--profile", action="store_true", help="also print where our time goes")
+    parser.add_argument("--profile", action="store_true", help="also print the shares of our time by kind of operation")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads")
-    said = []
+    claims = []
     for name, (config, batch, decay) in SHAPES.items():
         print(f"\n{name}, width {config.width}, {config.layers} layer(s), {config.heads} head(s)")
         times, ratio, rival = compare(config, batch, decay, options.rounds)
         if options.profile:
             profile(config, batch, decay, statistics.median(times["thalweg"]))
-        said.append(f"{ratio:.2f} ({name}, {rival})")
-    print(f"\nratio ours/fastest rival: {', '.join(said)} (claim: at most 1.0, goal 0.9)")
+        claims.append(f"{ratio:.2f} ({name}, {rival})")
+    print(f"\nratio ours/fastest rival: {', '.join(claims)} (claim: at most 1.0, goal 0.9)")
 
 
 if __name__ == "__main__":

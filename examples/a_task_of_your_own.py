@@ -1,8 +1,11 @@
-"""A task of your own: say the symbols backwards. Checked against its own oracle, then trained, then asked longer queries.
+"""Define your own algorithmic task: reverse a sequence of symbols.
+
+The task is checked against an independent oracle, a looped model is trained on it, and the model is evaluated on longer inputs.
+With this file on the Python path, the command
 
     thalweg study tasks --task a_task_of_your_own:Reverse --preset quick
 
-trains every arm on it over seeds, when this file is where Python finds it.
+trains every arm of the study of tasks on it, over several seeds.
 """
 
 import tempfile
@@ -15,38 +18,42 @@ from thalweg.train.trainer import train
 
 
 class Reverse:
-    """Three symbols: tokens 0, 1, 2; the end token is 3."""
+    """Reverse a sequence of three symbols. Tokens 0, 1, 2 are the symbols; token 3 ends the answer."""
 
     name = "reverse"
     symbols = 3
 
     def query(self, length, count, rng):
-        """Queries of one length, (count, Q)."""
+        """Draw ``count`` queries of one length, as an array (count, Q)."""
         return rng.integers(self.symbols, size=(count, length))
 
     def answer(self, query, length):
-        """All their answers at once, (count, slots)."""
+        """Compute the answers of all queries at once, as an array (count, slots)."""
         return query[:, ::-1].copy()
 
     def oracle(self, query, length):
-        """The answer of one query, by other means."""
+        """Compute the answer of one query in a different way; `check_task` compares it with `answer`."""
         return list(reversed(query))
 
     def slots(self, length):
-        """Tokens of the longest answer."""
+        """Number of tokens of the longest answer at this length."""
         return length
 
     def loops(self, length):
-        """Passes that the length asks for."""
+        """Number of passes through the model that this length needs."""
         return length
 
 
 if __name__ == "__main__":
     tw.check_task(Reverse())
-    print("the task agrees with its oracle")
+    print("The task agrees with its oracle.")
+
+    # Train Looped for 40 updates on lengths 1 to 3. This is too short to learn the task; raise `steps` for a real run.
     recipe = task_recipe(f"{__name__}:Reverse", TaskPreset(1, ("looped",), steps=40, longest=3, width=32, deepest=1))
     with tempfile.TemporaryDirectory() as folder:
-        done = train(looped(recipe), Path(folder) / "run")
-        print(f"{done.steps} updates: {done.final['held-out']['all'].accuracy:.2f} of the answers are right on trained lengths")
-        for one in read_lengths(Path(folder) / "run"):
-            print(f"length {one.length}: {one.accuracy:.2f} after {one.loops} passes")
+        summary = train(looped(recipe), Path(folder) / "run")
+        accuracy = summary.final["held-out"]["all"].accuracy
+        print(f"After {summary.steps} updates {accuracy:.0%} of the answers are right on the trained lengths.")
+        # Accuracy at each length, including lengths beyond the trained ones.
+        for scores in read_lengths(Path(folder) / "run"):
+            print(f"length {scores.length}: {scores.accuracy:.2f} after {scores.loops} passes")

@@ -1,8 +1,12 @@
-"""An experiment of your own: name the arms and say what is computed from their runs; thalweg does the rest.
+"""Define your own experiment: list its arms (configs), and state what is computed from their runs.
 
-The command gives it a folder, a queue, resuming, extending, a table and a page:
+The command trains every arm with every seed in a queue of processes, resumes an interrupted experiment, and writes a table and an
+HTML page:
+
     thalweg study an_experiment_of_your_own:Widths --out results/widths
-    thalweg study an_experiment_of_your_own:Widths --out results/widths --seeds 5    # trains seeds 3 and 4 only
+    thalweg study an_experiment_of_your_own:Widths --out results/widths --seeds 5    # adds seeds 3 and 4
+
+Without the command, this file runs a small version of the experiment in a temporary folder.
 """
 
 import tempfile
@@ -17,6 +21,7 @@ from thalweg.experiments.engine import make
 from thalweg.experiments.metrics import answer_by_sign, final, paired
 from thalweg.train.config import TrainingConfig
 
+# What all arms have in common: a small Markov language, a small model, 60 updates.
 BASE = tw.RunConfig(
     data=MarkovConfig(sequences=200, held_out=100),
     model=tw.ModelConfig(length=11, width=8),
@@ -28,30 +33,31 @@ class Widths(tw.Experiment):
     """Does a wider model end with a lower held-out loss?"""
 
     def arms(self):
-        """Name of each arm -> its config."""
+        """Map the name of each arm to its config."""
         return {f"width {width}": replace(BASE, model=replace(BASE.model, width=width)) for width in (4, 16)}
 
     def outcomes(self, runs):
-        """Arm -> heading of a column -> one number for each seed."""
-        return {arm: {"held-out loss (nats)": [loss(run) for run in seeds.values()]} for arm, seeds in runs.items()}
+        """Compute the columns of the table: arm -> heading -> one number for each seed. ``runs`` maps arm -> seed -> run."""
+        return {arm: {"held-out loss (nats)": [loss(run) for run in by_seed.values()]} for arm, by_seed in runs.items()}
 
     def answers(self, runs):
-        """Questions, answered by a paired comparison over the seeds."""
+        """Answer the experiment's questions, here by a paired comparison over the seeds."""
         change = paired(runs.get("width 4", {}), runs.get("width 16", {}), loss)
         return [answer_by_sign("Does width 16 end lower than width 4?", change, "difference (nats)")]
 
     def figures(self, runs):
-        """Heading -> matplotlib figure."""
+        """Draw the figures of the page: heading -> matplotlib figure."""
         figure, axes = plt.subplots()
-        for arm, seeds in runs.items():
-            for seed, run in seeds.items():
-                axes.plot([e.scores["held-out"]["all"].loss for e in run.evaluations], label=f"{arm}, seed {seed}")
+        for arm, by_seed in runs.items():
+            for seed, run in by_seed.items():
+                losses = [evaluation.scores["held-out"]["all"].loss for evaluation in run.evaluations]
+                axes.plot(losses, label=f"{arm}, seed {seed}")
         axes.legend(title="held-out loss (nats) at each evaluation")
         return {"Held-out loss over training": figure}
 
 
 def loss(run):
-    """Final held-out loss of a run, in nats."""
+    """Return the final held-out loss of a run, in nats."""
     return final(run, "held-out", "all", "loss")
 
 

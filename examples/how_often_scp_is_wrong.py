@@ -1,6 +1,8 @@
-"""False alarms of the SHIFT criterion: how often it fires on a loss that still falls, and how late on one that does not.
+"""Simulate false alarms of the SHIFT criterion (`thalweg.Plateau`).
 
-The loss is drawn around a curve with the relative noise of one batch; windows, thresholds and patience as in `thalweg.Plateau`.
+How often does the criterion fire on a loss that still falls, and how late does it fire on a loss that does not? Each simulated loss
+falls exponentially, with independent relative noise in every update as from single batches; the gradient norm is constant with 15 %
+noise. The table has one row for each speed of the fall and each noise, and one column for each patience.
 
     python examples/how_often_scp_is_wrong.py [runs]
 """
@@ -15,7 +17,7 @@ UPDATES, GRAD_NOISE = 600, 0.15
 
 
 def first_fire(rule: tw.Plateau, losses: np.ndarray, norms: np.ndarray) -> int | None:
-    """The update at which the rule fires, if it does."""
+    """Return the update at which the criterion fires, or None if it never does."""
     state = rule.begin()
     for step, (loss, norm) in enumerate(zip(losses.tolist(), norms.tolist(), strict=True), start=1):
         state, reason = rule.observe(state, step, loss, norm)
@@ -25,8 +27,9 @@ def first_fire(rule: tw.Plateau, losses: np.ndarray, norms: np.ndarray) -> int |
 
 
 runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-dice = np.random.default_rng(0)
-print(f"{runs} runs of {UPDATES} updates; share that fire (median update), delta_loss 0.02, delta_grad 0.1, window 20")
+rng = np.random.default_rng(0)
+print(f"{runs} runs of {UPDATES} updates; share of runs in which the criterion fires (median update)")
+print("delta_loss 0.02, delta_grad 0.1, window 20")
 print("fall per window | noise | patience 1 | patience 2 | patience 3 | patience 5")
 for fall in (0.0, 0.01, 0.02, 0.03, 0.04):
     for noise in (0.01, 0.03, 0.1):
@@ -35,8 +38,8 @@ for fall in (0.0, 0.01, 0.02, 0.03, 0.04):
             rule = tw.Plateau(delta_loss=0.02, delta_grad=0.1, patience=patience, window=20)
             fired = []
             for _ in range(runs):
-                losses = np.exp(-fall * np.arange(UPDATES) / rule.window) * (1 + noise * dice.standard_normal(UPDATES))
-                norms = 1 + GRAD_NOISE * dice.standard_normal(UPDATES)
+                losses = np.exp(-fall * np.arange(UPDATES) / rule.window) * (1 + noise * rng.standard_normal(UPDATES))
+                norms = 1 + GRAD_NOISE * rng.standard_normal(UPDATES)
                 fired.append(first_fire(rule, losses, norms))
             steps = [step for step in fired if step is not None]
             cells.append(f"{len(steps) / runs:.2f}" + (f" ({int(np.median(steps))})" if steps else ""))

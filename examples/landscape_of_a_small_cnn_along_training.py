@@ -1,7 +1,7 @@
-"""The landscape of a model that is not ours, along a training loop that is not ours: one probe, a dozen points.
+"""Measure the loss landscape of your own model along your own training loop.
 
-A small convolutional network learns to tell stripes from checks. Its spectra are
-exact; a large one goes matrix-free by the same calls.
+A small convolutional network learns to distinguish stripes from checks. `thalweg.LandscapeProbe` measures the curvature at seven
+points of its training. The spectra of this small model are exact; for a large model the same calls compute them matrix-free.
 """
 
 import torch
@@ -11,16 +11,17 @@ import thalweg as tw
 
 
 def pictures(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stripes (0) and checks (1) of 8 x 8 with noise."""
+    """Draw noisy images ``(count, 1, 8, 8)`` of stripes (label 0) and checks (label 1)."""
     labels = torch.randint(2, (count,), generator=generator)
-    place = torch.arange(8)
-    stripes = (place % 2).expand(8, 8).float()
-    checks = ((place.unsqueeze(1) + place) % 2).float()
+    column = torch.arange(8)
+    stripes = (column % 2).expand(8, 8).float()
+    checks = ((column.unsqueeze(1) + column) % 2).float()
     clean = torch.where(labels.view(-1, 1, 1).bool(), checks, stripes)
     return (clean + torch.randn(count, 8, 8, generator=generator)).unsqueeze(1), labels
 
 
 def loss_fn(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Compute the mean loss of one batch: all that the probe needs to know about the model."""
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
@@ -28,20 +29,21 @@ def main(updates: int = 60) -> None:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(36, 2))
-    fixed = pictures(128, generator)
+    fixed = pictures(128, generator)  # the landscape is measured on the same data throughout
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     probe = tw.LandscapeProbe(top=3)
-    print(f"{'step':>5} {'loss':>7} {'largest':>8} {'entropy':>8} {'class':>14} {'cosine to the one before':>25}")
+    # Loss, largest eigenvalue, matrix entropy, class of the valley, cosine with the Hessian of the previous point.
+    print(f"{'step':>5} {'loss':>7} {'largest':>8} {'entropy':>8} {'class':>14} {'cosine to previous':>25}")
     for step in range(updates + 1):
         if step % (updates // 6) == 0:
-            point = probe.measure(loss_fn, model, [fixed], step=step)
-            cosine = f"{point.change.cosine.value:.3f}" if point.change else "-"
-            name = point.split.name if point.split else "-"
-            print(f"{step:5} {point.loss:7.4f} {point.largest[0]:8.3f} {point.entropy.value:8.3f} {name:>14} {cosine:>25}")
+            record = probe.measure(loss_fn, model, [fixed], step=step)
+            cosine = f"{record.change.cosine.value:.3f}" if record.change else "-"
+            name = record.split.name if record.split else "-"
+            print(f"{step:5} {record.loss:7.4f} {record.largest[0]:8.3f} {record.entropy.value:8.3f} {name:>14} {cosine:>25}")
         optimizer.zero_grad()
         loss_fn(model, pictures(32, generator)).backward()
         optimizer.step()
-    print(point.reason)
+    print(record.reason)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A run from a recipe, three lines changed, trained in a folder that can be resumed."""
+"""Train one model from Python: take a recipe, change its config, and train it in a folder.
+
+If the folder is kept, calling `train` again with the same config resumes an interrupted run.
+"""
 
 import tempfile
 from dataclasses import replace
@@ -7,6 +10,7 @@ from pathlib import Path
 from thalweg.experiments.paper.recipes import markov, shift
 from thalweg.train.trainer import train
 
+# The arm "shift" on the Markov language: it trains with one pass first, and with several passes later.
 config = shift(markov(steps=240))
 config = replace(config, model=replace(config.model, width=32), seed=7)
 with tempfile.TemporaryDirectory() as folder:

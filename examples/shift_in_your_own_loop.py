@@ -1,4 +1,8 @@
-"""SHIFT in a training loop that is not ours: the schedule asks for loss and gradient norm, and says how many loops to use."""
+"""Use SHIFT in your own training loop.
+
+`thalweg.Shift` receives the loss and the gradient norm after every update. It decides when the model switches from one pass to
+three, and gives the number of passes (``loops``) and their weights (``gains``) for the next forward call.
+"""
 
 import torch
 
@@ -8,6 +12,9 @@ source = tw.MarkovLanguage(vocabulary=16, order=2, seed=3)
 tokens = torch.from_numpy(source.sample(2000, 12, seed=0))
 model = tw.LoopedTransformer(tw.ModelConfig(vocabulary=16, length=11, width=32), torch.Generator().manual_seed(0))
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+# Switch when, in two successive windows of 20 updates, the loss falls by less than 5 % and the gradient norm stays about the same.
+# After the switch the weights of the new passes rise from 0 to 1 over 50 updates.
 shift = tw.Shift(loops=3, criterion=tw.Plateau(delta_loss=0.05, patience=2, window=20), onset=tw.Ramp(steps=50))
 
 for step in range(300):
@@ -18,6 +25,6 @@ for step in range(300):
     loss.backward()
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    if shift.update(loss.item(), grad_norm.item()):
+    if shift.update(loss.item(), grad_norm.item()):  # True in the update after which the model switches
         print(f"loss {loss.item():.3f}:", shift.explain())
 print(f"loss {loss.item():.3f} with {shift.loops} loops; gains {shift.gains}")

@@ -1,4 +1,8 @@
-"""The spectrum of a Hugging Face GPT-2 from its config, on batches as its trainers make them: dicts, padding labelled -100."""
+"""Compute the curvature of a Hugging Face GPT-2 before and after training: extreme eigenvalues and spectral density.
+
+The batches have the form that Hugging Face trainers use: dicts of ``input_ids`` and ``labels``, where the label -100 marks tokens
+that do not count. The model is built from a config with random weights, so nothing is downloaded.
+"""
 
 import sys
 
@@ -9,29 +13,31 @@ import thalweg as tw
 try:
     from transformers import GPT2Config, GPT2LMHeadModel
 except ImportError:
-    sys.exit(print("this example needs Hugging Face transformers: pip install 'thalweg[bench]'"))
+    sys.exit(print("This example needs Hugging Face transformers: pip install 'thalweg[bench]'"))
 
 torch.manual_seed(0)
 config = GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, use_cache=False)
 model = GPT2LMHeadModel(config)
 batches = []
-for length in (16, 12):  # ragged on purpose
+for length in (16, 12):  # batches of different length
     start = torch.randint(32, (8, 1))
-    tokens = (start + 3 * torch.arange(length)) % 32  # each token is the one before plus 3
+    tokens = (start + 3 * torch.arange(length)) % 32  # each token is the previous token plus 3
     labels = tokens.clone()
-    labels[:, : length // 4] = -100  # a prompt, which is not scored
+    labels[:, : length // 4] = -100  # the prompt does not count
     batches.append({"input_ids": tokens, "labels": labels})
 
 
 def loss_fn(model, batch):
-    """Sum over the targets that count, and their number: the mean over ragged batches is then weighted as it should be."""
+    """Return the summed loss and the number of targets that count, so that thalweg weights batches of different size correctly."""
     logits, targets = model(input_ids=batch["input_ids"]).logits[:, :-1], batch["labels"][:, 1:]
     total = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
     return total, int((targets != -100).sum())
 
 
 def show(when):
-    hessian = tw.Hessian(loss_fn, model, batches)  # evaluation mode and a kernel with second derivatives are set for each call
+    """Print the spectrum of the Hessian and of the Gauss-Newton matrix."""
+    # For each product thalweg sets evaluation mode, and an attention kernel that has second derivatives.
+    hessian = tw.Hessian(loss_fn, model, batches)
     gauss_newton = tw.GaussNewton(lambda m, b: (m(input_ids=b["input_ids"]).logits[:, :-1], b["labels"][:, 1:]), model, batches)
     density = tw.spectral_density(hessian, steps=30, probes=3)
     print(f"{when}: loss {hessian.loss:.3f}; {hessian.explain()}")

@@ -1,4 +1,8 @@
-"""Which recipes for a Hessian are right? Relative errors (Frobenius, float64) against differences of the gradient, in Markdown."""
+"""Which ways to compute a Hessian in PyTorch give the right matrix?
+
+Prints a Markdown table of relative errors (Frobenius norm, float64) for three models. The reference is a fourth-order difference of
+the gradient. Two other libraries are included if they are installed.
+"""
 
 import torch
 from torch import nn
@@ -11,15 +15,21 @@ METHODS = ("recorded", "rebuilt", "differences")
 
 
 def errors(model, loss, batch, step=2e-4):
-    parts = {name: weight.detach() for name, weight in model.named_parameters()}
-    x = torch.cat([part.flatten() for part in parts.values()])
-    eye, leaf, given = torch.eye(len(x)).to(x), x.clone().requires_grad_(), (lambda m, b: loss(m(b[0]), b[1]), model, [batch])
+    """Compute the relative error of every recipe, as text, for one model and batch."""
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    x = torch.cat([weight.flatten() for weight in weights.values()])
+    eye, leaf = torch.eye(len(x)).to(x), x.clone().requires_grad_()
+    arguments = (lambda m, b: loss(m(b[0]), b[1]), model, [batch])  # of thalweg's functions
 
     def f(flat):
-        split = zip(parts.items(), flat.split([part.numel() for part in parts.values()]), strict=True)
-        return loss(functional_call(model, {name: new.view_as(old) for (name, old), new in split}, (batch[0],)), batch[1])
+        pieces = zip(weights.items(), flat.split([weight.numel() for weight in weights.values()]), strict=True)
+        return loss(functional_call(model, {name: piece.view_as(old) for (name, old), piece in pieces}, (batch[0],)), batch[1])
 
-    g, ahead = torch.autograd.grad(f(leaf), leaf, create_graph=True)[0], lambda h: vmap(lambda v: grad(f)(x + h * step * v))(eye)
+    def gradients_at(multiple):
+        return vmap(lambda direction: grad(f)(x + multiple * step * direction))(eye)
+
+    # Every recipe returns the matrix (P, P).
+    g = torch.autograd.grad(f(leaf), leaf, create_graph=True)[0]
     recipes = {
         "`torch.func.hessian`": lambda: hessian(f)(x),
         "`jvp(jacrev)`": lambda: vmap(lambda v: jvp(jacrev(f), (x,), (v,))[1])(eye),
@@ -28,18 +38,20 @@ def errors(model, loss, batch, step=2e-4):
         "`vmap(vjp(grad))`": lambda: vmap(vjp(grad(f), x)[1])(eye)[0],
         "double backward": lambda: torch.stack([torch.autograd.grad(g, leaf, v, retain_graph=True)[0] for v in eye]),
         "`torch.autograd.functional.hessian`": lambda: torch.autograd.functional.hessian(f, x),
-        "`dense_hessian`": lambda: tw.dense_hessian(*given).matrix,
+        "`dense_hessian`": lambda: tw.dense_hessian(*arguments).matrix,
     }
-    recipes |= {f"`Hessian`, {m}": lambda m=m: tw.Hessian(*given, method=m) @ eye for m in ("recorded", "rebuilt", "differences")}
+    recipes |= {f"`Hessian`, {m}": lambda m=m: tw.Hessian(*arguments, method=m) @ eye for m in METHODS}
     try:
         from curvlinops import HessianLinearOperator as Linear
         from hessian_eigenthings import HessianOperator as Rival
 
         recipes["curvlinops"] = lambda: Linear(model, loss, [*model.parameters()], [batch], check_deterministic=False) @ eye
-        recipes["hessian-eigenthings"] = lambda: torch.stack([Rival(model, [batch], given[0]) @ v for v in eye])
+        recipes["hessian-eigenthings"] = lambda: torch.stack([Rival(model, [batch], arguments[0]) @ v for v in eye])
     except ImportError as missing:
         print(f"left out: {missing}")
-    truth = (8 * (ahead(1) - ahead(-1)) - ahead(2) + ahead(-2)) / (12 * step)
+
+    # The reference: fourth-order central differences of the gradient.
+    truth = (8 * (gradients_at(1) - gradients_at(-1)) - gradients_at(2) + gradients_at(-2)) / (12 * step)
     return {name: f"{float((recipe().detach() - truth).norm() / truth.norm()):.0e}" for name, recipe in recipes.items()}
 
 
@@ -53,7 +65,7 @@ for name, model in models.items():
         weight.data += 0.3 * torch.randn_like(weight)
     loss = nn.PoissonNLLLoss() if model is layers else nn.CrossEntropyLoss()
     data = torch.rand(2, 8, 6).double().unbind() if model is layers else (tokens[:, :-1], tokens[:, 1:].flatten())
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH):  # the attention kernel that has second derivatives
         columns[name] = errors(model, loss, data)
 for row in [["recipe", *columns], ["---"] * 4, *zip(columns[name], *(column.values() for column in columns.values()), strict=True)]:
     print("|", " | ".join(row), "|")

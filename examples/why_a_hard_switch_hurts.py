@@ -1,8 +1,12 @@
-"""Why a hard switch hurts: the loss, its largest eigenvalue times the rate, and the gradients, on both sides of a switch 1 -> T.
+"""Measure what happens at a hard switch from 1 to T passes: loss, gradients, and curvature relative to the learning rate.
 
-Trains Single for SWITCH updates; looks at the same weights with one pass, with T passes at rising gains, and with T in full; then
-goes on with a hard onset and with a ramp of 320 updates, and looks again. Adam's own measure is the largest eigenvalue of
-P^(-1/2) H P^(-1/2), P = sqrt(v) + epsilon; with beta1 = 0.9 its edge of stability lies at 38 / rate.
+A model is trained with one pass for SWITCH updates. Then the same weights are measured with one pass, with T passes whose gains
+rise from 0.1 to 1, and with T full passes. Training goes on with T passes, once with a hard onset and once with a ramp of 320
+updates, and is measured again along the way.
+
+Columns: loss (nats); norm of the gradient; its cosine with the gradient of one pass; rate times lambda, the largest eigenvalue of
+the Hessian; the same for the Hessian preconditioned by Adam, P^(-1/2) H P^(-1/2) with P = sqrt(v) + epsilon, divided by 38, which
+is the edge of stability for beta1 = 0.9; share of seeds whose gradient is clipped.
 
     python examples/why_a_hard_switch_hurts.py SEEDS SWITCH T
 """
@@ -23,8 +27,8 @@ RATE, RAMP, AFTER = 3e-3, 320, (1, 5, 20, 80, 320)
 COLUMNS = ("loss", "|g|", "cos to Single", "rate x lambda", "Adam: rate x lambda / 38", "clipped")
 
 
-def look(model, optimizer, batch, loops, gains, single) -> list[float]:
-    """One row: the landscape at the model's weights, as the passes that are given see it."""
+def measure(model, optimizer, batch, loops, gains, single) -> list[float]:
+    """Compute the numbers of one row at the model's weights, for the given passes; ``single`` is the gradient of one pass."""
 
     def loss_fn(model, rows):
         return next_token_loss(model, rows, loops, gains)
@@ -42,7 +46,7 @@ def look(model, optimizer, batch, loops, gains, single) -> list[float]:
 
 
 def rows_of(seed: int, switch: int, loops: int) -> dict[str, list[float]]:
-    """Row name -> numbers, of one seed."""
+    """Train and measure one seed; return the numbers of each row by its name."""
     data = MarkovData(MarkovConfig(), seed)
     model = tw.LoopedTransformer(tw.ModelConfig(vocabulary=16, length=11, width=64), torch.Generator().manual_seed(seed))
     optimizer = make_optimizer(OptimizerConfig(rate=RATE), model)
@@ -51,32 +55,37 @@ def rows_of(seed: int, switch: int, loops: int) -> dict[str, list[float]]:
     batch = torch.from_numpy(data.tokens[:512])
     parts = torch.autograd.grad(next_token_loss(model, batch, 1), list(model.parameters()))
     single = torch.cat([part.flatten() for part in parts])
-    found = {"1 pass": look(model, optimizer, batch, 1, None, single)}
+    # The same weights, with one pass and with T passes at several gains.
+    rows = {"1 pass": measure(model, optimizer, batch, 1, None, single)}
     for gain in (0.1, 0.25, 0.5, 1.0):
         gains = (1.0, *(gain,) * (loops - 1))
-        found[f"{loops} passes, gain {gain:g}"] = look(model, optimizer, batch, loops, gains, single)
+        rows[f"{loops} passes, gain {gain:g}"] = measure(model, optimizer, batch, loops, gains, single)
+    # Training with T passes from here on, hard or with a ramp, each on its own copy of model and optimizer.
     for name, onset in (("hard", tw.Hard()), ("ramp", tw.Ramp(RAMP))):
-        twin, other = copy.deepcopy((model, optimizer))
+        twin, twin_optimizer = copy.deepcopy((model, optimizer))
         done = 0
         for age in AFTER:
             for k in range(done, age):
                 tokens = torch.from_numpy(data.batch(switch + k, 128))
                 gains = (1.0, *onset.gains(k, loops - 1))
-                train_step(twin, other, tokens, loops=loops, gains=gains, rate=RATE, clip=1.0)
+                train_step(twin, twin_optimizer, tokens, loops=loops, gains=gains, rate=RATE, clip=1.0)
             done = age
             gains = (1.0, *onset.gains(age, loops - 1))
-            found[f"{name}, {age} updates after"] = look(twin, other, batch, loops, gains, None)
-    return found
+            rows[f"{name}, {age} updates after"] = measure(twin, twin_optimizer, batch, loops, gains, None)
+    return rows
 
 
-seeds, switch, loops = (int(given) for given in (sys.argv[1:] + ["1", "30", "3"][len(sys.argv) - 1 :]))
+arguments = sys.argv[1:]
+arguments += ["1", "30", "3"][len(arguments) :]
+seeds, switch, loops = (int(argument) for argument in arguments)
 torch.set_num_threads(1)
-seen = [rows_of(seed, switch, loops) for seed in range(seeds)]
+runs = [rows_of(seed, switch, loops) for seed in range(seeds)]
 print(f"{seeds} seeds, switch 1 -> {loops} after {switch} updates, Adam {RATE:g}; mean [95 % interval over seeds]")
-print("what | " + " | ".join(COLUMNS))
-for name in seen[0]:
+print("row | " + " | ".join(COLUMNS))
+for name in runs[0]:
     cells = []
-    for place in range(len(COLUMNS)):
-        one = interval([found[name][place] for found in seen])
-        cells.append(f"{one.mean:.3g}" + (f" [{one.low:.3g}, {one.high:.3g}]" if one.low is not None else ""))
+    for column in range(len(COLUMNS)):
+        estimate = interval([rows[name][column] for rows in runs])
+        ends = f" [{estimate.low:.3g}, {estimate.high:.3g}]" if estimate.low is not None else ""
+        cells.append(f"{estimate.mean:.3g}{ends}")
     print(f"{name} | " + " | ".join(cells))

@@ -2,6 +2,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from thalweg.data.markov_data import MarkovConfig
@@ -10,6 +11,10 @@ from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import AtStep
 from thalweg.shift.onset import Ramp
 from thalweg.train.config import RunConfig, ShiftConfig, TrainingConfig
+
+# How long inputs take to make is a fact about the machine and what else it does, not about the code.
+hypothesis.settings.register_profile("any machine", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture

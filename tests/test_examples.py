@@ -14,6 +14,6 @@ def test_there_are_examples() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs_and_says_something(path: Path, tmp_path: Path) -> None:
-    found = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout
+    process = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout

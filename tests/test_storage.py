@@ -323,7 +323,7 @@ def test_a_file_of_ten_gigabytes_is_not_read(old):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (os.mkfifo, "is a pipe, expected a file"),
+        (os.mkfifo, "is a named pipe, expected a file"),
         (os.mkdir, "is a folder, expected a file"),
         (lambda path: os.symlink("/dev/zero", path), "is a device, expected a file"),
         (lambda path: os.symlink(path, path), "Too many levels of symbolic links"),

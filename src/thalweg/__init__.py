@@ -1,6 +1,6 @@
-"""Train looped transformers in stages, and see the landscape they train in.
+"""Train looped transformers in stages, and measure the loss landscape they train in.
 
-The public names below are loaded when they are first used, so that ``import thalweg`` costs next to nothing.
+The public names below are imported when they are first used, so that ``import thalweg`` does not load PyTorch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _LAZY_IMPORTS = {
 }
 """Public name -> module that defines it."""
 RENAMED = {"train_run": "train", "Experiment": "OwnExperiment"}
-"""`thalweg.train` is the room; its function goes by this name here."""
+"""Public name -> its name in that module, where they differ: ``thalweg.train`` is a package, so that its function needs another."""
 
 __all__ = [
     "Verdict",

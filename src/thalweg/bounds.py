@@ -1,8 +1,9 @@
-"""The range of every number that a user can set, written beside its field, checked in one place.
+"""Kind and range of every number that a user can set: declared in a type, checked in one place.
 
-A field says it in its type, ``steps: Annotated[int, Whole(1, 10**9)]``, and its dataclass calls
-`thalweg.serialization.checked` when it is made; an option of the command line says it likewise (`thalweg.cli`). `thalweg recipe`
-prints the same ranges.
+A dataclass declares a range in the type of its field, ``steps: Annotated[int, Whole(1, 10**9)]``, and calls
+`thalweg.serialization.checked` in ``__post_init__``. Options of the command line declare theirs in the same way (`thalweg.cli`),
+and `thalweg recipe` prints the same ranges. A numeric function that takes plain ``int`` and ``float`` has the kind of its arguments
+checked by the decorator `of_their_kind`.
 """
 
 from __future__ import annotations
@@ -22,64 +23,70 @@ P = ParamSpec("P")
 R = TypeVar("R")
 LARGEST_SEED = 2**63 - 1
 _TINY = 1e-30
-"""The smallest size of a number beside 0: float32 takes what is much smaller for 0."""
+"""Smallest absolute value that is accepted beside 0 itself: float32 rounds much smaller ones to 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A whole number from ``least`` to ``most``."""
+    """The bound of an integer: from ``least`` to ``most``, both included."""
 
     least: int
     most: int
     below: str = ""
-    """What is expected, in words, when less was given."""
+    """What a message says is expected when the value is below ``least``; a default text if empty."""
 
     noun: ClassVar[str] = "a whole number"
 
     def refuse(self, value: Any, place: str, given: Any) -> None:
-        """Raise unless the value, which stands in what was given, is such a number."""
-        require(_is_a(numbers.Integral, value), place, given, self.noun)
+        """Raise `BadInputError` unless the value is an integer within the bound.
+
+        Args:
+            value: what is checked.
+            place: name of the field or option, for the message.
+            given: what the user wrote, for the message; the value itself, or the list that holds it.
+        """
+        require_kind(int, value, place, given, f"{self.noun} {self.range}")
         require(value >= self.least, place, given, self.below or f"{self.noun} of at least {self.least:,}")
-        require(value <= self.most, place, given, f"{self.noun} of at most {_bound_in_words(self.most)}")
+        require(value <= self.most, place, given, f"{self.noun} of at most {_upper_end(self.most)}")
 
     @property
     def range(self) -> str:
-        """In a reader's words."""
-        return f"from {self.least:,} to {_bound_in_words(self.most)}"
+        """The range as a phrase for a reader, such as "from 1 to 10"."""
+        return f"from {self.least:,} to {_upper_end(self.most)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A finite number from ``least`` to ``most``; not so small beside 0 that float32 takes it for 0."""
+    """The bound of a finite number: from ``least`` to ``most``, and not so close to 0 that float32 would round it to 0."""
 
     least: float
     most: float
-    words: str = ""
-    """What is expected, in words."""
+    expected: str = ""
+    """What a message says is expected when the value is out of range; a default text if empty."""
     open_below: bool = False
-    """Whether ``least`` itself is left out."""
+    """Whether ``least`` itself is excluded."""
     open_above: bool = False
-    """Whether ``most`` itself is left out."""
+    """Whether ``most`` itself is excluded."""
 
     noun: ClassVar[str] = "a number"
 
     def refuse(self, value: Any, place: str, given: Any) -> None:
-        """Raise unless the value, which stands in what was given, is such a number."""
-        require(_is_a(numbers.Real, value), place, given, self.noun)
-        low = value > self.least if self.open_below else value >= self.least
-        require(low, place, given, self.words or self.lower)
-        high = value < self.most if self.open_above else value <= self.most
-        require(high, place, given, self.words or f"{self.noun} {self.range}")
+        """Raise `BadInputError` unless the value is a number within the bound; arguments as in `Whole.refuse`."""
+        require_kind(float, value, place, given)
+        large_enough = value > self.least if self.open_below else value >= self.least
+        require(large_enough, place, given, self.expected or self._lower)
+        small_enough = value < self.most if self.open_above else value <= self.most
+        require(small_enough, place, given, self.expected or f"{self.noun} {self.range}")
         require(value == 0 or abs(value) >= _TINY, place, given, f"{self.noun} {self.range}, no smaller beside 0 than {_TINY:g}")
 
     @property
-    def lower(self) -> str:
-        """What is expected where less was given, or no number."""
+    def _lower(self) -> str:
+        """What is expected of a value that is too small or NaN."""
         return f"{self.noun} {self.range}" if self.open_below or self.open_above else f"{self.noun} of at least {self.least:g}"
 
     @property
     def range(self) -> str:
-        """In a reader's words."""
+        """The range as a phrase for a reader, such as "above 0, at most 1"."""
         if self.open_below:
             return f"above {self.least:g}, {'below' if self.open_above else 'at most'} {self.most:g}"
         return f"from {self.least:g} {'up to, not including,' if self.open_above else 'to'} {self.most:g}"
@@ -88,35 +95,44 @@ class Number:
 Bound = Whole | Number
 Seed = Annotated[int, Whole(0, LARGEST_SEED, "a whole number from 0 to 2**63 - 1")]
 Rate = Annotated[float, Number(0, 1e6, "a positive number of at most a million", open_below=True)]
-"""Of learning, and factors."""
+"""A learning rate, or a factor on one."""
 Share = Annotated[float, Number(0, 1, "a share from 0 to 1")]
 Updates = Annotated[int, Whole(1, 10**9)]
 Threads = Annotated[int, Whole(0, 1024)]
 
 
-def _is_a(kind: type, value: Any) -> bool:
-    """Whether a value is a number of a kind; yes and no are none."""
-    return isinstance(value, kind) and not isinstance(value, bool)
+def require_kind(kind: type, value: Any, place: str, given: Any, expected: str = "") -> None:
+    """Raise `BadInputError` unless a value is a number of a kind; ``bool`` does not count as a number.
+
+    Args:
+        kind: ``int`` for integers, ``float`` for real numbers, each of Python or numpy.
+        value: what is checked.
+        place: name of the field or argument, for the message.
+        given: what the user wrote, for the message.
+        expected: what the message says is expected; a default text if empty.
+    """
+    abstract, noun = (numbers.Integral, Whole.noun) if kind is int else (numbers.Real, Number.noun)
+    require(isinstance(value, abstract) and not isinstance(value, bool), place, given, expected or noun)
 
 
-def _bound_in_words(most: int) -> str:
-    """An upper end with its thousands apart; powers of two that nobody reads otherwise as such.
+def _upper_end(most: int) -> str:
+    """An upper end with separators between the thousands; the largest seed as a power of two.
 
     Example:
-        >>> told(10**6), told(2**63 - 1)
+        >>> _upper_end(10**6), _upper_end(2**63 - 1)
         ('1,000,000', '2**63 - 1')
     """
     return "2**63 - 1" if most == LARGEST_SEED else f"{most:,}"
 
 
 def check(section: Any, prefix: str = "") -> None:
-    """Refuse a dataclass in which a number is outside of its bound, or a text cannot be written down.
+    """Refuse a dataclass in which a number is out of its range, or a text cannot be encoded as UTF-8.
 
     Args:
-        section: the dataclass; only fields of its own are looked at, not those of sections within it.
-        prefix: what stands before the name of a field in messages, as in "model." or "net ".
+        section: the dataclass; its own fields are checked, those of dataclasses inside it are not.
+        prefix: text before the name of a field in messages, such as "model." or "net ".
     Raises:
-        BadInputError: names place and field, what was given and what was expected.
+        BadInputError: a field is out of range; the message names it, what was given and what was expected.
     """
     for name, hint in bounds_of(type(section)).items():
         refuse(hint, getattr(section, name), f"{prefix}{name}")
@@ -124,13 +140,20 @@ def check(section: Any, prefix: str = "") -> None:
 
 @functools.cache
 def bounds_of(cls: type) -> dict[str, Any]:
-    """Field -> its type, bounds included."""
+    """The type of every field of a dataclass by name, with the bounds in its annotation."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def refuse(hint: Any, value: Any, place: str, given: Any = None) -> None:
-    """Raise unless a value, alone or one of a list that was given, keeps to the bounds in its type."""
+    """Raise `BadInputError` unless a value keeps to the bounds in its type; in a tuple every item has to.
+
+    Args:
+        hint: the type, such as ``Annotated[int, Whole(1, 9)]``, a tuple of it, or a union with None.
+        value: what is checked.
+        place: name of the field or option, for the message.
+        given: what the user wrote, for the message; None takes the value.
+    """
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         for bound in options[1:]:
@@ -144,48 +167,48 @@ def refuse(hint: Any, value: Any, place: str, given: Any = None) -> None:
             if typing.get_origin(option) is Annotated:
                 refuse(option, value, place)
     elif isinstance(value, str):
-        require(_writable(value), place, value, "text that can be written as UTF-8")
+        # Half of a surrogate pair, from a file name in another encoding, cannot be encoded.
+        encodable = not any("\ud800" <= letter <= "\udfff" for letter in value)
+        require(encodable, place, value, "text that can be written as UTF-8")
 
 
 def of_their_kind(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, refusing what is no number where its signature says ``int`` or ``float``, before it compares or counts with it.
+    """Decorate a function so that arguments annotated ``int`` or ``float`` (or None besides) must be numbers of that kind.
 
-    Whole numbers of numpy and others are taken; truth values, text and fractions in place of whole numbers are not.
+    Numbers of numpy are accepted; ``bool``, text, and a fraction where an integer is expected are refused before the function
+    compares or computes with them.
     """
     signature = inspect.signature(function)
-    kinds: dict[str, tuple[type, str, bool]] = {}
 
-    def look() -> None:
+    @functools.cache
+    def number_arguments() -> dict[str, tuple[type, bool]]:
+        """Argument -> its kind and whether it may be None; at the first call, as a hint may name a class that is defined later."""
+        kinds: dict[str, tuple[type, bool]] = {}
         for name, hint in typing.get_type_hints(function).items():
             options = typing.get_args(hint) or (hint,)
-            kind = float if float in options else int if int in options else None
-            if kind is not None and name != "return" and set(options) <= {int, float, type(None)}:
-                words = "a whole number" if kind is int else "a number"
-                real = numbers.Integral if kind is int else numbers.Real
-                kinds[name] = (real, words + (", or None" if type(None) in options else ""), type(None) in options)
+            takes_number = int in options or float in options
+            if name != "return" and takes_number and all(option in (int, float, type(None)) for option in options):
+                kinds[name] = (float if float in options else int, type(None) in options)
+        return kinds
 
     @functools.wraps(function)
-    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not kinds:
-            look()
+    def with_checked_numbers(*args: P.args, **kwargs: P.kwargs) -> R:
+        kinds = number_arguments()
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in kinds:
-                kind, words, optional = kinds[name]
-                require(_is_a(kind, value) or (optional and value is None), name, value, words)
+                kind, or_none = kinds[name]
+                if not (or_none and value is None):
+                    noun = Whole.noun if kind is int else Number.noun
+                    require_kind(kind, value, name, value, f"{noun}, or None" if or_none else noun)
         return function(*args, **kwargs)
 
-    return inside
+    return with_checked_numbers
 
 
 def bound_in(hint: Any) -> Bound | None:
-    """The bound in a type, also that of a list's members; None where there is none."""
+    """The bound declared in a type, also in that of a tuple's items; None if there is none."""
     for option in typing.get_args(hint):
-        found = option if isinstance(option, Bound) else bound_in(option)
-        if found is not None:
-            return found
+        bound = option if isinstance(option, Bound) else bound_in(option)
+        if bound is not None:
+            return bound
     return None
-
-
-def _writable(text: str) -> bool:
-    """Whether a text can be encoded: half of a surrogate pair cannot."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)

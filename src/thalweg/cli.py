@@ -1,4 +1,8 @@
-"""The command line: one table from command to function. Heavy imports wait inside the calls, so that --help is quick."""
+"""The command line: one function per command.
+
+Each docstring below is the help text of its command. Modules that load PyTorch are imported inside the functions, so that
+``thalweg --help`` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,11 @@ from thalweg.screen import complain, say, say_json
 
 app = App(
     name="thalweg",
-    help="""Train looped transformers in stages, and see the landscape they train in.
+    help="""Train looped transformers in stages, and measure the loss landscape they train in.
 
-Example: `thalweg study markov --preset quick`""",
+A looped transformer applies the same blocks several times. A staged run (SHIFT) trains with one pass first and with several later.
+
+Example: `thalweg study markov --preset quick` compares one pass, several passes and staged training, and writes a report.""",
     version_flags=["--version"],
     help_format="markdown",
     result_action="return_value",
@@ -33,27 +39,27 @@ Example: `thalweg study markov --preset quick`""",
 )
 
 
-def whole(hint: Any, tokens: Sequence[Token]) -> Any:
-    """Whole numbers as they are written: a fraction is refused, not rounded."""
-    found = []
+def _to_integers(hint: Any, tokens: Sequence[Token]) -> Any:
+    """Convert option values to integers; a fraction is refused, where cyclopts would round it."""
+    values = []
     for token in tokens:
         try:
-            found.append(int(token.value))
+            values.append(int(token.value))
         except ValueError:
             raise ValueError(f"given {shown(token.value)}, expected a whole number") from None
-    return tuple(found) if typing.get_origin(hint) is tuple else found[0]
+    return tuple(values) if typing.get_origin(hint) is tuple else values[0]
 
 
-_Digits = Parameter(converter=whole)
+_Digits = Parameter(converter=_to_integers)
 _Seeds = Annotated[int, Whole(0, 10_000, "a whole number of at least 1"), _Digits]
 _Jobs = Annotated[int, Whole(0, 1024, "a whole number of at least 1, or 0 for one for each core"), _Digits]
-Loops = Annotated[int, Whole(0, 10**4, "at least 2 passes, as there is nothing to switch to otherwise"), _Digits]
+_Loops = Annotated[int, Whole(0, 10**4, "at least 2 passes, as there is nothing to switch to otherwise"), _Digits]
 _Count = Annotated[int | None, _Digits]
-"""Bounded by the field of the plan that it goes into."""
+"""An optional count; the field of `LandscapePlan` that takes it checks its range."""
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a function a command whose numbers are checked against the bounds in their types first."""
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a function as a command that first checks its numbers against the bounds in their types."""
     hints, signature = typing.get_type_hints(function, include_extras=True), inspect.signature(function)
 
     @app.command
@@ -71,7 +77,7 @@ _STUDIES = ("markov", "text", "tasks")
 _Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
-@command
+@_command
 def study(
     task: str,
     /,
@@ -88,40 +94,42 @@ def study(
     landscape: bool = True,
     json_: _Json = False,
 ) -> None:
-    """Make a whole study: runs of every arm over seeds, then table, verdicts, figures and report.html.
+    """Train every arm (variant) of a study over several seeds, and write table, verdicts, figures and report.html.
 
-    A study that was interrupted goes on where it was when the same command is given again.
+    To resume an interrupted study, give the same command again.
 
     Example: `thalweg study markov --preset quick --out results/markov`
 
     Parameters
     ----------
     task:
-        What is learned: `markov` (the Markov language), `text` (bytes of real text) or `tasks` (algorithmic tasks); or an
-        experiment of your own as module:Class, see `examples/an_experiment_of_your_own.py`.
+        What the models learn: `markov` (a synthetic Markov language), `text` (bytes of real text) or `tasks` (algorithmic tasks
+        such as addition). Or your own experiment as module:Class; `examples/an_experiment_of_your_own.py` shows one.
     preset:
-        `quick` (3 seeds, minutes), `paper` (all arms; markov and text: 5 seeds, spectra), for text `large` (a million parameters),
-        for tasks `gpu` (one GPU, an hour or less) or `source` (the source's size, days).
+        Size of the study. All tasks: `quick` (3 seeds, a few minutes) and `paper` (all arms; for markov and text also 5 seeds and
+        curvature spectra). For text also `large` (a million parameters). For tasks also `gpu` (at most an hour on one GPU) and
+        `source` (the size used in arXiv 2409.15647; days).
     out:
-        Folder of the study; results/TASK-PRESET when not given.
+        Folder for the results. Default: results/TASK-PRESET.
     arms:
-        Some arms only, with commas: single,looped,shift,shift-hard,single-rescaled,single-flops; of tasks single,looped,shift,
-        shift-short,shift-scp,shift-hard,looped-fast,looped-short,next-token,fixed,random.
+        Comma-separated arms to train; default: those of the preset. For markov and text: single, looped, shift, shift-hard,
+        single-rescaled, single-flops. For tasks: single, looped, shift, shift-short, shift-scp, shift-hard, looped-fast,
+        looped-short, next-token, fixed, random.
     seeds:
-        Number of seeds; 0 takes the preset's.
+        Number of seeds; 0 takes the preset's number.
     jobs:
-        Runs at a time; 0 takes one for each core.
+        Number of runs trained at the same time; 0 takes one per core.
     text:
-        File or folder to learn (task `text`); Python's standard library when not given.
+        For the study `text`: the file or folder to learn. Default: the sources of Python's standard library.
     tasks:
-        Of the study `tasks`, with commas: parity,copy,addition,binary-sum,multiplication,unique-set, or a task of your own as
-        module:attribute; all six when not given.
+        For the study `tasks`: comma-separated tasks out of parity, copy, addition, binary-sum, multiplication, unique-set, or your
+        own task as module:attribute. Default: all six.
     device:
-        `auto`, `cpu`, `cuda`, ...
+        Device that trains the models: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
     compile:
-        Compile the models before their clocks start.
+        Compile the models with torch.compile before the training time is measured.
     landscape:
-        Whether the landscape of every run is measured too; most of a study's time.
+        Also measure the loss landscape of every run; this takes most of a study's time.
     json_:
         Print the summary as JSON on standard output.
     """
@@ -139,34 +147,34 @@ def study(
     require(not tasks or task == "tasks", "--task", tasks, "to go with the study `tasks`")
     if task == "tasks":
         require(not text, "--text", text, "to go with the study `text`")
-        require(not compile, "--compile", compile, "not to be given with the study `tasks`, whose batches have shapes of their own")
+        require(not compile, "--compile", compile, "no --compile: the batches of the study `tasks` vary in shape")
         from thalweg.experiments.tasks.definition import TaskStudy
         from thalweg.experiments.tasks.recipes import plan_tasks
 
-        made: Experiment = TaskStudy(plan_tasks(preset, _listed(tasks), chosen, seeds, device))
+        experiment: Experiment = TaskStudy(plan_tasks(preset, _listed(tasks), chosen, seeds, device))
     else:
-        made = PaperStudy(plan(task, preset, chosen, seeds, text, device, compile, landscape))
-    make(made, out or Path("results") / f"{task}-{preset}", jobs, json_)
+        experiment = PaperStudy(plan(task, preset, chosen, seeds, text, device, compile, landscape))
+    make(experiment, out or Path("results") / f"{task}-{preset}", jobs, json_)
 
 
 def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, others: str) -> None:
-    """The command `study` for an experiment of a user's own."""
+    """Run the command `study` for the user's own experiment class."""
     from thalweg.experiments.engine import make
     from thalweg.experiments.own import find_experiment
 
-    require(not others, "study", name, "an experiment of your own alone: its arms, data and seeds are what the class says")
-    made = find_experiment(name, seeds)
-    make(made, out or Path("results") / name.rpartition(":")[2], jobs, as_json)
+    require(not others, "study", name, "an experiment of your own alone, without --arms, --text and --task: its class defines them")
+    experiment = find_experiment(name, seeds)
+    make(experiment, out or Path("results") / name.rpartition(":")[2], jobs, as_json)
 
 
-@command
+@_command
 def frontier(
     source: str,
     /,
     *,
     preset: str = "quick",
     arms: Annotated[str, Parameter(name="--arms")] = "",
-    loops: Loops = 0,
+    loops: _Loops = 0,
     seeds: _Seeds = 0,
     out: Path | None = None,
     jobs: _Jobs = 0,
@@ -211,13 +219,13 @@ def frontier(
     make(FrontierStudy(plan), out or Path("results") / f"frontier-{source}-{preset}", jobs, json_)
 
 
-@command
+@_command
 def shift_sweep(
     task: str,
     /,
     *,
     preset: str = "quick",
-    loops: Loops = 0,
+    loops: _Loops = 0,
     groups: Annotated[str, Parameter(name="--groups")] = "",
     seeds: _Seeds = 0,
     out: Path | None = None,
@@ -226,35 +234,37 @@ def shift_sweep(
     device: str = "auto",
     json_: _Json = False,
 ) -> None:
-    """Try ways to switch from one pass to many: when, how, and with what for the optimizer; heat maps and report.html.
+    """Compare ways to switch from one pass to several: when to switch, how fast, and what to do with the optimizer.
 
-    Single, Looped, SHIFT from the first update on, by SCP, and as in the paper, and a short one are always made; --groups chooses
-    what else. A sweep that was interrupted goes
-    on where it was when the same command is given again.
+    Writes heat maps and report.html. The sweep always trains the baselines: one pass (Single), all passes from the start (Looped),
+    SHIFT with a ramp from the first update on, SHIFT switched by the plateau criterion SCP, the paper's SHIFT, and a short one.
+    The option --groups chooses the variants beyond these. To resume an interrupted sweep, give the same command again.
 
     Example: `thalweg shift-sweep markov --preset quick --groups scp,share`
 
     Parameters
     ----------
     task:
-        What is learned: `markov` (the Markov language) or `text` (bytes of real text).
+        What the models learn: `markov` (a synthetic Markov language) or `text` (bytes of real text).
     preset:
-        `quick` (3 seeds, a small grid, minutes) or `paper` (5 seeds, 36 settings of SCP).
+        Size of the sweep: `quick` (3 seeds, a small grid, minutes) or `paper` (5 seeds, 36 settings of SCP).
     loops:
-        Passes after the switch; 0 takes 6 for markov and 4 for text.
+        Number of passes after the switch; 0 takes 6 for markov and 4 for text.
     groups:
-        With commas: scp (grid of thresholds and patience), share (fixed moments), onset, optimizer, stages (ladders), safety (the
-        net), model (controls that keep loops stable by themselves), or none; all when not given.
+        Comma-separated groups of variants; default: all. `scp`: grid over thresholds and patience of the criterion. `share`:
+        switches after a fixed share of the run. `onset`: ways to bring in the new passes. `optimizer`: what becomes of the
+        optimizer's state. `stages`: several switches, such as 1, 2, 4 passes. `safety`: taking a failed switch back. `model`:
+        models that are stable with many loops by construction. `none`: the baselines only.
     seeds:
-        Number of seeds; 0 takes the preset's.
+        Number of seeds; 0 takes the preset's number.
     out:
-        Folder of the sweep; results/TASK-shift-LOOPS-PRESET when not given.
+        Folder for the results. Default: results/TASK-shift-LOOPS-PRESET.
     jobs:
-        Runs at a time; 0 takes one for each core.
+        Number of runs trained at the same time; 0 takes one per core.
     text:
-        File or folder to learn (task `text`); Python's standard library when not given.
+        For the task `text`: the file or folder to learn. Default: the sources of Python's standard library.
     device:
-        `auto`, `cpu`, `cuda`, ...
+        Device that trains the models: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
     json_:
         Print the summary as JSON on standard output.
     """
@@ -267,7 +277,7 @@ def shift_sweep(
     make(SwitchingSweep(planned), out or Path("results") / f"{task}-shift-{planned.loops}-{preset}", jobs, json_)
 
 
-@command
+@_command
 def train(
     config: Path,
     /,
@@ -277,20 +287,20 @@ def train(
     landscape: Annotated[bool, Parameter(negative="")] = False,
     json_: _Json = False,
 ) -> None:
-    """Make one run from a TOML config, or go on with it where it was stopped.
+    """Train one model from a TOML config, or resume a run that was stopped.
 
     Example: `thalweg train run.toml --out results/run --set training.steps=500`
 
     Parameters
     ----------
     config:
-        TOML file; `thalweg recipe markov` prints one to start from.
+        TOML file that describes the run; `thalweg recipe markov` prints one to start from.
     out:
-        Folder of the run; results/NAME-OF-THE-FILE when not given.
+        Folder for the run. Default: results/NAME, where NAME is the file name of the config.
     set_:
-        Change a value: section.key=value. May be given many times.
+        Override a value of the config: section.key=value. May be given several times.
     landscape:
-        Measure the landscape at each snapshot while the run goes on (needs training.snapshots); see `thalweg landscape`.
+        Measure the loss landscape at every snapshot during training (needs training.snapshots); see `thalweg landscape`.
     json_:
         Print the run's summary as JSON on standard output.
     """
@@ -318,7 +328,7 @@ def train(
     say(f"{label}: {summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
 
 
-@command
+@_command
 def landscape(
     run: Path,
     /,
@@ -335,35 +345,36 @@ def landscape(
     threads: Annotated[Threads, _Digits] = 0,
     json_: _Json = False,
 ) -> None:
-    """Measure the loss landscape along a run that is there: spectra, river and valley, alignment, hopping, lengths, slices.
+    """Measure the loss landscape along a finished run.
 
-    Everything goes into RUN/landscape, figures too. A landscape that was interrupted goes on where it was when the same command is
-    given again; without options it keeps the plan it was begun with.
+    Measured are: Hessian spectra, the split into river (flat) and valley (steep) directions, the alignment of one-pass and
+    all-pass gradients, hopping between valley walls, accuracy on longer sequences, and slices of the loss. Records and figures go
+    into RUN/landscape. To resume an interrupted measurement, give the same command again; without options it keeps its settings.
 
     Example: `thalweg landscape results/markov-quick/runs/looped-seed0`
 
     Parameters
     ----------
     run:
-        The --out folder of `thalweg train`, with snapshots (training.snapshots) or at least checkpoints.
+        Folder of the run: the --out folder of `thalweg train`, with snapshots (training.snapshots) or at least checkpoints.
     checkpoints:
-        How many snapshots are looked at; all when not given. Phases of learning need 40.
+        Number of snapshots to measure at. Default: all. The phases of learning need 40.
     sequences:
-        Training sequences of the fixed batch (64 when not given).
+        Number of training sequences in the batch whose loss is studied. Default: 64.
     loops:
-        Passes of the Looped side of the alignment; the run's last stage when not given.
+        Number of passes whose gradient is compared with the gradient of one pass. Default: that of the run's last stage.
     exact_seconds:
-        Longest time for one exact spectrum (60 when not given); above it spectra are matrix-free.
+        Longest time in seconds for one exact spectrum; a slower one is estimated by matrix-free methods. Default: 60.
     replays:
-        Windows of training gone over again, for hopping and trapping (3 when not given).
+        Number of windows in which the training is repeated to detect hopping and trapping. Default: 3.
     window:
-        Updates of a window (100 when not given).
+        Number of updates in a window. Default: 100.
     lengths:
-        Multiples of the training length to score at, one --lengths for each (1, 2, 4, 8 when not given).
+        Multiples of the training length to score at; repeat the option for each. Default: 1, 2, 4 and 8.
     slices:
-        Whether planes of the loss are drawn.
+        Compute the loss on two-dimensional planes through the final weights.
     dtype:
-        float32 or float64, arithmetic of the products.
+        Arithmetic of the Hessian-vector products: `float32` or `float64`.
     threads:
         CPU threads; 0 leaves PyTorch's own choice.
     json_:
@@ -373,7 +384,7 @@ def landscape(
     from thalweg.serialization import from_dict
     from thalweg.survey.command import measure_landscape
 
-    given = {
+    options = {
         "checkpoints": checkpoints,
         "sequences": sequences,
         "loops": loops,
@@ -384,30 +395,30 @@ def landscape(
         "slices": slices,
         "dtype": dtype,
     }
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None}
     measure_landscape(run, from_dict(LandscapePlan, chosen) if chosen else None, threads, json_)
 
 
-@command
+@_command
 def report(folder: Path, other: Path | None = None, /, *, out: Path | None = None, json_: _Json = False) -> None:
-    """Make table, answers, figures and report.html of a study or a sweep again, from its records; or compare two of them.
+    """Rebuild table, verdicts, figures and report.html of a study or sweep from its records, or compare two of them.
 
-    Works on one that is still going on: what is missing is named, with how far it is.
+    Also works while a study is still running: the report then lists the missing runs and their progress.
 
-    Example: `thalweg report results/markov-quick`; two side by side: `thalweg report results/markov-quick results/markov-paper`
+    Example: `thalweg report results/markov-quick`; to compare two: `thalweg report results/markov-quick results/markov-paper`
 
     Parameters
     ----------
     folder:
-        The --out folder of `thalweg study` or `thalweg shift-sweep`.
+        Folder of the study: the --out folder of `thalweg study` or `thalweg shift-sweep`.
     other:
-        A second one of the same kind: what differs between their settings, numbers and verdicts, in place of a report.
+        Folder of a second study of the same kind. If given, the command compares settings, numbers and verdicts of the two.
     out:
-        Folder of the comparison; compare-A-B here when not given.
+        Folder for the comparison. Default: compare-A-B in the current folder.
     json_:
         Print the summary as JSON on standard output.
     """
-    require(out is None or other is not None, "--out", str(out), "two folders, whose comparison it is for")
+    require(out is None or other is not None, "--out", str(out), "two folders to compare: a report goes into its own folder")
     if other is not None:
         from thalweg.experiments.compare import compare
 
@@ -416,29 +427,30 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
     from thalweg.experiments.engine import show
     from thalweg.experiments.registry import experiment_in
 
-    found = experiment_in(folder)
-    show(found, found.report(folder), folder, json_)
+    experiment = experiment_in(folder)
+    show(experiment, experiment.report(folder), folder, json_)
 
 
-@command
+@_command
 def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: Annotated[Seed, _Digits] = 0) -> None:
-    """Print the config of one run as TOML, every key with what it is and its range, to change and to give to `thalweg train`.
+    """Print the config of one run as TOML, with the meaning and range of every key; edit it and give it to `thalweg train`.
 
-    Of markov and text the run keeps snapshots, so that `thalweg landscape` has curves to draw.
+    For markov and text the config keeps snapshots, so that `thalweg landscape` can draw curves.
 
     Example: `thalweg recipe markov --arm shift > run.toml`
 
     Parameters
     ----------
     task:
-        `markov`, `text`, or an algorithmic task: parity, copy, addition, binary-sum, multiplication, unique-set, module:attribute.
+        What the model learns: `markov`, `text`, or an algorithmic task: parity, copy, addition, binary-sum, multiplication,
+        unique-set, or your own as module:attribute.
     arm:
-        single, looped, shift, shift-hard, single-rescaled or single-flops; of a task also shift-short, shift-scp, looped-fast,
-        looped-short, next-token, fixed or random.
+        Variant of the training: single, looped, shift, shift-hard, single-rescaled or single-flops; for a task also shift-short,
+        shift-scp, looped-fast, looped-short, next-token, fixed or random.
     preset:
-        `quick` or `paper`; of a task also `gpu` or `source`.
+        Size of the run: `quick` or `paper`; for a task also `gpu` or `source`.
     seed:
-        Root seed of the run.
+        Seed from which all random numbers of the run are derived.
     """
     from thalweg.data.tasks import TASKS
     from thalweg.experiments.paper.recipes import plan, runs_of
@@ -456,35 +468,35 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: An
     sys.stdout.write(explained_text(replace(run, seed=seed)))
 
 
-@command
+@_command
 def verify(*statements: str, json_: _Json = False) -> None:
-    """Try every statement of the theory on this machine, counterexamples included, and print what was found.
+    """Test the statements of the theory numerically on this machine, counterexamples included, and print the results.
 
-    Exit code 1 when one does not hold.
+    Exits with code 1 if a statement does not hold.
 
     Example: `thalweg verify` or `thalweg verify 3.2 CE1`
 
     Parameters
     ----------
     statements:
-        Numbers as in docs/theory.md; all when none is given.
+        Numbers of the statements to test, as in docs/theory.md. Default: all.
     json_:
-        Print the findings as JSON on standard output.
+        Print the results as JSON on standard output.
     """
     from thalweg.verify.commands import verify as try_all
 
     try_all(statements, json_)
 
 
-def _listed(words: str) -> tuple[str, ...]:
-    """The words between commas."""
-    return tuple(word.strip() for word in words.split(",") if word.strip())
+def _listed(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list, without empty items."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; exit 0 when it worked, 1 when it failed, 2 when the input was bad, 130 when interrupted."""
+    """Run a command and exit: 0 if it worked, 1 if it failed, 2 if the input was bad, 130 if it was interrupted."""
     warnings.showwarning = one_line
-    for stream in (sys.stdout, sys.stderr):  # a letter that the terminal's encoding lacks is shown as its escape
+    for stream in (sys.stdout, sys.stderr):  # print a character that the terminal's encoding lacks as its escape
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     end_with_parent()
@@ -492,42 +504,43 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def call(arguments: list[str]) -> int:
-    """Run a command and return its exit code; errors become one line on standard error."""
+    """Run a command and return its exit code; print an error as one line on standard error."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return refused(" ".join(str(error).split()), 2)
+        return _fail(" ".join(str(error).split()), 2)
     except StudyError as error:
-        return refused(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except ThalwegError as error:
-        return refused(" ".join(str(error).split()), error.exit_code)
+        return _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
-        return refused("interrupted; give the same command again to go on", 130)
+        return _fail("interrupted; give the same command again to go on", 130)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except OSError as error:
         where = " ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-        return refused(f"cannot use {where or 'a file'}: {error.strerror or error}; choose another path or fix its rights", 1)
+        return _fail(f"cannot use {where or 'a file'}: {error.strerror or error}; choose another path or fix its rights", 1)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        return refused(f"out of memory ({str(error).splitlines()[0] if str(error) else 'no more can be had'}); ask for less", 1)
+        reason = str(error).splitlines()[0] if str(error) else "none left"
+        return _fail(f"out of memory ({reason}); choose a smaller model, batch or number of jobs", 1)
     return 0
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether an error says that no more memory could be had; PyTorch has no class of its own for that on a CPU."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
-    return isinstance(error, MemoryError) or any(one in str(error) for one in words)
+    """Whether an error reports a lack of memory; on a CPU PyTorch raises a plain RuntimeError for it."""
+    phrases = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
 
 
-def refused(message: str, code: int) -> int:
-    """Say what is wrong and hand the exit code on."""
+def _fail(message: str, code: int) -> int:
+    """Print an error message and return the exit code."""
     complain(message)
     return code
 
 
 def one_line(message: Any, *_: Any) -> None:
-    """Warnings as one line, without the source around them."""
+    """Print a warning as one line, without the source line that Python adds."""
     complain(f"warning: {' '.join(str(message).split())}")

@@ -1,7 +1,7 @@
-"""The exceptions of thalweg, and the one way to refuse an input.
+"""The exceptions and warnings of thalweg, and functions that build their messages.
 
-Every message says three things: what was given, what was expected, what to do.
-``exit_code`` is what the command line returns: 1 for "failed", 2 for "bad input".
+A message says what was given, what was expected, and what to do. ``exit_code`` is the exit code of the command line: 1 if a command
+failed, 2 if its input was bad.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ import unicodedata
 from collections.abc import Iterable
 
 _LONGEST = 200
-"""Characters of a given value in a message."""
+"""Largest number of characters of a value in a message."""
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Unicode categories of what is not seen itself: controls, formats, surrogates, private and unassigned ones, separators."""
+"""Unicode categories of invisible characters: controls, formats, surrogates, private use, unassigned, line separators."""
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 3, _LONGEST, _LONGEST
 SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = SHORT.maxset = SHORT.maxfrozenset = 20
 
 
 class ThalwegError(Exception):
-    """Base of everything thalweg raises on purpose."""
+    """Base class of all exceptions of thalweg."""
 
     exit_code = 1
 
 
 class BadInputError(ThalwegError, ValueError):
-    """Something that the caller gave cannot be used; nothing was changed."""
+    """An input cannot be used; nothing was changed."""
 
     exit_code = 2
 
 
 class FolderError(BadInputError):
-    """A folder belongs to another run or study, or another process is writing it."""
+    """A folder belongs to another run or study, or another process is writing to it."""
 
 
 class DamagedFileError(ThalwegError):
@@ -41,7 +41,7 @@ class DamagedFileError(ThalwegError):
 
 
 class DiskFullError(ThalwegError):
-    """The disk or quota is full; what was on disk before is still there."""
+    """The disk or a quota is full; existing files are unchanged."""
 
 
 class DivergedError(ThalwegError):
@@ -77,31 +77,31 @@ class NotDifferentiableError(BadInputError):
 
 
 class WrongProductError(ThalwegError):
-    """A product is not the derivative of the gradient, by central differences."""
+    """A Hessian-vector product disagrees with central differences of the gradient."""
 
 
 class NotConvergedError(ThalwegError):
-    """An iteration ended before its residuals were small enough; the message says how far it came."""
+    """An iteration ended before its residuals were small enough; the message gives the residuals reached."""
 
 
 class ResolutionError(BadInputError):
-    """A question finer than what the estimate can resolve."""
+    """A quantity is finer than the estimate can resolve."""
 
 
 class MemoryLimitError(BadInputError):
-    """More memory would be needed than the limit allows."""
+    """A computation needs more memory than the limit allows."""
 
 
 class EmptySubspaceError(BadInputError):
-    """River or valley has no dimension where a formula needs one."""
+    """The river or valley subspace is empty, but the formula needs at least one direction."""
 
 
 class StepSizeError(BadInputError):
-    """A rate that is not positive, or too large for the limit that was asked for."""
+    """A step size is not positive, or too large for the requested limit to exist."""
 
 
 class UnstableDirectionError(BadInputError):
-    """A limit or a class was asked for while some eigenvalue is negative."""
+    """A limit or a class of valley does not exist because an eigenvalue is negative."""
 
 
 class OrthonormalityError(BadInputError):
@@ -109,23 +109,23 @@ class OrthonormalityError(BadInputError):
 
 
 class InsufficientDataError(BadInputError):
-    """Fewer seeds, checkpoints or steps than a method needs."""
+    """There are fewer seeds, checkpoints, steps or tokens than a method needs."""
 
 
 class EigenSplitCouplingWarning(UserWarning):
-    """The split comes from the eigenvectors of this same Hessian: its coupling is zero by construction."""
+    """The split is made of eigenvectors of the same Hessian, so that the coupling is zero by construction."""
 
 
 class IndefiniteModelWarning(UserWarning):
-    """The quadratic model has no minimum: its coupling is larger than a positive semidefinite Hessian allows."""
+    """The quadratic model has no minimum: its coupling exceeds what a positive semidefinite Hessian allows."""
 
 
 class NoPlateauWarning(UserWarning):
-    """No threshold separates river from valley over a wide range."""
+    """No wide range of thresholds gives the same split into river and valley."""
 
 
 class HorizonWarning(UserWarning):
-    """The number of steps lies outside of the window in which the limit describes the run."""
+    """The number of steps is outside of the range in which the limit describes the run."""
 
 
 class NegativeMIWarning(UserWarning):
@@ -133,31 +133,31 @@ class NegativeMIWarning(UserWarning):
 
 
 class GaugeWarning(UserWarning):
-    """Query and key weights are unbalanced: the same function with another spectrum."""
+    """Query and key weights are unbalanced; balanced ones give the same function with another spectrum."""
 
 
 class GrowthWarning(UserWarning):
-    """Too many loops for the bound on how far the linear model's states grow."""
+    """There are too many loops for the bound on the growth of the linear model's states."""
 
 
 class DamagedRecordWarning(UserWarning):
-    """A file that thalweg wrote is not as it was written; what is intact is used, and the message says what was lost."""
+    """A file that thalweg wrote is damaged; its intact part is used, and the message says what is lost."""
 
 
 class KinkWarning(UserWarning):
-    """The loss has kinks (ReLU and its like): its second derivative is that of the smooth pieces, the kinks left out."""
+    """The loss has kinks, from ReLU for instance; its second derivative is that of the smooth pieces."""
 
 
 class NonFiniteLossWarning(UserWarning):
-    """A schedule was told a loss or a gradient norm that is NaN or infinite, and there is no switch to take back."""
+    """A schedule received a loss or gradient norm that is NaN or infinite, and there is no switch to take back."""
 
 
 class SkippedFilesWarning(UserWarning):
-    """Something in a folder of text is not a file that can be read, and was left out."""
+    """Something in a folder of text is not a readable file, and was left out."""
 
 
 def shown(value: object) -> str:
-    """A value as one line that is safe to print: its ``repr``, shortened where it is long or deep; a class by its name.
+    """Format a value as one line that is safe to print: its ``repr``, shortened if it is long or deep; a class by its name.
 
     Example:
         >>> print(shown("x" * 1000)[-25:])
@@ -178,20 +178,20 @@ def shown(value: object) -> str:
 
 
 def escape_hidden(text: object) -> str:
-    r"""Text in which every character can be seen: one that a terminal obeys, or that is not printed, is written as its escape.
+    r"""Replace invisible characters of a text by their escapes, among them those that control a terminal.
 
     Example:
         >>> print(escape_hidden("x\udce9\x1b[31m\n\u202ey"))
         x\udce9\x1b[31m\n\u202ey
     """
-    words = str(text)
-    if words.isprintable():
-        return words
-    return "".join(repr(one)[1:-1] if unicodedata.category(one) in _HIDDEN else one for one in words)
+    string = str(text)
+    if string.isprintable():
+        return string
+    return "".join(repr(char)[1:-1] if unicodedata.category(char) in _HIDDEN else char for char in string)
 
 
 def format_error(error: BaseException) -> str:
-    """An exception of a user's code in one line that is safe to print.
+    """Format an exception from a user's code as one line that is safe to print.
 
     Example:
         >>> format_error(ValueError("two\\n  lines"))
@@ -201,7 +201,13 @@ def format_error(error: BaseException) -> str:
 
 
 def require(ok: bool, what: str, given: object, expected: str) -> None:
-    """Raise `BadInputError` with one clear line unless ``ok``.
+    """Raise `BadInputError` with a message of one line unless a condition holds.
+
+    Args:
+        ok: the condition.
+        what: name of the input.
+        given: the value that was given.
+        expected: phrase that completes "expected ...".
 
     Example:
         >>> require(0 > 1, "width", 0, "a whole number of at least 1")
@@ -214,7 +220,12 @@ def require(ok: bool, what: str, given: object, expected: str) -> None:
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
-    """The error for a name that does not exist, with the likely meaning.
+    """Build the error for an unknown name; its message suggests a similar name and lists the known ones.
+
+    Args:
+        what: kind of the name, such as "arm".
+        given: the name that was given.
+        known: the names that exist.
 
     Example:
         >>> print(unknown("arm", "lopped", ["single", "looped"]))
@@ -222,5 +233,5 @@ def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
     """
     names = sorted(known)
     near = difflib.get_close_matches(str(given)[:_LONGEST], names, n=1, cutoff=0.5)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    return BadInputError(f"unknown {what} {shown(given)}; {meant}Known: {', '.join(names) or 'none'}")
+    suggestion = f"did you mean {near[0]!r}? " if near else ""
+    return BadInputError(f"unknown {what} {shown(given)}; {suggestion}Known: {', '.join(names) or 'none'}")

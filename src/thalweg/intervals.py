@@ -1,7 +1,7 @@
-"""Means, slopes and 95 % intervals over seeds, without scipy.
+"""Means, slopes and 95 % confidence intervals over seeds, without scipy.
 
-Student's t has an exact finite series for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4), which is all
-that intervals over seeds need.
+The distribution of Student's t has an exact finite series for integer degrees of freedom (Abramowitz and Stegun, 26.7.3 and
+26.7.4), and intervals over seeds need no others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from thalweg.errors import require
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over ``n`` seeds with its two-sided interval; ``low`` and ``high`` are None for a single seed."""
+    """A mean over ``n`` seeds with its two-sided confidence interval; ``low`` and ``high`` are None for a single seed."""
 
     mean: float
     low: float | None
@@ -26,16 +26,25 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero; never for a single seed."""
+        """Whether the interval lies on one side of zero; False for a single seed."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def student_cdf(t: float, freedom: int) -> float:
-    """P(T <= t) for Student's t with a whole number of degrees of freedom.
+    """Cumulative distribution function P(T <= t) of Student's t with integer degrees of freedom.
+
+    With theta = atan(t / sqrt(freedom)), it is a finite series in the powers of cos(theta).
+
+    Args:
+        t: any number.
+        freedom: degrees of freedom, at least 1.
 
     Example:
         >>> round(student_cdf(1.0, 1), 6)  # Cauchy: 1/2 + atan(1)/pi
         0.75
+
+    Source:
+        Abramowitz and Stegun, 26.7.3 (odd) and 26.7.4 (even).
     """
     require(freedom >= 1, "degrees of freedom", freedom, "a whole number of at least 1")
     theta = math.atan(t / math.sqrt(freedom))
@@ -53,13 +62,18 @@ def student_cdf(t: float, freedom: int) -> float:
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """The t with ``student_cdf(t, freedom) == probability``, by bisection to the last digits.
+    """Quantile of Student's t: the t with ``student_cdf(t, freedom) == probability``, by bisection to float precision.
+
+    Args:
+        probability: between 0 and 1, both excluded.
+        freedom: degrees of freedom, at least 1.
 
     Example:
         >>> round(student_quantile(0.975, 4), 4)
         2.7764
     """
     require(0 < probability < 1, "probability", probability, "a number between 0 and 1")
+    # Widen the bracket until it holds the quantile, then bisect.
     low, high = -1.0, 1.0
     while student_cdf(low, freedom) > probability:
         low *= 2
@@ -72,15 +86,15 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean and two-sided t-interval of independent values, one per seed.
+    """Mean of independent values, one per seed, with its two-sided t-interval ``mean +- t s / sqrt(n)``.
 
-    Exact for Gaussian values; for other distributions of a few seeds it is a convention.
+    The coverage is exact for Gaussian values, and approximate for others.
 
     Args:
         values: one number per seed, at least one.
         level: coverage, between 0 and 1.
     Returns:
-        The interval; without ends when there is a single value.
+        The interval; ``low`` and ``high`` are None for a single value.
     Example:
         >>> interval([1.0, 3.0]).mean
         2.0
@@ -97,6 +111,9 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Least-squares slope of ``y`` on ``x``, in units of y per unit of x.
+
+    Args:
+        x, y: equally many numbers, at least two, not all equal in x.
 
     Example:
         >>> slope([0, 1, 2], [1, 3, 5])

@@ -1,4 +1,4 @@
-"""Subprocesses that end when the process that started them is gone."""
+"""Subprocesses that end when the process that started them ends."""
 
 from __future__ import annotations
 
@@ -10,78 +10,81 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PARENT = "THALWEG_PARENT"
-"""Environment variable: number of the file descriptor that ends when the process that started this one is gone."""
+"""Environment variable with the number of a file descriptor that is closed when the parent process ends."""
 
 
 class LocalProcess:
-    """A subprocess that ends when this process is gone.
+    """A subprocess that ends when this process ends.
 
-    It holds the reading end of a pipe whose writing end is this process's alone. The kernel closes that end when this process ends,
-    also by SIGKILL; the subprocess watches it (`end_with_parent`) and ends then.
+    The subprocess inherits the reading end of a pipe, whose writing end only this process holds. The kernel closes the writing end
+    when this process ends, even by SIGKILL; the subprocess notices it (`end_with_parent`) and ends itself.
+
+    Args:
+        command: program and arguments.
+        log: file that receives its standard error.
+        environment: environment variables.
+        append: whether to append to the file instead of replacing it.
     """
 
     def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str], append: bool) -> None:
         reading, writing = os.pipe()
         self._lifeline: int | None = writing
         try:
-            with log.open("ab" if append else "wb") as said:
+            with log.open("ab" if append else "wb") as output:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=said,
+                    stderr=output,
                     env=environment | {PARENT: str(reading)},
                     pass_fds=(reading,),
                 )
         except BaseException:
-            self._let_go()
+            self._close_lifeline()
             raise
         finally:
             os.close(reading)
 
     @property
     def returncode(self) -> int | None:
-        """As `poll` last saw it."""
+        """Exit status at the last `poll` or `wait`; None if it was running."""
         return self._process.returncode
 
     def poll(self) -> int | None:
-        """Exit status, below 0 the signal that ended it; None while it goes on."""
+        """Exit status, or minus the signal that ended the process; None while it is running."""
         code = self._process.poll()
         if code is not None:
-            self._let_go()
+            self._close_lifeline()
         return code
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask the process to end, by SIGTERM."""
         self._process.terminate()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end."""
+        """Wait for the process to end and return its exit status; see `subprocess.Popen.wait`."""
         code = self._process.wait(timeout)
-        self._let_go()
+        self._close_lifeline()
         return code
 
-    def _let_go(self) -> None:
-        """Close the writing end, once."""
+    def _close_lifeline(self) -> None:
+        """Close the writing end of the pipe, once."""
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
 
 
 def end_with_parent() -> None:
-    """Watch, in a thread, whether the process that started this one is still there, and end when it is not.
-
-    Does nothing in a process that was not started by `LocalProcesses`.
-    """
+    """Start a thread that ends this process when its parent ends; does nothing unless `LocalProcess` started this process."""
     number = os.environ.pop(PARENT, "")
     if number.isdigit():
         threading.Thread(target=_watch, args=(int(number),), daemon=True).start()
 
 
 def _watch(reading: int) -> None:
-    """Wait until the other end of the pipe is closed."""
+    """Wait until the other end of the pipe is closed, then end this process."""
     try:
         os.read(reading, 1)
     except OSError:
-        return  # no such pipe: the variable was handed on to a process that did not inherit it
+        return  # no such pipe: this process inherited the variable but not the file descriptor
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Rank, world size, and sums over ranks; works without a process group."""
+"""Rank, world size, and sums and means over ranks; all of it also works in a single process without a process group."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from thalweg.errors import BadInputError
 
 
 def active() -> bool:
-    """Is a process group initialised?"""
+    """Whether a process group is initialised."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """Number of this process, 0 without a group."""
+    """Number of this process in the process group; 0 without a group."""
     return dist.get_rank() if active() else 0
 
 
 def world() -> int:
-    """Number of processes, 1 without a group."""
+    """Number of processes in the process group; 1 without a group."""
     return dist.get_world_size() if active() else 1
 
 
 def total(value: Tensor) -> Tensor:
-    """Sum over the ranks, the same on every rank; the value itself without a group.
+    """Sum of a tensor over all ranks, equal on every rank; the tensor itself without a process group.
 
     Args:
-        value: any shape, the same on every rank; not changed.
+        value: any shape, which must be the same on every rank; not changed.
     """
     if world() == 1:
         return value
@@ -42,24 +42,29 @@ def total(value: Tensor) -> Tensor:
 
 
 def mean(value: Tensor) -> Tensor:
-    """Mean over the ranks, the same on every rank; the value itself without a group.
+    """Mean of a tensor over all ranks, equal on every rank; the tensor itself without a process group.
 
     Args:
-        value: any shape, the same on every rank; not changed.
+        value: any shape, which must be the same on every rank; not changed.
     """
     return value if world() == 1 else total(value) / world()
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """When one rank fails inside, all fail, instead of waiting for it: it with its own error, the others with a pointer to it."""
-    problem: Exception | None = None
+    """If the ``with`` block fails on one rank, fail on all ranks, so that no rank waits for another that has ended.
+
+    Raises:
+        Exception: the error of this rank.
+        BadInputError: another rank failed.
+    """
+    failure: Exception | None = None
     try:
         yield
     except Exception as error:
-        problem = error
-    failed = total(torch.tensor(float(problem is not None)))
-    if problem is not None:
-        raise problem
-    if failed > 0:
+        failure = error
+    failures = total(torch.tensor(float(failure is not None)))
+    if failure is not None:
+        raise failure
+    if failures > 0:
         raise BadInputError(f"rank {rank()}: another rank refused its input; see its message")

@@ -1,7 +1,7 @@
-"""Everything that is shown in a terminal goes through here, so that no text of a user's can steer it.
+"""Output to the terminal, with every text escaped so that it cannot control the terminal.
 
-Names of arms, tasks, folders and files, keys and values of a config may hold what a terminal obeys: escape sequences, control
-characters, marks that turn the reading direction, and the markup of rich. All of it is shown as it is written in Python: ``\\x1b``.
+Names of arms, tasks, folders and files, and keys and values of a config may contain escape sequences, control characters, marks
+that change the reading direction, or the markup of rich. They are printed as Python escapes such as ``\\x1b``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from thalweg.errors import escape_hidden
 
 
 class Screen(Console):
-    """rich's console without markup, emoji codes and highlighting; every text, also of a table's cell, has them escaped."""
+    """A rich console without markup, emoji codes and highlighting, which escapes every text, also in the cells of tables.
+
+    Args:
+        stderr: whether to print on standard error instead of standard output.
+        wide: width in characters if the output is no terminal; 0 for rich's default.
+    """
 
     def __init__(self, stderr: bool = False, wide: int = 0) -> None:
         super().__init__(stderr=stderr, markup=False, highlight=False, emoji=False)
@@ -36,28 +41,28 @@ class Screen(Console):
             self.width = wide
 
     def render_str(self, text: str, **settings: Any) -> Text:  # type: ignore[override]
-        """What every text that is printed, and every cell of a table, is made by."""
+        """Escape a text; rich calls this for every text and every cell of a table."""
         return super().render_str(escape_hidden(text), **settings)
 
-    def say(self, words: object) -> None:
-        """One line, however long."""
-        self.print(str(words), soft_wrap=True)
+    def say(self, text: object) -> None:
+        """Print a text without breaking it into lines."""
+        self.print(str(text), soft_wrap=True)
 
 
 class Words(ProgressColumn):
-    """A field of a task in progress, or its description, as text."""
+    """A column of a progress bar that shows a field of the task as text, or its description if no field is named."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
         super().__init__()
 
     def render(self, task: Task) -> Text:
-        """The text as it stands in the bar."""
+        """The escaped text."""
         return Text(escape_hidden(task.fields[self.name] if self.name else task.description))
 
 
 def progress_bar(screen: Screen) -> Progress:
-    """The one look of progress: what, bar, count, time spent, time left; nothing where there is no terminal."""
+    """A progress bar with description, count, elapsed and remaining time, and a note; hidden if the output is no terminal."""
     return Progress(
         Words(),
         BarColumn(bar_width=30),
@@ -71,16 +76,16 @@ def progress_bar(screen: Screen) -> Progress:
     )
 
 
-def say(words: object) -> None:
-    """One line on standard output."""
-    print(escape_hidden(words), flush=True)
+def say(text: object) -> None:
+    """Print a text as one line on standard output."""
+    print(escape_hidden(text), flush=True)
 
 
 def say_json(value: Any, default: Callable[[Any], Any] | None = None) -> None:
-    """A value as one line of JSON on standard output, which holds plain letters only; see `json.dumps`."""
+    """Print a value as one line of ASCII JSON on standard output; ``default`` converts other types, see `json.dumps`."""
     print(json.dumps(value, default=default), flush=True)
 
 
-def complain(words: object) -> None:
-    """Lines on standard error that begin with the name of the command; a further line is one of a list."""
-    print("\n".join(escape_hidden(line) for line in f"thalweg: {words}".split("\n")), file=sys.stderr, flush=True)
+def complain(message: object) -> None:
+    """Print a message on standard error, after the name of the command; it may have several lines."""
+    print("\n".join(escape_hidden(line) for line in f"thalweg: {message}".split("\n")), file=sys.stderr, flush=True)

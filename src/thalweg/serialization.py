@@ -1,7 +1,7 @@
-"""Plain JSON and TOML values, to and from frozen dataclasses.
+"""Conversion of dataclasses to and from plain JSON and TOML values.
 
-One strict reader serves configs and records: unknown keys, wrong types and missing values are refused with the place, what
-was expected, and the likely meaning. A field that may hold one of several dataclasses is tagged by ``kind``.
+The same strict reader is used for configs and records: unknown keys, wrong types and missing values are refused, with a message
+that names the key, what was expected and a similar key. A field that may hold one of several dataclasses has a key ``kind``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 
 def to_dict(value: Any) -> Any:
-    """A dataclass as plain dicts, lists, numbers and strings; ``kind`` first where the class has one."""
+    """Convert a dataclass to plain dicts, lists, numbers and strings; the key ``kind`` comes first if the class has one."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {"kind": value.kind} if hasattr(value, "kind") else {}  # pyright: ignore[reportAttributeAccessIssue]
+        kind = {"kind": value.kind} if hasattr(value, "kind") else {}  # pyright: ignore[reportAttributeAccessIssue]
         hints = _hints_of(type(value))
-        return plain | {f.name: to_dict(_as_hinted(hints[f.name], getattr(value, f.name))) for f in dataclasses.fields(value)}
+        return kind | {f.name: to_dict(_as_hinted(hints[f.name], getattr(value, f.name))) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): to_dict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -36,12 +36,12 @@ def to_dict(value: Any) -> Any:
 
 
 def from_dict(cls: type[T], values: Any, place: str = "") -> T:
-    """Build a dataclass from plain values, strictly.
+    """Build a dataclass from plain values, strictly; the inverse of `to_dict`.
 
     Args:
         cls: the dataclass.
-        values: what `to_dict` made, or what a user wrote; missing keys take their defaults.
-        place: where the values came from, for messages.
+        values: a dict of plain values; missing keys take their defaults.
+        place: name of the section, for messages.
     Raises:
         BadInputError: an unknown or missing key, or a value of another type.
     """
@@ -64,29 +64,29 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
 
 
 def checked(value: Any, prefix: str) -> None:
-    """Refuse a dataclass whose fields do not hold what their hints say; for ``__post_init__``, before values are compared.
+    """Check every field of a dataclass against its type and bounds; call it first in ``__post_init__``.
 
-    A field must hold a value of its type: no string or class where an object is expected, no name outside of its choices, no
-    fraction, truth value or text where a whole number is expected, no NaN or infinity, no number outside of the bounds in its type
-    (`thalweg.bounds`). Numbers of numpy and torch become plain.
+    Refused are values of another type (a class or string in place of an object, a fraction, bool or string in place of an
+    integer), names that are not among the choices, NaN, infinity, and numbers out of the bounds in the type (`thalweg.bounds`).
+    Numbers of numpy and torch are converted to plain ones.
 
     Args:
         value: a dataclass, frozen or not.
-        prefix: what stands before the name of a field in messages, as in "model." or "net ".
+        prefix: text before the name of a field in messages, such as "model." or "net ".
     Raises:
-        BadInputError: names the field, what it holds and what was expected.
+        BadInputError: the message names the field, its value and what was expected.
     """
     hints = _hints_of(type(value))
     for f in dataclasses.fields(value):
         place = f"{prefix}{f.name}"
-        found = convert(hints[f.name], getattr(value, f.name), place)
-        finite(found, place)
-        object.__setattr__(value, f.name, found)
+        converted = convert(hints[f.name], getattr(value, f.name), place)
+        finite(converted, place)
+        object.__setattr__(value, f.name, converted)
     check(value, prefix)
 
 
 def finite(value: Any, place: str) -> None:
-    """Refuse NaN and infinity in a number, or anywhere in lists and dicts of numbers."""
+    """Raise `BadInputError` for NaN or infinity in a number, or anywhere in lists and dicts of numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         raise BadInputError(f"{place}: given {value!r}, expected a finite number")
     if isinstance(value, dict):
@@ -98,7 +98,7 @@ def finite(value: Any, place: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Numbers of numpy, torch and the like as Python's own, arrays as lists; anything else as it is.
+    """Convert numbers of numpy, torch and other libraries to Python's, and arrays to lists; anything else is returned unchanged.
 
     Example:
         >>> from fractions import Fraction
@@ -110,7 +110,7 @@ def plain(value: Any) -> Any:
     if callable(getattr(value, "item", None)) and hasattr(value, "shape"):
         try:
             value = value.tolist() if len(value.shape) else value.item()
-        except (RuntimeError, TypeError, ValueError):  # a tensor without values
+        except (RuntimeError, TypeError, ValueError):  # a tensor without values, for instance on the meta device
             return value
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
@@ -120,7 +120,7 @@ def plain(value: Any) -> Any:
 
 
 def as_float(value: Any) -> float:
-    """A number as a float; infinite where it is too large for one."""
+    """Convert a number to a float; to infinity if it is too large for one."""
     try:
         return float(value)
     except OverflowError:
@@ -134,7 +134,15 @@ def _hints_of(cls: type) -> dict[str, Any]:
 
 
 def convert(hint: Any, value: Any, place: str) -> Any:
-    """One value of the hinted type, or a clear refusal."""
+    """Convert a plain value to the type of a hint.
+
+    Args:
+        hint: the type: a dataclass, Literal, union, tuple, dict, number, bool or string.
+        value: the value.
+        place: name of the key, for messages.
+    Raises:
+        BadInputError: the value is of another type.
+    """
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -163,7 +171,11 @@ def convert(hint: Any, value: Any, place: str) -> Any:
 
 
 def number(hint: type, value: float, place: str) -> float:
-    """A finite number of the hinted kind: no record and no config holds NaN, infinity, or what 64 bits cannot."""
+    """Convert a number to ``int`` or ``float``, whichever the hint is.
+
+    Raises:
+        BadInputError: it is NaN or infinite, an integer beyond 64 bits, or a fraction where an integer is expected.
+    """
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise BadInputError(f"{place}: given {shown(value)}, expected {describe(hint)} that 64 bits hold")
     if not math.isfinite(value):
@@ -174,12 +186,12 @@ def number(hint: type, value: float, place: str) -> float:
 
 
 def _as_hinted(hint: Any, value: Any) -> Any:
-    """A whole number in a field for numbers as the float that it equals, so that equal values have equal text."""
+    """Convert an integer in a float field to a float, so that equal values are written as equal text."""
     return float(value) if hint is float and type(value) is int else value
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
-    """None where it is allowed, else the only other option, else the dataclass that ``kind`` names."""
+    """`convert` for a union: None if it is allowed, else the only other type, else the dataclass that ``kind`` names."""
     if value is None and type(None) in options:
         return None
     choices = [option for option in options if option is not type(None)]
@@ -201,8 +213,8 @@ def _convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
 
 
 def describe(hint: Any) -> str:
-    """A type in a reader's words."""
-    words = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    """Describe a type in a phrase for messages, such as "a whole number"."""
+    phrases = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         return f"a list, each {describe(options[0])}"
@@ -210,10 +222,10 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(map(str, options))
     if origin in (Union, types.UnionType):
         return " or ".join(describe(option) for option in options if option is not type(None))
-    return words.get(hint, f"a section ({getattr(hint, '__name__', hint)})")
+    return phrases.get(hint, f"a section ({getattr(hint, '__name__', hint)})")
 
 
 def fingerprint(value: Any) -> str:
-    """A short hash of a dataclass or plain value: equal exactly when the values are."""
+    """A hash of 16 hexadecimal digits of a dataclass or plain value; equal values have equal hashes."""
     text = json.dumps(to_dict(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

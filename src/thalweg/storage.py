@@ -1,4 +1,8 @@
-"""Writing so that nothing is lost: temporary name, sync, rename; one line a record; one writer a folder."""
+"""Reading and writing of files such that nothing is lost when a process is killed or the disk is full.
+
+A file is written under a temporary name, synced and renamed, so that it is there whole or not at all. A journal holds one JSON
+record a line, flushed at once. A lock makes sure that only one process writes to a folder.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +27,24 @@ from thalweg.errors import BadInputError, DamagedFileError, DiskFullError, Folde
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BAD_PATH = {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EROFS, errno.ENXIO, errno.ENOTEMPTY, errno.EBUSY}
 MOST_BYTES = 64 << 20
-"""Of a record or a config; a journal may have `MOST_JOURNAL`, of which a line may have as many as a record."""
+"""Largest size in bytes of a file with one record, and of a line of a journal."""
 MOST_JOURNAL = 2 << 30
+"""Largest size of a journal in bytes."""
 DEEPEST = 64
-"""Lists and objects within each other in a file that is read."""
+"""Deepest nesting of lists and objects in a file that is read."""
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an operating-system error on ``path`` into one clear line."""
+    """Turn operating-system errors in the ``with`` block into errors of thalweg with a message of one line.
+
+    Args:
+        path: the file or folder that the block works on, for the message.
+    Raises:
+        DiskFullError: no space is left.
+        BadInputError: the path cannot be used.
+        ThalwegError: any other error of the operating system.
+    """
     try:
         yield
     except OSError as error:
@@ -40,14 +53,21 @@ def explained(path: Path) -> Iterator[None]:
                 f"no space left to write {path} ({error.strerror}); what was there before is untouched; "
                 "free some space and run the same command again"
             ) from None
-        known = FileNotFoundError | PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError
-        if isinstance(error, known) or error.errno in _BAD_PATH:
+        bad_path = FileNotFoundError | PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError
+        if isinstance(error, bad_path) or error.errno in _BAD_PATH:
             raise BadInputError(f"cannot use {path}: {error.strerror}; choose another path or fix its rights") from None
         raise ThalwegError(f"cannot write {path}: {error.strerror}") from None
 
 
 def atomic_stream(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file that is there whole or not at all, even if the power fails."""
+    """Write a file atomically: it is there whole or not at all, even if the power fails.
+
+    Args:
+        path: the file; its folder is created if it does not exist.
+        chunks: its bytes.
+    Raises:
+        DiskFullError, BadInputError, ThalwegError: see `explained`.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +84,7 @@ def atomic_stream(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power failure; not every platform can."""
+    """Sync a folder, so that a rename in it survives a power failure; not every platform can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -74,20 +94,23 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, atomically; what is no Unicode, from a file name in another encoding, is written as an escape."""
+    """Write text as UTF-8, atomically; surrogates, from file names in another encoding, are written as escapes."""
     atomic_stream(path, [text.encode(errors="backslashreplace")])
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; numbers that are not finite are refused."""
+    """Write a value as JSON, atomically; ValueError for numbers that are not finite."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """All bytes of a plain file.
+    """Read all bytes of a regular file.
 
+    Args:
+        path: the file.
+        most: largest size in bytes.
     Raises:
-        OSError: there is none, or it cannot be opened.
+        OSError: the file does not exist or cannot be opened.
         BadInputError: it is a folder, a pipe or a device, which may never end, or larger than ``most``.
     """
     refuse_special(path, most)
@@ -95,22 +118,26 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def refuse_special(path: Path, most: int = MOST_BYTES) -> None:
-    """Refuse what is no plain file, or a larger one than any that thalweg writes, before it is opened."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise BadInputError(f"{path} is {kind_of(found.st_mode)}, expected a file; choose another path or move it away")
-    if found.st_size > most:
-        raise BadInputError(f"{path} has {found.st_size:,} bytes, expected at most {most:,}; choose another path or move it away")
+    """Raise `BadInputError` if a path is not a regular file or larger than ``most`` bytes, without opening it."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise BadInputError(f"{path} is a {file_type(status.st_mode)}, expected a file; choose another path or move it away")
+    if status.st_size > most:
+        raise BadInputError(f"{path} has {status.st_size:,} bytes, expected at most {most:,}; choose another path or move it away")
 
 
-def kind_of(mode: int) -> str:
-    """What a path is that is no plain file, in words."""
-    kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK, "a device": stat.S_ISCHR}
-    return next((words for words, is_one in kinds.items() if is_one(mode)), "no file")
+def file_type(mode: int) -> str:
+    """The name of the type of what is not a regular file: "folder", "named pipe", "socket" or "device".
+
+    Args:
+        mode: ``st_mode`` of its status.
+    """
+    types = {"folder": stat.S_ISDIR, "named pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK}
+    return next((name for name, matches in types.items() if matches(mode)), "device")
 
 
 def too_deep(value: Any, deepest: int = DEEPEST) -> bool:
-    """Whether lists and dicts lie within each other more than ``deepest`` times; without recursion.
+    """Whether lists and dicts are nested more than ``deepest`` levels deep; computed level by level, without recursion.
 
     Example:
         >>> too_deep([[1], {"a": [2]}], deepest=2), too_deep([[1], {"a": [2]}], deepest=3)
@@ -118,13 +145,13 @@ def too_deep(value: Any, deepest: int = DEEPEST) -> bool:
     """
     level = [value]
     for _ in range(deepest):
-        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        level = [one for members in inner for one in members if isinstance(one, dict | list)]
+        members = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
+        level = [item for items in members for item in items if isinstance(item, dict | list)]
     return bool(level)
 
 
 def _not_a_number(word: str) -> NoReturn:
-    """Refuse NaN and infinity, which `json` reads and JSON does not have."""
+    """Refuse NaN and infinity, which Python's `json` accepts although JSON does not have them."""
     raise ValueError(f"{word} is no number that a record holds")
 
 
@@ -132,10 +159,10 @@ _DECODER = json.JSONDecoder(parse_constant=_not_a_number)
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text that thalweg wrote: finite numbers, few levels.
+    """Parse a JSON text that thalweg wrote.
 
     Raises:
-        ValueError: it is none; says why.
+        ValueError: it is not JSON, holds NaN or infinity, or is nested too deeply.
     """
     try:
         value = _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
@@ -150,28 +177,28 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that thalweg wrote.
 
     Raises:
-        DamagedFileError: it is not JSON, too large, too deep, no plain file, or cannot be opened.
+        DamagedFileError: it is not JSON, too large, nested too deeply, not a regular file, or cannot be opened.
     """
     try:
         return parse_json(read_bytes(path))
     except (ValueError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise DamagedFileError(f"damaged record {path}: {why}; remove it and run the same command again") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DamagedFileError(f"damaged record {path}: {reason}; remove it and run the same command again") from None
 
 
 def there(path: Path) -> bool:
-    """Whether something has this name, be it a link to nowhere, which `Path.exists` calls missing."""
+    """Whether a path exists; a dead link exists too, other than for `Path.exists`."""
     return os.path.lexists(path)
 
 
 def make_way(path: Path) -> None:
-    """Put a folder aside that stands where a file is to be written; a file is replaced by writing it."""
+    """Set a folder aside that is in the place of a file to be written; a file needs no room, as writing replaces it."""
     if path.is_dir() and not path.is_symlink():
         set_aside(path)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder to the first free ``NAME.damaged``, so that nothing of it is lost; returns the new name."""
+    """Rename a damaged file or folder to the first free ``NAME.damaged``, so that nothing is lost; returns the new path."""
     number, target = 1, path.with_name(f"{path.name}.damaged")
     while there(target):
         number += 1
@@ -182,10 +209,17 @@ def set_aside(path: Path) -> Path:
 
 
 class Journal:
-    """A file of one JSON record a line, appended and flushed at once.
+    """A file with one JSON record a line, to which records are appended and flushed at once.
 
-    A kill can tear the last line only; `read_journal` drops it. ``offset`` goes into the checkpoint, and a resumed run cuts
-    the file back to it, so that no record comes twice; ``sums`` goes with it, so that a changed line is found.
+    If the process is killed, at most the last line is incomplete; `read_journal` drops it. A checkpoint stores ``offset`` and
+    ``sums``. A resumed run cuts the file back to the offset, so that no record comes twice, and finds changed lines by their
+    checksums.
+
+    Args:
+        path: the file; created if it does not exist.
+        offset: number of bytes to keep.
+    Raises:
+        DiskFullError, BadInputError, ThalwegError: see `explained`.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
@@ -199,19 +233,19 @@ class Journal:
 
     @property
     def offset(self) -> int:
-        """Bytes written so far."""
+        """Size of the journal in bytes."""
         return self._handle.seek(0, os.SEEK_END)
 
     @property
     def sums(self) -> str:
-        """A checksum of every line written so far, as text; see `sums_in`."""
-        return base64.b64encode(little(self._sums).tobytes()).decode()
+        """The CRC-32 checksum of every line, encoded as text; `sums_in` decodes it."""
+        return base64.b64encode(_little_endian(self._sums).tobytes()).decode()
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add one record.
+        """Append one record and flush it.
 
         Raises:
-            ThalwegError: the file was removed or replaced while it was written to.
+            ThalwegError: the file was removed or replaced since it was opened.
         """
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
         self.check()
@@ -221,49 +255,49 @@ class Journal:
         self._sums.append(zlib.crc32(line))
 
     def check(self) -> None:
-        """Refuse to go on where the name no longer leads to the file that is written to: nobody would find what is written."""
-        mine = os.fstat(self._handle.fileno())
+        """Raise `ThalwegError` if the path no longer leads to the open file, as records written to it could not be found."""
+        opened = os.fstat(self._handle.fileno())
         try:
-            now = self.path.stat()
+            current = self.path.stat()
         except OSError:
-            now = None
-        if now is None or (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino):
+            current = None
+        if current is None or (current.st_dev, current.st_ino) != (opened.st_dev, opened.st_ino):
             raise ThalwegError(
                 f"{self.path} was removed or replaced while it was written to; nothing more is written; run the same command again"
             )
 
     def sync(self) -> None:
-        """Bring everything to the disk."""
+        """Sync the file to the disk."""
         with explained(self.path):
             os.fsync(self._handle.fileno())
 
     def close(self) -> None:
-        """Close the file; closing twice is fine."""
+        """Close the file; closing it twice has no effect."""
         with explained(self.path):
             self._handle.close()
 
 
-def little(sums: array.array) -> array.array:
-    """Numbers of four bytes, the lowest first on every machine."""
-    found = array.array("I", sums)
+def _little_endian(sums: array.array) -> array.array:
+    """A copy of an array with its bytes in little-endian order on every machine."""
+    swapped = array.array("I", sums)
     if sys.byteorder == "big":
-        found.byteswap()
-    return found
+        swapped.byteswap()
+    return swapped
 
 
 def sums_in(text: str) -> list[int]:
-    """The checksums of a journal's lines, from `Journal.sums`.
+    """Decode the checksums of a journal's lines from the text of `Journal.sums`.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: the text is not such an encoding.
     """
-    found = array.array("I")
-    found.frombytes(base64.b64decode(text, validate=True))
-    return little(found).tolist()
+    sums = array.array("I")
+    sums.frombytes(base64.b64decode(text, validate=True))
+    return _little_endian(sums).tolist()
 
 
 def lines_of(path: Path, size: int) -> Iterator[bytes]:
-    """The lines in the first ``size`` bytes of a file, with their ends; one that is longer than any record in pieces."""
+    """The lines in the first ``size`` bytes of a file, with their line ends; a line longer than any record comes in pieces."""
     with path.open("rb") as handle:
         while size > 0 and (line := handle.readline(min(size, MOST_BYTES))):
             size -= len(line)
@@ -271,10 +305,10 @@ def lines_of(path: Path, size: int) -> Iterator[bytes]:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a journal; a torn last line is left out.
+    """Read all complete records of a journal; an incomplete last line is left out.
 
     Raises:
-        DamagedFileError: a line before the last is not a record, or the file cannot be opened; names file and line.
+        DamagedFileError: a line is not a record, or the file cannot be opened; the message names file and line.
     """
     records = []
     for number, record in journal_lines(path):
@@ -286,10 +320,10 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def journal_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Number and record of every whole line of a journal, None where it is no record.
+    """Yield number and record of every complete line of a journal; None in place of a record that cannot be parsed.
 
     Raises:
-        DamagedFileError: the file cannot be opened, is no plain file, or too large.
+        DamagedFileError: the file cannot be opened, is not a regular file, or too large.
     """
     try:
         refuse_special(path, MOST_JOURNAL)
@@ -302,12 +336,12 @@ def journal_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
                 elif len(line) == MOST_BYTES:
                     yield number, None
     except (OSError, BadInputError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise DamagedFileError(f"damaged record {path}: {why}; move it away and run the same command again") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DamagedFileError(f"damaged record {path}: {reason}; move it away and run the same command again") from None
 
 
 def record_in(line: bytes) -> dict[str, Any] | None:
-    """The record of a line; None where it is none."""
+    """Parse a line of a journal; None if it is not a JSON object."""
     try:
         record = parse_json(line)
     except ValueError:
@@ -317,16 +351,18 @@ def record_in(line: bytes) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder for this process alone; the lock goes with the process, also when it is killed.
+    """Lock a folder for this process during the ``with`` block; the lock ends with the process, even if it is killed.
 
-    A folder that was made for it and in which nothing else lies at the end is removed again: nothing was done in it. So is, after
-    bad input, a lock that was not there before.
+    If the folder was created for the lock and is empty at the end, it is removed again. A new lock file is removed after bad input.
 
+    Args:
+        folder: the folder; created if it does not exist.
+        what: what the folder is, such as "run", for messages.
     Raises:
-        FolderError: another process holds it.
+        FolderError: another process holds the lock.
     """
     with explained(folder):
-        made, known = _missing_folders(folder), there(folder / ".lock")
+        created, had_lock = _missing_folders(folder), there(folder / ".lock")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
@@ -338,21 +374,24 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except BadInputError as error:
-        if error.exit_code == BadInputError.exit_code and not known:
+        if error.exit_code == BadInputError.exit_code and not had_lock:
             with contextlib.suppress(OSError):
                 (folder / ".lock").unlink()
         raise
     finally:
-        if made:
-            _remove_empty(folder, made)
+        if created:
+            _remove_empty(folder, created)
         lock.release()
 
 
 def wait_until_free(folder: Path, seconds: float = 10.0) -> None:
-    """Wait for a process that is about to end and still holds a folder.
+    """Wait until no process holds the lock of a folder.
 
+    Args:
+        folder: the folder.
+        seconds: longest time to wait.
     Raises:
-        FolderError: it is held for longer.
+        FolderError: the lock is held for longer.
     """
     if not (folder / ".lock").exists():
         return
@@ -366,14 +405,14 @@ def wait_until_free(folder: Path, seconds: float = 10.0) -> None:
 
 
 def _missing_folders(folder: Path) -> list[Path]:
-    """The folders that have to be made for this one, the innermost first."""
-    return [one for one in (folder, *folder.parents) if not one.exists()]
+    """Those of a folder and its parents that do not exist, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
-def _remove_empty(folder: Path, made: Iterable[Path]) -> None:
-    """Remove a folder in which nothing but its lock lies, and those that were made on the way to it."""
+def _remove_empty(folder: Path, created: Iterable[Path]) -> None:
+    """Remove a folder that holds nothing but its lock, and the parents that were created with it."""
     with contextlib.suppress(OSError):
-        if [one.name for one in folder.iterdir()] in ([".lock"], []):
+        if [path.name for path in folder.iterdir()] in ([".lock"], []):
             (folder / ".lock").unlink(missing_ok=True)
-            for one in made:
-                one.rmdir()
+            for path in created:
+                path.rmdir()

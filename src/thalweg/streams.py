@@ -1,9 +1,9 @@
-"""Named random streams that cannot overlap.
+"""Named random streams that do not overlap.
 
-Every random number of a run comes from ``stream(seed, name, step, rank)``. The generator is the counter-based Philox: the
-seed is its key, and (name, rank, step) fill the upper three of the four words of its counter, so two streams of one seed
-share no block before 2**64 blocks were drawn from one of them. Nothing has to be saved to resume: the index is the state.
-Adding a stream (a probe, say) changes no other.
+Every random number of a run comes from ``stream(seed, name, step, rank)``. The generator is the counter-based Philox. Its key is
+the seed, and (name, rank, step) are the upper three of the four words of its counter, so that two streams of one seed share no
+block before 2**64 blocks have been drawn from one of them. No state has to be saved to resume a run, as a stream depends on its
+index only, and a new stream does not change the others.
 """
 
 from __future__ import annotations
@@ -27,11 +27,19 @@ NAMES = (
     "task-held-out",
     "task-tests",
 )
-"""The streams, in the order of their number. Append only: a number that moves changes every old run."""
+"""The streams, in the order of their numbers. Only append to it: a stream with another number changes all earlier runs."""
 
 
 def stream(seed: int, name: str, step: int = 0, rank: int = 0) -> np.random.Generator:
-    """The generator of one named stream at one step and rank.
+    """The random generator of a named stream at one step and rank.
+
+    Args:
+        seed: seed of the run, from 0 to 2**63 - 1.
+        name: one of `NAMES`.
+        step: number of the update, or any other index.
+        rank: number of the process.
+    Raises:
+        BadInputError: an unknown name, or a number out of range.
 
     Example:
         >>> a, b = (stream(0, "order", step=3).integers(1 << 30) for _ in range(2))

@@ -1,6 +1,6 @@
-"""Named parameters <-> one flat vector.
+"""Selection of a model's parameters by name, and conversion between them and one flat vector.
 
-Shape letters: P number of parameters chosen, k number of vectors.
+Shape letters: P number of entries of the chosen parameters.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from thalweg.errors import BadInputError, NonFiniteError, ShapeMismatchError, re
 
 _Named = str | nn.Parameter | nn.Module
 Choice = _Named | Sequence[_Named] | Callable[[str, nn.Parameter], bool] | None
-"""Which parameters: a name, a pattern with ``*``, one of the model's own parameters or modules, a list of these, a function of
-(name, parameter), or None for all that train."""
+"""A choice of parameters: a name, a pattern with ``*``, a parameter or module of the model, a list of these, a function
+``(name, parameter) -> bool``, or None for all parameters with ``requires_grad``."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and shapes of parameters in the order in which they lie in the flat vector."""
+    """Names and shapes of parameters, in their order in the flat vector."""
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Numbers of entries, parameter by parameter."""
+        """Number of entries of each parameter."""
         return tuple(prod(shape) for shape in self.shapes)
 
     @property
@@ -40,7 +40,7 @@ class Layout:
         return sum(self.sizes)
 
     def places(self, choice: str | Sequence[str]) -> Tensor:
-        """Positions in the flat vector of the parameters that ``choice`` names, ascending."""
+        """Indices in the flat vector of the parameters that a name or pattern, or one of several, matches; ascending."""
         chosen = set(_matching(self.names, choice))
         ends = torch.tensor(self.sizes).cumsum(0).tolist()
         spans = [
@@ -49,10 +49,10 @@ class Layout:
         return torch.cat(spans)
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a vector ``(P,)`` in the parameters' shapes.
+        """Split a vector ``(P,)`` into views with the shapes of the parameters, by name.
 
         Raises:
-            ShapeMismatchError: another length than P.
+            ShapeMismatchError: the vector does not have the shape ``(P,)``.
         """
         if flat.shape != (self.dim,):
             raise ShapeMismatchError(f"flat vector: given shape {tuple(flat.shape)}, expected ({self.dim},)")
@@ -60,18 +60,19 @@ class Layout:
         return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
     def join(self, parts: Iterable[Tensor]) -> Tensor:
-        """One vector ``(P,)`` of tensors in the layout's order."""
+        """Join tensors, in the order of the layout, into one vector ``(P,)``."""
         return torch.cat([part.reshape(-1) for part in parts])
 
 
 def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
-    """The chosen parameters by name, in the model's order; tied weights appear once.
+    """Select parameters of a model, by name in the model's order; tied weights appear once.
 
     Args:
         model: any module.
-        choice: see `Choice`; None takes the parameters with ``requires_grad``.
+        choice: see `Choice`.
     Raises:
-        BadInputError: a name or pattern that matches nothing, or no parameter at all.
+        BadInputError: a name or pattern matches nothing, no parameter is chosen, or the chosen ones are not initialised, not on one
+            device or not floating-point.
         NonFiniteError: a chosen weight is NaN or infinite.
     Example:
         >>> list(select(nn.Linear(2, 3), "bi*"))
@@ -99,41 +100,40 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
 
 
 def _matching(names: Sequence[str], choice: str | Sequence[str]) -> list[str]:
-    """The names that a pattern, or one of several, matches, in their own order; a name that exists is no pattern."""
+    """The names, in their order, that a pattern or one of several matches; a pattern that equals a name matches only it."""
     patterns = [choice] if isinstance(choice, str) else list(choice)
     matched: set[str] = set()
     for pattern in patterns:
-        literal = pattern.replace("[", "[[]")  # brackets in a name are no set of characters
-        found = [pattern] if pattern in names else fnmatch.filter(names, pattern) or fnmatch.filter(names, literal)
-        if not found:
+        literal = pattern.replace("[", "[[]")  # for brackets that belong to a name
+        matches = [pattern] if pattern in names else fnmatch.filter(names, pattern) or fnmatch.filter(names, literal)
+        if not matches:
             raise unknown("parameter", pattern, names)
-        matched.update(found)
+        matched.update(matches)
     return [name for name in names if name in matched]
 
 
 def _names(choice: Any, known: Mapping[str, nn.Parameter]) -> list[str]:
-    """Names and patterns of a choice, parameters replaced by their names."""
-    own = {id(parameter): name for name, parameter in known.items()}
+    """The names and patterns of a choice, with parameters and modules replaced by the names of their parameters."""
+    name_of = {id(parameter): name for name, parameter in known.items()}
     given = [choice] if isinstance(choice, str | Tensor | nn.Module) or not isinstance(choice, Iterable) else list(choice)
     names = []
     for item in given:
         if isinstance(item, nn.Module):
-            inside = [own[id(parameter)] for parameter in item.parameters() if id(parameter) in own]
-            names += inside or [_refuse_choice(f"{type(item).__name__} that is no part of this model", known)]
+            members = [name_of[id(parameter)] for parameter in item.parameters() if id(parameter) in name_of]
+            names += members or [_refuse_choice(f"{type(item).__name__} that is no part of this model", known)]
             continue
-        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):  # of ``named_parameters()``
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):  # an item of ``named_parameters()``
             item = item[0]
-        name = own.get(id(item)) if isinstance(item, Tensor) else item
+        name = name_of.get(id(item)) if isinstance(item, Tensor) else item
         if not isinstance(name, str):
-            _refuse_choice(
-                "a tensor that is none of this model's parameters" if isinstance(item, Tensor) else type(item).__name__, known
-            )
+            foreign = "a tensor that is none of this model's parameters"
+            _refuse_choice(foreign if isinstance(item, Tensor) else type(item).__name__, known)
         names.append(name)
     return names
 
 
 def _refuse_choice(given: str, known: Mapping[str, nn.Parameter]) -> NoReturn:
-    """The refusal of something that names no parameters."""
+    """Raise the error for something that does not name parameters."""
     example = next(iter(known), "weight")
     raise BadInputError(f"params: given {given}, expected names such as {example!r}, patterns, or model.parameters()")
 

@@ -109,7 +109,7 @@ class Verdict:
 
     word: str
     """"right", "wrong", "refused" (an error of thalweg in one line) or "raw error"."""
-    told: str
+    detail: str
     """The relative error, or the message."""
 
     def is_as(self, expected: str) -> bool:
@@ -118,7 +118,7 @@ class Verdict:
 
     def is_one(self, choice: str) -> bool:
         word, _, words = choice.partition(": ")
-        return self.word == word and words.lower() in self.told.lower()
+        return self.word == word and words.lower() in self.detail.lower()
 
 
 def verdict(attempt: Callable[[], Tensor], truth: Tensor, tolerance: float) -> Verdict:

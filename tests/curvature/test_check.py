@@ -161,7 +161,7 @@ def test_a_kink_at_the_point_is_asked_beside_it():
     x[:4] = 0.0
     with pytest.warns(KinkWarning, match="relu"):
         hessian = Hessian(squares, model, [(x, normal(8, 2, seed=1).double())])
-    assert hessian.report.beside
+    assert hessian.report.shifted
 
 
 def test_a_wrong_product_beside_a_kink_is_still_noticed():

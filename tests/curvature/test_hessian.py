@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from thalweg.curvature.hessian import Hessian
-from thalweg.curvature.memory import words
+from thalweg.curvature.memory import format_bytes
 from thalweg.errors import BadInputError, KinkWarning, NonFiniteError, NotDifferentiableError, ShapeMismatchError, WrongProductError
 
 DIFFERENCE = 1e-7  # of a fourth-order difference of float64 gradients; 1e-9 is usual
@@ -309,7 +309,8 @@ def test_unknown_method_is_named():
 def test_recording_is_refused_where_it_was_asked_for_and_cannot_be():
     case = mlp()
     with pytest.raises(
-        BadInputError, match=r"method: given 'recorded', expected 'auto' or 'rebuilt' \(the limit of 0.0 MiB holds 0"
+        BadInputError,
+        match=r"method: given 'recorded', expected 'auto' or 'rebuilt' \(0 of 2 batches fit into the limit of 0.0 MiB",
     ):
         Hessian(*case.given, method="recorded", memory=1)
 
@@ -406,6 +407,6 @@ def test_under_little_memory_some_batches_are_rebuilt_and_the_product_is_the_sam
     assert 0 < len(tight.programs) < 6
     assert sum(program.bytes() for program in tight.programs.values()) <= tight.allowed
     assert f"{len(tight.programs)} of 6 batches recorded" in tight.explain()
-    assert f"the limit of {words(tight.allowed)} holds {len(tight.programs)} of 6 batches" in tight.explain()
+    assert f"{len(tight.programs)} of 6 batches fit into the limit of {format_bytes(tight.allowed)}" in tight.explain()
     direction = case.direction()
     assert apart(tight @ direction, free @ direction) < ROUNDING

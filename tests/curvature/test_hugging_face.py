@@ -333,8 +333,10 @@ def main() -> None:
     for row, way in rows.items():
         for dtype in DTYPES:
             found = [way(name, dtype=dtype) for name in MODELS]
-            print(f"{row:38} {str(dtype)[-2:]}" + "".join(f"{one.told if one.word == 'right' else one.word:>12}" for one in found))
-            for message in dict.fromkeys(one.told for one in found if one.word != "right"):
+            print(
+                f"{row:38} {str(dtype)[-2:]}" + "".join(f"{one.detail if one.word == 'right' else one.word:>12}" for one in found)
+            )
+            for message in dict.fromkeys(one.detail for one in found if one.word != "right"):
                 print(f"      {message[:200]}")
 
 

@@ -856,12 +856,12 @@ def main(words: list[str]) -> None:
     for case in (case for case in TABLE if not words or any(word in case.name for word in words)):
         found = [seen(case, way, dtype) for way, dtype in ways]
         cells = "".join(
-            f"{one.told if one.word == 'right' else one.word + ' ' + one.told[:5] * (one.word == 'wrong'):>17}" for one in found
+            f"{one.detail if one.word == 'right' else one.word + ' ' + one.detail[:5] * (one.word == 'wrong'):>17}" for one in found
         )
         print(
             f"{case.name:32}{cells}" + ("" if all(one.is_as(case.expected) for one in found) else f"  <-- expected {case.expected}")
         )
-        for message in dict.fromkeys(one.told for one in found if one.word in ("refused", "raw error")):
+        for message in dict.fromkeys(one.detail for one in found if one.word in ("refused", "raw error")):
             print(f"      {message[:220]}")
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from thalweg.curvature.precision import Kept
+from thalweg.curvature.precision import KeepPrecision
 
 DOUBLE = torch.tensor([1.0, 2.0 / 3, 3.0], dtype=torch.float64)
 
@@ -30,33 +30,33 @@ CASTS = {
 
 @pytest.mark.parametrize("name", CASTS)
 def test_a_cast_to_a_lower_type_is_left_out_and_noted(name):
-    with Kept(torch.float64) as kept:
+    with KeepPrecision(torch.float64) as kept:
         assert CASTS[name](DOUBLE).dtype == torch.float64
     assert kept.intervened
 
 
 @pytest.mark.parametrize("name", ["float", "to(dtype)", "type_as"])
 def test_the_value_keeps_all_its_digits(name):
-    with Kept(torch.float64):
+    with KeepPrecision(torch.float64):
         assert torch.equal(CASTS[name](DOUBLE), DOUBLE)
 
 
 def test_in_float32_only_narrower_types_are_kept_out():
     single = DOUBLE.float()
-    with Kept(torch.float32) as kept:
+    with KeepPrecision(torch.float32) as kept:
         assert single.bfloat16().dtype == torch.float32
         assert single.double().dtype == torch.float64
     assert kept.casts == {torch.bfloat16}
 
 
 def test_whole_numbers_and_complex_numbers():
-    with Kept(torch.float64):
+    with KeepPrecision(torch.float64):
         assert torch.arange(3).to(torch.int32).dtype == torch.int32
         assert DOUBLE.to(torch.complex64).dtype == torch.complex128
 
 
 def test_a_computation_without_casts_is_left_alone():
-    with Kept(torch.float64) as kept:
+    with KeepPrecision(torch.float64) as kept:
         torch.tanh(DOUBLE * 2).sum()
     assert not kept.intervened
 
@@ -71,7 +71,7 @@ def only_float32(x):
 
 
 def test_an_operation_that_knows_float32_only_is_computed_there_and_noted():
-    with Kept(torch.float64) as kept:
+    with KeepPrecision(torch.float64) as kept:
         result = only_float32(DOUBLE)
     assert result.dtype == torch.float64
     torch.testing.assert_close(result, DOUBLE.exp(), rtol=1e-6, atol=0.0)
@@ -79,23 +79,23 @@ def test_an_operation_that_knows_float32_only_is_computed_there_and_noted():
 
 
 def test_errors_that_have_nothing_to_do_with_types_come_through():
-    with Kept(torch.float64), pytest.raises(RuntimeError, match=r"size mismatch|inconsistent tensor size|same size"):
+    with KeepPrecision(torch.float64), pytest.raises(RuntimeError, match=r"size mismatch|inconsistent tensor size|same size"):
         torch.dot(DOUBLE, DOUBLE[:2])
 
 
 def test_ways_out_of_the_graph_are_noted():
     weight = DOUBLE.clone().requires_grad_()
-    with Kept(torch.float64) as kept:
+    with KeepPrecision(torch.float64) as kept:
         (weight * 2).detach()
         with torch.no_grad():
             weight * 2
     assert kept.cuts == {"detach", "no_grad"}
-    with Kept(torch.float64) as kept, torch.no_grad():
+    with KeepPrecision(torch.float64) as kept, torch.no_grad():
         DOUBLE.detach() * 2
     assert not kept.cuts
 
 
 def test_autocast_is_noted():
-    with Kept(torch.float32) as kept, torch.autocast("cpu", dtype=torch.bfloat16):
+    with KeepPrecision(torch.float32) as kept, torch.autocast("cpu", dtype=torch.bfloat16):
         torch.ones(2, 2) @ torch.ones(2, 2)
     assert kept.autocast == torch.bfloat16

@@ -311,7 +311,7 @@ class Slow(Parity):
 def test_a_slow_oracle_is_asked_as_far_as_it_can_and_the_rest_is_looked_at(monkeypatch):
     monkeypatch.setattr(task_module, "PATIENCE", 0.05)
     task = Slow()
-    with pytest.warns(UserWarning, match="task parity: its oracle is slow and was not asked beyond length 6"):
+    with pytest.warns(UserWarning, match="task parity: its oracle is slow and was not called beyond length 6"):
         check_task(task, (6, 7, 3, 20), count=4)
     assert set(task.asked) == {3, 6}
     with pytest.warns(UserWarning, match="slow"), pytest.raises(BadInputError, match="length 40: answer: given"):

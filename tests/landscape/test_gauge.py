@@ -112,19 +112,22 @@ def test_heads_without_rank_are_balanced_by_zeros():
 
 def test_a_factor_between_query_and_key_is_measured_and_warned_of():
     base = balance(drawn(0, 3, 5), drawn(1, 3, 5))
-    with pytest.warns(GaugeWarning, match=r"^query and key: one outweighs the other by 9, expected at most 2; balance the weights"):
+    with pytest.warns(
+        GaugeWarning,
+        match=r"^query and key: one is larger than the other by a factor of 9, expected at most 2; balance the weights",
+    ):
         found = imbalance(base.key / 3, 3 * base.query)
     assert found.norms.tolist() == pytest.approx([9.0])
 
 
 def test_factors_that_cancel_in_the_norm_are_seen_in_directions():
-    with pytest.warns(GaugeWarning, match="outweighs the other by 4"):
+    with pytest.warns(GaugeWarning, match="larger than the other by a factor of 4"):
         found = imbalance(torch.diag(torch.tensor([1.0, 4.0])), torch.diag(torch.tensor([4.0, 1.0])))
     assert found.norms.tolist() == pytest.approx([1.0])
 
 
 def test_one_head_out_of_balance_is_enough():
-    with pytest.warns(GaugeWarning, match="outweighs the other by 5"):
+    with pytest.warns(GaugeWarning, match="larger than the other by a factor of 5"):
         imbalance(torch.tensor([[1.0], [1.0]]), torch.tensor([[1.0], [5.0]]), heads=2)
 
 

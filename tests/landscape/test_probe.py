@@ -352,7 +352,7 @@ def test_a_new_series_takes_the_time_that_was_measured():
     again = found.measure(quadratic, Point(), [matrix])
     assert (again.how, again.products) == ("exact", DIM)
     assert again.reason.endswith(" s measured before of 1,000,000,000 s allowed")
-    assert all(seconds <= first.seconds for seconds in found.took.values())
+    assert all(seconds <= first.seconds for seconds in found.seconds_of.values())
 
 
 def test_another_layout_is_refused_until_reset():

@@ -59,7 +59,8 @@ def test_classes_depend_on_the_threshold_only_where_a_plateau_is():
 def test_a_threshold_without_a_plateau_warns():
     values = torch.logspace(-4, 0, 100, dtype=torch.float64)
     with pytest.warns(
-        NoPlateauWarning, match=r"^threshold 0\.01: no eigenvalue within 0\.04 decades only, expected 0\.3; river and"
+        NoPlateauWarning,
+        match=r"^threshold 0\.01: only 0\.04 decades around it have no eigenvalue, expected at least 0\.3; river and",
     ):
         found = sweep(values, chosen=0.01)
     assert not found.separated

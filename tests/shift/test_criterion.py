@@ -220,7 +220,7 @@ def test_a_look_is_due_every_so_many_updates_and_once():
 
 
 def test_looks_that_overlap_are_refused():
-    with pytest.raises(BadInputError, match="look-ahead every: given 10, expected at least the 40 updates of a look"):
+    with pytest.raises(BadInputError, match="look-ahead every: given 10, expected at least the 40 updates of a trial"):
         LookAhead(every=10)
 
 

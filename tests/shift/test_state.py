@@ -102,7 +102,7 @@ def test_a_missing_key_is_refused(key):
         ({"step": "7"}, "saved shift.step: given '7', expected a whole number"),
         ({"step": 7.0}, r"saved shift.step: given 7\.0, expected a whole number"),
         ({"step": True}, "saved shift.step: given True, expected a whole number"),
-        ({"step": 1}, r"saved shift.step: given \[4, 1\], expected updates that do not fall"),
+        ({"step": 1}, r"saved shift.step: given \[4, 1\], expected numbers of updates that do not decrease"),
         ({"switches": [{"step": 4}]}, r"saved shift.switches\[0\]: key 'loops_before' is missing"),
         ({"switches": []}, "saved shift.watch: given .*expected none: there is no switch"),
         ({"retreats": {}}, r"saved shift.retreats: given \{\}, expected a list"),
@@ -146,7 +146,7 @@ def test_switches_between_other_loop_counts_are_refused():
 
 @pytest.mark.parametrize("state", [None, [], "state", 3, dict], ids=str)
 def test_what_is_no_state_is_refused(state):
-    refused(state, "saved shift: given .*, expected what state_dict gave")
+    refused(state, "saved shift: given .*, expected the dict that state_dict returned")
 
 
 class Best:
@@ -177,7 +177,7 @@ def test_a_state_of_the_users_own_criterion_that_is_no_json_is_refused():
         def begin(self):
             return {"best": object()}
 
-    with pytest.raises(BadInputError, match=r"state of the criterion.best: given <object .*>, expected JSON values alone"):
+    with pytest.raises(BadInputError, match=r"state of the criterion.best: given <object .*>, expected JSON values only"):
         Shift(loops=2, criterion=Holds()).state_dict()
 
 

@@ -145,7 +145,7 @@ def test_what_cannot_be_replayed_is_refused(tmp_path: Path, tiny: RunConfig) -> 
     batch = fixed(config)
     with pytest.raises(BadInputError, match="window: given 19, expected at least 20 updates"):
         trajectory(config, found[0], batch, 19)
-    with pytest.raises(BadInputError, match="window: given 41, expected at most the 40 that the run has left after 40"):
+    with pytest.raises(BadInputError, match="window: given 41, expected at most the 40 updates that the run has left after 40"):
         trajectory(config, found[2], batch, 41)
     with pytest.raises(MemoryLimitError, match=r"replay: 20 updates of .* shorten the window"):
         trajectory(config, found[0], batch, 20, memory=10_000)
@@ -384,17 +384,17 @@ def test_directions_that_stay_are_followed_and_those_that_turn_are_left_out() ->
     last[0, 0], last[2, 0] = math.cos(little), math.sin(little)
     last[1, 1], last[3, 1] = math.cos(much), math.sin(much)
     last[4, 2] = 1.0
-    kept, degrees = replay_module.followed(frame, last)
+    kept, degrees = replay_module.steady_directions(frame, last)
     assert torch.equal(kept, frame[:, :1])
     assert degrees == pytest.approx(20, rel=1e-9)
-    none_left, smallest = replay_module.followed(frame[:, 1:], last)
+    none_left, smallest = replay_module.steady_directions(frame[:, 1:], last)
     assert torch.equal(none_left, frame[:, 1:])
     assert smallest == pytest.approx(50, rel=1e-9)
 
 
 def test_a_direction_that_changes_places_with_its_neighbour_is_still_followed() -> None:
     eye = torch.eye(4, dtype=torch.float64)
-    kept, degrees = replay_module.followed(eye[:, :1], eye[:, [1, 0]])
+    kept, degrees = replay_module.steady_directions(eye[:, :1], eye[:, [1, 0]])
     assert (kept.shape[1], degrees) == (1, 0.0)
 
 

@@ -19,8 +19,8 @@ from thalweg.shift.criterion import AtStep
 from thalweg.shift.onset import Ramp
 from thalweg.storage import read_journal
 from thalweg.survey.callback import LandscapeCallback, along
-from thalweg.survey.measurements import replayed
-from thalweg.survey.snapshot import gauge_pairs, matrix_groups, place_of
+from thalweg.survey.measurements import replay_starts
+from thalweg.survey.snapshot import gauge_pairs, matrix_groups, read_snapshot
 from thalweg.survey.survey import Survey, survey
 from thalweg.train.assemble import make_data, make_model
 from thalweg.train.callbacks import Callback
@@ -100,7 +100,7 @@ def test_every_part_of_the_plan_is_measured_at_the_steps_of_the_snapshots(whole:
 @pytest.mark.slow
 def test_the_end_agrees_with_the_training_loss_and_the_written_spectrum(whole: Path, rotary: RunConfig) -> None:
     found = landscape(whole)
-    place = place_of(checkpoints(whole / "snapshots")[-1], rotary, make_model(rotary), torch.from_numpy(first_rows(rotary)))
+    place = read_snapshot(checkpoints(whole / "snapshots")[-1], rotary, make_model(rotary), torch.from_numpy(first_rows(rotary)))
     loss = next_token_loss(place.model, place.batch, 3).item()
     last, values = found.points[-1], load_file(found.spectrum_path(60))["values"]
     assert last.loss == pytest.approx(loss, rel=1e-5)
@@ -124,12 +124,12 @@ class StopMeasuring(Exception):
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 11, 14])
 def test_a_survey_stopped_anywhere_ends_like_one_that_was_not(made: Path, whole: Path, stop: int) -> None:
-    def tell(done: int, total: int, words: str) -> None:
+    def progress(done: int, total: int, part: str) -> None:
         if done == stop:
             raise StopMeasuring
 
     with pytest.raises(StopMeasuring):
-        survey(made, PLAN, tell)
+        survey(made, PLAN, progress)
     with (made / "landscape" / "journal.jsonl").open("ab") as torn:
         torn.write(b'{"type": "point", "st')
     again = survey(made, PLAN)
@@ -165,7 +165,7 @@ def test_fewer_points_than_snapshots_are_the_same_ones_along_and_after(made: Pat
 def test_a_run_without_snapshots_is_measured_at_its_checkpoints(made: Path) -> None:
     shutil.rmtree(made / "snapshots")
     here = Survey(made, PLAN)
-    assert here.chosen() == checkpoints(made / "checkpoints")
+    assert here.selected_states() == checkpoints(made / "checkpoints")
     here.close()
 
 
@@ -237,7 +237,7 @@ def test_another_plan_in_the_same_folder_is_refused_and_nothing_is_lost(measured
 def test_an_unfinished_run_is_refused_with_what_to_do(made: Path) -> None:
     (made / "summary.json").unlink()
     here = Survey(made, PLAN)
-    with pytest.raises(FolderError, match=r"not complete; .*train it first"):
+    with pytest.raises(FolderError, match=r"training is not complete; finish it"):
         here.finish()
     here.close()
 
@@ -256,9 +256,9 @@ def test_the_command_prints_a_table_and_json(made: Path, capsys: pytest.CaptureF
 
 def test_replays_begin_where_a_whole_window_is_left() -> None:
     paths = [Path(f"step-{step:09d}.safetensors") for step in (0, 5, 20, 45, 80, 95, 100)]
-    assert [path.stem[-3:] for path in replayed(paths, 3, 20, 100)] == ["020", "045", "080"]
-    assert replayed(paths, 3, 100, 100) == []
-    assert replayed(paths, 0, 20, 100) == []
+    assert [path.stem[-3:] for path in replay_starts(paths, 3, 20, 100)] == ["020", "045", "080"]
+    assert replay_starts(paths, 3, 100, 100) == []
+    assert replay_starts(paths, 0, 20, 100) == []
 
 
 def test_gauge_pairs_and_groups_name_every_matrix(tiny_text: RunConfig) -> None:

@@ -9,7 +9,7 @@ from thalweg.errors import BadInputError, EmptySubspaceError, NonFiniteError
 from thalweg.landscape.split import block_split, coordinates
 from thalweg.records.landscape import TheoremsRecord
 from thalweg.serialization import from_dict
-from thalweg.survey.theorem_check import complete, theorems_beside
+from thalweg.survey.theorem_check import check_theorems, require_finite
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -32,7 +32,7 @@ class Quadratic(nn.Module):
 
 def beside(rate: float = 0.2, steps: int = 12, split_step: int = 3, step: int = 7, split=SPLIT, rows=1.0) -> TheoremsRecord:
     batch = torch.full((2,), rows, dtype=torch.float64)
-    return theorems_beside(lambda m, b: m(b), Quadratic(), batch, MATRIX, split, split_step, step, rate, steps)
+    return check_theorems(lambda m, b: m(b), Quadratic(), batch, MATRIX, split, split_step, step, rate, steps)
 
 
 def descent(rate: float, steps: int) -> list[Tensor]:
@@ -104,10 +104,10 @@ def test_a_split_without_a_valley_is_refused() -> None:
 
 def test_a_number_that_does_not_exist_is_named() -> None:
     with pytest.raises(NonFiniteError, match="theorems at step 7: upper_paper is inf"):
-        complete(replace(beside(), upper_paper=float("inf")))
+        require_finite(replace(beside(), upper_paper=float("inf")))
 
 
 def test_the_model_is_left_as_it_was() -> None:
     model = Quadratic()
-    theorems_beside(lambda m, b: m(b), model, torch.ones(2).double(), MATRIX, SPLIT, 3, 7, 0.2, 12)
+    check_theorems(lambda m, b: m(b), model, torch.ones(2).double(), MATRIX, SPLIT, 3, 7, 0.2, 12)
     assert torch.equal(model.theta, START)

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from thalweg.errors import BadInputError, EmptySubspaceError, InsufficientDataError, NonFiniteError, ShapeMismatchError
-from thalweg.theory.dominance import dominance, longest, sign_flips
+from thalweg.theory.dominance import dominance, longest_interval, sign_flips
 
 
 def spectra(seed, seeds=8, shift=0.0, size=12):
@@ -126,8 +126,8 @@ def test_the_interval_is_where_more_of_looped_lie_below():
 def test_the_longest_stretch_in_decades_is_taken():
     tau = torch.tensor([1.0, 2.0, 3.0, 4.0, 40.0, 50.0])
     counts = torch.tensor([[1, 1, -1, 1, 1, 0]])
-    assert longest(counts, tau) == (4.0, 40.0)
-    assert longest(torch.tensor([[1, 1], [-1, 1]]), tau[:2]) == (2.0, 2.0)
+    assert longest_interval(counts, tau) == (4.0, 40.0)
+    assert longest_interval(torch.tensor([[1, 1], [-1, 1]]), tau[:2]) == (2.0, 2.0)
 
 
 def test_the_shares_interval_covers_it_and_is_reproducible():
@@ -155,7 +155,9 @@ def test_what_is_refused():
         dominance(one, two, 1e-3, level=1e-3)
     with pytest.raises(ShapeMismatchError, match=r"^spectra of different models mixed: \(8, 12\) and \(8, 11\), expected "):
         dominance(one, two[:, 1:], 1e-3)
-    with pytest.raises(EmptySubspaceError, match=r"^valley: no place of the spectra is above 1e\+09 in every seed; a lower "):
+    with pytest.raises(
+        EmptySubspaceError, match=r"^valley: no eigenvalue rank is above the threshold 1e\+09 in every seed; choose "
+    ):
         dominance(one, two, 1e9)
     with pytest.raises(NonFiniteError, match=r"^looped: holds NaN or infinity, expected finite numbers$"):
         dominance(one, two / 0, 1e-3)

@@ -81,7 +81,7 @@ def test_float32_is_computed_in_float64():
 
 
 def test_overflow_is_refused_unless_asked_for():
-    with pytest.raises(NonFiniteError, match=r"^kernel: grows beyond float64; fewer steps, a smaller rate, or overflow='inf'$"):
+    with pytest.raises(NonFiniteError, match=r"^kernel: grows beyond float64; use fewer steps, a smaller rate, or overflow='inf'$"):
         kernel(one([-1.0]), 1.0, 5000)
     assert torch.isinf(kernel(one([-1.0]), 1.0, 5000, overflow="inf")).all()
 

@@ -79,7 +79,9 @@ def test_a_certificate_is_kept():
 
 
 def test_without_its_condition_there_is_no_certificate():
-    with pytest.warns(GrowthWarning, match=r"^loops: 2 a T is .*, bounds need it below 1; smaller weights or fewer loops$"):
+    with pytest.warns(
+        GrowthWarning, match=r"^loops: 2 a T is .*, expected below 1 for bounds; use smaller weights or fewer loops$"
+    ):
         found = certificate(weights(1.0), drawn(9, 4, 6, scale=0.3), 1, 3)
     assert found.bound != found.bound
 
@@ -113,7 +115,7 @@ def test_what_is_refused():
         states(weights(0.1), torch.ones(4, 6), 2)
     with pytest.raises(BadInputError, match=r"^loops: given 0, expected a whole number of at least 1$"):
         states(weights(0.1), torch.ones(1, 4, 6), 0)
-    with pytest.raises(NonFiniteError, match=r"^states: grow beyond float64 within 12 loops; smaller weights or fewer loops$"):
+    with pytest.raises(NonFiniteError, match=r"^states: grow beyond float64 within 12 loops; use smaller weights or fewer loops$"):
         states(weights(3.0), torch.ones(1, 4, 6), 12)
     nan = attention(*(part.clone() for part in weights(0.1).parts().values()))
     nan.key.fill_(float("nan"))

@@ -209,7 +209,7 @@ def test_a_config_with_a_task_survives_toml(tmp_path, parity):
         ({"model": {"positions": "learned", "length": 6}}, "data.tested: given 6, expected lengths of at most 6 positions"),
         (
             {"model": {"learned_gains": 8}},
-            "model.learned_gains: given 8, expected 0, or at least the 9 passes that are tried at the lengths tested",
+            "model.learned_gains: given 8, expected 0, or at least the 9 passes that are tried at the tested lengths",
         ),
         ({"training": {"compile": True}}, "training.compile: given True, expected false for a task"),
         ({"model": {"vocabulary": 4}}, "model.vocabulary: given 4, expected the data's 3 tokens"),

@@ -41,9 +41,9 @@ def test_every_key_has_a_docstring(kind: str) -> None:
 
 def test_a_comment_says_what_it_is_and_its_range() -> None:
     text = explained_text(RUNS["markov"])
-    assert "# Updates. From 1 to 1,000,000,000.\nsteps = 2400\n" in text
+    assert "# Number of updates. From 1 to 1,000,000,000.\nsteps = 2400\n" in text
     assert "# Peak learning rate. Above 0, at most 1e+06.\nrate = 0.003\n" in text
-    assert '# "linear": no softmax, mean over the prefix. One of softmax, linear' in text
+    assert '# Attention: "softmax", or "linear" without softmax, the mean over the prefix. One of softmax, linear' in text
     assert "kind is one of plateau, at-step" in text
 
 

@@ -13,7 +13,7 @@ from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.train import state
 from thalweg.train.config import ShiftConfig, TrainingConfig
-from thalweg.train.graphs import as_tensor, given_of, loss_of
+from thalweg.train.graphs import as_tensor, graph_inputs, graph_loss
 from thalweg.train.state import by_graphs
 from thalweg.train.step import TaskBatch, mean_loss
 from thalweg.train.trainer import train
@@ -35,18 +35,18 @@ def samples() -> TaskBatch:
 
 
 @pytest.mark.parametrize("gains", [None, (1.0, 0.5, 0.2, 0.0)])
-def test_the_loss_of_a_graph_is_the_mean_loss(model, samples, gains):
+def test_the_graph_loss_a_graph_is_the_mean_loss(model, samples, gains):
     for batch in (TOKENS, samples):
-        given, passes = given_of(batch, 4)
+        given, passes = graph_inputs(batch, 4)
         assert passes == 4
         factors = None if gains is None else as_tensor(gains, passes, model.head.weight)
-        torch.testing.assert_close(loss_of(model, given, passes, factors), mean_loss(model, batch, 4, gains))
+        torch.testing.assert_close(graph_loss(model, given, passes, factors), mean_loss(model, batch, 4, gains))
 
 
 def test_a_graph_has_as_many_passes_as_the_deepest_sample_needs(model, samples):
-    given, passes = given_of(samples, 20)
+    given, passes = graph_inputs(samples, 20)
     assert (passes, given[2].tolist()) == (6, [3, 1, 6, 3, 2, 6])
-    torch.testing.assert_close(loss_of(model, given, passes, None), mean_loss(model, samples, 20))
+    torch.testing.assert_close(graph_loss(model, given, passes, None), mean_loss(model, samples, 20))
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_a_graph_has_as_many_passes_as_the_deepest_sample_needs(model, samples):
 )
 def test_passes_that_have_not_begun_are_not_in_a_graph(model, samples, gains, passes):
     for batch in (TOKENS, samples):
-        given, found = given_of(batch, 6, gains)
+        given, found = graph_inputs(batch, 6, gains)
         assert found == passes
         factors = None if gains is None else as_tensor(gains, found, model.head.weight)
-        torch.testing.assert_close(loss_of(model, given, found, factors), mean_loss(model, batch, 6, gains))
-    assert given_of(TOKENS, 3, (0.0, 0.0, 0.0))[1] == 1  # the first pass is always there
+        torch.testing.assert_close(graph_loss(model, given, found, factors), mean_loss(model, batch, 6, gains))
+    assert graph_inputs(TOKENS, 3, (0.0, 0.0, 0.0))[1] == 1  # the first pass is always there
 
 
 def test_graphs_are_for_runs_on_a_gpu_that_are_not_compiled():
@@ -76,10 +76,10 @@ class StandIn:
         self.model, self.seconds, self.calls = model, 0.0, 0
 
     def backward(self, batch, loops, gains):
-        given, passes = given_of(batch, loops, gains)
+        given, passes = graph_inputs(batch, loops, gains)
         for parameter in self.model.parameters():
             parameter.grad = None
-        loss = loss_of(self.model, given, passes, None if gains is None else as_tensor(gains, passes, self.model.head.weight))
+        loss = graph_loss(self.model, given, passes, None if gains is None else as_tensor(gains, passes, self.model.head.weight))
         loss.backward()
         self.seconds, self.calls = self.seconds + 1000.0, self.calls + 1
         return loss.detach()

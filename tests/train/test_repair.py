@@ -156,9 +156,9 @@ def test_a_summary_that_is_not_what_the_checkpoint_knows_is_made_again(tmp_path:
     value = json.loads(path.read_text())
     other = {"switches": [], "data": {}, "ceilings": {}}.get(field, 3)
     path.write_text(json.dumps(value | {field: other}))
-    with pytest.raises(DamagedFileError, match=f"{field} is not what the last checkpoint knows"):
+    with pytest.raises(DamagedFileError, match=f"{field} differs from that of the last checkpoint"):
         read_whole(tmp_path)
-    with pytest.warns(DamagedRecordWarning, match=f"{field} is not what the last checkpoint knows"):
+    with pytest.warns(DamagedRecordWarning, match=f"{field} differs from that of the last checkpoint"):
         assert getattr(train(tiny, tmp_path), field) == getattr(first, field)
 
 

@@ -161,11 +161,11 @@ def test_a_run_uses_the_rate_that_the_handover_leaves(tmp_path: Path, tiny: RunC
 
 def test_a_look_ahead_changes_nothing_but_the_count_of_operations(tmp_path: Path, tiny: RunConfig) -> None:
     never = replace(tiny, shift=ShiftConfig((1, 3), LookAhead(every=8, updates=4, patience=99), Ramp(5)))
-    report_lookahead, plain = train(never, tmp_path / "look"), train(replace(tiny, shift=ShiftConfig((1,))), tmp_path / "plain")
-    assert report_lookahead.weights_sha256 == plain.weights_sha256
+    looking, plain = train(never, tmp_path / "look"), train(replace(tiny, shift=ShiftConfig((1,))), tmp_path / "plain")
+    assert looking.weights_sha256 == plain.weights_sha256
     one, three = (cost(tiny.model, 16, 11, loops) for loops in (1, 3))
     looks = 5  # after 8, 16, ..., 40 updates
-    assert report_lookahead.flops == plain.flops + looks * (4 * one.training_step + 4 * three.training_step + one.forward)
+    assert looking.flops == plain.flops + looks * (4 * one.training_step + 4 * three.training_step + one.forward)
 
 
 def test_a_look_sees_what_training_each_stage_would_give(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_a_look_sees_what_training_each_stage_would_give(tmp_path: Path, tiny: R
         seen.append((here, ahead))
         return real(shift, here, ahead)
 
-    monkeypatch.setattr(Shift, "looked", spy)
+    monkeypatch.setattr(Shift, "report_lookahead", spy)
     settings = replace(tiny.training, log_every=1, steps=12)
     looking = ShiftConfig((1, 3), LookAhead(every=8, updates=4, patience=99))
     train(replace(tiny, shift=looking, training=settings), tmp_path / "look")

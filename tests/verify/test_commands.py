@@ -106,7 +106,7 @@ def test_the_command_fails_with_one_line_when_a_statement_does(monkeypatch, caps
 
 def test_a_check_that_stops_does_not_hold(monkeypatch):
     monkeypatch.setattr(counterexamples, "rate_too_large", lambda: 1 / 0)
-    line = commands.tried(STATEMENTS["CE3"])
+    line = commands.run_check(STATEMENTS["CE3"])
     assert not line.holds
     assert line.finding.words == "stopped: ZeroDivisionError: division by zero"
 

@@ -1,1 +1,1 @@
-"""Second-order facts about any loss: products, matrices, spectra, traces. Takes callables; never imports a model."""
+"""Second derivatives of any loss: products, matrices, spectra and traces. Takes callables and never imports a model."""

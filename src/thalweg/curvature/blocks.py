@@ -1,7 +1,8 @@
-"""Which columns of a dense Hessian are computed together, and which rows they need.
+"""Which columns of a dense Hessian are computed together, and which of their rows are needed.
 
-Ordered by depth, the columns of a group need only the rows of groups from its own depth on; the others follow by symmetry. So
-the columns of deep groups are cheap: their tangents start late, and their backward sweep stops early.
+With the groups of parameters ordered by depth, the columns of a group are computed for the rows of its own and of deeper groups
+only; the other rows follow by symmetry. The columns of deep groups are cheap: their tangents start late in the forward pass, and
+their backward pass stops early.
 """
 
 from __future__ import annotations
@@ -23,14 +24,21 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Block:
-    """Names of neighbouring parameters whose columns are computed together, and of those whose rows they need."""
+    """A part of the Hessian that is computed together, by names of parameters."""
 
     columns: tuple[str, ...]
+    """Parameters whose columns are computed; neighbours in depth."""
     rows: tuple[str, ...]
+    """Parameters whose rows are computed; those of ``columns`` come first."""
 
 
 class FirstUse(TorchDispatchMode):
-    """Notes the order in which parameters first meet data; joining, copying and reshaping weights is no use yet."""
+    """Notes the order in which parameters are first used with data; joining, copying and reshaping weights is no use yet.
+
+    Attributes:
+        order: names of the parameters, in the order of their first use.
+        carried: tensor -> names of the parameters that it is only a copy, view or concatenation of.
+    """
 
     CARRIES = (aten.cat.default, aten.stack.default, aten.clone.default, aten._to_copy.default, aten.copy_.default)
 
@@ -52,16 +60,22 @@ class FirstUse(TorchDispatchMode):
 
 
 def by_depth(objective: Objective) -> list[str]:
-    """The parameters' names in the order of their first use; those that the first batch does not use come last."""
+    """The parameters' names in the order of their first use in the first batch; unused ones come last. Costs one evaluation."""
     parts = {name: part.clone() for name, part in objective.layout.split(objective.point).items()}
-    mode = FirstUse(parts)
-    with objective.quiet(), torch.no_grad(), mode:
+    first_use = FirstUse(parts)
+    with objective.quiet(), torch.no_grad(), first_use:
         objective.total(0, parts)
-    return mode.order + [name for name in parts if name not in mode.order]
+    return first_use.order + [name for name in parts if name not in first_use.order]
 
 
 def blocks(order: Sequence[str], sizes: dict[str, int], smallest: int) -> list[Block]:
-    """Neighbours in depth joined until each block has ``smallest`` columns or more, the last one excepted."""
+    """Join neighbours in depth until each block has at least ``smallest`` columns; the last block may have fewer.
+
+    Args:
+        order: names of the parameters, by depth.
+        sizes: name -> number of entries.
+        smallest: number of columns.
+    """
     groups: list[list[str]] = [[]]
     for name in order:
         if sum(sizes[other] for other in groups[-1]) >= smallest:

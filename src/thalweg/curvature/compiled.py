@@ -1,7 +1,10 @@
-"""Recorded programs as compiled functions: one for all programs of the same structure, whatever their numbers.
+"""Recorded programs as compiled functions, one function for all programs of the same structure.
 
-Pieces, checkpoints, seeds and arms of a study differ in their constants, not in their steps, so constants are arguments and the
-structure is the key. Compiled code is compared with the replay on its first directions.
+Pieces of batches, checkpoints, seeds and conditions of a study differ in their constants but not in their steps. So constants are
+arguments of the compiled function, and the structure is the key of the cache. Compiled code is compared with the replay on its
+first directions.
+
+Shape letters: C directions in one call.
 """
 
 from __future__ import annotations
@@ -25,27 +28,30 @@ COMPILED: dict[str, Function] = {}
 
 
 def structure(program: Program, count: int) -> str:
-    """All that decides the code: steps, shapes, strides and numbers, without the tensors' values."""
-    places = {id(tensor): i for i, tensor in enumerate(distinct(program))}
+    """A text of everything that determines the code of a program over ``count`` directions.
 
-    def word(leaf: Any) -> str:
+    That is its steps, shapes, strides and plain numbers; the values of constant tensors are left out.
+    """
+    indices = {id(tensor): i for i, tensor in enumerate(distinct(program))}
+
+    def describe(leaf: Any) -> str:
         if isinstance(leaf, Slot):
             return f"s{leaf.number}"
         if isinstance(leaf, Tensor):
-            return f"c{places[id(leaf)]}:{tuple(leaf.shape)}{leaf.stride()}{leaf.dtype}{leaf.device}"
+            return f"c{indices[id(leaf)]}:{tuple(leaf.shape)}{leaf.stride()}{leaf.dtype}{leaf.device}"
         return repr(leaf)
 
     lines = [
-        f"{count} {[slot.number for slot in program.inputs]} {[word(output) for output in program.outputs if is_slot(output)]}"
+        f"{count} {[slot.number for slot in program.inputs]} {[describe(output) for output in program.outputs if is_slot(output)]}"
     ]
     for step in program.steps:
         leaves, form = pytree.tree_flatten((step.arguments, step.keywords), is_leaf=is_slot)
-        lines.append(f"{step.function} {form} {[word(leaf) for leaf in leaves]} {step.fills} {tuple(step.shape)}")
+        lines.append(f"{step.function} {form} {[describe(leaf) for leaf in leaves]} {step.fills} {tuple(step.shape)}")
     return "\n".join(lines)
 
 
 def is_known(program: Program, count: int) -> bool:
-    """Has a program of this structure been compiled in this process?"""
+    """Whether a program of this structure has been compiled in this process."""
     return structure(program, count) in COMPILED
 
 
@@ -55,28 +61,31 @@ def distinct(program: Program) -> list[Tensor]:
 
 
 def lifted(program: Program) -> Function:
-    """``(*directions, *constants) -> results``: the program with its constants as arguments."""
-    places = {id(tensor): i for i, tensor in enumerate(distinct(program))}
+    """The program as a function ``(*directions, *constants) -> results`` that takes its constants as arguments."""
+    indices = {id(tensor): i for i, tensor in enumerate(distinct(program))}
     width = len(program.inputs)
 
     def function(*arguments: Tensor) -> tuple[Tensor, ...]:
         constants = arguments[width:]
-        swapped = Program(program.inputs, program.steps, program.outputs)
-        swapped.steps = [
-            step.with_leaves(lambda leaf: constants[places[id(leaf)]] if isinstance(leaf, Tensor) else leaf)
-            for step in swapped.steps
+        copy = Program(program.inputs, program.steps, program.outputs)
+        copy.steps = [
+            step.with_leaves(lambda leaf: constants[indices[id(leaf)]] if isinstance(leaf, Tensor) else leaf) for step in copy.steps
         ]
-        return tuple(swapped(*arguments[:width]))
+        return tuple(copy(*arguments[:width]))
 
     return function
 
 
 def compiled(program: Program, directions: list[Tensor]) -> Function:
-    """The compiled ``(*directions) -> results`` of a program, for as many directions as the example holds.
+    """The compiled function ``(*directions) -> results`` of a program, over C directions at a time.
+
+    Compiling costs about 20 s for each new structure; a known structure costs nothing.
 
     Args:
         program: what to compile; its constants are bound to the result.
-        directions: examples with a leading dimension C, which later calls must have too.
+        directions: examples with the leading dimension C, which later calls must have too.
+    Returns:
+        A function of tensors with the leading dimension C, whose results have it too.
     Raises:
         WrongProductError: the compiled code does not agree with the replay.
     """
@@ -93,7 +102,7 @@ def compiled(program: Program, directions: list[Tensor]) -> Function:
 
 
 def replayed(program: Program) -> Function:
-    """The program over C directions at once, step by step."""
+    """The program over C directions at once by ``vmap``, step by step and not compiled."""
 
     def function(*parts: Any) -> tuple[Tensor, ...]:
         return tuple(program(*parts))
@@ -102,8 +111,12 @@ def replayed(program: Program) -> Function:
 
 
 def compare(results: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    """Refuse compiled code that computes something else."""
-    apart = torch.stack([(a - b).norm() for a, b in zip(results, expected, strict=True)]).norm()
+    """Refuse compiled results that differ from the replay by more than `TOLERANCE`.
+
+    Raises:
+        WrongProductError: they do.
+    """
+    distance = torch.stack([(a - b).norm() for a, b in zip(results, expected, strict=True)]).norm()
     size = torch.stack([b.norm() for b in expected]).norm()
-    if not apart <= TOLERANCE[expected[0].dtype] * size:
-        raise WrongProductError(f"compiled product: differs from the replay by {float(apart / size):.1e}; use compile='never'")
+    if not distance <= TOLERANCE[expected[0].dtype] * size:
+        raise WrongProductError(f"compiled product: differs from the replay by {float(distance / size):.1e}; use compile='never'")

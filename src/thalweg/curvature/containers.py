@@ -1,4 +1,4 @@
-"""Batches of any make: the tensors and arrays inside are found, copied and converted, whatever holds them.
+"""Batches of any structure: the tensors and arrays inside are listed, copied and converted, whatever container holds them.
 
 Known containers: lists, tuples, named tuples, packed sequences, dicts and other mappings (`UserDict`, which tokenisers return),
 dataclasses, whatever PyTorch's pytree knows, and plain objects that keep tensors in their attributes.
@@ -21,18 +21,18 @@ from thalweg.errors import BadInputError
 
 _TensorFunction = Callable[[Tensor], Tensor]
 _OPAQUE = (str, bytes, int, float, complex, bool, type, nn.Module, torch.Generator, types.FunctionType, types.ModuleType)
-"""Values that are handed on as they are: nothing inside of them is a part of the batch."""
+"""Types of values that are kept as they are: nothing inside of them counts as a part of the batch."""
 
 
 def map_tensors(function: _TensorFunction, batch: Any) -> Any:
-    """The batch in new containers of the same kinds, ``function`` applied to every tensor and numeric array.
+    """Apply a function to every tensor and numeric array of a batch, and return the results in new containers of the same types.
 
     Args:
-        function: tensor -> tensor. A numpy array is given as a tensor of its own memory and comes back as an array.
+        function: tensor -> tensor. A numpy array is passed as a tensor with its own memory and comes back as an array.
         batch: any nesting of the containers that the head of this file names.
     Raises:
-        BadInputError: a generator or another iterator, which a second evaluation would find empty; a container that holds tensors
-            and cannot be copied.
+        BadInputError: the batch holds a generator or another iterator, which a second evaluation would find empty, or a container
+            with tensors that cannot be copied.
     Example:
         >>> map_tensors(torch.neg, {"x": torch.tensor([1, 2]), "name": "a"})
         {'x': tensor([-1, -2]), 'name': 'a'}
@@ -41,19 +41,19 @@ def map_tensors(function: _TensorFunction, batch: Any) -> Any:
 
 
 def tensors_in(batch: Any) -> list[Tensor]:
-    """Every tensor and numeric array of a batch, arrays as tensors, in the order in which they lie."""
-    found: list[Tensor] = []
+    """Every tensor and numeric array of a batch, arrays as tensors, in the order of the traversal."""
+    tensors: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     map_tensors(keep, batch)
-    return found
+    return tensors
 
 
 def shapes_in(batch: Any) -> tuple[tuple[int, ...], ...]:
-    """Shapes of all tensors; of a batch without any, the lengths of its lists, so that ragged batches can be told."""
+    """Shapes of all tensors of a batch; without any tensor, the lengths of its lists, so that ragged batches are recognised."""
     tensors = tensors_in(batch)
     if tensors:
         return tuple(tuple(tensor.values().shape if tensor.is_nested else tensor.shape) for tensor in tensors)
@@ -61,7 +61,7 @@ def shapes_in(batch: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def copied(batch: Any) -> Any:
-    """The batch with tensors and arrays of its own; each keeps its ``requires_grad``."""
+    """A copy of the batch with tensors and arrays of its own; each tensor keeps its ``requires_grad``."""
 
     def clone(tensor: Tensor) -> Tensor:
         with torch.inference_mode(False):
@@ -71,7 +71,10 @@ def copied(batch: Any) -> Any:
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In ``dtype`` if it is floating-point, in its complex twin if it is complex; whole numbers and flags stay."""
+    """Convert a floating-point tensor to ``dtype``, and a complex one to the complex dtype of that precision.
+
+    Whole numbers and flags are returned as they are. A leaf that requires a gradient becomes a new leaf.
+    """
     if tensor.is_complex():
         dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     elif not tensor.is_floating_point():
@@ -83,26 +86,26 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _mapped(function: _TensorFunction, value: Any, inside: tuple[int, ...]) -> Any:
-    """`map_tensors` below the containers with these identities, so that a cycle ends."""
+    """`map_tensors` inside of the containers with these identities, at which a cycle ends."""
     if isinstance(value, Tensor):
         return _with_attributes(function(value), value)
     if value is None or isinstance(value, _OPAQUE) or id(value) in inside:
         return value
-    go_on = lambda part: _mapped(function, part, (*inside, id(value)))  # noqa: E731
+    map_part = lambda part: _mapped(function, part, (*inside, id(value)))  # noqa: E731
     if isinstance(value, np.ndarray | np.generic):
         return _mapped_array(function, value)
     if isinstance(value, PackedSequence):  # its ``batch_sizes`` stay on the CPU
-        return value._replace(**{name: go_on(getattr(value, name)) for name in ("data", "sorted_indices", "unsorted_indices")})
+        return value._replace(**{name: map_part(getattr(value, name)) for name in ("data", "sorted_indices", "unsorted_indices")})
     if isinstance(value, Mapping):
-        return _mapped_mapping(go_on, value)
+        return _mapped_mapping(map_part, value)
     if isinstance(value, tuple):
-        parts = [go_on(part) for part in value]
+        parts = [map_part(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else _rebuilt(value, parts)
     if isinstance(value, list):
-        return _rebuilt(value, [go_on(part) for part in value])
+        return _rebuilt(value, [map_part(part) for part in value])
     if type(value) in pytree.SUPPORTED_NODES:
         leaves, form = pytree.tree_flatten(value, is_leaf=lambda node: node is not value)
-        return pytree.tree_unflatten([go_on(leaf) for leaf in leaves], form)
+        return pytree.tree_unflatten([map_part(leaf) for leaf in leaves], form)
     if isinstance(value, Iterator):
         raise BadInputError(
             f"batches: a batch holds a {type(value).__name__}, which can be read once only, while a loss is evaluated many times; "
@@ -111,26 +114,26 @@ def _mapped(function: _TensorFunction, value: Any, inside: tuple[int, ...]) -> A
     return _mapped_object(function, value, (*inside, id(value)))
 
 
-def _with_attributes(result: Tensor, given: Tensor) -> Tensor:
-    """A tensor with the attributes that a user has set on the one it was made of; those of a class's own it has already."""
-    for name, value in getattr(given, "__dict__", {}).items():
+def _with_attributes(result: Tensor, original: Tensor) -> Tensor:
+    """The mapped tensor with the attributes that a user set on the original one; attributes that it has already are kept."""
+    for name, value in getattr(original, "__dict__", {}).items():
         if name not in result.__dict__:
             setattr(result, name, value)
     return result
 
 
 def _mapped_array(function: _TensorFunction, array: Any) -> Any:
-    """An array of numbers as a tensor and back; arrays of text or objects as they are."""
+    """Map an array of numbers as a tensor and convert the result back; return arrays of text or objects as they are."""
     if array.dtype.kind not in "fiubc":
         return array
     result = function(torch.from_numpy(np.array(array)))
-    given = result.detach().cpu().numpy()
-    return given if isinstance(array, np.ndarray) else given[()]
+    mapped = result.detach().cpu().numpy()
+    return mapped if isinstance(array, np.ndarray) else mapped[()]
 
 
-def _mapped_mapping(go_on: Callable[[Any], Any], value: Mapping[Any, Any]) -> Any:
+def _mapped_mapping(map_part: Callable[[Any], Any], value: Mapping[Any, Any]) -> Any:
     """A mapping of the same class with mapped values."""
-    parts = {key: go_on(part) for key, part in value.items()}
+    parts = {key: map_part(part) for key, part in value.items()}
     if type(value) is dict:
         return parts
     try:
@@ -144,17 +147,17 @@ def _mapped_mapping(go_on: Callable[[Any], Any], value: Mapping[Any, Any]) -> An
 
 def _mapped_object(function: _TensorFunction, value: Any, inside: tuple[int, ...]) -> Any:
     """A copy of an object with mapped attributes; the object itself where no attribute holds a tensor."""
-    touched: list[Tensor] = []
+    tensors: list[Tensor] = []
 
-    def noted(tensor: Tensor) -> Tensor:
-        touched.append(tensor)
+    def apply(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
         return function(tensor)
 
     slots = [name for kind in type(value).__mro__ for name in _as_tuple(getattr(kind, "__slots__", ()))]
-    named = {name: getattr(value, name) for name in slots if name != "__weakref__" and hasattr(value, name)}
-    named |= getattr(value, "__dict__", {})
-    parts = {name: part if isinstance(part, Iterator) else _mapped(noted, part, inside) for name, part in named.items()}
-    if not touched:
+    attributes = {name: getattr(value, name) for name in slots if name != "__weakref__" and hasattr(value, name)}
+    attributes |= getattr(value, "__dict__", {})
+    parts = {name: part if isinstance(part, Iterator) else _mapped(apply, part, inside) for name, part in attributes.items()}
+    if not tensors:
         return value
     try:
         twin = copy.copy(value)
@@ -166,7 +169,7 @@ def _mapped_object(function: _TensorFunction, value: Any, inside: tuple[int, ...
 
 
 def _rebuilt(value: Any, parts: Any) -> Any:
-    """A container of the value's class, made of its parts."""
+    """A container of the value's class, built from its mapped parts."""
     try:
         return type(value)(parts)
     except Exception as problem:
@@ -174,19 +177,19 @@ def _rebuilt(value: Any, parts: Any) -> Any:
 
 
 def _unknown_container(value: Any) -> BadInputError:
-    """The refusal of a container that cannot be made again."""
+    """The error for a container that cannot be built again from its parts."""
     return BadInputError(
         f"batches: a batch holds a {type(value).__name__}, which cannot be copied; give its tensors in a dict, list or tuple"
     )
 
 
 def _as_tuple(slots: Any) -> tuple[str, ...]:
-    """``__slots__`` may be one name."""
+    """``__slots__`` as a tuple; it may be a single name."""
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _lists(value: Any) -> list[list[Any] | tuple[Any, ...]]:
-    """Every list and tuple of a batch without tensors."""
+    """Every list and tuple inside of a batch, which holds no tensors."""
     if isinstance(value, Mapping):
         return [node for part in value.values() for node in _lists(part)]
     if isinstance(value, list | tuple):

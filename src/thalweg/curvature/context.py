@@ -1,4 +1,4 @@
-"""The surroundings in which a loss is evaluated: module modes, gradients, kernels with second derivatives, random state."""
+"""The context in which a loss is evaluated: module modes, gradients, kernels with second derivatives, random state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ Mode = Literal["eval", "train", "as-is"]
 
 
 def checked_mode(mode: Mode) -> Mode:
-    """The mode, if it is one."""
+    """The mode itself, after a check that it is a `Mode`.
+
+    Raises:
+        BadInputError: an unknown mode; the message lists the known ones.
+    """
     if mode not in get_args(Mode):
         raise unknown("mode", str(mode), get_args(Mode))
     return mode
@@ -63,7 +67,7 @@ _OUTER: contextvars.ContextVar[torch.device | None] = contextvars.ContextVar("ou
 
 
 def undisturbed(function: Callable[P, _R]) -> Callable[P, _R]:
-    """The function, outside of the ``inference_mode``, ``autocast`` and default device that may stand around a call of it."""
+    """Decorator: the function runs outside of ``inference_mode``, ``autocast`` and default device that are active at the call."""
 
     @functools.wraps(function)
     def inside(*args: P.args, **kwargs: P.kwargs) -> _R:
@@ -71,7 +75,7 @@ def undisturbed(function: Callable[P, _R]) -> Callable[P, _R]:
             if torch.is_inference_mode_enabled():
                 stack.enter_context(torch.inference_mode(False))
             _leave_autocast(stack, ("cpu", "cuda"))
-            if torch.get_default_device().type != "cpu":  # ours make small tensors on the CPU; `quiet` puts it back for the loss
+            if torch.get_default_device().type != "cpu":  # we make small tensors on the CPU; `quiet` restores it for the loss
                 stack.callback(_OUTER.reset, _OUTER.set(torch.get_default_device()))
                 stack.enter_context(torch.device("cpu"))
             return function(*args, **kwargs)
@@ -110,7 +114,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def random_state() -> tuple[bytes, ...]:
-    """A print of the global generators; another one afterwards means that random numbers were drawn."""
+    """A fingerprint of the global generators; if it changes, random numbers were drawn."""
     states = [torch.get_rng_state().numpy().tobytes()]
     states += [repr(state).encode() for state in (random.getstate(), np.random.get_state(legacy=True)[1:3])]  # type: ignore[index]  # noqa: NPY002
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -120,7 +124,7 @@ def random_state() -> tuple[bytes, ...]:
 
 @contextlib.contextmanager
 def unchanged_attributes(model: nn.Module) -> Iterator[None]:
-    """Attributes that a forward pass sets on its modules (caches, counters, statistics in lists) are put back afterwards."""
+    """Restore afterwards the attributes that a forward pass sets on its modules (caches, counters, statistics in lists)."""
     before = [(module, dict(module.__dict__), _containers(module)) for module in model.modules()]
     try:
         yield
@@ -138,7 +142,7 @@ _REGISTRIES = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_s
 
 
 def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
-    """Lists, dicts and sets among a module's own attributes, with copies of their contents; PyTorch's registries left out."""
+    """Lists, dicts and sets among a module's own attributes, with copies of their contents; without PyTorch's registries."""
     return [
         (value, type(value)(value))
         for name, value in module.__dict__.items()
@@ -147,7 +151,7 @@ def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
 
 
 def _refill(container: Any, contents: Any) -> None:
-    """Give a list, dict or set the contents that it had; told by identity, as tensors cannot be compared."""
+    """Give a list, dict or set its former contents if they changed; compared by identity, as tensors cannot be compared."""
     pairs = zip(*(list(kept.items()) if isinstance(kept, dict) else list(kept) for kept in (container, contents)), strict=False)
     same = all(a is b or (isinstance(a, tuple) and a[0] is b[0] and a[1] is b[1]) for a, b in pairs)
     if len(container) == len(contents) and same:
@@ -158,7 +162,7 @@ def _refill(container: Any, contents: Any) -> None:
 
 @contextlib.contextmanager
 def _modes(model: nn.Module, training: bool) -> Iterator[None]:
-    """All modules in training or in evaluation; each as it was afterwards."""
+    """Set all modules to training or evaluation mode inside; restore each module's own mode afterwards."""
     before = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in before:
@@ -171,7 +175,7 @@ def _modes(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _dense_gradients(model: nn.Module) -> Iterator[None]:
-    """Embeddings with sparse gradients have dense ones inside: the same numbers, which can be differentiated again."""
+    """Let embeddings with sparse gradients give dense ones inside: the same numbers, which can be differentiated again."""
     sparse = [module for module in model.modules() if getattr(module, "sparse", False) is True]
     try:
         for module in sparse:
@@ -184,7 +188,7 @@ def _dense_gradients(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_fast_path() -> Iterator[None]:
-    """Transformer layers of PyTorch take the path that they are trained on, also where no gradient is asked for."""
+    """Let PyTorch's transformer layers take the path that they are trained on, even without gradients."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

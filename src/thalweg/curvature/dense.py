@@ -1,5 +1,9 @@
 """Every entry of the Hessian of a small model.
 
+Column j of the Hessian is the derivative of the gradient along the one-hot vector e_j. The parameters are divided into blocks
+ordered by depth (`thalweg.curvature.blocks`); for each block the map "direction in its columns -> change of the gradient in its
+rows" is recorded once and replayed for many one-hot directions at a time. Entries above the diagonal blocks follow by symmetry.
+
 Shape letters: P number of chosen parameters, C directions in one pass.
 """
 
@@ -36,17 +40,24 @@ from thalweg.vectors import Choice, Layout
 
 Progress = Callable[[int, int], None]
 """Called with (columns done, columns in all), counted over microbatches."""
+_Compile = Literal["auto", "always", "never"]
+_COLUMNS_AT_ONCE = 64
+"""Products computed in one call where the matrix is made of products."""
+_COMPILE_SECONDS = 20.0
+"""Expected cost of compiling one block's program (measured: 15 to 24 s on two cores)."""
+_COMPILE_GAIN = 2.5
+"""Expected quotient of replayed over compiled time (measured: 2.2 to 2.9)."""
 
 
 @dataclass(frozen=True)
 class DenseHessian:
-    """A Hessian with all its entries.
+    """A Hessian with all its entries, and what its checks measured.
 
     ``exact["*query*", "*key*"]`` is the block with these rows and columns; patterns as in `thalweg.vectors.select`.
     """
 
     matrix: Tensor
-    """``(P, P)``, symmetric to the bit."""
+    """The Hessian ``(P, P)``, symmetric to the bit, in units of the loss over units of theta squared."""
     layout: Layout
     """Names and shapes in the order of the rows."""
     symmetry_residual: float
@@ -54,7 +65,7 @@ class DenseHessian:
     product_residual: float
     """``||H v - d|| / ||d||`` against one central difference d of the gradient on the undivided batches, in float64."""
     how: str
-    """What was decided, in words."""
+    """How the matrix was computed and why, as a sentence for a reader."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,63 +94,67 @@ def dense_hessian(
     mode: Mode = "eval",
     seed: int | None = None,
 ) -> DenseHessian:
-    """All P x P second derivatives of the mean loss, at the model's present weights.
+    """All P x P second derivatives of the mean loss at the model's present weights, ``H_ij = d^2 L / dtheta_i dtheta_j``.
 
     Columns are computed many at a time as replays of a recorded linear program, on pieces of the batches that stay in the cache
     (only if the loss adds up over samples, which is tried), on and below the diagonal of parameter groups ordered by depth.
     Where this fails (an operation without forward derivatives, or one that cannot be recorded), the columns are products of a
-    `Hessian` by reverse mode, one by one. The matrix is compared with differences of the gradient before it is given out.
+    `Hessian` by reverse mode. The matrix is compared with differences of the gradient before it is returned. Costs about 0.4 to
+    0.9 of P single products, and memory for about two copies of the matrix.
 
     Args:
         loss_fn, model, batches, params, dtype, mode, seed: as for `thalweg.curvature.hessian.Hessian`.
-        memory: bytes for the matrix and its making; None takes half of what is free.
-        compile: "always", "never", or "auto" where the expected cost decides (20 s a block, once a structure).
-        matrices: how many Hessians of this structure are to come, checkpoints, seeds and arms together; counts for "auto".
-        progress: called as columns are done.
-        method: "auto", "recorded" (or refuse), "rebuilt" (products by double backward), or "differences" of the gradient.
+        memory: bytes allowed for the matrix and its computation; None takes half of what is free.
+        compile: "always", "never", or "auto", where the expected cost decides (20 s per block, once per structure).
+        matrices: number of Hessians of this structure that are planned, over checkpoints, seeds and conditions; used by "auto".
+        progress: called with (columns done, columns in all).
+        method: "auto", "recorded" (or an error), "rebuilt" (products by double backward), or "differences" of the gradient.
+    Returns:
+        The matrix, with the residuals of its two checks.
     Raises:
         MemoryLimitError: two copies of the matrix do not fit; the message says how much is needed.
         NotSymmetricError, WrongProductError: the result failed its comparison.
         BadInputError: and its kinds, as for `Hessian`.
     Source:
-        Forward over reverse; block-triangular order and recording are ours.
+        Pearlmutter 1994, forward over reverse; block-triangular order and recording are ours.
     """
     require(method in get_args(Method), "method", method, "auto, recorded, rebuilt or differences")
     objective = Objective(loss_fn, model, batches, params, dtype, mode, seed)
-    repeated(objective)
+    repeated(objective)  # refuses a loss with two gradients at one point
+    # The matrix and its symmetrised copy have to fit, with a tenth of one for everything else.
     allowed = limits.budget(memory, objective.device)
     size = objective.point.element_size() * objective.dim**2
-    instead = "choose fewer parameters with params=, or work matrix-free with Hessian"
-    limits.ensure(int(2.2 * size), allowed, f"dense Hessian of {objective.dim:,} parameters", instead)
+    advice = "choose fewer parameters with params=, or work matrix-free with Hessian"
+    limits.ensure(int(2.2 * size), allowed, f"dense Hessian of {objective.dim:,} parameters", advice)
     if objective.kinks:
         warn_of_kinks(objective.kinks)
     reason = f"asked for method={method!r}"
     if method in ("auto", "recorded"):
         try:
             return _by_replays(objective, compile, matrices, progress)
-        except Exception as problem:  # whatever a replay or vmap cannot do; an error of the loss's own comes again below
+        except Exception as problem:  # whatever a replay or vmap cannot do; an error of the loss itself is raised again below
             if method == "recorded" or isinstance(problem, torch.OutOfMemoryError | MemoryLimitError | KeyboardInterrupt):
                 raise
             reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", KinkWarning)
+        warnings.simplefilter("ignore", KinkWarning)  # given above
         hessian = Hessian(loss_fn, model, objective.batches, params, dtype, method=method, memory=memory, mode=mode, seed=seed)
     return _by_products(hessian, reason, progress)
 
 
 def _by_replays(objective: Objective, compile: _Compile, matrices: int, progress: Progress | None) -> DenseHessian:
-    """Blocks of columns as replays of recorded programs."""
-    pieces, told = microbatches(objective)
-    maker = Maker(objective, pieces, compile, matrices, progress)
-    maker.fill()
-    return maker.finished(told)
+    """The matrix by replays of recorded programs, block by block."""
+    pieces, division = microbatches(objective)
+    assembly = Assembly(objective, pieces, compile, matrices, progress)
+    assembly.fill()
+    return assembly.finished(division)
 
 
 def _by_products(hessian: Hessian, reason: str, progress: Progress | None) -> DenseHessian:
-    """Column by column, as products of an operator that passed its own check: the way back where replays fail."""
+    """The matrix by products of an operator that passed its own check; used where replays fail."""
     dim, columns = hessian.dim, []
-    for first in range(0, dim, TOGETHER):
-        width = min(TOGETHER, dim - first)
+    for first in range(0, dim, _COLUMNS_AT_ONCE):
+        width = min(_COLUMNS_AT_ONCE, dim - first)
         directions = torch.zeros(dim, width, dtype=hessian.dtype, device=hessian.device)
         directions[first : first + width] = torch.eye(width, dtype=hessian.dtype, device=hessian.device)
         columns.append(hessian @ directions)
@@ -147,39 +162,31 @@ def _by_products(hessian: Hessian, reason: str, progress: Progress | None) -> De
             progress(first + width, dim)
     matrix = torch.cat(columns, 1)
     matrix = (matrix + matrix.T) / 2
-    apart = float((torch.cat(columns, 1) - matrix).norm()) * 2
-    residual = apart / float(matrix.norm()) if apart else 0.0
-    how = f"{dim} products of a Hessian ({hessian.explain()}), as blocks could not be replayed: {reason}"
+    asymmetry = float((torch.cat(columns, 1) - matrix).norm()) * 2
+    residual = asymmetry / float(matrix.norm()) if asymmetry else 0.0
+    how = f"{dim} products of a Hessian ({hessian.explain()}), because blocks could not be replayed: {reason}"
     return _compared(hessian.objective, matrix, residual, how, hessian.difference_error)
 
 
 def _compared(objective: Objective, matrix: Tensor, residual: float, how: str, error: float = 0.0) -> DenseHessian:
-    """The matrix, after it was held against differences of the gradient.
+    """The result, after the matrix was compared with its own transpose and with a difference of the gradient.
 
     Raises:
-        NonFiniteError, NotSymmetricError, WrongProductError: it is not the derivative of the gradient.
+        NonFiniteError, NotSymmetricError, WrongProductError: the matrix is not the derivative of the gradient.
     """
     if not torch.isfinite(matrix).all():
         raise NonFiniteError(f"dense Hessian: NaN or infinity in {matrix.dtype}; compute in float64")
     limit = max(SYMMETRY[matrix.dtype], 10 * error)
     if residual > limit:
         raise NotSymmetricError(f"dense Hessian: ||H - H^T|| is {residual:.1e} of ||H||, expected below {limit:.0e}")
+    # One random direction through all parameters: H v against (g(theta + h v) - g(theta - h v)) / 2h.
     v = scales(objective) * signs(objective.dim, 0, 1, objective.point)
-    apart, _ = differing(objective, v, matrix @ v, matrix.dtype, error)
-    return DenseHessian(matrix, objective.layout, residual, apart, how)
+    distance, _ = differing(objective, v, matrix @ v, matrix.dtype, error)
+    return DenseHessian(matrix, objective.layout, residual, distance, how)
 
 
-TOGETHER = 64
-"""Products asked for at once."""
-_Compile = Literal["auto", "always", "never"]
-_COMPILE_SECONDS = 20.0
-"""Expected cost of compiling one block's program (measured: 15 to 24 s on two cores)."""
-_COMPILE_GAIN = 2.5
-"""Expected quotient of replayed over compiled time (measured: 2.2 to 2.9)."""
-
-
-class Maker:
-    """The matrix while it is being filled."""
+class Assembly:
+    """The matrix while it is being filled: its blocks, the positions of the parameters, and the decision to compile."""
 
     def __init__(
         self, objective: Objective, pieces: Sequence[Any], compile: _Compile, matrices: int, progress: Progress | None
@@ -198,7 +205,7 @@ class Maker:
         self.pool: Callable[..., Iterable[int]] = map
 
     def fill(self) -> None:
-        """Add every piece's columns of every block."""
+        """Add the contribution of every piece of the batches to every block."""
         with self.workers():
             for number, piece in enumerate(self.pieces):
                 for block in self.blocks:
@@ -210,7 +217,7 @@ class Maker:
 
     @contextlib.contextmanager
     def workers(self) -> Iterator[None]:
-        """Passes run side by side, one thread each: their tensors are too small to be shared out within one operation."""
+        """Run passes in parallel on a CPU, one thread each: their tensors are too small to be divided within one operation."""
         threads = torch.get_num_threads()
         if self.matrix.device.type != "cpu" or threads == 1:
             yield
@@ -225,7 +232,8 @@ class Maker:
             torch.set_num_threads(threads)
 
     def decide(self, seconds: float, known: bool) -> None:
-        """Compile the rest if that is expected to take less time, from what the first block took, or was done before."""
+        """Compile the other blocks if that is expected to save time, judged by the first block, or if the code exists already."""
+        # The first block's time, scaled by its share of the columns to all blocks, pieces and matrices.
         share = sum(self.sizes[name] for name in self.blocks[0].columns) / self.objective.dim
         expected = seconds / share * len(self.pieces) * self.matrices
         saved, cost = expected * (1 - 1 / _COMPILE_GAIN), _COMPILE_SECONDS * len(self.blocks)
@@ -233,7 +241,10 @@ class Maker:
         self.how = f"replayed (about {expected:.0f} s expected; compiling costs about {cost:.0f} s and would save {saved:.0f} s)"
 
     def program(self, block: Block, piece: Any) -> Program:
-        """The linear map from a direction in the block's columns to the gradient's change in its rows."""
+        """The recorded linear map from a direction in the block's columns to the change of the gradient in its rows.
+
+        Forward over reverse: ``jvp`` of ``grad`` along the columns. Parameters outside of the block's rows are constants.
+        """
         parts = self.objective.layout.split(self.objective.point)
 
         def total(parameters: dict[str, Tensor]) -> Tensor:
@@ -251,18 +262,19 @@ class Maker:
             return shorten(record(along, [gaussian(parts[name]) for name in block.columns]))
 
     def add(self, block: Block, program: Program) -> None:
-        """The program's results for all one-hot directions of the block."""
+        """Add the program's results for all one-hot directions of the block to the matrix."""
         columns = torch.cat([torch.arange(self.dim)[self.spans[name]] for name in block.columns]).to(self.matrix.device)
         count = self.count(block, program)
         run = self.runner(block, program, count)
 
         def take(first: int) -> int:
-            places = columns[first : first + count]
+            indices = columns[first : first + count]
             with torch.no_grad():
                 changes = run(*self.one_hot(block, first, count))
+                # Direction j, a column of H, fills row j of the matrix; `mirror` copies it to column j.
                 for name, change in zip(block.rows, changes, strict=True):
-                    self.matrix[places, self.spans[name]] += change[: len(places)].reshape(len(places), -1)
-            return len(places)
+                    self.matrix[indices, self.spans[name]] += change[: len(indices)].reshape(len(indices), -1)
+            return len(indices)
 
         for done in self.pool(take, range(0, len(columns), count)):
             self.done += done
@@ -270,11 +282,11 @@ class Maker:
                 self.progress(self.done, self.dim * len(self.pieces))
 
     def count(self, block: Block, program: Program) -> int:
-        """Directions in one pass."""
+        """C, the number of directions in one pass: as many as the cache holds of the program's largest intermediate."""
         return min(sum(self.sizes[name] for name in block.columns), max(1, CACHE_BYTES // program.largest()))
 
     def runner(self, block: Block, program: Program, count: int) -> Callable[..., tuple[Tensor, ...]]:
-        """The program over ``count`` directions at once: compiled if that was decided, otherwise replayed under vmap."""
+        """The program over ``count`` directions at once: compiled if that was decided, otherwise replayed under ``vmap``."""
         if self.compile == "always":
             try:
                 with torch.no_grad():
@@ -288,7 +300,7 @@ class Maker:
         return replayed(program)
 
     def one_hot(self, block: Block, first: int, count: int) -> list[Tensor]:
-        """Directions ``first .. first + count`` of the block in its parameters' shapes; zeros beyond the last."""
+        """One-hot directions ``first .. first + count`` of the block in its parameters' shapes; zeros beyond the last."""
         sizes = [self.sizes[name] for name in block.columns]
         rows = torch.zeros(count, sum(sizes), dtype=self.matrix.dtype, device=self.matrix.device)
         rows.diagonal(first)[:] = 1
@@ -298,24 +310,28 @@ class Maker:
 
     @property
     def dim(self) -> int:
-        """P."""
+        """P, the number of chosen parameters."""
         return self.objective.dim
 
-    def finished(self, told: str) -> DenseHessian:
-        """Sum over ranks, measure, mirror, compare."""
+    def finished(self, division: str) -> DenseHessian:
+        """The result: the matrix summed over ranks, symmetrised and checked."""
         matrix = ranks.total(self.matrix).mul_(self.objective.weight)
         residual = self.mirror(matrix)
-        return _compared(self.objective, matrix, residual, f"{len(self.blocks)} blocks by depth, {told}, {self.how}")
+        return _compared(self.objective, matrix, residual, f"{len(self.blocks)} blocks by depth, {division}, {self.how}")
 
     def mirror(self, matrix: Tensor) -> float:
-        """Make the matrix symmetric in place; the residual of the blocks that were computed on both sides."""
-        apart, whole = 0.0, 0.0
+        """Make the matrix symmetric in place.
+
+        Diagonal blocks were computed on both sides and are averaged with their transpose; the blocks below are copied above.
+        Returns ``||D - D^T|| / ||D||`` over the diagonal blocks D.
+        """
+        asymmetry, size = 0.0, 0.0
         for block in self.blocks:
             inside = torch.cat([torch.arange(self.dim)[self.spans[name]] for name in block.columns]).to(matrix.device)
             diagonal = matrix[inside][:, inside]
-            apart += float((diagonal - diagonal.T).double().square().sum())
-            whole += float(diagonal.double().square().sum())
+            asymmetry += float((diagonal - diagonal.T).double().square().sum())
+            size += float(diagonal.double().square().sum())
             matrix[inside.unsqueeze(1), inside] = (diagonal + diagonal.T) / 2
             for name in block.rows[len(block.columns) :]:
                 matrix[self.spans[name], inside] = matrix[inside, self.spans[name]].T
-        return (apart / whole) ** 0.5 if whole else 0.0
+        return (asymmetry / size) ** 0.5 if size else 0.0

@@ -1,6 +1,14 @@
-"""A few eigenpairs of a symmetric operator, with proof of how good they are.
+"""A few eigenpairs of a symmetric operator, with their residuals, by Lanczos with a thick restart.
 
-Shape letters: P dimension, k pairs wanted.
+One search (`thalweg.curvature.search.Search`) goes through these stages:
+
+1. Grow a Krylov basis by products, and solve the small eigenproblem in it (Rayleigh-Ritz).
+2. When the basis is full, cut it down to its best Ritz vectors and go on (thick restart).
+3. When the k best Ritz pairs have converged, lock them, and search again at right angles to them: one Krylov space holds each
+   distinct eigenvalue only once, so copies of repeated eigenvalues can only be found there.
+4. Stop when the second search finds nothing better than the locked pairs.
+
+Shape letters: P dimension, k pairs wanted, m vectors of the running basis.
 """
 
 from __future__ import annotations
@@ -30,7 +38,7 @@ Progress = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class EigenPairs:
-    """k eigenpairs, in the order that was asked for."""
+    """k eigenpairs, in the order of the end of the spectrum that was chosen."""
 
     values: Tensor
     """``(k,)`` float64: "magnitude" by falling absolute value, "largest" falling, "smallest" rising."""
@@ -41,9 +49,9 @@ class EigenPairs:
     converged: bool
     """Whether every residual is within the tolerance."""
     products: int
-    """Operator times one vector, counted."""
+    """Number of products of the operator with one vector."""
     restarts: int
-    """How often the basis was full and cut down to its best vectors."""
+    """Number of times that the basis was full and was cut down to its best vectors."""
 
 
 @of_their_kind
@@ -59,23 +67,23 @@ def eigenpairs(
     progress: Progress | None = None,
     verify: bool = True,
 ) -> EigenPairs:
-    """The k eigenpairs at one end of the spectrum, or largest in magnitude, repeated eigenvalues included.
+    """The k eigenpairs ``A v = lambda v`` at one end of the spectrum, or largest in magnitude, repeated eigenvalues included.
 
     Lanczos with a thick restart; it stops when ``||A v - value v|| <= tolerance * largest |Ritz value|`` for all k. One
-    Krylov space holds each distinct eigenvalue only once, so a second search then runs at right angles to what was found,
+    Krylov space holds each distinct eigenvalue only once, so a second search then runs at right angles to the pairs found,
     until its best Ritz value is no better than the last of the k (its upper error bound included, or to a thousandth of
     the largest) and it took enough steps to see, with probability 0.99, any copy better by a tenth of the largest.
-    That costs about 15 to 20 products; ``verify=False`` saves them where no eigenvalue repeats.
+    That costs about 15 to 20 products; ``verify=False`` saves them where no eigenvalue repeats. Memory: up to 4 k + 80 vectors.
 
     Args:
-        operator: symmetric, or its matrix ``(P, P)``; symmetry of an operator is trusted. Entries below 1e-150, the squares
-            of which underflow, are taken for zeros.
-        k: from 1 to P.
+        operator: A, symmetric, or its matrix ``(P, P)``; symmetry of an operator is trusted. Entries below 1e-150, the squares
+            of which underflow, count as zeros.
+        k: number of pairs, from 1 to P.
         which: "magnitude", "largest" or "smallest" (most negative).
-        tolerance: relative residual; None takes `TOLERANCE`.
-        max_products: at least k; None takes 1,000 + 20 k. The second search keeps within it too.
-        memory: bytes for the basis, float64; None takes half of what is available. Few vectors mean more products.
-        seed: of the starting directions; the same seed gives the same pairs.
+        tolerance: relative residual, between 0 and 1; None takes `TOLERANCE`.
+        max_products: at least k; None takes 1,000 + 20 k. The second search stays within it too.
+        memory: bytes for the basis, float64; None takes half of what is available. Fewer vectors mean more products.
+        seed: seed of the starting directions; the same seed gives the same pairs.
         strict: whether pairs that did not converge are an error.
         progress: see `Progress`.
         verify: whether to search for copies of repeated eigenvalues.
@@ -109,7 +117,7 @@ def eigenpairs(
 
 
 def _basis_size(operator: Operator, k: int, memory: int | None) -> int:
-    """How many basis vectors to keep before a restart: up to 4 k + 80, at least k + 4, never more than P.
+    """Number of basis vectors kept before a restart: up to 4 k + 80, at least k + 4, never more than P.
 
     Raises:
         MemoryLimitError: not even k + 4 fit.
@@ -122,15 +130,17 @@ def _basis_size(operator: Operator, k: int, memory: int | None) -> int:
 
 
 def _advance(search: Search, tolerance: float, budget: int, verify: bool, progress: Progress | None) -> bool:
-    """A few products, then one look at the small eigenproblem; whether the search is over.
+    """Compute a few products, solve the small eigenproblem once, and act on it; returns whether the search is over.
 
-    A look costs about 9 m^3 operations and the orthogonalisation of a vector 8 m P, which are 3 times faster: looking once in
-    3 m^2 / P products doubles the latter's cost at most. More than a tenth of the basis is never waited for.
+    The small eigenproblem costs about 9 m^3 operations, and the orthogonalisation of a vector 8 m P, which are 3 times faster.
+    Solving it once in 3 m^2 / P products therefore at most doubles the cost of orthogonalisation. It never waits for more than a
+    tenth of the basis.
     """
     for _ in range(1 + min(search.m // 10, 3 * search.m**2 // search.operator.dim)):
         search.grow()
         if search.exhausted or search.full or search.products >= budget:
             break
+    # Rayleigh-Ritz: how many of the running pairs belong to the best k, and how large is the worst residual?
     ritz = search.ritz()
     bound = search.bound(ritz, tolerance)
     count = search.wanted(ritz, slack=bound)
@@ -138,13 +148,15 @@ def _advance(search: Search, tolerance: float, budget: int, verify: bool, progre
     worst = float(torch.cat([search.residuals, ritz.residuals[:count]]).max())
     if progress is not None:
         progress(search.products, (worst / bound if bound else 0.0) if complete else float("inf"))
+    # k pairs are locked and none of the running ones is better: over, once the second search has seen enough.
     if search.locked == search.k and count == 0:
         if spent or search.nothing_better(ritz, bound):
             return True
     elif search.exhausted or spent or (complete and worst <= bound):
-        last = search.spans_all
+        # Converged, or no further progress possible: lock the pairs and begin a search at right angles to them.
+        whole_space = search.spans_all
         search.lock(ritz, count)
-        if last or spent or (search.locked == search.k and not verify):
+        if whole_space or spent or (search.locked == search.k and not verify):
             return True
         search.begin()
         return False
@@ -154,10 +166,16 @@ def _advance(search: Search, tolerance: float, budget: int, verify: bool, progre
 
 
 def report(search: Search, tolerance: float, strict: bool) -> EigenPairs:
-    """The locked pairs in order, signs fixed.
+    """The locked pairs in their order, with fixed signs.
 
+    An eigenvector is defined up to its sign; the component of largest magnitude is made positive.
+
+    Args:
+        search: a search that is over.
+        tolerance: relative residual that counts as converged.
+        strict: whether a larger residual is an error.
     Raises:
-        NotConvergedError: strict, and a residual above the bound.
+        NotConvergedError: ``strict``, and a residual above the bound.
     """
     order = search.key(search.values).argsort(descending=True, stable=True)
     values, residuals = search.values[order], search.residuals[order]
@@ -169,5 +187,7 @@ def report(search: Search, tolerance: float, strict: bool) -> EigenPairs:
             "give more max_products or memory, a larger tolerance or another k, or strict=False to take them as they are"
         )
     vectors = search.rows[: len(values)][order].T.contiguous()
-    places = vectors.abs().argmax(0, keepdim=True)
-    return EigenPairs(values, vectors * vectors.gather(0, places).sign(), residuals, converged, search.products, search.restarts)
+    largest_components = vectors.abs().argmax(0, keepdim=True)
+    return EigenPairs(
+        values, vectors * vectors.gather(0, largest_components).sign(), residuals, converged, search.products, search.restarts
+    )

@@ -1,6 +1,6 @@
-"""Functions of a symmetric operator, seen through Gauss quadrature.
+"""Quadratic forms ``v^T f(A) v`` and traces ``tr f(A)`` of functions of a symmetric operator, by Gauss quadrature.
 
-Shape letters: P dimension, m number of Lanczos steps.
+Shape letters: P dimension, m number of Lanczos steps, n number of probes.
 """
 
 from __future__ import annotations
@@ -21,38 +21,46 @@ _Function = Callable[[Tensor], Tensor]
 
 
 def evaluate(function: _Function, nodes: Tensor) -> Tensor:
-    """The function at the nodes, refused by its name where it is not finite.
+    """The values of a function at quadrature nodes, checked; an error names the function.
 
+    Args:
+        function: see `_Function`.
+        nodes: ``(m,)`` float64.
+    Returns:
+        Values ``(m,)``.
     Raises:
-        NonFiniteError: NaN or infinity at a node.
-        ShapeMismatchError: another shape than that of the nodes.
+        NonFiniteError: the function is NaN or infinite at a node.
+        ShapeMismatchError: its result has another shape than the nodes.
     """
     name = getattr(function, "__name__", repr(function))
     values = function(nodes)
     if values.shape != nodes.shape:
         raise ShapeMismatchError(f"function {name}: gave shape {tuple(values.shape)}, expected {tuple(nodes.shape)}")
-    bad = ~torch.isfinite(values)
-    if bad.any():
-        place = float(nodes[bad][0])
-        raise NonFiniteError(f"function {name}: NaN or infinity at {place:.6g}; define it on the whole range of eigenvalues")
+    wrong = ~torch.isfinite(values)
+    if wrong.any():
+        node = float(nodes[wrong][0])
+        raise NonFiniteError(f"function {name}: NaN or infinity at {node:.6g}; define it on the whole range of eigenvalues")
     return values
 
 
 @of_their_kind
 def quadratic_form(operator: Operator | Tensor, function: _Function, vector: Tensor, steps: int) -> float:
-    """``v^T f(A) v`` by Gauss quadrature from Lanczos started at v.
+    """The quadratic form ``v^T f(A) v`` by Gauss quadrature from Lanczos started at v.
 
     Exact up to rounding for polynomials of degree up to ``2 steps - 1``, and for every f when the process exhausts v's
     Krylov space. So the loss that K steps of gradient descent remove from a quadratic,
-    ``1/2 g^T s_2K(H) g`` with ``s_2K(x) = (1 - (1 - eta x)^2K) / x``, takes K products.
+    ``1/2 g^T s_2K(H) g`` with ``s_2K(x) = (1 - (1 - eta x)^2K) / x``, takes K products. Costs ``steps`` products.
 
     Args:
-        operator: symmetric, or its matrix ``(P, P)``.
-        function: see `_Function`.
-        vector: ``(P,)``; the zero vector gives 0 without a product.
-        steps: at least 1; one product each.
+        operator: A, symmetric, or its matrix ``(P, P)``.
+        function: f, see `_Function`.
+        vector: v, ``(P,)``; the zero vector gives 0 without a product.
+        steps: m, at least 1; one product each.
+    Returns:
+        The form, in units of f times those of v squared.
     Raises:
-        NonFiniteError: the function at a Ritz value, or the vector, is NaN or infinite.
+        NonFiniteError: the function is NaN or infinite at a Ritz value, or the vector is.
+        ShapeMismatchError: a vector of another shape than ``(P,)``.
     Example:
         >>> matrix = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
         >>> round(quadratic_form(matrix, torch.square, torch.ones(2), steps=2), 12)
@@ -71,18 +79,23 @@ def quadratic_form(operator: Operator | Tensor, function: _Function, vector: Ten
 
 @of_their_kind
 def trace_function(operator: Operator | Tensor, function: _Function, steps: int = 80, probes: int = 10, seed: int = 0) -> Estimate:
-    """``tr f(A)`` by stochastic Lanczos quadrature.
+    """The trace ``tr f(A) = sum_i f(lambda_i)`` by stochastic Lanczos quadrature.
 
-    The mean of ``z^T f(A) z`` over Rademacher probes, each by quadrature. The standard error is that of the probes; the
-    error of the quadrature comes on top of it, zero for polynomials of degree up to ``2 steps - 1`` and slow to fall
-    where f has a kink or a pole inside of the spectrum.
+    ``E[z^T f(A) z] = tr f(A)`` for Rademacher probes z; each form is computed by quadrature (`quadratic_form`). The standard error
+    is that of the probes. The error of the quadrature comes on top of it: it is zero for polynomials of degree up to
+    ``2 steps - 1``, and falls slowly where f has a kink or a pole inside of the spectrum. Costs n m products.
 
     Args:
-        operator: symmetric, or its matrix ``(P, P)``.
-        function: see `_Function`.
-        steps: products a probe, at least 1.
-        probes: at least 2.
-        seed: of the probes.
+        operator: A, symmetric, or its matrix ``(P, P)``.
+        function: f, see `_Function`.
+        steps: m, products for each probe, at least 1.
+        probes: n, at least 2.
+        seed: seed of the probes.
+    Returns:
+        The trace in units of f, with its standard error over probes.
+    Raises:
+        NonFiniteError: the function is NaN or infinite at a Ritz value.
+        BadInputError: fewer than 2 probes or 1 step.
     Example:
         >>> matrix = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
         >>> round(trace_function(matrix, torch.exp).value - torch.tensor([1.0, 3.0]).exp().sum().item(), 5)

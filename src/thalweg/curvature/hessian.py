@@ -27,12 +27,13 @@ _UNSURE, _UNSURE_ROUGH = 1e-3, 0.05
 
 
 class Hessian(LossOperator):
-    """Second derivative of the mean loss with respect to chosen parameters, at the model's present weights.
+    """The Hessian ``H = d^2 L / dtheta^2`` of the mean loss at the model's present weights, as an operator ``v -> H v``.
 
-    The derivative of the gradient is recorded once a batch and replayed (`thalweg.curvature.linear`), batches that do not fit into
-    the memory allowed are differentiated twice at every product; ``explain()`` says which. The model is evaluated in the mode asked
-    for, its attention by matrix products, and is left as it was. Under a process group each rank gives its own batches and all get
-    the product of the whole, by one sum of ``(k, P)``.
+    The derivative of the gradient is recorded once for each batch and replayed at every product (`thalweg.curvature.linear`).
+    Batches that do not fit into the memory allowed are differentiated twice at every product; ``explain()`` says which. The model
+    is evaluated in the mode given, its attention by matrix products, and is left as it was. Under a process group each rank gives
+    its own batches, and all ranks get the product of the whole, by one sum of ``(k, P)``. A recorded product of a small GPT costs
+    about 2.5 gradients (``benchmarks/hessian_product_costs_2_5_gradients.py``).
 
     Args:
         loss_fn: ``(model, batch) -> mean loss``, or ``(total, count)`` for a mean weighted by what counts.
@@ -40,14 +41,15 @@ class Hessian(LossOperator):
         batches: a list of batches.
         params: a name, a pattern with ``*``, a list of them, a function of (name, parameter), or None for all that train.
         dtype: arithmetic, ``torch.float32`` or ``torch.float64``; None keeps the weights' own.
-        method: "auto", "recorded" (or refuse), "rebuilt", or "differences" for kernels that have no second derivative.
-        memory: bytes that may be kept; None takes half of what is free.
-        check: compare with a central difference, with its own transpose, and with itself before it is used.
+        method: "auto", "recorded" (or an error), "rebuilt" (double backward), or "differences" for kernels that have no second
+            derivative.
+        memory: bytes that recorded batches may hold; None takes half of what is free.
+        check: whether determinism, a central difference and symmetry are checked first, see `thalweg.curvature.check`.
         mode, seed: evaluation mode or training mode, and what fixes random parts, see `thalweg.curvature.objective.Objective`.
     Raises:
         BadInputError: and its kinds, see `thalweg.curvature.objective.Objective`.
         NotDifferentiableError: an operation has no second derivative.
-        NotDeterministicError, NotSymmetricError, WrongProductError: what `check` found.
+        NotDeterministicError, NotSymmetricError, WrongProductError: the check failed.
     Warns:
         KinkWarning: the loss has kinks; they are named.
     Example:
@@ -83,7 +85,7 @@ class Hessian(LossOperator):
 
     @property
     def loss(self) -> float:
-        """Mean loss at the point, in nats where the loss function is."""
+        """Mean loss at the point, in the loss function's unit."""
         return self.objective.value
 
     @property
@@ -92,7 +94,7 @@ class Hessian(LossOperator):
         return self.objective.gradient
 
     def check(self, seed: int = 0) -> CheckReport:
-        """Is this the derivative of the gradient? Raises when not; see `thalweg.curvature.check`."""
+        """Check that products are those of the gradient's derivative, see `thalweg.curvature.check.check_hessian`."""
         return check_hessian(self, self.objective, seed)
 
     def derivative(self, index: int) -> Callable[..., Sequence[Tensor]]:
@@ -118,20 +120,24 @@ class Hessian(LossOperator):
         return torch.stack(products).to(vectors.dtype)
 
     def by_differences(self, vector: Tensor) -> tuple[Tensor, float]:
-        """A product by differences of the gradient in the most precise arithmetic that the loss works in, and its error.
+        """``H v`` by differences of the gradient, in the most precise arithmetic that the loss works in, and its error.
 
+        Args:
+            vector: v, ``(P,)``.
+        Returns:
+            The product ``(P,)``, and an estimate of its relative error.
         Raises:
-            WrongProductError: the gradient jumps at every step that was tried.
+            WrongProductError: differences at all steps disagree, because the gradient jumps or is too noisy.
         """
         objective = self.objective
         try:
             product, error = self._difference(vector)
-        except Exception:  # an operation without float64; an error of the loss's own comes again in its own arithmetic
+        except Exception:  # an operation without float64; an error of the loss itself is raised again in its own arithmetic
             if objective.precise == objective.dtype:
                 raise
             objective.precise = objective.dtype
             product, error = self._difference(vector)
-        rough = objective.precise != torch.float64 or objective.rounds
+        rough = objective.precise != torch.float64 or objective.rounds_below_float64
         if error > (_UNSURE_ROUGH if rough else _UNSURE):
             kinks = f" (the loss has kinks: {', '.join(objective.kinks)})" if objective.kinks else ""
             raise WrongProductError(
@@ -148,5 +154,5 @@ class Hessian(LossOperator):
 
 
 def warn_of_kinks(kinks: Sequence[str]) -> None:
-    """Say once that the loss has kinks, and which."""
+    """Warn that the loss has kinks, and name them: second derivatives then describe its smooth pieces only."""
     warnings.warn(f"the loss has kinks ({', '.join(kinks)}): curvature is that of its smooth pieces", KinkWarning, stacklevel=4)

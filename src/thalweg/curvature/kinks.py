@@ -1,4 +1,4 @@
-"""What a computation is made of, seen operation by operation: kinks are found and named, and memory is counted."""
+"""Inspection of a computation operation by operation: kinks are found and named, and memory is counted."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ _KINKS = (
 """Operations with a kink, by their name without a trailing underscore."""
 
 
-class Names(TorchDispatchMode):
-    """Collects the operations with a kink that a computation uses, and which of its results autograd keeps alive."""
+class OperationLog(TorchDispatchMode):
+    """Collects the operations with a kink that a computation uses, and which of its results autograd keeps alive.
+
+    Attributes:
+        kinks: names of operations from `_KINKS` that gave a floating-point result.
+        results: weak references to all results.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.kinks: set[str] = set()
         self.results: list[weakref.ref[Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -34,12 +39,12 @@ class Names(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         if name in _KINKS and any(leaf.is_floating_point() for leaf in tensors):
-            self.found.add(name)
+            self.kinks.add(name)
         self.results += [weakref.ref(leaf) for leaf in tensors]
         return result
 
     def alive(self) -> int:
-        """Bytes of the results that still exist, which is what a backward pass needs of them; shared storage counts once."""
+        """Bytes of the results that still exist, which a backward pass will need; shared storage counts once."""
         storages: dict[int, int] = {}
         for result in (reference() for reference in self.results):
             if result is None or result.layout != torch.strided:

@@ -1,5 +1,12 @@
 """The Lanczos process: an orthonormal basis in which a symmetric operator is tridiagonal.
 
+From a start vector v, the process builds rows q_1 = v / ||v||, q_2, ... by the three-term recurrence
+
+    beta_j q_{j+1} = A q_j - alpha_j q_j - beta_{j-1} q_{j-1},    alpha_j = q_j . A q_j.
+
+After m steps ``A Q = Q T + beta_m q_{m+1} e_m^T`` with T tridiagonal. Its eigenvalues (Ritz values) approximate those of A, best
+at both ends of the spectrum, and are the nodes of a Gauss quadrature.
+
 Shape letters: P dimension, m number of steps, j number of basis vectors so far.
 """
 
@@ -17,20 +24,21 @@ from thalweg.errors import NonFiniteError, ShapeMismatchError, require
 
 @dataclass(frozen=True)
 class Krylov:
-    """What m steps leave behind, in float64: ``A Q = Q T + r e_m^T`` with Q the transposed ``basis``."""
+    """The result of m Lanczos steps, in float64: ``A Q = Q T + r e_m^T`` with Q the transposed ``basis``."""
 
     basis: Tensor
-    """Orthonormal rows, ``(m, P)``; the first is the start, normalised."""
+    """Orthonormal rows, ``(m, P)``; the first is the start vector, normalised."""
     alpha: Tensor
     """Diagonal of T, ``(m,)``."""
     beta: Tensor
-    """``(m,)``: below the diagonal of T, and last the length of r."""
+    """``(m,)``: the m - 1 entries below the diagonal of T, and last the length of r."""
     residual: Tensor
     """r, ``(P,)``, orthogonal to the basis."""
     norm: float
     """Length of the start vector."""
     exhausted: bool
-    """Whether the basis spans an invariant subspace: every eigenvalue that the start sees is in T, up to rounding."""
+    """Whether the basis spans an invariant subspace, so that T has every eigenvalue in whose eigenspace v has a part, up to
+    rounding."""
 
     @property
     def tridiagonal(self) -> Tensor:
@@ -39,13 +47,14 @@ class Krylov:
         return torch.diag(self.alpha) + torch.diag(below, 1) + torch.diag(below, -1)
 
     def quadrature(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Gauss quadrature of the start's spectral measure: nodes, weights and residuals.
+        """Gauss quadrature of the start vector's spectral measure: nodes, weights and residuals.
 
-        ``sum_i weights_i f(nodes_i) = v^T f(A) v`` for every polynomial f of degree up to 2m - 1, v the start.
+        ``sum_i weights_i f(nodes_i) = v^T f(A) v`` for every polynomial f of degree up to 2m - 1, v the start vector. With
+        ``T = S diag(nodes) S^T`` the weights are ``||v||^2 s_1i^2``. Costs ``O(m^3)`` operations and no product.
 
         Returns:
-            Three ``(m,)``: Ritz values, ascending; squared first components of T's eigenvectors times ``||v||^2``; and
-            ``beta_m |s_mi|``: an eigenvalue of A lies within it of the node.
+            Three ``(m,)`` in float64: Ritz values, ascending; their weights; and the residuals ``beta_m |s_mi|``: an eigenvalue of
+            A lies within the residual of each node.
         Source:
             Golub and Welsch 1969; Golub and Meurant 2010, chapter 6.
         """
@@ -54,29 +63,30 @@ class Krylov:
 
 
 def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """What is left of a vector outside of a basis, by classical Gram-Schmidt done twice.
+    """Remove from a vector its part in the span of a basis, by classical Gram-Schmidt done twice.
 
-    Once loses the digits that cancel; twice is enough, unless nothing but rounding is left.
+    ``r = v - Q Q^T v``, and again ``r - Q Q^T r``. One pass loses the digits that cancel; two are enough, unless nothing but
+    rounding remains. Costs ``8 j P`` operations.
 
     Args:
-        vector: ``(P,)`` float64.
-        basis: orthonormal rows ``(j, P)``; not checked.
+        vector: v, ``(P,)`` float64.
+        basis: orthonormal rows ``(j, P)``; trusted, not checked.
     Returns:
-        The rest ``(P,)``, and the coefficients ``(j,)`` of what was taken out.
+        The remainder r, ``(P,)``, and the coefficients ``(j,)`` of the part that was removed.
     Source:
         Giraud, Langou, Rozloznik and van den Eshof 2005.
     """
     first = basis @ vector
-    rest = torch.addmv(vector, basis.T, first, alpha=-1)
-    second = basis @ rest
-    return rest.addmv_(basis.T, second, alpha=-1), first + second
+    remainder = torch.addmv(vector, basis.T, first, alpha=-1)
+    second = basis @ remainder
+    return remainder.addmv_(basis.T, second, alpha=-1), first + second
 
 
 def _breakdown_floor(operator: Operator, scale: float) -> float:
-    """Length below which a residual is rounding, for products of size ``scale``: 2e-12 of it in float64, 7e-6 in float32.
+    """Length below which a residual counts as rounding, for products of size ``scale``: 2e-12 of it in float64, 7e-6 in float32.
 
-    The power 3/4 leaves room for the growth of rounding where the start hardly sees some eigenvalue; quadrature loses
-    nothing by it, as what comes after is weighted with the square.
+    The power 3/4 leaves room for the growth of rounding where the start has hardly any part along some eigenvector. Quadrature
+    loses nothing by it, because the weights of what is left out are squares of such parts.
     """
     return torch.finfo(operator.dtype).eps ** 0.75 * scale
 
@@ -85,16 +95,16 @@ def _breakdown_floor(operator: Operator, scale: float) -> float:
 def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
     """Up to ``steps`` steps of the Lanczos process with full reorthogonalisation.
 
-    Without reorthogonalisation a converged eigenvalue comes back as copies ("ghosts"); here every vector is made orthogonal
-    to all before it, twice. Cost: ``steps`` products, ``4 m^2 P`` operations, and ``8 m P`` bytes. It ends early when the
-    residual is rounding (`_breakdown_floor`): the basis then spans an invariant subspace.
+    Without reorthogonalisation a converged eigenvalue returns as copies ("ghosts"); here every vector is made orthogonal to all
+    vectors before it, twice. The process ends early when the residual is rounding (`_breakdown_floor`): the basis then spans an
+    invariant subspace. Cost: ``steps`` products, ``4 m^2 P`` operations, and ``8 m P`` bytes.
 
     Args:
-        operator: symmetric, or its matrix ``(P, P)``; symmetry of an operator is trusted.
-        start: ``(P,)``, any length but zero.
-        steps: at least 1; more than P are P.
+        operator: A, symmetric, or its matrix ``(P, P)``; symmetry of an operator is trusted.
+        start: v, ``(P,)``, of any length but zero.
+        steps: number of steps, at least 1; more than P count as P.
     Returns:
-        The basis and T in float64, also where the products are float32.
+        The basis and T in float64, even where the products are float32.
     Raises:
         ShapeMismatchError: another shape of start than ``(P,)``.
         NonFiniteError: NaN or infinity in the start or a product.
@@ -117,15 +127,19 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
         raise NonFiniteError("start vector: holds NaN or infinity, expected finite numbers")
     require(norm > 0, "start vector", "zeros", "a vector of positive length")
     steps = min(steps, operator.dim)
+    # q_1 is the start at length 1; `residual` always holds the next direction before it is normalised.
     basis = vector.new_empty(steps, operator.dim)
     alpha, beta = vector.new_zeros(steps), vector.new_zeros(steps)
     residual, scale, exhausted, m = vector, 0.0, False, 0
     while m < steps and not exhausted:
+        # q_m = r / beta_{m-1}, and one product A q_m.
         basis[m] = residual / (norm if m == 0 else beta[m - 1])
         product = operator @ basis[m]
         scale = max(scale, float(product.norm()))
+        # r = A q_m minus its parts along all rows so far; alpha_m is the part along q_m, beta_m the length of r.
         residual, taken = orthogonalise(product, basis[: m + 1])
         alpha[m], beta[m] = taken[m], residual.norm()
         m += 1
+        # Invariant subspace: the rows span everything, or r is rounding.
         exhausted = m == operator.dim or float(beta[m - 1]) <= _breakdown_floor(operator, scale)
     return Krylov(basis[:m], alpha[:m], beta[:m], residual, norm, exhausted)

@@ -1,9 +1,13 @@
-"""A linear map recorded once and replayed many times: what all vectors share is computed once and kept.
+"""A linear map recorded once and replayed many times: what all directions share is computed once and kept.
 
-The derivative of a gradient is linear in its direction. `record` runs it once and writes down only the operations that the
-direction takes part in; everything else has become a constant. `shorten` then joins chains of scalings into one factor each
-(second derivatives of LayerNorm, GELU and softmax are mostly such chains). A replay has no autograd graph and no branches, and
-`torch.vmap` carries it over many directions.
+The derivative of a gradient, ``v -> H v``, is linear in v. It is recorded in three stages:
+
+1. `record` runs it once for a random v and notes only the operations that depend on v. All other values are constants by then.
+2. `Program` drops steps that no output needs, and knows after which step each value can be freed.
+3. `thalweg.curvature.shorten.shorten` joins chains of scalings into one factor each; second derivatives of LayerNorm, GELU and
+   softmax are mostly such chains.
+
+A replay has no autograd graph and no branches, and `torch.vmap` carries it over many directions.
 """
 
 from __future__ import annotations
@@ -20,11 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 aten = torch.ops.aten
-_SAME = (aten.detach.default, aten.alias.default, aten.lift_fresh.default)
+_IDENTITIES = (aten.detach.default, aten.alias.default, aten.lift_fresh.default)
 """Operations whose result is their argument."""
 SUMS = (aten.add.Tensor, aten.sub.Tensor, torch.ops.prims.add.default)
-_TESTS = ("is_same_size", "_has_same_storage_numel", "_version")
-"""Questions that autograd asks about tensors; they have no part in the result."""
+_QUERIES = ("is_same_size", "_has_same_storage_numel", "_version")
+"""Operations by which autograd queries tensors; they do not enter the result."""
 
 
 class CannotRecordError(Exception):
@@ -33,77 +37,83 @@ class CannotRecordError(Exception):
 
 @dataclass(frozen=True)
 class Slot:
-    """A value that depends on the direction, by its number."""
+    """A value that depends on the direction, represented by its number."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation: its function, arguments with `Slot` in the places of values, and the slots it fills (None: not used)."""
+    """One operation: its function, its arguments with a `Slot` for each value, and the slots it fills (None: not used)."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     fills: tuple[Slot | None, ...]
     several: bool
+    """Whether the function returns a list or tuple of values."""
     shape: torch.Size
     """Shape of the first value it fills."""
     dtype: torch.dtype
-    """Its dtype."""
+    """Dtype of the first value it fills."""
 
     def reads(self) -> list[Slot]:
         """Slots among its arguments."""
         return [leaf for leaf in pytree.tree_leaves((self.arguments, self.keywords)) if isinstance(leaf, Slot)]
 
     def with_leaves(self, change: Callable[[Any], Any]) -> Step:
-        """The step with every argument changed."""
+        """The step with ``change`` applied to every argument."""
         arguments, keywords = pytree.tree_map(change, (self.arguments, self.keywords), is_leaf=is_slot)
         return replace(self, arguments=arguments, keywords=keywords)
 
 
 @dataclass
 class Program:
-    """A linear map ``directions -> results`` as a list of steps."""
+    """A linear map ``directions -> results`` as a list of steps.
+
+    Calling it with one tensor for each input gives the list of results.
+    """
 
     inputs: list[Slot]
     steps: list[Step]
     outputs: list[Slot | Tensor]
-    """A tensor where the result does not depend on the direction: it is zero there."""
-    last: list[list[int]] = field(init=False)
-    places: list[list[tuple[int, int]] | None] = field(init=False)
+    """A tensor for a result that does not depend on the direction, and is therefore zero."""
+    last_uses: list[list[int]] = field(init=False)
+    """For each step the numbers of the values that no later step reads."""
+    positions: list[list[tuple[int, int]] | None] = field(init=False)
+    """For each step the positions of its slots, see `_slot_positions`."""
 
     def __post_init__(self) -> None:
         self.steps = needed(self.steps, self.outputs)
-        self.last = _last_uses(self.steps, self.outputs)
-        self.places = [_flat_places(step) for step in self.steps]
+        self.last_uses = _last_uses(self.steps, self.outputs)
+        self.positions = [_slot_positions(step) for step in self.steps]
 
     def __call__(self, *directions: Tensor) -> list[Tensor]:
         """The results for one direction, in the parts of the input; usable under `torch.vmap`."""
         values: dict[int, Any] = {slot.number: part for slot, part in zip(self.inputs, directions, strict=True)}
         fill = lambda leaf: values[leaf.number] if isinstance(leaf, Slot) else leaf  # noqa: E731
-        for step, places, done in zip(self.steps, self.places, self.last, strict=True):
-            if places is None:
+        for step, positions, done in zip(self.steps, self.positions, self.last_uses, strict=True):
+            if positions is None:
                 arguments, keywords = pytree.tree_map(fill, (step.arguments, step.keywords), is_leaf=is_slot)
-            else:  # the usual case, without a walk over trees, which costs more than small operations do
+            else:  # the usual case, without a tree traversal, which would cost more than a small operation
                 arguments, keywords = list(step.arguments), step.keywords
-                for place, number in places:
-                    arguments[place] = values[number]
+                for position, number in positions:
+                    arguments[position] = values[number]
             result = step.function(*arguments, **keywords)
             for slot, value in zip(step.fills, result if step.several else (result,), strict=True):
                 if slot is not None:
                     values[slot.number] = value
-            for number in done:
+            for number in done:  # frees memory as early as possible
                 values.pop(number, None)
         return [values[output.number] if isinstance(output, Slot) else output for output in self.outputs]
 
     def constants(self) -> list[Tensor]:
-        """The tensors kept for all replays."""
+        """The tensors that are kept for all replays."""
         kept = (leaf for step in self.steps for leaf in pytree.tree_leaves((step.arguments, step.keywords)))
         return [leaf for leaf in kept if isinstance(leaf, Tensor)]
 
     def largest(self) -> int:
-        """Elements of the largest value, times 4: bytes in float32."""
+        """Size of the largest value of a replay in bytes, counted as float32."""
         return 4 * max((step.shape.numel() for step in self.steps), default=1)
 
     def bytes(self) -> int:
@@ -112,19 +122,19 @@ class Program:
         return sum(storages.values())
 
 
-def _flat_places(step: Step) -> list[tuple[int, int]] | None:
-    """Position and number of every slot, where all of them are arguments by themselves; None if one lies in a list."""
-    places = [(place, leaf.number) for place, leaf in enumerate(step.arguments) if isinstance(leaf, Slot)]
-    return places if len(places) == len(step.reads()) else None
+def _slot_positions(step: Step) -> list[tuple[int, int]] | None:
+    """(position, number) of every slot among a step's positional arguments; None if a slot lies inside of a list or keyword."""
+    positions = [(position, leaf.number) for position, leaf in enumerate(step.arguments) if isinstance(leaf, Slot)]
+    return positions if len(positions) == len(step.reads()) else None
 
 
 def is_slot(leaf: object) -> bool:
-    """A leaf for the walk over arguments."""
+    """Whether a value is a `Slot`, which tree traversals must not open."""
     return isinstance(leaf, Slot)
 
 
 def needed(steps: Sequence[Step], outputs: Sequence[Slot | Tensor]) -> list[Step]:
-    """The steps that an output depends on."""
+    """The steps that some output depends on, in their order."""
     wanted = {output for output in outputs if isinstance(output, Slot)}
     kept: list[Step] = []
     for step in reversed(steps):
@@ -135,18 +145,22 @@ def needed(steps: Sequence[Step], outputs: Sequence[Slot | Tensor]) -> list[Step
 
 
 def _last_uses(steps: Sequence[Step], outputs: Sequence[Slot | Tensor]) -> list[list[int]]:
-    """For every step the slots that nothing reads after it."""
-    seen = {output.number for output in outputs if isinstance(output, Slot)}
+    """For every step the numbers of the slots that nothing reads after it."""
+    read_later = {output.number for output in outputs if isinstance(output, Slot)}
     uses: list[list[int]] = []
     for step in reversed(steps):
         numbers = {slot.number for slot in step.reads()} | {slot.number for slot in step.fills if slot is not None}
-        uses.append([number for number in numbers if number not in seen])
-        seen |= numbers
+        uses.append([number for number in numbers if number not in read_later])
+        read_later |= numbers
     return uses[::-1]
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down the operations that tracked tensors take part in."""
+    """Notes the operations that tracked tensors take part in, while it is active.
+
+    A tensor is tracked from the moment it depends on a direction. Values that are all zero are not tracked: the direction is
+    random, so they are zero for every direction.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,26 +176,27 @@ class Recorder(TorchDispatchMode):
         return slot
 
     def takes_part(self, args: Any, kwargs: Any) -> bool:
-        """Is a tracked tensor among the arguments? Asked for every operation, so without a walk over trees."""
+        """Whether a tracked tensor is among the arguments. It runs for every operation, so it avoids tree traversals."""
         for leaf in (*args, *kwargs.values()):
             if isinstance(leaf, Tensor):
                 if leaf in self.slots:
                     return True
-            elif isinstance(leaf, list | tuple) and any(isinstance(one, Tensor) and one in self.slots for one in leaf):
+            elif isinstance(leaf, list | tuple) and any(isinstance(element, Tensor) and element in self.slots for element in leaf):
                 return True
         return False
 
-    def seen(self, leaf: Any) -> Any:
-        """The slot of a tracked tensor, anything else as it is."""
+    def slot_or_constant(self, leaf: Any) -> Any:
+        """The slot of a tracked tensor; any other value, a constant, is returned as it is."""
         return self.slots.get(leaf, leaf) if isinstance(leaf, Tensor) else leaf
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is aten._efficientzerotensor.default:
             return torch.zeros(*args, **kwargs)  # PyTorch 2.13 crashes when such a tensor meets a number under a dispatch mode
-        if not self.takes_part(args, kwargs) or func._schema.name.split("::")[1] in _TESTS:
+        if not self.takes_part(args, kwargs) or func._schema.name.split("::")[1] in _QUERIES:
             return func(*args, **kwargs)
-        arguments, keywords = pytree.tree_map(self.seen, (args, kwargs))
+        arguments, keywords = pytree.tree_map(self.slot_or_constant, (args, kwargs))
+        # Operations that a replay could not repeat, or has to do in another form.
         if func in (aten._local_scalar_dense.default, aten.equal.default):
             raise CannotRecordError("a number is read from a value in the middle of the computation")
         lazy = func in (aten._conj.default, aten._conj_physical.default)
@@ -193,7 +208,8 @@ class Recorder(TorchDispatchMode):
             self.slots[args[0]] = arguments[1]
             return args[0]
         result = func(*args, **kwargs)
-        if func in _SAME:
+        # Results that need no step of their own: the argument itself, or a sum with zero.
+        if func in _IDENTITIES:
             self.slots[result] = arguments[0]
             return result
         if func in SUMS and not result.is_meta and self.adds_nothing(args, arguments, result):
@@ -202,6 +218,7 @@ class Recorder(TorchDispatchMode):
         several = isinstance(result, list | tuple)
         if any(isinstance(value, Tensor) and value.is_meta for value in pytree.tree_leaves(result)):
             return result
+        # Everything else becomes a step; results that are zero get no slot.
         values = result if several else (result,)
         fills = tuple(self.track(value) if isinstance(value, Tensor) and value.any() else None for value in values)
         if not any(fills):
@@ -212,15 +229,19 @@ class Recorder(TorchDispatchMode):
 
     @staticmethod
     def adds_nothing(args: Any, arguments: Any, result: Tensor) -> bool:
-        """A sum with a zero that does not depend on the direction, ``x + 0`` or ``x - 0``."""
-        fixed = [i for i, leaf in enumerate(arguments[:2]) if not isinstance(leaf, Slot)]
-        if len(fixed) != 1 or not isinstance(args[fixed[0]], Tensor) or args[fixed[0]].any():
+        """Whether an operation is ``x + 0`` or ``x - 0`` with a constant zero, so that its result is x."""
+        constant_positions = [i for i, leaf in enumerate(arguments[:2]) if not isinstance(leaf, Slot)]
+        if len(constant_positions) != 1 or not isinstance(args[constant_positions[0]], Tensor) or args[constant_positions[0]].any():
             return False
-        moving = args[1 - fixed[0]]
-        return (moving.shape, moving.dtype) == (result.shape, result.dtype) and bool((moving == result).all())
+        value = args[1 - constant_positions[0]]
+        return (value.shape, value.dtype) == (result.shape, result.dtype) and bool((value == result).all())
 
     def out_of_place(self, func: Any, args: Any, arguments: Any) -> tuple[Any, Any]:
-        """The pure twin of an in-place operation on a tensor that nothing else looks at."""
+        """The out-of-place variant of an in-place operation, and its arguments.
+
+        Raises:
+            CannotRecordError: another tensor shares the memory that is written to, or there is no such variant.
+        """
         target = args[0]
         storage = target.untyped_storage().data_ptr()
         others = [tensor for tensor in self.slots if tensor is not target and tensor.untyped_storage().data_ptr() == storage]
@@ -235,25 +256,29 @@ class Recorder(TorchDispatchMode):
 
 
 def copied(target: Tensor, source: Tensor) -> Tensor:
-    """``target.copy_(source)`` without a target."""
+    """The result of ``target.copy_(source)``, without writing into the target."""
     return source.to(target.dtype).expand(target.shape)
 
 
 def _conjugated(values: Tensor) -> Tensor:
-    """The complex conjugate, written out."""
+    """The complex conjugate, computed at once rather than lazily."""
     return torch.complex(values.real, -values.imag)
 
 
 def record(function: Callable[..., Sequence[Tensor]], directions: Sequence[Tensor]) -> Program:
-    """Run a function that is linear in its arguments once, and keep what depends on them.
+    """Run a function that is linear in its arguments once, and keep the operations that depend on them.
 
-    A value that is zero for a random direction is zero for all of them, and is left out with everything that it alone feeds.
+    A value that is zero for a random direction is zero for all directions, so it is left out with everything that it alone feeds.
+    Costs one evaluation of the function.
 
     Args:
-        function: ``(*directions) -> results``; run under no_grad and without further transforms around it.
+        function: ``(*directions) -> results``, linear (trusted, not checked); run it under ``no_grad`` and without further
+            transforms around it.
         directions: one random tensor for each argument.
+    Returns:
+        The program, with results in the function's order.
     Raises:
-        CannotRecordError: it writes into shared memory or reads a number from a value.
+        CannotRecordError: the function writes into shared memory or reads a number from a value.
     Example:
         >>> double = record(lambda v: [2 * v], [torch.tensor([0.3, 0.1, 0.7])])
         >>> double(torch.ones(3))[0].tolist()
@@ -265,5 +290,5 @@ def record(function: Callable[..., Sequence[Tensor]], directions: Sequence[Tenso
         warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)  # PyTorch's own first forward derivative
         with recorder:
             results = function(*directions)
-    outputs = [recorder.seen(result) for result in results]
+    outputs = [recorder.slot_or_constant(result) for result in results]
     return Program(inputs, recorder.steps, outputs)

@@ -1,4 +1,7 @@
-"""What the Hessian and the Gauss-Newton matrix of a loss share: products batch by batch, kept or made anew.
+"""Products ``A v`` batch by batch, the part that the Hessian and the Gauss-Newton matrix of a loss share.
+
+For as many batches as fit into the memory, the linear map ``v -> A_b v`` is recorded once as a program and replayed at every
+product. The other batches are differentiated anew each time.
 
 Shape letters: P number of chosen parameters, k number of vectors.
 """
@@ -25,17 +28,27 @@ from thalweg.streams import stream
 from thalweg.vectors import Choice, Layout
 
 Method = Literal["auto", "recorded", "rebuilt", "differences"]
+"""How products are computed: recorded where possible, recorded or an error, by reverse mode, or by differences of the gradient."""
 CACHE_BYTES = 4 << 20
 """Largest intermediate of a pass over several vectors: about what stays in the last-level cache."""
 _VMAP = {torch.float32: 1e-4, torch.float64: 1e-10}
-"""Largest relative distance of a product under vmap from the same one alone."""
+"""Largest relative distance of a product under ``vmap`` from the same product computed alone."""
 _WHILE_RECORDING = 4
-"""What is alive while a batch is recorded, over what is kept of it (measured: up to 3, and the allocator keeps some)."""
+"""Memory used while a batch is recorded, over what is kept of it (measured: up to 3, and the allocator keeps some)."""
 Parts = Mapping[str, Tensor]
+"""Name of a parameter -> its tensor."""
 
 
 class LossOperator(Operator):
-    """A symmetric operator made of a loss, its model and its batches, at a fixed point."""
+    """A symmetric operator made of a loss, its model and its batches, at a fixed point.
+
+    Attributes:
+        objective: the mean loss, its point and its gradient.
+        programs: batch number -> recorded product of that batch.
+        reason: why not all batches are recorded; empty where they are.
+        allowed: bytes that recorded programs may hold.
+        vmapped: whether replays work under ``vmap``; None until that was tried.
+    """
 
     layout: Layout
     """Names and shapes of the parameters in the flat vector."""
@@ -65,25 +78,28 @@ class LossOperator(Operator):
 
     @abc.abstractmethod
     def derivative(self, index: int) -> Callable[..., Sequence[Tensor]]:
-        """The product for one batch, ``(*parts of a direction) -> parts``, made of forward-mode derivatives."""
+        """The product for one batch as a function ``(*parts of a direction) -> parts``, made of forward-mode derivatives."""
 
     @abc.abstractmethod
     def product(self, index: int, direction: Tensor) -> Tensor:
-        """The product ``(P,)`` for one batch by reverse mode alone, nothing kept."""
+        """The product ``(P,)`` for one batch by reverse mode alone; nothing is kept."""
 
     def record_batches(self) -> None:
-        """Keep a program for as many batches as fit into the memory allowed; say in ``reason`` why not all."""
+        """Record a program for as many batches as fit into the memory allowed; ``reason`` says why not for all."""
         held = 0
         for index in range(len(self.objective.batches)):
+            # The memory of the next batch is estimated by the largest so far, or by what autograd kept in the first evaluation.
             largest = max((program.bytes() for program in self.programs.values()), default=self.objective.saved_bytes * 2)
             if held + _WHILE_RECORDING * largest > self.allowed:
-                self.reason = f"the limit of {memory.words(self.allowed)} holds {index} of {len(self.objective.batches)} batches"
+                self.reason = (
+                    f"{index} of {len(self.objective.batches)} batches fit into the limit of {memory.format_bytes(self.allowed)}"
+                )
                 break
             try:
                 self.programs[index] = self.recorded(index)
-            except Exception as problem:  # an error of the loss's own comes again when the batch is differentiated twice
-                ours = isinstance(problem, CannotRecordError | NotImplementedError | RuntimeError)
-                if isinstance(problem, torch.OutOfMemoryError) or (self.method == "recorded" and not ours):
+            except Exception as problem:  # an error of the loss itself is raised again when the batch is differentiated twice
+                expected = isinstance(problem, CannotRecordError | NotImplementedError | RuntimeError)
+                if isinstance(problem, torch.OutOfMemoryError) or (self.method == "recorded" and not expected):
                     raise
                 lines = str(problem).strip().splitlines() or [type(problem).__name__]
                 self.reason = "cannot be recorded: " + lines[0]
@@ -92,16 +108,16 @@ class LossOperator(Operator):
         require(not (self.method == "recorded" and self.reason), "method", "recorded", f"'auto' or 'rebuilt' ({self.reason})")
 
     def recorded(self, index: int) -> Program:
-        """The program of one batch."""
+        """The shortened program of one batch's product."""
         with self.objective.quiet(), torch.no_grad():
             directions = list(self.layout.split(gaussian(self.objective.point)).values())
             return shorten(record(self.derivative(index), directions))
 
     def settle(self, check: Callable[[], CheckReport]) -> CheckReport:
-        """The report of a check; where recorded products fail it, those by reverse mode are tried instead.
+        """Run a check and return its report; where recorded products fail it, products by reverse mode are checked instead.
 
         Raises:
-            NotDeterministicError, NotSymmetricError, WrongProductError: what the check found, and no other way was right.
+            NotDeterministicError, NotSymmetricError, WrongProductError: the check failed, and no other method passed it.
         """
         try:
             return check()
@@ -124,52 +140,56 @@ class LossOperator(Operator):
         return ranks.total(products) * self.objective.weight
 
     def replayed(self, program: Program, vectors: Tensor) -> Tensor:
-        """A program on the rows of ``(k, P)``, as many in one pass as the cache holds.
+        """Apply a program to the rows of ``(k, P)``, as many in one pass as the cache holds.
 
-        The first pass over several is compared with one of them alone: an operation may not work, or be wrong, under ``vmap``.
+        The first pass over several is compared with one of them alone: an operation may fail, or be wrong, under ``vmap``.
         """
-        one = lambda vector: self.layout.join(program(*self.layout.split(vector).values()))  # noqa: E731
+        apply = lambda vector: self.layout.join(program(*self.layout.split(vector).values()))  # noqa: E731
         step = max(1, CACHE_BYTES // max(1, program.largest()))
         if len(vectors) == 1 or step == 1 or self.vmapped is False:
-            return torch.stack([one(vector) for vector in vectors])
+            return torch.stack([apply(vector) for vector in vectors])
         if self.vmapped is None:
-            self.vmapped = _same_under_vmap(one, vectors[:step])
+            self.vmapped = _same_under_vmap(apply, vectors[:step])
             return self.replayed(program, vectors)
-        return torch.cat([torch.vmap(one)(chunk) for chunk in vectors.split(step)])
+        return torch.cat([torch.vmap(apply)(chunk) for chunk in vectors.split(step)])
 
     def explain(self) -> str:
-        """What was decided and why, for a reader."""
+        """How products are computed and why, as a sentence for a reader."""
         batches = len(self.objective.batches)
         kept = sum(program.bytes() for program in self.programs.values())
         how = {"differences": "central differences of the gradient"}.get(
             self.method, f"{len(self.programs)} of {batches} batches recorded"
         )
-        words = [f"{type(self).__name__}: P = {self.dim:,}, {self.dtype} on {self.device}, {how} ({memory.words(kept)} kept)"]
-        words += [_mode_in_words(self.objective.mode, self.objective.seed)]
-        words += [self.reason] if self.reason else []
-        seen = self.objective.seen
-        words += [f"casts of the loss to {', '.join(seen.casts)} left out"] if seen.casts else []
-        words += [f"kinks left out: {', '.join(seen.kinks)}"] if seen.kinks else []
-        return "; ".join(words)
+        clauses = [
+            f"{type(self).__name__}: P = {self.dim:,}, {self.dtype} on {self.device}, {how} ({memory.format_bytes(kept)} kept)"
+        ]
+        clauses += [_describe_mode(self.objective.mode, self.objective.seed)]
+        clauses += [self.reason] if self.reason else []
+        seen = self.objective.observed
+        clauses += [f"casts of the loss to {', '.join(seen.casts)} left out"] if seen.casts else []
+        clauses += [f"kinks left out: {', '.join(seen.kinks)}"] if seen.kinks else []
+        return "; ".join(clauses)
 
 
-def _mode_in_words(mode: Mode, seed: int | None) -> str:
-    """In which mode the model is evaluated, for a reader."""
-    words = {"eval": "evaluation mode (dropout off, running statistics)", "train": "training mode (statistics of the batch)"}
-    return words.get(mode, "modules in the modes they were in") + ("" if seed is None else f", random parts fixed by seed {seed}")
+def _describe_mode(mode: Mode, seed: int | None) -> str:
+    """A phrase that says in which mode the model is evaluated and whether a seed fixes random parts."""
+    descriptions = {"eval": "evaluation mode (dropout off, running statistics)", "train": "training mode (statistics of the batch)"}
+    return descriptions.get(mode, "modules in the modes they were in") + (
+        "" if seed is None else f", random parts fixed by seed {seed}"
+    )
 
 
 def gaussian(like: Tensor) -> Tensor:
-    """A fixed random direction in the shape, dtype and place of a tensor."""
+    """A fixed Gaussian direction in the shape and dtype and on the device of a tensor."""
     drawn = stream(0, "probes").standard_normal(like.numel())
     return torch.from_numpy(drawn).to(like.device, like.dtype).view(like.shape)
 
 
-def _same_under_vmap(one: Callable[[Tensor], Tensor], vectors: Tensor) -> bool:
-    """Does a replay over several vectors at once give what it gives for the last of them alone?"""
+def _same_under_vmap(apply: Callable[[Tensor], Tensor], vectors: Tensor) -> bool:
+    """Whether a replay over several vectors at once gives the same product as for the last of them alone."""
     try:
-        together = torch.vmap(one)(vectors)[-1]
+        batched = torch.vmap(apply)(vectors)[-1]
     except Exception:  # an operation without a batching rule
         return False
-    alone = one(vectors[-1])
-    return float((together - alone).norm()) <= _VMAP[alone.dtype] * float(alone.norm())
+    alone = apply(vectors[-1])
+    return float((batched - alone).norm()) <= _VMAP[alone.dtype] * float(alone.norm())

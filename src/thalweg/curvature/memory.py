@@ -1,4 +1,4 @@
-"""How much memory there is, and the one line that refuses more."""
+"""How much memory is available, and the error that refuses to use more."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ except ImportError:  # not on every platform
 from thalweg.errors import MemoryLimitError, require
 
 _SHARE = 0.5
-"""Of the memory that is free now, what a computation takes when the caller sets no limit."""
+"""Share of the free memory that a computation may take when the caller sets no limit."""
 
 
 def free(device: torch.device | None = None) -> int:
-    """Bytes that are free now on the device (the CPU's where none is given)."""
+    """Bytes that are free now on the device, or in the machine's memory where no device is given."""
     if device is not None and device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
@@ -31,7 +31,10 @@ def free(device: torch.device | None = None) -> int:
 
 
 def total(device: torch.device | None = None) -> int:
-    """Bytes that a process could have at most: of the device, or of the CPU with swap, less where a limit is set on the process."""
+    """Largest number of bytes that this process could hold.
+
+    That is the device's memory, or the machine's memory with swap, and less where a limit is set on the process.
+    """
     if device is not None and device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     meminfo, sizes = Path("/proc/meminfo"), []
@@ -46,22 +49,34 @@ def total(device: torch.device | None = None) -> int:
 
 
 def budget(limit: int | None, device: torch.device | None = None) -> int:
-    """Bytes that may be used: the caller's limit, or half of what is free now."""
+    """Bytes that a computation may use: the caller's limit, or half of what is free now.
+
+    Raises:
+        BadInputError: a limit that is not positive.
+    """
     require(limit is None or limit > 0, "memory", limit, "a positive number of bytes, or None for half of what is free")
     return int(_SHARE * free(device)) if limit is None else limit
 
 
 def ensure(needed: int, allowed: int, what: str, instead: str) -> None:
-    """Refuse before anything is allocated when more is needed than allowed."""
+    """Refuse, before anything is allocated, what needs more memory than allowed.
+
+    Args:
+        needed, allowed: bytes.
+        what: what needs the memory, the beginning of the message.
+        instead: what to do, the end of the message.
+    Raises:
+        MemoryLimitError: more is needed than allowed.
+    """
     if needed > allowed:
-        raise MemoryLimitError(f"{what}: needs {words(needed)}, the limit is {words(allowed)}; {instead}")
+        raise MemoryLimitError(f"{what}: needs {format_bytes(needed)}, the limit is {format_bytes(allowed)}; {instead}")
 
 
-def words(size: int) -> str:
-    """Bytes as MiB or GiB.
+def format_bytes(size: int) -> str:
+    """A number of bytes as text, in MiB or GiB.
 
     Example:
-        >>> words(3 << 29)
+        >>> format_bytes(3 << 29)
         '1.5 GiB'
     """
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -1,4 +1,4 @@
-"""Batches in pieces that stay in the cache, where the loss adds up over samples."""
+"""Batches cut into pieces that fit into the cache, where the loss is a sum over samples."""
 
 from __future__ import annotations
 
@@ -18,36 +18,46 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 def microbatches(objective: Objective, samples: int = 64) -> tuple[list[Any], str]:
-    """The batches cut into pieces of about ``samples`` samples, or as they are, and which in words.
+    """The batches cut into pieces of at most ``samples`` samples, if the loss is a sum over samples; else as they are.
 
-    All tensors of a batch with one leading dimension are cut alike. Whether the loss adds up over samples cannot be known from
-    outside (a contrastive loss does not, a graph cannot be cut), so gradients and products of the pieces are compared with those of
-    the whole.
+    All tensors of a batch that share their leading dimension are cut alike. Whether the loss adds up over samples cannot be known
+    in advance (a contrastive loss does not, a graph cannot be cut). So the gradient and one product ``H v`` summed over the pieces
+    are compared with those of the batches. A bare mean does not add up and is never cut.
+
+    Args:
+        objective: the loss and its batches.
+        samples: largest number of samples in a piece.
+    Returns:
+        The pieces or the batches, and a phrase that says which and why.
     """
-    given = objective.batches, f"{len(objective.batches)} batches as given"
-    if objective.bare:
-        return given
+    as_given = objective.batches, f"{len(objective.batches)} batches as given"
+    if objective.is_bare_mean:
+        return as_given
     cut = [pieces(batch, samples) for batch in objective.batches]
     if all(len(part) == 1 for part in cut):
-        return given
+        return as_given
     flat = [piece for part in cut for piece in part]
-    point, both = objective.point, (objective.batches, flat)
+    point, divisions = objective.point, (objective.batches, flat)
     direction = scales(objective) * signs(objective.dim, 0, 3, point)
     try:
         with objective.quiet():
-            whole, parts = (_summed(objective.twice_differentiated(one, point, direction) for one in of) for of in both)
-            gradients, pieced = (_summed(objective.gradient_of(one, point) for one in of) for of in both)
+            product, from_pieces = (
+                _summed(objective.twice_differentiated(batch, point, direction) for batch in parts) for parts in divisions
+            )
+            gradient, gradients_from_pieces = (
+                _summed(objective.gradient_of(batch, point) for batch in parts) for parts in divisions
+            )
     except (RuntimeError, ValueError, IndexError, TypeError, ThalwegError) as problem:
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
-        return given[0], f"{given[1]} (the loss cannot be evaluated on pieces: {lines[0]})"
-    pairs = ((parts, whole), (pieced, gradients))
+        return as_given[0], f"{as_given[1]} (the loss cannot be evaluated on pieces: {lines[0]})"
+    pairs = ((from_pieces, product), (gradients_from_pieces, gradient))
     if any(not float((a - b).norm()) <= _TOLERANCE[objective.dtype] * float(b.norm()) for a, b in pairs):
-        return given[0], f"{given[1]} (the loss does not add up over samples)"
+        return as_given[0], f"{as_given[1]} (the loss does not add up over samples)"
     return flat, f"{len(flat)} pieces of at most {samples} samples"
 
 
 def _summed(parts: Iterable[Tensor]) -> Tensor:
-    """The sum of vectors ``(P,)``."""
+    """The sum ``(P,)`` of vectors ``(P,)``."""
     return torch.stack(list(parts)).sum(0)
 
 

@@ -24,8 +24,8 @@ from thalweg.curvature import memory
 from thalweg.curvature.containers import cast, copied, map_tensors, shapes_in, tensors_in
 from thalweg.curvature.context import Mode, checked_mode, quiet, random_state, seeded, unchanged_attributes, undisturbed
 from thalweg.curvature.graph import captured, reached
-from thalweg.curvature.kinks import Names
-from thalweg.curvature.precision import Kept
+from thalweg.curvature.kinks import OperationLog
+from thalweg.curvature.precision import KeepPrecision
 from thalweg.errors import (
     BadInputError,
     MemoryLimitError,
@@ -40,34 +40,35 @@ from thalweg.vectors import Choice, Layout, layout, select
 LossFunction = Callable[[Any, Any], Any]
 """``loss_fn(model, batch) -> mean loss`` or ``(total, count)``, scalars."""
 
-
 MOST_BATCHES = 100_000
-"""Batches that are taken at most; an iterator with more is likely to have no end."""
+"""Largest number of batches that is accepted; an iterator with more is likely to have no end."""
 
 
 @dataclass
-class Seen:
-    """What the first evaluation showed of the loss; used in messages, and to decide how a product can be checked."""
+class Observed:
+    """What the first evaluation of the loss showed; messages quote it, and it decides how a product can be checked."""
 
     kinks: tuple[str, ...] = ()
-    """Operations with a kink."""
+    """Names of the operations with a kink, such as "relu"."""
     custom: tuple[str, ...] = ()
-    """Classes derived from ``torch.autograd.Function``."""
+    """Names of the classes derived from ``torch.autograd.Function``."""
     cuts: tuple[str, ...] = ()
-    """Ways out of the graph that a value depending on the weights took: "detach", "no_grad"."""
+    """How values that depend on the weights leave the autograd graph: "detach", "no_grad"."""
     casts: tuple[str, ...] = ()
     """Lower floating-point types that the loss casts to by itself; these casts are left out."""
     random: bool = False
-    """Random numbers were drawn from a global generator."""
+    """Whether the loss draws random numbers from a global generator."""
     reentrant: bool = False
-    """It runs blocks under ``torch.utils.checkpoint`` with ``use_reentrant=True``."""
+    """Whether the loss runs blocks under ``torch.utils.checkpoint`` with ``use_reentrant=True``."""
 
 
 class Objective:
-    """Mean loss over batches at the model's present weights. Weights and batches are copied; the model is left as it is.
+    """Mean loss over batches as a function of the chosen parameters, with its gradient and its second derivative.
 
-    All arithmetic is in ``dtype``: weights, buffers and batches are converted, and casts of the loss's own to a lower precision are
-    left out (`thalweg.curvature.precision`).
+    The function is ``L(theta) = sum_b l_b(theta) / sum_b n_b`` over batches b, with l_b the loss that ``loss_fn`` returns and n_b
+    the count (1 for a bare mean). Weights and batches are copied; the model is left as it is. All arithmetic is in ``dtype``:
+    weights, buffers and batches are converted, and the loss's own casts to a lower precision are left out
+    (`thalweg.curvature.precision`). Under a process group the sums run over all ranks. Construction costs one gradient.
 
     Args:
         loss_fn: ``(model, batch) -> mean loss``, or ``(total, count)`` for a mean weighted by what counts.
@@ -77,8 +78,20 @@ class Objective:
         dtype: float32 or float64 for weights, buffers and inputs; None keeps the weights' own (float32 for half precision).
         mode: "eval" (dropout off, running statistics of BatchNorm), "train" (dropout on, statistics of the batch; running ones
             are left as they are) or "as-is" (every module in the mode that it is in).
-        seed: of PyTorch's, numpy's and Python's global generators at each evaluation, which makes a random loss a fixed one;
-            None leaves them alone, and a loss that is random is refused when it is checked.
+        seed: seed of PyTorch's, numpy's and Python's global generators at each evaluation, which makes a random loss a fixed one;
+            None leaves the generators alone, and a random loss is refused when it is checked.
+
+    Attributes:
+        point: theta, the chosen parameters as one vector ``(P,)`` in ``dtype``.
+        value: L at the point, in the loss function's unit.
+        gradient: gradient of L at the point, ``(P,)``.
+        weight: factor of each batch's loss in the mean, ``1 / sum_b n_b``.
+        precise: most precise dtype that the loss can be computed in; checks against differences use it.
+        rounds_below_float64: whether an operation rounds to a lower precision although the computation is in float64.
+        reaches_other_leaves: whether the graph holds leaves other than the chosen parameters.
+        is_bare_mean: whether the loss function returns a mean without a count.
+        saved_bytes: memory that autograd keeps for the backward pass of the first batch.
+
     Raises:
         BadInputError: no batches, a bare mean over ragged batches, a count that is no positive number or depends on the weights,
             weights that do not enter, weights that the loss takes from elsewhere or writes into, autocast below float64.
@@ -98,85 +111,87 @@ class Objective:
         mode: Mode = "eval",
         seed: int | None = None,
     ) -> None:
-        _check_order(loss_fn, model)
+        _check_arguments(loss_fn, model)
         self.loss_fn, self.model, self.seed = loss_fn, unwrapped(model), seed
         self.mode: Mode = checked_mode(mode)
         chosen = select(self.model, params)
-        self.own = tuple(self.model.parameters())
+        self.model_parameters = tuple(self.model.parameters())
         self.layout = layout(chosen)
         first = next(iter(chosen.values()))
         self.device = first.device
+        # Arithmetic: the requested dtype, else that of the weights; half precision is computed in float32.
         self.dtype = dtype or (first.dtype if first.dtype in (torch.float32, torch.float64) else torch.float32)
         require(self.dtype in (torch.float32, torch.float64), "dtype", dtype, "torch.float32 or torch.float64")
-        self.pair = isinstance(batches, tuple)
-        self.batches = [self.moved(batch, self.dtype) for batch in listed(batches)]
-        rest = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        self.frozen = {name: cast(value.detach(), self.dtype).clone() for name, value in rest.items() if name not in chosen}
+        self.given_as_tuple = isinstance(batches, tuple)
+        self.batches = [self.converted(batch, self.dtype) for batch in listed(batches)]
+        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        self.frozen = {name: cast(value.detach(), self.dtype).clone() for name, value in tensors.items() if name not in chosen}
         self.buffers = {name for name, _ in self.model.named_buffers()}
         self.point = self.layout.join(value.detach().to(self.dtype) for value in chosen.values())
-        self.seen = Seen()
+        self.observed = Observed()
         self.precise = torch.float32 if self.device.type == "mps" else torch.float64
-        self.rounds = self.foreign = False
-        self.kept: dict[torch.dtype, bool] = {}
+        self.rounds_below_float64 = self.reaches_other_leaves = False
+        self.casts_left_out: dict[torch.dtype, bool] = {}
         self.writes_batches = False
         self.saved_bytes = 0
-        self.bare = False
+        self.is_bare_mean = False
         self.weight, self.value, self.gradient = self._first_pass(chosen)
 
     @property
     def dim(self) -> int:
-        """P."""
+        """P, the number of chosen parameters."""
         return self.layout.dim
 
     @property
     def kinks(self) -> tuple[str, ...]:
-        """Operations with a kink, by name."""
-        return self.seen.kinks
+        """Names of the operations with a kink that the loss uses."""
+        return self.observed.kinks
 
-    def moved(self, batch: Any, dtype: torch.dtype) -> Any:
+    def converted(self, batch: Any, dtype: torch.dtype) -> Any:
         """The batch on the parameters' device, its floating-point tensors in ``dtype``."""
         return map_tensors(lambda tensor: cast(tensor.to(self.device), dtype), batch)
 
     def quiet(self) -> contextlib.AbstractContextManager[None]:
-        """The surroundings in which this loss is evaluated."""
+        """The context in which this loss is evaluated, see `thalweg.curvature.context.quiet`."""
         return quiet(self.model, self.mode)
 
     def call(self, function: LossFunction, batch: Any, parameters: Mapping[str, Tensor]) -> Any:
-        """``function(model, batch)`` with these weights in place of the model's, all in the weights' dtype.
+        """Return ``function(model, batch)`` with these weights in place of the model's, all in the weights' dtype.
 
-        What ``function`` does with derivatives inside is done while the weights are exchanged, which checkpointed blocks need: they
-        run again in the backward pass. Attributes, buffers and batches that are written to are copies or put back.
+        Derivatives belong inside ``function``, where the weights are still exchanged: checkpointed blocks run again in the backward
+        pass and need them. The function may write to attributes, buffers and the batch: these are copies, or are restored.
         """
         dtype = next(iter(parameters.values())).dtype
         frozen = self.frozen if dtype == self.dtype else {name: cast(value, dtype) for name, value in self.frozen.items()}
         frozen = {name: value.clone() if name in self.buffers else value for name, value in frozen.items()}
         given = copied(batch) if self.writes_batches else batch
-        given = self.moved(given, dtype)
+        given = self.converted(given, dtype)
         bound = Bound(self.model, function)
         with unchanged_attributes(self.model), seeded(self.seed), self._arithmetic(dtype):
-            return functional_call(bound, named(parameters, frozen), (given,))
+            weights = {f"model.{name}": value for name, value in {**frozen, **parameters}.items()}  # the names inside of `Bound`
+            return functional_call(bound, weights, (given,))
 
     @contextlib.contextmanager
     def _arithmetic(self, dtype: torch.dtype) -> Iterator[None]:
-        """Keep to ``dtype``; left out where the first evaluation in it showed that nothing has to be kept."""
-        if self.kept.get(dtype, True):
-            with Kept(dtype) as kept:
+        """Compute in ``dtype`` only; skipped where the first evaluation in that dtype showed no cast to leave out."""
+        if self.casts_left_out.get(dtype, True):
+            with KeepPrecision(dtype) as kept:
                 yield
-            self.kept[dtype] = self.kept.get(dtype, False) or kept.intervened
-            self.rounds |= dtype == torch.float64 and bool(kept.rounded)
+            self.casts_left_out[dtype] = self.casts_left_out.get(dtype, False) or kept.intervened
+            self.rounds_below_float64 |= dtype == torch.float64 and bool(kept.rounded)
         else:
             yield
 
     def part(self, batch: Any, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
-        """What the loss function gives for one batch: ``(mean, None)`` or ``(total, count)``."""
+        """Evaluate the loss function on one batch: ``(mean, None)`` or ``(total, count)``."""
         return _scalar_and_count(self.call(self.loss_fn, batch, parameters))
 
     def total(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Loss of one batch as the loss function gives it; its share of the mean is this times ``weight``."""
+        """Loss l_b of batch number ``index`` as the loss function returns it; its share of the mean is ``weight`` times l_b."""
         return self.part(self.batches[index], parameters)[0]
 
     def gradient_of(self, batch: Any, point: Tensor) -> Tensor:
-        """Gradient ``(P,)`` of the loss of one batch as the loss function gives it, in the point's dtype."""
+        """Gradient ``(P,)`` of l_b, the loss of one batch as the loss function returns it, in the point's dtype."""
         leaves = {name: part.detach().clone().requires_grad_() for name, part in self.layout.split(point).items()}
 
         def differentiate(model: nn.Module, given: Any) -> Tensor:
@@ -187,7 +202,7 @@ class Objective:
 
     @undisturbed
     def gradient_at(self, point: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Gradient of the mean loss ``(P,)`` at another point, in ``dtype`` arithmetic; summed over ranks."""
+        """Gradient ``(P,)`` of the mean loss at any point ``(P,)``, computed in ``dtype`` and summed over ranks."""
         dtype = dtype or self.dtype
         summed = torch.zeros_like(point, dtype=dtype)
         with self.quiet():
@@ -196,7 +211,9 @@ class Objective:
         return ranks.total(summed)
 
     def twice_differentiated(self, batch: Any, point: Tensor, direction: Tensor) -> Tensor:
-        """``H v`` ``(P,)`` of the loss of one batch at a point, by double backward.
+        """``H_b v``, ``(P,)``, for the loss of one batch at any point, by double backward.
+
+        Reverse over reverse: with ``g = dl/dtheta`` built as a graph, ``H v = d(g . v)/dtheta``.
 
         Raises:
             NotDifferentiableError: an operation has no second derivative.
@@ -206,35 +223,35 @@ class Objective:
 
         def differentiate(model: nn.Module, given: Any) -> Tensor:
             value = _scalar_and_count(self.loss_fn(model, given))[0]
-            kept = self._others_kept(value, leaves) if self.foreign else contextlib.nullcontext()
-            with kept:
+            restored = self._other_gradients_restored(value, leaves) if self.reaches_other_leaves else contextlib.nullcontext()
+            with restored:
                 return joined(self.layout, _second_derivatives(value, leaves, along), point)
 
         return self.call(differentiate, batch, leaves)
 
     def product_at(self, point: Tensor, direction: Tensor) -> Tensor:
-        """``H v`` ``(P,)`` of the mean loss at another point by double backward, in the point's dtype; summed over ranks."""
+        """``H v``, ``(P,)``, for the mean loss at any point by double backward, in the point's dtype; summed over ranks."""
         with self.quiet():
             parts = [self.weight * self.twice_differentiated(batch, point, direction) for batch in self.batches]
         return ranks.total(torch.stack(parts).sum(0))
 
     def _gradients(self, value: Tensor, leaves: Mapping[str, Tensor]) -> Sequence[Tensor | None]:
-        """Derivatives of a value; None where a leaf does not enter.
+        """Derivatives of a scalar with respect to the leaves; None for a leaf that does not enter.
 
-        Blocks under a reentrant checkpoint write gradients into the leaves and do nothing else, so there a whole backward pass is
-        made; gradients that it leaves on other tensors are put back.
+        Blocks under a reentrant checkpoint only write gradients into the leaves, so a loss with such blocks needs a whole backward
+        pass. The gradients that this pass leaves on other tensors are restored.
         """
-        if not self.seen.reentrant:
+        if not self.observed.reentrant:
             return torch.autograd.grad((get_gradient_edge(value),), _edges(leaves), allow_unused=True)
-        with self._others_kept(value, leaves):
+        with self._other_gradients_restored(value, leaves):
             torch.autograd.backward((get_gradient_edge(value),))
         return [leaf.grad for leaf in leaves.values()]
 
     @contextlib.contextmanager
-    def _others_kept(self, value: Tensor, leaves: Mapping[str, Tensor]) -> Iterator[None]:
-        """Gradients that a whole backward pass leaves on other tensors than ours are put back."""
+    def _other_gradients_restored(self, value: Tensor, leaves: Mapping[str, Tensor]) -> Iterator[None]:
+        """Restore the gradients that a whole backward pass leaves on tensors other than the leaves."""
         ours = {id(leaf) for leaf in leaves.values()}
-        others = [(leaf, leaf.grad) for leaf in (*reached(value).leaves, *self.own) if id(leaf) not in ours]
+        others = [(leaf, leaf.grad) for leaf in (*reached(value).leaves, *self.model_parameters) if id(leaf) not in ours]
         for leaf, _ in others:
             leaf.grad = None  # what is there would be added to in place
         try:
@@ -244,28 +261,32 @@ class Objective:
                 leaf.grad = before
 
     def _first_pass(self, chosen: Mapping[str, nn.Parameter]) -> tuple[float, float, Tensor]:
-        """Factor of every batch's loss in the mean, the mean loss, its gradient ``(P,)``; refuses what is no mean loss."""
+        """Evaluate and differentiate every batch once: the batches' weight, the mean loss and its gradient ``(P,)``.
+
+        Everything that makes the loss no smooth function of the chosen weights alone is refused here.
+        """
         values, counts, gradients = 0.0, [], torch.zeros_like(self.point)
-        entered = [0.0] * len(self.layout.names)
+        entered = [0.0] * len(self.layout.names)  # in how many batches each parameter has a gradient
         with ranks.together(), self.quiet(), _tracked(chosen):
             for index in range(len(self.batches)):
-                value, count, parts = self._first_look(index, chosen)
+                value, count, parts = self._evaluate_batch(index, chosen)
                 gradients += joined(self.layout, parts, self.point)
                 entered = [times + (part is not None) for times, part in zip(entered, parts, strict=True)]
                 values += value
                 counts.append(count)
             _refuse_ragged(counts, self.batches)
             self._refuse_moving_count(counts)
-        if self.seed is not None and self.seen.random and not self._same_draws():
-            self.precise = self.dtype
-        self.bare = counts[0] is None
+        if self.seed is not None and self.observed.random and not self._same_draws():
+            self.precise = self.dtype  # in another dtype the same seed would give another loss
+        self.is_bare_mean = counts[0] is None
         self._refuse_unused(ranks.total(torch.tensor(entered, device="cpu")))
-        whole = sum(1.0 if count is None else count for count in counts)
-        sums = ranks.total(torch.tensor([values, whole], dtype=torch.float64, device="cpu")).tolist()
+        # The mean over all batches of all ranks, L = sum_b l_b / sum_b n_b.
+        total_count = sum(1.0 if count is None else count for count in counts)
+        sums = ranks.total(torch.tensor([values, total_count], dtype=torch.float64, device="cpu")).tolist()
         return 1 / sums[1], sums[0] / sums[1], ranks.total(gradients) / sums[1]
 
-    def _first_look(self, index: int, chosen: Mapping[str, nn.Parameter]) -> tuple[float, Any, Sequence[Tensor | None]]:
-        """Value, count and gradients of one batch's loss; an error that only our surroundings cause is told as such."""
+    def _evaluate_batch(self, index: int, chosen: Mapping[str, nn.Parameter]) -> tuple[float, Any, Sequence[Tensor | None]]:
+        """Value, count and gradients of one batch's loss; an error that only our conversion causes is explained."""
         try:
             return self._differentiated(index, chosen)
         except ThalwegError:
@@ -273,8 +294,8 @@ class Objective:
         except Exception as problem:
             if isinstance(problem, torch.OutOfMemoryError):
                 raise
-            if "use_reentrant" in str(problem) and not self.seen.reentrant:
-                self.seen.reentrant = True
+            if "use_reentrant" in str(problem) and not self.observed.reentrant:
+                self.observed.reentrant = True
                 return self._differentiated(index, chosen)
             explained = self._explained(problem, index)
             if explained is problem:
@@ -282,98 +303,107 @@ class Objective:
             raise explained from problem
 
     def _explained(self, problem: Exception, index: int) -> Exception:
-        """The loss's own error where it fails on the model as it is too; else a refusal that says what we do differently."""
+        """The loss's own error if it fails on the unchanged model too; else a refusal that says what is done differently here."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
             with unchanged_attributes(self.model):
                 self.loss_fn(self.model, copied(self.batches[index]))
         except Exception:
-            converted = isinstance(problem, RuntimeError) and self.dtype not in {weight.dtype for weight in self.own}
-            if converted:  # the batches are, so the model as it is cannot take them
-                return BadInputError(f"loss of batch {index}: fails with weights and batches in {self.dtype}: {_line(problem)}")
-            if self.pair:
-                words = "tuple, the loss fails on its first part"
-                return BadInputError(f"batches: given a {words} ({_line(problem)}); for one batch write [batch]")
+            converted = isinstance(problem, RuntimeError) and self.dtype not in {weight.dtype for weight in self.model_parameters}
+            if converted:  # the batches are in another dtype than the unchanged model, which therefore cannot take them
+                return BadInputError(
+                    f"loss of batch {index}: fails with weights and batches in {self.dtype}: {_first_line(problem)}"
+                )
+            if self.given_as_tuple:
+                return BadInputError(
+                    f"batches: given a tuple, and the loss fails on its first part ({_first_line(problem)}); for one batch write "
+                    "[batch]"
+                )
             return problem
         finally:
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
         limited = [name for name, module in self.model.named_modules() if getattr(module, "max_norm", None) is not None]
-        cause = f"max_norm of {limited[0] or 'the embedding'} writes into its weight" if limited else _line(problem)
+        cause = f"max_norm of {limited[0] or 'the embedding'} writes into its weight" if limited else _first_line(problem)
         return BadInputError(
             f"loss of batch {index}: works on the model itself, but not as a function of its weights in {self.dtype}: {cause}"
         )
 
     def _differentiated(self, index: int, chosen: Mapping[str, nn.Parameter]) -> tuple[float, Any, Sequence[Tensor | None]]:
-        """Value, count and gradient of one batch's loss, None where a parameter does not enter; looks on in the first batch."""
-        leaves = {name: part.clone().requires_grad_() for name, part in self.layout.split(self.point).items()}
-        names, handed, said = Names(), copied(self.batches[index]), []
-        versions = [tensor._version for tensor in tensors_in(handed)]
-        kept = Kept(self.dtype)
+        """Value, count and gradients of one batch's loss, None for a parameter that does not enter.
 
-        def look(model: nn.Module, batch: Any) -> tuple[float, Any, Sequence[Tensor | None]]:
+        The first batch is evaluated under `OperationLog`, which notes kinks and memory; all batches are evaluated under
+        `KeepPrecision`, which notes casts.
+        """
+        leaves = {name: part.clone().requires_grad_() for name, part in self.layout.split(self.point).items()}
+        log, given_batch, messages = OperationLog(), copied(self.batches[index]), []
+        versions = [tensor._version for tensor in tensors_in(given_batch)]
+        kept = KeepPrecision(self.dtype)
+
+        def evaluate(model: nn.Module, batch: Any) -> tuple[float, Any, Sequence[Tensor | None]]:
             before = random_state()
-            with names if index == 0 else contextlib.nullcontext(), kept, _listening(said):
+            with log if index == 0 else contextlib.nullcontext(), kept, _recorded_warnings(messages):
                 value, count = _scalar_and_count(self.loss_fn(model, batch))
-            self.seen.random |= before != random_state()
+            self.observed.random |= before != random_state()
             if index == 0:
-                self.saved_bytes = names.alive()
+                self.saved_bytes = log.alive()
             count = _checked_count(count, index)
-            self._check_value(value, index, said)
-            found = reached(value)
-            self._note(names, kept, found.custom)
-            self._refuse_captured(captured(found.leaves, chosen))
+            self._check_value(value, index, messages)
+            graph = reached(value)
+            self._note(log, kept, graph.custom)
+            self._refuse_captured(captured(graph.leaves, chosen))
             ours = {id(leaf) for leaf in leaves.values()}
-            self.foreign |= self.seen.reentrant or any(id(leaf) not in ours for leaf in found.leaves)
+            self.reaches_other_leaves |= self.observed.reentrant or any(id(leaf) not in ours for leaf in graph.leaves)
             kept.noting = False
             with kept:  # checkpointed blocks run again
                 parts = self._gradients(value, leaves)
             self._check_gradients(parts, index)
             return value.item(), count, parts
 
-        self.kept[self.dtype] = False  # `look` keeps the arithmetic by itself, so that what it notes is seen
-        result = self.call(look, handed, leaves)
-        self.kept[self.dtype] = kept.intervened or bool(self.seen.casts)
-        self.rounds |= self.dtype == torch.float64 and bool(kept.rounded)
-        self.writes_batches |= versions != [tensor._version for tensor in tensors_in(handed)]
+        self.casts_left_out[self.dtype] = False  # `evaluate` enters its own `KeepPrecision`, whose notes are read below
+        result = self.call(evaluate, given_batch, leaves)
+        self.casts_left_out[self.dtype] = kept.intervened or bool(self.observed.casts)
+        self.rounds_below_float64 |= self.dtype == torch.float64 and bool(kept.rounded)
+        self.writes_batches |= versions != [tensor._version for tensor in tensors_in(given_batch)]
         self._refuse_written(leaves)
         return result
 
-    def _note(self, names: Names, kept: Kept, custom: tuple[str, ...]) -> None:
-        """Keep what was seen; autocast is refused below float64, which it leaves alone."""
+    def _note(self, log: OperationLog, kept: KeepPrecision, custom: tuple[str, ...]) -> None:
+        """Store what the evaluation showed; autocast is refused in float32, as it does not touch float64."""
         if kept.autocast is not None and self.dtype != torch.float64:
             raise BadInputError(
                 f"loss_fn: computes under torch.autocast in {kept.autocast}, whose rounding hides its second derivative; leave "
                 "autocast off inside of loss_fn, or give dtype=torch.float64, which it does not touch"
             )
-        seen = self.seen
-        seen.kinks = tuple(sorted({*seen.kinks, *names.found}))
-        seen.custom = tuple(sorted({*seen.custom, *custom}))
-        seen.cuts = tuple(sorted({*seen.cuts, *kept.cuts}))
-        seen.casts = tuple(sorted({*seen.casts, *(str(dtype) for dtype in kept.casts)}))
+        observed = self.observed
+        observed.kinks = tuple(sorted({*observed.kinks, *log.kinks}))
+        observed.custom = tuple(sorted({*observed.custom, *custom}))
+        observed.cuts = tuple(sorted({*observed.cuts, *kept.cuts}))
+        observed.casts = tuple(sorted({*observed.casts, *(str(dtype) for dtype in kept.casts)}))
 
-    def _check_value(self, value: Tensor, index: int, said: Sequence[str]) -> None:
-        """The loss is finite and has a graph."""
+    def _check_value(self, value: Tensor, index: int, messages: Sequence[str]) -> None:
+        """Refuse a loss that is not finite or has no graph."""
         if not torch.isfinite(value.detach()):
             raise NonFiniteError(f"loss of batch {index}: {value.item()}, expected a finite number")
-        self.seen.reentrant |= any("None of the inputs have requires_grad" in line for line in said)
+        self.observed.reentrant |= any("None of the inputs have requires_grad" in line for line in messages)
         if not value.requires_grad:
             raise NotDifferentiableError(
-                f"loss of batch {index}: has no graph; none of the chosen parameters enters it, or it was detached on the way"
+                f"loss of batch {index}: has no graph, because no chosen parameter enters it or it was detached; choose parameters "
+                "that enter it with params=, and return the loss without detach() or item()"
             )
 
     def _check_gradients(self, parts: Sequence[Tensor | None], index: int) -> None:
-        """Every entry of the gradient is finite."""
+        """Refuse a gradient that holds NaN or infinity."""
         bad = [name for name, part in zip(self.layout.names, parts, strict=True) if part is not None and not _all_finite(part)]
         if bad:
             raise NonFiniteError(
-                f"gradient of batch {index}: NaN or infinity for {_shown(bad)} although the loss is finite (the square root of 0, "
+                f"gradient of batch {index}: NaN or infinity for {_names(bad)} although the loss is finite (the square root of 0, "
                 "0 times infinity); move the loss away from that point, or add a small number inside of the root"
             )
 
     def _same_draws(self) -> bool:
-        """Does a seed give the same random numbers in the most precise arithmetic? On a GPU they depend on the type."""
+        """Whether the seed gives the same random numbers in the most precise arithmetic; on a GPU they depend on the dtype."""
         here = self.layout.split(self.point.to(self.precise))
         try:
             with self.quiet(), torch.no_grad():
@@ -386,41 +416,41 @@ class Objective:
         return all(abs(a - b) <= 1e-3 * abs(b) for a, b in zip(values[:half], values[half:], strict=True))
 
     def _refuse_captured(self, names: Sequence[str]) -> None:
-        """A loss that reaches a chosen weight past the model that it is given would take it for a constant."""
+        """Refuse a loss that reads a chosen weight from outside of its model argument: it would count as a constant."""
         if names:
             raise BadInputError(
-                f"loss_fn: takes {_shown(names)} from outside of the model that it is given (a list made before, an optimizer, an "
+                f"loss_fn: takes {_names(names)} from outside of the model that it is given (a list made before, an optimizer, an "
                 "attribute that is no parameter), where exchanged weights do not arrive; take weights from the argument: "
                 "model.parameters(), and tie them as attributes of modules"
             )
 
     def _refuse_written(self, leaves: Mapping[str, Tensor]) -> None:
-        """A loss that changes weights while it is evaluated is no function of them."""
+        """Refuse a loss that changes weights while it is evaluated, as it is no function of them."""
         with torch.no_grad():
             written = [name for name, part in self.layout.split(self.point).items() if not torch.equal(leaves[name], part)]
         if written:
             raise BadInputError(
-                f"loss_fn: writes into {_shown(written)} while it is evaluated (an embedding with max_norm, a clamp in place); "
+                f"loss_fn: writes into {_names(written)} while it is evaluated (an embedding with max_norm, a clamp in place); "
                 "take max_norm off, or normalise out of place"
             )
 
     def _refuse_unused(self, entered: Tensor) -> None:
-        """Every chosen parameter must enter the loss of some batch on some rank."""
+        """Refuse chosen parameters that enter the loss of no batch on any rank."""
         unused = [name for name, times in zip(self.layout.names, entered.tolist(), strict=True) if times == 0]
         unused = [name for name in unused if dict(zip(self.layout.names, self.layout.sizes, strict=True))[name]]
-        if unused and self.seen.reentrant:
+        if unused and self.observed.reentrant:
             raise NotDifferentiableError(
-                f"params: no gradient reaches {_shown(unused)} through torch.utils.checkpoint with use_reentrant=True, whose "
+                f"params: no gradient reaches {_names(unused)} through torch.utils.checkpoint with use_reentrant=True, whose "
                 "inputs do not require one; pass use_reentrant=False"
             )
         if unused:
-            raise BadInputError(f"params: {_shown(unused)} do not enter the loss; choose the others with params=, or freeze these")
+            raise BadInputError(f"params: {_names(unused)} do not enter the loss; choose the others with params=, or freeze these")
 
     def _refuse_moving_count(self, counts: Sequence[float | None]) -> None:
-        """A count is a property of the batch: at other weights it is the same. An accuracy, say, is not."""
+        """Refuse a count that changes with the weights, as an accuracy does: a count is a property of the batch."""
         if counts[0] is None:
             return
-        other = {name: part + self.scales_of(part) for name, part in self.layout.split(self.point).items()}
+        other = {name: part + self._random_shift(part) for name, part in self.layout.split(self.point).items()}
         try:
             with torch.no_grad():
                 count = _checked_count(self.part(self.batches[0], other)[1], 0)
@@ -433,8 +463,8 @@ class Objective:
             )
 
     @staticmethod
-    def scales_of(part: Tensor) -> Tensor:
-        """Random signs times the size of a weight, so that it is moved by as much as it is long."""
+    def _random_shift(part: Tensor) -> Tensor:
+        """Random signs times the root mean square of a weight tensor (1 for a tensor of zeros), in its shape."""
         generator = torch.Generator().manual_seed(0)
         signs = 2.0 * torch.randint(0, 2, part.shape, generator=generator, device="cpu").to(part) - 1
         size = part.square().mean().sqrt() if part.numel() else part.new_zeros(())
@@ -442,22 +472,24 @@ class Objective:
 
 
 def _second_derivatives(value: Tensor, leaves: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Sequence[Tensor | None]:
-    """``H v`` in the leaves' shapes.
+    """``H v`` in the leaves' shapes, by double backward.
 
     Raises:
         NotDifferentiableError: an operation has no second derivative.
     """
     try:
+        # First backward: g = dl/dtheta, with a graph of its own.
         edge, inputs = (get_gradient_edge(value),), _edges(leaves)
         gradients = torch.autograd.grad(edge, inputs, create_graph=True, allow_unused=True)
         dense = [g if g is None or g.layout == torch.strided else g.to_dense() for g in gradients]
         pairs = [(g, direction[name]) for g, name in zip(dense, leaves, strict=True) if g is not None and g.requires_grad]
+        # Second backward: sum_i v_i dg_i/dtheta = H v. A gradient without a graph does not depend on the weights and adds nothing.
         # Not autograd.grad with the leaves as inputs: that leaves out the nodes that would report a missing derivative.
         torch.autograd.backward([get_gradient_edge(pair[0]) for pair in pairs], [pair[1] for pair in pairs])
     except (RuntimeError, NotImplementedError) as problem:
         if isinstance(problem, torch.OutOfMemoryError):
             raise
-        line = _line(problem)
+        line = _first_line(problem)
         if "use_reentrant" in line:
             raise NotDifferentiableError(
                 "loss: torch.utils.checkpoint with use_reentrant=True has no second derivative; pass use_reentrant=False, or use "
@@ -468,13 +500,13 @@ def _second_derivatives(value: Tensor, leaves: Mapping[str, Tensor], direction: 
 
 
 def _edges(leaves: Mapping[str, Tensor]) -> tuple[GradientEdge, ...]:
-    """The places of leaves in a graph. Given these instead of tensors, autograd runs under the modes that are on, as checkpointed
-    blocks need when they run again; given tensors, it would leave the modes first."""
+    """The leaves' edges in the graph. Given edges, autograd stays in the active modes, which checkpointed blocks need when they run
+    again; given tensors, it would leave these modes first."""
     return tuple(get_gradient_edge(leaf) for leaf in leaves.values())
 
 
 class Bound(nn.Module):
-    """``loss_fn`` with its model as one module, so that all weights can be exchanged for a call."""
+    """``loss_fn`` and its model as one module, so that ``functional_call`` can exchange all weights for a call."""
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
         super().__init__()
@@ -485,7 +517,10 @@ class Bound(nn.Module):
 
 
 def joined(layout: Layout, parts: Iterable[Tensor | None], like: Tensor) -> Tensor:
-    """One vector ``(P,)`` of gradients: zeros where there is none, entries of sparse ones in their places."""
+    """Join gradients, in the order of the layout, to one vector ``(P,)`` in the dtype of ``like``.
+
+    A missing gradient (None) becomes zeros, and a sparse one becomes dense.
+    """
     filled = [
         like.new_zeros(shape) if part is None else part.to_dense() if part.layout != torch.strided else part
         for part, shape in zip(parts, layout.shapes, strict=True)
@@ -494,7 +529,11 @@ def joined(layout: Layout, parts: Iterable[Tensor | None], like: Tensor) -> Tens
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside wrappers for data parallelism and compilation; sharded ones are refused."""
+    """The module inside the wrappers for data parallelism and compilation.
+
+    Raises:
+        BadInputError: no module, a ScriptModule, or a module with sharded parameters.
+    """
     while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
     require(
@@ -504,7 +543,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         "a torch.nn.Module; weights that a function holds can be wrapped in one",
     )
     if isinstance(model, torch.jit.ScriptModule):
-        raise BadInputError("model: its weights cannot be exchanged, as it is a ScriptModule; give the module that it was made of")
+        raise BadInputError("model: given a ScriptModule, whose weights cannot be exchanged; give the module that it was made of")
     sharded = any(type(module).__name__.startswith(("FSDP", "FullyShardedDataParallel")) for module in model.modules())
     if sharded or any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
         raise BadInputError(
@@ -514,7 +553,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def listed(batches: Iterable[Any]) -> list[Any]:
-    """The batches as a list that is not empty, each copied as it is drawn: an iterator may fill one buffer again and again."""
+    """The batches as a list of at least one.
+
+    Each batch is copied when it is drawn, because an iterator may fill one buffer again and again.
+
+    Raises:
+        BadInputError: no list or other iterable, or no batch in it.
+        MemoryLimitError: more than `MOST_BATCHES` batches, or more bytes than half of the free memory.
+    """
     single = isinstance(batches, Tensor | Mapping | str | np.ndarray) or not isinstance(batches, Iterable)
     require(not single, "batches", type(batches).__name__, "a list of batches; for one batch write [batch]")
     kept, held, allowed = [], 0, memory.budget(None)
@@ -523,20 +569,16 @@ def listed(batches: Iterable[Any]) -> list[Any]:
         held += sum(tensor.untyped_storage().nbytes() for tensor in tensors_in(kept[-1]) if tensor.layout == torch.strided)
         if held > allowed or len(kept) > MOST_BATCHES:
             raise MemoryLimitError(
-                f"batches: {len(kept):,} of them hold {memory.words(held)} and there are more; the limit is "
-                f"{memory.words(allowed)} or {MOST_BATCHES:,} batches; take fewer with itertools.islice if the iterator has no end"
+                f"batches: the first {len(kept):,} hold {memory.format_bytes(held)} and there are more, expected at most "
+                f"{memory.format_bytes(allowed)} and {MOST_BATCHES:,} batches; take fewer with itertools.islice if the iterator "
+                "has no end"
             )
     require(bool(kept), "batches", "none", "at least one batch (an iterator that was used up is empty)")
     return kept
 
 
-def named(parameters: Mapping[str, Tensor], frozen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All weights under the names they have inside `Bound`."""
-    return {f"model.{name}": value for name, value in {**frozen, **parameters}.items()}
-
-
 def _scalar_and_count(given: Any) -> tuple[Tensor, Any]:
-    """``(total, count)``, the count None for a bare mean."""
+    """The loss function's result as ``(total, count)``, with count None for a bare mean; refuses what is no scalar."""
     value, count = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(value, Tensor):
         raise BadInputError(f"loss_fn: returned {type(value).__name__}, expected a scalar tensor or (total, count)")
@@ -550,7 +592,7 @@ def _scalar_and_count(given: Any) -> tuple[Tensor, Any]:
 
 
 def _checked_count(count: Any, index: int) -> float | None:
-    """A positive number, or None for a bare mean."""
+    """The count of one batch as a positive number, or None for a bare mean."""
     if count is None:
         return None
     plain = isinstance(count, Number | np.generic) and not isinstance(count, bool | np.bool_ | complex)
@@ -576,7 +618,7 @@ def _checked_count(count: Any, index: int) -> float | None:
 
 
 def _refuse_ragged(counts: Sequence[float | None], batches: Sequence[Any]) -> None:
-    """A bare mean over batches of different shapes would weigh them alike, whatever they hold."""
+    """Refuse a bare mean over batches of different shapes, which would weigh them alike whatever they hold."""
     given = [count is not None for count in counts]
     require(
         all(given) or not any(given), "loss_fn", "a count for some batches only", "(total, count) for all, or a bare mean for all"
@@ -590,12 +632,12 @@ def _refuse_ragged(counts: Sequence[float | None], batches: Sequence[Any]) -> No
     )
 
 
-def _check_order(loss_fn: Any, model: Any) -> None:
-    """The two first arguments are not exchanged, and the first can be called."""
+def _check_arguments(loss_fn: Any, model: Any) -> None:
+    """Refuse exchanged arguments, a criterion such as ``nn.MSELoss`` as loss function, and what cannot be called."""
     exchanged = isinstance(loss_fn, nn.Module) and not isinstance(model, nn.Module)
     require(not exchanged, "arguments", "a module first", "(loss_fn, model, batches), loss_fn being a function of (model, batch)")
     homes = ("torch.nn.modules.loss", "torch.nn.functional")
-    compares = any(getattr(kind, "__module__", "") in homes for kind in (loss_fn, type(loss_fn)))
+    compares = any(getattr(source, "__module__", "") in homes for source in (loss_fn, type(loss_fn)))
     if compares:
         name = getattr(loss_fn, "__name__", type(loss_fn).__name__)
         raise BadInputError(
@@ -607,7 +649,7 @@ def _check_order(loss_fn: Any, model: Any) -> None:
 
 @contextlib.contextmanager
 def _tracked(chosen: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """The model's own chosen weights require gradients for a while, so that a graph shows whether the loss reaches them."""
+    """Let the model's own chosen weights require gradients inside, so that a graph shows whether the loss reaches them."""
     off = [weight for weight in chosen.values() if not weight.requires_grad and not weight.is_inference()]
     for weight in off:
         weight.requires_grad_(True)
@@ -619,27 +661,30 @@ def _tracked(chosen: Mapping[str, nn.Parameter]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _listening(said: list[str]) -> Iterator[None]:
-    """Keep what the computation warns of, and hand it on afterwards."""
+def _recorded_warnings(messages: list[str]) -> Iterator[None]:
+    """Append the texts of all warnings raised inside to ``messages``; raise them again afterwards.
+
+    PyTorch's own remark on a reentrant checkpoint without inputs that require gradients is not raised again.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    said += [str(one.message) for one in caught]
-    for one in caught:
-        if "None of the inputs have requires_grad" not in str(one.message):
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    messages += [str(warning.message) for warning in caught]
+    for warning in caught:
+        if "None of the inputs have requires_grad" not in str(warning.message):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _all_finite(part: Tensor) -> bool:
-    """Of a dense or sparse gradient."""
+    """Whether all entries of a dense or sparse gradient are finite."""
     return bool(torch.isfinite(part.coalesce().values() if part.is_sparse else part).all())
 
 
-def _shown(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+def _names(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _line(problem: Exception) -> str:
-    """The first line of an error, or its class."""
+def _first_line(problem: Exception) -> str:
+    """The first line of an error's message, or the name of its class."""
     return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -1,4 +1,4 @@
-"""The face of everything symmetric: ``dim`` and ``@``.
+"""The interface of all symmetric operators: a dimension ``dim`` and products by ``@``.
 
 Shape letters: P dimension, k number of vectors.
 """
@@ -24,42 +24,43 @@ _SYMMETRY_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
 class Operator(abc.ABC):
-    """A symmetric linear map on flat vectors.
+    """A symmetric linear map on flat vectors ``(P,)``, known by its products.
 
-    Products are computed in ``dtype`` on ``device`` and come back in the dtype of what was given, so that a float64
-    eigensolver can work with float32 products.
+    Products are computed in ``dtype`` on ``device`` and are returned in the dtype of the vectors, so that a float64 eigensolver can
+    work with float32 products. Operators can be added, subtracted, negated and multiplied by a number. A subclass sets ``dim``,
+    ``dtype`` and ``device``, and defines `rows`; symmetry is its promise.
     """
 
     dim: int
-    """P."""
+    """P, the dimension."""
     dtype: torch.dtype
-    """Arithmetic of a product."""
+    """Arithmetic of a product, float32 or float64."""
     device: torch.device
-    """Where products are computed."""
+    """Device on which products are computed."""
     difference_error: float = 0.0
-    """Estimated relative error of the last product where it was made by differences; 0 elsewhere."""
+    """Estimated relative error of the last product where it was computed by differences; 0 elsewhere."""
 
     @abc.abstractmethod
     def rows(self, vectors: Tensor) -> Tensor:
-        """Products with the rows of ``(k, P)``, as rows; in ``dtype`` on ``device``."""
+        """Products with each row of ``(k, P)``, as the rows of ``(k, P)``; both in ``dtype`` on ``device``."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(P, P)``."""
+        """``(P, P)``, as matrices have it."""
         return self.dim, self.dim
 
     @final
     @undisturbed
     def __matmul__(self, vectors: Any) -> Any:
-        """``A v`` for ``(P,)``, or ``A V`` for ``(P, k)``.
+        """The product ``A v`` for a vector ``(P,)``, or ``A V`` for columns ``(P, k)``.
 
-        A numpy array gives an array, and a list of tensors in the parameters' shapes a list of such tensors, where the operator
-        knows the shapes.
+        The result has the type, dtype and device of what was given: a tensor, or a numpy array. Where the operator knows the shapes
+        of the parameters, a list of tensors in these shapes gives a list of such tensors.
 
         Raises:
-            ShapeMismatchError: another first dimension than P.
+            ShapeMismatchError: the first dimension is not P.
             NonFiniteError: NaN or infinity in the vectors or in the product.
-            BadInputError: something else than floating-point vectors.
+            BadInputError: no floating-point vectors.
         """
         if isinstance(vectors, np.ndarray):
             require(vectors.dtype.kind == "f", "vectors", f"an array of {vectors.dtype}", "floating-point numbers")
@@ -85,7 +86,7 @@ class Operator(abc.ABC):
         return product[0] if vectors.dim() == 1 else product.T
 
     def _of_parts(self, parts: Sequence[Any]) -> list[Tensor]:
-        """The product with a vector given parameter by parameter, in the same parts."""
+        """The product with a vector given as one tensor per parameter, in the same form."""
         layout: Any = vars(self).get("layout")
         if layout is None or not all(isinstance(part, Tensor) for part in parts):
             raise BadInputError(f"vectors: given a {type(parts).__name__}, expected a tensor (P,) or (P, k)")
@@ -103,8 +104,8 @@ class Operator(abc.ABC):
         return Sum(self, Scaled(other, -1.0)) if isinstance(other, Operator) else NotImplemented
 
     def __mul__(self, factor: float) -> Operator:
-        plain = isinstance(factor, int | float | np.integer | np.floating) and not isinstance(factor, bool)
-        return Scaled(self, float(factor)) if plain else NotImplemented
+        is_number = isinstance(factor, int | float | np.integer | np.floating) and not isinstance(factor, bool)
+        return Scaled(self, float(factor)) if is_number else NotImplemented
 
     def __rmul__(self, factor: float) -> Operator:
         return self * factor
@@ -113,7 +114,7 @@ class Operator(abc.ABC):
         return Scaled(self, -1.0)
 
     def to_scipy(self) -> Any:
-        """This operator for ``scipy.sparse.linalg``: a ``LinearOperator`` on float64 arrays."""
+        """This operator for ``scipy.sparse.linalg``, as a ``LinearOperator`` on float64 arrays."""
         linalg: Any = importlib.import_module("scipy.sparse.linalg")
 
         product = lambda array: self @ np.asarray(array, dtype=np.float64)  # noqa: E731
@@ -122,12 +123,12 @@ class Operator(abc.ABC):
 
     @property
     def matvec(self) -> NoReturn:
-        """What scipy asks for; it cannot read a torch dtype, so this says what to give instead."""
+        """Refuse scipy, which looks for this attribute but cannot read a torch dtype; the message names `to_scipy`."""
         raise BadInputError(f"operator: scipy cannot take a {type(self).__name__} as it is, expected operator.to_scipy()")
 
 
 class Scaled(Operator):
-    """A number times an operator."""
+    """A finite number times an operator, ``c A``."""
 
     def __init__(self, inner: Operator, factor: float) -> None:
         require(math.isfinite(factor), "factor", factor, "a finite number")
@@ -139,7 +140,10 @@ class Scaled(Operator):
 
 
 class Sum(Operator):
-    """The sum of two operators of one dimension, in the more precise arithmetic of the two."""
+    """The sum ``A + B`` of two operators of the same dimension, in the more precise arithmetic of the two.
+
+    Each part is multiplied in its own arithmetic on its own device; the sum is on the first one's device.
+    """
 
     def __init__(self, first: Operator, second: Operator) -> None:
         if first.dim != second.dim:
@@ -153,14 +157,14 @@ class Sum(Operator):
 
 
 class Matrix(Operator):
-    """A symmetric matrix given by its entries.
+    """A symmetric matrix, given by its entries, as an operator.
 
     Args:
-        entries: ``(P, P)``; symmetrised when it is symmetric up to rounding.
+        entries: ``(P, P)``, float32 or float64; symmetric up to rounding, and replaced by ``(A + A^T) / 2``.
     Raises:
         ShapeMismatchError: not square, or empty.
-        NonFiniteError: NaN or infinity in it.
-        NotSymmetricError: ``||A - A^T|| > rtol ||A||``, rtol 1e-8 in float64 and 1e-4 in float32.
+        NonFiniteError: NaN or infinity among the entries.
+        NotSymmetricError: ``||A - A^T|| > rtol ||A||`` (Frobenius), rtol 1e-8 in float64 and 1e-4 in float32.
     Example:
         >>> (Matrix(torch.diag(torch.tensor([1.0, 2.0]))) @ torch.ones(2)).tolist()
         [1.0, 2.0]
@@ -173,9 +177,9 @@ class Matrix(Operator):
         if not torch.isfinite(entries).all():
             raise NonFiniteError("matrix: holds NaN or infinity, expected finite numbers")
         require(entries.dtype in _SYMMETRY_TOLERANCE, "matrix", entries.dtype, "float32 or float64")
-        apart, size = (entries - entries.T).norm(), entries.norm()
-        if apart > _SYMMETRY_TOLERANCE[entries.dtype] * size:
-            raise NotSymmetricError(f"matrix: ||A - A^T|| is {float(apart / size):.1e} of ||A||, expected a symmetric matrix")
+        asymmetry, size = (entries - entries.T).norm(), entries.norm()
+        if asymmetry > _SYMMETRY_TOLERANCE[entries.dtype] * size:
+            raise NotSymmetricError(f"matrix: ||A - A^T|| is {float(asymmetry / size):.1e} of ||A||, expected a symmetric matrix")
         self.entries = (entries + entries.T) / 2
         self.dim, self.dtype, self.device = entries.shape[0], entries.dtype, entries.device
 
@@ -184,7 +188,9 @@ class Matrix(Operator):
 
 
 class Foreign(Operator):
-    """A symmetric operator of another library: anything with ``shape`` and ``@`` on float64 numpy arrays.
+    """A symmetric operator of another library: any object with ``shape`` and ``@`` on float64 numpy arrays.
+
+    Construction costs two products, which check the symmetry.
 
     Raises:
         ShapeMismatchError: not square.
@@ -199,9 +205,9 @@ class Foreign(Operator):
         self.dtype, self.device = torch.float64, torch.device("cpu")
         u, v = (torch.from_numpy(stream(0, "probes", step=step).standard_normal(self.dim)) for step in (0, 1))
         there, back = self @ v, self @ u
-        apart, size = abs(float(u @ there - v @ back)), float(u.norm()) * float(there.norm())
-        if apart > _SYMMETRY_TOLERANCE[torch.float64] * size:
-            raise NotSymmetricError(f"operator: |u.Av - v.Au| is {apart / size:.1e} of its size, expected a symmetric operator")
+        asymmetry, size = abs(float(u @ there - v @ back)), float(u.norm()) * float(there.norm())
+        if asymmetry > _SYMMETRY_TOLERANCE[torch.float64] * size:
+            raise NotSymmetricError(f"operator: |u.Av - v.Au| is {asymmetry / size:.1e} of its size, expected a symmetric operator")
 
     def rows(self, vectors: Tensor) -> Tensor:
         product = np.asarray(self.inner @ vectors.T.numpy(), dtype=np.float64)
@@ -209,10 +215,13 @@ class Foreign(Operator):
 
 
 def as_operator(given: Any) -> Operator:
-    """The operator itself, or that of a symmetric matrix ``(P, P)`` or of another library's symmetric operator.
+    """Turn an operator, a symmetric matrix ``(P, P)`` or another library's symmetric operator into an `Operator`.
 
+    Args:
+        given: an `Operator`, which is returned as it is; a tensor or numpy array; or an object with ``shape`` and ``@``.
     Raises:
-        BadInputError: none of these.
+        BadInputError: none of these, or an array of other than real numbers.
+        ShapeMismatchError, NonFiniteError, NotSymmetricError: see `Matrix` and `Foreign`.
     """
     if isinstance(given, Operator):
         return given

@@ -2,7 +2,7 @@
 
 Many models round by hand: RMSNorm and rotary embeddings of Hugging Face's decoders compute in float32, their losses call
 ``logits.float()``. In a float64 computation these casts would leave float32 rounding in the gradient, which is too much noise to
-check a derivative with. `Kept` leaves them out.
+check a derivative with. `KeepPrecision` leaves them out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _SHORTHANDS = {Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tens
 _DETACHED = (Tensor.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
 
 
-class Kept(TorchFunctionMode):
-    """Every cast to a lower precision than ``dtype`` becomes a cast to ``dtype``.
+class KeepPrecision(TorchFunctionMode):
+    """A mode in which every cast to a lower precision than ``dtype`` becomes a cast to ``dtype``.
 
-    Two kinds of errors are mended on the way, as both come from the change of precision alone: operands of mixed precision are
-    taken to ``dtype``, and an operation that exists in lower precision only is computed there.
+    Two kinds of errors are handled too, as both come from the change of precision alone: operands of mixed precision are converted
+    to ``dtype``, and an operation that exists in lower precision only is computed there.
 
     Attributes:
         casts: lower types that the computation wanted to cast to; the casts were left out.
@@ -48,12 +48,13 @@ class Kept(TorchFunctionMode):
 
     @property
     def intervened(self) -> bool:
-        """Did the computation differ from the one without this mode?"""
+        """Whether the computation differed from the one without this mode."""
         return bool(self.casts or self.rounded)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self._look(func, args)
+        self._note_autocast_and_cuts(func, args)
+        # Casts by method: x.float(), x.type_as(y), x.to(y), x.type("...FloatTensor").
         if func in _SHORTHANDS and _SHORTHANDS[func] in self.lower:
             return self._recast(args[0], _SHORTHANDS[func])
         if func is Tensor.type_as or func is Tensor.to:
@@ -61,6 +62,7 @@ class Kept(TorchFunctionMode):
             func = Tensor.to if func is Tensor.type_as else func
         if func is Tensor.type and len(args) == 2:
             args = (args[0], _named_type(args[1]))
+        # Casts by argument: x.to(torch.float32), torch.zeros(..., dtype=torch.float32).
         args = tuple(self._lifted_type(value) for value in args)
         if isinstance(kwargs.get("dtype"), torch.dtype):
             kwargs = kwargs | {"dtype": self._lifted_type(kwargs["dtype"])}
@@ -74,8 +76,8 @@ class Kept(TorchFunctionMode):
             self.rounded.add(_name_of(func))
         return result
 
-    def _look(self, func: Any, args: Any) -> None:
-        """Note autocast and cuts, for messages."""
+    def _note_autocast_and_cuts(self, func: Any, args: Any) -> None:
+        """Note autocast, and values that leave the autograd graph."""
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if first is None:
             return
@@ -88,24 +90,24 @@ class Kept(TorchFunctionMode):
                 self.cuts.add("no_grad")
 
     def _recast(self, tensor: Tensor, wanted: torch.dtype) -> Tensor:
-        """``tensor.float()`` and its like without the loss of precision."""
+        """``tensor.float()`` and similar methods, without the loss of precision."""
         return tensor.to(self._lifted_type(wanted))
 
     def _lifted_type(self, value: Any) -> Any:
-        """The kept type in place of a lower one; anything else as it is."""
+        """The kept dtype in place of a lower one; any other value is returned as it is."""
         if not isinstance(value, torch.dtype) or value not in self.lower:
             return value
         self.casts.add(value)
         return self.lower[value]
 
     def _without_lower_operand(self, func: Any, args: Any) -> Any:
-        """``x.to(other)`` and ``x.type_as(other)`` by the other's device and type."""
+        """Arguments of ``x.to(other)`` and ``x.type_as(other)`` with the other's device and dtype in place of the tensor."""
         if len(args) < 2 or not isinstance(args[1], Tensor):
             return args
         return (args[0], args[1].device, args[1].dtype, *args[2:])
 
     def _in_another_precision(self, func: Any, args: Any, kwargs: Any, problem: Exception) -> Any:
-        """The operation on operands of one precision: of the kept one where they were mixed, else of float32."""
+        """Repeat a failed operation in one precision: in the kept one where operands were mixed, else in float32."""
         name = _name_of(func)
         if "out" in kwargs or (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__set__"):
             raise problem
@@ -126,21 +128,21 @@ class Kept(TorchFunctionMode):
 
     @staticmethod
     def _converted(leaf: Any, dtype: torch.dtype) -> Any:
-        """A floating-point or complex tensor in another precision."""
+        """A floating-point or complex tensor converted to another precision; any other value as it is."""
         if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
             return leaf
         return leaf.to(_COMPLEX[dtype] if leaf.is_complex() else dtype)
 
 
 def _named_type(value: Any) -> Any:
-    """The dtype that ``Tensor.type`` is asked for by a name or a tensor class; anything else as it is."""
+    """The dtype for a name or tensor class as ``Tensor.type`` takes it; any other value as it is."""
     name = value if isinstance(value, str) else f"{getattr(value, '__module__', '')}.{getattr(value, '__name__', '')}"
     names = {"FloatTensor": torch.float32, "HalfTensor": torch.float16, "BFloat16Tensor": torch.bfloat16}
     return names.get(name.rpartition(".")[2], value) if "cuda" not in name and "Tensor" in name else value
 
 
 def _names_a_type(message: str) -> bool:
-    """Does an error speak of the types of its operands?"""
+    """Whether an error message is about the dtypes of operands."""
     return any(word in message for word in ("Float", "Double", "Half", "float", "double", "scalar type", "data type"))
 
 

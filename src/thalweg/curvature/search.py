@@ -17,31 +17,42 @@ from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import gaussian
 
 ORDERS: dict[str, Callable[[Tensor], Tensor]] = {"magnitude": torch.abs, "largest": torch.clone, "smallest": torch.neg}
-"""What is large for the pairs that come first."""
+"""Which end of the spectrum -> function of the eigenvalues that is largest for the pairs that come first."""
 
 ROUNDING = 10
-"""Units in the last place below which a residual is no direction; smaller than for quadrature, so that pairs get sharper."""
+"""Units in the last place below which a residual is no direction; smaller than for quadrature, so that pairs get more accurate."""
 
 _COLUMNS = 1 << 16
 """Entries of each vector mixed at once when the basis is cut down; bounds the scratch memory."""
 
 
 class Ritz(NamedTuple):
-    """The running basis' approximate eigenpairs, best first."""
+    """The approximate eigenpairs of the running basis, best first."""
 
     values: Tensor
-    """``(m,)``."""
+    """Ritz values, ``(m,)``."""
     mix: Tensor
-    """Coefficients in the running basis, columns, ``(m, m)``."""
+    """Ritz vectors as columns of coefficients in the running basis, ``(m, m)``."""
     residuals: Tensor
     """``||A y - value y||``, ``(m,)``: the part along the next vector and the part along the locked ones."""
 
 
 class Search:
-    """Thick-restart Lanczos around locked pairs; every vector made orthogonal to all others, twice.
+    """Thick-restart Lanczos around locked pairs; every vector is made orthogonal to all others, twice.
 
     With V the running rows, W the locked ones and q the next direction,
     ``A V^T = V^T projected + W^T coupling + beta q e_m^T``, so residuals cost no product.
+
+    Attributes:
+        rows: basis ``(c, P)`` float64; first the l locked vectors W, then the m running ones V.
+        values, residuals: of the locked pairs, ``(l,)``.
+        projected: ``V A V^T``, in the upper left ``(m, m)``.
+        coupling: ``W A V^T``, in the first m columns of ``(l, c - l)``.
+        beta: length of the last residual; ``next`` is its direction q, ``(P,)``.
+        exhausted: whether the running basis spans an invariant subspace, so that it cannot grow.
+        scale: largest length of a product so far.
+        largest: largest absolute Ritz value so far.
+        products, restarts, rounds, steps: products in all; restarts in all; searches begun; products of this search.
 
     Source:
         Wu and Simon 2000 for the restart.
@@ -51,14 +62,12 @@ class Search:
         self.operator, self.k, self.key, self.capacity, self.seed = operator, k, ORDERS[which], capacity, seed
         self.rows = torch.empty(capacity, operator.dim, dtype=torch.float64, device=operator.device)
         self.values = self.rows.new_empty(0)
-        """Of the locked pairs, ``(l,)``."""
         self.residuals = self.rows.new_empty(0)
-        """Of the locked pairs, ``(l,)``."""
         self.scale, self.largest, self.products, self.restarts, self.rounds = 0.0, 0.0, 0, 0, 0
         self.begin()
 
     def begin(self) -> None:
-        """A new running basis, from a random direction at right angles to the locked vectors."""
+        """Start a new running basis, from a random direction at right angles to the locked vectors."""
         self.locked, self.m, self.steps = len(self.values), 0, 0
         self.beta, self.exhausted = 0.0, False
         room = self.capacity - self.locked
@@ -82,25 +91,27 @@ class Search:
         return self.locked + self.m == self.capacity
 
     def grow(self) -> None:
-        """One product: the running basis gains its next vector."""
+        """Add the next vector to the running basis, by one product."""
         here = self.locked + self.m
         self.rows[here] = self.next
         product = self.operator @ self.next
         self.scale = max(self.scale, float(product.norm()))
-        rest, taken = orthogonalise(product, self.rows[: here + 1])
+        # The part along the locked rows goes into `coupling`, that along the running rows into `projected`; the rest is beta q.
+        remainder, taken = orthogonalise(product, self.rows[: here + 1])
         self.coupling[:, self.m] = taken[: self.locked]
         self.projected[: self.m + 1, self.m] = self.projected[self.m, : self.m + 1] = taken[self.locked :]
         self.m, self.steps, self.products = self.m + 1, self.steps + 1, self.products + 1
-        self.beta = float(rest.norm())
+        self.beta = float(remainder.norm())
         self.exhausted = self.spans_all or self.beta <= ROUNDING * torch.finfo(self.operator.dtype).eps * self.scale
         if not self.exhausted:
-            self.next = rest / self.beta
+            self.next = remainder / self.beta
 
     def ritz(self) -> Ritz:
-        """Rayleigh-Ritz in the running basis."""
+        """The Ritz pairs of the running basis (Rayleigh-Ritz), with residuals from the Lanczos relation."""
         values, mix = torch.linalg.eigh(self.projected[: self.m, : self.m])
         order = self.key(values).argsort(descending=True)
         values, mix = values[order], mix[:, order]
+        # A y - value y has a part along q, beta times y's last coefficient, and a part along the locked rows.
         along_next, along_locked = self.beta * mix[-1], self.coupling[:, : self.m] @ mix
         return Ritz(values, mix, (along_next**2 + (along_locked**2).sum(0)).sqrt())
 
@@ -110,7 +121,7 @@ class Search:
         return tolerance * self.largest
 
     def wanted(self, ritz: Ritz, slack: float) -> int:
-        """How many of the Ritz pairs belong to the best k; to replace a locked pair they must be better by ``slack``."""
+        """Number of Ritz pairs among the best k; to replace a locked pair they must be better by ``slack``."""
         shift = slack if self.locked >= self.k else 0.0
         keys = torch.cat([self.key(self.values), self.key(ritz.values) - shift])
         count = int((keys.argsort(descending=True, stable=True)[: self.k] >= self.locked).sum())
@@ -118,16 +129,20 @@ class Search:
         return min(count, room if self.capacity == self.operator.dim else room - 2)
 
     def nothing_better(self, ritz: Ritz, slack: float) -> bool:
-        """Whether the complement of the k locked vectors holds nothing that belongs among them, see `eigenpairs`."""
+        """Whether the complement of the k locked vectors holds no pair that belongs among them, see `eigenpairs`.
+
+        Enough steps are those after which Lanczos from a random start misses, with probability 0.01 at most, an eigenvalue that is
+        better by a tenth of the largest: ``log(1.648 sqrt(P) / 0.01) / (2 sqrt(0.1)) + 1/2``.
+        """
         scale = max(self.scale, 1e-300)
         gap, chance = 0.1, 0.01  # Kuczynski and Wozniakowski 1992, theorem 4.1 (b)
         least = math.log(1.648 * math.sqrt(self.operator.dim) / chance) / (2 * math.sqrt(gap)) + 0.5
         top, worst = self.key(ritz.values[:1]) + ritz.residuals[:1], self.key(self.values).min()
-        seen = self.steps >= least and bool(top <= worst + slack or ritz.residuals[0] <= 1e-3 * scale)
-        return self.exhausted or seen
+        enough = self.steps >= least and bool(top <= worst + slack or ritz.residuals[0] <= 1e-3 * scale)
+        return self.exhausted or enough
 
     def lock(self, ritz: Ritz, count: int) -> None:
-        """Keep the best k of the locked pairs and the first ``count`` Ritz pairs; the running basis is dropped."""
+        """Lock the best k among the locked pairs and the first ``count`` Ritz pairs; the running basis is dropped."""
         keys = torch.cat([self.key(self.values), self.key(ritz.values[:count])])
         best = keys.argsort(descending=True, stable=True)[: self.k]
         mix = self.rows.new_zeros(self.locked + self.m, self.locked + count)
@@ -139,9 +154,10 @@ class Search:
         self.locked, self.m = len(best), 0
 
     def restart(self, ritz: Ritz, needed: int) -> None:
-        """Cut the full running basis down to its best Ritz vectors: those needed, and a third of the room beside them."""
+        """Thick restart: cut the full running basis down to its best Ritz vectors, those needed and a third of the other room."""
         room = self.capacity - self.locked
         keep = max(1, needed) + (room - max(1, needed)) // 3
+        # In the new basis A is diagonal with the Ritz values; the next column of `projected` comes with the next product.
         mix = ritz.mix[:, :keep]
         self._combine(self.locked, self.locked + self.m, mix)
         self.coupling[:, :keep] = self.coupling[:, : self.m] @ mix
@@ -150,7 +166,7 @@ class Search:
         self.m, self.restarts = keep, self.restarts + 1
 
     def _combine(self, first: int, last: int, mix: Tensor) -> None:
-        """Replace rows from ``first`` up to ``last`` by fewer mixtures of them, in place."""
+        """Replace the rows from ``first`` up to ``last`` by fewer linear combinations of them, in place."""
         for start in range(0, self.operator.dim, _COLUMNS):
-            part = self.rows[:, start : start + _COLUMNS]
-            part[first : first + mix.shape[1]] = mix.T @ part[first:last]
+            columns = self.rows[:, start : start + _COLUMNS]
+            columns[first : first + mix.shape[1]] = mix.T @ columns[first:last]

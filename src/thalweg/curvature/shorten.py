@@ -26,9 +26,15 @@ _VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
 def shorten(program: Program) -> Program:
-    """The same map in fewer steps.
+    """The same linear map in fewer steps.
 
-    Rounding differs in the last bits: factors are multiplied with each other before they meet the vector.
+    Rounding differs in the last bits, because factors are multiplied with each other before they meet the vector. Costs one pass
+    over the steps, and the product of each pair of factors.
+
+    Args:
+        program: a recorded linear map; it is not changed.
+    Returns:
+        A program with the same inputs and outputs.
     """
     shortening = Shortening(program)
     for step in program.steps:
@@ -38,7 +44,16 @@ def shorten(program: Program) -> Program:
 
 
 class Shortening:
-    """The state of one pass over a program."""
+    """The state of one pass over a program.
+
+    Attributes:
+        steps: the steps of the shortened program so far.
+        scaled: slot -> (base slot, factor): the value is base times factor, and has not been computed.
+        done: slot -> slot of the computed product, for scaled values that were needed.
+        shapes, dtypes: of the values in slots.
+        known: function and arguments of a step -> the step, to find equal ones.
+        next: number of the next new slot.
+    """
 
     def __init__(self, program: Program) -> None:
         self.steps: list[Step] = []
@@ -52,7 +67,7 @@ class Shortening:
         self.known: dict[Any, Step] = {}
 
     def take(self, step: Step) -> None:
-        """Copy one step, or remember it as a scaling, or join it with others."""
+        """Take over one step: note it as a scaling, join it with others, or copy it."""
         out = step.fills[0]
         if step.several or out is None:
             self.copy(step)
@@ -63,27 +78,31 @@ class Shortening:
         self.copy(step)
 
     def copy(self, step: Step) -> None:
-        """The step as it is, its arguments multiplied out; nothing if the same was computed before."""
+        """Append the step as it is, with scaled arguments multiplied out."""
         whole = step.with_leaves(lambda leaf: self.value(leaf) if isinstance(leaf, Slot) else leaf)
         function = aten.reshape.default if step.function in _VIEWS else step.function
         self.append(replace(whole, function=function))
 
     def append(self, step: Step) -> None:
-        """Add a step, or let its results stand for those of an equal one."""
+        """Append a step, or reuse the results of an equal earlier step."""
         leaves, form = pytree.tree_flatten((step.arguments, step.keywords), is_leaf=is_slot)
-        words = tuple(id(leaf) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
-        key = (step.function, str(form), words)
-        before = self.known.get(key)
-        if before is None or len(before.fills) != len(step.fills) or (None in before.fills and before.fills != step.fills):
+        leaf_keys = tuple(id(leaf) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
+        key = (step.function, str(form), leaf_keys)
+        equal_step = self.known.get(key)
+        if (
+            equal_step is None
+            or len(equal_step.fills) != len(step.fills)
+            or (None in equal_step.fills and equal_step.fills != step.fills)
+        ):
             self.known[key] = step
             self.steps.append(step)
             return
         self.scaled.update(
-            {new: (old, 1.0) for new, old in zip(step.fills, before.fills, strict=True) if new is not None and old is not None}
+            {new: (old, 1.0) for new, old in zip(step.fills, equal_step.fills, strict=True) if new is not None and old is not None}
         )
 
     def same(self, step: Step, out: Slot) -> bool:
-        """A copy to the dtype that the value has, or a new view in the shape that it has, changes nothing."""
+        """Drop a copy to the dtype that the value has already, or a view in the shape that it has; returns whether it did."""
         source = step.arguments[0] if step.arguments else None
         if not isinstance(source, Slot):
             return False
@@ -95,7 +114,7 @@ class Shortening:
         return True
 
     def scaling(self, step: Step, out: Slot) -> bool:
-        """``v * c``, ``v / c`` or ``-v`` where c neither depends on the direction nor makes v larger."""
+        """Note ``v * c``, ``v / c`` or ``-v`` as a scaling, c constant and not broadcasting v; returns whether it did."""
         arguments = step.arguments
         if step.function is aten.neg.default:
             source, factor = arguments[0], -1.0
@@ -106,14 +125,17 @@ class Shortening:
             source, factor = arguments[0], 1 / (exact(divisor, step.dtype) if isinstance(divisor, Tensor) else divisor)
         else:
             return False
-        base, before = self.scaled.get(source, (source, 1.0))
+        base, earlier_factor = self.scaled.get(source, (source, 1.0))
         if step.keywords or self.shapes.get(base, None) != step.shape:
             return False
-        self.scaled[out] = (base, times(before, exact(factor, step.dtype) if isinstance(factor, Tensor) else factor))
+        self.scaled[out] = (base, times(earlier_factor, exact(factor, step.dtype) if isinstance(factor, Tensor) else factor))
         return True
 
     def sum(self, step: Step, out: Slot) -> bool:
-        """``x + y`` or ``x - y`` of two values of one shape that both depend on the direction."""
+        """Join ``x + y`` or ``x - y`` of two values of one shape that both depend on the direction; returns whether it did.
+
+        ``v a + v b`` becomes a scaling of v; ``v a + w b`` becomes one fused step.
+        """
         if step.function not in SUMS + _DIFFERENCES or step.keywords.get("alpha", 1) != 1 or len(step.arguments) != 2:
             return False
         x, y = step.arguments
@@ -127,6 +149,7 @@ class Shortening:
             return True
         if self.shapes.get(left) != step.shape or self.shapes.get(right) != step.shape:
             return False
+        # The second summand takes its factor along in the fused step, so a tensor factor belongs there.
         if not isinstance(b, Tensor) and isinstance(a, Tensor):
             (left, a), (right, b) = (right, b), (left, a)
         start = self.multiplied(left, a)
@@ -137,7 +160,7 @@ class Shortening:
         return True
 
     def value(self, slot: Slot) -> Slot:
-        """The slot that holds this value, multiplied out if it was only remembered."""
+        """The slot that holds this value; a scaled value is computed first."""
         if slot not in self.scaled:
             return slot
         if slot not in self.done:
@@ -145,7 +168,7 @@ class Shortening:
         return self.done[slot]
 
     def multiplied(self, base: Slot, factor: Factor) -> Slot:
-        """``base * factor`` as a step, or the base itself for factor 1."""
+        """The slot of ``base * factor``, computed in a step of its own; the base itself for factor 1."""
         if not isinstance(factor, Tensor) and factor == 1.0:
             return base
         out = Slot(self.next)
@@ -161,8 +184,8 @@ class Shortening:
 
 
 def exact(factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A factor in the precision of the values that it scales: counts and flags are whole numbers, and factors of lower precision
-    would be rounded again when they meet each other."""
+    """A factor in the dtype of the values that it scales: factors of lower precision would be rounded again when multiplied with
+    each other, and counts and flags are whole numbers."""
     if dtype.is_complex and not factor.is_complex():
         dtype = dtype.to_real()
     return factor if factor.dtype == dtype else factor.to(dtype)

@@ -21,21 +21,22 @@ _METHODS = ("hutch++", "hutchinson")
 
 @of_their_kind
 def trace(operator: Operator | Tensor, probes: int = 60, method: str = "hutch++", seed: int = 0) -> Estimate:
-    """The trace, unbiased, in a given number of products.
+    """An unbiased estimate of the trace ``tr A`` in a given number of products.
 
-    Hutchinson's is the mean of ``z^T A z``; its standard error is ``sqrt(2 / probes)`` times the Frobenius norm of A's
-    off-diagonal part. Hutch++ takes the trace on the range of a sketch exactly and only the rest from probes; better where
-    few eigenvalues are large, worse by ``sqrt(3)`` for a flat spectrum or one that is nearly diagonal. Its
-    standard error is that of the rest's probes, as the sketch adds no variance: given any sketch the mean is the trace.
+    Hutchinson's estimate is the mean of ``z^T A z`` over Rademacher probes z; its standard error is ``sqrt(2 / probes)`` times the
+    Frobenius norm of A's off-diagonal part. Hutch++ computes the trace on the range of a sketch exactly, with Q an orthonormal
+    basis of the columns of ``A S``: ``tr A = tr(Q^T A Q) + tr((I - Q Q^T) A (I - Q Q^T))``; only the second term is estimated from
+    probes. It is better where few eigenvalues are large, and worse by ``sqrt(3)`` for a flat spectrum or a nearly diagonal A. Its
+    standard error is that of the second term, as the sketch adds no variance: given any sketch the mean is the trace.
 
     Args:
-        operator: symmetric, or its matrix ``(P, P)``.
-        probes: products in all, at least 2; Hutch++ needs 6 and gives a third to the sketch, as many to the trace on it,
-            and what is left (at least a third) to the rest.
+        operator: A, symmetric, or its matrix ``(P, P)``.
+        probes: products in all, at least 2; Hutch++ needs 6, uses a third for the sketch, as many for the trace on its range,
+            and the others (at least a third) for the second term.
         method: "hutch++" or "hutchinson".
-        seed: of the probes.
+        seed: seed of the probes.
     Returns:
-        The trace in units of A's eigenvalues; ``products`` counts what was used (fewer than asked where P is small).
+        The trace in units of A's eigenvalues; ``products`` counts those used (fewer than ``probes`` where P is small).
     Raises:
         BadInputError: too few probes for a standard error, or an unknown method.
     Example:
@@ -53,28 +54,35 @@ def trace(operator: Operator | Tensor, probes: int = 60, method: str = "hutch++"
         values = [((operator @ z) * z).sum(0) for z in blocks(operator, 0, probes, seed)]
         return mean_of(torch.cat(values), probes)
     require(probes >= 6, "probes", probes, "at least 6 for Hutch++, two in each third, or method='hutchinson'")
+    # Sketch: Q, an orthonormal basis of the range of A S with random signs S ``(P, s)``.
     sketch = min(probes // 3, operator.dim)
     image = torch.cat([operator @ z for z in blocks(operator, 0, sketch, seed)], dim=1)
     basis = torch.linalg.qr(image).Q
-    seen = float(((operator @ basis) * basis).sum())
+    # First term, exact: tr(Q^T A Q).
+    on_range = float(((operator @ basis) * basis).sum())
     if sketch == operator.dim:  # the basis is the whole space: nothing is left to estimate
-        return Estimate(seen, 0.0, 2 * sketch)
-    rests = [z - basis @ (basis.T @ z) for z in blocks(operator, sketch, probes - sketch, seed)]
-    rest = mean_of(torch.cat([((operator @ z) * z).sum(0) for z in rests]), probes)
-    return Estimate(seen + rest.value, rest.standard_error, probes)
+        return Estimate(on_range, 0.0, 2 * sketch)
+    # Second term: Hutchinson's estimate with probes from which the range of Q is removed.
+    deflated = [z - basis @ (basis.T @ z) for z in blocks(operator, sketch, probes - sketch, seed)]
+    remainder = mean_of(torch.cat([((operator @ z) * z).sum(0) for z in deflated]), probes)
+    return Estimate(on_range + remainder.value, remainder.standard_error, probes)
 
 
 @of_their_kind
 def frobenius(operator: Operator | Tensor, probes: int = 30, seed: int = 0) -> Estimate:
-    """The Frobenius norm, as the square root of the mean of ``||A z||^2`` over Rademacher probes.
+    """The Frobenius norm ``||A||_F``, as the square root of the mean of ``||A z||^2`` over Rademacher probes z.
 
-    The square is unbiased; the root is low by about ``standard_error^2 / (2 value)``. The standard error is that of the
-    square divided by twice the norm (delta method).
+    ``E ||A z||^2 = tr(A^2) = ||A||_F^2``, so the square is unbiased; the root is low by about ``standard_error^2 / (2 value)``. The
+    standard error is that of the square divided by twice the norm (delta method). Costs ``probes`` products.
 
     Args:
-        operator: symmetric, or its matrix ``(P, P)``.
-        probes: products, at least 2.
-        seed: of the probes.
+        operator: A, symmetric, or its matrix ``(P, P)``.
+        probes: number of probes and of products, at least 2.
+        seed: seed of the probes.
+    Returns:
+        The norm in units of A's eigenvalues; 0 with standard error 0 for a zero operator.
+    Raises:
+        BadInputError: fewer than 2 probes.
     Example:
         >>> frobenius(torch.diag(torch.tensor([3.0, 4.0])), probes=2)
         Estimate(value=5.0, standard_error=0.0, products=2)
@@ -89,16 +97,21 @@ def frobenius(operator: Operator | Tensor, probes: int = 30, seed: int = 0) -> E
 
 @of_their_kind
 def trace_abs(operator: Operator | Tensor, steps: int = 80, probes: int = 10, seed: int = 0) -> Estimate:
-    """``tr |A|``, the sum of the absolute eigenvalues, by stochastic Lanczos quadrature.
+    """``tr |A| = sum_i |lambda_i|``, by stochastic Lanczos quadrature, see `trace_function`.
 
-    The kink of ``|x|`` at zero leaves a quadrature error that falls about as ``1 / steps`` with the node spacing, and that
-    the standard error does not hold; none for a spectrum of one sign, or when ``steps`` reaches P.
+    The kink of ``|x|`` at zero leaves a quadrature error that falls about as ``1 / steps`` with the node spacing, and that the
+    standard error does not contain. There is none for a spectrum of one sign, or when ``steps`` reaches P. Costs ``probes``
+    times ``steps`` products.
 
     Args:
-        operator: symmetric, or its matrix ``(P, P)``.
-        steps: products a probe, at least 1.
-        probes: at least 2.
-        seed: of the probes.
+        operator: A, symmetric, or its matrix ``(P, P)``.
+        steps: products for each probe, at least 1.
+        probes: number of probes, at least 2.
+        seed: seed of the probes.
+    Returns:
+        The sum in units of A's eigenvalues, with its standard error over probes.
+    Raises:
+        BadInputError: fewer than 2 probes or 1 step.
     Example:
         >>> round(trace_abs(torch.diag(torch.tensor([1.0, -3.0], dtype=torch.float64))).value, 12)
         4.0

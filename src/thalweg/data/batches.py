@@ -1,8 +1,8 @@
-"""What a run learns from: batches indexed by (step, rank, seed), and fixed sets to be scored on.
+"""The interface of training data: batches indexed by step, rank and seed, and fixed sets for evaluation.
 
 Shape letters: B batch, N sequences, L tokens of a sequence.
 
-Nothing here has a state that would have to be saved: the batch of a step is a function of its index.
+Data have no state that would have to be saved: the batch of a step is a function of its index.
 """
 
 from __future__ import annotations
@@ -21,62 +21,65 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The best possible score of a stratum: ``accuracy`` (share), ``loss`` (nats), and both per scored position."""
+    """The best possible scores on a stratum: those of a predictor that knows the source of the data."""
 
     accuracy: float
+    """Share of correct predictions."""
     loss: float
+    """Mean cross-entropy in nats per token."""
     accuracy_by_position: tuple[float, ...] = ()
     loss_by_position: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Sequences that are scored during training, in strata that may overlap."""
+    """Fixed sequences for evaluation, in strata (subsets) that may overlap."""
 
     name: str
     tokens: Tokens
-    """``(N, L)``; position i predicts i + 1."""
+    """Sequences ``(N, L)``; the token at position i predicts that at i + 1."""
     scored_from: int
-    """First token that counts as a target; those before it cannot be predicted."""
+    """First position that counts as a target; earlier tokens cannot be predicted."""
     strata: dict[str, NDArray[np.bool_]]
-    """Membership ``(N,)`` of each stratum; "all" is one of them."""
+    """Name of a stratum -> which sequences belong to it, ``(N,)``; "all" is one of the strata."""
     ceilings: dict[str, Ceiling] = field(default_factory=dict)
-    """Best possible score per stratum, where the source is known."""
+    """Name of a stratum -> best possible scores; empty if the source of the data is not known."""
 
 
 @dataclass(frozen=True)
 class Longer:
-    """Fresh sequences of a multiple of the training length, and how their mix of information differs from the training set's."""
+    """New sequences of a multiple of the training length, and the distribution of their information content."""
 
     set: EvaluationSet
-    """Its strata are cut at this length."""
+    """The sequences; their strata are quantiles of the information content at this length."""
     bits_mean: float | None = None
-    """Information content for each scored token, mean over sequences; None where the source is not known."""
+    """Mean over sequences of the information content in bits per scored token; None if the source is not known."""
     bits_deviation: float | None = None
     """Its standard deviation over sequences."""
     shares: dict[str, float] = field(default_factory=dict)
-    """Share of the sequences below the training set's "low" cut and above its "high" cut, both as bits for each scored token."""
+    """Share of sequences below ("low") and above ("high") the training set's cuts, in bits per scored token."""
 
 
 class Data(Protocol):
-    """The face of everything that can be learned."""
+    """Interface of data for next-token prediction."""
 
     vocabulary: int
+    """Number of distinct tokens."""
     length: int
-    """Tokens of a training sequence, targets included."""
+    """Tokens of a training sequence, the last target included."""
     evaluation: tuple[EvaluationSet, ...]
-    """The training sequences (or a sample of them) first, then held-out ones."""
+    """Evaluation sets: the training sequences (or a sample of them) first, then held-out ones."""
 
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
-        """Training sequences ``(B, L)`` of one step and rank."""
+        """Training sequences ``(B, L)`` of one step and rank, B being ``size``."""
         ...
 
     def length_at(self, multiple: int) -> int:
-        """Tokens of a sequence of so many times the training length, targets included."""
+        """Number of tokens of a sequence of ``multiple`` times the training length, the last target included."""
         ...
 
     def longer(self, multiple: int, count: int = 1000) -> Longer:
-        """At most ``count`` sequences of so many times the training length, that nothing was learned from.
+        """At most ``count`` sequences of ``multiple`` times the training length that are not used in training.
 
         Raises:
             InsufficientDataError: there is no sequence of this length.
@@ -84,15 +87,22 @@ class Data(Protocol):
         ...
 
     def facts(self) -> dict:
-        """What a record needs to know about the data; JSON values."""
+        """Facts about the data for the records of a run, as JSON values."""
         ...
 
 
 def shuffled_rows(count: int, seed: int, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
-    """Row numbers ``(B,)`` of one batch, when the rows are passed through again and again, each time in a new order.
+    """Row numbers ``(B,)`` of one batch, when training passes over all rows repeatedly, each time in a new random order.
 
-    The passes form one endless list; step s of W ranks takes the next W * B of it and rank r its r-th part, so every row
-    comes equally often, also when B does not divide their number.
+    The passes form one endless list. Step s of W ranks takes the next W * B entries, and rank r the r-th part of them, so that
+    every row comes equally often even if B does not divide the number of rows.
+
+    Args:
+        count: number of rows.
+        seed: seed of the orders.
+        step: number of the update, from 0.
+        size: number of rows B in the batch.
+        rank, world: number of this process and of all processes W.
 
     Example:
         >>> rows = [int(r) for s in range(2) for r in shuffled_rows(count=6, seed=1, step=s, size=3)]
@@ -101,6 +111,7 @@ def shuffled_rows(count: int, seed: int, step: int, size: int, rank: int = 0, wo
     """
     first = (step * world + rank) * size
     passes = range(first // count, (first + size - 1) // count + 1)
+    # Join the orders of all passes that the batch touches, and cut the batch out.
     rows = np.concatenate([pass_order(count, seed, number) for number in passes])
     offset = first - passes[0] * count
     return rows[offset : offset + size]
@@ -108,7 +119,7 @@ def shuffled_rows(count: int, seed: int, step: int, size: int, rank: int = 0, wo
 
 @lru_cache(maxsize=4)
 def pass_order(count: int, seed: int, number: int) -> Tokens:
-    """The order of the rows in one pass."""
+    """The order of the rows in pass ``number``, a permutation ``(count,)`` that cannot be written to."""
     order = stream(seed, "order", step=number).permutation(count)
     order.flags.writeable = False
     return order

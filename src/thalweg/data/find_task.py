@@ -1,4 +1,7 @@
-"""Tasks by name, those of a user's own among them: found, tried, and looked at whenever they are asked.
+"""Find an algorithmic task by its name, and check tasks of a user's own, before and while they are used.
+
+A task of a user's own may do anything. A run on it can be repeated and resumed only if its members are functions of their
+arguments, so that `Guarded` checks every result, and from time to time calls a member twice to compare the results.
 
 Shape letters: B samples, Q tokens of a query, A tokens of the longest answer (slots).
 """
@@ -25,27 +28,29 @@ from thalweg.errors import BadInputError, format_error, require, shown, unknown
 
 _NEEDED = ("name", "symbols", "query", "answer", "oracle", "slots", "loops")
 PATIENCE = 1.0
-"""Seconds that the oracle has for the samples of one length, before it counts as slow."""
-
-_MANY = 50
-"""Samples that are drawn, at least, to see that they follow the generator."""
+"""Seconds that the oracle may take for the samples of one length; a slower one is not called for longer lengths."""
+_ENOUGH_SAMPLES = 50
+"""Smallest number of samples that are drawn to see whether they depend on the random generator."""
 
 
 def find_task(name: str) -> Task:
-    """One of the six tasks by name, or a user's own as ``module:attribute`` (an object, or a class without arguments).
+    """Find a task by its name.
 
+    Args:
+        name: one of the six tasks, such as "parity"; or ``module:attribute`` for a task of the user's own, where the attribute is
+            an object, or a class that is called without arguments.
     Raises:
-        BadInputError: there is no such task (with the likely meaning), it cannot be imported, or lacks something.
+        BadInputError: there is no such task (the message suggests a similar name), it cannot be imported, or lacks a member.
     """
     check_name(name)
     if not own(name):
         return TASKS[name]
     module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:  # an installed command does not look where it is called
+    if os.getcwd() not in sys.path:  # an installed command does not import from the current folder by itself
         sys.path.append(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), attribute)
-        task = found() if isinstance(found, type) else found
+        task = getattr(importlib.import_module(module), attribute)
+        task = task() if isinstance(task, type) else task
     except (Exception, SystemExit) as error:  # the module is the user's: anything may go wrong in it
         raise BadInputError(
             f"task: given {name!r}, expected module:attribute that can be imported ({format_error(error)})"
@@ -54,181 +59,192 @@ def find_task(name: str) -> Task:
 
 
 def own(name: str) -> bool:
-    """Whether a task is one of the user's own, whose module is imported where it is asked, and not before."""
+    """Whether a name is that of a task of the user's own, ``module:attribute``."""
     return ":" in name
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that no task can have; the module of a user's own task is not imported.
+    """Refuse a name that no task can have, without importing the module of a user's own task.
 
     Raises:
-        BadInputError: an unknown task (with the likely meaning), or a name of another form than module:attribute.
+        BadInputError: an unknown task (the message suggests a similar name), or not of the form module:attribute.
     """
     if not own(name):
         if name not in TASKS:
             raise unknown("task", name, TASKS)
         return
     module, _, attribute = name.partition(":")
-    named = name.isprintable() and all(part.strip() for part in (*module.split("."), attribute))
-    require(named, "task", name, "module:attribute that can be imported")
+    well_formed = name.isprintable() and all(part.strip() for part in (*module.split("."), attribute))
+    require(well_formed, "task", name, "module:attribute that can be imported")
 
 
 class Guarded:
-    """A task of a user's own whose every answer is looked at, at every length that is ever asked.
+    """A task of a user's own whose results are checked at every call, and converted to plain integers and int64 arrays.
 
-    Numbers and tokens come back as plain ones, whatever kind of whole number the task gave.
+    Every member raises `BadInputError`, with task, length and member in the message, if the user's member fails or returns
+    something that is no integer, out of range, of another shape, or different from an earlier call with the same arguments.
 
     Args:
         task: an object with the members of `Task`.
-        given: what the user named it by, for messages.
+        given: the name that the user gave, for messages.
     Raises:
-        BadInputError: it lacks something. Later, from any member: it failed, or gave what is not whole, out of range or of
-            another shape; names task, length and member.
+        BadInputError: the object lacks a member, or its name or symbols are invalid.
     """
 
     def __init__(self, task: object, given: str = "") -> None:
         given = given or type(task).__name__
         try:
-            missing = [part for part in _NEEDED if not hasattr(task, part)]
+            missing = [member for member in _NEEDED if not hasattr(task, member)]
             name, symbols = getattr(task, "name", ""), getattr(task, "symbols", 1)
         except (Exception, SystemExit) as error:  # the code is the user's: anything may go wrong in it
             raise BadInputError(f"task {given}: its name and symbols failed with {format_error(error)}") from error
         require(not missing, "task", given, f"an object that has {', '.join(_NEEDED)} (missing: {', '.join(missing)})")
         require(isinstance(name, str) and name.isprintable() and name.strip() != "", "task name", name, "a line of text")
         self.task, self.name = task, name
-        self.symbols = whole(symbols, f"task {name}: symbols")
+        self.symbols = positive_integer(symbols, f"task {name}: symbols")
         self.known: dict[tuple[str, int], int] = {}
-        """Member and length -> the number that it gave: width of the queries, slots, loops."""
-        self.asked: Counter[str] = Counter()
-        """Member -> how often it was asked."""
+        """(member, length) -> the number that it returned: width of the queries, slots or loops."""
+        self.calls: Counter[str] = Counter()
+        """Member -> how often it was called."""
 
     def query(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
-        """Queries ``(count, Q)``, with the Q that this length had before.
-
-        From time to time the same ones are asked for twice, see `due`.
-        """
-        twin = copy.deepcopy(rng) if self.due("query") else None
-        made = self.drawn(length, count, rng)
+        """Queries ``(count, Q)``; Q must be that of earlier calls with this length. Some calls are repeated, see `repeat_due`."""
+        twin = copy.deepcopy(rng) if self.repeat_due("query") else None
+        queries = self.query_once(length, count, rng)
         if twin is not None:
-            same = np.array_equal(made, self.drawn(length, count, twin))
-            self.refuse_unless(same, "query", length, "gives other samples for the same rng; draw from it alone")
-        return made
+            same = np.array_equal(queries, self.query_once(length, count, twin))
+            self.require_same(same, "query", length, "gives other samples for the same rng; draw from it alone")
+        return queries
 
-    def drawn(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
-        """Queries, asked for once."""
-        where = self.where("query", length)
-        made = tokens(self.ask("query", length, length, count, rng), self.symbols - 1, where)
-        width = self.known.setdefault(("query", length), made.shape[-1] if made.ndim else 0)
+    def query_once(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
+        """Queries from a single call of the user's ``query``."""
+        place = self.place("query", length)
+        queries = checked_tokens(self.call("query", length, length, count, rng), self.symbols - 1, place)
+        width = self.known.setdefault(("query", length), queries.shape[-1] if queries.ndim else 0)
         wanted = f"({count}, {width}): a width that depends on the length alone"
-        require(made.shape == (count, width), where, made.shape, wanted)
-        return made
+        require(queries.shape == (count, width), place, queries.shape, wanted)
+        return queries
 
     def answer(self, query: Tokens, length: int) -> Tokens:
-        """Answers ``(count, A)`` as wide as the slots; from time to time asked for twice, see `due`."""
-        twice = self.due("answer")
-        found = self.answered(query, length)
-        if twice:
-            same = np.array_equal(found, self.answered(query, length))
-            self.refuse_unless(same, "answer", length, "gives other answers to the same query")
-        return found
+        """Answers ``(count, A)`` to queries ``(count, Q)``, A being the slots. Some calls are repeated, see `repeat_due`."""
+        repeat = self.repeat_due("answer")
+        answers = self.answer_once(query, length)
+        if repeat:
+            same = np.array_equal(answers, self.answer_once(query, length))
+            self.require_same(same, "answer", length, "gives other answers to the same query")
+        return answers
 
-    def answered(self, query: Tokens, length: int) -> Tokens:
-        """Answers, asked for once."""
-        where, asked, slots = self.where("answer", length), query.copy(), self.slots(length)
-        made = self.ask("answer", length, query, length)
-        kept = np.array_equal(query, asked)
-        require(kept, self.where("query", length), "another one after answer", "the same one: answer must not change it")
-        found = tokens(made, self.symbols, where)
-        require(found.shape == (len(query), slots), where, found.shape, f"({len(query)}, {slots}), as slots says")
-        return found
+    def answer_once(self, query: Tokens, length: int) -> Tokens:
+        """Answers from a single call of the user's ``answer``, which must not change the queries."""
+        place, before, slots = self.place("answer", length), query.copy(), self.slots(length)
+        result = self.call("answer", length, query, length)
+        unchanged = np.array_equal(query, before)
+        require(unchanged, self.place("query", length), "another one after answer", "the same one: answer must not change it")
+        answers = checked_tokens(result, self.symbols, place)
+        require(answers.shape == (len(query), slots), place, answers.shape, f"({len(query)}, {slots}), as slots says")
+        return answers
 
     def oracle(self, query: Sequence[int], length: int) -> list[int]:
-        """One answer, no longer than the slots."""
-        where, slots = self.where("oracle", length), self.slots(length)
-        made = self.ask("oracle", length, query, length, finish=list)
+        """The answer to one query by the user's ``oracle``, no longer than the slots."""
+        place, slots = self.place("oracle", length), self.slots(length)
+        result = self.call("oracle", length, query, length, convert=list)
         try:
-            found = [operator.index(token) for token in made]
+            answer = [operator.index(token) for token in result]
         except TypeError:
-            raise BadInputError(f"{where}: given {shown(made)[:60]}, expected a list of whole numbers") from None
-        require(len(found) <= slots, where, found, f"at most the {slots} slots")
-        return found
+            raise BadInputError(f"{place}: given {shown(result)[:60]}, expected a list of whole numbers") from None
+        require(len(answer) <= slots, place, answer, f"at most the {slots} slots")
+        return answer
 
     def slots(self, length: int) -> int:
-        """Slots A, at least 1; what this length had before."""
+        """Number of slots A, at least 1; the same for a length at every call."""
         return self.number("slots", length)
 
     def loops(self, length: int) -> int:
-        """Passes T(n), at least 1; what this length had before."""
+        """Number of passes T(n), at least 1; the same for a length at every call."""
         return self.number("loops", length)
 
     def number(self, member: str, length: int) -> int:
-        """The number that a member gives for a length, always the same one."""
-        found = whole(self.ask(member, length, length), self.where(member, length))
-        known = self.known.setdefault((member, length), found)
-        self.refuse_unless(found == known, member, length, f"gives {known} and {found} for the same length")
-        return found
+        """The number that ``slots`` or ``loops`` returns for a length, which must be that of earlier calls."""
+        value = positive_integer(self.call(member, length, length), self.place(member, length))
+        known = self.known.setdefault((member, length), value)
+        self.require_same(value == known, member, length, f"gives {known} and {value} for the same length")
+        return value
 
-    def due(self, member: str) -> bool:
-        """Whether a member is asked twice this time, to see that it gives the same: at its calls 1, 2, 4, 8, ..."""
-        self.asked[member] += 1
-        return self.asked[member].bit_count() == 1
+    def repeat_due(self, member: str) -> bool:
+        """Count a call of a member; True at calls 1, 2, 4, 8, ..., which are made twice to compare the results."""
+        self.calls[member] += 1
+        return self.calls[member].bit_count() == 1
 
-    def refuse_unless(self, same: bool, member: str, length: int, what: str) -> None:
-        """Refuse a member that is no function of its arguments."""
+    def require_same(self, same: bool, member: str, length: int, difference: str) -> None:
+        """Raise `BadInputError` if two results of a member that should be equal are not."""
         if not same:
-            raise BadInputError(f"{self.where(member, length)} {what}: expected a function of its arguments")
+            raise BadInputError(f"{self.place(member, length)} {difference}: expected a function of its arguments")
 
-    def ask(self, member: str, length: int, *given: object, finish: Callable[[Any], Any] = lambda made: made) -> Any:
-        """What a member of the user's task says, ``finish`` made of it."""
+    def call(self, member: str, length: int, *arguments: object, convert: Callable[[Any], Any] = lambda result: result) -> Any:
+        """Call a member of the user's task and convert its result; any exception becomes a `BadInputError`."""
         try:
-            return finish(getattr(self.task, member)(*given))
+            return convert(getattr(self.task, member)(*arguments))
         except (Exception, SystemExit) as error:  # the code is the user's: anything may go wrong in it
-            message = f"{self.where(member, length)}: failed with {format_error(error)}; expected it to work at this length"
+            message = f"{self.place(member, length)}: failed with {format_error(error)}; expected it to work at this length"
             raise BadInputError(message) from error
 
-    def where(self, member: str, length: int) -> str:
-        """What a message speaks of."""
+    def place(self, member: str, length: int) -> str:
+        """Task, length and member, for messages."""
         return f"task {self.name}, length {length}: {member}"
 
 
 def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int = 50, seed: int = 0) -> None:
-    """Try a task at some lengths, the shortest first, its oracle at those that it answers in about a second.
+    """Check that a task is consistent at some lengths, and that its oracle agrees with its answers.
 
-    An oracle may be slow, as one that tries everything is: when the samples of one length took `PATIENCE` seconds, no others are
-    given to it, with a warning; loops, queries and answers are looked at all the same.
+    An oracle may be slow, for instance if it tries all answers. If the samples of one length take longer than `PATIENCE`, it is not
+    called for longer lengths, with a warning; the other members are checked all the same.
 
+    Args:
+        task: the task.
+        lengths: lengths to check, in any order.
+        count: number of samples of each length.
+        seed: seed of the samples.
     Raises:
-        BadInputError: one of its members fails, or gives what is not whole, out of range or of another shape than it should be
-            (loops and slots of at least 1, queries of even width, answers as wide as the slots); an answer that changes its query;
-            an oracle that disagrees with the answers; a member that gives another value for the same arguments (a query that draws
-            from another generator, a counter, a clock), or queries that are the same ones for every rng; names the length.
+        BadInputError: the message names length and member. A member fails; it returns something that is no integer, out of range or
+            of the wrong shape; an answer changes its query; the oracle disagrees with an answer; a member returns different results
+            for the same arguments (because it uses another generator, a counter or a clock); or the queries are the same for every
+            generator.
+    Warns:
+        UserWarning: the oracle is slow.
     """
     task = task if isinstance(task, Guarded) else Guarded(task)
-    patient = True
-    fixed = varied = False
+    oracle_is_fast = True
+    has_several = varies = False  # whether some length has several queries, and whether they depend on the generator
     for length in sorted(lengths):
         task.loops(length)
-        query = _sampled(task, length, count, seed)
-        if not varied:
-            several = [task.drawn(length, max(count, _MANY), np.random.default_rng([seed + k, length])) for k in range(4)]
-            fixed |= len(np.unique(several[0], axis=0)) > 1
-            varied = any(not np.array_equal(several[0], other) for other in several[1:])
-        answer = answered(task, query, length)
+        query = _repeatable_queries(task, length, count, seed)
+        if not varies:
+            size = max(count, _ENOUGH_SAMPLES)
+            draws = [task.query_once(length, size, np.random.default_rng([seed + k, length])) for k in range(4)]
+            has_several |= len(np.unique(draws[0], axis=0)) > 1
+            varies = any(not np.array_equal(draws[0], other) for other in draws[1:])
+        answer = _repeatable_answers(task, query, length)
         task.loops(length)
-        if patient and not _agrees(task, query.tolist(), answer.tolist(), length):
-            patient = False
-            warnings.warn(f"task {task.name}: its oracle is slow and was not asked beyond length {length}", stacklevel=2)
-    again = whole(getattr(task.task, "symbols", 0), f"task {task.name}: symbols")
+        if oracle_is_fast and not _oracle_agrees(task, query.tolist(), answer.tolist(), length):
+            oracle_is_fast = False
+            warnings.warn(f"task {task.name}: its oracle is slow and was not called beyond length {length}", stacklevel=2)
+    again = positive_integer(getattr(task.task, "symbols", 0), f"task {task.name}: symbols")
     require(again == task.symbols, f"task {task.name}: symbols", again, f"the same number as before, {task.symbols}")
-    if fixed and not varied:
+    if has_several and not varies:
         raise BadInputError(f"task {task.name}: query gives the same samples for every rng; draw from the rng that it is given")
 
 
 def checked_task(name: str, lengths: Sequence[int], count: int = 50) -> Task:
-    """A task by its name, one of the user's own checked at these lengths, and made twice where it is a class.
+    """Find a task by its name, and check a task of the user's own at some lengths.
 
+    A class is instantiated twice: the two objects must behave alike, as a resumed run creates a new one.
+
+    Args:
+        name: see `find_task`.
+        lengths: lengths to check.
+        count: number of samples of each length.
     Raises:
-        BadInputError: as `find_task` and `check_task`; two objects of the class that differ.
+        BadInputError: as in `find_task` and `check_task`; or two objects of the class differ.
     """
     task = find_task(name)
     if not isinstance(task, Guarded):
@@ -237,8 +253,8 @@ def checked_task(name: str, lengths: Sequence[int], count: int = 50) -> Task:
     twin = find_task(name)
     assert isinstance(twin, Guarded)
     for length in lengths:
-        one, other = (made.drawn(length, count, np.random.default_rng([0, length])) for made in (task, twin))
-        same = np.array_equal(one, other) and np.array_equal(task.answered(one, length), twin.answered(one, length))
+        query, other = (each.query_once(length, count, np.random.default_rng([0, length])) for each in (task, twin))
+        same = np.array_equal(query, other) and np.array_equal(task.answer_once(query, length), twin.answer_once(query, length))
         same = same and (task.loops(length), task.symbols) == (twin.loops(length), twin.symbols)
         if not same:
             raise BadInputError(
@@ -247,26 +263,30 @@ def checked_task(name: str, lengths: Sequence[int], count: int = 50) -> Task:
     return task
 
 
-def _sampled(task: Guarded, length: int, count: int, seed: int) -> Tokens:
-    """Queries of one length, asked for twice from the same generator."""
-    once, again = (task.drawn(length, count, np.random.default_rng([seed, length])) for _ in range(2))
-    task.drawn(length, 1, np.random.default_rng([seed, length]))
+def _repeatable_queries(task: Guarded, length: int, count: int, seed: int) -> Tokens:
+    """Queries of one length, drawn twice from equal generators, and once with another number of samples."""
+    once, again = (task.query_once(length, count, np.random.default_rng([seed, length])) for _ in range(2))
+    task.query_once(length, 1, np.random.default_rng([seed, length]))
     same = np.array_equal(once, again)
-    task.refuse_unless(same, "query", length, "gives other samples for the same rng; draw from it alone")
+    task.require_same(same, "query", length, "gives other samples for the same rng; draw from it alone")
     return once
 
 
-def answered(task: Guarded, query: Tokens, length: int) -> Tokens:
-    """Answers, asked for twice, and of the last query alone."""
-    once, again, last = (task.answered(one, length) for one in (query, query, query[-1:]))
-    task.refuse_unless(np.array_equal(once, again), "answer", length, "gives other answers to the same query")
+def _repeatable_answers(task: Guarded, query: Tokens, length: int) -> Tokens:
+    """Answers to queries, computed twice, and once to the last query alone."""
+    once, again, last = (task.answer_once(queries, length) for queries in (query, query, query[-1:]))
+    task.require_same(np.array_equal(once, again), "answer", length, "gives other answers to the same query")
     alone = np.array_equal(once[-1:], last)
-    task.refuse_unless(alone, "answer", length, "gives another answer to a query alone than beside others")
+    task.require_same(alone, "answer", length, "gives another answer to a query alone than beside others")
     return once
 
 
-def _agrees(task: Task, queries: list[list[int]], answers: list[list[int]], length: int) -> bool:
-    """Whether the oracle gave these answers in the time that it has; False where that ended first."""
+def _oracle_agrees(task: Task, queries: list[list[int]], answers: list[list[int]], length: int) -> bool:
+    """Compare answers with the oracle; False if it takes longer than `PATIENCE`.
+
+    Raises:
+        BadInputError: the oracle disagrees with an answer, or with itself.
+    """
     started = time.perf_counter()
     for number, (query, given) in enumerate(zip(queries, answers, strict=True)):
         answer = task.oracle(list(query), length)
@@ -277,33 +297,31 @@ def _agrees(task: Task, queries: list[list[int]], answers: list[list[int]], leng
                 f"given {given}, expected {expected}"
             )
         if number == 0 and isinstance(task, Guarded):
-            task.refuse_unless(
-                task.oracle(list(query), length) == answer, "oracle", length, "gives other answers to the same query"
-            )
+            task.require_same(task.oracle(list(query), length) == answer, "oracle", length, "gives other answers to the same query")
         if time.perf_counter() - started > PATIENCE:
             return False
     return True
 
 
-def whole(given: object, what: str) -> int:
-    """A whole number of at least 1, of whatever kind.
+def positive_integer(given: object, what: str) -> int:
+    """Convert an integer of any type to a plain ``int``.
 
     Raises:
-        BadInputError: it is something else.
+        BadInputError: it is no integer, or below 1.
     """
     try:
-        found = operator.index(given)  # type: ignore[arg-type]
+        value = operator.index(given)  # type: ignore[arg-type]
     except TypeError:
-        found = 0
-    require(found >= 1, what, given, "a whole number of at least 1")
-    return found
+        value = 0
+    require(value >= 1, what, given, "a whole number of at least 1")
+    return value
 
 
-def tokens(given: object, largest: int, what: str) -> Tokens:
-    """An array of whole numbers from 0 to the largest, of any shape, in int64.
+def checked_tokens(given: object, largest: int, what: str) -> Tokens:
+    """Check an array of tokens of any shape and convert it to int64.
 
     Raises:
-        BadInputError: it is something else.
+        BadInputError: it is no numpy array of integers from 0 to ``largest``.
     """
     kind = str(getattr(given, "dtype", type(given).__name__))
     if not (isinstance(given, np.ndarray) and np.issubdtype(given.dtype, np.integer)):

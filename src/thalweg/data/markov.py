@@ -1,10 +1,10 @@
-"""The Markov language: a synthetic source with a long tail of information, known exactly.
+"""The Markov language: a synthetic source of sequences whose information content has a long tail and is known exactly.
 
 Shape letters: N sequences, L tokens, V vocabulary, k order, C = V^k contexts.
 
-A part of the tokens is *simple*: after one, the next token is a fixed function of it with probability 0.98. The others are
-*complex*: the next token is a random function of the last k tokens with probability 0.65, and the rest is spread as
-1 / rank over a random order of the other tokens. A sequence of simple tokens carries few bits, one of complex tokens many.
+Some tokens are *simple*: the token after one is, with probability 0.98, a fixed function of it. The others are *complex*: the token
+after one is, with probability 0.65, a fixed random function of the last k tokens, and the rest of the probability is spread over
+the other tokens in proportion to 1 / rank in a random order. Sequences of simple tokens carry few bits, those of complex ones many.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from thalweg.streams import stream
 Tokens = NDArray[np.int64]
 _Floats = NDArray[np.float64]
 _CHUNK = 4096
-"""Contexts whose transitions are drawn at once; changes the memory, not the numbers."""
+"""Number of contexts whose transitions are drawn at once; changes the memory, not the numbers."""
 
 
 @dataclass(frozen=True)
 class Bayes:
-    """The best predictor's score, per position: ``accuracy`` (share) and ``loss`` (nats), each ``(L - k,)``."""
+    """Scores of the Bayes-optimal predictor by position: ``accuracy`` (share) and ``loss`` (nats), each ``(L - k,)``."""
 
     accuracy: _Floats
     loss: _Floats
 
 
 class MarkovLanguage:
-    """A Markov source of any order and vocabulary whose transition tensor is drawn from its own seed.
+    """A Markov source of any order and vocabulary with a random transition tensor.
 
     Args:
-        vocabulary: V, at least 2.
-        order: k, at least 1: how many tokens decide the next one.
-        simple: share of the simple tokens, 0 to 1 (rounded to whole tokens).
-        simple_sure, complex_sure: probability of the likely next token after a simple and a complex token.
-        seed: of the transition tensor.
+        vocabulary: number of tokens V, at least 2.
+        order: number of previous tokens k that decide the next one, at least 1.
+        simple: share of the tokens that are simple, 0 to 1 (rounded to whole tokens).
+        simple_sure, complex_sure: probability of the likely next token after a simple and after a complex token.
+        seed: seed of the transition tensor.
     Raises:
-        BadInputError: a value out of range, or a tensor of V^(k+1) numbers that would not fit in half of the memory.
+        BadInputError: a value is out of range, or a tensor of V^(k+1) numbers would not fit into half of the memory.
     Example:
         >>> source = MarkovLanguage(vocabulary=4, order=1)
         >>> source.sample(2, 6, seed=0).shape
@@ -51,7 +51,7 @@ class MarkovLanguage:
         True
 
     Source:
-        arXiv 2510.10089, section 4; the paper names no values, these are ours.
+        arXiv 2510.10089, section 4; the paper gives no values, ours are the defaults.
     """
 
     def __init__(
@@ -81,7 +81,12 @@ class MarkovLanguage:
     def sample(self, n: int, length: int, seed: int, name: str = "train", step: int = 0, rank: int = 0) -> Tokens:
         """Draw sequences ``(N, L)``; the first k tokens are uniform.
 
-        ``name`` is the random stream, "train" or "held-out": draws from two streams share no random number.
+        Args:
+            n: number of sequences N.
+            length: tokens L of a sequence, more than the order.
+            seed: seed of the draw.
+            name: random stream, "train" or "held-out"; different streams share no random number.
+            step, rank: index within the stream, see `thalweg.streams.stream`.
         """
         require(n >= 1, "sequences", n, "at least 1")
         require(length > self.order, "length", length, f"more tokens than the order {self.order}")
@@ -90,31 +95,36 @@ class MarkovLanguage:
         tokens[:, : self.order] = rng.integers(self.vocabulary, size=(n, self.order))
         for position in range(self.order, length):
             context = self._index(tokens[:, position - self.order : position])
+            # Invert the cumulative distribution: count the entries that the uniform number has passed.
             tokens[:, position] = (rng.random(n)[:, None] >= self._cumulative[context]).sum(axis=1)
         return tokens
 
     def contexts(self, tokens: Tokens) -> Tokens:
-        """Row of the transition matrix that governs each scored position, ``(N, L - k)``."""
+        """Index of the context, a row of the transition matrix, at each scored position of ``(N, L)`` tokens: ``(N, L - k)``."""
         require(tokens.shape[1] > self.order, "length", tokens.shape[1], f"more tokens than the order {self.order}")
         windows = np.lib.stride_tricks.sliding_window_view(tokens, self.order, axis=1)[:, :-1]
         return self._index(windows)
 
     def information(self, tokens: Tokens) -> _Floats:
-        """Exact information content of each sequence in bits: the sum of -log2 p over its transitions, ``(N,)``."""
+        """Exact information content of each sequence in bits, ``(N,)``: the sum of ``-log2 p`` over its transitions."""
         return -np.log2(self._chosen(tokens)).sum(axis=1)
 
     def bayes(self, tokens: Tokens) -> Bayes:
-        """The score of the Bayes-optimal predictor on these very sequences, per position.
+        """Scores of the Bayes-optimal predictor on sequences ``(N, L)``, by position.
 
-        It knows the transition tensor, so no causal model without knowledge of the answers does better in expectation.
-        A model that has memorised a training set can exceed it there, and only there.
+        The predictor knows the transition tensor, so that no causal model does better in expectation. A model that has memorised
+        its training set can exceed these scores there, and only there.
         """
         best = self._rows.argmax(axis=1)
         hits = best[self.contexts(tokens)] == tokens[:, self.order :]
         return Bayes(hits.mean(axis=0), -np.log(self._chosen(tokens)).mean(axis=0))
 
     def expected(self, length: int) -> Bayes:
-        """The Bayes-optimal score over the whole language, per position, by propagating the distribution of contexts."""
+        """Expected Bayes-optimal scores over the whole language, by position, for sequences of ``length`` tokens.
+
+        The distribution over contexts starts uniform and is propagated from position to position:
+        ``p'(b, c) = sum_a p(a, b) P(c | a, b)``.
+        """
         require(length > self.order, "length", length, f"more tokens than the order {self.order}")
         share = np.full(len(self._rows), 1 / len(self._rows))
         entropy = -np.sum(self._rows * np.log(self._rows, where=self._rows > 0, out=np.zeros_like(self._rows)), axis=1)
@@ -127,10 +137,12 @@ class MarkovLanguage:
         return Bayes(np.array(accuracy), np.array(loss))
 
     def _index(self, windows: Tokens) -> Tokens:
+        """Number of the context of each window of k tokens, ``(..., k) -> (...)``."""
         powers = self.vocabulary ** np.arange(self.order - 1, -1, -1, dtype=np.int64)
         return windows @ powers
 
     def _chosen(self, tokens: Tokens) -> _Floats:
+        """Probability of every transition that occurs in sequences ``(N, L)``: ``(N, L - k)``."""
         chosen = self._rows[self.contexts(tokens), tokens[:, self.order :]]
         require(bool((chosen > 0).all()), "sequence", "a transition of probability 0", "sequences of this language")
         return chosen
@@ -139,7 +151,8 @@ class MarkovLanguage:
 def _draw_transitions(
     rng: np.random.Generator, vocabulary: int, order: int, simple: int, simple_sure: float, complex_sure: float
 ) -> _Floats:
-    """The transition tensor ``(V,) * (k + 1)``; tokens below ``simple`` are the simple ones."""
+    """Draw the transition tensor ``(V,) * (k + 1)``; the tokens below ``simple`` are the simple ones."""
+    # The likely next token of every context, and the probabilities of the other tokens after a complex one.
     contexts = vocabulary**order
     last = np.arange(contexts) % vocabulary
     successor = _simple_chain(rng, vocabulary, simple)
@@ -148,26 +161,28 @@ def _draw_transitions(
     rest = (1 - complex_sure) * zipf / zipf.sum()
     base = np.arange(vocabulary - 1)
     rows = np.empty((contexts, vocabulary))
-    for first in range(0, contexts, _CHUNK):  # in chunks, as the working copies are several times the size of their rows
+    # Fill the rows in chunks, as the temporaries are several times the size of their rows.
+    for first in range(0, contexts, _CHUNK):
         part = slice(first, min(first + _CHUNK, contexts))
-        complicated = last[part] >= simple
-        spread = np.full((len(complicated), vocabulary - 1), (1 - simple_sure) / (vocabulary - 1))
-        order_of_rest = rng.permuted(np.tile(base, (int(complicated.sum()), 1)), axis=1)
-        scattered = np.empty(order_of_rest.shape)
-        np.put_along_axis(scattered, order_of_rest, rest[None, :], axis=1)
-        spread[complicated] = scattered
+        is_complex = last[part] >= simple
+        # Probabilities of the unlikely tokens: equal after a simple token, 1 / rank in a random order after a complex one.
+        spread = np.full((len(is_complex), vocabulary - 1), (1 - simple_sure) / (vocabulary - 1))
+        ranking = rng.permuted(np.tile(base, (int(is_complex.sum()), 1)), axis=1)
+        scattered = np.empty(ranking.shape)
+        np.put_along_axis(scattered, ranking, rest[None, :], axis=1)
+        spread[is_complex] = scattered
         others = base + (base >= likely[part, None])  # every token but the likely one
         np.put_along_axis(rows[part], others, spread, axis=1)
-        rows[np.arange(part.start, part.stop), likely[part]] = np.where(complicated, complex_sure, simple_sure)
+        rows[np.arange(part.start, part.stop), likely[part]] = np.where(is_complex, complex_sure, simple_sure)
     return rows.reshape((vocabulary,) * (order + 1))
 
 
 def _simple_chain(rng: np.random.Generator, vocabulary: int, simple: int) -> Tokens:
-    """The likely successor of every token ``(V,)``, used for the simple ones: a chain through all of them, then out.
+    """The likely successor of every token, ``(V,)``, used for the simple ones: a random chain through all of them.
 
-    A free random function often closes a short cycle of simple tokens that swallows every sequence, or has almost no step
-    from simple to simple; of ten languages drawn so, the low stratum's Bayes accuracy was 0.90 to 1.00. The chain keeps the
-    tail long for every seed. Without complex tokens it closes to a ring.
+    A free random function often has a short cycle of simple tokens that no sequence leaves, or almost no step from simple to
+    simple token: in ten languages drawn so, the Bayes accuracy of the "low" stratum ranged from 0.90 to 1.00. With a chain the
+    distribution has a long tail for every seed. Its last token leads to a complex token, or, without any, to its first token.
     """
     order = rng.permutation(simple)
     successor = np.arange(vocabulary)
@@ -178,7 +193,7 @@ def _simple_chain(rng: np.random.Generator, vocabulary: int, simple: int) -> Tok
 
 
 def _check_fits(vocabulary: int, order: int) -> None:
-    """Refuse a transition tensor (with its cumulative copy) beyond half of this machine's memory."""
+    """Refuse a transition tensor that, with its cumulative copy, needs more than half of this machine's memory."""
     need = 3 * 8 * vocabulary ** (order + 1)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > have // 2:
@@ -190,7 +205,7 @@ def _check_fits(vocabulary: int, order: int) -> None:
 
 @dataclass(frozen=True)
 class LongTail:
-    """How the information content is spread over sequences; bits unless said."""
+    """Distribution of the information content over sequences; in bits, except skewness and shares."""
 
     mean: float
     median: float
@@ -199,10 +214,11 @@ class LongTail:
     top_quarter_share: float
     """Share of all bits that the top quarter of the sequences carries."""
     top_tenth_share: float
+    """Share of all bits that the top tenth of the sequences carries."""
 
 
 def long_tail(information: _Floats) -> LongTail:
-    """Moments and shares of mass of the information content ``(N,)``.
+    """Moments of the information content ``(N,)`` and the shares of it that the most informative sequences carry.
 
     Example:
         >>> tail = long_tail(np.array([1.0, 1.0, 1.0, 5.0]))

@@ -1,6 +1,6 @@
-"""A training set and a held-out set of the Markov language, with strata and ceilings.
+"""A training set and a held-out set of the Markov language, with strata and the best possible scores.
 
-Strata are cut by information content on the training set: "low" is its bottom quarter, "high" its top quarter. The same
+The strata are quarters of the training set by information content: "low" is the bottom quarter, "high" the top quarter. The same
 cuts, in bits, are applied to the held-out set. Sequences of another length (`MarkovData.longer`) have cuts of their own.
 """
 
@@ -20,34 +20,34 @@ from thalweg.serialization import checked
 
 _Sure = Annotated[float, Number(0, 1, "a probability between 0 and 1", open_below=True, open_above=True)]
 _Quartered = Annotated[int, Whole(4, 10**9, "at least 4, one for each quarter")]
-"""A number of sequences that are told apart by quarters."""
+"""A number of sequences, enough to divide them into quarters."""
 
 
 @dataclass(frozen=True)
 class MarkovConfig:
-    """The Markov language and how much of it is seen."""
+    """A Markov language, and how many sequences of it are drawn."""
 
     kind: ClassVar[str] = "markov"
     vocabulary: Annotated[int, Whole(2, 10**6, "at least 2 tokens")] = 16
     """Number of distinct tokens V."""
     order: Annotated[int, Whole(1, 64, "at least 1: the next token depends on the last one")] = 2
-    """How many tokens decide the next one."""
+    """Number of previous tokens that decide the next one."""
     length: Annotated[int, Whole(2, 10**6, "more tokens than the order")] = 12
-    """Tokens of a sequence."""
+    """Number of tokens in a sequence."""
     simple: Share = 0.4
-    """Share of the simple tokens."""
+    """Share of the tokens that are simple, after which the next token is nearly certain."""
     simple_sure: _Sure = 0.98
-    """Probability of the likely next token after a simple one."""
+    """Probability of the likely next token after a simple token."""
     complex_sure: _Sure = 0.65
-    """Probability of the likely next token after a complex one."""
+    """Probability of the likely next token after a complex token."""
     sequences: _Quartered = 8000
-    """Training sequences."""
+    """Number of training sequences."""
     held_out: _Quartered = 2000
-    """Held-out sequences."""
+    """Number of held-out sequences."""
     source_seed: Annotated[int, Whole(0, LARGEST_SEED)] = 3
-    """Seed of the transition tensor; the language is the same for every run seed."""
+    """Seed of the transition probabilities; the language does not depend on the seed of the run."""
     scored: Annotated[int, Whole(0, 10**9)] = 0
-    """Training sequences, the first ones, that are scored as the set "train"; 0 for all."""
+    """Number of training sequences, from the first on, that are scored as the set "train"; 0 for all."""
 
     def __post_init__(self) -> None:
         checked(self, "data.")
@@ -58,7 +58,12 @@ class MarkovConfig:
 
 
 class MarkovData:
-    """Sequences of one `MarkovLanguage`, drawn once per run seed and passed through again and again."""
+    """Sequences of one `MarkovLanguage`, drawn once for each seed of a run and used in repeated passes.
+
+    Args:
+        config: the language and the numbers of sequences.
+        seed: seed of the sequences and of their order in training.
+    """
 
     def __init__(self, config: MarkovConfig, seed: int) -> None:
         self.config, self.seed = config, seed
@@ -83,18 +88,18 @@ class MarkovData:
         return multiple * self.length
 
     def longer(self, multiple: int, count: int = 1000) -> Longer:
-        """Held-out sequences of ``multiple * length`` tokens, in quarters of the information content at this length.
+        """New sequences of ``multiple * length`` tokens, with strata by quarters of their own information content.
 
-        Drawn from a part of the held-out stream that nothing else takes, so they share no random number with the training and
-        held-out sequences. Short sequences of few bits can still come out alike, as they do between those two sets: leaving
-        them out would change the language.
+        They are drawn from a part of the held-out stream that nothing else uses, and share no random number with the training and
+        held-out sequences. Short sequences of few bits can still be equal to one of those by chance; removing them would change
+        the language.
 
         Args:
-            multiple: at least 1; 1 gives fresh sequences of the training length.
-            count: sequences, at least 4, one for each quarter.
+            multiple: at least 1; 1 gives new sequences of the training length.
+            count: number of sequences, at least 4, one for each quarter.
         Returns:
-            The set, and the mix of its information content, which concentrates as sequences grow: by the law of large numbers
-            both shares go to 0 if the mean lies between the cuts.
+            The set, and the distribution of its information content. This concentrates as sequences grow: by the law of large
+            numbers both ``shares`` go to 0 if the mean lies between the cuts.
         Raises:
             BadInputError: a multiple below 1 or a count below 4.
         """
@@ -108,7 +113,7 @@ class MarkovData:
         return Longer(self.scored(f"{multiple}x", tokens, _quarters(information)), float(bits.mean()), float(bits.std()), shares)
 
     def scored(self, name: str, tokens: Tokens, cuts: tuple[float, float] | None = None) -> EvaluationSet:
-        """An evaluation set with its strata, by default cut as the training set is, and their ceilings."""
+        """An evaluation set with strata and best possible scores; by default its strata are cut like those of the training set."""
         bits, (low, high) = self.source.information(tokens), cuts or self.cuts
         members = {"low": bits <= low, "high": bits >= high, "all": np.ones(len(bits), dtype=bool)}
         members = {stratum: mask for stratum, mask in members.items() if mask.any()}
@@ -116,7 +121,7 @@ class MarkovData:
         return EvaluationSet(name, tokens, self.config.order, members, ceilings)
 
     def ceiling(self, tokens: Tokens) -> Ceiling:
-        """The Bayes-optimal score on these sequences."""
+        """The Bayes-optimal scores on sequences ``(N, L)``."""
         best = self.source.bayes(tokens)
         accuracy, loss = (tuple(float(x) for x in values) for values in (best.accuracy, best.loss))
         return Ceiling(float(best.accuracy.mean()), float(best.loss.mean()), accuracy, loss)
@@ -134,7 +139,7 @@ class MarkovData:
 
 
 def _quarters(bits: np.ndarray) -> tuple[float, float]:
-    """Where the bottom quarter ends and the top quarter begins.
+    """The end of the bottom quarter and the begin of the top quarter of some numbers.
 
     Example:
         >>> _quarters(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
@@ -145,6 +150,6 @@ def _quarters(bits: np.ndarray) -> tuple[float, float]:
 
 
 def histogram(bits: np.ndarray, bins: int = 60) -> dict[str, list[float]]:
-    """Counts and edges of the information content, for a figure."""
+    """Histogram of the information content ``(N,)``: counts and edges in bits."""
     counts, edges = np.histogram(bits, bins=bins)
     return {"counts": [float(c) for c in counts], "edges_bits": [float(e) for e in edges]}

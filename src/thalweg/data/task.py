@@ -1,4 +1,4 @@
-"""What a task is: queries drawn at a length, answers that are exact, and the loops that a length asks for.
+"""The interface of an algorithmic task: random queries of a length, exact answers, and the number of passes a length needs.
 
 Shape letters: B samples, Q tokens of a query, A tokens of the longest answer (slots).
 """
@@ -14,33 +14,33 @@ from thalweg.data.batches import Tokens
 
 
 class Task(Protocol):
-    """What can be learned by `thalweg.data.task_data.TaskData`; `examples/a_task_of_your_own.py` makes one.
+    """Interface of a task for `thalweg.data.task_data.TaskData`; `examples/a_task_of_your_own.py` shows one.
 
-    Queries and answers are made of the tokens 0 to ``symbols - 1``; the end token is ``symbols``. Every member is a function of its
-    arguments: no other generator, no counter, no clock, so that a run can be made again and gone on with, bit for bit.
+    Queries and answers consist of the tokens 0 to ``symbols - 1``; the end token is ``symbols``. Every member must be a function of
+    its arguments, without another generator, a counter or a clock, so that a run can be repeated and resumed bit for bit.
     """
 
     name: str
-    """A line of text."""
+    """Name of the task, one line of text."""
     symbols: int
-    """At least 1."""
+    """Number of distinct tokens without the end token, at least 1."""
 
     def query(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
-        """Random queries ``(count, Q)`` of one length, drawn from ``rng`` alone; Q depends on the length alone."""
+        """Random queries ``(count, Q)`` of one length, drawn from ``rng`` only; Q depends on the length only."""
         ...
 
     def answer(self, query: Tokens, length: int) -> Tokens:
-        """Their answers ``(count, A)``; slots that an answer does not need hold the end token."""
+        """Answers ``(count, A)`` to queries ``(count, Q)``; slots that an answer does not need hold the end token."""
         ...
 
     def oracle(self, query: Sequence[int], length: int) -> list[int]:
-        """One answer, without slots that it does not need, found by other means than `answer`."""
+        """The answer to one query, without unneeded slots, computed by another algorithm than `answer` as a check of it."""
         ...
 
     def slots(self, length: int) -> int:
-        """Tokens A of the longest answer at this length, at least 1."""
+        """Number of tokens A of the longest answer of a length, at least 1."""
         ...
 
     def loops(self, length: int) -> int:
-        """Passes T(n) that the length asks for, at least 1."""
+        """Number of passes T(n) that a query of a length needs, at least 1."""
         ...

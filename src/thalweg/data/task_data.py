@@ -1,10 +1,10 @@
-"""An algorithmic task as data: fresh samples for every update, at lengths that may grow.
+"""An algorithmic task as data: new samples for every update, at lengths that may grow during training.
 
 Shape letters: B samples, L positions.
 
-*Full-output prediction* (`format` "full"): the input is the query and one end token for each slot of the answer; the whole answer
-is asked at those slots at once. *Next-token prediction* ("next"): the slots hold the end token and then the answer but its last
-token. Both ask for the same tokens at the same places.
+The input of a sample is its query, followed by one slot for each token of the answer. In *full-output prediction* (`format` "full")
+every slot holds the end token, and the whole answer is predicted at once. In *next-token prediction* ("next") the slots hold the
+end token and then the answer without its last token. Both have the same targets at the same positions.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from thalweg.serialization import checked
 from thalweg.streams import stream
 
 IGNORED = -100
-"""Target of a position where nothing is asked."""
+"""Target value at positions without a target."""
 BEYOND = 1.5
-"""Loops that are tried after training, as a multiple of those that a length asks for."""
+"""Largest number of passes that is tried after training, as a multiple of the number that a length needs."""
 _EXTRA = 0.5
-"""Loops that are drawn on top of T(n), at most, as a share of it; `loops` "random" only."""
+"""With `loops` "random": largest number of passes added to T(n), as a share of T(n)."""
 
 
 def with_extra(loops: int) -> int:
-    """Most loops that are drawn where a length asks for this many."""
+    """Largest number of passes that may be drawn, with `loops` "random", for a length that needs ``loops`` passes."""
     return loops + int(_EXTRA * loops)
 
 
@@ -41,52 +41,53 @@ class Examples:
     """Samples of a task, padded at the end with the end token."""
 
     inputs: Tokens
-    """``(B, L)``."""
+    """Query and slots, ``(B, L)``."""
     targets: Tokens
-    """``(B, L)``, `IGNORED` where nothing is asked."""
+    """``(B, L)``, `IGNORED` at positions without a target."""
     lengths: Tokens
-    """n of each sample, ``(B,)``."""
+    """Length n of each sample, ``(B,)``."""
     loops: Tokens
-    """Passes of each sample before any cap, ``(B,)``."""
+    """Number of passes of each sample, before any cap, ``(B,)``."""
 
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Samples that are scored, in groups of one length."""
+    """Samples for evaluation, grouped by length."""
 
     name: str
     groups: tuple[Examples, ...]
+    """Samples of one length each."""
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A task, its lengths, and how it is asked.
+    """An algorithmic task, its lengths, and the form of its samples.
 
-    A task of the user's own is not imported here, so that a config can be read where its module is not there: it is when `TaskData`
-    is made, and where one of the properties that follow from the task is asked for.
+    The module of a user's own task is not imported when the config is created, so that configs can be read without it. It is
+    imported when `TaskData` is built, and by the properties that depend on the task.
     """
 
     kind: ClassVar[str] = "task"
     task: str = "parity"
-    """parity, copy, addition, binary-sum, multiplication, unique-set, or a task of your own as module:attribute."""
+    """Name: parity, copy, addition, binary-sum, multiplication, unique-set, or your own task as module:attribute."""
     longest: Annotated[int, Whole(1, 10_000)] = 20
-    """Training lengths are 1 to this."""
+    """Largest training length; training lengths start at 1."""
     start: Annotated[int, Whole(1, 10_000, "a length from 1 to data.longest")] = 3
-    """Longest length at the first update."""
+    """Largest length at the first update, with `grow`."""
     grow: Annotated[int, Whole(0, 10**9, "a number of updates of at least 0")] = 0
-    """Updates over which the maximum grows linearly from `start` to `longest`; 0 for `longest` from the first update on."""
+    """Number of updates over which the largest length grows from `start` to `longest`; 0 for `longest` from the start."""
     lengths: Literal["grow", "stage"] = "grow"
-    """What sets the maximum: the updates made, as above; or the stage: the longest for which its passes are enough."""
+    """What sets the largest length: the number of updates (see `grow`), or the stage (all lengths that its passes suffice for)."""
     format: Literal["full", "next"] = "full"
-    """The whole answer at once, or token by token."""
+    """Full-output prediction (the whole answer at once) or next-token prediction."""
     loops: Literal["length", "fixed", "random"] = "length"
-    """T(n) passes; T(longest) at every length; or T(n) and in training up to half as many more, drawn for every sample."""
+    """Passes for length n: T(n); T(longest) at every length; or, in training, T(n) plus a random number up to T(n) / 2."""
     samples: Annotated[int, Whole(1, 10**6)] = 50
-    """Of every training length, scored during training."""
+    """Number of samples of every training length that are scored during training."""
     tested: tuple[Annotated[int, Whole(1, 10**5, "lengths of at least 1")], ...] = ()
-    """Lengths tested after training; empty for quarters of `longest` up to twice it."""
+    """Lengths to test after training; empty for multiples of longest / 4 up to twice `longest`."""
     tests: Annotated[int, Whole(1, 10**7)] = 1000
-    """Samples of each."""
+    """Number of test samples of each length."""
 
     def __post_init__(self) -> None:
         checked(self, "data.")
@@ -100,45 +101,45 @@ class TaskConfig:
 
     @property
     def own(self) -> bool:
-        """Whether the task is one of the user's own: what follows from it below imports its module, the config itself does not."""
+        """Whether the task is one of the user's own; the properties below then import its module."""
         return own(self.task)
 
     def check_passes(self, task: Task) -> None:
-        """Refuse a task that asks for no passes, and one that a stage cannot set the lengths of.
+        """Check the numbers of passes of a task; if the stage sets the lengths, they must not decrease with the length.
 
         Raises:
-            BadInputError: names the length.
+            BadInputError: the message names the length.
         """
         passes = {length: task.loops(length) for length in self.used_lengths}
         for length in range(2, self.longest + 1):
-            rises = self.lengths == "grow" or passes[length] >= passes[length - 1]
+            fits = self.lengths == "grow" or passes[length] >= passes[length - 1]
             wanted = 'no fewer than at the length before, or data.lengths = "grow": a stage takes all lengths up to its longest'
-            require(rises, f"task {task.name}: loops at length {length}", passes[length], wanted)
+            require(fits, f"task {task.name}: loops at length {length}", passes[length], wanted)
 
     @property
     def vocabulary(self) -> int:
-        """Symbols and the end token."""
+        """Number of distinct tokens: the symbols and the end token."""
         return find_task(self.task).symbols + 1
 
     @property
     def length(self) -> int:
-        """One more than the positions of the longest training input, as a model that predicts next tokens counts."""
+        """Positions of the longest training input plus one, as in data for next-token prediction, where a sequence has L + 1."""
         return self.positions(self.longest) + 1
 
     def positions(self, length: int) -> int:
-        """Positions of an input at one length: its query and its slots."""
+        """Number of positions of an input of one length: query and slots."""
         task = find_task(self.task)
         return task.query(length, 1, np.random.default_rng(0)).shape[1] + task.slots(length)
 
     @property
     def deepest(self) -> int:
-        """Most passes of a training sample."""
+        """Largest number of passes of a training sample."""
         task = find_task(self.task)
         most = max(task.loops(length) for length in range(1, self.longest + 1))
         return with_extra(most) if self.loops == "random" else most
 
     def passes(self, length: int) -> int:
-        """Passes asked for at one length, without those that are drawn on top."""
+        """Number of passes for one length, without random extra passes."""
         return find_task(self.task).loops(self.longest if self.loops == "fixed" else length)
 
     @property
@@ -149,24 +150,27 @@ class TaskConfig:
 
     @property
     def horizon(self) -> int:
-        """Most passes that are tried after training, at every tested length."""
+        """Largest number of passes that is tried after training, at every tested length."""
         return math.ceil(BEYOND * max(map(self.passes, self.tested_lengths)))
 
     @property
     def used_lengths(self) -> tuple[int, ...]:
-        """Trained and tested lengths, rising."""
+        """All trained and tested lengths, ascending."""
         return tuple(sorted({*range(1, self.longest + 1), *self.tested_lengths}))
 
 
 class TaskData:
-    """Samples of a task, each a function of its index."""
+    """Samples of a task; those of an update are a function of its number and the seed.
+
+    Args:
+        config: the task and its lengths.
+        seed: seed of the samples.
+    Raises:
+        BadInputError: a task of the user's own cannot be imported or is inconsistent at a trained or tested length, see
+            `thalweg.check_task`; or its passes decrease with the length although the stage sets the lengths.
+    """
 
     def __init__(self, config: TaskConfig, seed: int) -> None:
-        """
-        Raises:
-            BadInputError: a task of the user's own that cannot be imported or contradicts itself at a trained or tested length, see
-                `check_task`; one whose passes fall where a stage sets the lengths.
-        """
         self.config, self.seed, self.name = config, seed, config.task
         self.task = checked_task(config.task, config.used_lengths, count=20)
         if config.own:
@@ -176,7 +180,7 @@ class TaskData:
         self.evaluation = (TaskSet("held-out", tuple(groups)),)
 
     def longest_at(self, step: int, cap: int | None = None) -> int:
-        """Longest length of the batch of a step in a stage of ``cap`` passes; no number for a stage that has enough for all."""
+        """Largest length in the batch of a step; ``cap`` is the stage's number of passes, None if it suffices for all lengths."""
         start, longest, grow = self.config.start, self.config.longest, self.config.grow
         if self.config.lengths == "stage":
             fits = (n for n in range(longest, 1, -1) if cap is None or self.task.loops(n) <= cap)
@@ -184,21 +188,24 @@ class TaskData:
         return longest if step >= grow else start + (longest - start) * step // grow
 
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1, cap: int | None = None) -> Examples:
-        """Samples of one step and rank, lengths uniform from 1 to `longest_at`, the shortest first."""
+        """Samples of one step and rank, with lengths drawn uniformly from 1 to `longest_at`, sorted by length."""
         rng = stream(self.seed, "tasks", step, rank)
         lengths, counts = np.unique(rng.integers(1, self.longest_at(step, cap) + 1, size=size), return_counts=True)
-        made = joined([self.drawn(int(n), int(count), rng) for n, count in zip(lengths, counts, strict=True)], self.task.symbols)
+        samples = joined([self.drawn(int(n), int(count), rng) for n, count in zip(lengths, counts, strict=True)], self.task.symbols)
         if self.config.loops != "random":
-            return made
-        extra = rng.integers(0, (_EXTRA * made.loops).astype(np.int64) + 1)
-        return Examples(made.inputs, made.targets, made.lengths, made.loops + extra)
+            return samples
+        extra = rng.integers(0, (_EXTRA * samples.loops).astype(np.int64) + 1)
+        return Examples(samples.inputs, samples.targets, samples.lengths, samples.loops + extra)
 
     def at(self, length: int, count: int) -> Examples:
-        """Samples of one length, in or out of the trained range, from a stream of their own.
+        """Test samples of one length, inside or outside of the trained range, from a random stream of their own.
 
-        What is trained on and scored during training is drawn elsewhere, but where a length has few queries, most of them occur in
-        training all the same: parity has 32 of length 5, and a million of length 20.
+        A length with few different queries has most of them in the training samples all the same: parity has 32 queries of length
+        5, and a million of length 20.
 
+        Args:
+            length: length n of the samples.
+            count: number of samples.
         Raises:
             BadInputError: a length or count below 1.
         """
@@ -207,7 +214,7 @@ class TaskData:
         return self.drawn(length, count, stream(self.seed, "task-tests", length))
 
     def drawn(self, length: int, count: int, rng: np.random.Generator) -> Examples:
-        """Samples of one length."""
+        """Samples of one length, drawn from a generator."""
         query = self.task.query(length, count, rng)
         answer = self.task.answer(query, length)
         slots = np.full(answer.shape, self.task.symbols)
@@ -226,7 +233,12 @@ class TaskData:
 
 
 def joined(parts: list[Examples], end: int) -> Examples:
-    """Samples of several lengths in one batch, as wide as the longest of them."""
+    """Join samples of several lengths into one batch, padded to the width of the longest.
+
+    Args:
+        parts: the samples of each length.
+        end: the end token, with which inputs are padded; targets are padded with `IGNORED`.
+    """
     width = max(part.inputs.shape[1] for part in parts)
 
     def padded(tokens: Tokens, value: int) -> Tokens:

@@ -1,1 +1,1 @@
-"""The shape of the loss around a point and along a run."""
+"""Measurements of the loss landscape: spectra, slices, valleys and phases, around a point and along a run."""

@@ -1,4 +1,4 @@
-"""What a spectrum takes, exact or matrix-free: products, seconds, bytes.
+"""The cost of a spectrum, exact or matrix-free: products, seconds and bytes.
 
 Shape letters: P number of parameters.
 """
@@ -18,21 +18,21 @@ from thalweg.curvature.probes import rademacher
 from thalweg.streams import stream
 
 Progress = Callable[[int, int], None]
-"""Called with columns or products so far, and how many are expected."""
+"""Called with the columns or products so far, and the number expected."""
 _COLUMN = 0.7
 """Time of a dense Hessian over that of P single products (measured on one core: 0.40 to 0.87 at P = 336 to 4,016)."""
 TOGETHER = 64
-"""Products in one call that stand for single ones where the device is not a CPU."""
+"""Number of products in the timed call where the device is not a CPU."""
 SMALL = 800
-"""Size of the problem that the eigenvalue solver is timed on, once a process and device."""
+"""Size of the problem on which the eigenvalue solver is timed, once for each process and device."""
 _MATRIX_BYTES = 32
-"""For each entry at the peak: this point's matrix and the last one's, and three of float64 while one is made symmetric."""
+"""Bytes for each entry at the peak: this point's matrix and the last one's, and three in float64 while one is symmetrised."""
 _NOISE_BYTES, _NOISE_EIGEN = (256, 40), 60
-"""What the noise floor adds: bytes for each entry, and for each entry and batch; and eigenvalue problems of size P."""
+"""Cost of the noise floor: bytes for each entry, and for each entry and batch; and number of eigenvalue problems of size P."""
 
 
 class Counted(Operator):
-    """An operator that counts its products."""
+    """An operator that counts its products and reports them as progress."""
 
     def __init__(self, inner: Hessian, spent: int, expected: int, progress: Progress | None) -> None:
         self.inner, self.dim, self.dtype, self.device = inner, inner.dim, inner.dtype, inner.device
@@ -46,39 +46,39 @@ class Counted(Operator):
 
 
 def matrix_bytes(dim: int, batches: int) -> int:
-    """Of an exact point; batches only where the noise is asked for."""
+    """Memory of an exact point in bytes; ``batches`` is 0 where the noise of the batches is not measured."""
     return (_MATRIX_BYTES + (_NOISE_BYTES[0] + _NOISE_BYTES[1] * batches if batches else 0)) * dim**2
 
 
 def column_seconds(operator: Operator) -> float:
-    """Expected time of one column of a dense Hessian, from three single products after one that warms up."""
+    """Expected time of one column of a dense Hessian in seconds, from the fastest of three products after a first one."""
     count = 1 if operator.device.type == "cpu" else min(TOGETHER, operator.dim)
     vectors, seconds = rademacher(operator, 0, 0).unsqueeze(1).repeat(1, count), []
     for _ in range(4):
         started = time.perf_counter()
-        float((operator @ vectors).sum())  # waits for the device
+        float((operator @ vectors).sum())  # `float` waits for the device
         seconds.append(time.perf_counter() - started)
     return _COLUMN * min(seconds[1:]) / count
 
 
 def eigen_seconds(dim: int, device: torch.device, noise: bool) -> float:
-    """Expected time of all eigenvalues, ``~ P^3``; with those that the noise floor takes."""
+    """Expected time of all eigenvalues in seconds, proportional to ``P^3``; with ``noise``, including those for the noise floor."""
     return _eigen_rate(device) * dim**3 * (_NOISE_EIGEN if noise else 1)
 
 
 @functools.cache
 def _eigen_rate(device: torch.device) -> float:
-    """Seconds over P^3, from one small problem; larger ones have been up to a third cheaper."""
+    """Seconds divided by P^3, from one small problem; larger problems were measured to be up to a third cheaper."""
     drawn = torch.from_numpy(stream(0, "probes").standard_normal((SMALL, SMALL))).to(device)
     matrix = drawn + drawn.T
-    float(torch.linalg.eigvalsh(matrix[:16, :16]).sum())
+    float(torch.linalg.eigvalsh(matrix[:16, :16]).sum())  # loads the solver before it is timed
     started = time.perf_counter()
     float(torch.linalg.eigvalsh(matrix).sum())
     return (time.perf_counter() - started) / SMALL**3
 
 
 def duration(seconds: float) -> str:
-    """In words.
+    """A number of seconds as text.
 
     Example:
         >>> duration(3.21), duration(0.5), duration(4567.0)

@@ -1,4 +1,4 @@
-"""Directions in which to look at a loss: random, of eigenvectors, river against valley, of a trajectory.
+"""Directions for slices of a loss: random ones, eigenvectors, river and valley, and the principal plane of a trajectory.
 
 Shape letters: P number of chosen parameters, K points of a trajectory.
 """
@@ -18,66 +18,71 @@ from thalweg.theory.inputs import finite, shaped
 from thalweg.vectors import Layout
 
 _VECTORS = ("zero", "scale")
-"""What becomes of biases and norms' weights in a filter-normalised direction."""
+"""How biases and weights of normalisations enter a filter-normalised direction, see `filter_normalised`."""
 _FLAT = 1e-12
-"""Second over first squared singular value below which a trajectory is a line: the Gram matrix holds 1e-16 of the first."""
+"""Second over first squared singular value below which a trajectory is a line: the Gram matrix resolves 1e-16 of the first."""
 _PARALLEL = 1 - 1e-6
-"""Absolute cosine above which two directions make no plane."""
+"""Absolute cosine above which two directions span no plane."""
 
 
 @dataclass(frozen=True)
 class Direction:
-    """A direction and what to call it."""
+    """A direction in parameter space, with a name."""
 
     vector: Tensor
-    """``(P,)`` float64, not zero; its length is the unit of the places along it."""
+    """``(P,)`` float64, not zero; its length is the unit of positions along it."""
     name: str
+    """Name for captions and records."""
 
     @property
     def length(self) -> float:
-        """Euclidean norm."""
+        """Euclidean norm, in units of theta."""
         return float(self.vector.norm())
 
 
 def direction(vector: Tensor | Direction, dim: int, name: str = "direction") -> Direction:
-    """A direction of P entries, checked; one that has a name keeps it.
+    """A checked direction, from a vector or from a direction, which keeps its name.
 
+    Args:
+        vector: ``(P,)``, not zero.
+        dim: P.
+        name: name of a vector.
     Raises:
-        BadInputError: zero, or NaN, infinity, or another length than P.
+        BadInputError: zero, NaN or infinity, or another length than P.
     """
-    given, name = (vector.vector, vector.name) if isinstance(vector, Direction) else (vector, name)
-    v = shaped(name, given, dim)
+    entries, name = (vector.vector, vector.name) if isinstance(vector, Direction) else (vector, name)
+    v = shaped(name, entries, dim)
     if not v.any():
         raise EmptySubspaceError(f"{name}: given the zero vector, expected a direction that moves a parameter")
     return Direction(v, name)
 
 
 def unit(vector: Tensor | Direction, dim: int, name: str = "direction") -> Direction:
-    """The direction at length 1, so that places are distances in parameter space."""
-    found = direction(vector, dim, name)
+    """The direction at length 1, so that positions along it are distances in parameter space; arguments as for `direction`."""
+    checked = direction(vector, dim, name)
     # Scaled first, so that the squares of tiny or huge entries neither vanish nor overflow.
-    scaled = found.vector / found.vector.abs().max()
-    return Direction(scaled / scaled.norm(), found.name)
+    scaled = checked.vector / checked.vector.abs().max()
+    return Direction(scaled / scaled.norm(), checked.name)
 
 
 def filter_normalised(layout: Layout, point: Tensor, seed: int = 0, number: int = 0, vectors: str = "zero") -> Direction:
-    """A Gaussian direction, each of its filters as long as that filter of the weights.
+    """A Gaussian direction in which each filter is as long as that filter of the weights.
 
     ``d_i <- d_i / ||d_i|| * ||w_i||`` for each index i of a parameter's first dimension: a row of a matrix, a token of an
-    embedding, an output channel of a convolution. Place 1 then changes every filter by its own length, and scaling filters that a
-    norm undoes does not sharpen the picture. A filter of zeros gets a direction of zeros.
+    embedding, an output channel of a convolution. Position 1 then changes every filter by its own length, and a scaling of filters
+    that a normalisation undoes does not change the picture. A filter of zeros gets a direction of zeros.
 
     Args:
-        layout: of the chosen parameters (`Slices.layout`).
+        layout: names and shapes of the chosen parameters (`Slices.layout`).
         point: the weights, ``(P,)``.
-        seed: of the stream "probes".
-        number: which of the seed's directions; two of them make a plane.
-        vectors: "zero" leaves parameters of one dimension or none (biases, norms' weights) where they are, as Li et al. do;
-            "scale" takes each as one filter.
+        seed: seed of the stream "probes".
+        number: number of the direction within the seed's stream; two of them span a plane.
+        vectors: "zero" does not move parameters of one dimension or none (biases, weights of normalisations), as in Li et al.;
+            "scale" treats each as one filter.
     Raises:
         EmptySubspaceError: all filters are zero, or there are none.
     Source:
-        Li et al. 2018, arXiv 1712.09913, section 4. Their code, asked not to leave biases out, copies them; "scale" is ours.
+        Li et al. 2018, arXiv 1712.09913, section 4. With biases not left out, their code copies them; "scale" is ours.
     """
     if vectors not in _VECTORS:
         raise unknown("vectors", vectors, _VECTORS)
@@ -94,11 +99,13 @@ def filter_normalised(layout: Layout, point: Tensor, seed: int = 0, number: int 
 
 
 def eigendirection(pairs: EigenPairs, index: int) -> Direction:
-    """One unit eigenvector; the name tells its eigenvalue.
+    """One unit eigenvector as a direction; its name contains its eigenvalue.
 
     Args:
-        pairs: of `thalweg.curvature.eigenpairs.eigenpairs`.
-        index: from 0, in the pairs' order.
+        pairs: from `thalweg.curvature.eigenpairs.eigenpairs`.
+        index: number of the pair from 0, in the pairs' order.
+    Raises:
+        BadInputError: there is no such pair.
     Example:
         >>> from thalweg.curvature.eigenpairs import eigenpairs
         >>> eigendirection(eigenpairs(torch.diag(torch.tensor([1.0, 4.0]).double()), k=1), 0).name
@@ -110,11 +117,13 @@ def eigendirection(pairs: EigenPairs, index: int) -> Direction:
 
 
 def river_and_valley(river: Tensor, valley: Tensor) -> tuple[Direction, Direction]:
-    """Two directions at length 1 under these names; how far they are from a right angle is in the plane's record.
+    """The directions "river" and "valley" at length 1; their angle is recorded in `thalweg.landscape.slices.Plane`.
 
     Args:
-        river: ``(P,)``.
-        valley: ``(P,)``.
+        river: ``(P,)``, not zero.
+        valley: ``(P,)``, not zero.
+    Raises:
+        ShapeMismatchError: vectors of different shapes.
     """
     if river.dim() != 1 or river.shape != valley.shape:
         raise ShapeMismatchError(
@@ -125,18 +134,18 @@ def river_and_valley(river: Tensor, valley: Tensor) -> tuple[Direction, Directio
 
 @dataclass(frozen=True)
 class Principal:
-    """The plane that holds most of a trajectory."""
+    """The plane that contains the largest share of a trajectory's squared displacement."""
 
     first: Direction
-    """Unit length, component of largest magnitude positive."""
+    """Direction of unit length; its component of largest magnitude is positive."""
     second: Direction
-    """Likewise, at a right angle to the first."""
+    """Direction of unit length at a right angle to the first, with its component of largest magnitude positive."""
     centre: Tensor
-    """``(P,)``; displacements are taken from here, and the plane goes through it."""
+    """``(P,)``; displacements are measured from here, and the plane goes through it."""
     coordinates: Tensor
-    """Of the points in the plane, ``(K, 2)``, units of theta."""
+    """Coordinates of the points in the plane, ``(K, 2)``, in units of theta."""
     shares: tuple[float, float]
-    """Of the squared displacement, along the first and the second."""
+    """Shares of the squared displacement along the first and the second direction."""
 
     @property
     def explained(self) -> float:
@@ -147,18 +156,18 @@ class Principal:
 def principal(points: Tensor, centre: Tensor | None = None) -> Principal:
     """The first two principal directions of a trajectory.
 
-    The singular vectors of the displacements X ``(K, P)``, from the eigenvectors u of the small Gram matrix ``X X^T``:
-    ``v = X^T u / sigma``. No other plane through the centre holds a larger share of ``||X||^2``.
+    They are the singular vectors of the displacements X ``(K, P)``, from the eigenvectors u of the small Gram matrix ``X X^T``:
+    ``v = X^T u / sigma``. No other plane through the centre contains a larger share of ``||X||^2``. Costs ``K^2 P`` operations.
 
     Args:
-        points: theta of each checkpoint, ``(K, P)``.
-        centre: ``(P,)``; None takes the mean, which makes this PCA. The last point makes a plane through the end of training.
+        points: theta of each checkpoint, ``(K, P)``, K of at least 3.
+        centre: ``(P,)``; None takes the mean, which makes this PCA. With the last point the plane goes through the end of training.
     Raises:
         InsufficientDataError: fewer than 3 points.
-        EmptySubspaceError: the points lie on a line, or on one another.
+        EmptySubspaceError: the points lie on a line, or coincide.
     Example:
-        >>> found = principal(torch.tensor([[0.0, 0.0, 1.0], [4.0, 0.0, 1.0], [0.0, 2.0, 1.0], [4.0, 2.0, 1.0]]))
-        >>> [round(share, 12) for share in found.shares], found.centre.tolist()
+        >>> plane = principal(torch.tensor([[0.0, 0.0, 1.0], [4.0, 0.0, 1.0], [0.0, 2.0, 1.0], [4.0, 2.0, 1.0]]))
+        >>> [round(share, 12) for share in plane.shares], plane.centre.tolist()
         ([0.8, 0.2], [2.0, 1.0, 1.0])
 
     Source:
@@ -170,29 +179,29 @@ def principal(points: Tensor, centre: Tensor | None = None) -> Principal:
         raise InsufficientDataError(f"points: {len(points)} of a trajectory, expected at least 3 for a plane")
     theta = finite("points", points)
     middle = theta.mean(0) if centre is None else shaped("centre", centre, theta.shape[1])
-    moved = theta - middle
-    scale = float(moved.abs().max())
-    moved = moved / (scale or 1.0)
-    squares, left = torch.linalg.eigh(moved @ moved.T)
+    displacements = theta - middle
+    scale = float(displacements.abs().max())
+    displacements = displacements / (scale or 1.0)
+    squares, vectors = torch.linalg.eigh(displacements @ displacements.T)
     if not float(squares[-2]) > _FLAT * float(squares[-1]):
         raise EmptySubspaceError("points: lie on a line through the centre, expected a trajectory that spans a plane; draw a line")
-    # Once more at right angles: the Gram matrix holds the second direction to 1e-16 of the first's square only.
-    columns = torch.linalg.qr(moved.T @ left[:, [-1, -2]]).Q
+    # Orthogonalised again by QR: the Gram matrix resolves the second direction to 1e-16 of the first one's square only.
+    columns = torch.linalg.qr(displacements.T @ vectors[:, [-1, -2]]).Q
     columns = columns * columns.gather(0, columns.abs().argmax(0, keepdim=True)).sign()
-    coordinates = moved @ columns
-    shares = (coordinates.square().sum(0) / moved.square().sum()).tolist()
+    coordinates = displacements @ columns
+    shares = (coordinates.square().sum(0) / displacements.square().sum()).tolist()
     first, second = (Direction(columns[:, i].contiguous(), f"principal {i + 1}") for i in (0, 1))
     return Principal(first, second, middle, scale * coordinates, (shares[0], shares[1]))
 
 
 def cosine_between(first: Direction, second: Direction) -> float:
-    """Of two directions that make a plane.
+    """Cosine of the angle between two directions that span a plane.
 
     Raises:
-        BadInputError: they are parallel.
+        BadInputError: the directions are parallel.
     """
-    one, two = (d.vector / d.vector.abs().max() for d in (first, second))
-    cosine = float(one @ two / (one.norm() * two.norm()))
+    first_scaled, second_scaled = (d.vector / d.vector.abs().max() for d in (first, second))
+    cosine = float(first_scaled @ second_scaled / (first_scaled.norm() * second_scaled.norm()))
     if abs(cosine) > _PARALLEL:
         raise BadInputError(
             f"directions: {first.name} and {second.name} are parallel (cosine {cosine:.8f}), expected two that make a plane"
@@ -200,13 +209,19 @@ def cosine_between(first: Direction, second: Direction) -> float:
     return cosine
 
 
-def projected(moved: Tensor, columns: Tensor) -> tuple[Tensor, float]:
-    """Coordinates ``(K, 2)`` of displacements ``(K, P)`` in the plane of ``columns`` ``(P, 2)``, and the share of squares it holds.
+def projected(displacements: Tensor, columns: Tensor) -> tuple[Tensor, float]:
+    """Project displacements to the plane of two directions, by least squares; the directions need not be orthonormal.
 
-    Least squares, so that directions need not be orthonormal.
+    With ``D = Q R``, the coordinates of x are ``R^-1 Q^T x``.
+
+    Args:
+        displacements: ``(K, P)``.
+        columns: D, ``(P, 2)``.
+    Returns:
+        Coordinates ``(K, 2)`` on the CPU, and the share of the squared displacement that lies in the plane; NaN for a zero one.
     """
     frame, mixing = torch.linalg.qr(columns)
-    inside = moved @ frame
+    inside = displacements @ frame
     coordinates = torch.linalg.solve_triangular(mixing, inside.T, upper=True).T
-    whole = float(moved.square().sum())
-    return coordinates.contiguous().cpu(), float(inside.square().sum()) / whole if whole else math.nan
+    total = float(displacements.square().sum())
+    return coordinates.contiguous().cpu(), float(inside.square().sum()) / total if total else math.nan

@@ -1,4 +1,4 @@
-"""The edge of stability: how close the sharpest direction is to what the optimizer can bear.
+"""The edge of stability: how close the sharpness is to the largest for which the optimizer is stable, ``2 / eta``.
 
 Shape letters: W steps of a window, P number of parameters, b batches.
 """
@@ -20,13 +20,15 @@ from thalweg.theory.inputs import finite, positive_rate, shaped
 
 
 def adam_preconditioner(second: Tensor, step: int, beta: float = 0.999, epsilon: float = 1e-8) -> Tensor:
-    """Adam's diagonal P = sqrt(v / (1 - beta^t)) + epsilon, ``(P,)``.
+    """The diagonal of Adam's preconditioner, ``P = sqrt(v / (1 - beta^t)) + epsilon``.
 
     Args:
-        second: v, running average of squared gradients, as the optimizer keeps it (without bias correction).
-        step: t, updates made, at least 1.
-        beta: beta_2.
-        epsilon: inside of the sum and outside of the root, as in PyTorch.
+        second: v, running average of squared gradients ``(P,)``, as the optimizer stores it (without bias correction).
+        step: t, number of updates made, at least 1.
+        beta: beta_2, from 0 to below 1.
+        epsilon: added outside of the root, as in PyTorch.
+    Returns:
+        ``(P,)`` float64.
     Example:
         >>> adam_preconditioner(torch.tensor([3.0]), step=1, beta=0.25, epsilon=0.0).item()
         2.0
@@ -39,7 +41,7 @@ def adam_preconditioner(second: Tensor, step: int, beta: float = 0.999, epsilon:
 
 
 class Preconditioned(Operator):
-    """``P^(-1/2) H P^(-1/2)`` for a diagonal P."""
+    """The operator ``P^(-1/2) H P^(-1/2)`` for a positive diagonal P ``(P,)``; a product costs one with H."""
 
     def __init__(self, inner: Operator, diagonal: Tensor) -> None:
         self.inner = inner
@@ -51,11 +53,11 @@ class Preconditioned(Operator):
 
 
 def preconditioned_sharpness(hessian: Operator | Tensor, diagonal: Tensor) -> float:
-    """Largest eigenvalue of ``P^(-1/2) H P^(-1/2)``: what an adaptive optimizer's stability depends on.
+    """The largest eigenvalue of ``P^(-1/2) H P^(-1/2)``, on which the stability of an adaptive optimizer depends.
 
     Args:
-        hessian: ``(P, P)`` or an operator.
-        diagonal: of P, positive, ``(P,)``; see `adam_preconditioner`.
+        hessian: H, ``(P, P)`` or an operator.
+        diagonal: diagonal of P, positive, ``(P,)``; see `adam_preconditioner`.
     Example:
         >>> round(preconditioned_sharpness(torch.diag(torch.tensor([4.0, 9.0])), torch.tensor([1.0, 3.0])), 5)
         4.0
@@ -68,26 +70,26 @@ def preconditioned_sharpness(hessian: Operator | Tensor, diagonal: Tensor) -> fl
 
 @dataclass(frozen=True)
 class BatchSharpness:
-    """Curvature along the batches' own gradients; compare with 2 / eta."""
+    """Curvature of each batch's loss along its own gradient, averaged over batches; to be compared with 2 / eta."""
 
     of_means: float
-    """``E[g^T H g] / E||g||^2``: ratio of the means, what the expected change of the loss depends on."""
+    """``E[g^T H g] / E||g||^2``: the ratio of the means, on which the expected change of the loss depends."""
     mean_of_ratios: float
-    """``E[g^T H g / ||g||^2]``: mean of the ratios, Andreyev and Beneventano's; small gradients count as much as large."""
+    """``E[g^T H g / ||g||^2]``: the mean of the ratios, by Andreyev and Beneventano; small gradients count like large ones."""
     batches: int
-    """That have a gradient; the others have no ratio."""
+    """Number of batches with a gradient; the others have no ratio."""
 
     def edge_ratios(self, rate: float) -> tuple[float, float]:
-        """Both times eta / 2."""
+        """Both sharpnesses times eta / 2, which is 1 at the edge of stability."""
         return positive_rate(rate) * self.of_means / 2, rate * self.mean_of_ratios / 2
 
 
 def batch_sharpness(gradients: Tensor, products: Tensor) -> BatchSharpness:
-    """``g_B^T H_B g_B`` against ``||g_B||^2``, batch by batch, both ways of taking the mean.
+    """Batch sharpness, ``g_B^T H_B g_B / ||g_B||^2`` over batches B, averaged in two ways, see `BatchSharpness`.
 
     Args:
         gradients: g_B, ``(b, P)``.
-        products: H_B g_B with the same batch's Hessian, ``(b, P)``.
+        products: ``H_B g_B`` with the same batch's Hessian, ``(b, P)``.
     Raises:
         EmptySubspaceError: every gradient is zero.
     Example:
@@ -112,13 +114,16 @@ def batch_sharpness(gradients: Tensor, products: Tensor) -> BatchSharpness:
 
 @dataclass(frozen=True)
 class Edge:
-    """Edge ratios of a window."""
+    """Edge ratios of a window of steps."""
 
     median: float
+    """Median of the ratios."""
     inside: float
     """Share of the steps with a ratio between `low` and `high`."""
     low: float
+    """Smallest ratio at the edge."""
     high: float
+    """Largest ratio at the edge."""
 
     @property
     def at_edge(self) -> bool:
@@ -127,14 +132,14 @@ class Edge:
 
 
 def edge(ratios: Sequence[float] | Tensor, low: float = 0.9, high: float = 1.1) -> Edge:
-    """Is the window at the edge of stability, that is its ratio within [0.9, 1.1] throughout?
+    """Decide whether a window is at the edge of stability, that is whether all of its edge ratios lie in [0.9, 1.1].
 
     Args:
-        ratios: `edge_ratio` of each measured step, ``(W,)``.
-        low: smallest ratio that counts.
-        high: largest.
+        ratios: edge ratio of each measured step, ``(W,)``, W of at least 20; see `thalweg.theory.momentum.edge_ratio`.
+        low: smallest ratio at the edge.
+        high: largest ratio at the edge.
     Raises:
-        InsufficientDataError: fewer than 20.
+        InsufficientDataError: fewer than 20 ratios.
     Example:
         >>> edge([1.0] * 20).at_edge
         True

@@ -1,4 +1,8 @@
-"""Does a direction hop? Sign flips of the gradient along it, in frames that do not flip by themselves.
+"""Sign flips of the gradient along given directions, which show whether a run hops across its valley.
+
+Along an eigenvector with eigenvalue lam, gradient descent with rate eta multiplies the gradient by ``1 - eta lam`` at each step: it
+changes its sign, the run hops, where ``eta lam > 1``. The share of flips and the lag-1 correlation of the coefficients therefore
+measure eta lam without a Hessian. Eigenvectors have arbitrary signs, so moving frames are aligned first (`aligned`).
 
 Shape letters: W steps of a window, P number of parameters, k columns of a frame.
 """
@@ -24,21 +28,28 @@ from thalweg.intervals import student_quantile
 from thalweg.theory.inputs import Condition, finite
 
 SHORTEST = 20
-"""Steps of the shortest window from which a share of flips is estimated."""
+"""Fewest steps of a window."""
 MOST_DEGREES = 30.0
-"""Rotation of the frame within a window beyond which its directions are no longer the same directions."""
+"""Largest rotation of the frame within a window for which its directions count as the same directions."""
 _FEWEST_BLOCKS = 4
-"""Blocks that an interval rests on, at least: the block is cut to a quarter of the window where it would be longer."""
+"""Fewest blocks of the bootstrap: the block is limited to a quarter of the window."""
 _ORTHONORMAL = {torch.float64: 1e-8, torch.float32: 1e-5}
 """Largest entry of ``V^T V - I`` of a frame that counts as orthonormal, by the precision in which it was given."""
 
 
 def checked_frames(name: str, frames: Tensor, dim: int, steps: int | None = None) -> Tensor:
-    """Frozen ``(P, k)`` as ``(1, P, k)``, or with steps given one a step ``(W, P, k)``; float64, orthonormal.
+    """Check one frame, or one frame for each step, and return it in float64.
 
+    Args:
+        name: name in messages.
+        frames: one frozen frame ``(P, k)``; or, with ``steps`` given, one for each step ``(W, P, k)``.
+        dim: P.
+        steps: W; None allows a frozen frame only.
+    Returns:
+        ``(1, P, k)`` for a frozen frame, else ``(W, P, k)``.
     Raises:
         ShapeMismatchError: neither of these shapes.
-        EmptySubspaceError: no column.
+        EmptySubspaceError: a frame without columns.
         OrthonormalityError: an entry of ``V^T V - I`` above 1e-8 (float32: 1e-5).
     """
     columns = frames.unsqueeze(0) if frames.dim() == 2 else frames
@@ -48,33 +59,34 @@ def checked_frames(name: str, frames: Tensor, dim: int, steps: int | None = None
     if not columns.shape[2]:
         raise EmptySubspaceError(f"{name}: has no direction, expected at least 1")
     allowed, columns = _ORTHONORMAL.get(frames.dtype, _ORTHONORMAL[torch.float32]), finite(name, columns)
-    off = float((columns.mT @ columns - torch.eye(columns.shape[2], dtype=torch.float64, device=columns.device)).abs().max())
-    if off > allowed:
-        raise OrthonormalityError(f"{name}: |V^T V - I| is {off:.1e}, expected at most {allowed:.0e}")
+    deviation = float((columns.mT @ columns - torch.eye(columns.shape[2], dtype=torch.float64, device=columns.device)).abs().max())
+    if deviation > allowed:
+        raise OrthonormalityError(f"{name}: |V^T V - I| is {deviation:.1e}, expected at most {allowed:.0e}")
     return columns
 
 
 @dataclass(frozen=True)
 class AlignedFrames:
-    """Frames of a window in which a direction keeps its sign."""
+    """Frames of a window in which each direction keeps its sign from step to step."""
 
     frames: Tensor
-    """``(W, P, k)``."""
+    """Orthonormal columns, ``(W, P, k)`` float64."""
     degrees: Tensor
-    """Rotation against the first frame, ``(W,)``: of the column that turned most, or the largest angle between the subspaces."""
+    """Rotation against the first frame in degrees, ``(W,)``: of the column that turned most, or the largest angle between the
+    subspaces."""
 
 
 def aligned(frames: Tensor, block: bool = False) -> AlignedFrames:
-    """Choose the signs (or the basis) of each step's frame to continue the one before.
+    """Choose the signs (or the basis) of each step's frame so that it continues the frame before.
 
-    An eigenvector is defined up to its sign, so a frame that is diagonalised anew at each step makes ``v . g`` flip half of the
-    time in a run that does not hop at all.
+    An eigenvector is defined up to its sign, so with a frame from a new diagonalisation at each step ``v . g`` would flip half of
+    the time in a run that does not hop at all.
 
     Args:
-        frames: ``(W, P, k)``.
+        frames: orthonormal columns ``(W, P, k)``, W of at least 1.
         block: False keeps the columns and sets ``v_k <- v_k sign(v_k . v_{k-1})``: for separate eigenvalues. True keeps the
-            subspaces and turns each basis to the nearest one, ``V_k <- V_k U W^T`` with ``V_k^T V_{k-1} = U S W^T`` (Procrustes):
-            for eigenvalues that lie close or cross, where a column means nothing.
+            subspaces and rotates each basis to the nearest one, ``V_k <- V_k U W^T`` with ``V_k^T V_{k-1} = U S W^T`` (Procrustes):
+            for eigenvalues that are close or cross, where a single column has no meaning.
     Example:
         >>> v = torch.tensor([[1.0], [0.0]])
         >>> aligned(torch.stack([v, -v, v])).frames[:, 0, 0].tolist()
@@ -93,21 +105,24 @@ def aligned(frames: Tensor, block: bool = False) -> AlignedFrames:
             columns[step] = columns[step] @ (u @ wt)
         else:
             columns[step] *= torch.where(overlap.diagonal() < 0, -1.0, 1.0)
-    against = columns[0].T @ columns
-    cosines = torch.linalg.svdvals(against) if block else against.diagonal(dim1=1, dim2=2)
+    overlaps = columns[0].T @ columns
+    cosines = torch.linalg.svdvals(overlaps) if block else overlaps.diagonal(dim1=1, dim2=2)
     return AlignedFrames(columns, torch.rad2deg(cosines.min(1).values.clamp(-1, 1).arccos()))
 
 
 def along(gradients: Tensor, frames: Tensor, block: bool = False, most_degrees: float = MOST_DEGREES) -> Tensor:
-    """``a_i(k) = v_i . g(theta_k)``, ``(W, k)``, in a frozen frame or in frames that are aligned first.
+    """Coefficients of gradients along directions, ``a_i(k) = v_i . g(theta_k)``, in a frozen frame or in frames aligned first.
 
     Args:
         gradients: ``(W, P)``, on one fixed batch.
-        frames: ``(P, k)``, or one a step ``(W, P, k)``.
+        frames: ``(P, k)``, or one for each step ``(W, P, k)``.
         block: see `aligned`.
-        most_degrees: refuse a window in which the frame turns further.
+        most_degrees: largest rotation of the frame within the window.
+    Returns:
+        ``(W, k)`` float64.
     Raises:
-        BadInputError: the frame rotates by more than that.
+        BadInputError: the frame rotates by more than ``most_degrees``.
+        ShapeMismatchError, OrthonormalityError: see `checked_frames`.
     """
     if gradients.dim() != 2:
         raise ShapeMismatchError(f"gradients: given shape {tuple(gradients.shape)}, expected (W, P)")
@@ -115,34 +130,34 @@ def along(gradients: Tensor, frames: Tensor, block: bool = False, most_degrees: 
     columns = checked_frames("frames", frames, g.shape[1], len(g))
     if frames.dim() == 2:
         return g @ columns[0]
-    found = aligned(frames, block)
-    turned = float(found.degrees.max())
+    continued = aligned(frames, block)
+    turned = float(continued.degrees.max())
     if turned > most_degrees:
-        words = "shorten the window" if block else "shorten the window, or block=True where eigenvalues cross"
-        raise BadInputError(f"frames: rotate by {turned:.0f} degrees, expected at most {most_degrees:g}; {words}")
-    return torch.einsum("wp,wpk->wk", g, found.frames)
+        advice = "shorten the window" if block else "shorten the window, or block=True where eigenvalues cross"
+        raise BadInputError(f"frames: rotate by {turned:.0f} degrees, expected at most {most_degrees:g}; {advice}")
+    return torch.einsum("wp,wpk->wk", g, continued.frames)
 
 
 @dataclass(frozen=True)
 class Flips:
-    """How often each direction's gradient changes its sign, and the curvature that this means."""
+    """How often each direction's gradient changes its sign, and the curvature that follows."""
 
     share: Tensor
-    """Of the W - 1 pairs of neighbours, ``(k,)``."""
+    """Share of flips among the W - 1 pairs of neighbouring steps, ``(k,)``."""
     low: Tensor
-    """Lower ends of the intervals, ``(k,)``; the k intervals hold together."""
+    """Lower ends of the intervals, ``(k,)``; the k intervals hold simultaneously."""
     high: Tensor
     """Upper ends, ``(k,)``."""
     threshold: float
     """Share above which a direction hops: 1/2, and 2/3 for mini-batch gradients (less with momentum)."""
     correlation: Tensor
-    """r1 = sum a_k a_{k+1} / sum a_k^2, ``(k,)``; NaN for a direction without a gradient."""
+    """Lag-1 correlation ``r1 = sum a_k a_{k+1} / sum a_k^2``, ``(k,)``; NaN for a direction without a gradient."""
     sharpness: Tensor
-    """eta lam from the correlations, ``(k,)``, without a Hessian; see `flips`."""
+    """Estimate of eta lam from the correlations, ``(k,)``, without a Hessian; see `flips`."""
     sharpness_from_share: Tensor
-    """eta lam from the share of flips, ``(k,)``; only where noise drives a run that has settled."""
+    """Estimate of eta lam from the share of flips, ``(k,)``; valid only for a settled run that noise drives."""
     block: Tensor
-    """Length of the bootstrap's blocks, ``(k,)``."""
+    """Length of the bootstrap's blocks in steps, ``(k,)``."""
     conditions: tuple[Condition, ...]
     """Whether the window holds enough blocks for the intervals."""
 
@@ -153,7 +168,7 @@ class Flips:
 
 
 def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, level: float = 0.95) -> Flips:
-    """Share of sign flips with a block-bootstrap interval, and the dynamic curvature.
+    """Share of sign flips with a block-bootstrap interval, and the curvature that follows from the correlations.
 
     On a fixed batch a settled direction is an autoregression with ``r1 = 1 - eta lam``; it hops over its valley where
     ``eta lam > 1``, which is a share above 1/2. With heavy ball (momentum beta) the same share means ``eta lam > 1 + beta``.
@@ -161,22 +176,22 @@ def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, 
     for a quadratic without noise, consistent with noise. A direction whose gradient does not vanish in the mean flips less.
 
     With gradients of the training mini-batches the correlation is ``-eta lam / 2`` for *every* rate, as each step is followed by
-    its own correction; so flips above 1/2 mean nothing. There the threshold is ``arccos(-(1 - beta^2) / 2) / pi``, 2/3 without
-    momentum, and the curvature is -2 r1.
+    its own correction; so a share above 1/2 does not mean hopping. There the threshold is ``arccos(-(1 - beta^2) / 2) / pi``, 2/3
+    without momentum, and the curvature is -2 r1.
 
     Args:
-        coefficients: ``(W, k)``, see `along`.
-        momentum: beta, heavy ball; in the averaged form (Adam) eta is eta (1 - beta).
-        minibatch: whether they are the training mini-batches' own gradients.
-        level: coverage of the k intervals together (Bonferroni).
+        coefficients: a, ``(W, k)``, W of at least 20, see `along`.
+        momentum: beta of heavy ball, from 0 to below 1; in the averaged form (Adam) eta stands for eta (1 - beta).
+        minibatch: whether these are the gradients of the training mini-batches themselves.
+        level: simultaneous coverage of the k intervals (Bonferroni).
     Returns:
         Intervals from the circular block bootstrap with blocks of ``3 / (1 - |r1|)`` steps, its standard error in closed form
         (what infinitely many resamples give) and Student's t for the number of blocks.
     Raises:
         InsufficientDataError: W below 20.
     Example:
-        >>> found = flips(((-0.5) ** torch.arange(50.0)).unsqueeze(1))
-        >>> found.share.item(), round(found.sharpness.item(), 6)
+        >>> hopping = flips(((-0.5) ** torch.arange(50.0)).unsqueeze(1))
+        >>> hopping.share.item(), round(hopping.sharpness.item(), 6)
         (1.0, 1.5)
 
     Source:
@@ -190,16 +205,18 @@ def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, 
     require(0 < level < 1, "level", level, "a number between 0 and 1")
     a = finite("coefficients", coefficients)
     a = a / a.abs().amax(0).clamp_min(1e-300)  # squares of a series that decays would underflow
+    # Flips and the lag-1 correlation of each direction.
     signs = a.sign()
-    happened = (signs[1:] * signs[:-1] < 0).double()
+    flipped = (signs[1:] * signs[:-1] < 0).double()
     r1 = (a[1:] * a[:-1]).sum(0) / a[:-1].square().sum(0)
-    pairs, directions = happened.shape
-    wished = (3 / (1 - r1.nan_to_num().abs()).clamp_min(1e-6)).ceil()
-    block = wished.clamp_max(pairs // _FEWEST_BLOCKS).long()
-    share, half = happened.mean(0), torch.empty_like(r1)
+    # Blocks of about three correlation times; intervals for all directions with the same block length at once.
+    pairs, directions = flipped.shape
+    wanted = (3 / (1 - r1.nan_to_num().abs()).clamp_min(1e-6)).ceil()
+    block = wanted.clamp_max(pairs // _FEWEST_BLOCKS).long()
+    share, half = flipped.mean(0), torch.empty_like(r1)
     for length in block.unique().tolist():
-        same = block == length
-        half[same] = _half_widths(happened[:, same], length, 1 - (1 - level) / directions)
+        with_length = block == length
+        half[with_length] = _half_widths(flipped[:, with_length], length, 1 - (1 - level) / directions)
     cosine = (math.pi * share).cos()
     return Flips(
         share=share,
@@ -211,16 +228,16 @@ def flips(coefficients: Tensor, momentum: float = 0.0, minibatch: bool = False, 
         sharpness_from_share=minibatch_sharpness(cosine, momentum) if minibatch else (1 + momentum) * (1 - cosine),
         block=block,
         conditions=(
-            Condition("W / block >= 4", bool((_FEWEST_BLOCKS * wished <= pairs).all()), float(pairs / wished.max())),
+            Condition("W / block >= 4", bool((_FEWEST_BLOCKS * wanted <= pairs).all()), float(pairs / wanted.max())),
             Condition("every direction has a gradient", not bool(r1.isnan().any()), float(a.abs().amax(0).min())),
         ),
     )
 
 
 def _half_widths(series: Tensor, block: int, level: float) -> Tensor:
-    """Of the intervals of means ``(k,)``: the circular block bootstrap's standard error times Student's t.
+    """Half widths of the intervals of means ``(k,)``: the circular block bootstrap's standard error times Student's t.
 
-    ``n / (n - L)`` undoes that the L steps of a block share the mean that is subtracted.
+    The factor ``n / (n - L)`` corrects the bias from subtracting the mean, which the L steps of a block contribute to.
     """
     n = len(series)
     sums = torch.cat([series.new_zeros(1, series.shape[1]), series, series[: block - 1]]).cumsum(0)
@@ -231,23 +248,30 @@ def _half_widths(series: Tensor, block: int, level: float) -> Tensor:
 
 @lru_cache(maxsize=256)
 def quantile(probability: float, freedom: int) -> float:
-    """Student's, remembered: its bisection takes longer than the rest of a window."""
+    """Student's t quantile with ``freedom`` degrees of freedom, cached because its bisection is slower than all else here."""
     return student_quantile(probability, freedom)
 
 
 def _driven_sharpness(a: Tensor, momentum: float) -> Tensor:
-    """eta lam by least squares on ``a_{k+1} = (1 + beta - eta lam) a_k - beta a_{k-1}``, ``(k,)``."""
+    """eta lam, ``(k,)``, by least squares on the heavy-ball recursion ``a_{k+1} = (1 + beta - eta lam) a_k - beta a_{k-1}``."""
     if not momentum:
         return 1 - (a[1:] * a[:-1]).sum(0) / a[:-1].square().sum(0)
-    rest = (1 + momentum) * a[1:-1] - a[2:] - momentum * a[:-2]
-    return (a[1:-1] * rest).sum(0) / a[1:-1].square().sum(0)
+    drive = (1 + momentum) * a[1:-1] - a[2:] - momentum * a[:-2]
+    return (a[1:-1] * drive).sum(0) / a[1:-1].square().sum(0)
 
 
 def minibatch_sharpness(correlation: Tensor, momentum: float = 0.0) -> Tensor:
-    """eta lam = z from the lag-1 correlation of mini-batch gradients, ``(k,)``; -2 r1 without momentum.
+    """eta lam from the lag-1 correlation of mini-batch gradients; -2 r1 without momentum.
 
-    ``r1 = z ((1 + beta)(2 beta - 1) - beta z) / (2 (1 - beta^2 + beta z))`` solved for z; NaN where r1 is above 0 with
-    momentum, as two curvatures may have it.
+    With z = eta lam, ``r1 = z ((1 + beta)(2 beta - 1) - beta z) / (2 (1 - beta^2 + beta z))`` is solved for z.
+
+    Args:
+        correlation: r1, ``(k,)``.
+        momentum: beta.
+    Returns:
+        ``(k,)``; NaN where r1 is above 0 with momentum, because two curvatures may give the same r1 there.
+    Source:
+        Ours.
     """
     beta, a, c = momentum, (1 + momentum) * (2 * momentum - 1), 1 - momentum**2
     if not beta:
@@ -259,18 +283,22 @@ def minibatch_sharpness(correlation: Tensor, momentum: float = 0.0) -> Tensor:
 
 
 def _checked_momentum(momentum: float) -> float:
-    """Beta, from 0 to below 1."""
+    """The momentum beta, after a check that it is from 0 to below 1."""
     require(0 <= momentum < 1, "momentum", momentum, "a number from 0 to below 1")
     return momentum
 
 
 def deterministic_law(sharpness: float, momentum: float = 0.0) -> float:
-    """Share of flips without noise at eta lam: gradient descent 1 above 1 and 0 below; heavy ball phi / pi.
+    """Share of flips without noise at a given eta lam.
 
+    For gradient descent it is 1 above eta lam = 1 and 0 below. For heavy ball it is ``phi / pi`` with
     ``cos phi = (1 + beta - eta lam) / (2 sqrt(beta))`` where that is a cosine, that is for eta lam between ``(1 - sqrt(beta))^2``
-    and ``(1 + sqrt(beta))^2``; below no oscillation, above a flip at each step. A slow oscillation, phi / pi below 1/2, is
-    momentum swinging and not hopping.
+    and ``(1 + sqrt(beta))^2``; below there is no oscillation, above a flip at each step. A slow oscillation, phi / pi below 1/2, is
+    an oscillation of the momentum and not hopping.
 
+    Args:
+        sharpness: eta lam.
+        momentum: beta, from 0 to below 1.
     Example:
         >>> deterministic_law(1.5), deterministic_law(0.5), round(deterministic_law(1.9, momentum=0.9), 3)
         (1.0, 0.0, 0.5)
@@ -288,6 +316,9 @@ def driven_law(sharpness: float, momentum: float = 0.0) -> float:
     Proof: x is an autoregression with lag-1 correlation ``(1 + beta - eta lam) / (1 + beta)``, and two Gaussians of correlation r
     differ in sign with probability ``arccos(r) / pi``.
 
+    Args:
+        sharpness: eta lam, between 0 and ``2 (1 + beta)``, where the run settles.
+        momentum: beta, from 0 to below 1.
     Example:
         >>> driven_law(1.0), round(driven_law(1.5), 4)
         (0.5, 0.6667)
@@ -296,10 +327,14 @@ def driven_law(sharpness: float, momentum: float = 0.0) -> float:
 
 
 def minibatch_law(sharpness: float, momentum: float = 0.0) -> float:
-    """The same with mini-batch gradients, whose noise is the noise that drives: ``arccos(-eta lam / 2) / pi`` without momentum.
+    """Share of flips of a settled run in its own mini-batch gradients: ``arccos(-eta lam / 2) / pi`` without momentum.
 
-    Above 1/2 for every rate; 2/3 at eta lam = 1. With momentum see `minibatch_sharpness`.
+    The noise of these gradients is the noise that drives the run. The share is above 1/2 for every rate, and 2/3 at eta lam = 1.
+    With momentum see `minibatch_sharpness`.
 
+    Args:
+        sharpness: eta lam, between 0 and ``2 (1 + beta)``, where the run settles.
+        momentum: beta, from 0 to below 1.
     Example:
         >>> round(minibatch_law(0.1), 3), round(minibatch_law(1.0), 4)
         (0.516, 0.6667)
@@ -310,7 +345,11 @@ def minibatch_law(sharpness: float, momentum: float = 0.0) -> float:
 
 
 def settled(sharpness: float, momentum: float) -> float:
-    """eta lam for which a run with noise settles at all."""
+    """The value of eta lam, after a check that a run with noise settles: ``0 < eta lam < 2 (1 + beta)``.
+
+    Raises:
+        BadInputError: outside of this range.
+    """
     limit = 2 * (1 + _checked_momentum(momentum))
     require(0 < sharpness < limit, "sharpness", sharpness, f"eta lam between 0 and 2 (1 + momentum) = {limit:g}")
     return sharpness

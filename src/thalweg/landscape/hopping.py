@@ -1,6 +1,6 @@
-"""Decisions about a window: does it hop, does the river move afterwards, is it trapped?
+"""Decisions about a window of steps: whether it hops across its valley, moves along the river, or is trapped.
 
-Each decision is a conjunction of conditions, all of which come back with what was measured.
+Each decision is a conjunction of conditions; all conditions are returned with their measured values.
 
 Shape letters: W steps of a window, P number of parameters, k valley directions, dR of the river.
 """
@@ -21,10 +21,10 @@ from thalweg.landscape.geometry import Geometry, path
 from thalweg.theory.inputs import Condition, finite, shaped
 
 _TORTUOUS, _STRAIGHT = 2.0, 1.5
-"""tau_V of a hopping window at least; tau_R of a river that flows at most."""
+"""Smallest tortuosity tau_V of a hopping window; largest tortuosity tau_R of motion along the river."""
 _CLASSES = ("U", "V", "saddle", "indeterminate")
 _BLOCKS = 10
-"""Blocks of steps whose means the t-test of the river takes for independent."""
+"""Number of blocks of steps whose means the t-test of the river's motion treats as independent."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Hopping:
     """Whether a window hops across its valley."""
 
     conditions: tuple[Condition, ...]
-    """Flips, tortuosity, edge ratio; all three make it hopping."""
+    """Conditions on flips, tortuosity and edge ratio; the window hops if all three hold."""
     directions: Tensor
-    """Valley directions with significant flips, numbers ``(n,)``."""
+    """Numbers of the valley directions with significant flips, ``(n,)``."""
     cubic_drift: float
-    """grad_R lam_1 . h_R, as given: above 0 the river sharpens and hopping brakes it, below 0 it flattens and hopping helps."""
+    """``grad_R lam_1 . h_R``, as given. Above 0 the valley sharpens downstream and hopping slows the river's progress; below 0 it
+    flattens and hopping speeds it up."""
 
     @property
     def hops(self) -> bool:
@@ -45,22 +46,22 @@ class Hopping:
 
     @property
     def drift_words(self) -> str:
-        """What the sign of the cubic drift means."""
+        """The meaning of the sign of the cubic drift, as a sentence for a reader."""
         if self.cubic_drift == 0:
             return "no cubic drift along the slope"
         return "hopping brakes the river" if self.cubic_drift > 0 else "hopping helps the river"
 
 
 def hopping(flips: Flips, geometry: Geometry, edge: Edge, cubic_drift: float) -> Hopping:
-    """Hopping = flips significant AND tau_V >= 2 AND the median edge ratio in (0.5, 1.2].
+    """Decide whether a window hops: significant flips, tau_V >= 2, and a median edge ratio in (0.5, 1.2].
 
-    On a parabola the second asks for ``eta lam >= 4/3`` (see `geometry.quadratic_tortuosity`), so a window that hops barely is
-    not called hopping.
+    On a parabola tau_V >= 2 means ``eta lam >= 4/3`` (see `geometry.quadratic_tortuosity`), so a window that barely hops is not
+    called hopping.
 
     Args:
-        flips: of the valley's directions, with mini-batch gradients or momentum said there.
-        geometry: of the same window.
-        edge: of the same window.
+        flips: flips of the valley's directions; momentum and mini-batch gradients are options there.
+        geometry: geometry of the same window.
+        edge: edge ratios of the same window.
         cubic_drift: ``grad_R lam_1 . h_R``: derivative of the largest eigenvalue, that is of ``u^T H u``, along the river, times
             the river's downward slope. Hopping as such does not say whether the river gains.
     Source:
@@ -85,30 +86,30 @@ class RiverMotion:
     """How a window moved along the river."""
 
     per_step: Interval
-    """Displacement along the given slope for each step, t-interval over blocks of steps; units of theta."""
+    """Mean displacement along the downhill direction per step, with a t-interval over blocks of steps; in units of theta."""
     tortuosity: float
-    """tau_R."""
+    """tau_R, path length over net displacement in the river."""
     conditions: tuple[Condition, ...]
-    """Forward beyond doubt, and straight."""
+    """Displacement above 0 with 95 % confidence, and a straight path."""
 
     @property
     def flows(self) -> bool:
-        """Whether both hold."""
+        """Whether both conditions hold."""
         return all(condition.held for condition in self.conditions)
 
 
 def river_motion(points: Tensor, downhill: Tensor, river: Tensor | None = None, valley: Tensor | None = None) -> RiverMotion:
-    """Does the run go down the river: mean step along the slope above 0 (t-test) and tau_R <= 1.5?
+    """Decide whether a run moves down the river: mean displacement along the slope above 0 (t-test), and tau_R <= 1.5.
 
-    The norm of a net displacement cannot be tested: it is positive for every walk, also one without aim. So the direction has to
-    be fixed before the window, and the test is on the signed displacement along it, over ten blocks of steps.
+    The norm of a net displacement cannot be tested, because it is positive for every random walk. So the direction has to be fixed
+    before the window, and the test is on the signed displacement along it, over ten blocks of steps.
 
     Args:
-        points: theta_0 ... theta_W after the hopping window, ``(W + 1, P)``.
-        downhill: direction chosen without these points, ``(P,)``: minus the gradient where the window starts. Its river part is
-            taken.
-        river: orthonormal columns ``(P, dR)``; None takes all that is orthogonal to the valley.
-        valley: ``(P, k)``, instead of the river.
+        points: theta_0 ... theta_W after the hopping window, ``(W + 1, P)``, W of at least 20.
+        downhill: direction chosen without these points, ``(P,)``, such as minus the gradient where the window starts; its part in
+            the river is used.
+        river: orthonormal columns ``(P, dR)`` of the river.
+        valley: orthonormal columns ``(P, k)`` of the valley, in place of the river, which is then all that is orthogonal to them.
     Raises:
         InsufficientDataError: W below 20.
         EmptySubspaceError: the direction has no part in the river.
@@ -118,30 +119,35 @@ def river_motion(points: Tensor, downhill: Tensor, river: Tensor | None = None, 
     steps, dim = len(points) - 1, points.shape[1]
     if steps < SHORTEST:
         raise InsufficientDataError(f"window: {max(steps, 0)} steps, expected at least {SHORTEST}")
-    moves, aim = finite("points", points).diff(dim=0), shaped("downhill", downhill, dim)
-    given = [("river", river), ("valley", valley)]
-    given = [(name, checked_frames(f"{name} frame", one, dim)[0]) for name, one in given if one is not None]
-    require(len(given) == 1, "river and valley", f"{len(given)} frames", "one of the two")
-    name, frame = given[0]
-    moves, aim = ((rows @ frame @ frame.T) if name == "river" else rows - rows @ frame @ frame.T for rows in (moves, aim))
-    size = float(aim.norm())
+    moves, downward = finite("points", points).diff(dim=0), shaped("downhill", downhill, dim)
+    frames = [("river", river), ("valley", valley)]
+    frames = [(name, checked_frames(f"{name} frame", columns, dim)[0]) for name, columns in frames if columns is not None]
+    require(len(frames) == 1, "river and valley", f"{len(frames)} frames", "one of the two")
+    name, frame = frames[0]
+    moves, downward = ((rows @ frame @ frame.T) if name == "river" else rows - rows @ frame @ frame.T for rows in (moves, downward))
+    size = float(downward.norm())
     if size <= 1e-12 * float(downhill.norm()):
         raise EmptySubspaceError("downhill: has no part in the river, expected a direction that does")
-    long = steps // _BLOCKS
-    blocks = (moves @ aim / size)[steps - _BLOCKS * long :].view(_BLOCKS, long).mean(1)
-    found, tau = interval(blocks.tolist()), path(moves).tortuosity
-    low = found.mean if found.low is None else found.low
+    length = steps // _BLOCKS
+    blocks = (moves @ downward / size)[steps - _BLOCKS * length :].view(_BLOCKS, length).mean(1)
+    per_step, tau = interval(blocks.tolist()), path(moves).tortuosity
+    low = per_step.mean if per_step.low is None else per_step.low
     return RiverMotion(
-        found, tau, (Condition("displacement > 0 (95 %)", low > 0, low), Condition("tau_R <= 1.5", tau <= _STRAIGHT, tau))
+        per_step, tau, (Condition("displacement > 0 (95 %)", low > 0, low), Condition("tau_R <= 1.5", tau <= _STRAIGHT, tau))
     )
 
 
 @dataclass(frozen=True)
 class HoppingThenRiver:
-    """Two windows, one after the other. That the second follows is no proof that the first caused it: see `ablation`."""
+    """Two successive windows, the first hopping and the second moving along the river.
+
+    That the second follows the first does not prove that the first caused it: see `thalweg.landscape.ablation`.
+    """
 
     before: Hopping
+    """The first window."""
     after: RiverMotion
+    """The second window."""
 
     @property
     def holds(self) -> bool:
@@ -150,7 +156,7 @@ class HoppingThenRiver:
 
     @property
     def cubic_drift(self) -> float:
-        """Of the first, see `Hopping`."""
+        """Cubic drift of the first window, see `Hopping`."""
         return self.before.cubic_drift
 
 
@@ -159,7 +165,7 @@ class Trapped:
     """Whether a window is trapped in a flat valley."""
 
     conditions: tuple[Condition, ...]
-    """All four make it trapped."""
+    """Conditions on slope, loss, edge ratio and class; the window is trapped if all four hold."""
     cubic_drift: float
     """See `Hopping`."""
 
@@ -172,15 +178,15 @@ class Trapped:
 def trapped(
     river_gradient: float, first_gradient: float, losses: Sequence[float], edge_ratio: float, valley_class: str, cubic_drift: float
 ) -> Trapped:
-    """Trapped = no slope along the river AND a loss that stands AND no hopping AND a valley of class U.
+    """Decide whether a window is trapped: no slope along the river, a constant loss, no hopping, and a valley of class U.
 
     At quadratic order without coupling the river's progress ``eta K ||h_R||^2`` does not depend on the valley at all, so such a
-    state is no consequence of the paper's setting 1.
+    state does not follow from setting 1 of arXiv 2510.10089.
 
     Args:
         river_gradient: ``||P_R g||`` now.
         first_gradient: ``||g_0||`` at the start of training.
-        losses: of the window's steps, one each.
+        losses: losses of the window's steps, at least 20.
         edge_ratio: see `thalweg.theory.momentum.edge_ratio`; below 1/2 means eta lam_max < 1, with momentum < 1 + beta.
         valley_class: "U", "V", "saddle" or "indeterminate".
         cubic_drift: see `hopping`.
@@ -202,10 +208,10 @@ def trapped(
     values = finite("losses", torch.as_tensor(losses, dtype=torch.float64))
     level = float(values.abs().mean())
     change = 100 * abs(slope(range(len(values)), values.tolist())) / level if level else 0.0
-    left = river_gradient / first_gradient
+    share = river_gradient / first_gradient
     return Trapped(
         conditions=(
-            Condition("||P_R g|| / ||g_0|| < 1e-3", left < 1e-3, left),
+            Condition("||P_R g|| / ||g_0|| < 1e-3", share < 1e-3, share),
             Condition("|slope of the loss| per 100 steps < 1e-4 of it", change < 1e-4, change),
             Condition("edge ratio < 0.5", edge_ratio < 0.5, edge_ratio),
             Condition("class U", valley_class == "U", float(valley_class == "U")),

@@ -1,4 +1,4 @@
-"""How much one Hessian tells about the next: mutual information of samples, and of quadratic forms of common probes.
+"""How much one Hessian says about another: mutual information of samples, and of quadratic forms of common probes.
 
 Shape letters: n samples, d features, P dimension, k columns of a frame.
 """
@@ -21,19 +21,19 @@ from thalweg.streams import stream
 from thalweg.theory.inputs import finite, spectrum, symmetric
 
 _ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-5}
-"""Of the largest eigenvalue: how negative the smallest of a Gram matrix may be by rounding alone."""
+"""Largest size of a negative eigenvalue of a Gram matrix that counts as rounding, relative to its largest eigenvalue."""
 
 _PERMUTATIONS = 20
 """Fewest permutations of a baseline."""
 
 
 class SortedPairsWarning(UserWarning):
-    """Sorted eigenvalues were paired by rank: independent spectra then look dependent."""
+    """Eigenvalues were sorted and paired by rank, which makes independent spectra look dependent."""
 
 
 @dataclass(frozen=True)
 class Information:
-    """Mutual information of n pairs, beside what independent pairs give by the same estimator."""
+    """Mutual information of n pairs, with the value that independent pairs give by the same estimator."""
 
     value: float
     """I, in nats."""
@@ -48,7 +48,7 @@ class Information:
 
     @property
     def excess(self) -> float:
-        """I less its baseline."""
+        """I minus its baseline, in nats."""
         return self.value - self.baseline
 
     @property
@@ -58,9 +58,15 @@ class Information:
 
 
 def gaussian_gram(points: Tensor, bandwidth: float) -> Tensor:
-    """``K_ij = exp(-||x_i - x_j||^2 / (2 sigma^2))``, ``(n, n)``, of points ``(n,)`` or ``(n, d)``.
+    """The Gram matrix of Gaussian kernels, ``K_ij = exp(-||x_i - x_j||^2 / (2 sigma^2))``.
 
-    Information falls with the bandwidth, from log n to 0 whatever the data: keep it fixed over checkpoints.
+    Information falls with the bandwidth from log n to 0 whatever the data: keep it fixed over checkpoints.
+
+    Args:
+        points: x, ``(n,)`` or ``(n, d)``.
+        bandwidth: sigma, positive, in units of the points.
+    Returns:
+        ``(n, n)`` float64.
     """
     require(0 < bandwidth < math.inf, "bandwidth", bandwidth, "a positive number")
     if points.dim() not in (1, 2) or not len(points):
@@ -70,7 +76,7 @@ def gaussian_gram(points: Tensor, bandwidth: float) -> Tensor:
 
 
 def _density_matrix(name: str, gram: Tensor) -> Tensor:
-    """``K_ij / (n sqrt(K_ii K_jj))``, trace 1, ``(n, n)``.
+    """A Gram matrix normalised to trace 1, ``K_ij / (n sqrt(K_ii K_jj))``, ``(n, n)``.
 
     Raises:
         BadInputError: not positive semidefinite, or a diagonal that is not positive: the product entry by entry of two such
@@ -88,15 +94,22 @@ def _density_matrix(name: str, gram: Tensor) -> Tensor:
 
 
 def _density_matrix_entropy(matrix: Tensor, order: float) -> float:
-    """Renyi entropy of a density matrix, rounding below zero cut off."""
+    """Renyi entropy of a density matrix from its eigenvalues; negative ones, which are rounding, count as 0."""
     return renyi(torch.linalg.eigvalsh(matrix).clamp_min(0), order)
 
 
 def gram_entropy(gram: Tensor, order: float = 1.0) -> float:
-    """``S_alpha = log tr(A^alpha) / (1 - alpha)`` with ``A_ij = K_ij / (n sqrt(K_ii K_jj))``, in nats.
+    """Matrix entropy of a Gram matrix: ``S_alpha = log tr(A^alpha) / (1 - alpha)`` with ``A_ij = K_ij / (n sqrt(K_ii K_jj))``.
 
+    Args:
+        gram: K, positive semidefinite with a positive diagonal, ``(n, n)``.
+        order: alpha, at least 0.
+    Returns:
+        The entropy in nats, from 0 to log n.
+    Raises:
+        BadInputError: not positive semidefinite, or a diagonal that is not positive.
     Example:
-        >>> round(math.exp(gram_entropy(torch.eye(5))), 9)  # five points that the kernel tells apart
+        >>> round(math.exp(gram_entropy(torch.eye(5))), 9)  # the kernel distinguishes all five points
         5.0
 
     Source:
@@ -106,16 +119,21 @@ def gram_entropy(gram: Tensor, order: float = 1.0) -> float:
 
 
 def mutual_information(first: Tensor, second: Tensor, order: float = 1.0) -> float:
-    """``I_alpha = S_alpha(A) + S_alpha(B) - S_alpha(A o B / tr(A o B))`` of two Gram matrices of the same n samples, in nats.
+    """Mutual information of two Gram matrices of the same n samples, in nats.
+
+    ``I_alpha = S_alpha(A) + S_alpha(B) - S_alpha(A o B / tr(A o B))``, with o the product entry by entry.
 
     For order 1, ``0 <= I <= min(S_A, S_B)``: n A o B has the spectrum of the separable state ``(1/n) sum_i |x_i y_i><x_i y_i|``, of
     which A and B are marginals, so von Neumann entropy is subadditive and no marginal exceeds the whole. For other orders only the
-    upper bound is left (the joint is majorised by A and by B); Renyi entropy is not subadditive, and I may be negative.
+    upper bound holds (the joint is majorised by A and by B): Renyi entropy is not subadditive, and I may be negative.
 
     Args:
         first: positive semidefinite with a positive diagonal, ``(n, n)``.
-        second: of the same samples in the same order, ``(n, n)``.
-        order: alpha.
+        second: Gram matrix of the same samples in the same order, ``(n, n)``.
+        order: alpha, at least 0.
+    Raises:
+        ShapeMismatchError: matrices of different shapes.
+        BadInputError: not positive semidefinite, or a diagonal that is not positive.
     Warns:
         NegativeMIWarning: an order other than 1.
     Example:
@@ -128,14 +146,14 @@ def mutual_information(first: Tensor, second: Tensor, order: float = 1.0) -> flo
     if first.shape != second.shape:
         raise ShapeMismatchError(f"grams: given shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same")
     if order != 1:
-        words = f"order: given {order}, mutual information may be negative for orders other than 1; use order=1"
-        warnings.warn(words, NegativeMIWarning, stacklevel=2)
+        message = f"order: given {order}, mutual information may be negative for orders other than 1; use order=1"
+        warnings.warn(message, NegativeMIWarning, stacklevel=2)
     a, b = _density_matrix("first", first), _density_matrix("second", second)
     return _density_matrix_entropy(a, order) + _density_matrix_entropy(b, order) - _joint_entropy(a, b, order)
 
 
 def _joint_entropy(first: Tensor, second: Tensor, order: float = 1.0) -> float:
-    """Of two density matrices with a diagonal of 1/n: that of their product entry by entry, times n."""
+    """Joint entropy of two density matrices with a diagonal of 1/n: the entropy of n times their product entry by entry."""
     return _density_matrix_entropy(first * second * len(first), order)
 
 
@@ -144,14 +162,20 @@ def sample_information(
 ) -> Information:
     """Mutual information of n pairs of numbers (order 1, Gaussian kernels), and its baseline over random pairings.
 
-    Samples are standardised and the bandwidth depends on n alone, so it is the same at every checkpoint.
+    ``I = S(X) + S(Y) - S(X, Y)`` with matrix entropies of Gram matrices. Samples are standardised and the bandwidth depends on n
+    alone, so it is the same at every checkpoint. Costs ``permutations + 3`` eigenvalue problems of size n.
 
     Args:
         first: ``(n,)``, n of at least 3.
-        second: ``(n,)``.
-        permutations: of the baseline, at least 20.
+        second: ``(n,)``, paired with ``first`` by position.
+        permutations: number of random pairings of the baseline, at least 20.
         bandwidth: sigma, in standard deviations; None takes Silverman's ``1.06 n^(-1/5)``.
-        seed: of the permutations.
+        seed: seed of the permutations.
+    Returns:
+        The information in nats, with its baseline.
+    Raises:
+        ShapeMismatchError: different numbers of samples.
+        BadInputError: too few pairs or permutations, or samples that do not vary.
     """
     x, y = spectrum("first", first), spectrum("second", second)
     if x.shape != y.shape:
@@ -160,17 +184,17 @@ def sample_information(
     require(permutations >= _PERMUTATIONS, "permutations", permutations, f"at least {_PERMUTATIONS}")
     sigma = 1.06 * len(x) ** -0.2 if bandwidth is None else bandwidth
     a, b = (gaussian_gram(_standardised(samples), sigma) / len(x) for samples in (x, y))
-    apart = _density_matrix_entropy(a, 1) + _density_matrix_entropy(b, 1)
-    draw, chance = stream(seed, "bootstrap"), []
+    separate = _density_matrix_entropy(a, 1) + _density_matrix_entropy(b, 1)
+    draw, permuted = stream(seed, "bootstrap"), []
     for _ in range(permutations):
         order = torch.from_numpy(draw.permutation(len(x)))
-        chance.append(apart - _joint_entropy(a, b[order][:, order]))
-    found = torch.tensor(chance, dtype=torch.float64)
-    return Information(apart - _joint_entropy(a, b), float(found.mean()), float(found.std()), sigma, 0)
+        permuted.append(separate - _joint_entropy(a, b[order][:, order]))
+    baseline = torch.tensor(permuted, dtype=torch.float64)
+    return Information(separate - _joint_entropy(a, b), float(baseline.mean()), float(baseline.std()), sigma, 0)
 
 
 def _standardised(samples: Tensor) -> Tensor:
-    """Mean 0 and variance 1, refused where nothing varies."""
+    """Samples scaled to mean 0 and variance 1; refused where they do not vary."""
     deviation = float(samples.std())
     require(deviation > 1e-12 * float(samples.abs().max()), "samples, standard deviation", deviation, "samples that vary")
     return (samples - samples.mean()) / deviation
@@ -184,16 +208,17 @@ def quadratic_form_information(
     bandwidth: float | None = None,
     seed: int = 0,
 ) -> Information:
-    """Mutual information of ``z^T A z`` and ``z^T B z`` over Gaussian probes z: products only, any signs.
+    """Mutual information of ``z^T A z`` and ``z^T B z`` over common Gaussian probes z, from products only, for any signs.
 
-    Their correlation is ``tr(A B) / (||A|| ||B||)``, so the information falls with the cosine of the two matrices, to the baseline
-    for an independently rotated copy of trace zero. Traces count as common: both forms then grow with ``||z||^2``. A change of
-    basis that both share changes nothing but the probes.
+    The correlation of the two forms is ``tr(A B) / (||A|| ||B||)``, so the information falls with the cosine of the two matrices,
+    to the baseline for an independently rotated copy of trace zero. Traces count as common to both: both forms then grow with
+    ``||z||^2``. A change of basis that both share changes nothing but the probes. Costs 2 n products.
 
     Args:
         first: A, ``(P, P)`` or an operator.
         second: B, of the same dimension.
-        probes: n; two products each. The baseline falls slowly with n (0.14 at 400): compare at the same n.
+        probes: n, at least 3. The baseline falls slowly with n (0.14 at 400): compare at the same n.
+        permutations, bandwidth, seed: as for `sample_information`.
     Source:
         Ours; the functional is Sanchez Giraldo, Rao and Principe's.
     """
@@ -204,19 +229,22 @@ def quadratic_form_information(
         z = gaussian(a, index, seed)
         forms.append(torch.stack([z @ (a @ z), z @ (b @ z)]))
     x, y = torch.stack(forms, 1)
-    found = sample_information(x, y, permutations, bandwidth, seed)
-    return Information(found.value, found.baseline, found.baseline_deviation, found.bandwidth, 2 * probes)
+    information = sample_information(x, y, permutations, bandwidth, seed)
+    return Information(information.value, information.baseline, information.baseline_deviation, information.bandwidth, 2 * probes)
 
 
 def sorted_pairs_information(first: Tensor, second: Tensor, permutations: int = 20, seed: int = 0) -> Information:
-    """The paper's pairing, for comparison only: eigenvalues of two spectra as samples, paired by rank.
+    """Mutual information of eigenvalues paired by rank, as in arXiv 2510.10089; for comparison only.
 
-    Sorting creates the dependence: two independent spectra look almost like twice the same one. The baseline here is that of a
-    random pairing of the same values.
+    Sorting creates the dependence: two independent spectra look almost like the same one twice. The baseline is that of a random
+    pairing of the same values.
 
+    Args:
+        first, second: eigenvalues ``(n,)`` of two matrices.
+        permutations, seed: as for `sample_information`.
     Warns:
         SortedPairsWarning: always.
     """
-    words = "sorted: eigenvalues paired by rank look dependent whatever they are; use quadratic_form_information"
-    warnings.warn(words, SortedPairsWarning, stacklevel=2)
+    message = "sorted: eigenvalues paired by rank look dependent whatever they are; use quadratic_form_information"
+    warnings.warn(message, SortedPairsWarning, stacklevel=2)
     return sample_information(first.sort().values, second.sort().values, permutations, None, seed)

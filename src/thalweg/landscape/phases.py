@@ -1,4 +1,11 @@
-"""Phases of a series: where its slope changes, and whether it falls, rises or stays in between.
+"""Phases of a series: where its slope changes, and whether it falls, rises or stays constant in between.
+
+The series is fitted by straight lines with k breaks. The procedure:
+
+1. The best lines for a given number of breaks are found exactly, by dynamic programming over the costs of all segments.
+2. A further break counts only if its gain, ``log(RSS_k / RSS_{k+1})``, is larger than for AR(1) noise about k-break lines; the
+   distribution of the gain comes from a parametric bootstrap.
+3. Each segment is named by its rise, slope times length: "collapse", "diversification" or "stable".
 
 Shape letters: n checkpoints, B replicates of the bootstrap.
 """
@@ -21,91 +28,100 @@ from thalweg.theory.inputs import Condition, spectrum
 _Array = NDArray[np.float64]
 
 LEAST_POINTS = 40
-"""Checkpoints below which slopes, noise and its correlation cannot be told apart."""
+"""Fewest checkpoints for which slopes, noise and its correlation can be distinguished."""
 
 THREE = ("collapse", "diversification", "stable")
-"""The paper's phases, in their order."""
+"""The three phases of arXiv 2510.10089, in their order."""
 
 _SPACINGS = ("step", "log-step")
 
 _LARGEST_CORRELATION = 0.98
-"""Of the noise of neighbours; above it noise and trend are the same thing."""
+"""Largest correlation of neighbouring noise; above it noise cannot be distinguished from a trend."""
 
 _ROUNDING = 1e-9
-"""Of the series' sum of squares: residuals below are rounding, of the prefix sums among others."""
-
+"""Share of the series' sum of squares below which residuals are rounding, of the prefix sums among others."""
 
 BLOCK = 5
-"""Replicates cut at once: their costs stay in the cache."""
+"""Number of replicates that are segmented at once: their costs stay in the cache."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the series with a straight line of its own."""
+    """A part of the series with a straight line of its own."""
 
     start: int
-    """First checkpoint."""
+    """Number of the first checkpoint."""
     stop: int
-    """One past the last."""
+    """One past the last checkpoint."""
     slope: float
-    """Per checkpoint."""
+    """Slope of the line, in units of the series per checkpoint."""
     label: str
     """"collapse", "diversification" or "stable"."""
 
     @property
     def rise(self) -> float:
-        """Slope times length, in units of the series."""
+        """Rise of the line over the segment, slope times length, in units of the series."""
         return self.slope * (self.stop - self.start)
 
 
 @dataclass(frozen=True)
 class Phases:
-    """A series cut into straight lines."""
+    """A series divided into segments with straight lines."""
 
     segments: tuple[Segment, ...]
-    """In order, without gaps."""
+    """The segments in order, without gaps."""
     labels: tuple[str, ...]
-    """With equal neighbours merged."""
+    """Labels of the segments, with equal neighbours merged."""
     p_values: tuple[float, ...]
-    """Of more than 0, 1, 2 ... breaks; all but the last are at most the level, and the last where the most breaks were found."""
+    """p-values of the tests for more than 0, 1, 2 ... breaks, in order. All but the last are at most the level; the last is too
+    where the largest number of breaks was reached."""
     noise: float
     """Standard deviation about the lines, in units of the series."""
     correlation: float
-    """Of the noise of neighbouring checkpoints, corrected for bias."""
+    """Correlation of the noise of neighbouring checkpoints, corrected for bias."""
     tolerance: float
-    """Rises up to it are "stable"; in units of the series."""
+    """Largest rise or fall that is "stable", in units of the series."""
     spacing: str
-    """In what the checkpoints are equally far apart."""
+    """"step" or "log-step": the scale on which the checkpoints are equally spaced."""
 
     @property
     def breaks(self) -> tuple[int, ...]:
-        """First checkpoints of all segments but the first."""
+        """Numbers of the first checkpoints of all segments but the first."""
         return tuple(segment.start for segment in self.segments[1:])
 
 
 @dataclass(frozen=True)
 class PhasesOverSeeds:
-    """The same series in several runs."""
+    """The phases of the same series in several runs."""
 
     runs: tuple[Phases, ...]
+    """Phases of each run."""
     modal: tuple[str, ...]
-    """The merged labels that most runs have; of several, the first seen."""
+    """The merged labels that most runs have; the first of them in a tie."""
     share: float
-    """Of runs with the modal labels."""
+    """Share of runs with the modal labels."""
     three_phases: bool
-    """Whether "collapse, diversification, stable" may be claimed: all conditions held."""
+    """Whether "collapse, diversification, stable" may be claimed: all conditions hold."""
     conditions: tuple[Condition, ...]
+    """Number of seeds, and share of runs with the three phases."""
 
 
 def segment_costs(series: _Array, shortest: int) -> _Array:
-    """Squared residuals of the best line through ``[i, j)``, for all i and j at once: ``(B, n)`` to ``(B, n + 1, n + 1)``.
+    """Squared residuals of the best straight line through the points ``[i, j)``, for all i and j at once.
 
-    From prefix sums of 1, t, y, t^2, t y, y^2, so n^2 operations; infinite for less than `shortest` points.
+    With sums over the segment, ``RSS = S_yy - S_ty^2 / S_tt`` about the segment's means; the sums come from prefix sums of
+    1, t, y, t^2, t y and y^2, so the cost is n^2 operations for each series.
+
+    Args:
+        series: ``(B, n)``.
+        shortest: fewest points of a segment.
+    Returns:
+        ``(B, n + 1, n + 1)``; infinite for fewer than ``shortest`` points.
     """
     n = series.shape[1]
     t, y = np.arange(n) - (n - 1) / 2, series - series.mean(1, keepdims=True)
 
-    def between(values: _Array) -> _Array:
+    def between(values: _Array) -> _Array:  # sums over [i, j) for all i and j
         total = np.concatenate([np.zeros((*values.shape[:-1], 1)), values.cumsum(-1)], -1)
         return total[..., None, :] - total[..., :, None]
 
@@ -113,30 +129,44 @@ def segment_costs(series: _Array, shortest: int) -> _Array:
     allowed = count >= shortest
     size = np.where(allowed, count, np.inf)
     centre, spread = t_sum / size, np.where(allowed, t_square - t_sum**2 / size, np.inf)
-    y_sum, covariance, left = between(y), between(t * y), between(y * y)
+    y_sum, covariance, residual = between(y), between(t * y), between(y * y)
     covariance -= centre * y_sum  # in place from here on: this is where the bootstrap spends its time
-    left -= np.square(y_sum, out=y_sum) * (1 / size)
-    left -= np.square(covariance, out=covariance) * (1 / spread)
-    return np.maximum(left, 0, out=left) + np.where(allowed, 0, np.inf)
+    residual -= np.square(y_sum, out=y_sum) * (1 / size)
+    residual -= np.square(covariance, out=covariance) * (1 / spread)
+    return np.maximum(residual, 0, out=residual) + np.where(allowed, 0, np.inf)
 
 
 def _best_costs(costs: _Array, most: int) -> tuple[list[_Array], list[NDArray[np.int64]]]:
-    """Least squared residuals of the first j points in 1, ... most + 1 segments, ``(B, n + 1)``, and where the last one starts."""
+    """Least squared residuals of the first j points in 1, ..., most + 1 segments, and where the last segment starts.
+
+    Bellman's recursion ``best_{k+1}(j) = min_i best_k(i) + cost(i, j)``. Both lists hold arrays ``(B, n + 1)``.
+    """
     best, starts = [costs[:, 0]], [np.zeros(costs[:, 0].shape, dtype=np.int64)]
     for _ in range(most):
         total = best[-1][:, :, None] + costs
-        where = total.argmin(1)
-        best.append(np.take_along_axis(total, where[:, None], 1)[:, 0])
-        starts.append(where)
+        best_start = total.argmin(1)
+        best.append(np.take_along_axis(total, best_start[:, None], 1)[:, 0])
+        starts.append(best_start)
     return best, starts
 
 
 def segmentation(series: _Array, breaks: int, shortest: int) -> list[tuple[int, int]]:
-    """The exact best ``breaks + 1`` straight lines through a series ``(n,)``, as ``(start, stop)``, by dynamic programming.
+    """The best ``breaks + 1`` straight lines through a series, exactly, by dynamic programming.
 
-    Lines need not meet. The least sum of squared residuals over all cuts into segments of at least `shortest` points.
+    They have the least sum of squared residuals over all divisions into segments of at least ``shortest`` points. Neighbouring
+    lines need not meet.
+
+    Args:
+        series: ``(n,)``.
+        breaks: number of breaks.
+        shortest: fewest points of a segment.
+    Returns:
+        ``(start, stop)`` of each segment, in order.
+    Source:
+        Bai and Perron 2003.
     """
     _, starts = _best_costs(segment_costs(series[None], shortest), breaks)
+    # Follow the starts back from the last segment to the first.
     stops = [len(series)]
     for number in range(breaks, 0, -1):
         stops.append(int(starts[number][0, stops[-1]]))
@@ -144,7 +174,7 @@ def segmentation(series: _Array, breaks: int, shortest: int) -> list[tuple[int, 
 
 
 def _fitted(series: _Array, cuts: list[tuple[int, int]]) -> tuple[_Array, list[float]]:
-    """The lines at every checkpoint, and their slopes."""
+    """The values of the least-squares lines at every checkpoint, and the lines' slopes."""
     lines, slopes = np.empty_like(series), []
     for start, stop in cuts:
         t = np.arange(stop - start) - (stop - start - 1) / 2
@@ -154,12 +184,20 @@ def _fitted(series: _Array, cuts: list[tuple[int, int]]) -> tuple[_Array, list[f
 
 
 def noise_of(residuals: _Array, segments: int) -> tuple[float, float]:
-    """Correlation of neighbours and standard deviation of the noise about `segments` lines.
+    """Lag-1 correlation phi and standard deviation of AR(1) noise, from the residuals of a fit by straight lines.
 
-    Lines take correlation out of what they leave, about ``(2 + 4 phi) / n`` each, and a break that was searched for as much again
-    (by simulation: 0.059 and 0.143 in place of 0.058 and 0.130 at phi = 0 and 0.8, one break, n = 120). It is added twice, the
-    second time at the corrected phi. The deviation is that of innovations with two degrees of freedom less for each line, scaled
-    to the series by the corrected phi.
+    Fitted lines lower the correlation of the residuals, each by about ``(2 + 4 phi) / n``, and a break that was searched for by as
+    much again (by simulation: 0.059 and 0.143 in place of 0.058 and 0.130 at phi = 0 and 0.8, one break, n = 120).
+    The correction is applied twice, the second time at the corrected phi. The deviation is that of the innovations with two degrees
+    of freedom less for each line, scaled to the series by ``1 / sqrt(1 - phi^2)``.
+
+    Args:
+        residuals: ``(n,)``.
+        segments: number of lines.
+    Returns:
+        phi, and the standard deviation in units of the series; both 0 for residuals of zero.
+    Source:
+        Ours.
     """
     n, square = len(residuals), float(residuals[:-1] @ residuals[:-1])
     if not square:
@@ -173,7 +211,17 @@ def noise_of(residuals: _Array, segments: int) -> tuple[float, float]:
 
 
 def correlated_noise(draw: np.random.Generator, replicates: int, n: int, correlation: float, deviation: float) -> _Array:
-    """Stationary Gaussian noise ``e_t = phi e_{t-1} + sqrt(1 - phi^2) u_t``, ``(B, n)``."""
+    """Stationary Gaussian AR(1) noise, ``e_t = phi e_{t-1} + sqrt(1 - phi^2) u_t``.
+
+    Args:
+        draw: generator of u.
+        replicates: B.
+        n: length of each series.
+        correlation: phi.
+        deviation: standard deviation of e.
+    Returns:
+        ``(B, n)``.
+    """
     fresh = deviation * draw.standard_normal((replicates, n))
     fresh[:, 1:] *= math.sqrt(1 - correlation**2)
     for t in range(1, n):
@@ -182,42 +230,55 @@ def correlated_noise(draw: np.random.Generator, replicates: int, n: int, correla
 
 
 def gains(series: _Array, breaks: int, more: int, shortest: int) -> _Array:
-    """``log(RSS_k / RSS_{k+more})`` of the best k and k + more breaks, ``(B,)``; to three decimals, without what rounding adds."""
-    found = []
+    """Gains of ``more`` breaks, ``log(RSS_k / RSS_{k+more})`` of the best fits with k and k + more breaks.
+
+    Rounded to three decimals, so that rounding of the sums decides no comparison.
+
+    Args:
+        series: ``(B, n)``.
+        breaks: k.
+        more: number of further breaks.
+        shortest: fewest points of a segment.
+    Returns:
+        ``(B,)``.
+    """
+    gains_of_chunks = []
     for rows in np.array_split(series, -(-len(series) // BLOCK)):
         costs = segment_costs(rows, shortest)
         best, _ = _best_costs(costs, breaks + more - 1)
-        richer = (best[-1] + costs[:, :, -1]).min(1)  # one segment more, of which only the whole series is asked
+        richer = (best[-1] + costs[:, :, -1]).min(1)  # one segment more, needed for the whole series only
         floor = _ROUNDING * ((rows - rows.mean(1, keepdims=True)) ** 2).sum(1) + 1e-300
-        found.append(np.log((best[breaks][:, -1] + floor) / (richer + floor)))
-    return np.concatenate(found).round(3)
+        gains_of_chunks.append(np.log((best[breaks][:, -1] + floor) / (richer + floor)))
+    return np.concatenate(gains_of_chunks).round(3)
 
 
 def _bootstrapped(series: _Array, breaks: int, more: int, shortest: int, replicates: int, draw: np.random.Generator) -> float:
-    """p value of k against k + more breaks by a parametric bootstrap.
+    """p-value of k against k + more breaks, by a parametric bootstrap.
 
-    Replicates are the k-break fit plus AR(1) noise as seen about the richer fit; the whole search is done again for each of them.
+    Replicates are the k-break fit plus AR(1) noise with the parameters of the residuals about the richer fit. The whole search for
+    breaks is repeated for each replicate.
     """
     lines, _ = _fitted(series, segmentation(series, breaks, shortest))
     richer, _ = _fitted(series, segmentation(series, breaks + more, shortest))
     correlation, deviation = noise_of(series - richer, breaks + more + 1)
     copies = lines + correlated_noise(draw, replicates, len(series), correlation, deviation)
-    found = gains(series[None], breaks, more, shortest)[0]
-    return (1 + int((gains(copies, breaks, more, shortest) >= found).sum())) / (1 + replicates)
+    observed = gains(series[None], breaks, more, shortest)[0]
+    return (1 + int((gains(copies, breaks, more, shortest) >= observed).sum())) / (1 + replicates)
 
 
 def _break_p_values(series: _Array, most: int, level: float, shortest: int, replicates: int, seed: int) -> list[float]:
-    """p values of more breaks than 0, 1, 2, ..., up to the first above the level.
+    """p-values of the tests for more breaks than 0, 1, 2, ..., up to the first one above the level.
 
-    Each is twice the smaller of two: against one more and against two more. One more alone is blind where two are needed at
-    once: what is left about it then looks like strongly correlated noise, which explains anything.
+    Each is twice the smaller of two p-values: against one more break, and against two more (Bonferroni). The test against one more
+    fails where two breaks are needed at once: the residuals about one break then look like strongly correlated noise, which can
+    explain any series.
     """
-    found = []
-    while len(found) < most and (not found or found[-1] <= level):
-        breaks, draw = len(found), stream(seed, "bootstrap", step=len(found))
+    p_values = []
+    while len(p_values) < most and (not p_values or p_values[-1] <= level):
+        breaks, draw = len(p_values), stream(seed, "bootstrap", step=len(p_values))
         tests = [_bootstrapped(series, breaks, more, shortest, replicates, draw) for more in (1, 2) if breaks + more <= most]
-        found.append(min(1.0, len(tests) * min(tests)))
-    return found
+        p_values.append(min(1.0, len(tests) * min(tests)))
+    return p_values
 
 
 def phases(
@@ -230,31 +291,34 @@ def phases(
     spacing: str = "step",
     seed: int = 0,
 ) -> Phases:
-    """Cut a series into ramps and name them; a break counts only where AR(1) noise does not explain it.
+    """Divide a series into segments with straight lines and name them; a break counts only if AR(1) noise does not explain it.
 
-    Breaks are added one by one while the p value of more of them is at most the level. A segment is "collapse" where slope times
-    length is below ``-tolerance``, "diversification" above it, else "stable"; the tolerance is the larger of a twentieth of the
-    range and four standard deviations of the noise. Ramps need lines: level shifts cut each of them into many steps. Information
-    criteria are not calibrated here, as they take neighbours for independent.
+    Breaks are added one by one while the p-value of further ones is at most the level. A segment is "collapse" where its rise,
+    slope times length, is below ``-tolerance``, "diversification" where it is above ``tolerance``, else "stable"; the tolerance is
+    the larger of a twentieth of the range and four standard deviations of the noise. Lines rather than levels are fitted because
+    levels would divide each ramp into many steps. Information criteria are not calibrated here, as they assume independent noise.
+    Costs B searches of n^2 operations for each number of breaks.
 
-    Noise alone has a break in 6, 7 and 15 % of series of 120 (phi = 0, 0.5, 0.8), in 7, 15 and 24 % of 40: more checkpoints help.
-    The tolerance calls nearly all of those stable: another label in 0, 1 and 7 % of 120, never the three phases.
+    Noise alone has a break in 6, 7 and 15 % of series of 120 points (phi = 0, 0.5, 0.8), and in 7, 15 and 24 % of series of 40:
+    more checkpoints help. Nearly all of their segments are stable by the tolerance: another label in 0, 1 and 7 % of series of 120
+    points, and never the three phases.
 
     Args:
-        series: an entropy, say, at equally spaced checkpoints, ``(n,)``, n of at least 40.
+        series: for instance an entropy at equally spaced checkpoints, ``(n,)``, n of at least 40.
         most: largest number of breaks.
-        level: of each test.
+        level: significance level of each test.
         replicates: B, at least 49.
-        shortest: points of a segment, at least 4; None takes a tenth of n.
-        spread: range in the tolerance; None takes this series' own. Over several runs, give that of all.
-        spacing: "step" or "log-step", recorded.
-        seed: of the bootstrap.
+        shortest: fewest points of a segment, at least 4; None takes a tenth of n.
+        spread: range that enters the tolerance; None takes this series' own. Over several runs, give the range over all.
+        spacing: "step" or "log-step", only recorded.
+        seed: seed of the bootstrap.
     Raises:
         InsufficientDataError: fewer than 40 checkpoints.
+        BadInputError: an option out of its range.
     Example:
         >>> import torch
-        >>> found = phases(torch.cat([torch.linspace(3, 1, 30), torch.linspace(1, 2, 30), torch.full((30,), 2.0)]))
-        >>> found.labels
+        >>> outcome = phases(torch.cat([torch.linspace(3, 1, 30), torch.linspace(1, 2, 30), torch.full((30,), 2.0)]))
+        >>> outcome.labels
         ('collapse', 'diversification', 'stable')
 
     Source:
@@ -268,6 +332,7 @@ def phases(
     require(spread is None or 0 <= spread < math.inf, "spread", spread, "a number of at least 0")
     if spacing not in _SPACINGS:
         raise unknown("spacing", spacing, _SPACINGS)
+    # How many breaks, then the best fit with that many, and its noise.
     p_values = _break_p_values(y, most, level, cut, replicates, seed)
     breaks = sum(p <= level for p in p_values)
     cuts = segmentation(y, breaks, cut)
@@ -284,7 +349,11 @@ def phases(
 
 
 def checked(series: Tensor) -> _Array:
-    """Float64 numbers, enough of them."""
+    """A series as float64 numbers ``(n,)``, n of at least 40.
+
+    Raises:
+        InsufficientDataError: fewer than 40 checkpoints.
+    """
     y = spectrum("series", series)
     if len(y) < LEAST_POINTS:
         raise InsufficientDataError(f"series: {len(y)} checkpoints, expected at least {LEAST_POINTS}; record more often")
@@ -292,31 +361,31 @@ def checked(series: Tensor) -> _Array:
 
 
 def named(rise: float, tolerance: float) -> str:
-    """A segment's label."""
+    """The label of a segment by its rise: "collapse" below ``-tolerance``, "diversification" above ``tolerance``, else "stable"."""
     return "collapse" if rise < -tolerance else "diversification" if rise > tolerance else "stable"
 
 
 def phases_over_seeds(runs: Sequence[Tensor], **options) -> PhasesOverSeeds:
-    """The phases of several runs, and whether the paper's three may be claimed.
+    """The phases of several runs, and whether the three phases of arXiv 2510.10089 may be claimed.
 
     They may if the merged labels are exactly collapse, diversification, stable in at least two thirds of at least five runs.
     Otherwise report the modal labels.
 
     Args:
-        runs: one series a seed.
-        options: of `phases`; the spread is the range over all runs unless given.
+        runs: one series for each seed, see `phases`.
+        options: options of `phases`; the spread is the range over all runs unless given.
     Raises:
-        InsufficientDataError: no run.
+        InsufficientDataError: no run, or one with fewer than 40 checkpoints.
     """
     if not runs:
         raise InsufficientDataError("runs: none, expected at least 5 seeds")
     series = [checked(run) for run in runs]
     spread = max(float(y.max()) for y in series) - min(float(y.min()) for y in series)
-    found = tuple(phases(run, **{"spread": spread, **options}) for run in runs)
-    (modal, count), *_ = Counter(run.labels for run in found).most_common(1)
-    three = sum(run.labels == THREE for run in found) / len(found)
+    outcomes = tuple(phases(run, **{"spread": spread, **options}) for run in runs)
+    (modal, count), *_ = Counter(run.labels for run in outcomes).most_common(1)
+    three = sum(run.labels == THREE for run in outcomes) / len(outcomes)
     conditions = (
-        Condition("seeds >= 5", len(found) >= 5, len(found)),
+        Condition("seeds >= 5", len(outcomes) >= 5, len(outcomes)),
         Condition("share of (collapse, diversification, stable) >= 2/3", three >= 2 / 3 - 1e-12, three),
     )
-    return PhasesOverSeeds(found, modal, count / len(found), all(condition.held for condition in conditions), conditions)
+    return PhasesOverSeeds(outcomes, modal, count / len(outcomes), all(condition.held for condition in conditions), conditions)

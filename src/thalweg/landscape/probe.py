@@ -1,6 +1,13 @@
-"""The curvature of any loss of any model at one point after the other, as records.
+"""The curvature of any loss of any model at a series of points, as records.
 
-Shape letters: P number of parameters, k top directions, n probes, f quadratic forms.
+At each point the probe takes these steps:
+
+1. Choose a variant, once for each series: all eigenvalues of a dense Hessian ("exact"), or a density and a few eigenpairs from
+   products alone ("matrix-free"), by memory and expected time.
+2. Measure: the Hessian or its products, the spectrum, the top eigenpairs.
+3. Compute the numbers of the record, and compare the point with the one before.
+
+Shape letters: P number of parameters, k top directions, n probes, f quadratic forms, b batches.
 """
 
 from __future__ import annotations
@@ -25,7 +32,7 @@ from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.operator import Matrix, Operator
 from thalweg.curvature.probes import blocks, gaussian
 from thalweg.errors import require, unknown
-from thalweg.landscape.context import Gauge, MeasurementContext, refuse_other, refuse_unequal, scene
+from thalweg.landscape.context import Gauge, MeasurementContext, measurement_context, refuse_other, refuse_unequal
 from thalweg.landscape.cost import Counted, Progress, column_seconds, duration, eigen_seconds, matrix_bytes
 from thalweg.landscape.gauge import Pair
 from thalweg.landscape.spectrum import (
@@ -44,48 +51,56 @@ from thalweg.vectors import Choice
 
 _Variant = Literal["exact", "matrix-free"]
 _FIRST_PROBE = 1 << 20
-"""Number of the first common probe; those below belong to the density and the quadratic forms."""
+"""Number of the first probe that all points of a series share; lower numbers belong to the density and the quadratic forms."""
 _SMALLEST = 1e-4
-"""Residual of the most negative eigenvalue over the largest size; the value's own error is about its square."""
+"""Relative residual of the most negative eigenvalue; the relative error of the value itself is about its square."""
 
 
 @dataclass(frozen=True)
 class PointMeasurement:
-    """What was seen, before it is put into numbers."""
+    """What was measured at one point, before the numbers of its record are computed."""
 
     point: Point
+    """Spectrum, and what the next point is compared with."""
     operator: Operator
+    """The Hessian."""
     pairs: EigenPairs
+    """The largest eigenvalues with their vectors."""
     loss: float
+    """Mean loss at the point."""
     gradient_norm: float
+    """Euclidean norm of its gradient."""
     batches: Tensor | None = None
-    """Hessians of single batches ``(b, P, P)``, where the noise is asked for."""
+    """Hessians of single batches ``(b, P, P)``, if ``noise=True``."""
 
 
 class LandscapeProbe:
-    """Measures a series of points, each compared with the one before.
+    """Measures the Hessian spectrum of a series of points, each compared with the one before.
 
-    The first point of a series decides between the exact spectrum and a matrix-free one, so that a series is not mixed. To go on
-    with a series after a restart, call `remember` on its last point (or measure that again) with ``method`` as in its records.
+    The first point of a series decides between the exact spectrum and a matrix-free one, so that a series is not mixed. To continue
+    a series after a restart, call `remember` on its last point (or measure it again) with ``method`` as in its records. A
+    matrix-free point costs about n (m + 1) products for m Lanczos steps, and those of the eigenpairs (about 20 k + 100).
 
     Args:
-        top: k, of the largest eigenvalues, with their vectors.
-        lanczos: steps of a matrix-free density.
-        probes: n, of the density, and as many for the comparison of successive matrix-free points.
+        top: k, number of largest eigenvalues that are computed with their vectors.
+        lanczos: Lanczos steps of a matrix-free density.
+        probes: n, probes of the density, and as many for the comparison of successive matrix-free points.
             Standard errors over n probes are rough for small n (n - 1 degrees of freedom): the entropy of a small GPT lay more than
             4 of them from the truth in 4 % of 300 seeds at n = 4, in 3 % at 8, in 1 % of 100 at 20.
-        exact_seconds: longest expected time of an exact spectrum.
+        exact_seconds: longest expected time of an exact spectrum, in seconds.
         memory: bytes; None takes half of what is free.
         dtype: arithmetic of the products, float32 or float64; eigenvalues are computed in float64.
-        method: "auto", "exact" (refused where it does not fit the memory) or "matrix-free".
-        forms: f, of the mutual information in exact points; 0 leaves it out.
-        seed: of all probes; series of one seed share them.
+        method: "auto", "exact" (refused where it does not fit into the memory) or "matrix-free".
+        forms: f, quadratic forms for the mutual information of exact points; 0 leaves it out.
+        seed: seed of all probes; series with the same seed share them.
         pairs: query and key weights, which are balanced in a copy of the model: the same function, and one spectrum for all gauges.
             Gradient norm and eigenvectors are those of the balanced weights.
-        heads, rotary: of every pair, see `thalweg.landscape.gauge.balance`.
-        matrices: how many exact Hessians of this kind are to come.
-        products: how Hessian-vector products are made, the ``method`` of `thalweg.curvature.hessian.Hessian`; "differences" for
+        heads, rotary: heads and positions of every pair, see `thalweg.landscape.gauge.balance`.
+        matrices: number of exact Hessians of this structure that are planned.
+        products: how Hessian-vector products are computed, the ``method`` of `thalweg.curvature.hessian.Hessian`; "differences" for
             operations without a second derivative.
+    Raises:
+        BadInputError: an argument out of its range; the message names it.
     Example:
         >>> probe = LandscapeProbe(top=1, forms=0)
         >>> loss = lambda model, x: ((model(x) * torch.tensor([1.0, 2.0])) ** 2).sum() / 2
@@ -122,25 +137,25 @@ class LandscapeProbe:
         self.exact_seconds, self.memory, self.dtype, self.method = exact_seconds, memory, dtype, method
         self.pairs, self.heads, self.rotary, self.matrices = tuple(pairs), heads, rotary, matrices
         require(products in get_args(Method), "products", products, "auto, recorded, rebuilt or differences")
-        self.by = products
-        self.took: dict[tuple[Any, ...], float] = {}
+        self.products_method = products
+        self.seconds_of: dict[tuple[Any, ...], float] = {}
         self.reset()
 
     def reset(self) -> None:
-        """Begin a new series: the next point has nothing to be compared with, and decides anew."""
-        self.last: Point | None = None
-        self.way: _Variant | None = None
-        self.first = 0
+        """Begin a new series: the next point is compared with none, and chooses the variant again."""
+        self.last_point: Point | None = None
+        self.variant: _Variant | None = None
+        self.first_step = 0
 
     @property
     def spectrum(self) -> Spectrum | None:
-        """Of the last point; None before the first."""
-        return None if self.last is None else self.last.spectrum
+        """Spectrum of the last point; None before the first one."""
+        return None if self.last_point is None else self.last_point.spectrum
 
     @property
     def hessian(self) -> Tensor | None:
-        """Of the last point, ``(P, P)``; None where it was matrix-free."""
-        return None if self.last is None else self.last.hessian
+        """Dense Hessian of the last point, ``(P, P)``; None where it was matrix-free."""
+        return None if self.last_point is None else self.last_point.hessian
 
     @undisturbed
     @of_their_kind
@@ -156,43 +171,46 @@ class LandscapeProbe:
         mode: Mode = "eval",
         seed: int | None = None,
     ) -> LandscapeRecord:
-        """The record of the model's present weights, which are not changed.
+        """Measure the curvature at the model's present weights, which are not changed.
 
         Args:
             loss_fn, model, batches, params: as for `thalweg.curvature.hessian.Hessian`.
-            step: updates made, for the record.
+            step: number of updates made so far, for the record.
             progress: see `Progress`.
-            noise: whether the batches' differences enter the threshold of an exact point (one dense Hessian a batch, and their
-                plain mean, so that all batches must count alike); does nothing to a matrix-free one.
+            noise: whether the differences between batches enter the threshold of an exact point (one dense Hessian for each batch,
+                and their plain mean, so that all batches must have equal counts); no effect on a matrix-free point.
             mode, seed: evaluation mode or training mode, and what fixes random parts of the loss, as for `Hessian`.
+        Returns:
+            The record of the point, with its change since the point before.
         Raises:
             BadInputError: another model than that of the point before; or what `Hessian` refuses.
             MemoryLimitError: method "exact", and the matrix does not fit.
             EmptySubspaceError: the Hessian is zero.
+            NonFiniteError: a number of the record is NaN or infinite.
         """
         started = time.perf_counter()
-        scene = self.scene(loss_fn, model, batches, params, mode, seed)
-        look, reason, products = self.look(scene, step, progress, noise)
-        numbers, words, more = self.numbers(look)
-        if look.point.spectrum.values is not None:
-            self.took.setdefault(scene.key, time.perf_counter() - started)
+        context = self.context(loss_fn, model, batches, params, mode, seed)
+        measurement, reason, products = self.measure_point(context, step, progress, noise)
+        numbers, remark, extra_products = self.record_fields(measurement)
+        if measurement.point.spectrum.values is not None:
+            self.seconds_of.setdefault(context.key, time.perf_counter() - started)
         record = LandscapeRecord(
             step=step,
-            how=look.point.spectrum.how,
-            reason=reason + words,
-            dim=scene.layout.dim,
-            products=products + more,
+            how=measurement.point.spectrum.how,
+            reason=reason + remark,
+            dim=context.layout.dim,
+            products=products + extra_products,
             seconds=time.perf_counter() - started,
-            loss=look.loss,
-            gradient_norm=look.gradient_norm,
-            imbalance=scene.imbalance,
-            mode=scene.mode,
-            change=None if self.last is None else change_record(self.last, look.point, self.seed),
+            loss=measurement.loss,
+            gradient_norm=measurement.gradient_norm,
+            imbalance=context.imbalance,
+            mode=context.mode,
+            change=None if self.last_point is None else change_record(self.last_point, measurement.point, self.seed),
             **numbers,
         )
         record = replace(record, seconds=time.perf_counter() - started)
         refuse_non_finite(record)
-        self.last = look.point
+        self.last_point = measurement.point
         return record
 
     @undisturbed
@@ -207,10 +225,11 @@ class LandscapeProbe:
         mode: Mode = "eval",
         seed: int | None = None,
     ) -> None:
-        """Compute only what the next point is compared with, as `measure` would have left it behind; see there."""
-        self.last = self.look(self.scene(loss_fn, model, batches, params, mode, seed), step, progress, noise=False)[0].point
+        """Measure a point only as far as the next one is compared with it, without a record; arguments as for `measure`."""
+        context = self.context(loss_fn, model, batches, params, mode, seed)
+        self.last_point = self.measure_point(context, step, progress, noise=False)[0].point
 
-    def scene(
+    def context(
         self,
         loss_fn: LossFunction,
         model: nn.Module,
@@ -219,103 +238,112 @@ class LandscapeProbe:
         mode: Mode = "eval",
         seed: int | None = None,
     ) -> MeasurementContext:
-        """What is looked at, of the same layout as the point before."""
+        """Loss, batches and balanced model of one point, checked to have the same layout as the point before."""
         gauge = Gauge(self.pairs, self.heads, self.rotary)
-        found = scene(loss_fn, model, batches, params, self.dtype, gauge, mode, seed)
-        if self.last is not None:
-            refuse_other(found.layout, self.last.spectrum.layout, self.last.step)
-        return found
+        context = measurement_context(loss_fn, model, batches, params, self.dtype, gauge, mode, seed)
+        if self.last_point is not None:
+            refuse_other(context.layout, self.last_point.spectrum.layout, self.last_point.step)
+        return context
 
-    def look(
-        self, scene: MeasurementContext, step: int, progress: Progress | None, noise: bool
+    def measure_point(
+        self, context: MeasurementContext, step: int, progress: Progress | None, noise: bool
     ) -> tuple[PointMeasurement, str, int]:
-        """The point in the way of its series; that way in words; products so far."""
+        """Measure a point by the variant of its series; returns it, the reason for the variant, and the products so far."""
         operator: Counted | None = None
-        if self.way is not None:
-            way, reason = self.way, f"{self.way}: {scene.layout.dim:,} parameters, as at step {self.first} of the same series"
+        if self.variant is not None:
+            variant = self.variant
+            reason = f"{variant}: {context.layout.dim:,} parameters, as at step {self.first_step} of the same series"
         elif self.method == "auto":
-            way, reason, operator = self.decided(scene, noise, progress)
+            variant, reason, operator = self.choose_variant(context, noise, progress)
         else:
-            way = "exact" if self.method == "exact" else "matrix-free"
-            reason = f"{way}: {scene.layout.dim:,} parameters, asked for"
+            variant = "exact" if self.method == "exact" else "matrix-free"
+            reason = f"{variant}: {context.layout.dim:,} parameters, asked for"
         spent = operator.products if operator is not None else 0
-        if way == "exact":
-            found, products = self.exact(scene, step, progress, noise), scene.layout.dim + spent
+        if variant == "exact":
+            measurement, products = self.measure_exact(context, step, progress, noise), context.layout.dim + spent
         else:
-            operator = operator or self.operator(scene, progress)
-            found = self.free(scene, step, operator)
+            operator = operator or self.operator(context, progress)
+            measurement = self.measure_matrix_free(context, step, operator)
             products = operator.products
-        if self.way is None:
-            self.way, self.first = way, step
-        return found, reason, products
+        if self.variant is None:
+            self.variant, self.first_step = variant, step
+        return measurement, reason, products
 
-    def numbers(self, look: PointMeasurement) -> tuple[dict[str, Any], str, int]:
-        """Fields of the record; a remark on what did not converge; products that it took."""
-        spectrum, words, bound = look.point.spectrum, "", float(look.pairs.residuals.max())
-        if not look.pairs.converged:
-            words = f"; the {len(look.pairs.values)} largest eigenvalues did not converge, each is within {bound:.1e} of one"
+    def record_fields(self, measurement: PointMeasurement) -> tuple[dict[str, Any], str, int]:
+        """The spectral fields of the record, a remark on eigenvalues that did not converge, and the products that this took."""
+        spectrum, operator, pairs, remark = measurement.point.spectrum, measurement.operator, measurement.pairs, ""
+        if not pairs.converged:
+            worst = float(pairs.residuals.max())
+            remark = f"; the {len(pairs.values)} largest eigenvalues did not converge, each is within {worst:.1e} of one"
         if spectrum.values is not None:
-            split = split_record(spectrum.values, self.dtype, look.batches, self.seed)
-            return exact_numbers(spectrum, spectrum.values) | {"split": split}, words, 0
+            split = split_record(spectrum.values, self.dtype, measurement.batches, self.seed)
+            return exact_numbers(spectrum, spectrum.values) | {"split": split}, remark, 0
         assert spectrum.density is not None
-        low = eigenpairs(look.operator, 1, "smallest", _SMALLEST, None, self.memory, self.seed + 1, strict=False, verify=False)
-        if not low.converged:
-            words += f"; the smallest eigenvalue did not converge, it is within {float(low.residuals[0]):.1e} of one"
-        found = free_numbers(spectrum, spectrum.density, look.pairs, float(low.values[0]))
-        found |= sums(look.operator, spectrum.density, look.pairs, look.point, self.seed)
-        return found | {"split": None}, words, low.products
+        smallest = eigenpairs(operator, 1, "smallest", _SMALLEST, None, self.memory, self.seed + 1, strict=False, verify=False)
+        if not smallest.converged:
+            remark += f"; the smallest eigenvalue did not converge, it is within {float(smallest.residuals[0]):.1e} of one"
+        fields = free_numbers(spectrum, spectrum.density, pairs, float(smallest.values[0]))
+        fields |= sums(operator, spectrum.density, pairs, measurement.point, self.seed)
+        return fields | {"split": None}, remark, smallest.products
 
-    def operator(self, scene: MeasurementContext, progress: Progress | None) -> Counted:
-        """The Hessian by products; compared with differences of the gradient at the first point of a series."""
-        first = self.last is None
-        rest = {"method": self.by, "memory": self.memory, "check": first, "mode": scene.mode, "seed": scene.seed}
-        hessian = Hessian(scene.loss_fn, scene.model, scene.batches, scene.params, self.dtype, **rest)
+    def operator(self, context: MeasurementContext, progress: Progress | None) -> Counted:
+        """The Hessian as an operator that counts its products; checked at the first point of a series only."""
+        first = self.last_point is None
+        options = {"method": self.products_method, "memory": self.memory, "check": first}
+        options |= {"mode": context.mode, "seed": context.seed}
+        hessian = Hessian(context.loss_fn, context.model, context.batches, context.params, self.dtype, **options)
         expected = self.probes * (self.lanczos + 1) + 20 * self.top + 100
         return Counted(hessian, 2 if first else 0, expected, progress)
 
-    def decided(self, scene: MeasurementContext, noise: bool, progress: Progress | None) -> tuple[_Variant, str, Counted | None]:
-        """Exact where the matrix fits and its expected time is allowed; the reason; the operator, if one was tried."""
-        dim, device = scene.layout.dim, scene.device
-        words, allowed = f"{dim:,} parameters, ", limits.budget(self.memory, device)
-        needed = matrix_bytes(dim, len(scene.batches) if noise else 0)
+    def choose_variant(
+        self, context: MeasurementContext, noise: bool, progress: Progress | None
+    ) -> tuple[_Variant, str, Counted | None]:
+        """Choose "exact" where the matrix fits and its expected time is allowed; returns the reason, and the operator if timed."""
+        dim, device = context.layout.dim, context.device
+        parameters, allowed = f"{dim:,} parameters", limits.budget(self.memory, device)
+        needed = matrix_bytes(dim, len(context.batches) if noise else 0)
         if needed > allowed:
-            size = f"a dense matrix needs {limits.words(needed)} of {limits.words(allowed)} allowed"
-            return "matrix-free", f"matrix-free: {words}{size}", None
-        operator, known = None, self.took.get(scene.key)
+            size = f"a dense matrix needs {limits.format_bytes(needed)} of {limits.format_bytes(allowed)} allowed"
+            return "matrix-free", f"matrix-free: {parameters}, {size}", None
+        # Expected time: that of an earlier point of this structure, else the eigenvalues' and, if still allowed, the columns'.
+        operator, known = None, self.seconds_of.get(context.key)
         seconds = eigen_seconds(dim, device, noise) if known is None else known
         if known is None and seconds <= self.exact_seconds:
-            operator = self.operator(scene, progress)
+            operator = self.operator(context, progress)
             seconds += dim * column_seconds(operator)
-        way: _Variant = "matrix-free" if seconds > self.exact_seconds else "exact"
-        told = f"about {duration(seconds)} expected" if known is None else f"{duration(seconds)} measured before"
-        return way, f"{way}: {words}{told} of {duration(self.exact_seconds)} allowed", operator
+        variant: _Variant = "matrix-free" if seconds > self.exact_seconds else "exact"
+        estimate = f"about {duration(seconds)} expected" if known is None else f"{duration(seconds)} measured before"
+        return variant, f"{variant}: {parameters}, {estimate} of {duration(self.exact_seconds)} allowed", operator
 
-    def exact(self, scene: MeasurementContext, step: int, progress: Progress | None, noise: bool) -> PointMeasurement:
-        """The dense Hessian and all its eigenvalues."""
-        dim = scene.layout.dim
-        objective = Objective(scene.loss_fn, scene.model, scene.batches, scene.params, self.dtype, scene.mode, scene.seed)
-        instead = "choose fewer parameters with params=, or method='matrix-free'"
-        needed = matrix_bytes(dim, len(scene.batches) if noise else 0)
-        limits.ensure(needed, limits.budget(self.memory, objective.device), f"spectrum of {dim:,} parameters", instead)
+    def measure_exact(self, context: MeasurementContext, step: int, progress: Progress | None, noise: bool) -> PointMeasurement:
+        """Measure a point by its dense Hessian: all eigenvalues, the top eigenvectors, and quadratic forms of common probes."""
+        dim = context.layout.dim
+        loss_fn, model, params = context.loss_fn, context.model, context.params
+        objective = Objective(loss_fn, model, context.batches, params, self.dtype, context.mode, context.seed)
+        advice = "choose fewer parameters with params=, or method='matrix-free'"
+        needed = matrix_bytes(dim, len(context.batches) if noise else 0)
+        limits.ensure(needed, limits.budget(self.memory, objective.device), f"spectrum of {dim:,} parameters", advice)
 
         def dense(batches: list[Any]) -> Tensor:
-            rest = {"memory": self.memory, "compile": "never", "matrices": self.matrices, "progress": progress}
-            rest |= {"method": self.by, "mode": scene.mode, "seed": scene.seed}
-            return dense_hessian(scene.loss_fn, scene.model, batches, scene.params, self.dtype, **rest).matrix
+            options = {"memory": self.memory, "compile": "never", "matrices": self.matrices, "progress": progress}
+            options |= {"method": self.products_method, "mode": context.mode, "seed": context.seed}
+            return dense_hessian(loss_fn, model, batches, params, self.dtype, **options).matrix
 
+        # The Hessian; with noise, one for each batch and their mean.
         stack = None
         if noise:
-            refuse_unequal(scene, self.dtype)
-            stack = torch.stack([dense([batch]) for batch in scene.batches])
-        matrix = dense(scene.batches) if stack is None else stack.mean(0)
+            refuse_unequal(context, self.dtype)
+            stack = torch.stack([dense([batch]) for batch in context.batches])
+        matrix = dense(context.batches) if stack is None else stack.mean(0)
         entries = Matrix(matrix.double())
         values = torch.linalg.eigvalsh(entries.entries).cpu()
         pairs = eigenpairs(entries, min(self.top, dim), "largest", seed=self.seed + 1, strict=False)
+        # Quadratic forms z^T H z of probes that all points share, for the mutual information of successive points.
         forms = None
         if self.forms:
             z = torch.stack([gaussian(entries, index, self.seed) for index in range(self.forms)], 1)
             forms = (z * (entries.entries @ z)).sum(0).cpu()
-        spectrum = spectrum_of(scene.layout, pairs, self.dtype, values=values)
+        spectrum = spectrum_of(context.layout, pairs, self.dtype, values=values)
         return PointMeasurement(
             Point(step, spectrum, matrix, forms, None, None),
             entries,
@@ -325,14 +353,14 @@ class LandscapeProbe:
             stack,
         )
 
-    def free(self, scene: MeasurementContext, step: int, operator: Counted) -> PointMeasurement:
-        """A density, the top eigenpairs, and the images of the series' common probes."""
+    def measure_matrix_free(self, context: MeasurementContext, step: int, operator: Counted) -> PointMeasurement:
+        """Measure a point by products alone: a density, the top eigenpairs, and the images ``H Z`` of the series' common probes."""
         pairs = eigenpairs(operator, min(self.top, operator.dim), "largest", None, None, self.memory, self.seed + 1, strict=False)
         density = _on_cpu(spectral_density(operator, self.lanczos, self.probes, self.seed))
         probes = torch.cat(list(blocks(operator, _FIRST_PROBE, _FIRST_PROBE + self.probes, self.seed)), 1)
         images = operator @ probes
         pairs = replace(pairs, values=pairs.values.cpu(), vectors=pairs.vectors.cpu(), residuals=pairs.residuals.cpu())
-        spectrum = spectrum_of(scene.layout, pairs, self.dtype, density=density)
+        spectrum = spectrum_of(context.layout, pairs, self.dtype, density=density)
         hessian = operator.inner
         return PointMeasurement(
             Point(step, spectrum, None, None, probes.cpu(), images.cpu()),
@@ -344,5 +372,5 @@ class LandscapeProbe:
 
 
 def _on_cpu(density: SpectralDensity) -> SpectralDensity:
-    """The same density; its nodes are few."""
+    """The same density with its nodes and weights on the CPU."""
     return replace(density, nodes=density.nodes.cpu(), weights=density.weights.cpu())

@@ -1,4 +1,4 @@
-"""How alike two Hessians are: inner product, closed-form information, overlap of subspaces, distance of spectra.
+"""Similarity of two Hessians: inner product, closed-form information, overlap of subspaces, distance of spectra.
 
 Shape letters: n samples, P dimension, k columns of a frame.
 """
@@ -20,27 +20,31 @@ from thalweg.landscape.entropy import jackknife
 from thalweg.theory.inputs import frame, spectrum, symmetric
 
 _PROPORTIONAL = 1e-14
-"""Squares of sines, and of what the trace leaves of a norm, below this are rounding."""
+"""Value of ``1 - cosine^2``, and share of a squared norm that remains without the trace, below which it is rounding."""
 _ROWS = 1024
-"""Of a matrix, taken to float64 at a time."""
+"""Number of rows of a matrix that are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
 class GaussianInformation:
-    """Two matrices compared by their inner product."""
+    """Two symmetric matrices compared by their inner product."""
 
     value: float
     """``-1/2 log(1 - cosine^2)`` in nats; infinite for proportional matrices."""
     standard_error: float
-    """Over probes; 0 from matrices, NaN where probes gave an infinite value."""
+    """Standard error over probes; 0 from matrices, NaN where probes gave an infinite value."""
     cosine: Estimate
     """``tr(A B) / (||A|| ||B||)`` in [-1, 1]."""
     deviatoric: Estimate
-    """The same of ``A - tr(A)/P I`` and ``B - tr(B)/P I``; NaN where one of them is zero."""
+    """Cosine of the deviatoric parts ``A - tr(A)/P I`` and ``B - tr(B)/P I``; NaN where one of them is zero."""
 
 
 def pair(first: Operator | Tensor, second: Operator | Tensor) -> tuple[Operator, Operator]:
-    """Two operators of one dimension; matrices in float64."""
+    """Two operators of the same dimension, made from operators or matrices; matrices are converted to float64.
+
+    Raises:
+        ShapeMismatchError: different dimensions.
+    """
     a, b = (Matrix(symmetric("matrix", given)) if isinstance(given, Tensor) else as_operator(given) for given in (first, second))
     if a.dim != b.dim:
         raise ShapeMismatchError(f"operators: dimensions {a.dim} and {b.dim}, expected the same")
@@ -48,9 +52,18 @@ def pair(first: Operator | Tensor, second: Operator | Tensor) -> tuple[Operator,
 
 
 def moments(first: Operator | Tensor, second: Operator | Tensor, probes: int, seed: int) -> tuple[Tensor, int]:
-    """Rows with the mean ``||A||^2, ||B||^2, tr(A B), tr A, tr B``, one a Rademacher probe, and the products used.
+    """Estimates of ``||A||^2, ||B||^2, tr(A B), tr A, tr B`` as rows whose mean is unbiased, and the products used.
 
-    Two matrices give a single row, which is exact.
+    Each Rademacher probe z gives a row ``||A z||^2, ||B z||^2, (A z).(B z), z.A z, z.B z`` at two products. Two matrices give a
+    single row, which is exact.
+
+    Args:
+        first: A, ``(P, P)`` or an operator.
+        second: B, of the same dimension.
+        probes: number of probes, at least 2; not used for two matrices.
+        seed: seed of the probes.
+    Returns:
+        Rows ``(n, 5)``, and the number of products.
     """
     a, b = pair(first, second)
     if isinstance(first, Tensor) and isinstance(second, Tensor) and isinstance(a, Matrix) and isinstance(b, Matrix):
@@ -60,7 +73,7 @@ def moments(first: Operator | Tensor, second: Operator | Tensor, probes: int, se
 
 
 def matrix_row(first: Tensor, second: Tensor) -> Tensor:
-    """The row of `moments` from two symmetric matrices ``(P, P)``, ``(1, 5)``; sums in float64, no matrix is copied."""
+    """The exact row ``(1, 5)`` of `moments` from two symmetric matrices ``(P, P)``; sums in float64, no matrix is copied."""
     sums = torch.zeros(3, dtype=torch.float64, device=first.device)
     for x, y in zip(first.split(_ROWS), second.split(_ROWS), strict=True):
         x, y = x.double(), y.double()
@@ -70,22 +83,30 @@ def matrix_row(first: Tensor, second: Tensor) -> Tensor:
 
 
 def image_rows(first: Tensor, second: Tensor, probes: Tensor) -> Tensor:
-    """Rows of `moments` from images ``A Z``, ``B Z`` of the same probes Z, ``(P, n)`` each: ``(n, 5)``."""
+    """Rows ``(n, 5)`` of `moments` from the images ``A Z`` and ``B Z`` of the same probes Z, each ``(P, n)``."""
     x, y, z = first, second, probes
     return torch.stack([(u * v).sum(0) for u, v in ((x, x), (y, y), (x, y), (z, x), (z, y))], 1)
 
 
 def _summarised(rows: Tensor, function: Callable[[Tensor], Tensor], products: int) -> Estimate:
-    """A function of the means, and the jackknife's standard error; 0 for a single, exact row."""
+    """A function of the rows' mean, with the jackknife's standard error; the error is 0 for a single, exact row."""
     value, error = jackknife(rows, function) if products else (float(function(rows[0])), 0.0)
     return Estimate(value, error, products)
 
 
 def inner_product(first: Operator | Tensor, second: Operator | Tensor, probes: int = 60, seed: int = 0) -> Estimate:
-    """``tr(A B)``, half of the covariance of ``z^T A z`` and ``z^T B z`` over Gaussian z; exact from two matrices.
+    """The inner product ``tr(A B)`` of two symmetric matrices.
 
-    Otherwise the mean of ``(A z).(B z)`` over Rademacher probes, two products each.
+    It is half of the covariance of ``z^T A z`` and ``z^T B z`` over Gaussian z. Exact from two matrices. Otherwise
+    the mean of ``(A z).(B z)`` over Rademacher probes, at two products each.
 
+    Args:
+        first: A, ``(P, P)`` or an operator.
+        second: B, of the same dimension.
+        probes: at least 2; not used for two matrices.
+        seed: seed of the probes.
+    Returns:
+        The inner product in units of A's times B's eigenvalues, with its standard error.
     Example:
         >>> inner_product(torch.diag(torch.tensor([1.0, 2.0])), torch.diag(torch.tensor([3.0, -1.0]))).value
         1.0
@@ -97,22 +118,25 @@ def inner_product(first: Operator | Tensor, second: Operator | Tensor, probes: i
 def gaussian_information(
     first: Operator | Tensor, second: Operator | Tensor, probes: int = 60, seed: int = 0
 ) -> GaussianInformation:
-    """``I_G = -1/2 log(1 - cos^2)`` with ``cos = tr(A B) / (||A|| ||B||)``: what Gaussians of that correlation share.
+    """Mutual information of Gaussians with the correlation of two matrices, ``I_G = -1/2 log(1 - cos^2)``.
 
-    ``z^T A z`` and ``z^T B z`` over Gaussian z have covariance ``2 tr(A B)`` and variances ``2 ||A||^2``, ``2 ||B||^2``: cos is
-    their correlation. The same after a common rotation and for ``c A``, and for any signs of the eigenvalues. The deviatoric
-    cosine leaves the trace out, which any two positive matrices have in common.
+    ``cos = tr(A B) / (||A|| ||B||)`` is the correlation of ``z^T A z`` and ``z^T B z`` over Gaussian z, whose covariance is
+    ``2 tr(A B)`` and whose variances are ``2 ||A||^2`` and ``2 ||B||^2``. It is invariant under a common rotation and under
+    ``A -> c A``, and defined for any signs of the eigenvalues. The deviatoric cosine leaves the trace out, which any two positive
+    matrices have in common.
 
     Args:
         first: A, ``(P, P)`` or an operator.
         second: B, of the same dimension.
         probes: at least 2, two products each; not used for two matrices, which are exact.
-        seed: of the probes.
+        seed: seed of the probes.
+    Returns:
+        The information in nats, infinite for proportional matrices, with both cosines.
     Raises:
         BadInputError: a matrix of zeros.
     Example:
-        >>> found = gaussian_information(torch.diag(torch.tensor([1.0, 0.0])), torch.eye(2))
-        >>> round(found.cosine.value**2, 9), round(found.value / math.log(2), 9)
+        >>> similarity = gaussian_information(torch.diag(torch.tensor([1.0, 0.0])), torch.eye(2))
+        >>> round(similarity.cosine.value**2, 9), round(similarity.value / math.log(2), 9)
         (0.5, 0.5)
 
     Source:
@@ -123,8 +147,12 @@ def gaussian_information(
 
 
 def compared(rows: Tensor, dim: int, products: int) -> GaussianInformation:
-    """`gaussian_information` from rows of `moments`: one exact row (0 products), or one for each probe.
+    """`gaussian_information` from rows of `moments`.
 
+    Args:
+        rows: one exact row ``(1, 5)`` with 0 products, or one row for each probe ``(n, 5)``.
+        dim: P.
+        products: number of products that the rows took.
     Raises:
         BadInputError: a matrix of zeros.
     """
@@ -143,19 +171,20 @@ def compared(rows: Tensor, dim: int, products: int) -> GaussianInformation:
         gap = 1 - cosine(means).square()
         return -torch.log(torch.where(gap > _PROPORTIONAL, gap, 0.0)) / 2
 
-    value = _summarised(rows, information, products)
+    outcome = _summarised(rows, information, products)
     return GaussianInformation(
-        value.value, value.standard_error, _summarised(rows, cosine, products), _summarised(rows, deviatoric, products)
+        outcome.value, outcome.standard_error, _summarised(rows, cosine, products), _summarised(rows, deviatoric, products)
     )
 
 
 def subspace_overlap(first: Tensor, second: Tensor) -> float:
-    """``||V^T W||_F^2 / k`` in [0, 1]: 1 for the same space, ``k / P`` in the mean for random ones.
+    """Overlap of two subspaces, ``||V^T W||_F^2 / k`` in [0, 1]: 1 for the same space, ``k / P`` on average for random ones.
 
     Args:
         first: V, orthonormal columns ``(P, k)``.
-        second: W, ``(P, k)``.
+        second: W, orthonormal columns ``(P, k)``.
     Raises:
+        ShapeMismatchError, OrthonormalityError: frames of different shapes, or not orthonormal.
         EmptySubspaceError: k is 0.
     Example:
         >>> subspace_overlap(torch.eye(4)[:, :2], torch.eye(4)[:, 1:3])
@@ -170,12 +199,16 @@ def subspace_overlap(first: Tensor, second: Tensor) -> float:
 
 
 def log_spectrum_distance(first: Tensor | SpectralDensity, second: Tensor | SpectralDensity, floor: float = 0.0) -> float:
-    """1-Wasserstein distance of the distributions of ``log |lam|``, in nats: log of the factor between them, on average.
+    """1-Wasserstein distance of the distributions of ``log |lam|``: the average logarithm of the factor between two spectra.
+
+    ``integral |F_1(x) - F_2(x)| dx`` with F the cumulative distributions of ``x = log |lam|``.
 
     Args:
         first: eigenvalues ``(n,)``, or a density from products.
-        second: of the same or another number.
+        second: eigenvalues of the same or another number, or a density.
         floor: smaller ``|lam|`` count as this; needed where an eigenvalue is zero, and for densities, at their resolution.
+    Returns:
+        The distance in nats.
     Raises:
         EmptySubspaceError: an eigenvalue of zero without a floor.
     Example:
@@ -184,17 +217,17 @@ def log_spectrum_distance(first: Tensor | SpectralDensity, second: Tensor | Spec
         5.0
     """
     require(0 <= floor < math.inf, "floor", floor, "a number of at least 0")
-    places, masses = zip(*(_log_sizes(given, floor) for given in (first, second)), strict=True)
-    where, order = torch.cat(places).sort()
+    logs, masses = zip(*(_log_sizes(given, floor) for given in (first, second)), strict=True)
+    positions, order = torch.cat(logs).sort()
     gaps = torch.cat([masses[0], -masses[1]])[order].cumsum(0)
-    return float(gaps[:-1].abs() @ where.diff())
+    return float(gaps[:-1].abs() @ positions.diff())
 
 
 def _log_sizes(given: Tensor | SpectralDensity, floor: float) -> tuple[Tensor, Tensor]:
-    """``log max(|lam|, floor)`` and masses of sum 1."""
+    """``log max(|lam|, floor)`` of eigenvalues or nodes, and their masses, which sum to 1."""
     if isinstance(given, SpectralDensity):
-        keep = given.weights > 0
-        sizes, masses = given.nodes[keep].abs(), given.weights[keep] / given.weights.sum()
+        positive = given.weights > 0
+        sizes, masses = given.nodes[positive].abs(), given.weights[positive] / given.weights.sum()
     else:
         sizes = spectrum("values", given).abs()
         masses = torch.full_like(sizes, 1 / max(len(sizes), 1))

@@ -1,6 +1,6 @@
 """Loss along lines and over planes around a point.
 
-Shape letters: P number of chosen parameters, n and m places along directions, K points of a path, c points in one pass.
+Shape letters: P number of chosen parameters, n and m positions along directions, K points of a path, c points in one pass.
 """
 
 from __future__ import annotations
@@ -29,66 +29,68 @@ _Progress = Callable[[int, int], None]
 """Called with (points done, points in all)."""
 
 _AGREEMENT = {torch.float32: 1e-5, torch.float64: 1e-10}
-"""Largest relative distance between a loss from a pass over several points and the same loss alone."""
-_SMALL = 3 << 20
-"""Bytes that one evaluation of the first batch leaves to autograd, below which several points in one pass are faster on a CPU.
+"""Largest relative distance between a loss from a pass over several points and the same loss computed alone."""
+_SMALL_EVALUATION = 3 << 20
+"""Bytes that autograd keeps of one evaluation of the first batch, below which several points in one pass are faster on a CPU.
 
 Measured on one core, alone over together in passes of 16: 1,488 parameters 1.97 (0.6 MB), 1.2 (1.2 MB), 1.1 (2.4 MB),
-0.7 (9.7 MB); 110,336 parameters 2.2 (2.3 MB), 0.9 (15 MB), 0.7 (31 MB). It is the activations that count, not the parameters.
+0.7 (9.7 MB); 110,336 parameters 2.2 (2.3 MB), 0.9 (15 MB), 0.7 (31 MB). The activations decide, not the parameters.
 """
-_TOGETHER = 16
-"""Points in one pass on a CPU at most: the overhead is shared out by then; not studied carefully."""
+_MOST_PER_PASS = 16
+"""Largest number of points in one pass on a CPU: by then the overhead of a pass is small for each point. Not studied carefully."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Loss along a direction."""
+    """Loss along a direction, ``L(centre + a d)``."""
 
     places: Tensor
-    """``(n,)``, in lengths of the direction."""
+    """Positions a, ``(n,)``, in lengths of the direction."""
     losses: Tensor
-    """``(n,)``; NaN or infinite where the loss is."""
+    """``(n,)`` float64, in the loss function's unit; NaN or infinite where the loss is."""
     name: str
-    """Of the direction."""
+    """Name of the direction."""
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Loss over a plane."""
+    """Loss over a plane, ``L(centre + a d + b e)``."""
 
     first: Tensor
-    """Places along the first direction, ``(n,)``, in its lengths."""
+    """Positions a along the first direction, ``(n,)``, in lengths of the direction."""
     second: Tensor
-    """Likewise, ``(m,)``."""
+    """Positions b along the second direction, ``(m,)``, in lengths of the direction."""
     losses: Tensor
-    """``(n, m)``; NaN or infinite where the loss is."""
+    """``(n, m)`` float64, in the loss function's unit; NaN or infinite where the loss is."""
     path: Tensor | None
-    """Coordinates of the path's points nearest to them in the plane, ``(K, 2)``, in the directions' lengths."""
+    """Coordinates of the path's points, projected to the plane, ``(K, 2)``, in lengths of the directions; None without a path."""
     held: float | None
-    """Share of the path's squared displacement from the centre that lies in the plane; NaN if it never leaves the centre."""
+    """Share of the path's squared displacement from the centre that lies in the plane; NaN if the path never leaves the centre,
+    None without a path."""
     names: tuple[str, str]
+    """Names of the directions."""
     lengths: tuple[float, float]
-    """Of the directions, units of theta."""
+    """Lengths of the directions, in units of theta."""
     cosine: float
-    """Between the directions; the picture is true to angles where it is 0."""
+    """Cosine of the angle between the directions; the picture shows angles as they are where it is 0."""
 
     @property
     def angle(self) -> float:
-        """Between the directions, degrees."""
+        """Angle between the directions, in degrees."""
         return math.degrees(math.acos(max(-1.0, min(1.0, self.cosine))))
 
     @property
     def orthonormality(self) -> float:
-        """Largest entry of ``D^T D - I`` for the directions D: 0 where distances in the picture are distances of theta."""
+        """Largest absolute entry of ``D^T D - I`` for the directions D; at 0, distances in the picture are those of theta."""
         a, b = self.lengths
         return max(abs(a * a - 1), abs(b * b - 1), abs(a * b * self.cosine))
 
 
 class Slices:
-    """The mean loss around the model's present weights, or around any other centre.
+    """The mean loss around the model's present weights, or around any other centre: lines, planes, and any list of points.
 
     Points are evaluated several at once under ``vmap`` where that is faster, if the loss allows it and gives the same value as
-    alone at the point tried; else one by one. `how` says which and why.
+    a single evaluation at the point tried; else one by one. `how` says which and why. Each point costs one evaluation of the loss.
 
     Args:
         loss_fn: ``(model, batch) -> mean loss``, or ``(total, count)`` for a mean weighted by what counts.
@@ -96,7 +98,7 @@ class Slices:
         batches: a list of batches.
         params: which parameters move, see `thalweg.vectors.select`.
         dtype: arithmetic, float32 or float64; None keeps the weights' own. Small steps need float64.
-        together: points in one pass; None decides (1 is one by one).
+        together: points in one pass, 1 for one by one; None chooses by memory and measured speed.
         memory: bytes that one pass may take; None takes half of what is free.
         mode, seed: evaluation mode or training mode, and what fixes random parts, see `thalweg.curvature.objective.Objective`.
     Raises:
@@ -130,41 +132,44 @@ class Slices:
     ) -> None:
         require(together is None or together >= 1, "together", together, "a whole number of at least 1, or None")
         self.objective = Objective(loss_fn, model, batches, params, dtype, mode, seed)
-        self.together, self.how = self.decided(together, limits.budget(memory, self.objective.device))
-        self.tried = self.with_gradients = False
-        self.settle()
+        self.together, self.how = self.choose_pass_size(together, limits.budget(memory, self.objective.device))
+        self.vmap_agrees = self.with_gradients = False
+        self.check_centre()
 
-    def settle(self) -> None:
-        """Is the loss at the centre the loss? Some models take another path where no gradient is asked for.
+    def check_centre(self) -> None:
+        """Check that the loss evaluated for slices equals the loss of the objective at the model's weights.
+
+        Some models take another path through their code, with another value, when gradients are off. For such a model slices are
+        evaluated with gradients on.
 
         Raises:
             NotDeterministicError: two evaluations at the model's weights differ.
         """
         repeated(self.objective)
-        again = self.centre_losses()
-        if not _equal(again[0], again[1], self.objective.dtype):
+        losses = self.centre_losses()
+        if not _equal(losses[0], losses[1], self.objective.dtype):
             raise NotDeterministicError(
-                f"loss: {again[0]:.6g} and {again[1]:.6g} at one point; take randomness out of loss_fn (functional dropout, "
+                f"loss: {losses[0]:.6g} and {losses[1]:.6g} at one point; take randomness out of loss_fn (functional dropout, "
                 "sampling, noise), or fix it with seed="
             )
-        if _equal(again[0], self.loss, self.objective.dtype):
+        if _equal(losses[0], self.loss, self.objective.dtype):
             return
         self.with_gradients, self.together = True, 1
-        again = self.centre_losses()
-        if not _equal(again[0], self.loss, self.objective.dtype):
+        losses = self.centre_losses()
+        if not _equal(losses[0], self.loss, self.objective.dtype):
             raise NotDeterministicError(
-                f"loss: {self.loss:.6g} and {again[0]:.6g} at one point; take randomness out of loss_fn, and what changes from "
+                f"loss: {self.loss:.6g} and {losses[0]:.6g} at one point; take randomness out of loss_fn, and what changes from "
                 "call to call"
             )
         self.how = "one by one, with gradients on: without them the loss is computed on another path, with another value"
 
     def centre_losses(self) -> list[float]:
         """The loss at the model's weights, evaluated twice."""
-        together, self.together = self.together, 1
+        per_pass, self.together = self.together, 1
         try:
             return self.losses(iter([self.point, self.point]), 2).tolist()
         finally:
-            self.together = together
+            self.together = per_pass
 
     @property
     def layout(self) -> Layout:
@@ -181,25 +186,21 @@ class Slices:
         """Mean loss at the model's weights."""
         return self.objective.value
 
-    def decided(self, asked: int | None, allowed: int) -> tuple[int, str]:
-        """How many points go into one pass, and why."""
+    def choose_pass_size(self, requested: int | None, allowed: int) -> tuple[int, str]:
+        """Number of points in one pass, and the reason as a phrase."""
         saved, size = self.objective.saved_bytes, self.objective.point.element_size()
-        # What autograd saves is an upper estimate of what is alive at once; three copies of the weights: joined, split, fused.
+        # Memory of one point: what autograd saves, an upper estimate of the activations, and three copies of the weights (joined,
+        # split and fused).
         fits = max(1, allowed // (saved + 3 * size * self.objective.dim))
-        if asked is not None:
-            return min(asked, fits), f"{min(asked, fits)} points in a pass, as asked" + (
-                " and as memory allows" if asked > fits else ""
-            )
-        if self.objective.device.type != "cpu":
-            return (
-                fits,
-                f"up to {fits} points in a pass, as memory allows",
-            )  # not measured: assumes small kernels that wait for launches
-        if saved > _SMALL:
-            return 1, f"one by one: an evaluation keeps {limits.words(saved)}, too much for passes of several to be faster"
-        return min(
-            _TOGETHER, fits
-        ), f"up to {min(_TOGETHER, fits)} points in a pass: an evaluation keeps only {limits.words(saved)}"
+        if requested is not None:
+            count, reason = min(requested, fits), " and as memory allows" if requested > fits else ""
+            return count, f"{count} points in a pass, as asked{reason}"
+        if self.objective.device.type != "cpu":  # not measured: assumes small kernels that wait for launches
+            return fits, f"up to {fits} points in a pass, as memory allows"
+        if saved > _SMALL_EVALUATION:
+            return 1, f"one by one: an evaluation keeps {limits.format_bytes(saved)}, too much for passes of several to be faster"
+        count = min(_MOST_PER_PASS, fits)
+        return count, f"up to {count} points in a pass: an evaluation keeps only {limits.format_bytes(saved)}"
 
     @undisturbed
     def line(
@@ -210,16 +211,18 @@ class Slices:
         name: str = "direction",
         progress: _Progress | None = None,
     ) -> Line:
-        """``L(centre + a d)`` for each place a.
+        """The loss along a line, ``L(centre + a d)`` for each position a; costs n evaluations.
 
         Args:
             along: d, ``(P,)``, of any length but zero.
-            places: ``(n,)``.
+            places: positions a, ``(n,)``.
             centre: ``(P,)``; None takes the model's weights.
-            name: of a direction that has none.
-            progress: see `_Progress`.
+            name: name for a direction that has none.
+            progress: called with (points done, points in all).
+        Returns:
+            The losses, NaN or infinite where the loss is.
         Raises:
-            BadInputError: a zero direction, a wrong length, no places.
+            BadInputError: a zero direction, a wrong length, or no positions.
         """
         d, a = self.on_device(along, name), _checked_places("places", places)
         middle = self.middle(centre)
@@ -237,80 +240,90 @@ class Slices:
         names: tuple[str, str] = ("first", "second"),
         progress: _Progress | None = None,
     ) -> Plane:
-        """``L(centre + a d + b e)`` over a grid, and where a path runs through it.
+        """The loss over a grid in a plane, ``L(centre + a d + b e)``, and the course of a path through it; costs n m evaluations.
 
         Args:
             along: d and e, ``(P,)`` each, of any length and at any angle but zero.
-            first: places a, ``(n,)``.
-            second: places b, ``(m,)``.
-            centre: ``(P,)``; None takes the model's weights. For `principal` give its centre.
-            path: points ``(K, P)``, say checkpoints.
-            names: of directions that have none.
-            progress: see `_Progress`.
+            first: positions a, ``(n,)``.
+            second: positions b, ``(m,)``.
+            centre: ``(P,)``; None takes the model's weights. For directions of `principal` give its centre.
+            path: points ``(K, P)``, for instance checkpoints; they are projected to the plane by least squares.
+            names: names for directions that have none.
+            progress: called with (points done, points in all).
+        Returns:
+            The losses, and the path's coordinates with the share of its displacement that lies in the plane.
         Raises:
-            BadInputError: parallel directions, a zero direction, a wrong length, no places.
+            BadInputError: parallel directions, a zero direction, a wrong length, or no positions.
         """
         d, e = (self.on_device(vector, name) for vector, name in zip(along, names, strict=True))
         a, b, middle = _checked_places("first", first), _checked_places("second", second), self.middle(centre)
         columns = torch.stack([d.vector, e.vector], dim=1)
         cosine = cosine_between(d, e)
-        inside = None if path is None else projected(self.checked_path(path) - middle, columns)
+        coordinates, share = (None, None) if path is None else projected(self.checked_path(path) - middle, columns)
         grid = (middle + float(x) * d.vector + float(y) * e.vector for x in a for y in b)
         losses = self.losses(grid, len(a) * len(b), progress).view(len(a), len(b))
-        held = None if inside is None else inside[1]
-        path = None if inside is None else inside[0]
-        return Plane(a, b, losses, path, held, (d.name, e.name), (d.length, e.length), cosine)
+        return Plane(a, b, losses, coordinates, share, (d.name, e.name), (d.length, e.length), cosine)
 
     def on_device(self, along: Tensor | Direction, name: str) -> Direction:
-        """The direction, checked, where the weights are."""
-        found = direction(along, self.objective.dim, name)
-        return Direction(found.vector.to(self.objective.device), found.name)
+        """The direction, checked, on the device of the weights."""
+        checked = direction(along, self.objective.dim, name)
+        return Direction(checked.vector.to(self.objective.device), checked.name)
 
     def middle(self, centre: Tensor | None) -> Tensor:
-        """The centre in float64, where the weights are."""
+        """The centre, or the model's weights for None, in float64 on the device of the weights."""
         given = self.objective.point if centre is None else centre
         return shaped("centre", given, self.objective.dim).to(self.objective.device)
 
     def checked_path(self, path: Tensor) -> Tensor:
-        """``(K, P)`` in float64, where the weights are."""
+        """The path ``(K, P)``, checked, in float64 on the device of the weights."""
         if path.dim() != 2 or path.shape[1] != self.objective.dim:
             raise ShapeMismatchError(f"path: given shape {tuple(path.shape)}, expected (K, {self.objective.dim})")
         return finite("path", path).to(self.objective.device)
 
     def losses(self, points: Iterable[Tensor], count: int, progress: _Progress | None = None) -> Tensor:
-        """Mean loss at each of ``count`` points ``(P,)``: ``(count,)`` float64, on the CPU; summed over ranks."""
-        found: list[Tensor] = []
-        done, left = 0, iter(points)
+        """The mean loss at each of a series of points, summed over ranks.
+
+        Args:
+            points: ``count`` points ``(P,)``, drawn a pass at a time.
+            count: number of points.
+            progress: called with (points done, points in all).
+        Returns:
+            ``(count,)`` float64, on the CPU.
+        """
+        shares: list[Tensor] = []
+        done, remaining = 0, iter(points)
         with ranks.together(), self.objective.quiet(), torch.set_grad_enabled(self.with_gradients):
             while done < count:
-                here = torch.stack([point.to(self.objective.dtype) for point in taken(left, min(self.together, count - done))])
-                found.append(self.several(here))
-                done += len(here)
+                stack = torch.stack(
+                    [point.to(self.objective.dtype) for point in taken(remaining, min(self.together, count - done))]
+                )
+                shares.append(self.several(stack))
+                done += len(stack)
                 if progress is not None:
                     progress(done, count)
-        return ranks.total(torch.cat(found))
+        return ranks.total(torch.cat(shares))
 
     def several(self, points: Tensor) -> Tensor:
         """This rank's share of the mean loss at points ``(c, P)``, in one pass if that works; ``(c,)``."""
         if len(points) > 1 and self.together > 1:
-            if self.tried:
+            if self.vmap_agrees:
                 return self.in_one_pass(points)
             try:
                 losses, alone = self.in_one_pass(points), self.alone(points[-1])
-            except Exception as problem:  # whatever vmap cannot do; an error of the loss itself comes again below
+            except Exception as problem:  # whatever vmap cannot do; an error of the loss itself is raised again below
                 reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
                 self.together, self.how = 1, f"one by one: vmap failed ({reason})"
             else:
                 tolerance = _AGREEMENT[self.objective.dtype]
                 if torch.allclose(losses[-1], alone, rtol=tolerance, atol=0.0, equal_nan=True):
-                    self.tried = bool(alone.isfinite())  # that both overflow proves little; the next pass is tried too
+                    self.vmap_agrees = bool(alone.isfinite())  # that both overflow proves little; the next pass is tried too
                     return losses
-                apart = float(losses[-1] - alone)
-                self.together, self.how = 1, f"one by one: under vmap the loss at one point differs by {apart:.1e}"
+                difference = float(losses[-1] - alone)
+                self.together, self.how = 1, f"one by one: under vmap the loss at one point differs by {difference:.1e}"
         return torch.stack([self.alone(point) for point in points])
 
     def in_one_pass(self, points: Tensor) -> Tensor:
-        """`alone` for points ``(c, P)`` under vmap, ``(c,)``."""
+        """`alone` for points ``(c, P)`` at once under ``vmap``, ``(c,)``."""
         return self.summed(lambda batch: vmap(lambda flat: self.part(batch, flat))(points))
 
     def alone(self, point: Tensor) -> Tensor:
@@ -318,34 +331,34 @@ class Slices:
         return self.summed(lambda batch: self.part(batch, point))
 
     def part(self, batch: Any, flat: Tensor) -> Tensor:
-        """Loss of one batch as the loss function gives it."""
+        """Loss of one batch at weights ``(P,)``, as the loss function returns it."""
         return self.objective.part(batch, self.layout.split(flat))[0]
 
     def summed(self, value: Callable[[Any], Tensor]) -> Tensor:
-        """Over batches, weighted, in float64, on the CPU."""
+        """The weighted sum of a value over this rank's batches, in float64 on the CPU."""
         total = sum((value(batch).double() for batch in self.objective.batches), torch.zeros((), dtype=torch.float64))
         return (self.objective.weight * total).detach().cpu()
 
 
 def _equal(first: float, second: float, dtype: torch.dtype) -> bool:
-    """Two evaluations of one loss, up to rounding."""
+    """Whether two evaluations of one loss are equal up to rounding; two NaN are."""
     return math.isclose(first, second, rel_tol=_AGREEMENT[dtype], abs_tol=0.0) or (math.isnan(first) and math.isnan(second))
 
 
 def taken(points: Iterator[Tensor], count: int) -> list[Tensor]:
-    """The next ``count`` points."""
+    """The next ``count`` points of an iterator."""
     return [next(points) for _ in range(count)]
 
 
 def _checked_places(name: str, places: Sequence[float] | Tensor) -> Tensor:
-    """``(n,)`` in float64, n at least 1.
+    """Positions along a direction as ``(n,)`` in float64, n at least 1.
 
     Raises:
-        ShapeMismatchError: not a row.
-        BadInputError: none.
+        ShapeMismatchError: no one-dimensional list of positions.
+        BadInputError: no position.
     """
-    found = finite(name, torch.as_tensor(places, dtype=torch.float64)).cpu()
-    if found.dim() != 1:
-        raise ShapeMismatchError(f"{name}: given shape {tuple(found.shape)}, expected a row of places (n,)")
-    require(len(found) > 0, name, "no places", "at least one")
-    return found
+    row = finite(name, torch.as_tensor(places, dtype=torch.float64)).cpu()
+    if row.dim() != 1:
+        raise ShapeMismatchError(f"{name}: given shape {tuple(row.shape)}, expected a row of places (n,)")
+    require(len(row) > 0, name, "no places", "at least one")
+    return row

@@ -1,6 +1,6 @@
 """The spectrum of one point, exact or as a density, and the numbers of its record.
 
-Shape letters: P number of parameters, k directions kept, n probes, m nodes of a probe, f quadratic forms.
+Shape letters: P number of parameters, k eigenvectors kept, n probes, m nodes of a probe, f quadratic forms.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from thalweg.landscape.information import sample_information
 from thalweg.landscape.noise import Batches
 from thalweg.landscape.similarity import compared, image_rows, log_spectrum_distance, matrix_row, subspace_overlap
 from thalweg.landscape.threshold import machine_floor, threshold
-from thalweg.landscape.valley import of_shape, shape
+from thalweg.landscape.valley import classify_shape, shape
 from thalweg.records.landscape import ChangeRecord, ConditionRecord, Measure, SplitRecord, number
 from thalweg.theory.inputs import Condition
 from thalweg.vectors import Layout
@@ -40,76 +40,87 @@ _ENTROPIES: dict[str, tuple[str, float]] = {
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Of one point; either the eigenvalues or a density."""
+    """The spectrum of the Hessian at one point: either all eigenvalues, or a density."""
 
     layout: Layout
-    """Of the parameters, in the order of the rows of ``top``."""
+    """Names and shapes of the parameters, in the order of the rows of ``top``."""
     top: Tensor
-    """Eigenvectors of the algebraically largest eigenvalues, falling, ``(P, k)`` float32."""
+    """Eigenvectors of the algebraically largest eigenvalues, in falling order, ``(P, k)`` float32."""
     floor: float
-    """Sizes below are not told from zero: the machine floor, or the density's resolution where that is coarser."""
+    """Size below which an eigenvalue cannot be distinguished from zero: the machine floor, or the density's resolution where that
+    is coarser."""
     values: Tensor | None = None
-    """``(P,)`` float64, rising."""
+    """All eigenvalues, rising, ``(P,)`` float64; None where there is a density."""
     density: SpectralDensity | None = None
+    """The density; None where there are eigenvalues."""
 
     @property
     def how(self) -> Literal["exact", "matrix-free"]:
-        """Which of the two it is."""
+        """ "exact" with eigenvalues, "matrix-free" with a density."""
         return "matrix-free" if self.values is None else "exact"
 
     @property
     def distribution(self) -> Tensor | SpectralDensity:
-        """Eigenvalues or density."""
+        """The eigenvalues ``(P,)``, or the density."""
         given = self.density if self.values is None else self.values
         assert given is not None
         return given
 
     def tensors(self) -> dict[str, Tensor]:
-        """For a safetensors file, on the CPU: "top", and "values", or "nodes", "weights" ``(n, m)`` with "resolution" ``(1,)``."""
-        found = {"top": self.top}
+        """The spectrum as CPU tensors for a safetensors file.
+
+        "top" ``(P, k)``, and either "values" ``(P,)``, or "nodes" and "weights" ``(n, m)`` with "resolution" ``(1,)``.
+        """
+        tensors = {"top": self.top}
         if self.values is not None:
-            found["values"] = self.values
+            tensors["values"] = self.values
         elif self.density is not None:
             resolution = torch.tensor([self.density.resolution], dtype=torch.float64)
-            found |= {"nodes": self.density.nodes, "weights": self.density.weights, "resolution": resolution}
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
+            tensors |= {"nodes": self.density.nodes, "weights": self.density.weights, "resolution": resolution}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
 class Point:
-    """What the next point is compared with."""
+    """Everything of a point that the next point is compared with."""
 
     step: int
+    """Number of updates made."""
     spectrum: Spectrum
+    """Spectrum of the point."""
     hessian: Tensor | None
-    """``(P, P)`` of an exact point."""
+    """Dense Hessian ``(P, P)`` of an exact point; None where it is matrix-free."""
     forms: Tensor | None
-    """``z^T H z`` of common Gaussian probes, ``(f,)``."""
+    """``z^T H z`` of common Gaussian probes, ``(f,)``; None where they were left out."""
     probes: Tensor | None
-    """Z, ``(P, n)`` of a matrix-free point, the same in the whole series."""
+    """Z, ``(P, n)``, of a matrix-free point, the same in the whole series."""
     images: Tensor | None
-    """``H Z``."""
+    """``H Z``, ``(P, n)``, of a matrix-free point."""
 
 
 def entropies(spectrum: Spectrum) -> dict[str, Measure]:
-    """Those of `_ENTROPIES` that exist, and Shannon's as "abs 1"."""
-    found = {}
+    """The entropies of a record by their keys: Shannon's as "abs 1", and those of `_ENTROPIES` that exist, in nats.
+
+    Raises:
+        EmptySubspaceError: all eigenvalues are zero.
+    """
+    measures = {}
     for name, (sign, order) in {"abs 1": ("abs", 1.0), **_ENTROPIES}.items():
         if order == 0 and spectrum.values is None:
             continue
         try:
-            one = entropy(spectrum, order, sign)
+            outcome = entropy(spectrum, order, sign)
         except EmptySubspaceError:
             if name == "abs 1":
                 raise
             continue
-        if math.isfinite(one.value) and math.isfinite(one.standard_error):
-            found[name] = Measure(one.value, one.standard_error)
-    return found
+        if math.isfinite(outcome.value) and math.isfinite(outcome.standard_error):
+            measures[name] = Measure(outcome.value, outcome.standard_error)
+    return measures
 
 
 def entropy(spectrum: Spectrum, order: float, sign: str) -> MatrixEntropy:
-    """Of either kind of spectrum."""
+    """The matrix entropy of a spectrum of either kind; arguments as for `thalweg.landscape.entropy.matrix_entropy`."""
     given = spectrum.distribution
     if isinstance(given, SpectralDensity):
         return density_entropy(given, order, sign)
@@ -117,15 +128,20 @@ def entropy(spectrum: Spectrum, order: float, sign: str) -> MatrixEntropy:
 
 
 def exact_numbers(spectrum: Spectrum, values: Tensor) -> dict[str, Any]:
-    """The fields of a record that eigenvalues ``(P,)``, rising, give; nothing is estimated."""
-    found, sizes = entropies(spectrum), values.abs()
+    """The fields of a record that follow from all eigenvalues; nothing is estimated.
+
+    Args:
+        spectrum: an exact spectrum.
+        values: its eigenvalues ``(P,)``, rising.
+    """
+    measures, sizes = entropies(spectrum), values.abs()
     return {
         "largest": tuple(values[-spectrum.top.shape[1] :].flip(0).tolist()),
         "smallest": float(values[0]),
         "trace": Measure(float(values.sum())),
         "frobenius": Measure(float(values.norm())),
-        "entropy": found.pop("abs 1"),
-        "entropies": found,
+        "entropy": measures.pop("abs 1"),
+        "entropies": measures,
         "negative_mass": Measure(float((sizes * (values < 0)).sum() / sizes.sum())),
         "above_one": Measure(float((values > 1).sum())),
         "resolution": None,
@@ -133,14 +149,21 @@ def exact_numbers(spectrum: Spectrum, values: Tensor) -> dict[str, Any]:
 
 
 def free_numbers(spectrum: Spectrum, density: SpectralDensity, pairs: EigenPairs, smallest: float) -> dict[str, Any]:
-    """The fields of a record that a density and the top eigenpairs give, trace and norm excepted (see `sums`)."""
-    found, sizes = entropies(spectrum), density.weights * density.nodes.abs()
+    """The fields of a record that follow from a density and the top eigenpairs; trace and norm come from `sums`.
+
+    Args:
+        spectrum: a matrix-free spectrum.
+        density: its density.
+        pairs: the largest eigenvalues.
+        smallest: the smallest eigenvalue.
+    """
+    measures, sizes = entropies(spectrum), density.weights * density.nodes.abs()
     mass, error = jackknife(torch.stack([(sizes * (density.nodes < 0)).sum(1), sizes.sum(1)], 1), lambda s: s[..., 0] / s[..., 1])
     return {
         "largest": tuple(pairs.values.tolist()),
         "smallest": smallest,
-        "entropy": found.pop("abs 1"),
-        "entropies": found,
+        "entropy": measures.pop("abs 1"),
+        "entropies": measures,
         "negative_mass": Measure(mass, error),
         "above_one": above_one(density, pairs),
         "resolution": density.resolution,
@@ -148,13 +171,15 @@ def free_numbers(spectrum: Spectrum, density: SpectralDensity, pairs: EigenPairs
 
 
 def above_one(density: SpectralDensity, pairs: EigenPairs) -> Measure:
-    """Number of eigenvalues above 1: exact where the last converged pair is not, else P times the density's mass.
+    """The number of eigenvalues above 1: exact where the last converged pair lies below, else P times the density's mass.
 
     The mass above x of a probe's spectral measure lies between the sums of the weights beyond the two nodes around x, with and
-    without these two (Chebyshev, Markov, Stieltjes). That width w enters the error as ``w / sqrt(12)``, beside the probes' own.
+    without these two (inequalities of Chebyshev, Markov and Stieltjes). The width w of that range enters the error as
+    ``w / sqrt(12)``, the standard deviation of a uniform distribution, in addition to the probes' own error.
     """
     if pairs.converged and float(pairs.values[-1]) <= 1:
         return Measure(float((pairs.values > 1).sum()))
+    # Mass above 1 of each probe, and the weights of the two nodes around 1, between which the true mass lies.
     above = density.nodes > 1
     shares = (density.weights * above).sum(1)
     next_above = torch.where(above, density.nodes, math.inf).argmin(1, keepdim=True)
@@ -166,76 +191,102 @@ def above_one(density: SpectralDensity, pairs: EigenPairs) -> Measure:
 
 
 def sums(operator: Operator, density: SpectralDensity, pairs: EigenPairs, point: Point, seed: int) -> dict[str, Measure]:
-    """Trace and Frobenius norm from products that were made anyway: first steps of the density's probes, and images of Z.
+    """Trace and Frobenius norm from products that were computed anyway: those of the density's probes, and the images of Z.
 
-    Both kinds of probe have ``E[z z^T] = I`` once scaled. The top pairs' shares ``lam (v . z)^2`` and ``lam^2 (v . z)^2`` are taken
-    out of each probe's ``z^T H z`` and ``||H z||^2`` and put back exactly. That is unbiased for any pairs independent of
-    the probes, converged or not; how much it lowers the errors depends on how good they are.
+    For both kinds of probe ``E[z z^T] = I`` once scaled, so ``E[z^T H z] = tr H`` and ``E ||H z||^2 = ||H||_F^2``. The parts of the
+    top pairs, ``lam (v . z)^2`` and ``lam^2 (v . z)^2``, are subtracted for each probe and added back exactly as ``lam`` and
+    ``lam^2``. This is unbiased for any pairs independent of the probes, converged or not; how much it lowers the errors depends
+    on how accurate the pairs are. Costs no product.
+
+    Args:
+        operator: H, for its dimension and device.
+        density: density of the point.
+        pairs: the largest eigenvalues with their vectors.
+        point: common probes Z and their images ``H Z``.
+        seed: seed of the density's probes.
     """
     assert point.probes is not None
     assert point.images is not None
+    # Squared components (v . z)^2 of all probes along the top eigenvectors.
     lam, vectors = pairs.values, pairs.vectors
     drawn = torch.stack([gaussian(operator, index, seed).cpu() for index in range(len(density.nodes))], 1)
     shares = torch.cat([operator.dim * (vectors.T @ (drawn / drawn.norm(dim=0))).square(), (vectors.T @ point.probes).square()], 1)
-    found = []
+    estimates = []
+    # Power 1: z^T H z for the trace. Power 2: ||H z||^2 for the squared norm. The quadrature is exact for both.
     for power, of_images in ((1, point.probes), (2, point.images)):
         moments = operator.dim * (density.weights * density.nodes**power).sum(1)
         whole = torch.cat([moments, (of_images * point.images).sum(0)])
-        rest = mean_of(whole - lam**power @ shares, 0)
-        found.append((float((lam**power).sum()) + rest.value, rest.standard_error))
-    (trace, error), (square, wide) = found
+        remainder = mean_of(whole - lam**power @ shares, 0)
+        estimates.append((float((lam**power).sum()) + remainder.value, remainder.standard_error))
+    (trace, error), (square, wide) = estimates
     norm = math.sqrt(max(square, 0.0))
     return {"trace": Measure(trace, error), "frobenius": Measure(norm, wide / (2 * norm) if norm else 0.0)}
 
 
 def split_record(values: Tensor, precision: torch.dtype, batches: Batches | None, seed: int) -> SplitRecord | None:
-    """River, valley and ridge by the default threshold; None for a single eigenvalue."""
+    """The record of river, valley and ridge by the default threshold; None for a single eigenvalue.
+
+    Args:
+        values: all eigenvalues ``(P,)``.
+        precision: dtype of the arithmetic that computed H.
+        batches: Hessians of single batches, for the noise floor; None leaves it out.
+        seed: seed of the noise floor.
+    """
     if len(values) < 2:
         return None
     rule = threshold(values, batches, precision=precision, seed=seed)
-    seen = shape(values, rule.epsilon, precision)
-    named = of_shape(seen)
+    spectrum_shape = shape(values, rule.epsilon, precision)
+    verdict = classify_shape(spectrum_shape)
     noise = rule.noise_floor
     rules = {"machine_floor": rule.floor, "relative": rule.relative, "log_gap": rule.log_gap.epsilon}
     return SplitRecord(
         epsilon=rule.epsilon,
         rule=rule.rule,
         rules=rules | ({"noise_floor": noise.epsilon} if noise else {}),
-        plateau=seen.plateau,
-        valley=seen.valley,
-        river=seen.river,
-        ridge=seen.ridge,
-        kappa=number(seen.kappa),
-        kappa_q=number(seen.kappa_q),
-        spread=number(seen.spread),
-        negative_mass=seen.negative_mass,
-        name=named.name,
-        conditions=held((*named.conditions, *(noise.conditions if noise else ()))),
+        plateau=spectrum_shape.plateau,
+        valley=spectrum_shape.valley,
+        river=spectrum_shape.river,
+        ridge=spectrum_shape.ridge,
+        kappa=number(spectrum_shape.kappa),
+        kappa_q=number(spectrum_shape.kappa_q),
+        spread=number(spectrum_shape.spread),
+        negative_mass=spectrum_shape.negative_mass,
+        name=verdict.name,
+        conditions=held((*verdict.conditions, *(noise.conditions if noise else ()))),
     )
 
 
 def held(conditions: Sequence[Condition]) -> tuple[ConditionRecord, ...]:
-    """As records keep them: None for what is not a number."""
-    return tuple(ConditionRecord(one.words, bool(one.held), number(one.measured)) for one in conditions)
+    """Conditions in the form of records, with None for a measured value that is no finite number."""
+    return tuple(ConditionRecord(condition.words, bool(condition.held), number(condition.measured)) for condition in conditions)
 
 
 def change_record(before: Point, now: Point, seed: int) -> ChangeRecord:
-    """How much the Hessian of one point tells of the one before; what does not exist is None, or has the error 1 of a cosine."""
+    """Compare the Hessian of a point with that of the point before.
+
+    A quantity that does not exist is None; an undefined cosine is 0 with the error 1.
+
+    Args:
+        before, now: two points, both exact or both matrix-free.
+        seed: seed of the baseline of the mutual information.
+    Raises:
+        BadInputError: one point is exact and the other matrix-free.
+    """
     dim = now.spectrum.layout.dim
     if before.hessian is not None and now.hessian is not None:
-        found = compared(matrix_row(before.hessian, now.hessian), dim, 0)
+        similarity = compared(matrix_row(before.hessian, now.hessian), dim, 0)
     else:
-        kept = [before.images, now.images, now.probes]
-        images = [one for one in kept if one is not None]
+        candidates = [before.images, now.images, now.probes]
+        images = [tensor for tensor in candidates if tensor is not None]
         require(len(images) == 3, "points", "one exact and one matrix-free", "two of a kind")
-        found = compared(image_rows(*images), dim, 2 * images[0].shape[1])
-    known = math.isfinite(found.value) and math.isfinite(found.standard_error)
+        similarity = compared(image_rows(*images), dim, 2 * images[0].shape[1])
+    known = math.isfinite(similarity.value) and math.isfinite(similarity.standard_error)
     forms = None if before.forms is None or now.forms is None else sample_information(before.forms, now.forms, seed=seed)
     return ChangeRecord(
         since=before.step,
-        cosine=cosine(found.cosine.value, found.cosine.standard_error),
-        deviatoric=cosine(found.deviatoric.value, found.deviatoric.standard_error),
-        information=Measure(found.value, found.standard_error) if known else None,
+        cosine=cosine(similarity.cosine.value, similarity.cosine.standard_error),
+        deviatoric=cosine(similarity.deviatoric.value, similarity.deviatoric.standard_error),
+        information=Measure(similarity.value, similarity.standard_error) if known else None,
         forms=None if forms is None else forms.value,
         forms_baseline=None if forms is None else forms.baseline,
         overlap=min(1.0, subspace_overlap(before.spectrum.top, now.spectrum.top)),
@@ -246,7 +297,7 @@ def change_record(before: Point, now: Point, seed: int) -> ChangeRecord:
 
 
 def cosine(value: float, error: float) -> Measure:
-    """In [-1, 1]; 0 with an error of 1 where nothing is known of it (a deviatoric part of zero)."""
+    """A cosine limited to [-1, 1] with its error; 0 with the error 1 where it is undefined, as for a deviatoric part of zero."""
     if not math.isfinite(value):
         return Measure(0.0, 1.0)
     return Measure(max(-1.0, min(1.0, value)), error if math.isfinite(error) else 1.0)
@@ -259,10 +310,16 @@ def spectrum_of(
     values: Tensor | None = None,
     density: SpectralDensity | None = None,
 ) -> Spectrum:
-    """Put together, on the CPU.
+    """The spectrum of a point from its eigenvalues or its density, on the CPU, with its floor.
 
+    Args:
+        layout: names and shapes of the parameters.
+        pairs: the largest eigenvalues with their vectors.
+        precision: dtype of the arithmetic that computed H.
+        values: all eigenvalues, or None.
+        density: the density, or None; one of the two is given.
     Raises:
-        EmptySubspaceError: a Hessian of zeros.
+        EmptySubspaceError: the Hessian is zero.
     """
     sizes = torch.cat([pairs.values, density.nodes.flatten()]) if density is not None else values
     assert sizes is not None
@@ -274,10 +331,10 @@ def spectrum_of(
 
 
 def refuse_non_finite(record: Any) -> None:
-    """Every number of a record is finite.
+    """Refuse a record that holds NaN or infinity.
 
     Raises:
-        NonFiniteError: names the field.
+        NonFiniteError: a number is not finite; the message names its field.
     """
     open_: list[tuple[str, Any]] = list(asdict(record).items())
     while open_:
@@ -285,6 +342,6 @@ def refuse_non_finite(record: Any) -> None:
         if isinstance(value, dict):
             open_ += [(f"{name}.{key}", item) for key, item in value.items()]
         elif isinstance(value, list | tuple):
-            open_ += [(f"{name}[{place}]", item) for place, item in enumerate(value)]
+            open_ += [(f"{name}[{index}]", item) for index, item in enumerate(value)]
         elif isinstance(value, float) and not math.isfinite(value):
             raise NonFiniteError(f"record: {name} is {value}, expected a finite number; measure in float64 or earlier in training")

@@ -1,4 +1,4 @@
-"""What every threshold would have said: the split and its condition number from the machine floor to the largest eigenvalue.
+"""The split and its condition number as functions of the threshold, from the machine floor to the largest eigenvalue.
 
 Shape letters: n number of eigenvalues, t thresholds.
 """
@@ -14,31 +14,33 @@ from torch import Tensor
 
 from thalweg.errors import NoPlateauWarning, require
 from thalweg.landscape.threshold import PLATEAU, Plateau, machine_floor, plateau, plateaus, sizes
-from thalweg.landscape.valley import of_shape, shape
+from thalweg.landscape.valley import classify_shape, shape
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A table with one row for each threshold, ``(t,)`` each."""
+    """A table with one row for each threshold; all tensors are ``(t,)``."""
 
     epsilon: Tensor
-    """Rising, equal steps of the logarithm, from the machine floor to the largest size. As H."""
+    """Thresholds in rising order with equal steps of the logarithm, from the machine floor to the largest size; in units of H."""
     valley: Tensor
     """dV, whole numbers."""
     river: Tensor
-    """dR."""
+    """dR, whole numbers."""
     ridge: Tensor
     """Number of eigenvalues below -epsilon."""
     kappa: Tensor
-    """NaN where the valley is empty."""
+    """Condition number; NaN where the valley is empty."""
     kappa_q: Tensor
+    """Condition number by quantiles; NaN where the valley is empty."""
     negative_mass: Tensor
+    """Share of ``sum |lam|`` below -epsilon."""
     classes: tuple[str, ...]
-    """U, V, saddle or indeterminate, by the rules of `valley.classify`, which look at the plateau too."""
+    """U, V, saddle or indeterminate, by the rules of `valley.classify`, which require a plateau too."""
     plateaus: tuple[Plateau, ...]
-    """The longest first."""
+    """All plateaus, the longest first."""
     chosen: Plateau | None
-    """Around the threshold that was asked for."""
+    """The plateau around the chosen threshold; None without one."""
 
     @property
     def separated(self) -> bool:
@@ -47,21 +49,23 @@ class Sweep:
 
 
 def sweep(values: Tensor, chosen: float | None = None, precision: torch.dtype | None = None, points: int = 200) -> Sweep:
-    """How split, condition number and class depend on the threshold, from ``n u rho`` to ``rho``.
+    """Compute split, condition number and class for thresholds from the machine floor ``n u rho`` to the largest size ``rho``.
 
     The number of eigenvalues above epsilon is a step function of ``log epsilon``. Its plateaus are the gaps of ``log |lam|``,
     so the log-gap rule takes the longest one in its range.
 
     Args:
-        values: ``(n,)``.
-        chosen: the threshold used elsewhere; with `NoPlateauWarning` where its plateau is shorter than 0.3 decades.
-        precision: of the arithmetic that made H, see `threshold.machine_floor`.
-        points: number of thresholds t, at least 2.
+        values: eigenvalues ``(n,)``, not all zero.
+        chosen: the threshold that is used elsewhere, in units of H; None for none.
+        precision: dtype of the arithmetic that computed H, see `threshold.machine_floor`.
+        points: t, number of thresholds, at least 2.
+    Warns:
+        NoPlateauWarning: the plateau around the chosen threshold is shorter than 0.3 decades.
     Source:
         Ours.
     Example:
-        >>> found = sweep(torch.tensor([4.0, 2.0, 1.0, 1e-3]), points=3)
-        >>> found.valley.tolist(), round(found.plateaus[0].decades, 3)
+        >>> table = sweep(torch.tensor([4.0, 2.0, 1.0, 1e-3]), points=3)
+        >>> table.valley.tolist(), round(table.plateaus[0].decades, 3)
         ([4, 3, 0], 3.0)
     """
     require(points >= 2, "points", points, "a whole number of at least 2")
@@ -69,8 +73,8 @@ def sweep(values: Tensor, chosen: float | None = None, precision: torch.dtype | 
     grid = torch.logspace(math.log10(floor), math.log10(rho), points, dtype=torch.float64)
     grid[0], grid[-1] = floor, rho  # exactly: rounding must not put the largest eigenvalue above
     rows = [shape(values, epsilon, precision) for epsilon in grid.tolist()]
-    around = None if chosen is None else plateau(values, chosen, precision)
-    found = Sweep(
+    gap = None if chosen is None else plateau(values, chosen, precision)
+    table = Sweep(
         grid,
         torch.tensor([row.valley for row in rows]),
         torch.tensor([row.river for row in rows]),
@@ -78,15 +82,15 @@ def sweep(values: Tensor, chosen: float | None = None, precision: torch.dtype | 
         torch.tensor([row.kappa for row in rows], dtype=torch.float64),
         torch.tensor([row.kappa_q for row in rows], dtype=torch.float64),
         torch.tensor([row.negative_mass for row in rows], dtype=torch.float64),
-        tuple(of_shape(row).name for row in rows),
+        tuple(classify_shape(row).name for row in rows),
         tuple(sorted(plateaus(values, precision), key=lambda each: -each.decades)),
-        around,
+        gap,
     )
-    if around is not None and not found.separated:
+    if gap is not None and not table.separated:
         warnings.warn(
-            f"threshold {chosen:.3g}: no eigenvalue within {around.decades:.2f} decades only, expected {PLATEAU:g}; "
-            "river and valley are not separate there, and no class follows",
+            f"threshold {chosen:.3g}: only {gap.decades:.2f} decades around it have no eigenvalue, expected at least {PLATEAU:g}; "
+            "river and valley are not separate there, so choose another threshold for a class",
             NoPlateauWarning,
             stacklevel=2,
         )
-    return found
+    return table

@@ -1,4 +1,4 @@
-"""What the theorems say at a point of a real model, beside what gradient descent from there really did.
+"""Predictions of the theorems at a point of a real model, compared with gradient descent from that point.
 
 Shape letters: P dimension, dV of the valley, dR of the river, K steps.
 """
@@ -26,16 +26,16 @@ from thalweg.theory.taylor import follow, taylor_model
 
 @dataclass(frozen=True)
 class ForceAt:
-    """A force on the river: by its formula, and along the real run."""
+    """A force on the river, by its formula and measured along the run."""
 
     predicted: float
-    """Norm by the closed form of a valley left to itself."""
+    """Norm by the closed form without feedback of the river on the valley."""
     with_feedback: float | None
-    """Norm by the coupled closed form, river and forcing included; None where it was not asked for."""
+    """Norm by the coupled closed form, with river and forcing; None where it was not computed."""
     measured: float
-    """Norm along the real run, two gradients a step."""
+    """Norm measured along the run, by two gradients at each step."""
     cosine: float
-    """Between the measured force and the closed form with feedback, where there is one, else without."""
+    """Cosine between the measured force and the closed form, with feedback where there is one."""
 
 
 @dataclass(frozen=True)
@@ -43,33 +43,39 @@ class TheoremsAt:
     """Theorem 1, the loss identity and theorem 2 at one point, for K steps of gradient descent."""
 
     rate: float
+    """eta."""
     steps: int
+    """K."""
     largest: float
     """lam_max of H."""
     valley: int
+    """dV, number of valley directions."""
     river: int
+    """dR, number of river directions."""
     coupling: float
-    """``||B||`` over ``||H||``, Frobenius."""
+    """``||B|| / ||H||`` (Frobenius), the relative coupling of valley and river."""
     floor_distance: float
-    """``||A^+ g_V||``, how far the valley's floor is; the force of theorem 1 speaks of that displacement."""
+    """``||A^+ g_V||``, distance of the valley's floor; the force of theorem 1 refers to a displacement from there."""
     moved: float
-    """``||theta_K - theta_0||`` of the real run: far below the floor's distance, the floor lies outside of what was seen."""
+    """``||theta_K - theta_0||`` of the run. Where it is far below the floor's distance, the run has not explored the floor."""
     force: ForceAt
-    """C_K, displacement counted from the floor."""
+    """C_K, with displacements measured from the floor."""
     relative: ForceAt
-    """X_K, displacement counted from the start; nothing inverted."""
+    """X_K, with displacements measured from the start; no matrix is inverted."""
     upper_paper: float
-    """The paper's upper bound of C_K."""
+    """Upper bound of C_K in arXiv 2510.10089."""
     upper_best: float
+    """The best upper bound of C_K."""
     lower_best: float
+    """The best lower bound of C_K."""
     decrease_predicted: float
-    """L_0 - L_K by the loss identity."""
+    """``L_0 - L_K`` by the loss identity."""
     decrease: float
-    """L_0 - L_K of the real run."""
+    """``L_0 - L_K`` of the run."""
     error: float
-    """``||e_K||``, model against real run."""
+    """``||e_K||``, distance of the model's end point from that of the run."""
     error_bound: float
-    """Its a-posteriori bound, rigorous."""
+    """Rigorous a-posteriori bound of the error."""
     loss: LossBound
     """m(phi_K) and Err_K, for `thalweg.theory.certificate.certify`; rho is estimated along the run."""
     loss_error: float
@@ -85,17 +91,17 @@ def theorems_at(
     rate: float,
     steps: int,
 ) -> TheoremsAt:
-    """Every prediction of theorems 1 and 2 for K steps of full-batch gradient descent, and the run itself.
+    """All predictions of theorems 1 and 2 for K steps of full-batch gradient descent, and the run itself.
 
-    The split must not come from this Hessian: its coupling would be zero. Take it from another point of the run (`frozen`).
+    The split must not come from this Hessian, because its coupling would be zero. Take it from another point of the run (`frozen`).
     Costs 6 K gradients, two eigendecompositions of H's size (of H, and of both blocks together) and some of A's.
 
     Args:
-        loss: of a flat point ``(P,)``.
-        gradient: of the same loss.
-        hessian: at the start, ``(P, P)``.
+        loss: the loss of a point ``(P,)``.
+        gradient: the gradient ``(P,)`` of the same loss.
+        hessian: H at the start, ``(P, P)``.
         start: theta_0, ``(P,)``.
-        split: river and valley.
+        split: frames of river and valley.
         rate: eta.
         steps: K.
     Raises:
@@ -109,12 +115,15 @@ def theorems_at(
     g = gradient(theta).to(torch.float64)
     model = blocks(split, matrix, g)
     points = descend(gradient, theta, rate, steps)
-    away = floor_displacement(model)
+    # Theorem 1: the force on the river, measured along the run and by its closed forms, from the floor and from the start.
+    floor = floor_displacement(model)
     valley, river = split.valley.to(torch.float64), split.river.to(torch.float64)
-    found = [measured_force(gradient, points[:-1], origin, valley, river, rate) for origin in (theta - valley @ away, theta)]
-    free, whole = cumulative_force(model, away, rate, steps).vector, _coupled_from_floor(model, away, rate, steps)
-    apart = relative_force(model, rate, steps)
-    upper = upper_bounds(model, away, rate, steps)
+    measured = [measured_force(gradient, points[:-1], origin, valley, river, rate) for origin in (theta - valley @ floor, theta)]
+    free = cumulative_force(model, floor, rate, steps).vector
+    coupled = _coupled_from_floor(model, floor, rate, steps)
+    relative = relative_force(model, rate, steps)
+    upper = upper_bounds(model, floor, rate, steps)
+    # Loss identity and theorem 2: the quadratic model's run, its error, and the bounds.
     energy = gradient_measure(matrix, g)
     taylor = taylor_model(matrix, g, rate, steps, (float(energy.values[0]), float(energy.values[-1])))
     followed = follow(taylor, gradient, points)
@@ -127,13 +136,18 @@ def theorems_at(
         valley=valley.shape[1],
         river=river.shape[1],
         coupling=float(model.coupling.norm() / matrix.norm()),
-        floor_distance=float(away.norm()),
+        floor_distance=float(floor.norm()),
         moved=float(followed.moved[-1]),
-        force=ForceAt(float(free.norm()), float(whole.norm()), float(found[0].norm()), cosine(found[0], whole)),
-        relative=ForceAt(float(apart.norm()), None, float(found[1].norm()), cosine(found[1], apart)),
+        force=ForceAt(
+            float(free.norm()),
+            float(coupled.norm()),
+            float(measured[0].norm()),
+            cosine(measured[0], coupled),
+        ),
+        relative=ForceAt(float(relative.norm()), None, float(measured[1].norm()), cosine(measured[1], relative)),
         upper_paper=upper.paper,
         upper_best=upper.best,
-        lower_best=lower_bounds(model, away, rate, steps, along=river_slope(model)).best,
+        lower_best=lower_bounds(model, floor, rate, steps, along=river_slope(model)).best,
         decrease_predicted=float(loss_decrease(energy, rate, steps).sum()),
         decrease=before - after,
         error=float(followed.errors[-1]),
@@ -143,18 +157,18 @@ def theorems_at(
     )
 
 
-def _coupled_from_floor(model: Quadratic, away: Tensor, rate: float, steps: int) -> Tensor:
-    """F_K of the coupled run, ``(dR,)``, with positions counted from the valley's floor."""
+def _coupled_from_floor(model: Quadratic, floor: Tensor, rate: float, steps: int) -> Tensor:
+    """The force F_K of the coupled run, ``(dR,)``, with positions measured from the valley's floor."""
     at_floor = quadratic(
         model.valley,
         model.coupling,
         model.river,
-        model.valley_gradient - model.valley @ away,
-        model.river_gradient - model.coupling.T @ away,
+        model.valley_gradient - model.valley @ floor,
+        model.river_gradient - model.coupling.T @ floor,
     )
-    return coupled_force(at_floor, torch.cat([away, away.new_zeros(len(model.river))]), rate, steps).vector
+    return coupled_force(at_floor, torch.cat([floor, floor.new_zeros(len(model.river))]), rate, steps).vector
 
 
-def cosine(one: Tensor, other: Tensor) -> float:
-    """Of two forces; NaN where one is zero."""
-    return float(one @ other / (one.norm() * other.norm()))
+def cosine(first: Tensor, second: Tensor) -> float:
+    """Cosine between two vectors; NaN where one is zero."""
+    return float(first @ second / (first.norm() * second.norm()))

@@ -1,1 +1,1 @@
-"""Something that learns: single-device code that knows neither the cluster nor the schedule."""
+"""Looped transformers: single-device code that knows neither ranks nor the schedule of the training."""

@@ -2,8 +2,8 @@
 
 Shape letters: B batch, L length, D width, H heads, K = D / H width per head.
 
-Query, key and value keep weights of their own (the theory and the controls speak of W_Q, W_K and W_V), but are applied as
-one matrix product: `Attention.fused` joins them once per forward pass, however many loops follow.
+Query, key and value have separate weights, as the theory and the controls refer to W_Q, W_K and W_V, but are applied as one matrix
+product: `Attention.fused` joins them once per forward call, for all loops.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ Fused = tuple[Tensor, Tensor | None]
 
 
 class Attention(nn.Module):
-    """``(B, L, D) -> (B, L, D)``; position i sees positions 0..i."""
+    """Causal multi-head self-attention ``(B, L, D) -> (B, L, D)``; position i attends to positions 0 to i.
+
+    Args:
+        config: its width, heads, attention ("softmax" or "linear") and block; "gpt" has biases and an output projection.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -33,7 +37,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.width, config.width) if gpt else None
 
     def fused(self) -> Fused:
-        """Weight and bias of the three projections as one."""
+        """Joined weight ``(3 D, D)`` and bias ``(3 D,)`` of the query, key and value projections."""
         parts = (self.query, self.key, self.value)
         bias = None if self.query.bias is None else torch.cat([part.bias for part in parts])
         return torch.cat([part.weight for part in parts]), bias
@@ -53,14 +57,15 @@ class Attention(nn.Module):
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention without softmax: the mean over the prefix of ``(q_i . k_j) / sqrt(K) v_j``.
+    """Attention without softmax: ``out_i = 1 / (i + 1) sum_{j <= i} (q_i . k_j) / sqrt(K) v_j``.
 
-    Costs the same two products as softmax attention, O(L^2); for the lengths studied here that is the cheaper order.
+    It needs the same two products of cost O(L^2) as softmax attention. For the lengths studied here that is cheaper than the
+    recurrent form, which is linear in L.
 
     Args:
         query, key, value: ``(B, H, L, K)``.
     Returns:
-        ``(B, H, L, K)``.
+        The attended values, ``(B, H, L, K)``.
     Source:
         arXiv 2510.10089, section 3; the factor 1 / sqrt(K) is ours, so that both kinds start at the same scale.
     """
@@ -71,17 +76,27 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def rotation_table(length: int, head_width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Cosine and sine ``(L, K / 2)`` in float64 of the rotary angles ``position * 10000^(-2 i / K)``."""
+    """Cosine and sine of the rotary angles ``position * 10000^(-2 i / K)``, each ``(L, K / 2)`` in float64.
+
+    Args:
+        length: number of positions L.
+        head_width: width K of a head, even.
+        device: device of the tables.
+    """
     rates = 10000.0 ** (-torch.arange(0, head_width, 2, device=device, dtype=torch.float64) / head_width)
     angles = torch.arange(length, device=device, dtype=torch.float64).unsqueeze(-1) * rates
     return angles.cos(), angles.sin()
 
 
 def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn the pairs (i, i + K/2) of ``(B, H, L, K)`` by their position's angle.
+    """Rotate the pairs of entries (i, i + K/2) of ``(B, H, L, K)`` by the angles of their positions (rotary embedding).
+
+    Args:
+        states: queries or keys, ``(B, H, L, K)``.
+        cosine, sine: from `rotation_table`, ``(L, K / 2)``.
 
     Source:
-        RoFormer, arXiv 2104.09864; pairs are halves, not neighbours, as in GPT-NeoX.
+        RoFormer, arXiv 2104.09864; the pairs are (i, i + K/2) instead of neighbours, as in GPT-NeoX.
     """
     first, second = states.chunk(2, dim=-1)
     cosine, sine = cosine.to(states.dtype), sine.to(states.dtype)

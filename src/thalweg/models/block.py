@@ -1,4 +1,4 @@
-"""The sublayers that one pass applies: attention alone, or attention and MLP.
+"""The blocks of a looped transformer: attention alone, or attention and MLP.
 
 Shape letters: B batch, L length, D width.
 """
@@ -14,21 +14,22 @@ from thalweg.models.config import ModelConfig
 
 
 def norm(config: ModelConfig) -> nn.Module:
-    """The normalisation before a sublayer; nothing at all for ``norm = "none"``."""
+    """The normalisation before a sublayer: LayerNorm, or the identity for ``norm = "none"``."""
     return layer_norm(config) if config.norm == "pre" else nn.Identity()
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
-    """LayerNorm over the width, with a bias where the family has biases."""
+    """LayerNorm over the width; with a bias in the "gpt" block, whose linear maps have biases too."""
     return nn.LayerNorm(config.width, bias=config.block == "gpt")
 
 
 class AttentionBlock(nn.Module):
-    """``e + attn(norm(e)) / sqrt(residual_loops)``: at 1 the paper's attention-only model.
+    """Residual attention ``e + attn(norm(e)) / sqrt(residual_loops)``; with ``residual_loops`` 1 the paper's attention-only model.
 
     Source:
-        The scale: depth-muP, arXiv 2310.02244, for independent layers. Passes with the same weights are not independent, so that
-        their sum may still grow with T, as its root rather than in proportion.
+        arXiv 2510.10089, section 3. The scale 1 / sqrt(T) follows depth-muP, arXiv 2310.02244, which derives it for independent
+        layers. The passes of a loop share their weights and are not independent: the sum of T branches can still grow like
+        sqrt(T), instead of like T.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -40,12 +41,12 @@ class AttentionBlock(nn.Module):
         return self.joined(states, self.attention(self.attention_norm(states), fused, rotation))
 
     def joined(self, states: Tensor, branch: Tensor) -> Tensor:
-        """The residual stream after a branch, in one operation with or without a scale."""
+        """Add a branch to the residual stream, scaled if ``residual_loops`` is above 1."""
         return states + branch if self.branch_scale == 1 else torch.add(states, branch, alpha=self.branch_scale)
 
 
 class GPTBlock(AttentionBlock):
-    """GPT-2's block: attention, then an MLP with the tanh form of GELU."""
+    """The block of GPT-2: residual attention, then a residual MLP with the tanh approximation of GELU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

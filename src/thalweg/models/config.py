@@ -1,4 +1,4 @@
-"""What a looped transformer is made of. Shapes in `thalweg.models.looped`."""
+"""The config of a looped transformer; `thalweg.models.looped` explains the model and its shapes."""
 
 from __future__ import annotations
 
@@ -15,46 +15,48 @@ _SEVERAL = "0 for none, or a number of passes of at least 2: the first one alway
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model of either family; the number of loops is chosen per call, not here."""
+    """Architecture of a looped transformer. The number of loops is an argument of each call and not part of it."""
 
     vocabulary: Annotated[int, Whole(2, 10**7, "at least 2 tokens")] = 16
     """Number of distinct tokens V."""
     length: Annotated[int, Whole(1, 10**7)] = 12
-    """Longest input in tokens; binding for learned positions only."""
+    """Longest input in tokens; a limit only for learned positions."""
     width: Annotated[int, Whole(1, 10**6)] = 64
     """Width D of the residual stream."""
     layers: Annotated[int, Whole(1, 10**4)] = 1
-    """Blocks in the stack that one pass applies."""
+    """Number of blocks in the stack that one pass applies."""
     heads: Annotated[int, Whole(1, 10**5)] = 1
-    """Attention heads; divides the width."""
+    """Number of attention heads; must divide the width."""
     block: Literal["attention", "gpt"] = "attention"
-    """"attention": e + attn(e), no output projection, no biases (the paper's section 3). "gpt": GPT-2's attention + MLP."""
+    """Block: "attention" is e + attn(e) without output projection and biases (the paper's section 3); "gpt" is GPT-2's attention
+    and MLP."""
     attention: Literal["softmax", "linear"] = "softmax"
-    """"linear": no softmax, mean over the prefix."""
+    """Attention: "softmax", or "linear" without softmax, the mean over the prefix."""
     norm: Literal["pre", "none"] = "pre"
-    """"pre": LayerNorm before every sublayer and before the head."""
+    """Normalisation: "pre" is a LayerNorm before every sublayer and before the head."""
     positions: Literal["learned", "rotary", "none"] = "learned"
-    """How the order of the tokens enters."""
+    """How positions are encoded: learned embeddings, rotary embeddings, or not at all."""
     injection: bool = False
-    """Add the embeddings again before every pass but the first."""
+    """Input injection: add the embeddings again before every pass but the first."""
     tied: bool = False
-    """The head shares the embedding's weights."""
+    """Whether the head shares the weights of the embedding."""
     expansion: Annotated[int, Whole(1, 10**4)] = 4
     """Width of the MLP as a multiple of the width; block "gpt" only."""
     deviation: Annotated[float, Number(0, 1e3)] = 0.0
-    """Standard deviation of the initial matrices; 0 for the block's own: 1 / sqrt(width), of "gpt" 0.02."""
+    """Standard deviation of the initial matrices; 0 for the default of the block: 1 / sqrt(width), for "gpt" 0.02."""
     value_scale: Rate = 1.0
-    """Factor on the value weights at initialisation (the rescaled-Single control sets it to T)."""
+    """Factor on the initial value weights (the rescaled-Single control sets it to T)."""
     learned_gains: Annotated[int, Whole(0, 10**5, _SEVERAL)] = 0
-    """Largest number of passes in a call where the gain of every pass but the first is a weight that begins at zero; 0 for none."""
+    """Zero-initialised learned gains: the gain of every pass but the first is a weight that starts at 0. The value is the largest
+    number of passes; 0 for no learned gains."""
     shared_gain: bool = False
-    """All passes but the first share one learned gain; only with `learned_gains`."""
+    """All passes but the first share one learned gain; only with learned_gains."""
     gain_start: Annotated[float, Number(-10, 10)] = 0.0
-    """Value at which learned gains begin. At 0 every pass but the first is absent until it is learned."""
+    """Initial value of learned gains. At 0 every pass but the first is absent until it is learned."""
     loop_norm: bool = False
-    """LayerNorm of the state at the end of every pass, with ``norm = "none"`` too."""
+    """Apply a LayerNorm to the state at the end of every pass, also with norm = "none"."""
     residual_loops: Annotated[int, Whole(1, 10**5)] = 1
-    """Number of loops T that every residual branch is scaled for, by T ** -residual_power, whatever the loops of a call."""
+    """Scale every residual branch by residual_loops ** -residual_power, whatever the loops of a call; 1 for no scaling."""
     residual_power: Annotated[float, Number(0, 1)] = 0.5
     """0.5 scales the branches by 1 / sqrt(T), 1 by 1 / T."""
 
@@ -65,22 +67,22 @@ class ModelConfig:
         return 1 / root if self.residual_power == 0.5 else root ** (-2 * self.residual_power)
 
     def for_loops(self, loops: int, shared_gain: bool = False, gain_start: float = 0.0) -> ModelConfig:
-        """The same with all that keeps many loops trainable: learned gains, loop norm, scaled residual branches, injection.
+        """The same model with everything that keeps many loops trainable: learned gains, loop norm, scaled branches, injection.
 
-        With it 8 and 16 loops, trained from the first update on at the rate that is best for one, did not diverge over 5 seeds;
-        with none of it they always did (`examples/deep_loops_stay_stable.py`).
+        With all four, training 8 and 16 loops from the first update on, at the learning rate that is best for one loop, did not
+        diverge on 5 seeds; with none of them it always did (`examples/deep_loops_stay_stable.py`).
 
         Args:
-            loops: the most passes of any call, at least 2.
+            loops: largest number of passes of any call, at least 2.
             shared_gain: one learned gain for all passes but the first, which `thalweg.Refine` scales by depth.
-            gain_start: where learned gains begin.
+            gain_start: initial value of the learned gains.
         Example:
             >>> deep = ModelConfig(width=8).for_loops(16)
             >>> deep.learned_gains, deep.loop_norm, deep.residual_loops, deep.injection
             (16, True, 16, True)
 
         Source:
-            The four together are ours; each has its own, see `thalweg.LoopedTransformer`.
+            The combination is ours; for the source of each part see `thalweg.LoopedTransformer`.
         """
         gains = {"learned_gains": loops, "shared_gain": shared_gain, "gain_start": gain_start}
         return replace(self, **gains, loop_norm=True, residual_loops=loops, injection=True)
@@ -92,4 +94,4 @@ class ModelConfig:
         require(even, "model.width", self.width, "an even width per head for rotary positions")
         require(self.learned_gains != 1, "model.learned_gains", self.learned_gains, _SEVERAL)
         fits = self.learned_gains > 0 or not (self.shared_gain or self.gain_start)
-        require(fits, "model.learned_gains", 0, "the number of passes that share a gain or begin at gain_start, at least 2")
+        require(fits, "model.learned_gains", 0, "at least 2: shared_gain and gain_start need learned gains")

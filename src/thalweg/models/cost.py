@@ -1,10 +1,9 @@
-"""Parameters and floating-point operations, saying what is counted.
+"""Number of parameters and of floating-point operations.
 
-Counted: the matrix products (projections, attention scores and mixing over the full L x L square, MLP, head), with two
-operations per multiply-add. A backward pass is two products for each product of the forward pass. Not counted: everything
-element by element (norms, ``loop_norm`` too, gains, the scale and sum of residual branches, injection, softmax, GELU, embedding
-look-up, loss, optimizer), and what a fused attention kernel computes again in its backward pass. Every pass counts, those at a
-gain of zero too.
+Counted are the matrix products (projections, attention scores and mixing over the full L x L square, MLP, head), with two
+operations per multiply-add. The backward pass has two products for each product of the forward pass. Not counted are elementwise
+operations (norms, ``loop_norm`` too, gains, scale and sum of residual branches, injection, softmax, GELU, embedding look-up, loss,
+optimizer) and what a fused attention kernel recomputes in its backward pass. Every pass counts, also one with a gain of zero.
 """
 
 from __future__ import annotations
@@ -19,28 +18,34 @@ from thalweg.models.config import ModelConfig
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations of one call, in floating-point operations (FLOPs)."""
+    """Floating-point operations (FLOPs) of one call."""
 
     per_pass: float
-    """One pass of the stack."""
+    """Operations of one pass of the stack."""
     head: float
-    """The head, once per call."""
+    """Operations of the head, once per call."""
     loops: float
-    """Passes; the mean, where every sequence has its own."""
+    """Number of passes; their mean if every sequence has its own number."""
 
     @property
     def forward(self) -> float:
-        """One forward call."""
+        """Operations of a forward call, ``loops * per_pass + head``."""
         return self.loops * self.per_pass + self.head
 
     @property
     def training_step(self) -> float:
-        """Forward and backward."""
+        """Operations of forward and backward, three times those of the forward call."""
         return 3 * self.forward
 
 
 def cost(config: ModelConfig, batch: int, length: int, loops: float = 1) -> Cost:
-    """The counted operations of a call on ``(batch, length)`` tokens.
+    """Count the operations of a call on ``(batch, length)`` tokens.
+
+    Args:
+        config: the model.
+        batch: number of sequences.
+        length: number of input tokens of each.
+        loops: number of passes, or their mean.
 
     Example:
         >>> small = ModelConfig(vocabulary=16, width=8)
@@ -56,5 +61,5 @@ def cost(config: ModelConfig, batch: int, length: int, loops: float = 1) -> Cost
 
 
 def parameters(model: nn.Module) -> int:
-    """Trainable numbers; tied weights count once."""
+    """Number of trainable parameters of a model; tied weights count once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,14 +1,17 @@
-"""One transformer for Single-Attn and Looped-Attn.
+"""The looped transformer: one stack of blocks, applied T times with the same weights.
 
-Shape letters: B batch, L length, D width, V vocabulary, T loops.
+Shape letters: B batch, L length, D width, V vocabulary, T loops (passes).
 
-The same stack of blocks is applied T times with the same weights; T is an argument of the call, and ``loops=1`` is
-Single-Attn. Each pass has a gain: the pass moves the state by ``gain * (stack(state) - state)``. At gain 1 that is the pass
-itself, at gain 0 the pass is not there, both to the last bit, so that a schedule can bring in new passes without a jump.
+T is an argument of the call; ``loops=1`` is the paper's Single-Attn, more loops its Looped-Attn. Every pass has a gain g:
 
-Three fields of `ModelConfig` are there for many loops. With ``learned_gains`` the gain of a pass is multiplied by a weight of its
-own that begins at zero, so that even a hard switch is no jump. With ``loop_norm`` the stack ends in a LayerNorm. With
-``residual_loops`` the branches are scaled, see `thalweg.models.block`.
+    state <- state + g (stack(state) - state)
+
+At g = 1 this is the plain pass, at g = 0 the pass has no effect, both exactly to the last bit, so that a schedule can bring in new
+passes without a jump of the model's function.
+
+Three fields of `ModelConfig` help with many loops. With ``learned_gains`` the gain of a pass is multiplied by a weight that starts
+at zero, so that even a hard switch causes no jump. With ``loop_norm`` every pass ends in a LayerNorm. With ``residual_loops`` the
+residual branches are scaled down, see `thalweg.models.block`.
 """
 
 from __future__ import annotations
@@ -29,34 +32,36 @@ from thalweg.models.config import ModelConfig
 from thalweg.serialization import as_float, plain
 
 Loops = int | Tensor
-"""Passes of a call: one number, or one for each sequence."""
+"""Number of passes of a call: one number, or one for each sequence."""
 Gains = Sequence[float] | Tensor | None
-"""One factor for each pass, the first 1; None where all are 1."""
+"""Gain of each pass, of which the first is 1; None if all are 1."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the passes of one call share: the blocks, each with its joined weights, and the rotary table."""
+    """What the passes of one call share."""
 
     stack: list[tuple[AttentionBlock, Fused]]
+    """The blocks, each with its joined attention weights."""
     rotation: tuple[Tensor, Tensor] | None
+    """The rotary table, or None without rotary positions."""
 
 
 class LoopedTransformer(nn.Module):
-    """Causal language model ``tokens (B, L) -> logits (B, L, V)`` with a number of loops per call.
+    """Causal language model ``tokens (B, L) -> logits (B, L, V)`` whose number of loops is chosen at every call.
 
     Args:
-        config: what it is made of.
-        generator: source of the initial weights; PyTorch's global one when absent.
+        config: architecture of the model.
+        generator: random generator of the initial weights; None takes PyTorch's global one.
     Example:
         >>> model = LoopedTransformer(ModelConfig(vocabulary=16, width=8))
         >>> model(torch.zeros(2, 5, dtype=torch.long), loops=3).shape
         torch.Size([2, 5, 16])
 
     Source:
-        arXiv 2510.10089, section 3 (block "attention"); GPT-2 (block "gpt"); input injection: arXiv 2409.15647; gains that are
-        weights and begin at zero: ReZero, arXiv 2003.04887, there for every layer; a norm of the state at the end of every pass:
-        arXiv 2502.05171, whose passes end in an RMSNorm of the residual stream.
+        arXiv 2510.10089, section 3 (block "attention"); GPT-2 (block "gpt"); input injection: arXiv 2409.15647; zero-initialised
+        learned gains: ReZero, arXiv 2003.04887, there for every layer; a norm at the end of every pass: arXiv 2502.05171, there an
+        RMSNorm of the residual stream.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
@@ -68,7 +73,7 @@ class LoopedTransformer(nn.Module):
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
         count = 1 if config.shared_gain else config.learned_gains - 1
         self.pass_gains = nn.Parameter(torch.full((count,), config.gain_start)) if config.learned_gains else None
-        """Gains of the passes from the second on, ``(learned_gains - 1,)``, or the one that they share, ``(1,)``."""
+        """Learned gains of the passes from the second on, ``(learned_gains - 1,)``, or the one that they share, ``(1,)``."""
         self.loop_norm = layer_norm(config) if config.loop_norm else None
         self.final_norm = norm(config)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
@@ -77,19 +82,21 @@ class LoopedTransformer(nn.Module):
         _initialise(self, generator)
 
     def forward(self, tokens: Tensor, loops: Loops = 1, gains: Gains = None) -> Tensor:
-        """Logits after ``loops`` passes.
+        """Compute the logits after ``loops`` passes.
 
         Args:
-            tokens: whole numbers below V, ``(B, L)``.
-            loops: number of passes T, at least 1; or one for each sequence, ``(B,)`` on the CPU: a sequence that has had its
-                passes changes no more, and later passes are computed for the others alone.
-            gains: one factor per pass, the first 1; numbers (a pass at 0 is skipped, at 1 costs nothing extra) or a
-                tensor ``(T,)`` (every pass is computed, so that compiled graphs do not depend on the values).
-                Learned gains are multiplied with them. With loops for each sequence T is the largest of them. Values of a tensor
-                are not looked at while the call is compiled or recorded as a CUDA graph; the first one counts as 1 there.
+            tokens: integers below V, ``(B, L)``.
+            loops: number of passes T, at least 1; or one number for each sequence, ``(B,)`` on the CPU. A sequence that has had
+                its passes does not change any more, and later passes are computed for the others only.
+            gains: gain of each pass, T numbers of which the first is 1; with loops for each sequence T is the largest of them.
+                As numbers, passes with gain 0 are skipped, and gain 1 costs nothing extra. As a tensor ``(T,)``, every pass is
+                computed, so that a compiled graph does not depend on the values. Learned gains are multiplied with them. While
+                a call is compiled or recorded as a CUDA graph, the values of a tensor are not checked, and the first counts as 1.
+        Returns:
+            Logits ``(B, L, V)``.
         Raises:
-            BadInputError: loops that are not whole, below 1 or above ``learned_gains``, loops for another number of sequences,
-                gains of another length, not finite, or with a first that is not 1, a sequence longer than the learned positions.
+            BadInputError: loops are no integers, below 1, above ``learned_gains``, or not as many as sequences; gains are not as
+                many as passes, not finite, or the first is not 1; a sequence is longer than the learned positions.
         """
         if isinstance(loops, Tensor):
             return self.forward_each(tokens, loops, gains)
@@ -101,10 +108,13 @@ class LoopedTransformer(nn.Module):
         return self.read(states)
 
     def forward_each(self, tokens: Tensor, loops: Tensor, gains: Gains) -> Tensor:
-        """The same with loops for each sequence: the deepest come first, and each pass is for as many as still go on."""
+        """`forward` with a number of loops for each sequence, ``(B,)``.
+
+        The sequences are sorted by their loops, the most first, so that each pass works on a leading part of the batch.
+        """
         require(loops.shape == tokens.shape[:1], "loops", tuple(loops.shape), f"one number for each of {len(tokens)} sequences")
-        counts = not (loops.is_floating_point() or loops.is_complex() or loops.dtype == torch.bool)
-        require(counts, "loops", str(loops.dtype), "whole numbers")
+        integral = not (loops.is_floating_point() or loops.is_complex() or loops.dtype == torch.bool)
+        require(integral, "loops", str(loops.dtype), "whole numbers")
         order = loops.argsort(descending=True, stable=True)
         ranked = loops[order].tolist()
         gains = self.check(ranked[-1], ranked[0], gains)
@@ -112,20 +122,22 @@ class LoopedTransformer(nn.Module):
         embedded, context = self.embed(tokens), self.context(tokens)
         states, done = embedded, []
         for index in range(ranked[0]):
-            going = sum(one > index for one in ranked)
-            if going < len(states):
-                done.append(states[going:])
-                states, embedded = states[:going], embedded[:going]
+            active = sum(count > index for count in ranked)
+            if active < len(states):  # the last sequences have had all of their passes
+                done.append(states[active:])
+                states, embedded = states[:active], embedded[:active]
             states = self.one_pass(states, embedded, index, gains, context)
         return self.read(torch.cat([states, *reversed(done)]))[order.argsort().to(tokens.device)]
 
     def forward_masked(self, tokens: Tensor, loops: Tensor, passes: int, gains: Gains = None) -> Tensor:
-        """The same with every pass computed for all sequences: no shape, and no kernel, depends on the values of ``loops``.
+        """`forward` with a number of loops for each sequence, where every pass is computed for all sequences and masked.
+
+        No shape and no kernel depends on the values of ``loops``, as CUDA graphs need it.
 
         Args:
-            tokens: whole numbers below V, ``(B, L)``.
-            loops: passes of each sequence, ``(B,)``, on the device of the tokens.
-            passes: T, at least the largest of them.
+            tokens: integers below V, ``(B, L)``.
+            loops: number of passes of each sequence, ``(B,)``, on the device of the tokens.
+            passes: number of computed passes T, at least the largest of ``loops``.
             gains: as in `forward`, one for each of the T passes.
         """
         gains = self.check(1, passes, gains)
@@ -137,7 +149,7 @@ class LoopedTransformer(nn.Module):
         return self.read(states)
 
     def unrolled(self, tokens: Tensor, loops: int, gains: Gains = None) -> Iterator[Tensor]:
-        """Logits ``(B, L, V)`` after one pass, after two, and so on to ``loops``; gains as in `forward`."""
+        """Yield the logits ``(B, L, V)`` after every pass, from the first to number ``loops``; arguments as in `forward`."""
         gains = self.check(loops, loops, gains)
         embedded, context = self.embed(tokens), self.context(tokens)
         states = embedded
@@ -146,17 +158,29 @@ class LoopedTransformer(nn.Module):
             yield self.read(states)
 
     def check(self, fewest: int, most: int, gains: Gains) -> Gains:
-        """The gains as plain numbers or a tensor; numbers of passes that there are not, and gains that cannot be, are refused."""
+        """Check the smallest and largest number of passes of a call, and return its gains as plain numbers or a tensor.
+
+        Raises:
+            BadInputError: see `forward`.
+        """
         for loops in (fewest, most):
-            counts = isinstance(loops, int | np.integer | torch.SymInt) and not isinstance(loops, bool)
-            require(counts, "loops", loops, "a whole number of at least 1")
+            integral = isinstance(loops, int | np.integer | torch.SymInt) and not isinstance(loops, bool)
+            require(integral, "loops", loops, "a whole number of at least 1")
         require(fewest >= 1, "loops", fewest, "a whole number of at least 1")
         allowed = self.config.learned_gains
         require(not 0 < allowed < most, "loops", most, f"at most the {allowed} passes that have a gain (model.learned_gains)")
         return _checked_gains(gains, most)
 
     def one_pass(self, states: Tensor, embedded: Tensor, index: int, gains: Gains, context: Context) -> Tensor:
-        """The states ``(B, L, D)`` after the pass of this index, counted from 0."""
+        """The states ``(B, L, D)`` after pass number ``index``, counted from 0.
+
+        Args:
+            states: the states before it, ``(B, L, D)``.
+            embedded: the embeddings ``(B, L, D)``, for input injection.
+            index: number of the pass.
+            gains: checked gains of the call.
+            context: from `context`.
+        """
         gain = self.gain(index, gains)
         if isinstance(gain, float | int) and gain == 0:
             return states
@@ -168,16 +192,16 @@ class LoopedTransformer(nn.Module):
         return moved if isinstance(gain, float | int) and gain == 1 else torch.lerp(states, moved, gain)
 
     def context(self, tokens: Tensor) -> Context:
-        """What all passes of a call share."""
+        """Joined weights and rotary table, computed once for all passes of a call."""
         stack = [(block, block.attention.fused()) for block in self.stack()]
         return Context(stack, self.rotation(tokens.shape[1], tokens.device))
 
     def read(self, states: Tensor) -> Tensor:
-        """Logits of states."""
+        """Final norm and head: logits ``(B, L, V)`` of states ``(B, L, D)``."""
         return self.head(self.final_norm(states))
 
     def gain(self, index: int, gains: Gains) -> float | Tensor:
-        """The gain of a pass, counted from 0: the given one, times the learned one; a given number 0 stays one."""
+        """The gain of a pass, counted from 0: the given gain times the learned one; a given 0 stays the number 0."""
         given = 1.0 if gains is None or index == 0 else gains[index]
         skipped = isinstance(given, float | int) and given == 0
         if self.pass_gains is None or index == 0 or skipped:
@@ -197,24 +221,24 @@ class LoopedTransformer(nn.Module):
         return self.embedding(tokens) + self.positions.weight[:length]
 
     def rotation(self, length: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        """The rotary table for this length, or None."""
+        """The rotary table for a length, see `rotation_table`; None without rotary positions."""
         if self.config.positions != "rotary":
             return None
         return rotation_table(length, self.config.width // self.config.heads, device)
 
 
 def _checked_gains(gains: object, passes: int) -> Gains:
-    """Gains of a call as plain numbers, or the tensor as it is.
+    """Check the gains of a call and return them as plain numbers, or as the tensor that was given.
 
     Raises:
-        BadInputError: another number of them than passes, something that is no finite number, or a first one that is not 1.
+        BadInputError: not as many gains as passes, a gain that is no finite number, or a first gain that is not 1.
     """
     wanted = f"one number for each of the {passes} passes"
     if gains is None:
         return None
     if isinstance(gains, Tensor):
         require(gains.shape == (passes,), "gains", tuple(gains.shape), f"{wanted}, ({passes},)")
-        for index, gain in enumerate(readable(gains)):
+        for index, gain in enumerate(_readable_values(gains)):
             _check_gain(gain, index)
         return gains
     require(not isinstance(gains, str | bytes | type) and hasattr(gains, "__len__"), "gains", gains, wanted)
@@ -224,27 +248,27 @@ def _checked_gains(gains: object, passes: int) -> Gains:
 
 
 def _checked_gain(gain: object, index: int) -> float:
-    """One gain of several as a plain number, or as the tensor () that it is."""
+    """Check one gain of a sequence and return it as a plain number, or as the scalar tensor that was given."""
     if isinstance(gain, Tensor):
         require(gain.dim() == 0, f"gains[{index}]", tuple(gain.shape), "one number")
-        for one in readable(gain.reshape(1)):
-            _check_gain(one, index)
+        for value in _readable_values(gain.reshape(1)):
+            _check_gain(value, index)
         return cast(float, gain)
-    found = plain(gain)
-    found = as_float(found) if type(found) is int else found
-    _check_gain(found, index)
-    return found
+    value = plain(gain)
+    value = as_float(value) if type(value) is int else value
+    _check_gain(value, index)
+    return value
 
 
 def _check_gain(gain: object, index: int) -> None:
-    """Refuse a gain that is no finite number, and one of the first pass that is not 1."""
+    """Refuse a gain that is no finite number, or, for the first pass, not 1."""
     number = isinstance(gain, int | float) and not isinstance(gain, bool) and math.isfinite(gain)
     require(number, f"gains[{index}]", gain, "a finite number")
     require(index > 0 or gain == 1, "gains[0]", gain, "1: the first pass always counts in full")
 
 
-def readable(values: Tensor) -> list[float]:
-    """The numbers of a tensor; none where they are not there to be read, as in a compiled, recorded or traced call."""
+def _readable_values(values: Tensor) -> list[float]:
+    """The numbers of a tensor; none if they cannot be read, as in a call that is compiled, recorded or traced."""
     if torch.compiler.is_compiling() or values.is_meta or (values.is_cuda and torch.cuda.is_current_stream_capturing()):
         return []
     try:
@@ -254,19 +278,19 @@ def readable(values: Tensor) -> list[float]:
 
 
 def _initialise(model: LoopedTransformer, generator: torch.Generator | None) -> None:
-    """Draw the initial weights, module by module in the order of their names.
+    """Draw the initial weights, parameter by parameter in the order of ``named_parameters``.
 
-    Matrices are N(0, 1 / fan-in) in the attention-only family and N(0, 0.02) in the GPT family with the residual
-    projections divided by sqrt(2 * layers); embeddings N(0, 0.02) in GPT, N(0, 1) / sqrt(D) in attention-only; all of them with
-    ``deviation`` where that is given. The value weights are multiplied by ``value_scale``.
+    Matrices and embeddings are normal with mean 0. Their standard deviation is ``deviation`` if that is given, else 0.02 for the
+    "gpt" block and 1 / sqrt(D) for the "attention" block; for residual projections it is divided by sqrt(2 * layers). The value
+    weights are then multiplied by ``value_scale``. Norms start at 1, biases and learned gains at 0.
 
     Source:
-        GPT-2's code for "gpt"; the paper gives no initialisation for its own model, so fan-in is our choice.
+        GPT-2's code for "gpt". The paper gives no initialisation for its own model; 1 / sqrt(fan-in) is our choice.
     """
     config = model.config
     for name, parameter in model.named_parameters():
         if name == "pass_gains":
-            continue
+            continue  # they begin at gain_start
         if parameter.dim() < 2:
             nn.init.constant_(parameter, 1.0 if name.endswith("norm.weight") else 0.0)
             continue

@@ -1,8 +1,9 @@
-"""When to begin the next stage: rules on recorded numbers, each a frozen value with a pure step.
+"""Criteria: rules that decide, from the recorded losses and gradient norms, when the next stage begins.
 
-``begin() -> state`` and ``observe(state, step, loss, grad_norm) -> (state, reason or None)``. The state holds JSON values
-only. ``step`` counts the updates made so far in the whole run, from 1. A loss or norm that is NaN or infinite is left out of
-every mean.
+A criterion is a frozen dataclass with two pure methods. ``begin()`` returns its initial state.
+``observe(state, step, loss, grad_norm)`` takes the numbers of one update and returns the new state, and the reason for a switch or
+None. The state holds JSON values only, so that it goes into checkpoints. ``step`` counts the updates of the whole run, from 1. An
+update whose loss or norm is NaN or infinite is skipped.
 """
 
 from __future__ import annotations
@@ -11,40 +12,43 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from thalweg.bounds import Number, Updates, Whole
+from thalweg.bounds import Number, Updates, Whole, require_kind
 from thalweg.errors import BadInputError, require
 from thalweg.serialization import as_float, checked, plain
 
 State = dict[str, Any]
 _LARGEST = 1e300
-"""Losses and norms from here on count as infinite: a sum of some of them would be."""
+"""Larger losses and norms count as infinite, since a sum of several could overflow."""
 
 
 def usable(loss: float, grad_norm: float) -> bool:
-    """Whether loss and gradient norm are numbers that can be averaged; NaN and infinity are not."""
+    """Whether loss and gradient norm are finite and small enough to be averaged."""
     return abs(loss) < _LARGEST and abs(grad_norm) < _LARGEST
 
 
 def as_number(given: object, what: str) -> float:
-    """A number of any kind (numpy's and torch's too) as a float; NaN and infinity are let through.
+    """Convert a number of Python, numpy or torch, or an array with one entry, to a float; NaN and infinity are accepted.
 
+    Args:
+        given: the number.
+        what: its name, for the message.
     Raises:
-        BadInputError: it is no number, or several.
+        BadInputError: it is no number, or an array with several.
     """
-    found: Any = plain(given)
-    if isinstance(found, list) and not isinstance(given, list) and len(found) == 1:
-        found = found[0]  # a tensor (1,)
-    require(isinstance(found, int | float) and not isinstance(found, bool), what, given, "a number")
-    return as_float(found)
+    value: Any = plain(given)
+    if isinstance(value, list) and not isinstance(given, list) and len(value) == 1:
+        value = value[0]  # an array of shape (1,)
+    require_kind(float, value, what, given)
+    return as_float(value)
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """The SHIFT Criterion with Patience (SCP): loss on a plateau, gradient settled, both for a while.
+    """The SHIFT Criterion with Patience (SCP): switch when loss and gradient norm have stopped changing for a while.
 
-    Loss and gradient norm are averaged over windows of ``window`` updates; each full window is one check. A check holds when
-    the mean loss fell by less than ``delta_loss`` (relative to the window before; a rise counts as a plateau) and the mean
-    gradient norm moved by less than ``delta_grad`` (relative, either way). It fires when ``patience`` checks in a row hold.
+    Loss and gradient norm are averaged over windows of ``window`` updates; each full window is one check. With mean loss l_k and
+    mean norm g_k of window k, a check holds if ``(l_{k-1} - l_k) / |l_{k-1}| < delta_loss`` (a rising loss counts as a plateau)
+    and ``|g_k - g_{k-1}| / |g_{k-1}| < delta_grad``. The criterion fires when ``patience`` checks in a row hold.
 
     Example:
         >>> rule = Plateau(delta_loss=0.01, delta_grad=0.1, patience=2, window=1)
@@ -62,13 +66,13 @@ class Plateau:
 
     kind: ClassVar[str] = "plateau"
     delta_loss: Annotated[float, Number(0, 1e9)] = 1e-2
-    """delta_1: relative fall of the mean loss per window below which it is a plateau."""
+    """delta_1: the loss is on a plateau if its mean falls by less than this share per window."""
     delta_grad: Annotated[float, Number(0, 1e9)] = 0.1
-    """delta_2: relative change of the mean gradient norm per window below which it has settled."""
+    """delta_2: the gradient norm has settled if its mean changes by less than this share per window."""
     patience: Updates = 5
-    """W: checks in a row."""
+    """W: number of checks in a row that must hold."""
     window: Updates = 20
-    """Updates averaged into one check."""
+    """Number of updates that one check averages over."""
 
     def __post_init__(self) -> None:
         checked(self, "plateau ")
@@ -86,18 +90,19 @@ class Plateau:
         }
         if state["count"] < self.window:
             return state, None
+        # A window is full: compare its means with those of the window before, and start the next one.
         mean_loss, mean_grad = state["loss_sum"] / self.window, state["grad_sum"] / self.window
-        before = state["loss"], state["grad"]
-        fresh = self.begin() | {"loss": mean_loss, "grad": mean_grad}
-        if before[0] is None:
-            return fresh, None
-        fall = (before[0] - mean_loss) / max(abs(before[0]), 1e-30)
-        drift = abs(mean_grad - before[1]) / max(abs(before[1]), 1e-30)
+        last_loss, last_grad = state["loss"], state["grad"]
+        next_state = self.begin() | {"loss": mean_loss, "grad": mean_grad}
+        if last_loss is None:
+            return next_state, None
+        fall = (last_loss - mean_loss) / max(abs(last_loss), 1e-30)
+        drift = abs(mean_grad - last_grad) / max(abs(last_grad), 1e-30)
         holds = fall < self.delta_loss and drift < self.delta_grad
-        fresh["held"] = state["held"] + 1 if holds else 0
-        if fresh["held"] < self.patience:
-            return fresh, None
-        return fresh, (
+        next_state["held"] = state["held"] + 1 if holds else 0
+        if next_state["held"] < self.patience:
+            return next_state, None
+        return next_state, (
             f"SCP: for {self.patience} checks of {self.window} updates the loss fell by less than {self.delta_loss:g} a check "
             f"(last {fall:+.2g}) and the gradient norm moved by less than {self.delta_grad:g} (last {drift:.2g})"
         )
@@ -105,11 +110,11 @@ class Plateau:
 
 @dataclass(frozen=True)
 class AtStep:
-    """Switch when ``step`` updates have been made."""
+    """Switch after a fixed number of updates, counted from the start of the run."""
 
     kind: ClassVar[str] = "at-step"
     step: Updates = 1000
-    """Updates before the switch."""
+    """Number of updates before the switch."""
 
     def __post_init__(self) -> None:
         checked(self, "at-step ")
@@ -123,13 +128,13 @@ class AtStep:
 
 @dataclass(frozen=True)
 class AtFraction:
-    """Switch after a share of all updates."""
+    """Switch after a fixed share of all updates of the run."""
 
     kind: ClassVar[str] = "at-fraction"
     share: Annotated[float, Number(0, 1, "a share between 0 and 1", open_below=True, open_above=True)] = 0.35
-    """Part of the run before the switch, between 0 and 1."""
+    """Share of the run's updates before the switch."""
     total_steps: Updates = 1000
-    """Updates of the whole run."""
+    """Number of updates of the whole run; must equal training.steps."""
 
     def __post_init__(self) -> None:
         checked(self, "at-fraction ")
@@ -138,13 +143,13 @@ class AtFraction:
         return {}
 
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
-        reached = step >= self.share * self.total_steps - 1e-9  # 0.07 * 100 is a little above 7
+        reached = step >= self.share * self.total_steps - 1e-9  # 0.07 * 100 is slightly above 7 in floating point
         return state, f"{self.share:.0%} of {self.total_steps} updates were made" if reached else None
 
 
 @dataclass(frozen=True)
 class LossBelow:
-    """Switch when the stage is learned: the mean loss of the last ``window`` updates is below ``loss``.
+    """Switch when the stage is learned: when the mean loss of the last ``window`` updates is below ``loss``.
 
     Example:
         >>> rule = LossBelow(loss=0.5, window=2, most=6)
@@ -156,16 +161,16 @@ class LossBelow:
         [None, None, None, 'the mean loss of 2 updates, 0.45, is below 0.5']
 
     Source:
-        Ours; a length that is learned before the next one comes is a self-paced curriculum.
+        Ours. With a task whose stage sets the lengths it makes a self-paced curriculum: each length is learned before the next.
     """
 
     kind: ClassVar[str] = "loss-below"
     loss: Annotated[float, Number(0, 1e9, "a positive number of nats", open_below=True)] = 0.1
-    """Mean loss in nats that counts as learned."""
+    """Mean loss in nats below which the stage counts as learned."""
     window: Updates = 20
-    """Updates averaged, all within the stage."""
+    """Number of updates averaged over, all of the current stage."""
     most: Annotated[int, Whole(0, 10**9, "a number of updates of at least 0")] = 0
-    """Updates after which the next stage begins all the same; 0 for no end."""
+    """Number of updates after which the next stage begins in any case; 0 for no limit."""
 
     def __post_init__(self) -> None:
         checked(self, "loss-below ")
@@ -186,12 +191,12 @@ class LossBelow:
 
 @dataclass(frozen=True)
 class LookaheadResult:
-    """What a short look ahead showed of one stage: how far the loss fell, and what that cost."""
+    """Result of a short trial training of one stage: how far the loss fell, and at what cost."""
 
     gain: float
-    """Loss before minus loss after, on the same batches; not finite where the copy diverged, which counts as no gain at all."""
+    """Loss before minus loss after, on the same batches; NaN or infinite if the trial diverged."""
     cost: float
-    """Counted operations, or any cost that is the same on every machine; above 0."""
+    """Number of floating-point operations, or any other positive cost that is the same on every machine."""
 
     def __post_init__(self) -> None:
         gain, cost = as_number(self.gain, "LookaheadResult gain"), as_number(self.cost, "LookaheadResult cost")
@@ -201,23 +206,25 @@ class LookaheadResult:
 
     @property
     def rate(self) -> float:
-        """Gain for each unit of cost; minus infinity where the gain is not finite."""
+        """Gain per unit of cost; minus infinity if the trial diverged."""
         return self.gain / self.cost if math.isfinite(self.gain) else -math.inf
 
 
 Glance = LookaheadResult
-"""Its name in version 0.1."""
+"""Name of `LookaheadResult` in version 0.1."""
 
 
 @dataclass(frozen=True)
 class LookAhead:
-    """Switch when the next stage is expected to gain more for its cost than this one.
+    """Switch when a trial training shows that the next stage lowers the loss more per operation than the current one.
 
-    Every ``every`` updates both stages are trained for ``updates`` on copies, over the same coming batches, the next stage with a
-    ramp over the first half; the run then goes on from where it was. Gains are compared per counted operation, not per second:
-    seconds differ from run to run, and with them the decision would. The looks cost what they cost, and it is counted.
+    After every ``every`` updates, copies of the model are trained for ``updates`` updates in each of the two stages, on the same
+    coming batches; the next stage brings its passes in with a ramp over the first half. The run then continues from where it was,
+    and the operations of the trials are added to its cost. The gain is compared per counted operation and not per second, as
+    seconds differ from run to run and would make the decision irreproducible.
 
-    It is asked through ``due`` and ``judge``, since loss and gradient norm alone cannot tell it anything.
+    Loss and gradient norm alone cannot decide this, so that ``observe`` only counts; the training loop asks `due` whether a trial
+    is wanted, and reports the results to `judge`.
 
     Source:
         Ours.
@@ -225,15 +232,15 @@ class LookAhead:
 
     kind: ClassVar[str] = "look-ahead"
     every: Updates = 200
-    """Updates between looks."""
+    """Number of updates between trials."""
     updates: Annotated[int, Whole(4, 10**9)] = 40
-    """Updates of a look, in each of the two stages."""
+    """Number of updates of a trial, in each of the two stages."""
     patience: Updates = 1
-    """Looks in a row that must prefer the next stage."""
+    """Number of trials in a row that must prefer the next stage."""
 
     def __post_init__(self) -> None:
         checked(self, "look-ahead ")
-        require(self.every >= self.updates, "look-ahead every", self.every, f"at least the {self.updates} updates of a look")
+        require(self.every >= self.updates, "look-ahead every", self.every, f"at least the {self.updates} updates of a trial")
 
     def begin(self) -> State:
         return {"held": 0, "due": False}
@@ -242,11 +249,11 @@ class LookAhead:
         return state | {"due": step % self.every == 0}, None
 
     def due(self, state: State) -> bool:
-        """Whether a look is wanted now."""
+        """Whether a trial is wanted after this update."""
         return state["due"]
 
     def judge(self, state: State, here: LookaheadResult, ahead: LookaheadResult) -> tuple[State, str | None]:
-        """What a look at this stage and at the next one means."""
+        """Compare the trials of this stage and of the next one; returns the new state, and the reason for a switch or None."""
         better = ahead.rate > max(0.0, here.rate)
         state = {"held": state["held"] + 1 if better else 0, "due": False}
         if state["held"] < self.patience:
@@ -256,39 +263,45 @@ class LookAhead:
         )
 
 
-def fitting(rule: object, state: State, place: str) -> State:
-    """A saved state of one of these rules, as it was; of a rule of the user's own anything is taken.
+def require_fitting(rule: object, state: State, place: str) -> None:
+    """Check a saved state of one of the criteria above; a state of the user's own criterion is not checked.
 
     Raises:
-        BadInputError: it has other keys or types than the rule's own states, or counts more than a window.
+        BadInputError: it has other keys or types than the criterion's states, or counts more updates than a window has.
     """
     if not isinstance(rule, Criterion):
-        return state
-    alike(state, rule.begin(), place)
+        return
+    require_alike(state, rule.begin(), place)
     if isinstance(rule, Plateau):
         require(state["count"] < rule.window, f"{place}.count", state["count"], f"less than the window, {rule.window}")
-        both = (state["loss"] is None) == (state["grad"] is None)
-        require(both, f"{place}.loss", state["loss"], "a mean of the loss and of the norm, or neither")
-    return state
+        consistent = (state["loss"] is None) == (state["grad"] is None)
+        require(consistent, f"{place}.loss", state["loss"], "a mean of the loss and of the norm, or neither")
 
 
-def alike(state: State, template: State, place: str) -> None:
-    """Refuse a state whose keys are not those of the template, or whose values are of other types."""
+def require_alike(state: State, template: State, place: str) -> None:
+    """Raise `BadInputError` unless a state has the keys of a template, with values of the same types.
+
+    Args:
+        state: the saved state.
+        template: a state of the same criterion or net.
+        place: name of the state, for messages.
+    """
     if state.keys() != template.keys():
         given, wanted = (", ".join(map(str, keys)) or "none" for keys in (state, template))
         raise BadInputError(f"{place}: given the keys {given}, expected {wanted}; it is damaged or was saved by something else")
-    for key, like in template.items():
+    for key, example in template.items():
         value, where = state[key], f"{place}.{key}"
         number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
-        if isinstance(like, bool):
+        if isinstance(example, bool):
             require(isinstance(value, bool), where, value, "true or false")
-        elif isinstance(like, int):
+        elif isinstance(example, int):
             require(number and isinstance(value, int) and value >= 0, where, value, "a whole number of at least 0")
-        elif isinstance(like, list):
+        elif isinstance(example, list):
             require(isinstance(value, list), where, value, "a list of numbers")
-            alike({str(at): one for at, one in enumerate(state[key])}, {str(at): 0.0 for at in range(len(state[key]))}, where)
+            items = {str(index): item for index, item in enumerate(state[key])}
+            require_alike(items, dict.fromkeys(items, 0.0), where)
         else:
-            require(number or value is like is None, where, value, "a finite number")
+            require(number or value is example is None, where, value, "a finite number")
 
 
 Criterion = Plateau | AtStep | AtFraction | LossBelow | LookAhead

@@ -1,6 +1,6 @@
-"""The safety net: a switch that went wrong is taken back and tried again with a softer onset.
+"""The safety net: a switch that raised the loss is taken back and repeated with a softer onset.
 
-Like a criterion it is a frozen value with a pure step; its state holds JSON values only.
+Like a criterion it is a frozen dataclass with pure methods, whose state holds JSON values only.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class SafetyNet:
-    """Go back to the weights before a switch when the loss rose too far and did not come back in time.
+    """Return to the weights before a switch if the loss rose too far and did not recover in time.
 
-    The loss is averaged over windows of ``window`` updates; the last ``window`` updates before the switch are the reference. The
-    watch over a switch ends well with the first window that is at the reference or below it, once the onset is over, or when
-    ``within`` updates after the onset the loss is not above the bound. It ends badly when the loss is above the bound then.
-    Loss or gradient that are not finite end it badly at once.
+    The loss is averaged over windows of ``window`` updates. The reference is the mean loss of the last ``window`` updates before
+    the switch. A switch is watched until one of these happens:
+
+    * success: after the onset, the mean of a window is at most the reference;
+    * success: ``within`` updates after the onset, the mean is at most ``(1 + bound)`` times the reference;
+    * failure: ``within`` updates after the onset, the mean is above that;
+    * failure: a loss or gradient norm is not finite.
 
     Example:
         >>> net, onset = SafetyNet(tries=2, within=100), Hard()
@@ -36,34 +39,39 @@ class SafetyNet:
     """
 
     tries: Annotated[int, Whole(0, 1000)] = 0
-    """Softer onsets that are tried for each switch; 0 for no net."""
+    """How often a switch may be taken back and repeated with a softer onset; 0 for no safety net."""
     bound: Annotated[float, Number(0, 1e9, "a positive number", open_below=True)] = 0.05
-    """Relative rise of the mean loss over the reference that is not accepted."""
+    """Relative rise of the mean loss over the reference above which the switch has failed."""
     within: Updates = 200
-    """Updates after the end of the onset in which the loss must have come back."""
+    """Number of updates after the end of the onset within which the loss must recover."""
     window: Updates = 20
-    """Updates of a mean."""
+    """Number of updates that a mean loss is taken over."""
 
     def __post_init__(self) -> None:
         checked(self, "net ")
         require(self.within >= self.window >= 1, "net window", self.window, f"from 1 to within, {self.within}")
 
     def softer(self, onset: Onset, count: int) -> Onset:
-        """The onset of try ``count``: a ramp for a hard one, four times as long for each further try."""
+        """The onset after ``count`` failures: a ramp of ``within`` updates for a hard onset, else four times as long each time."""
         if not count:
             return onset
         first = Ramp(steps=self.within) if isinstance(onset, Hard) else replace(onset, steps=4 * onset.steps)
         return replace(first, steps=first.steps * 4 ** (count - 1))
 
     def begin(self, reference: float) -> State:
-        """The watch over a switch; ``reference`` is the mean loss before it."""
+        """Initial state of the watch over a switch; ``reference`` is the mean loss before it."""
         return {"reference": reference, "count": 0, "loss_sum": 0.0, "after": 0}
 
     def observe(self, state: State, settled: bool, loss: float, grad_norm: float = 0.0) -> tuple[State | None, str | None]:
-        """One update's loss and gradient norm, ``settled`` when its onset was over.
+        """Take in the loss and gradient norm of one update.
 
+        Args:
+            state: of the watch.
+            settled: whether the onset was over in this update.
+            loss: nats per token.
+            grad_norm: norm of the gradient.
         Returns:
-            No state when the watch ended well; a reason when it ended badly.
+            The new state, None if the switch succeeded; and the reason if it failed, else None.
         """
         if not usable(loss, grad_norm):
             return state, f"loss {loss:g} and gradient norm {grad_norm:g} are not both finite"
@@ -74,6 +82,7 @@ class SafetyNet:
         }
         if state["count"] < self.window:
             return state, None
+        # A window is full: judge its mean, or start the next one.
         mean, reference = state["loss_sum"] / self.window, state["reference"]
         state |= {"count": 0, "loss_sum": 0.0}
         if not settled or (state["after"] < self.within and mean > reference):

@@ -1,4 +1,7 @@
-"""How a new stage begins: at once, or by gains that grow from 0 to 1; and what becomes of the optimizer."""
+"""Onsets: how the passes of a new stage begin to count; and the handover: what happens to the optimizer at a switch.
+
+The gain g of a pass scales how far it moves the state, ``state + g (stack(state) - state)``; see `thalweg.models.looped`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from thalweg.serialization import checked
 
 @dataclass(frozen=True)
 class Hard:
-    """The new passes count in full from the first update on (the paper's way)."""
+    """The new passes have gain 1 from the first update on, as in the paper."""
 
     kind: ClassVar[str] = "hard"
     steps: ClassVar[int] = 0
@@ -24,7 +27,7 @@ class Hard:
 
 @dataclass(frozen=True)
 class Ramp:
-    """The gains of the new passes grow from 0, so that the model's function does not jump.
+    """The gains of the new passes grow from 0 to 1, so that the model's function does not jump at the switch.
 
     Example:
         >>> [Ramp(steps=4).gains(age, added=1) for age in range(6)]
@@ -33,17 +36,17 @@ class Ramp:
         [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (1.0, 0.5), (1.0, 1.0)]
 
     Source:
-        Ours. "In turn" needs only the passes that have begun, so that a ramp costs about two thirds as much; a model that skips a
-        pass with gain 0, as `thalweg.LoopedTransformer` does, saves that time.
+        Ours. With "in turn" the later passes have gain 0 for a part of the ramp. A model that skips passes with gain 0, as
+        `thalweg.LoopedTransformer` does, then needs about two thirds of the time for the ramp.
     """
 
     kind: ClassVar[str] = "ramp"
     steps: Updates = 200
-    """Updates until the new passes count in full."""
+    """Number of updates until the gains of the new passes reach 1."""
     shape: Literal["linear", "cosine"] = "linear"
-    """How a gain grows: by equal parts, or slowly at both ends."""
+    """How a gain grows: linearly, or along half a cosine, slowly at both ends."""
     order: Literal["together", "in turn"] = "together"
-    """All new passes at the same time, or one after the other."""
+    """Whether the gains of all new passes grow at the same time, or those of one pass after the other."""
 
     def __post_init__(self) -> None:
         checked(self, "ramp ")
@@ -54,11 +57,12 @@ class Ramp:
             return (1.0,) * added
         share = age / self.steps
         if self.order == "together":
-            return (self.shaped(share),) * added
-        return tuple(self.shaped(min(1.0, max(0.0, share * added - place))) for place in range(added))
+            return (self._shaped(share),) * added
+        # In turn: pass k of n grows while the share is between k/n and (k + 1)/n.
+        return tuple(self._shaped(min(1.0, max(0.0, share * added - index))) for index in range(added))
 
-    def shaped(self, share: float) -> float:
-        """The gain when ``share`` of its time has passed."""
+    def _shaped(self, share: float) -> float:
+        """The gain of a pass when ``share`` of the time of its growth has passed."""
         return share if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * share)
 
 
@@ -95,12 +99,12 @@ class Refine:
 
 
 Onset = Hard | Ramp | Refine
-"""How the new passes come in."""
+"""How the passes of a new stage begin to count."""
 
 
 @dataclass(frozen=True)
 class Handover:
-    """What becomes of the optimizer at a switch; by default nothing.
+    """What happens to learning rate and optimizer state at a switch; by default nothing.
 
     Example:
         >>> [Handover(rate=0.5, rewarm=2).rate_factor(age, switches=1) for age in range(3)]
@@ -108,19 +112,20 @@ class Handover:
     """
 
     rate: Rate = 1.0
-    """Factor on the learning rate from a switch on; once for each switch."""
+    """Factor by which every switch multiplies the learning rate."""
     rewarm: Annotated[int, Whole(0, 10**9)] = 0
-    """Updates in which the rate climbs again from near 0 after a switch."""
+    """Number of updates after a switch over which the rate grows again from near 0; 0 for no second warm-up."""
     moments: Literal["keep", "reset", "scale"] = "keep"
-    """The optimizer's running means: left alone, set to zero together with their count, or multiplied by `moments_factor`."""
+    """What happens to the optimizer's running means: unchanged, set to zero together with their step count, or multiplied by
+    `moments_factor`."""
     moments_factor: Annotated[float, Number(0, 1, "a number above 0, at most 1", open_below=True)] = 0.1
-    """For "scale"; the mean square of AdamW is multiplied by the factor's square, so that the first step's size stays."""
+    """Factor for "scale"; AdamW's mean square is multiplied by its square, so that the size of the first step stays the same."""
 
     def __post_init__(self) -> None:
         checked(self, "handover ")
 
     def rate_factor(self, age: int, switches: int) -> float:
-        """Factor on the rate of the update that is made ``age`` updates after the last of ``switches`` switches."""
+        """Factor on the learning rate ``age`` updates after the last of ``switches`` switches."""
         if not switches:
             return 1.0
         return self.rate**switches * (min(1.0, (age + 1) / self.rewarm) if self.rewarm else 1.0)

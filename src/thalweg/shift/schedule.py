@@ -1,7 +1,7 @@
 """SHIFT: staged training as a schedule of loop counts, for any training loop.
 
-It knows numbers, not models: it is told loss and gradient norm after every update, and says how many passes to use next and
-with which gains.
+The schedule knows no model. The training loop passes it loss and gradient norm after every update, and reads from it how many
+passes to use in the next update and with which gains.
 """
 
 from __future__ import annotations
@@ -11,42 +11,45 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from thalweg.bounds import LARGEST_SEED, Whole
 from thalweg.errors import BadInputError, NonFiniteLossWarning, require
-from thalweg.shift.arguments import answered, checked_gains, criteria_of, handover_of, kind_of, ladder, net_of, onset_of, whole
+from thalweg.shift.arguments import checked_answer, checked_gains, criteria_of, instance_of, integer, kind_of, ladder, onset_of
 from thalweg.shift.criterion import Criterion, LookAhead, LookaheadResult, Plateau, State, as_number, usable
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Onset, Ramp, Refine
-from thalweg.shift.state import Kinds, Retreat, Switch, check_fits, from_json, kept, read_saved
+from thalweg.shift.state import Kinds, Retreat, Switch, check_fits, criterion_to_json, from_json, read_saved
 from thalweg.streams import stream
+
+_LOOPS = Whole(1, 2**63 - 1)
 
 
 def doubling(loops: int) -> tuple[int, ...]:
-    """The ladder 1, 2, 4, ... up to ``loops``.
+    """The stages 1, 2, 4, ... up to ``loops`` passes.
 
     Example:
         >>> doubling(12)
         (1, 2, 4, 8, 12)
     """
-    loops = whole(loops, "loops", least=1)
+    loops = integer(loops, "loops", _LOOPS)
     return (*(2**k for k in range(loops.bit_length()) if 2**k < loops), loops)
 
 
 class Shift:
-    """Train with few passes first, with more later.
+    """A schedule of staged training: few passes first, more passes later.
 
     Args:
-        loops: passes of the last stage; shorthand for ``stages=(1, loops)``.
-        criterion: when the next stage begins; one rule for every change, or a sequence with one for each.
-        onset: how it begins.
-        stages: the ladder of loop counts, rising, see `doubling`; a single stage never changes.
-        handover: what becomes of the optimizer at a switch; the loop has to do it.
-        net: when a switch is taken back; the loop has to restore the weights.
-        spread: draw the loops of every update from ``1 - spread`` to ``1 + spread`` times those of the stage, so that the model
-            works at depths that it is not trained for alone. Not in a stage of one loop and not during a ramp.
-        seed: of the drawn loops.
+        loops: number of passes of the last stage; shorthand for ``stages=(1, loops)``.
+        criterion: decides when the next stage begins; one for all changes, or a sequence with one for each change.
+        onset: how the passes of a new stage begin to count.
+        stages: loop counts of the stages, rising, see `doubling`; with a single stage nothing changes.
+        handover: what happens to the optimizer at a switch; the training loop has to apply it.
+        net: when a switch is taken back; the training loop has to restore the weights.
+        spread: if above 0, the loops of every update are drawn uniformly from ``1 - spread`` to ``1 + spread`` times those of the
+            stage, so that the model works at several depths. Not drawn in a stage of one loop, nor during a ramp.
+        seed: seed of the drawn loops.
     Raises:
-        BadInputError: stages that do not rise, a number of criteria that does not fit, a spread outside 0 to 1; a word, a class or
-            anything else that is no criterion, onset, handover or net; a number that is not whole, finite or in range.
+        BadInputError: stages that do not rise, a number of criteria that does not fit, a spread outside 0 to 1, an argument of
+            another type, or a number that is not finite or out of range.
     Example:
         >>> from thalweg.shift.criterion import AtStep
         >>> shift = Shift(loops=3, criterion=AtStep(2), onset=Ramp(steps=2))
@@ -60,8 +63,8 @@ class Shift:
         'after 2 updates: 1 -> 3 loops, because 2 updates were made'
 
     Source:
-        arXiv 2510.10089, section 5; the paper's procedure is two stages, SCP and a hard onset. All else is ours; random loops
-        follow arXiv 2502.05171.
+        arXiv 2510.10089, section 5, whose procedure is two stages, SCP and a hard onset. Random loops follow arXiv 2502.05171. All
+        else is ours.
     """
 
     def __init__(
@@ -78,25 +81,25 @@ class Shift:
     ) -> None:
         if (loops is None) == (stages is None):
             raise BadInputError("Shift: expected either loops (stages 1 -> loops) or stages, and not both")
-        self.stages = ladder(stages if stages is not None else tuple(dict.fromkeys((1, whole(loops, "loops")))))
+        self.stages = ladder(stages if stages is not None else tuple(dict.fromkeys((1, integer(loops, "loops")))))
         self.criteria = criteria_of(Plateau() if criterion is None else criterion, len(self.stages) - 1)
-        self.handover = handover_of(Handover() if handover is None else handover)
-        self.net = net_of(SafetyNet() if net is None else net)
+        self.handover = instance_of(Handover, Handover() if handover is None else handover, "handover", "Handover(rate=0.5)")
+        self.net = instance_of(SafetyNet, SafetyNet() if net is None else net, "net", "SafetyNet(tries=2)")
         self.first_onset: Onset = onset_of(Ramp() if onset is None else onset, self.net)
-        self.spread, self.seed = as_number(spread, "spread"), whole(seed, "seed", least=0, most=2**63 - 1)
+        self.spread, self.seed = as_number(spread, "spread"), integer(seed, "seed", Whole(0, LARGEST_SEED))
         require(0 <= self.spread < 1, "spread", spread, "a share from 0 up to, not including, 1")
         self.step = 0
         self.switches: list[Switch] = []
         self.retreats: list[Retreat] = []
         self.retreat_reason: str | None = None
-        """Why the last switch has to be taken back now; None while all is well."""
+        """Why the safety net demands that the last switch be taken back now; None otherwise."""
         self._state: State = self.criteria[0].begin() if self.criteria else {}
         self._recent: list[float] = []
         self._watch: State | None = None
         self._warned = False
 
     def __repr__(self) -> str:
-        """Where the schedule stands, and what it is made of."""
+        """Current stage, criterion, onset and net."""
         rule = repr(self.criteria[self.stage]) if self.stage < len(self.criteria) else "none (last stage)"
         parts = [
             f"stage {self.stage + 1} of {len(self.stages)} in {self.stages}",
@@ -116,12 +119,12 @@ class Shift:
 
     @property
     def depth(self) -> int:
-        """Passes of the current stage: those to evaluate with."""
+        """Number of passes of the current stage; evaluate the model with these."""
         return self.stages[self.stage]
 
     @property
     def loops(self) -> int:
-        """Passes to use for the next update: the stage's, or drawn around them."""
+        """Number of passes for the next update: that of the stage, or drawn around it if ``spread`` is above 0."""
         low, high = self.range_of(self.depth)
         if low == high or len(self.onset_gains()) > 0:
             return self.depth
@@ -129,32 +132,32 @@ class Shift:
 
     @property
     def gains(self) -> tuple[float, ...]:
-        """One factor per pass for the next update; the first is always 1."""
+        """Gain of every pass in the next update, `loops` numbers; the first is always 1."""
         return self._with_onset(self.loops)
 
     @property
     def depth_gains(self) -> tuple[float, ...]:
-        """One factor for each of the stage's passes, to evaluate with."""
+        """Gain of every pass of the stage, `depth` numbers; evaluate the model with these."""
         return self._with_onset(self.depth)
 
     def _with_onset(self, loops: int) -> tuple[float, ...]:
-        """Gains of so many passes, the last of them those that are being brought in."""
+        """Gains of ``loops`` passes; the last of them may be those that are being brought in."""
         added = self.onset_gains()
         return self.stage_gains(loops)[: loops - len(added)] + added
 
     def stage_gains(self, loops: int) -> tuple[float, ...]:
-        """One factor for each pass of a stage of ``loops`` that has settled: 1, or the larger steps of `thalweg.Refine`."""
+        """One gain for each pass of a settled stage of ``loops``: 1, or the larger steps of `thalweg.Refine`."""
         onset = self.first_onset
         return onset.stage_gains(loops, self.stages[-1]) if isinstance(onset, Refine) else (1.0,) * loops
 
     @property
     def onset(self) -> Onset:
-        """How the current stage begins; softer after a retreat."""
+        """Onset of the current stage; softer after a switch was taken back."""
         return self.net.softer(self.first_onset, self.switches[-1].softened) if self.switches else self.first_onset
 
     @property
     def settled(self) -> bool:
-        """Whether every pass counts in full."""
+        """Whether the onset is over, so that every pass has gain 1."""
         return not self.onset_gains()
 
     @property
@@ -164,14 +167,14 @@ class Shift:
         return self.handover.rate_factor(age, self.stage)
 
     def range_of(self, loops: int) -> tuple[int, int]:
-        """Fewest and most passes that a stage of ``loops`` uses."""
-        loops = whole(loops, "loops", least=1)
+        """Smallest and largest number of passes that updates of a stage of ``loops`` passes may draw."""
+        loops = integer(loops, "loops", _LOOPS)
         if loops == 1 or not self.spread:
             return loops, loops
         return max(1, round((1 - self.spread) * loops)), round((1 + self.spread) * loops)
 
     def onset_gains(self) -> tuple[float, ...]:
-        """Gains of the passes that are being brought in; none when all count in full."""
+        """Gains of the passes that the last switch added; empty when all are 1."""
         if not self.switches:
             return ()
         switch = self.switches[-1]
@@ -180,63 +183,80 @@ class Shift:
         return () if all(gain == 1 for gain in gains) else gains
 
     def update(self, loss: float, grad_norm: float) -> bool:
-        """Tell the outcome of one update; True when the next one belongs to a new stage.
+        """Take in the result of one update.
 
-        On several ranks tell every rank the same numbers: their mean. While a ramp or the watch of the safety net lasts no
-        criterion is asked: the curve then shows the onset, not the stage. A loss or norm that is NaN or infinite is never shown to
-        a criterion. While a switch is watched it sets `retreat_reason` at once; otherwise there is nothing to take back, and the
-        first one gives a warning.
+        On several ranks, pass the same numbers on every rank: their means. The criterion is not evaluated during a ramp or while
+        the safety net watches a switch, as the loss then reflects the onset and not the stage. An update whose loss or norm is NaN
+        or infinite never reaches the criterion. While a switch is watched, such an update sets `retreat_reason`; otherwise there
+        is no switch to take back, and the first one gives a warning.
 
+        Args:
+            loss: mean loss of the update.
+            grad_norm: norm of the gradient before clipping.
+        Returns:
+            True if the next update belongs to a new stage.
         Raises:
-            BadInputError: loss or norm is no number, or a norm is below 0; nothing is counted then.
+            BadInputError: loss or norm is no number, or the norm is negative; the update is not counted.
         Warns:
-            NonFiniteLossWarning: once for each schedule.
+            NonFiniteLossWarning: a loss or norm is not finite and no switch is watched; once per schedule.
         """
         loss, grad_norm = as_number(loss, "loss"), as_number(grad_norm, "grad_norm")
         require(not grad_norm < 0, "grad_norm", grad_norm, "a norm, at least 0")
-        settled, told = self.settled, usable(loss, grad_norm)
+        settled, finite = self.settled, usable(loss, grad_norm)
         self.step += 1
-        if self.net.tries and told:
+        if self.net.tries and finite:  # the reference of the next switch's watch
             self._recent = [*self._recent, loss][-self.net.window :]
+        # 1. While a switch is watched, only the safety net judges the loss.
         if self._watch is not None:
             self._watch, self.retreat_reason = self.net.observe(self._watch, settled, loss, grad_norm)
             return False
-        if not told:
-            self._warn(f"loss {loss:g} and gradient norm {grad_norm:g}")
+        if not finite:
+            self._warn_once(loss, grad_norm)
             return False
+        # 2. No criterion in the last stage, nor during a ramp.
         if self.stage == len(self.criteria) or not settled:
             return False
+        # 3. Otherwise the criterion of this stage decides.
         rule = self.criteria[self.stage]
-        self._state, reason = answered(rule, rule.observe(self._state, self.step, loss, grad_norm))
+        self._state, reason = checked_answer(rule, rule.observe(self._state, self.step, loss, grad_norm))
         return self._begin_next(reason)
 
-    def _warn(self, what: str) -> None:
-        """Say once that a number is not finite, to the caller of `update`."""
+    def _warn_once(self, loss: float, grad_norm: float) -> None:
+        """Warn the caller of `update` about the first loss or norm that is not finite."""
         if not self._warned:
-            words = "not finite; the criterion is not told of it, and no switch is watched by a net that could be taken back"
             self._warned = True
-            warnings.warn(f"Shift: update {self.step} had {what}: {words}", NonFiniteLossWarning, stacklevel=3)
+            warnings.warn(
+                f"Shift: update {self.step} had loss {loss:g} and gradient norm {grad_norm:g}, which are not both finite; "
+                "the criterion ignores this update, and no switch is watched that could be taken back",
+                NonFiniteLossWarning,
+                stacklevel=3,
+            )
 
     @property
     def lookahead_due(self) -> bool:
-        """Whether the criterion wants both stages to be tried now; then call `report_lookahead`."""
+        """Whether the criterion wants a trial of both stages now; then call `report_lookahead` with the results."""
         rule = self.criteria[self.stage] if self.stage < len(self.criteria) else None
         return isinstance(rule, LookAhead) and rule.due(self._state)
 
     def report_lookahead(self, here: LookaheadResult, ahead: LookaheadResult) -> bool:
-        """Take in what a short training of both stages gave; True when the next update belongs to a new stage."""
+        """Take in the results of a trial training of both stages, see `LookAhead`.
+
+        Args:
+            here: result of the current stage.
+            ahead: result of the next stage.
+        Returns:
+            True if the next update belongs to a new stage.
+        Raises:
+            BadInputError: no trial was due, or an argument is no `LookaheadResult`.
+        """
         rule = self.criteria[self.stage] if self.lookahead_due else None
         if not isinstance(rule, LookAhead):
             raise BadInputError(
                 f"report_lookahead after {self.step} updates: no lookahead was due; call it where lookahead_due is true"
             )
-        for what, given in (("here", here), ("ahead", ahead)):
-            require(
-                isinstance(given, LookaheadResult),
-                f"report_lookahead {what}",
-                given,
-                "a LookaheadResult, such as LookaheadResult(gain=0.1, cost=1.0)",
-            )
+        for name, result in (("here", here), ("ahead", ahead)):
+            wanted = "a LookaheadResult, such as LookaheadResult(gain=0.1, cost=1.0)"
+            require(isinstance(result, LookaheadResult), f"report_lookahead {name}", result, wanted)
         self._state, reason = rule.judge(self._state, here, ahead)
         return self._begin_next(reason)
 
@@ -244,6 +264,7 @@ class Shift:
     """Names of version 0.1."""
 
     def _begin_next(self, reason: str | None) -> bool:
+        """Begin the next stage if there is a reason to, and watch the switch if there is a safety net."""
         if reason is None:
             return False
         self.switches.append(Switch(self.step, self.depth, self.stages[self.stage + 1], reason))
@@ -258,10 +279,14 @@ class Shift:
         return self._watch is not None
 
     def go_back(self, reason: str | None = None) -> Retreat:
-        """Take the last switch back and make it again with a softer onset; the loop restores the weights it had then.
+        """Take the last switch back and repeat it with a softer onset; the training loop restores the weights of that moment.
 
         Args:
-            reason: why, where the loop knows it and not the schedule (a loss that is not finite).
+            reason: why, if the training loop noticed the failure itself; None takes `retreat_reason`.
+        Returns:
+            The record of the retreat; the schedule continues at its ``back_to``.
+        Raises:
+            BadInputError: no switch is watched, or there is no reason.
         """
         require(reason is None or isinstance(reason, str), "go_back reason", reason, "text")
         why = reason or self.retreat_reason
@@ -279,7 +304,7 @@ class Shift:
         return retreat
 
     def explain(self) -> str:
-        """What changed, when and why; one line a switch, and one for each that was taken back."""
+        """Say what changed, when and why: one line for each switch, and one for each that was taken back."""
         if not self.switches:
             return f"no switch in {self.step} updates: {self.depth} loops"
         lines = [f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches]
@@ -288,19 +313,19 @@ class Shift:
 
     @property
     def kinds(self) -> Kinds:
-        """The kinds of criteria, onset and net, by which a saved state is known."""
+        """Kinds of the criteria, the onset and the net, by which a saved state is recognised."""
         net = "safety-net" if self.net.tries else "none"
         return Kinds(tuple(kind_of(rule) for rule in self.criteria), kind_of(self.first_onset), net)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes, and the kinds of what it belongs to, as JSON values without NaN and infinity."""
+        """Everything that changes during training, and the kinds of the parts, as JSON values without NaN and infinity."""
         kinds = self.kinds
         return {
             "stages": list(self.stages),
             "step": self.step,
             "switches": [dict(vars(s)) for s in self.switches],
             "retreats": [dict(vars(r)) for r in self.retreats],
-            "criterion": kept(self._state, "state of the criterion"),
+            "criterion": criterion_to_json(self._state, "state of the criterion"),
             "recent": list(self._recent),
             "watch": dict(self._watch) if self._watch is not None else None,
             "retreat": self.retreat_reason,
@@ -308,10 +333,11 @@ class Shift:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state; also from one of an earlier version, which does not name the kinds, where it fits.
+        """Continue from a saved state, also from one of an earlier version.
 
         Raises:
-            BadInputError: it belongs to other stages, another criterion, onset or net, or is damaged; the schedule is as before.
+            BadInputError: the state belongs to other stages, another criterion, onset or net, or is damaged; the schedule is then
+                unchanged.
         """
         saved = read_saved(state)
         check_fits(saved, self.stages, self.kinds, self.criteria, self.net)

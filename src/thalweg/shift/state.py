@@ -1,4 +1,4 @@
-"""The state of a schedule as plain JSON values: what was saved, checked against the schedule that it is loaded into."""
+"""The saved state of a schedule: plain JSON values, checked against the schedule that loads them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any, cast
 
 from thalweg.errors import require
 from thalweg.serialization import checked, from_dict, plain
-from thalweg.shift.criterion import State, alike, fitting
+from thalweg.shift.criterion import State, require_alike, require_fitting
 from thalweg.shift.net import SafetyNet
 
 _NOT_FINITE = "not finite"
-"""Key under which a number that JSON does not know stands, as text: in states of a user's own criterion."""
+"""Key that marks a NaN or infinity, which JSON does not have: it is saved as ``{"not finite": "nan"}``."""
 _PLACE = "saved shift."
-"""What stands before the name of a value in messages."""
-_EARLIER: dict[str, Any] = {"retreats": [], "recent": [], "watch": None, "retreat": None, "kinds": None}
-"""What states of earlier versions may lack."""
+"""Text before the name of a value in messages."""
+_DEFAULTS_OF_EARLIER_VERSIONS: dict[str, Any] = {"retreats": [], "recent": [], "watch": None, "retreat": None, "kinds": None}
+"""Values for keys that states of earlier versions may lack."""
 
 
 @dataclass(frozen=True)
 class Switch:
-    """One change of stage; ``step`` updates had been made."""
+    """One change of stage, made after ``step`` updates."""
 
     step: int
     loops_before: int
     loops_after: int
     reason: str
     softened: int = 0
-    """How often its onset was softened by the safety net."""
+    """How often the safety net took this switch back and repeated it with a softer onset."""
 
 
 @dataclass(frozen=True)
 class Retreat:
-    """One switch that was taken back: noticed after ``step`` updates, back to ``back_to``."""
+    """One switch that the safety net took back: decided after ``step`` updates, which returned the run to update ``back_to``."""
 
     step: int
     back_to: int
@@ -43,7 +43,7 @@ class Retreat:
 
 @dataclass(frozen=True)
 class Kinds:
-    """What a schedule is made of."""
+    """Kinds of the criteria, the onset and the net of a schedule, by which a saved state is recognised."""
 
     criteria: tuple[str, ...]
     onset: str
@@ -52,7 +52,7 @@ class Kinds:
 
 @dataclass(frozen=True)
 class Saved:
-    """What `thalweg.Shift.state_dict` gives; ``kinds`` is None in states of earlier versions."""
+    """The content of `thalweg.Shift.state_dict`; ``kinds`` is None in states of earlier versions."""
 
     stages: tuple[int, ...]
     step: int
@@ -69,61 +69,66 @@ class Saved:
 
 
 def read_saved(state: object) -> Saved:
-    """A saved state, whatever it is checked against.
+    """Read a saved state and check its keys and types; `check_fits` compares it with a schedule.
 
     Raises:
-        BadInputError: it is no dict, a key is missing, or a value is of another type.
+        BadInputError: it is no dict, a key is missing, or a value has another type.
     """
-    require(isinstance(state, Mapping), "saved shift", state, "what state_dict gave")
+    require(isinstance(state, Mapping), "saved shift", state, "the dict that state_dict returned")
     given = cast(Mapping[str, Any], state)
     rule = given.get("criterion", {})
     require(isinstance(rule, Mapping), f"{_PLACE}criterion", rule, "a dict of JSON values")
     known = {key: _to_json(given[key], f"{_PLACE}{key}") for key in Saved.__dataclass_fields__ if key in given}
-    return from_dict(Saved, known if "kinds" in known else _EARLIER | known, _PLACE.rstrip("."))
+    return from_dict(Saved, known if "kinds" in known else _DEFAULTS_OF_EARLIER_VERSIONS | known, _PLACE.rstrip("."))
 
 
 def check_fits(saved: Saved, stages: tuple[int, ...], kinds: Kinds, criteria: tuple[Any, ...], net: SafetyNet) -> None:
-    """Refuse a state that belongs to another schedule or contradicts itself."""
+    """Raise `BadInputError` for a state that belongs to another schedule or contradicts itself.
+
+    Args:
+        saved: the state, from `read_saved`.
+        stages, kinds, criteria, net: of the schedule that loads it.
+    """
     require(saved.stages == stages, "saved stages", list(saved.stages), f"those of this run, {stages}")
     if saved.kinds is not None:
-        advice = "as in this Shift; load it into one that is made as the saved one was"
-        for what, given, mine in (
+        advice = "as in this Shift; load the state into a Shift with the same arguments as the saved one"
+        for what, given, expected in (
             ("criteria", ", ".join(saved.kinds.criteria), ", ".join(kinds.criteria)),
             ("onset", saved.kinds.onset, kinds.onset),
             ("net", saved.kinds.net, kinds.net),
         ):
-            require(given == mine, f"saved {what}", given, f"{mine or 'none'}, {advice}")
+            require(given == expected, f"saved {what}", given, f"{expected or 'none'}, {advice}")
     count = len(saved.switches)
     require(count < len(stages), f"{_PLACE}switches", count, f"at most the {len(stages) - 1} changes of stage")
     steps = [0, *(switch.step for switch in saved.switches), saved.step]
-    require(steps == sorted(steps) and saved.step < 2**63, f"{_PLACE}step", steps[1:], "updates that do not fall")
+    require(steps == sorted(steps) and saved.step < 2**63, f"{_PLACE}step", steps[1:], "numbers of updates that do not decrease")
     for index, switch in enumerate(saved.switches):
-        between = (switch.loops_before, switch.loops_after)
-        require(between == stages[index : index + 2], f"{_PLACE}switches[{index}]", between, f"{stages[index : index + 2]}")
-        tries = 0 <= switch.softened <= net.tries
-        require(tries, f"{_PLACE}switches[{index}].softened", switch.softened, f"from 0 to the {net.tries} tries of the net")
+        change = (switch.loops_before, switch.loops_after)
+        require(change == stages[index : index + 2], f"{_PLACE}switches[{index}]", change, f"{stages[index : index + 2]}")
+        allowed = 0 <= switch.softened <= net.tries
+        require(allowed, f"{_PLACE}switches[{index}].softened", switch.softened, f"from 0 to the {net.tries} tries of the net")
     if count < len(criteria):
-        fitting(criteria[count], from_json(saved.criterion), f"{_PLACE}criterion")
+        require_fitting(criteria[count], from_json(saved.criterion), f"{_PLACE}criterion")
     else:
-        alike(saved.criterion, {}, f"{_PLACE}criterion")
+        require_alike(saved.criterion, {}, f"{_PLACE}criterion")
     _check_watch(saved, net)
 
 
 def _check_watch(saved: Saved, net: SafetyNet) -> None:
-    """Refuse a watch that this net does not keep, and a reason to go back without one."""
+    """Refuse the state of a watch that does not fit the net, and a reason to go back without a watch."""
     if saved.watch is None:
         require(saved.retreat is None, f"{_PLACE}retreat", saved.retreat, "none, as no switch is watched")
         return
     require(net.tries > 0 and bool(saved.switches), f"{_PLACE}watch", saved.watch, "none: there is no switch or no net with tries")
-    alike(saved.watch, net.begin(0.0), f"{_PLACE}watch")
+    require_alike(saved.watch, net.begin(0.0), f"{_PLACE}watch")
     require(saved.watch["count"] < net.window, f"{_PLACE}watch.count", saved.watch["count"], f"less than the window, {net.window}")
 
 
 def _to_json(value: Any, place: str) -> Any:
-    """A state as strict JSON values: plain numbers, lists for tuples, and NaN and infinity as text under a key of their own.
+    """Convert a state to strict JSON values: tuples to lists, NaN and infinity to text under the key `_NOT_FINITE`.
 
     Raises:
-        BadInputError: it holds something that JSON does not know.
+        BadInputError: it holds a value that JSON does not have.
     """
     value = plain(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -132,12 +137,12 @@ def _to_json(value: Any, place: str) -> Any:
         return {str(key): _to_json(item, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_to_json(item, f"{place}[{index}]") for index, item in enumerate(value)]
-    require(value is None or isinstance(value, bool | int | float | str), place, value, "JSON values alone")
+    require(value is None or isinstance(value, bool | int | float | str), place, value, "JSON values only")
     return value
 
 
 def from_json(value: Any) -> Any:
-    """What `_to_json` was given."""
+    """Invert `_to_json`: restore NaN and infinity in a saved state."""
     if isinstance(value, dict):
         if list(value) == [_NOT_FINITE] and value[_NOT_FINITE] in ("nan", "inf", "-inf"):
             return float(value[_NOT_FINITE])
@@ -145,7 +150,11 @@ def from_json(value: Any) -> Any:
     return [from_json(item) for item in value] if isinstance(value, list) else value
 
 
-def kept(state: State, place: str) -> State:
-    """The state of a criterion as JSON values."""
+def criterion_to_json(state: State, place: str) -> State:
+    """Convert the state of a criterion, possibly of the user's own, to JSON values.
+
+    Raises:
+        BadInputError: it is no dict of JSON values.
+    """
     require(isinstance(state, Mapping), place, state, "a dict of JSON values")
     return _to_json(state, place)

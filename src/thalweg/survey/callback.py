@@ -1,4 +1,4 @@
-"""The landscape of a run measured while it goes on."""
+"""A training callback that measures the landscape of a run while it is trained."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ import torch
 
 from thalweg.errors import require
 from thalweg.records.landscape import LandscapePlan
-from thalweg.survey.survey import Survey, Tell, plan_of, refuse_tasks
+from thalweg.survey.survey import Progress, Survey, plan_of, refuse_tasks
 from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig
 
 
 class LandscapeCallback(Callback):
-    """A landscape measured while the run goes on, at each of its snapshots.
+    """Measure the landscape of a run at each of its snapshots, as soon as the snapshot is written.
 
     Args:
         run: folder of the run; its config must ask for ``training.snapshots``.
         plan: what is measured.
-        tell: see `thalweg.survey.survey.Tell`.
+        progress: see `thalweg.survey.survey.Progress`.
     """
 
-    def __init__(self, run: Path, plan: LandscapePlan, tell: Tell | None = None) -> None:
-        self.run, self.plan, self.tell = run, plan, tell
+    def __init__(self, run: Path, plan: LandscapePlan, progress: Progress | None = None) -> None:
+        self.run, self.plan, self.progress = run, plan, progress
         self.survey: Survey | None = None
 
     def on_snapshot(self, path: Path) -> None:
-        with torch.random.fork_rng():  # measuring leaves no trace in training
+        with torch.random.fork_rng():  # so that measuring does not change the training
             if self.survey is None:
-                self.survey = Survey(self.run, self.plan, self.tell)
-                for earlier in self.survey.chosen():
+                self.survey = Survey(self.run, self.plan, self.progress)
+                # Snapshots that a process before this one left unmeasured come first.
+                for earlier in self.survey.selected_states():
                     if earlier != path:
-                        self.survey.look(earlier)
-            if path in self.survey.chosen():
-                self.survey.look(path)
+                        self.survey.measure_snapshot(earlier)
+            if path in self.survey.selected_states():
+                self.survey.measure_snapshot(path)
 
     def on_end(self) -> None:
         if self.survey is not None:
@@ -45,12 +46,12 @@ class LandscapeCallback(Callback):
                 self.survey.close()
 
 
-def along(run: Path, config: RunConfig, tell: Tell | None = None) -> LandscapeCallback:
-    """The callback for a run that keeps snapshots.
+def along(run: Path, config: RunConfig, progress: Progress | None = None) -> LandscapeCallback:
+    """The landscape callback for a run, with the plan that its folder holds or the default one.
 
     Raises:
-        BadInputError: it keeps none, or learns a task.
+        BadInputError: the run keeps no snapshots, or learns an algorithmic task.
     """
     refuse_tasks(config)
     require(config.training.snapshots > 0, "training.snapshots", 0, "at least 2 for a landscape along the run, such as 40")
-    return LandscapeCallback(run, plan_of(run, config), tell)
+    return LandscapeCallback(run, plan_of(run, config), progress)

@@ -1,4 +1,4 @@
-"""The end of a run on sequences longer than those it learned from.
+"""Scores of a model on sequences longer than those it was trained on.
 
 Shape letters: N sequences, L tokens of a sequence.
 """
@@ -22,9 +22,9 @@ from thalweg.train.evaluate import ROWS, sequence_scores
 from thalweg.train.step import Gains
 
 _Progress = Callable[[int, int], None]
-"""Called with (lengths done, lengths in all)."""
+"""Called with (number of lengths done, number of all lengths)."""
 VALUES = 1 << 24
-"""Numbers in the largest tensor of one pass (64 MB in float32), about; bounds the memory, not the result."""
+"""Approximate number of entries in the largest tensor of a forward call (64 MB in float32); does not change the result."""
 
 
 def score_lengths(
@@ -39,36 +39,40 @@ def score_lengths(
     device: torch.device | None = None,
     progress: _Progress | None = None,
 ) -> list[LengthRecord]:
-    """Accuracy and loss by stratum at multiples of the training length, beside the best possible.
+    """Accuracy and loss by stratum at multiples of the training length, with the best possible scores.
 
-    A length that cannot be scored (learned positions end before it, the held-out text is shorter, the loss is not finite) has a
-    record with ``error`` and without scores; what is known of its sequences is in the record all the same.
+    A length that cannot be scored (longer than the learned positions or than the held-out text, or with a loss that is not finite)
+    has a record with ``error`` instead of scores; the facts about its sequences are recorded all the same.
 
     Args:
-        model: called as ``model(tokens, loops=, gains=)``; stands on ``device``.
-        config: of the run.
-        data: of the run; gives the sequences.
-        loops: passes T.
-        step: updates made.
-        multiples: of the training length, each at least 1 and there once.
-        count: sequences of each length, at most.
-        gains: factor of each pass.
-        device: where the tokens go; None takes the model's.
+        model: called as ``model(tokens, loops=, gains=)``; on ``device``.
+        config: config of the run.
+        data: data of the run, which provides the sequences.
+        loops: number of passes T.
+        step: number of updates made, for the records.
+        multiples: multiples of the training length, at least 1 and all different.
+        count: largest number of sequences of each length.
+        gains: gain of each pass, ``(T,)``; None for gains of 1.
+        device: device for the tokens; None takes that of the model.
         progress: see `_Progress`.
     Returns:
-        One record a multiple, in their order.
+        One record for each multiple, in their order.
     Raises:
-        BadInputError: a multiple below 1 or given twice.
+        BadInputError: a multiple is below 1 or given twice.
     """
     require(all(m >= 1 for m in multiples), "multiples", list(multiples), "whole numbers of at least 1")
     require(len(set(multiples)) == len(multiples), "multiples", list(multiples), "each multiple once")
     device = device or next((p.device for p in model.parameters()), torch.device("cpu"))
     records: list[LengthRecord] = []
     for multiple in multiples:
-        record, found = _sequences_at(data, config.model, multiple, count)
-        if found is not None:
-            scores = _stratum_scores(model, config.model, found, loops, gains, device)
-            record = replace(record, **kept(scores))
+        record, sequences = _sequences_at(data, config.model, multiple, count)
+        if sequences is not None:
+            scores = _stratum_scores(model, config.model, sequences, loops, gains, device)
+            not_finite = [name for name, score in scores.items() if not math.isfinite(score.loss)]
+            if not_finite:  # no record can hold NaN or infinity
+                record = replace(record, error=f"the loss is not finite ({', '.join(not_finite)})")
+            else:
+                record = replace(record, scores=scores)
         records.append(replace(record, step=step, loops=loops))
         if progress is not None:
             progress(len(records), len(multiples))
@@ -76,7 +80,7 @@ def score_lengths(
 
 
 def _sequences_at(data: Data, model: ModelConfig, multiple: int, count: int) -> tuple[LengthRecord, EvaluationSet | None]:
-    """What is known of one length before the model is asked, and its sequences; None, with the reason, where it cannot be."""
+    """The facts about one length, and its sequences; None if the model cannot be scored on them, with the reason in ``error``."""
     record = LengthRecord(0, 1, multiple, data.length_at(multiple), 0, {}, {}, None, None, {})
     try:
         longer = data.longer(multiple, count)
@@ -96,27 +100,21 @@ def _sequences_at(data: Data, model: ModelConfig, multiple: int, count: int) -> 
 
 
 def _stratum_scores(
-    model: nn.Module, config: ModelConfig, found: EvaluationSet, loops: int, gains: Gains, device: torch.device
+    model: nn.Module, config: ModelConfig, sequences: EvaluationSet, loops: int, gains: Gains, device: torch.device
 ) -> dict[str, Score]:
-    """The score of every stratum of one set."""
-    tokens = torch.from_numpy(found.tokens)
+    """The scores of every stratum of one set of sequences."""
+    tokens = torch.from_numpy(sequences.tokens)
     parts = [
-        torch.stack(sequence_scores(model, rows.to(device), found.scored_from, loops, gains)).cpu()
+        torch.stack(sequence_scores(model, rows.to(device), sequences.scored_from, loops, gains)).cpu()
         for rows in tokens.split(rows_at_once(config, tokens.shape[1]))
     ]
     by_sequence: Tensor = torch.cat(parts, dim=1)  # (2, N): hits and losses
-    means = {name: by_sequence[:, torch.from_numpy(mask)].mean(1).tolist() for name, mask in found.strata.items()}
+    means = {name: by_sequence[:, torch.from_numpy(mask)].mean(1).tolist() for name, mask in sequences.strata.items()}
     return {name: Score(*mean) for name, mean in means.items()}
 
 
-def kept(scores: dict[str, Score]) -> dict[str, dict[str, Score] | str]:
-    """The scores, or an error in their place when a loss is not a number that a record can hold."""
-    bad = [name for name, score in scores.items() if not math.isfinite(score.loss)]
-    return {"error": f"the loss is not finite ({', '.join(bad)})"} if bad else {"scores": scores}
-
-
 def rows_at_once(config: ModelConfig, length: int) -> int:
-    """Sequences of one pass, so that its largest tensor (logits, hidden layer or attention) has about `VALUES` numbers.
+    """Number of sequences per forward call such that its largest tensor (logits, MLP or attention) has about `VALUES` entries.
 
     Example:
         >>> [rows_at_once(ModelConfig(vocabulary=256, length=64), length) for length in (12, 512, 4096)]

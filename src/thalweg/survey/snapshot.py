@@ -1,4 +1,4 @@
-"""A model as it was at one snapshot, and the names of its matrices.
+"""The state of a model at one snapshot of a run, and groups of its parameters by name.
 
 Shape letters: N sequences, L tokens of a sequence.
 """
@@ -19,60 +19,84 @@ from thalweg.train.step import next_token_loss
 
 @dataclass(frozen=True)
 class Passes:
-    """What a loss depends on beside weights and batch."""
+    """The passes of a forward call, on which the loss depends besides weights and batch."""
 
     loops: int
+    """Number of passes T."""
     gains: tuple[float, ...] | None = None
-    """None where every pass counts in full."""
+    """Gain of each pass, T numbers; None if all are 1."""
 
     def loss(self, model: nn.Module, rows: Tensor) -> Tensor:
-        """Mean next-token loss of ``(N, L)``."""
+        """Mean next-token loss in nats of sequences ``(N, L)`` with these passes."""
         return next_token_loss(model, rows, self.loops, self.gains)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Weights and passes of one moment, and the batch that every moment is judged on."""
+    """Weights and passes at one step of a run, and the fixed batch on which its loss is studied."""
 
     checkpoint: Checkpoint
     step: int
-    """Updates made."""
+    """Number of updates made."""
     passes: Passes
-    """For the next update."""
+    """Passes of the next update."""
     model: nn.Module
+    """The model with the weights of this step."""
     batch: Tensor
-    """Training sequences ``(N, L)``, the same at every place."""
+    """Training sequences ``(N, L)``, the same for every snapshot."""
 
     @property
     def loss(self) -> Callable[[nn.Module, Tensor], Tensor]:
-        """``(model, rows)`` -> mean loss with the passes of that moment."""
+        """The loss function ``(model, rows) -> mean loss`` with the passes of this step."""
         return self.passes.loss
 
 
-def place_of(path: Path, config: RunConfig, model: nn.Module, batch: Tensor) -> Snapshot:
-    """Read a snapshot into a model of the run; the model is the caller's, and changes with the next place."""
-    found = read_checkpoint(path)
+def read_snapshot(path: Path, config: RunConfig, model: nn.Module, batch: Tensor) -> Snapshot:
+    """Read a snapshot and put its weights into a model.
+
+    The model is shared: reading the next snapshot into it makes this one invalid.
+
+    Args:
+        path: file of the snapshot or checkpoint.
+        config: config of the run.
+        model: a model of the run, which receives the weights.
+        batch: the fixed sequences ``(N, L)``.
+    Raises:
+        DamagedFileError: the file cannot be read or does not fit the model.
+    """
+    checkpoint = read_checkpoint(path)
     shift = config.shift.schedule()
-    shift.load_state_dict(found.facts["shift"])
-    load_weights(found, model)
+    shift.load_state_dict(checkpoint.facts["shift"])
+    load_weights(checkpoint, model)
     gains = None if all(gain == 1 for gain in shift.depth_gains) else shift.depth_gains
-    return Snapshot(found, int(found.facts["step"]), Passes(shift.depth, gains), model, batch)
+    passes = Passes(shift.depth, gains)
+    return Snapshot(checkpoint, int(checkpoint.facts["step"]), passes, model, batch)
 
 
 def gauge_pairs(names: Sequence[str]) -> tuple[Pair, ...]:
-    """Key and query weights of every block, with their biases if any."""
-    found = []
+    """The names of the key and query weights of every block, with those of their biases if there are any.
+
+    Only their product matters to the model, so that a common factor can move from one to the other; see
+    `thalweg.landscape.gauge`.
+    """
+    pairs = []
     for name in names:
         if name.endswith("attention.key.weight"):
             stem = name.removesuffix("key.weight")
             key_bias, query_bias = (bias if bias in names else None for bias in (f"{stem}key.bias", f"{stem}query.bias"))
-            found.append(Pair(name, f"{stem}query.weight", key_bias, query_bias))
-    return tuple(found)
+            pairs.append(Pair(name, f"{stem}query.weight", key_bias, query_bias))
+    return tuple(pairs)
 
 
 def matrix_groups(names: Sequence[str]) -> dict[str, list[str]]:
-    """The matrices that theorem 3 speaks of, over all blocks: query, key, value, head, embedding, and what else there is."""
-    wanted = {
+    """Group parameter names by their role over all blocks: those of theorem 3 (query, key, value, head, embedding) and the rest.
+
+    Args:
+        names: parameter names of a `thalweg.LoopedTransformer`.
+    Returns:
+        Group -> names of its parameters; groups without parameters are left out.
+    """
+    roles = {
         "query": "attention.query.",
         "key": "attention.key.",
         "value": "attention.value.",
@@ -83,5 +107,5 @@ def matrix_groups(names: Sequence[str]) -> dict[str, list[str]]:
         "embedding": "embedding.",
         "positions": "positions.",
     }
-    groups = {group: [name for name in names if part in f".{name}"] for group, part in wanted.items()}
+    groups = {group: [name for name in names if part in f".{name}"] for group, part in roles.items()}
     return {group: members for group, members in groups.items() if members}

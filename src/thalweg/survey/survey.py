@@ -1,6 +1,10 @@
-"""The landscape of one run: every part that its plan asks for, at the run's snapshots, resumable at every record.
+"""The landscape of one run: every measurement of its plan, at the run's snapshots.
 
-After the fact from the folder (`survey`), or while the run goes on (`thalweg.survey.callback`).
+Measured afterwards from the run's folder (`survey`), or during training (`thalweg.survey.callback`). Every record goes into a
+journal at once, so that an interrupted measurement resumes after its last record.
+
+The unit of work is a *part* at a step, such as ("spectra", 100). A part is done when its "cost" line stands in the journal; the
+records before that line are its results.
 """
 
 from __future__ import annotations
@@ -60,53 +64,55 @@ from thalweg.storage import (
     write_json,
 )
 from thalweg.survey.length_scores import score_lengths
-from thalweg.survey.measurements import align, planes, replayed, theorems
+from thalweg.survey.measurements import align, planes, replay_starts, theorems
 from thalweg.survey.replay import replay
-from thalweg.survey.snapshot import Snapshot, gauge_pairs, place_of
+from thalweg.survey.snapshot import Snapshot, gauge_pairs, read_snapshot
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.checkpoint import checkpoints, read_checkpoint, step_of
 from thalweg.train.config import RunConfig
 from thalweg.train.failures import recording_failure
 from thalweg.train.run_folder import config_in
 
-Tell = Callable[[int, int, str], None]
-"""Called with (parts done, parts in all, what is measured now)."""
+Progress = Callable[[int, int, str], None]
+"""Called with (number of parts done, number of all parts, name of the part that is being measured)."""
 
 
 class Survey:
-    """Measures, writes down, and knows what is there already.
+    """Measures the landscape of a run part by part, and records which parts are done.
+
+    Opening it locks the landscape's folder, repairs the journal and loads data and model; `close` releases the folder.
 
     Args:
         run: folder of the run.
         plan: what is measured.
-        tell: see `Tell`.
+        progress: see `Progress`.
     Raises:
-        FolderError: no run, a landscape with another plan, or another process measures it.
+        FolderError: the folder holds no run or a landscape with another plan, or another process is measuring it.
     """
 
-    def __init__(self, run: Path, plan: LandscapePlan, tell: Tell | None = None) -> None:
-        self.run, self.plan, self.tell = run, plan, tell
+    def __init__(self, run: Path, plan: LandscapePlan, progress: Progress | None = None) -> None:
+        self.run, self.plan, self.progress = run, plan, progress
         self.config = config_of(run)
         self.folder = run / "landscape"
         with ExitStack() as opened:
             opened.enter_context(locked(self.folder, "landscape"))
             path = self.folder / "journal.jsonl"
-            lines = mended(path)
+            lines = repaired_journal(path)
             begun = claim(self.folder, plan, lines)
-            self.prepare(lines)  # refuses what cannot be measured before anything is written
+            self.prepare(lines)  # refuses what cannot be measured, before anything is written
             if not begun:
                 write_json(self.folder / "plan.json", to_dict(plan))
             self.journal = Journal(path, _whole_bytes(path))
             opened.callback(self.journal.close)
             if not lines:
                 self.journal.append({"type": "plan", "plan": to_dict(plan)})
-            self.forget_broken()
+            self.forget_damaged_parts()
             self.opened = opened.pop_all()
 
-    def forget_broken(self) -> None:
-        """Measure a part again whose arrays are damaged or missing."""
-        found = read_landscape(self.run)
-        for path, part in broken_arrays(found).items() if found else ():
+    def forget_damaged_parts(self) -> None:
+        """Mark parts as not done whose array files are damaged or missing, so that they are measured again."""
+        landscape = read_landscape(self.run)
+        for path, part in broken_arrays(landscape).items() if landscape else ():
             if part in self.done:
                 warnings.warn(
                     f"damaged arrays {path}: {part[0]} at step {part[1]} are measured again", DamagedRecordWarning, stacklevel=2
@@ -116,11 +122,11 @@ class Survey:
                 set_aside(path)
 
     def prepare(self, lines: list[dict[str, Any]]) -> None:
-        """Everything that measures, given the journal so far."""
+        """Load data, model, fixed batch and probe; ``lines`` is the journal so far."""
         plan = self.plan
         self.done = {(line["part"], line["step"]) for line in lines if line["type"] == "cost"}
         self.written = {identity(line) for line in lines if line["type"] != "plan"}
-        self.counted = 0
+        self.parts_done = 0
         self.device = choose_device(self.config.training.device)
         data = make_data(self.config)
         assert not isinstance(data, TaskData | PointersData)  # `config_of` refuses them
@@ -138,6 +144,7 @@ class Survey:
             probes=plan.probes,
             exact_seconds=plan.exact_seconds,
             dtype=getattr(torch, plan.dtype),
+            # A resumed landscape keeps the method of its first point, so that all of its spectra are comparable.
             method=next((line["how"] for line in lines if line["type"] == "point"), "auto"),
             pairs=gauge_pairs(names),
             heads=self.config.model.heads,
@@ -145,52 +152,58 @@ class Survey:
             matrices=plan.checkpoints or max(1, self.config.training.snapshots),
         )
         self.last: Path | None = None
-        self.seen: Path | None = None
+        """Snapshot of the last call of `measure_snapshot`."""
+        self.in_probe: Path | None = None
+        """Snapshot that the probe remembers, for the change of the spectrum from it to the next one."""
 
     @property
     def loops(self) -> int:
-        """T of Looped, for the alignment."""
+        """Number of passes whose gradient is compared with that of one pass."""
         return self.plan.loops or self.config.shift.stages[-1]
 
-    def place(self, path: Path) -> Snapshot:
-        """The model with a snapshot's weights, passes and gains."""
-        return place_of(path, self.config, self.model, self.batch)
+    def snapshot(self, path: Path) -> Snapshot:
+        """The model with the weights, passes and gains of a snapshot."""
+        return read_snapshot(path, self.config, self.model, self.batch)
 
-    def look(self, path: Path) -> None:
-        """Spectrum and alignment at one snapshot, unless they are there."""
+    def measure_snapshot(self, path: Path) -> None:
+        """Measure spectrum and alignment at one snapshot, unless they are done."""
         step = step_of(path)
-        before, self.last = self.last, path
+        previous, self.last = self.last, path
         if ("spectra", step) not in self.done:
-            if before is not None and self.seen != before:  # measured by an earlier process
-                earlier = self.place(before)
+            if previous is not None and self.in_probe != previous:  # an earlier process measured it
+                earlier = self.snapshot(previous)
                 self.probe.remember(earlier.loss, earlier.model, [earlier.batch], step=earlier.step)
-            with self.part("spectra", step):
-                self.write_point(self.place(path))
-            self.seen = path
+            with self.timed_part("spectra", step):
+                self.record_point(self.snapshot(path))
+            self.in_probe = path
         if self.plan.alignment and self.loops > 1 and ("alignment", step) not in self.done:
-            with self.part("alignment", step):
-                self.record("alignment", align(self.place(path), self.loops))
+            with self.timed_part("alignment", step):
+                self.record("alignment", align(self.snapshot(path), self.loops))
 
-    def write_point(self, place: Snapshot) -> None:
-        """The record of one point, after its spectrum is on the disk."""
-        found = self.probe.measure(place.loss, place.model, [place.batch], step=place.step)
+    def record_point(self, snapshot: Snapshot) -> None:
+        """Measure the spectrum at a snapshot; write the arrays first, then the record that refers to them."""
+        point = self.probe.measure(snapshot.loss, snapshot.model, [snapshot.batch], step=snapshot.step)
         spectrum = self.probe.spectrum
         assert spectrum is not None
         tensors = {name: values.cpu().numpy() for name, values in spectrum.tensors().items()}
-        atomic_stream(spectrum_path(self.folder, place.step), [arrays_bytes(tensors)])
-        self.record("point", replace(found, loops=place.passes.loops))
+        atomic_stream(spectrum_path(self.folder, snapshot.step), [arrays_bytes(tensors)])
+        self.record("point", replace(point, loops=snapshot.passes.loops))
 
-    def record(self, kind: str, found: Any) -> None:
-        """One line of the journal, unless it is there: a part may have been cut before it was known to be done."""
-        line = {"type": kind} | to_dict(found)
+    def record(self, kind: str, result: Any) -> None:
+        """Append a record to the journal, unless it is there: a process may have been killed between record and "cost" line."""
+        line = {"type": kind} | to_dict(result)
         if identity(line) not in self.written:
             self.journal.append(line)
 
     @contextmanager
-    def part(self, part: str, step: int) -> Iterator[None]:
-        """Time a part; what the input cannot give becomes a note, so that one point never costs a run its landscape."""
+    def timed_part(self, part: str, step: int) -> Iterator[None]:
+        """Time a part and mark it as done.
+
+        Bad input (exit code 2), such as a loss that is not finite at one snapshot, becomes a note in the journal: one point
+        must not cost the run its whole landscape. All other errors are raised.
+        """
         started = time.perf_counter()
-        self.say(f"{part} at step {step}")
+        self.report_progress(f"{part} at step {step}")
         try:
             yield
         except ThalwegError as error:
@@ -199,37 +212,37 @@ class Survey:
             self.record("note", NoteRecord(step, part, " ".join(str(error).split())))
         self.journal.append({"type": "cost", "part": part, "step": step, "seconds": time.perf_counter() - started})
         self.done.add((part, step))
-        self.counted += 1
+        self.parts_done += 1
 
-    def say(self, words: str) -> None:
-        """Tell how far it is."""
-        if self.tell is not None:
-            total = self.total
-            self.tell(min(self.counted, total), total, words)
+    def report_progress(self, part: str) -> None:
+        """Call ``progress`` with the name of the part that begins."""
+        if self.progress is not None:
+            total = self.total_parts
+            self.progress(min(self.parts_done, total), total, part)
 
     @property
-    def total(self) -> int:
-        """Parts in all, as far as is known."""
-        points = len(self.wanted())
-        each = 2 if self.plan.alignment and self.loops > 1 else 1
-        return points * each + 2 * self.plan.replays + (1 if self.plan.lengths else 0) + (1 if self.plan.slices else 0)
+    def total_parts(self) -> int:
+        """Number of all parts, as far as it is known; parts that cannot be measured are counted too."""
+        per_point = 2 if self.plan.alignment and self.loops > 1 else 1
+        ends = (1 if self.plan.lengths else 0) + (1 if self.plan.slices else 0)
+        return len(self.selected_steps()) * per_point + 2 * self.plan.replays + ends
 
-    def wanted(self) -> list[int]:
-        """Steps that are looked at, evenly spread over the snapshots that the run keeps; also while some are still to come."""
-        kept, there = checkpoints(self.run / "snapshots"), [step_of(path) for path in states(self.run)]
-        steps = list(self.config.training.snapshot_steps) if kept else there
+    def selected_steps(self) -> list[int]:
+        """Steps to measure at: as many as the plan asks for, evenly spread over the snapshots, including those still to come."""
+        has_snapshots = bool(checkpoints(self.run / "snapshots"))
+        steps = list(self.config.training.snapshot_steps) if has_snapshots else [step_of(path) for path in states(self.run)]
         count = self.plan.checkpoints
         if not count or len(steps) <= count:
             return steps
-        return [steps[place] for place in sorted({round(index * (len(steps) - 1) / (count - 1)) for index in range(count)})]
+        return [steps[index] for index in sorted({round(k * (len(steps) - 1) / (count - 1)) for k in range(count)})]
 
-    def chosen(self) -> list[Path]:
-        """The states that are there and wanted, oldest first."""
-        wanted = set(self.wanted())
-        return [path for path in states(self.run) if step_of(path) in wanted and self.readable(path)]
+    def selected_states(self) -> list[Path]:
+        """The files of the selected steps that exist and can be read, oldest first."""
+        selected = set(self.selected_steps())
+        return [path for path in states(self.run) if step_of(path) in selected and self.is_readable(path)]
 
-    def readable(self, path: Path) -> bool:
-        """Whether a state can be read; one that cannot is named once, and left out."""
+    def is_readable(self, path: Path) -> bool:
+        """Whether a checkpoint can be read; the first time that one cannot, a warning names it."""
         if path not in self.unreadable:
             try:
                 read_checkpoint(path)
@@ -240,20 +253,21 @@ class Survey:
         return not self.unreadable[path]
 
     def finish(self) -> LandscapeSummary:
-        """Replays, theorems, lengths and slices, then the summary; the run must be complete.
+        """Measure replays, theorems, lengths and slices, then write the summary; the run must be complete.
 
         Raises:
-            FolderError: it is not.
+            FolderError: the run is not complete.
+            DamagedFileError: none of its snapshots and checkpoints can be read.
         """
         path = self.run / "summary.json"
         if not path.exists():
-            raise FolderError(f"run {self.run}: not complete; its end is measured when it is: train it first, then ask again")
-        chosen = self.chosen()
-        if not chosen:
+            raise FolderError(f"run {self.run}: training is not complete; finish it, then give the same command again")
+        selected = self.selected_states()
+        if not selected:
             raise DamagedFileError(f"run {self.run}: none of its snapshots and checkpoints can be read; train it again")
-        self.replays(chosen)
-        self.ends(chosen)
-        ended = recorded(RunSummary, read_json(path), path)
+        self.measure_replays(selected)
+        self.measure_end(selected)
+        run_summary = recorded(RunSummary, read_json(path), path)
         lines = read_journal(self.folder / "journal.jsonl")
         parts: dict[str, float] = {}
         for line in lines:
@@ -265,7 +279,7 @@ class Survey:
             exact=sum(line["how"] == "exact" for line in points),
             products=sum(line["products"] for line in points),
             seconds=sum(parts.values()),
-            training_seconds=ended.seconds,
+            training_seconds=run_summary.seconds,
             provenance=provenance(str(self.device), self.plan.dtype, torch.get_num_threads(), torch.__version__),
             parts=parts,
         )
@@ -273,106 +287,113 @@ class Survey:
         write_json(self.folder / "summary.json", to_dict(summary))
         return summary
 
-    def replays(self, chosen: list[Path]) -> None:
-        """Windows of training gone over again, and the theorems beside gradient descent from the same places."""
-        found = read_landscape(self.run)
-        points = {point.step: point for point in found.points} if found else {}
-        first = points[min(points)].gradient_norm if points else 1.0
-        for path in replayed(chosen, self.plan.replays, self.plan.window, self.config.training.steps):
-            step, earlier = step_of(path), chosen[chosen.index(path) - 1]
+    def measure_replays(self, selected: list[Path]) -> None:
+        """Replay windows of training, and test theorems 1 and 2 by gradient descent from the same snapshots."""
+        landscape = read_landscape(self.run)
+        points = {point.step: point for point in landscape.points} if landscape else {}
+        first_gradient = points[min(points)].gradient_norm if points else 1.0
+        for path in replay_starts(selected, self.plan.replays, self.plan.window, self.config.training.steps):
+            step, earlier = step_of(path), selected[selected.index(path) - 1]
             point = points.get(step)
             if ("replays", step) not in self.done:
-                with self.part("replays", step):
-                    self.record("replay", self.replay(self.place(path), first, point.split if point else None))
+                with self.timed_part("replays", step):
+                    self.record("replay", self.replay(self.snapshot(path), first_gradient, point.split if point else None))
+            # The theorems need the dense Hessian, and the split of an earlier snapshot.
             exact = point is not None and point.how == "exact"
             if ("theorems", step) not in self.done and exact and earlier != path:
-                with self.part("theorems", step):
-                    self.record("theorems", theorems(self.place, earlier, path, self.plan))
+                with self.timed_part("theorems", step):
+                    self.record("theorems", theorems(self.snapshot, earlier, path, self.plan))
 
-    def ends(self, chosen: list[Path]) -> None:
-        """What is asked of the run's end: other lengths, and planes of the loss."""
-        last = chosen[-1]
+    def measure_end(self, selected: list[Path]) -> None:
+        """Measure what concerns the final weights: scores at other lengths, and planes of the loss."""
+        last = selected[-1]
         if self.plan.lengths and ("lengths", step_of(last)) not in self.done:
-            with self.part("lengths", step_of(last)):
-                here = self.place(last)
-                loops, gains, multiples = here.passes.loops, here.passes.gains, self.plan.lengths
-                for found in score_lengths(here.model, self.config, self.data, loops, here.step, multiples, gains=gains):
-                    self.record("length", found)
+            with self.timed_part("lengths", step_of(last)):
+                end = self.snapshot(last)
+                loops, gains, multiples = end.passes.loops, end.passes.gains, self.plan.lengths
+                for scores in score_lengths(end.model, self.config, self.data, loops, end.step, multiples, gains=gains):
+                    self.record("length", scores)
         if self.plan.slices and ("slices", step_of(last)) not in self.done:
-            with self.part("slices", step_of(last)):
-                for found in planes(self.place, chosen, self.folder):
-                    self.record("slice", found)
+            with self.timed_part("slices", step_of(last)):
+                for plane in planes(self.snapshot, selected, self.folder):
+                    self.record("slice", plane)
 
-    def replay(self, place: Snapshot, first: float, split: SplitRecord | None) -> ReplayRecord:
-        """One window, judged with the class of the valley that was found where it begins."""
+    def replay(self, snapshot: Snapshot, first_gradient: float, split: SplitRecord | None) -> ReplayRecord:
+        """Replay one window and classify it, given the split into river and valley at its start."""
         return replay(
             self.config,
-            place.checkpoint,
-            place.batch,
+            snapshot.checkpoint,
+            snapshot.batch,
             data=self.data,
             window=self.plan.window,
             top=self.plan.top,
-            first_gradient=first,
+            first_gradient=first_gradient,
             valley_class=split.name if split else "indeterminate",
             epsilon=split.epsilon if split else None,
         )
 
     def close(self) -> None:
-        """Give journal and folder back."""
+        """Close the journal and release the folder."""
         self.opened.close()
 
 
-def survey(run: Path, plan: LandscapePlan, tell: Tell | None = None) -> RunLandscape:
-    """Measure the landscape of a run from its folder, or go on with it.
+def survey(run: Path, plan: LandscapePlan, progress: Progress | None = None) -> RunLandscape:
+    """Measure the landscape of a complete run from its folder, or resume the measurement.
 
     Args:
-        run: folder of a complete run with ``snapshots/`` (or at least ``checkpoints/``).
-        plan: what is measured; the same as before when it was begun before.
-        tell: see `Tell`.
+        run: folder of the run, with ``snapshots/`` or at least ``checkpoints/``.
+        plan: what is measured; it must be the plan that an earlier measurement was begun with.
+        progress: see `Progress`.
+    Returns:
+        All records of the landscape.
     Raises:
-        FolderError: no run, no snapshots, another plan, or another process measures it.
+        FolderError: no run, no snapshots, another plan, or another process is measuring it.
         InsufficientDataError: fewer snapshots than the plan asks for.
     """
     config = config_of(run)
-    there = states(run)
-    if not there:
+    available = states(run)
+    if not available:
         advice = f"expected snapshots; train it with --set training.snapshots=40 (it was {config.training.snapshots})"
         raise FolderError(f"run {run}: no snapshots and no checkpoints in it; {advice}")
-    if plan.checkpoints > len(there):
+    if plan.checkpoints > len(available):
         raise InsufficientDataError(
-            f"run {run}: asked for {plan.checkpoints} checkpoints, it has {len(there)}; ask for fewer, or train with "
+            f"run {run}: asked for {plan.checkpoints} checkpoints, it has {len(available)}; ask for fewer, or train with "
             f"--set training.snapshots={plan.checkpoints}"
         )
     if whole(run):
         claim(run / "landscape", plan, read_journal(run / "landscape" / "journal.jsonl"))
     else:
         with recording_failure(run / "landscape"):
-            measure(Survey(run, plan, tell))
-    found = read_landscape(run)
-    assert found is not None
-    return found
+            _measure_all(Survey(run, plan, progress))
+    landscape = read_landscape(run)
+    assert landscape is not None
+    return landscape
 
 
-def measure(here: Survey) -> None:
-    """All points in order, then the rest."""
+def _measure_all(survey: Survey) -> None:
+    """Measure all snapshots in order, then what concerns the whole run."""
     try:
-        for path in here.chosen():
-            here.look(path)
-        here.finish()
+        for path in survey.selected_states():
+            survey.measure_snapshot(path)
+        survey.finish()
     finally:
-        here.close()
+        survey.close()
 
 
 def claim(folder: Path, plan: LandscapePlan, lines: Sequence[dict[str, Any]] = ()) -> bool:
-    """Whether the landscape in a folder was begun with this plan; False for one that was not begun.
+    """Check that the landscape in a folder, if there is one, was begun with this plan.
+
+    A damaged or missing plan.json is restored from the journal, which holds the plan too.
 
     Args:
-        folder: of the landscape.
+        folder: folder of the landscape.
         plan: what is to be measured.
-        lines: of its journal, which tells the plan where plan.json does not.
+        lines: records of its journal.
+    Returns:
+        Whether a landscape was begun.
     Raises:
         FolderError: it was begun with another plan.
-        DamagedFileError: something was measured, and nothing tells with which plan.
+        DamagedFileError: something was measured, and neither plan.json nor the journal holds its plan.
     """
     path = folder / "plan.json"
     if not there(path) and not lines:
@@ -392,7 +413,7 @@ def claim(folder: Path, plan: LandscapePlan, lines: Sequence[dict[str, Any]] = (
 
 
 def _readable_plan(path: Path) -> bool:
-    """Whether plan.json is there and tells a plan."""
+    """Whether plan.json exists and holds a plan."""
     try:
         recorded(LandscapePlan, read_json(path), path)
     except DamagedFileError:
@@ -401,45 +422,47 @@ def _readable_plan(path: Path) -> bool:
 
 
 def whole(run: Path) -> bool:
-    """Whether a landscape is complete and every file of it is as it was written.
+    """Whether the landscape of a run is complete and all of its files are intact.
 
-    A summary of one that is not is put aside: what is missing is measured, and then it is written again.
+    If it has a summary but is not intact, the summary is set aside with a warning, so that the missing parts are measured again.
     """
     path = run / "landscape" / "summary.json"
     if not there(path):
         return False
     try:
-        found = read_landscape(run)
-        why = "not all that it counts is there" if not found or found.summary is None or _is_short(found) else ""
+        landscape = read_landscape(run)
+        summary = landscape.summary if landscape else None
+        complete = landscape and summary and len(landscape.points) == summary.points and not broken_arrays(landscape)
+        damage = "" if complete else "not all that it counts is there"
     except DamagedFileError as error:
-        why = str(error).partition(";")[0]
-    if why:
-        warnings.warn(f"landscape {path.parent}: {why}; what is missing is measured again", DamagedRecordWarning, stacklevel=2)
+        damage = str(error).partition(";")[0]
+    if damage:
+        warnings.warn(f"landscape {path.parent}: {damage}; what is missing is measured again", DamagedRecordWarning, stacklevel=2)
         set_aside(path)
-    return not why
+    return not damage
 
 
-def _is_short(found: RunLandscape) -> bool:
-    """Whether a landscape with a summary has fewer points than that says, or arrays that cannot be read."""
-    return found.summary is None or len(found.points) != found.summary.points or bool(broken_arrays(found))
-
-
-def mended(path: Path) -> list[dict[str, Any]]:
-    """The intact records of a landscape's journal; a damaged file is kept beside the one that is written anew.
-
-    The part that a damaged line may belong to is measured again: the next line that says that a part is done is left out.
-    """
-    kept, why = intact(path)
-    if why:
+def repaired_journal(path: Path) -> list[dict[str, Any]]:
+    """The intact records of a landscape's journal; a damaged journal is set aside and replaced by one with those records."""
+    records, damage = intact(path)
+    if damage:
         aside = set_aside(path)
-        atomic_stream(path, [(json.dumps(record) + "\n").encode() for record in kept])
-        words = f"damaged record {path}: {why}; {len(kept)} records are kept, the rest is measured again"
-        warnings.warn(f"{words}; what was there is kept as {aside.name}", DamagedRecordWarning, stacklevel=2)
-    return kept
+        atomic_stream(path, [(json.dumps(record) + "\n").encode() for record in records])
+        warnings.warn(
+            f"damaged record {path}: {damage}; {len(records)} records are kept, the rest is measured again; "
+            f"what was there is kept as {aside.name}",
+            DamagedRecordWarning,
+            stacklevel=2,
+        )
+    return records
 
 
 def intact(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The intact records of a landscape's journal, and what is wrong with the others, in words or nothing."""
+    """The intact records of a landscape's journal, and a phrase that says what is damaged, empty if nothing is.
+
+    A damaged line may have been a record of the part whose "cost" line comes next. That line is left out, so that the part counts
+    as not done and is measured again.
+    """
     if not there(path):
         return [], ""
     kept: list[dict[str, Any]] = []
@@ -458,31 +481,39 @@ def intact(path: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def _is_record(line: dict[str, Any], path: Path) -> bool:
-    """Whether a line is one that a landscape's journal has."""
-    kind, values = line.get("type"), {key: value for key, value in line.items() if key != "type"}
+    """Whether a line of a journal is a plan, a cost, or a record that can be read."""
+    kind = line.get("type")
     if kind == "cost":
         return isinstance(line.get("part"), str) and isinstance(line.get("step"), int) and isinstance(line.get("seconds"), float)
     try:
-        recorded(*((LandscapePlan, line.get("plan")) if kind == "plan" else (KINDS[str(kind)][1], values)), path)
+        if kind == "plan":
+            recorded(LandscapePlan, line.get("plan"), path)
+        else:
+            recorded(KINDS[str(kind)][1], {key: value for key, value in line.items() if key != "type"}, path)
     except (DamagedFileError, KeyError):
         return False
     return True
 
 
 def _whole_bytes(path: Path) -> int:
-    """Bytes of a journal up to the end of its last whole line."""
+    """Number of bytes of a journal up to the end of its last complete line."""
     if not there(path):
         return 0
     return sum(len(line) for line in lines_of(path, path.stat().st_size) if line.endswith(b"\n"))
 
 
 def states(run: Path) -> list[Path]:
-    """The full states that a run has kept, oldest first: snapshots, or checkpoints where there are none."""
+    """The snapshots of a run, or its checkpoints if it has no snapshots, oldest first."""
     return checkpoints(run / "snapshots") or checkpoints(run / "checkpoints")
 
 
 def plan_of(run: Path, config: RunConfig | None = None) -> LandscapePlan:
-    """The plan of a landscape that was begun, or the default one for a run of this config (None reads it)."""
+    """The plan of a landscape that was begun; else the default plan, with no more sequences than the run scores.
+
+    Args:
+        run: folder of the run.
+        config: its config; None reads it from the folder if it is needed.
+    """
     folder = run / "landscape"
     lines, _ = intact(folder / "journal.jsonl")
     if lines or _readable_plan(folder / "plan.json"):
@@ -495,11 +526,11 @@ def plan_of(run: Path, config: RunConfig | None = None) -> LandscapePlan:
 
 
 def config_of(run: Path) -> RunConfig:
-    """The config of a run's folder.
+    """Read the config of a run whose landscape can be measured.
 
     Raises:
-        FolderError: there is none.
-        BadInputError: it learns a task, whose landscape is not measured.
+        FolderError: the folder holds no run.
+        BadInputError: the run learns an algorithmic task.
     """
     config = config_in(run)
     refuse_tasks(config)
@@ -507,11 +538,11 @@ def config_of(run: Path) -> RunConfig:
 
 
 def refuse_tasks(config: RunConfig) -> None:
-    """The landscape of a task is not measured: its samples have loops of their own."""
+    """Refuse a run on an algorithmic task: its samples differ in their number of loops, so that there is no single loss."""
     if isinstance(config.data, TaskConfig | PointersConfig):
         raise BadInputError("landscape: given a run on a task, expected one on the Markov language or on text")
 
 
 def identity(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What no two records of a landscape share."""
+    """Key by which two lines of a landscape's journal count as the same record."""
     return line["type"], line.get("step"), line.get("multiple"), line.get("name"), line.get("part")

@@ -1,4 +1,4 @@
-"""Theorems 1 and 2 at one snapshot of a run, beside gradient descent from there on a fixed batch.
+"""Test of theorems 1 and 2 at one snapshot of a run, against gradient descent from there on a fixed batch.
 
 Shape letters: P number of parameters, N sequences, L tokens of a sequence.
 """
@@ -18,7 +18,7 @@ from thalweg.landscape.theorems import TheoremsAt, theorems_at
 from thalweg.records.landscape import TheoremsRecord
 
 
-def theorems_beside(
+def check_theorems(
     loss_fn: LossFunction,
     model: nn.Module,
     batch: Tensor,
@@ -29,71 +29,72 @@ def theorems_beside(
     rate: float,
     steps: int,
 ) -> TheoremsRecord:
-    """Every prediction for K steps of gradient descent from the model's present weights, and what the K steps did.
+    """Predict K steps of gradient descent from the model's weights, make them, and record both.
 
-    The split comes from an earlier snapshot: through its own eigenvectors a Hessian shows no coupling, and theorem 1 no force.
+    The split into river and valley has to come from an earlier snapshot: in its own eigenvectors a Hessian couples nothing, so
+    that theorem 1 would predict no force.
 
     Args:
         loss_fn: ``(model, batch) -> mean loss``.
-        model: with the weights of the step; left as it is.
+        model: the model with the weights to start from; not changed.
         batch: the fixed sequences ``(N, L)``.
-        hessian: of this loss at these weights, ``(P, P)`` in float64.
-        split: river and valley, frozen (`thalweg.landscape.split.frozen`).
-        split_step: updates made where it was taken.
-        step: updates made.
-        rate: eta.
-        steps: K.
+        hessian: Hessian of this loss at these weights, ``(P, P)`` in float64.
+        split: river and valley directions, from `thalweg.landscape.split.frozen`.
+        split_step: number of updates made at the snapshot of the split.
+        step: number of updates made at this snapshot.
+        rate: step size eta of the descent.
+        steps: number of steps K.
     Raises:
-        BadInputError: the split is not from before this step.
-        EmptySubspaceError: no river or no valley.
-        NonFiniteError: the descent diverges, or a number of the record is infinite; the message names it.
+        BadInputError: the split is not from an earlier step.
+        EmptySubspaceError: the split has no river or no valley.
+        NonFiniteError: the descent diverges, or a number of the record is not finite; the message names it.
     """
     require(split_step < step, "split_step", split_step, f"a snapshot before the step, {step}; take the split from the one before")
-    place = Objective(loss_fn, model, [batch], dtype=torch.float64)
+    objective = Objective(loss_fn, model, [batch], dtype=torch.float64)
 
     def loss(point: Tensor) -> float:
-        with place.quiet(), torch.no_grad():
-            return place.weight * float(place.total(0, place.layout.split(point)))
+        with objective.quiet(), torch.no_grad():
+            return objective.weight * float(objective.total(0, objective.layout.split(point)))
 
-    found = theorems_at(loss, place.gradient_at, hessian, place.point, split, rate, steps)
-    return complete(_recorded(found, step, split_step))
+    outcome = theorems_at(loss, objective.gradient_at, hessian, objective.point, split, rate, steps)
+    return require_finite(_to_record(outcome, step, split_step))
 
 
-def _recorded(found: TheoremsAt, step: int, split_step: int) -> TheoremsRecord:
-    """The numbers that a record keeps."""
+def _to_record(outcome: TheoremsAt, step: int, split_step: int) -> TheoremsRecord:
+    """The predictions and measurements as a record."""
     return TheoremsRecord(
         step=step,
         split_step=split_step,
-        rate=found.rate,
-        steps=found.steps,
-        sharpness=found.rate * found.largest,
-        valley=found.valley,
-        river=found.river,
-        coupling=found.coupling,
-        force_predicted=found.force.predicted,
-        force_measured=found.force.measured,
-        force_cosine=found.force.cosine if math.isfinite(found.force.cosine) else None,
-        relative_predicted=found.relative.predicted,
-        relative_measured=found.relative.measured,
-        upper_paper=found.upper_paper,
-        upper_best=found.upper_best,
-        lower_best=found.lower_best,
-        decrease_predicted=found.decrease_predicted,
-        decrease=found.decrease,
-        error=found.error,
-        error_bound=found.error_bound,
-        loss_error=found.loss_error,
-        loss_error_bound=found.loss.bound,
+        rate=outcome.rate,
+        steps=outcome.steps,
+        sharpness=outcome.rate * outcome.largest,
+        valley=outcome.valley,
+        river=outcome.river,
+        coupling=outcome.coupling,
+        force_predicted=outcome.force.predicted,
+        force_measured=outcome.force.measured,
+        force_cosine=outcome.force.cosine if math.isfinite(outcome.force.cosine) else None,
+        relative_predicted=outcome.relative.predicted,
+        relative_measured=outcome.relative.measured,
+        upper_paper=outcome.upper_paper,
+        upper_best=outcome.upper_best,
+        lower_best=outcome.lower_best,
+        decrease_predicted=outcome.decrease_predicted,
+        decrease=outcome.decrease,
+        error=outcome.error,
+        error_bound=outcome.error_bound,
+        loss_error=outcome.loss_error,
+        loss_error_bound=outcome.loss.bound,
     )
 
 
-def complete(record: TheoremsRecord) -> TheoremsRecord:
-    """The record, refused where one of its numbers does not exist.
+def require_finite(record: TheoremsRecord) -> TheoremsRecord:
+    """Return a record unchanged if all of its numbers are finite.
 
     Raises:
-        NonFiniteError: names the number.
+        NonFiniteError: a number is NaN or infinite; the message names it.
     """
     for name, value in asdict(record).items():
         if value is not None and not math.isfinite(value):
-            raise NonFiniteError(f"theorems at step {record.step}: {name} is {value}, expected a number; take fewer steps")
+            raise NonFiniteError(f"theorems at step {record.step}: {name} is {value}, expected a finite number; take fewer steps")
     return record

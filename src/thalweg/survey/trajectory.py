@@ -1,8 +1,8 @@
-"""A window of real training gone over again from a snapshot, update by update.
+"""Replay of a window of training from a snapshot, update by update.
 
 Shape letters: W updates of a window, P number of parameters, N sequences, L tokens of a sequence.
 
-All points of the window are kept, in float64, and a window that does not fit is refused.
+All W + 1 points of the window are kept in float64; a window that does not fit into the memory is refused.
 """
 
 from __future__ import annotations
@@ -28,50 +28,51 @@ from thalweg.train.config import RunConfig
 from thalweg.train.state import Run
 from thalweg.train.trainer import advance, warm_up
 
-_ROOM = 6
-"""Arrays of the points' size that are alive at once: points and gradients, and what `thalweg.landscape.geometry` makes of them."""
+_ARRAYS = 6
+"""Arrays ``(W + 1, P)`` that are alive at once: points, gradients, and the temporaries of `thalweg.landscape.geometry`."""
 
 Progress = Callable[[int, int], None]
-"""Called with (updates done, updates in all)."""
+"""Called with (number of updates done, number of all updates)."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """W updates as they were made."""
+    """W updates of training and the W + 1 points between them."""
 
     step: int
-    """Updates made before the first of them."""
+    """Number of updates made before the first of them."""
     points: Tensor
-    """theta_0 ... theta_W, ``(W + 1, P)``; float64 holds float32 weights to the bit."""
+    """Weights theta_0 ... theta_W, ``(W + 1, P)``; float64 represents float32 weights exactly."""
     gradients: Tensor
-    """On the fixed batch at each of them, ``(W + 1, P)``."""
+    """Gradient of the loss on the fixed batch at every point, ``(W + 1, P)``."""
     losses: Tensor
-    """Likewise, ``(W + 1,)``."""
+    """Loss on the fixed batch at every point in nats, ``(W + 1,)``."""
     rates: tuple[float, ...]
-    """eta of each update, ``(W,)``."""
+    """Learning rate eta of every update, ``(W,)``."""
     shrunk: tuple[float, ...]
-    """Factor of clipping on each update's gradient, at most 1, ``(W,)``."""
+    """Factor by which clipping scaled the gradient of every update, at most 1, ``(W,)``."""
     passes: tuple[Passes, ...]
-    """Of each update, ``(W,)``; the last point is seen with those of the last update."""
+    """Passes of every update, ``(W,)``; the last point is evaluated with those of the last update."""
     diagonals: dict[int, Tensor]
-    """Point -> the preconditioner's diagonal there ``(P,)``; ones without one. At least one point."""
+    """Point -> diagonal ``(P,)`` of the optimizer's preconditioner there, ones for SGD; at least one point."""
     momentum: float
+    """Coefficient of the momentum; beta1 of AdamW."""
     form: str
-    """"heavy-ball" or "ema" (Adam's)."""
+    """Form of the momentum: "heavy-ball" (SGD) or "ema" (AdamW)."""
 
     @property
     def window(self) -> int:
-        """W."""
+        """Number of updates W."""
         return len(self.rates)
 
     def loss_at(self, point: int) -> Callable[[nn.Module, Tensor], Tensor]:
-        """The loss function with which a point is seen."""
+        """The loss function at a point, with the passes of the update made from it."""
         return self.passes[min(point, self.window - 1)].loss
 
     @property
     def one_loss(self) -> ConditionRecord:
-        """Whether all updates have the same passes and gains."""
-        others = sum(one != self.passes[0] for one in self.passes)
+        """The condition that all updates have the same passes and gains, and so minimise the same loss."""
+        others = sum(passes != self.passes[0] for passes in self.passes)
         return ConditionRecord("passes and gains stay", others == 0, float(others))
 
 
@@ -84,31 +85,37 @@ def trajectory(
     progress: Progress | None = None,
     data: Data | None = None,
 ) -> Trajectory:
-    """The updates that training made after a snapshot, bit for bit on the same machine with as many threads.
+    """Repeat the updates that training made after a snapshot, and record every point.
+
+    Equal to the updates of the run bit for bit, on the same machine with the same number of threads.
 
     Args:
-        config: of the run; trusted to be the one that the checkpoint was made with.
+        config: config of the run; trusted to be the one that the checkpoint was made with.
         checkpoint: a snapshot, from `thalweg.train.checkpoint.read_checkpoint`.
         batch: the fixed sequences ``(N, L)``.
-        window: W.
-        memory: bytes that may be used; None takes half of what is free.
-        data: of the run, where it is at hand.
+        window: number of updates W.
+        memory: number of bytes that may be used; None takes half of what is free.
+        progress: see `Progress`.
+        data: data of the run, if it is loaded already.
     Raises:
-        BadInputError: W below 20, or more updates than the run has left.
-        MemoryLimitError: the points of the window do not fit.
-        NonFiniteError: loss or gradient not finite, which those of the run were: another machine, or another config.
+        BadInputError: W is below 20, or the run has fewer updates left.
+        MemoryLimitError: the points of the window do not fit into the memory.
+        NonFiniteError: a loss or gradient is not finite although those of the run were: another machine or another config.
     """
-    with rerun(config, checkpoint, window, data) as run:
-        return go_over(run, batch.to(run.device), window, memory, progress)
+    with restored_run(config, checkpoint, window, data) as run:
+        return record_updates(run, batch.to(run.device), window, memory, progress)
 
 
 @contextlib.contextmanager
-def rerun(config: RunConfig, checkpoint: Checkpoint, window: int, data: Data | None = None) -> Iterator[Run]:
-    """The run as it stood at the snapshot; threads and random state are as before afterwards. Nothing is written."""
+def restored_run(config: RunConfig, checkpoint: Checkpoint, window: int, data: Data | None = None) -> Iterator[Run]:
+    """The run as it stood at a snapshot, for the time of a ``with`` block; nothing is written to its folder.
+
+    The number of threads and PyTorch's random state are restored afterwards.
+    """
     step, threads = checkpoint.facts["step"], torch.get_num_threads()
     require(window >= SHORTEST, "window", window, f"at least {SHORTEST} updates")
     left = config.training.steps - step
-    advice = f"at most the {left} that the run has left after {step}; take an earlier snapshot or a shorter window"
+    advice = f"at most the {left} updates that the run has left after {step}; take an earlier snapshot or a shorter window"
     require(window <= left, "window", window, advice)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
@@ -122,53 +129,63 @@ def rerun(config: RunConfig, checkpoint: Checkpoint, window: int, data: Data | N
         torch.set_num_threads(threads)
 
 
-def go_over(run: Run, batch: Tensor, window: int, memory: int | None, progress: Progress | None) -> Trajectory:
-    """W updates as the trainer makes them, with what is recorded before each and after the last."""
+def record_updates(run: Run, batch: Tensor, window: int, memory: int | None, progress: Progress | None) -> Trajectory:
+    """Make W updates as the trainer does, and record the point before each update and after the last one.
+
+    Args:
+        run: the run at the start of the window; trained further by this.
+        batch: the fixed sequences ``(N, L)``, on the run's device.
+        window, memory, progress: see `trajectory`.
+    Raises:
+        MemoryLimitError, NonFiniteError: see `trajectory`.
+    """
     optimizer, first = run.config.optimizer, run.shift.step
     dim = sum(parameter.numel() for parameter in run.model.parameters())
-    words = f"replay: {window} updates of {dim:,} weights in float64"
-    limits.ensure(8 * _ROOM * (window + 1) * dim, limits.budget(memory), words, "shorten the window or give more memory")
+    what = f"replay: {window} updates of {dim:,} weights in float64"
+    limits.ensure(8 * _ARRAYS * (window + 1) * dim, limits.budget(memory), what, "shorten the window or give more memory")
     points, gradients = torch.empty(2, window + 1, dim, dtype=torch.float64)
     losses, exact = torch.empty(window + 1, dtype=torch.float64), copy.deepcopy(run.model).double()
     rates, shrunk, passes, diagonals = [], [], [], {}
 
-    def look(point: int) -> None:
+    def record_point(point: int) -> None:
+        """Record weights, loss and gradient at a point, in float64 on a copy of the model."""
         points[point] = nn.utils.parameters_to_vector(run.model.parameters()).detach()
         load(exact, points[point])
         losses[point], gradients[point] = _loss_and_gradient(exact, passes[-1], batch)
-        if point in places and (diagonal := preconditioner(run)) is not None:
+        if point in preconditioned and (diagonal := preconditioner(run)) is not None:
             diagonals[point] = diagonal
         if progress is not None:
             progress(point, window)
 
-    places = {0 if preconditioner(run) is not None else 1, window // 2, window}
+    # The preconditioner is recorded at the begin, in the middle and at the end; Adam has none before its first update.
+    preconditioned = {0 if preconditioner(run) is not None else 1, window // 2, window}
     for point in range(window):
         step, gains = run.shift.step, run.gains()
         passes.append(Passes(run.shift.loops, None if gains is None else run.shift.gains))
-        look(point)
+        record_point(point)
         rate, tokens = run.rate(), run.batch(step)
-        made = run.train_on(tokens, run.shift.loops, gains)
-        if not made.finite:
-            said = f"loss {made.loss}, gradient norm {made.grad_norm} in update {step + 1}"
-            raise NonFiniteError(f"replay: {said}, expected those of the run; replay it on the machine that made it")
-        advance(run, made)
+        outcome = run.train_on(tokens, run.shift.loops, gains)
+        if not outcome.finite:
+            given = f"loss {outcome.loss}, gradient norm {outcome.grad_norm} in update {step + 1}"
+            raise NonFiniteError(f"replay: {given}, expected the finite ones of the run; replay it on the machine that trained it")
+        advance(run, outcome)
         rates.append(rate)
-        shrunk.append(optimizer.clip / made.grad_norm if 0 < optimizer.clip < made.grad_norm else 1.0)
-    look(window)
+        shrunk.append(optimizer.clip / outcome.grad_norm if 0 < optimizer.clip < outcome.grad_norm else 1.0)
+    record_point(window)
     adam = optimizer.name == "adamw"
     momentum, form = (optimizer.beta1, "ema") if adam else (optimizer.momentum, "heavy-ball")
     return Trajectory(first, points, gradients, losses, tuple(rates), tuple(shrunk), tuple(passes), diagonals, momentum, form)
 
 
 def load(model: nn.Module, point: Tensor) -> None:
-    """Put a flat point ``(P,)`` into the weights."""
+    """Copy a flat vector ``(P,)`` into the parameters of a model, in their order."""
     with torch.no_grad():
         for parameter, part in zip(model.parameters(), point.split([p.numel() for p in model.parameters()]), strict=True):
             parameter.copy_(part.view_as(parameter))
 
 
 def _loss_and_gradient(model: nn.Module, passes: Passes, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the fixed batch at the model's weights: one number and ``(P,)``."""
+    """Loss on the fixed batch, ``()``, and its gradient at the model's weights, ``(P,)``."""
     parameters = list(model.parameters())
     with quiet(model):
         loss = passes.loss(model, batch)
@@ -177,11 +194,12 @@ def _loss_and_gradient(model: nn.Module, passes: Passes, batch: Tensor) -> tuple
 
 
 def preconditioner(run: Run) -> Tensor | None:
-    """What the gradient is divided by, beside the rate, ``(P,)``; Adam has none before its first update.
+    """Diagonal D of the preconditioner ``(P,)``: an update moves by ``-eta D^-1`` times the mean gradient.
 
-    Adam's is ``sqrt(v) + epsilon`` with bias correction; a group's own factor on the rate divides it.
+    For SGD it is 1, for AdamW ``sqrt(v) + epsilon`` with bias correction, each divided by the rate factor of the parameter's group.
+    None for AdamW before its first update.
     """
-    found = {}
+    diagonals = {}
     for group in run.optimizer.param_groups:
         for parameter in group["params"]:
             diagonal = torch.ones(parameter.numel(), dtype=torch.float64)
@@ -191,5 +209,5 @@ def preconditioner(run: Run) -> Tensor | None:
                     return None
                 second = state["exp_avg_sq"].flatten().cpu()
                 diagonal = adam_preconditioner(second, int(state["step"]), group["betas"][1], group["eps"])
-            found[parameter] = diagonal / group["rate_factor"]
-    return torch.cat([found[parameter] for parameter in run.model.parameters()])
+            diagonals[parameter] = diagonal / group["rate_factor"]
+    return torch.cat([diagonals[parameter] for parameter in run.model.parameters()])

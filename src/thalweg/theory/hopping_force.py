@@ -1,9 +1,9 @@
-"""The cubic force of valley hopping on the river: what acts where river and valley do not couple in the Hessian.
+"""The cubic force of valley hopping on the river, which acts where the Hessian has no coupling of river and valley.
 
 Shape letters: P all parameters, dV dimension of the valley, dR of the river, K steps.
 
-A split by eigenvectors has no coupling, so theorem 1 gives it no force. The first that then acts is cubic in the loss: the
-valley's curvature changes along the river, and a displaced valley pushes the river to where its curvature is lower.
+A split by eigenvectors has no coupling, so theorem 1 gives a force of zero. The leading force is then cubic in the loss: the
+valley's curvature changes along the river, and a displaced valley pushes the river to where that curvature is lower.
 """
 
 from __future__ import annotations
@@ -14,31 +14,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg.errors import EmptySubspaceError, NotDifferentiableError, ShapeMismatchError, require
+from thalweg.errors import BadInputError, EmptySubspaceError, NotDifferentiableError, ShapeMismatchError, require
 from thalweg.theory.inputs import Condition, finite, frame, positive_rate, shaped, spectrum, symmetric
 from thalweg.theory.kernel import kernel, limit, unless_overflown
 
 _EIGENVECTOR = 1e-3
-"""Largest ``||H v - lam v|| / |lam|`` of a direction that counts as an eigenvector."""
+"""Largest ``||H v - lam v|| / |lam|`` of a direction v that counts as an eigenvector."""
 
 
 def cubic_kernel(first: Tensor, second: Tensor, rate: float, steps: int, overflow: str = "raise") -> Tensor:
-    """m_K(lam_i, lam_j) = eta sum_{k<K} (q_i q_j)^k = eta (1 - (q_i q_j)^K) / (1 - q_i q_j), with q = 1 - eta lam.
+    """Compute the kernel of the cubic force, for pairs of eigenvalues.
 
-    What the product of two unit displacements adds up to over K steps, times eta; eta K where ``q_i q_j = 1``. For equal
-    eigenvalues it tends to ``1 / (lam (2 - eta lam))``: large at both ends of ``0 < eta lam < 2``, where s_K only falls.
-    It is s_K at ``lam_i + lam_j - eta lam_i lam_j``, and unchanged where both ``eta lam`` become ``2 - eta lam``.
+    Statement: ``m_K(lam_i, lam_j) = eta sum_{k<K} (q_i q_j)^k = eta (1 - (q_i q_j)^K) / (1 - q_i q_j)`` with ``q = 1 - eta lam``,
+    and eta K where ``q_i q_j = 1``: the sum over K steps of the product of two unit displacements, times eta.
+    It equals s_K at ``lam_i + lam_j - eta lam_i lam_j``, and does not change if both ``eta lam`` become ``2 - eta lam``. For
+    equal eigenvalues in ``0 < eta lam < 2`` it tends to ``1 / (lam (2 - eta lam))``, which is large at both ends of the
+    interval; s_K is large only at the lower end.
 
     Args:
         first: lam_i, any shape.
         second: lam_j, a shape that broadcasts with it.
         rate: eta.
         steps: K.
-        overflow: "raise", or "inf" to let infinities through (``|q_i q_j| > 1`` with many steps).
+        overflow: "raise", or "inf" to return infinities (``|q_i q_j| > 1`` with many steps).
     Returns:
-        float64, the broadcast shape.
+        The kernel, float64, the broadcast shape, unit 1 / H.
     Raises:
-        NonFiniteError: NaN or infinity in the eigenvalues, or in the result.
+        NonFiniteError: the eigenvalues or the result hold NaN or infinity.
     Example:
         >>> lam = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0])
         >>> cubic_kernel(lam, lam, rate=1.0, steps=2).tolist()
@@ -52,14 +54,17 @@ def cubic_kernel(first: Tensor, second: Tensor, rate: float, steps: int, overflo
 
 
 def cubic_limit(first: Tensor, second: Tensor, rate: float) -> Tensor:
-    """eta / (1 - q_i q_j), the limit of m_K for K to infinity; ``1 / (lam (2 - eta lam))`` for equal eigenvalues.
+    """Compute the limit of m_K for K to infinity: ``eta / (1 - q_i q_j)``, ``1 / (lam (2 - eta lam))`` for equal eigenvalues.
 
     Raises:
-        UnstableDirectionError: some lam <= 0.
-        StepSizeError: some eta lam >= 2.
+        UnstableDirectionError: an eigenvalue is not positive.
+        StepSizeError: for an eigenvalue ``eta lam >= 2``.
     Example:
         >>> cubic_limit(torch.tensor([0.5, 1.5]), torch.tensor([0.5, 1.5]), rate=1.0).tolist() == [4 / 3, 4 / 3]
         True
+
+    Source:
+        Ours.
     """
     eta = positive_rate(rate)
     limit(first, eta)
@@ -70,7 +75,7 @@ def cubic_limit(first: Tensor, second: Tensor, rate: float) -> Tensor:
 def _pair_decay(first: Tensor, second: Tensor, eta: float) -> Tensor:
     """1 - q_i q_j = x + y - x y, with x and y the two ``eta lam``."""
     x, y = eta * finite("first", first), eta * finite("second", second)
-    # Where both are near 2 that would cancel. 2 - x is exact for x in [1, 4], and the product of the q stays the same.
+    # Where both are near 2 the sum cancels. 2 - x is exact for x in [1, 4], and replacing both keeps the product of the q.
     both = (x > 1) & (y > 1)
     x, y = torch.where(both, 2 - x, x), torch.where(both, 2 - y, y)
     return x + y - x * y
@@ -78,56 +83,62 @@ def _pair_decay(first: Tensor, second: Tensor, eta: float) -> Tensor:
 
 @dataclass(frozen=True)
 class CubicForce:
-    """The cumulative cubic force on the river."""
+    """The cumulative cubic force on the river, a displacement of the river's weights."""
 
     vector: Tensor
     """``-1/2 sum_ij T_{r,ij} c_i c_j m_K(lam_i, lam_j)``, ``(dR,)``."""
     per_mode: Tensor
-    """Its diagonal part, rows ``-1/2 T_{r,ii} c_i^2 m_K(lam_i, lam_i)``, ``(dV, dR)``; the rest is what pairs of modes add."""
+    """Its diagonal part, rows ``-1/2 T_{r,ii} c_i^2 m_K(lam_i, lam_i)``, ``(dV, dR)``."""
     unstable: int
-    """Valley eigenvalues below zero, along which the force grows with K."""
+    """Number of valley eigenvalues below zero, along which the force grows with K."""
     conditions: tuple[Condition, ...]
     """For the limit of many steps: ``0 < eta lam < 2``."""
 
     @property
     def norm(self) -> float:
-        """Length of the vector."""
+        """Length of the vector, ``||C_K||``."""
         return float(self.vector.norm())
 
     @property
     def mixed(self) -> Tensor:
-        """``(dR,)``: what pairs of different modes add; of the order of one step where their signs alternate."""
+        """The part of pairs of different modes, ``(dR,)``; as small as one step's force where their signs alternate."""
         return self.vector - self.per_mode.sum(0)
 
 
 def cubic_force(third: Tensor, values: Tensor, start_modes: Tensor, rate: float, steps: int, overflow: str = "raise") -> CubicForce:
-    """C_K = -1/2 sum_ij T_{r,ij} c_i c_j m_K(lam_i, lam_j): the river's displacement by the valley's motion where B = 0.
+    """Compute the river's displacement by the motion of a valley that has no coupling to it (B = 0).
 
-    Exact to second order in the displacement c: at B = D = 0, with no slope along the river, the relative error is of the
-    order of c. It points down the curvature of the excited directions, whether or not the loss is lower there. A direction
-    that hops, at ``eta lam = 2 - y``, has the kernel of a flat one at y, where theorem 1's gives it at most eta: large at the
-    edge of stability, and least of all at ``eta lam = 1``.
-    Proof: the river's gradient is ``1/2 T[x_k, x_k]`` to second order, and ``x_k = q^k c``; the sum over k is m_K.
+    Statement: ``C_K = -1/2 sum_ij T_{r,ij} c_i c_j m_K(lam_i, lam_j)``.
+    Domain: exact to second order in the displacement c. With ``B = D = 0`` and no slope along the river, the relative error is
+    of the order of c.
+    The force points to lower curvature of the excited directions, whether or not the loss is lower there. A direction that
+    hops, at ``eta lam = 2 - y``, has the same kernel as a flat one at y; theorem 1's kernel gives it at most eta. The kernel is
+    smallest at ``eta lam = 1``.
+    Proof: to second order the river's gradient is ``1/2 T[x_k, x_k]``, and ``x_k = q^k c``; the sum over k is m_K.
 
     Args:
-        third: T_{r,ij}, derivative of the valley's Hessian along the river, ``(dR, dV, dV)``; only its part symmetric in ij counts.
+        third: T_{r,ij}, derivative of the valley's Hessian along the river, ``(dR, dV, dV)``; only the part symmetric in ij counts.
         values: lam, ``(dV,)``.
         start_modes: c, displacement from the valley's floor in its eigenvectors, ``(dV,)``.
         rate: eta.
         steps: K.
         overflow: see `cubic_kernel`.
+    Returns:
+        The force with its diagonal part; the conditions concern the limit of many steps only.
     Raises:
-        EmptySubspaceError: no valley.
-        ShapeMismatchError: shapes that do not fit together.
+        EmptySubspaceError: the valley has no dimension.
+        ShapeMismatchError: the shapes do not fit together.
     Example:
         >>> cubic_force(torch.ones(1, 1, 1), torch.tensor([1.5]), torch.ones(1), rate=1.0, steps=2).vector.tolist()
         [-0.625]
 
     Source:
-        Ours; the term is that of self-stabilisation, Damian, Nichani, Lee, arXiv 2209.15594.
+        Ours, in place of the paper's "hopping drives the river"; the term is that of self-stabilisation, Damian, Nichani and Lee,
+        arXiv 2209.15594.
     """
     lam = spectrum("values", values)
     t, c = tensor("third", third, len(lam)), shaped("start modes", start_modes, len(lam))
+    # c_i c_j m_K(lam_i, lam_j) for all pairs, (dV, dV); contracted with T it gives the force.
     weights = c.unsqueeze(1) * cubic_kernel(lam.unsqueeze(1), lam, rate, steps, overflow) * c
     vector = unless_overflown("cubic force", -torch.einsum("rij,ij->r", t, weights) / 2, overflow)
     per_mode = -weights.diagonal().unsqueeze(1) * t.diagonal(dim1=1, dim2=2).T / 2
@@ -137,9 +148,9 @@ def cubic_force(third: Tensor, values: Tensor, start_modes: Tensor, rate: float,
 
 
 def stochastic_drift(third: Tensor, covariance: Tensor) -> Tensor:
-    """-1/2 grad_R tr(A Cov), ``(dR,)``: the mean velocity of a river whose valley is kept in motion by noise.
+    """Compute the mean velocity of a river whose valley is kept in motion by noise.
 
-    Per unit of rate times steps.
+    Statement: ``-1/2 grad_R tr(A Cov)``, ``(dR,)``, for each unit of rate times steps. Proof: it is the mean of ``-1/2 T[x, x]``.
 
     Args:
         third: as in `cubic_force`, in any basis of the valley.
@@ -149,33 +160,39 @@ def stochastic_drift(third: Tensor, covariance: Tensor) -> Tensor:
         [-2.0]
 
     Source:
-        Ours. Proof: the mean of ``-1/2 T[x, x]``.
+        Ours.
     """
     cov = symmetric("covariance", covariance)
     return -torch.einsum("rij,ij->r", tensor("third", third, len(cov)), cov) / 2
 
 
 def curvature_gradient(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> Tensor:
-    """T[u, u] = grad_theta (u^T H u), ``(P,)``, by three nested backward passes; no matrix is formed.
+    """Compute the gradient of a direction's curvature, without forming a matrix.
 
-    For a unit eigenvector of a simple eigenvalue it is that eigenvalue's gradient.
+    Statement: ``T[u, u] = grad_theta (u^T H u)``, ``(P,)``, by three nested backward passes. For a unit eigenvector of a simple
+    eigenvalue it is the gradient of that eigenvalue.
 
     Args:
-        loss: of a flat point, ``(P,)`` in float64, to one number; three times differentiable by autograd.
+        loss: maps a flat point ``(P,)``, float64, to one number; three times differentiable by autograd.
         point: theta, ``(P,)``.
-        direction: u, ``(P,)``, of any length.
+        direction: u, ``(P,)``, of any length; the result is quadratic in it.
     Raises:
-        NotDifferentiableError: the loss has no gradient.
+        NotDifferentiableError: the loss does not depend on the point by autograd.
         BadInputError: the loss is not one number.
     Example:
         >>> curvature_gradient(lambda p: p[0] ** 2 * p[1], torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.0])).tolist()
         [0.0, 2.0]
+
+    Source:
+        Ours.
     """
-    return nested(loss, point, direction)[1]
+    return curvature_and_gradient(loss, point, direction)[1]
 
 
 def third_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor, river: Tensor, valley: Tensor) -> Tensor:
-    """T_{r,ij} = d^3 L[r, v_i, v_j] in two frames, ``(dR, dV, dV)``; ``1 + dV (dV + 3) / 2`` backward passes, for small valleys.
+    """Compute the third derivatives of a loss along one river and two valley directions, for small valleys.
+
+    Statement: ``T_{r,ij} = d^3 L[r, v_i, v_j]``, ``(dR, dV, dV)``, by ``1 + dV (dV + 3) / 2`` backward passes.
 
     Args:
         loss: see `curvature_gradient`.
@@ -183,8 +200,8 @@ def third_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor, river: Te
         river: orthonormal columns ``(P, dR)``.
         valley: orthonormal columns ``(P, dV)``, orthogonal to the river's.
     Raises:
-        EmptySubspaceError: no valley.
-        OrthonormalityError: frames that are not orthonormal, together.
+        EmptySubspaceError: the valley frame has no columns.
+        OrthonormalityError: the columns of both frames together are not orthonormal.
     Example:
         >>> axes = torch.eye(2, dtype=torch.float64)
         >>> third_derivatives(lambda p: p[0] ** 2 * p[1], torch.zeros(2), axes[:, 1:], axes[:, :1]).tolist()
@@ -194,48 +211,49 @@ def third_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor, river: Te
         raise EmptySubspaceError("valley frame: has no columns, expected at least 1")
     both = frame("river and valley frame", torch.cat([river, valley], 1), len(point))
     r, v = both[:, : river.shape[1]], both[:, river.shape[1] :]
-    found = v.new_zeros(r.shape[1], v.shape[1], v.shape[1])
+    third = v.new_zeros(r.shape[1], v.shape[1], v.shape[1])
     theta, gradient = first_gradient(loss, point)
     with torch.enable_grad():
+        # One pass for H v_i, then one for grad (v_j^T H v_i); the result is symmetric in i and j.
         for i in range(v.shape[1]):
             product = _slope_of(gradient @ v[:, i], theta)
             for j in range(i + 1):
-                found[:, i, j] = found[:, j, i] = r.T @ _slope_of(product @ v[:, j], theta).detach()
-    return found
+                third[:, i, j] = third[:, j, i] = r.T @ _slope_of(product @ v[:, j], theta).detach()
+    return third
 
 
 @dataclass(frozen=True)
 class Sharpening:
-    """Whether the way down the river leads to a sharper valley."""
+    """Whether the valley becomes sharper or flatter on the way down the river."""
 
     gradient: Tensor
-    """grad_R lam_1, ``(dR,)``."""
+    """grad_R lam_1, gradient of the largest eigenvalue along the river, ``(dR,)``."""
     value: float
-    """``grad_R lam_1 . h_R``."""
+    """``grad_R lam_1 . h_R``, the change of lam_1 along the slope of the river."""
     conditions: tuple[Condition, ...]
-    """The direction is an eigenvector; else its curvature's gradient is not that of lam_1."""
+    """Whether the direction is an eigenvector; if not, `gradient` is not the gradient of lam_1."""
 
     @property
     def sign(self) -> int:
-        """1: it sharpens, and hopping holds the river back; -1: it flattens, and hopping helps; 0: neither."""
+        """1: the valley sharpens and hopping slows the river; -1: it flattens and hopping helps; 0: neither."""
         return (self.value > 0) - (self.value < 0)
 
 
 def sharpening(loss: Callable[[Tensor], Tensor], point: Tensor, top: Tensor, river: Tensor, slope: Tensor) -> Sharpening:
-    """The sign of grad_R lam_1 . h_R, which decides whether hopping along the top direction drives the river or stops it.
+    """Compute grad_R lam_1 . h_R, whose sign decides whether hopping along the top direction drives the river or stops it.
 
-    The cubic force of hopping is a positive multiple of ``-grad_R lam_1``. The paper's "hopping drives the river" holds for the
-    one sign and fails for the other.
+    The cubic force of hopping is a positive multiple of ``-grad_R lam_1``. The paper's "hopping drives the river" holds if the
+    sign is negative and fails if it is positive.
 
     Args:
         loss: see `curvature_gradient`.
         point: theta, ``(P,)``.
-        top: eigenvector of the largest eigenvalue, ``(P,)``, of any length; a multiple eigenvalue has no gradient.
+        top: eigenvector of the largest eigenvalue, ``(P,)``, of any length; the eigenvalue has to be simple to have a gradient.
         river: orthonormal columns ``(P, dR)``.
         slope: h_R, minus the river's gradient on the valley's floor, ``(dR,)``.
     Raises:
-        OrthonormalityError: a frame that is not orthonormal.
-        BadInputError: a top direction of zeros.
+        OrthonormalityError: the river frame is not orthonormal.
+        BadInputError: the top direction is zero.
     Example:
         >>> axes = torch.eye(2, dtype=torch.float64)
         >>> sharpens = lambda p: (1 + p[1]) * p[0] ** 2 - p[1]
@@ -247,48 +265,50 @@ def sharpening(loss: Callable[[Tensor], Tensor], point: Tensor, top: Tensor, riv
     """
     r = frame("river frame", river, len(point))
     v, h = shaped("top direction", top, len(point)), shaped("slope", slope, r.shape[1])
-    require(bool(v.any()), "top direction", "zeros", "an eigenvector")
+    if not v.any():
+        raise BadInputError("top direction: is zero, expected an eigenvector")
     v = v / v.norm()
-    product, along = nested(loss, point, v)
+    # H v and grad (v^T H v) at once; the first tells whether v is an eigenvector.
+    product, slope_of_curvature = curvature_and_gradient(loss, point, v)
     lam = float(v @ product)
-    off = float((product - lam * v).norm()) / abs(lam) if lam else float("inf")
-    gradient = r.T @ along
-    words = f"||H v - lam v|| / |lam| <= {_EIGENVECTOR:g}"
-    return Sharpening(gradient, float(gradient @ h), (Condition(words, off <= _EIGENVECTOR, off),))
+    residual = float((product - lam * v).norm()) / abs(lam) if lam else float("inf")
+    gradient = r.T @ slope_of_curvature
+    condition = f"||H v - lam v|| / |lam| <= {_EIGENVECTOR:g}"
+    return Sharpening(gradient, float(gradient @ h), (Condition(condition, residual <= _EIGENVECTOR, residual),))
 
 
-def nested(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """H u and T[u, u], each ``(P,)``."""
+def curvature_and_gradient(loss: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute H u and T[u, u], each ``(P,)``."""
     u = shaped("direction", direction, len(point))
     theta, gradient = first_gradient(loss, point)
     with torch.enable_grad():
         product = _slope_of(gradient @ u, theta)
-        along = _slope_of(product @ u, theta)
-    return finite("curvature", product), finite("gradient of the curvature", along)
+        slope = _slope_of(product @ u, theta)
+    return finite("curvature", product), finite("gradient of the curvature", slope)
 
 
 def first_gradient(loss: Callable[[Tensor], Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
-    """The point as a leaf in float64, and the gradient there with its graph."""
+    """Make the point a float64 leaf, and compute the loss's gradient there with its graph."""
     theta = shaped("point", point, *point.shape[:1]).clone().requires_grad_()
     with torch.enable_grad():
         value = loss(theta)
         require(value.numel() == 1, "loss", tuple(value.shape), "one number")
         if not value.requires_grad:
             raise NotDifferentiableError(
-                "loss: does not depend on the point by autograd; compute it from the tensor that it is given"
+                "loss: does not depend on the point by autograd; compute the loss from the tensor that it receives"
             )
         return theta, _slope_of(value.sum(), theta)
 
 
 def _slope_of(value: Tensor, theta: Tensor) -> Tensor:
-    """Its gradient with a graph; zero where nothing depends on theta any more."""
+    """Gradient of a number with its graph; zero if the number does not depend on theta."""
     if not value.requires_grad:
         return torch.zeros_like(theta)
     return torch.autograd.grad(value, theta, create_graph=True, materialize_grads=True)[0]
 
 
 def tensor(name: str, third: Tensor, valley: int) -> Tensor:
-    """``(dR, dV, dV)``, finite, in float64, with a valley."""
+    """Check a third derivative: ``(dR, dV, dV)`` with dV >= 1, finite; return it in float64."""
     if not valley:
         raise EmptySubspaceError("valley: has no dimension, expected at least 1")
     if third.dim() != 3:

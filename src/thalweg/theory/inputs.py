@@ -1,4 +1,4 @@
-"""What every formula asks of its inputs: float64, finite, of matching shapes.
+"""Checks of the inputs of all formulas: float64, finite, of matching shapes.
 
 Shape letters: n number of eigenvalues, P dimension, d columns of a frame.
 """
@@ -14,25 +14,26 @@ from thalweg.curvature.operator import Matrix
 from thalweg.errors import NonFiniteError, OrthonormalityError, ShapeMismatchError, StepSizeError, require
 
 ORTHONORMAL = {torch.float64: 1e-8, torch.float32: 1e-5}
-"""Largest entry of ``V^T V - I`` of a frame that counts as orthonormal."""
+"""For each dtype, the largest entry of ``V^T V - I`` with which a frame V counts as orthonormal."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a number rests on, and whether it was so."""
+    """A condition under which a result is valid, and whether it holds for the given input."""
 
     words: str
-    """As an inequality, with the names of the formula."""
+    """The condition as an inequality, in the symbols of the formula."""
     held: bool
+    """Whether the condition holds."""
     measured: float
-    """The left side, or what was looked at."""
+    """The measured left side of the inequality, or the quantity that decides it."""
 
 
 def finite(name: str, value: Tensor) -> Tensor:
-    """In float64.
+    """Return a tensor in float64, detached; ``name`` is used in the error.
 
     Raises:
-        NonFiniteError: NaN or infinity in it.
+        NonFiniteError: the tensor holds NaN or infinity.
     """
     if not torch.isfinite(value).all():
         raise NonFiniteError(f"{name}: holds NaN or infinity, expected finite numbers")
@@ -40,10 +41,11 @@ def finite(name: str, value: Tensor) -> Tensor:
 
 
 def shaped(name: str, value: Tensor, *shape: int) -> Tensor:
-    """Finite, in float64, of this shape.
+    """Check that a tensor has the given shape and is finite; return it in float64.
 
     Raises:
-        ShapeMismatchError: another shape.
+        ShapeMismatchError: the tensor has another shape.
+        NonFiniteError: the tensor holds NaN or infinity.
     """
     if tuple(value.shape) != shape:
         raise ShapeMismatchError(f"{name}: given shape {tuple(value.shape)}, expected {shape}")
@@ -51,14 +53,19 @@ def shaped(name: str, value: Tensor, *shape: int) -> Tensor:
 
 
 def spectrum(name: str, values: Tensor) -> Tensor:
-    """A row of eigenvalues ``(n,)``, finite, in float64; n may be 0."""
+    """Check a vector of eigenvalues ``(n,)``, which may be empty; return it in float64.
+
+    Raises:
+        ShapeMismatchError: not a vector.
+        NonFiniteError: an eigenvalue is NaN or infinite.
+    """
     if values.dim() != 1:
         raise ShapeMismatchError(f"{name}: given shape {tuple(values.shape)}, expected (n,)")
     return finite(name, values)
 
 
 def symmetric(name: str, matrix: Tensor) -> Tensor:
-    """``(P, P)`` in float64, symmetric to the bit; P may be 0.
+    """Check a symmetric matrix ``(P, P)``, which may be empty; return it in float64, made exactly symmetric.
 
     Raises:
         NotSymmetricError: ``||A - A^T|| > rtol ||A||``, rtol 1e-8 for float64 and 1e-4 for float32.
@@ -70,13 +77,15 @@ def symmetric(name: str, matrix: Tensor) -> Tensor:
 
 
 def frame(name: str, columns: Tensor, dim: int) -> Tensor:
-    """Orthonormal columns ``(P, d)`` in float64; d may be 0.
+    """Check a frame of orthonormal columns ``(P, d)``, with d >= 0; return it in float64.
 
     Raises:
-        OrthonormalityError: an entry of ``V^T V - I`` above 1e-8.
+        ShapeMismatchError: not a matrix with P rows.
+        OrthonormalityError: an entry of ``V^T V - I`` is above 1e-8, or above 1e-5 for float32.
     """
     if columns.dim() != 2 or columns.shape[0] != dim:
         raise ShapeMismatchError(f"{name}: given shape {tuple(columns.shape)}, expected ({dim}, d)")
+    # The tolerance follows the dtype in which the frame was computed.
     allowed = ORTHONORMAL.get(columns.dtype, ORTHONORMAL[torch.float32])
     columns = finite(name, columns)
     gram = columns.T @ columns - torch.eye(columns.shape[1], dtype=torch.float64, device=columns.device)
@@ -86,10 +95,10 @@ def frame(name: str, columns: Tensor, dim: int) -> Tensor:
 
 
 def positive_rate(rate: float) -> float:
-    """The step size eta.
+    """Check that the rate eta is a positive, finite number; return it as a float.
 
     Raises:
-        StepSizeError: not a positive number.
+        StepSizeError: it is not.
     """
     if not 0 < rate < float("inf"):
         raise StepSizeError(f"rate: given {rate!r}, expected a positive number")
@@ -97,6 +106,10 @@ def positive_rate(rate: float) -> float:
 
 
 def positive_steps(steps: int) -> int:
-    """The number of steps K."""
+    """Check that the number of steps K is a whole number of at least 1; return it.
+
+    Raises:
+        BadInputError: it is not.
+    """
     require(isinstance(steps, int) and steps >= 1, "steps", steps, "a whole number of at least 1")
     return steps

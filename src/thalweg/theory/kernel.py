@@ -1,9 +1,9 @@
-"""The kernel s_K of gradient descent on a quadratic, and its relatives.
+"""The kernel s_K of gradient descent on a quadratic, and related kernels.
 
 Shape letters: n number of eigenvalues, K number of steps.
 
-Along an eigenvector with eigenvalue lam, K steps at rate eta multiply a displacement by ``(1 - eta lam)^K``; everything that
-the run sums up on the way is a kernel of lam, entire in lam and valid for every sign and size.
+Along an eigenvector with eigenvalue lam, K steps at rate eta multiply a displacement by ``(1 - eta lam)^K``. Every sum over the
+run is a function of lam, called a kernel. The kernels are entire in lam: they are valid for every sign and size of lam.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from thalweg.errors import NonFiniteError, StepSizeError, UnstableDirectionError
 from thalweg.theory.inputs import finite, positive_rate, positive_steps
 
 SMALL = 1e-9
-"""Below this ``|eta lam| K`` the first two terms of the series are exact to rounding."""
+"""Bound on ``|eta lam| K`` below which the first two terms of the series are exact to rounding."""
 _SERIES = 1e-3
-"""Below this ``|eta lam| K`` `doubled_kernel` takes its series: five terms leave 1e-18, differences lose 1e-13."""
+"""Bound on ``|eta lam| K`` below which `doubled_kernel` uses its series: five terms leave 1e-18, differences lose 1e-13."""
 
 
 def kernel(values: Tensor, rate: float, steps: int, overflow: str = "raise") -> Tensor:
-    """s_K(lam) = eta sum_{k<K} (1 - eta lam)^k = (1 - (1 - eta lam)^K) / lam, and eta K at lam = 0.
+    """Compute the kernel s_K: the sum over K steps of a displacement that starts at 1, times eta.
 
-    What a unit displacement adds up to over K steps, times eta. For ``0 < eta lam < 2`` it tends to 1 / lam; for
-    ``eta lam <= 1`` it lies between ``(1 - exp(-eta lam K)) / lam`` and ``min(eta K, 1 / lam)``; for ``1 <= eta lam < 2``
-    between 0 and eta. It falls strictly in lam up to 1 / eta, and up to 2 / eta for even K; for odd K it does not.
+    Statement: ``s_K(lam) = eta sum_{k<K} (1 - eta lam)^k = (1 - (1 - eta lam)^K) / lam``, and ``eta K`` at lam = 0.
+    For ``0 < eta lam < 2`` it tends to 1 / lam. For ``0 < eta lam <= 1`` it lies between ``(1 - exp(-eta lam K)) / lam`` and
+    ``min(eta K, 1 / lam)``; for ``1 <= eta lam < 2`` between 0 and eta. It falls strictly in lam up to 1 / eta, for even K up to
+    2 / eta, which does not hold for odd K.
 
     Args:
         values: lam, any shape; computed in float64.
         rate: eta, positive.
         steps: K, at least 1.
-        overflow: "raise", or "inf" to let infinities through (lam < 0 or eta lam > 2 with many steps).
+        overflow: "raise", or "inf" to return infinities (lam < 0 or eta lam > 2 with many steps).
     Returns:
-        float64, the shape of ``values``.
+        The kernel, float64, the shape of ``values``, unit 1 / lam.
     Raises:
-        NonFiniteError: NaN or infinity in values, or in the result.
-        StepSizeError: a rate that is not positive.
+        NonFiniteError: the values or the result hold NaN or infinity.
+        StepSizeError: the rate is not positive.
     Example:
         >>> kernel(torch.tensor([0.0, 0.5, 1.0, 2.0]), rate=1.0, steps=3).tolist()
         [3.0, 1.75, 1.0, 1.0]
@@ -49,6 +50,7 @@ def kernel(values: Tensor, rate: float, steps: int, overflow: str = "raise") -> 
     """
     lam, eta, count = finite("values", values), positive_rate(rate), positive_steps(steps)
     require(overflow in ("raise", "inf"), "overflow", overflow, "'raise' or 'inf'")
+    # Three forms, each accurate in its range: the series for tiny eta lam K, expm1 for eta lam <= 0.5, powers above.
     x = eta * lam
     safe = torch.where(x == 0, torch.ones_like(lam), lam)
     below = -torch.expm1(count * torch.log1p(-x.clamp(max=0.5))) / safe
@@ -59,16 +61,24 @@ def kernel(values: Tensor, rate: float, steps: int, overflow: str = "raise") -> 
 
 
 def schedule_kernel(values: Tensor, rates: Sequence[float], overflow: str = "raise") -> Tensor:
-    """s(lam) = sum_k eta_k prod_{j<k} (1 - eta_j lam) = (1 - prod_k (1 - eta_k lam)) / lam for a schedule of rates.
+    """Compute the kernel of a schedule of rates.
 
-    The sum telescopes. Summed as it stands, which is stable for every lam; K operations an entry.
+    Statement: ``s(lam) = sum_k eta_k prod_{j<k} (1 - eta_j lam) = (1 - prod_k (1 - eta_k lam)) / lam``: the sum telescopes.
+    The code adds the terms of the sum, which is stable for every lam, at K operations for each entry.
 
     Args:
         values: lam, any shape.
         rates: eta_0 ... eta_{K-1}, each at least 0 (warm-up may start at 0), not all 0.
+        overflow: see `kernel`.
+    Raises:
+        StepSizeError: a rate is negative or not finite, or all are 0.
+        NonFiniteError: the values or the result hold NaN or infinity.
     Example:
         >>> schedule_kernel(torch.tensor([0.5]), [1.0, 1.0, 1.0]).tolist()
         [1.75]
+
+    Source:
+        Ours.
     """
     lam = finite("values", values)
     positive = all(0 <= rate < math.inf for rate in rates) and any(rates)
@@ -82,10 +92,15 @@ def schedule_kernel(values: Tensor, rates: Sequence[float], overflow: str = "rai
 
 
 def doubled_kernel(values: Tensor, rate: float, steps: int, overflow: str = "raise") -> Tensor:
-    """q_K(lam) = (K - s_K(lam) / eta) / lam = sum_{k<K} s_k(lam), and eta K (K-1) / 2 at lam = 0.
+    """Compute the kernel q_K: what a constant force adds to the sum of positions over K steps.
 
-    A kernel of a kernel: what a constant force adds to the sum of positions.
+    Statement: ``q_K(lam) = (K - s_K(lam) / eta) / lam = sum_{k<K} s_k(lam)``, and ``eta K (K-1) / 2`` at lam = 0.
 
+    Args:
+        values: lam, any shape.
+        rate: eta.
+        steps: K.
+        overflow: see `kernel`.
     Example:
         >>> doubled_kernel(torch.tensor([0.0, 0.5]), rate=1.0, steps=3).tolist()
         [3.0, 2.5]
@@ -98,6 +113,7 @@ def doubled_kernel(values: Tensor, rate: float, steps: int, overflow: str = "rai
     safe = torch.where(x == 0, torch.ones_like(lam), lam)
     direct = (count - kernel(lam, eta, count, overflow) / eta) / safe
     term, series = torch.full_like(lam, eta * count * (count - 1) / 2), torch.zeros_like(lam)
+    # Each term of the series follows from the one before.
     for order in range(2, 7):
         series = series + term
         term = term * -x * (count - order) / (order + 1)
@@ -105,22 +121,22 @@ def doubled_kernel(values: Tensor, rate: float, steps: int, overflow: str = "rai
 
 
 def unless_overflown(name: str, result: Tensor, overflow: str) -> Tensor:
-    """The result, refused where it is not finite unless that was asked for.
+    """Return the result; refuse infinities and NaN unless ``overflow`` is "inf".
 
     Raises:
-        NonFiniteError: an infinity.
+        NonFiniteError: the result is not finite.
     """
     if overflow == "raise" and not torch.isfinite(result).all():
-        raise NonFiniteError(f"{name}: grows beyond float64; fewer steps, a smaller rate, or overflow='inf'")
+        raise NonFiniteError(f"{name}: grows beyond float64; use fewer steps, a smaller rate, or overflow='inf'")
     return result
 
 
 def limit(values: Tensor, rate: float) -> Tensor:
-    """1 / lam, the limit of s_K for K to infinity.
+    """Compute 1 / lam, the limit of the kernel s_K for K to infinity; domain ``0 < eta lam < 2``.
 
     Raises:
-        UnstableDirectionError: some lam <= 0.
-        StepSizeError: some eta lam >= 2.
+        UnstableDirectionError: an eigenvalue is not positive.
+        StepSizeError: for an eigenvalue ``eta lam >= 2``.
     Example:
         >>> limit(torch.tensor([0.5, 2.0]), rate=0.9).tolist()
         [2.0, 0.5]
@@ -134,8 +150,17 @@ def limit(values: Tensor, rate: float) -> Tensor:
 
 
 def steps_to_limit(values: Tensor, rate: float, relative: float = 0.01) -> Tensor:
-    """K from which ``|s_K - 1 / lam| <= relative / lam``: log(1 / relative) / -log |1 - eta lam|, float64.
+    """Compute from which K on the kernel is within a relative error of its limit, float64, the shape of ``values``.
 
+    Statement: ``|s_K - 1 / lam| <= relative / lam`` for ``K >= log(1 / relative) / -log |1 - eta lam|``.
+
+    Args:
+        values: lam, with ``0 < eta lam < 2``.
+        rate: eta.
+        relative: the relative error, between 0 and 1.
+    Raises:
+        UnstableDirectionError: an eigenvalue is not positive.
+        StepSizeError: for an eigenvalue ``eta lam >= 2``.
     Example:
         >>> steps_to_limit(torch.tensor([0.5]), rate=1.0, relative=0.125).round(decimals=9).tolist()
         [3.0]

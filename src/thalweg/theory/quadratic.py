@@ -1,6 +1,6 @@
-"""The quadratic model in river and valley coordinates, and what its coupling can be.
+"""The quadratic model in river and valley coordinates, and which couplings a semidefinite Hessian allows.
 
-Shape letters: P dimension, dV of the valley, dR of the river.
+Shape letters: P all parameters, dV dimension of the valley, dR of the river.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from thalweg.errors import EigenSplitCouplingWarning, EmptySubspaceError, Indefi
 from thalweg.theory.inputs import frame, shaped, symmetric
 
 ZERO = 1e-10
-"""Of the largest absolute eigenvalue; smaller ones count as zero."""
+"""Share of the largest absolute eigenvalue below which an eigenvalue counts as zero."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,24 @@ class Quadratic:
     """
 
     valley: Tensor
-    """A, ``(dV, dV)``, symmetric."""
+    """A, the valley block of the Hessian, ``(dV, dV)``, symmetric."""
     coupling: Tensor
-    """B, ``(dV, dR)``; the paper's H_RV is its transpose."""
+    """B, the coupling of valley and river, ``(dV, dR)``; the paper's H_RV is its transpose."""
     river: Tensor
-    """D, ``(dR, dR)``, symmetric."""
+    """D, the river block of the Hessian, ``(dR, dR)``, symmetric."""
     valley_gradient: Tensor
-    """g_V, ``(dV,)``."""
+    """g_V, gradient along the valley at the reference point, ``(dV,)``."""
     river_gradient: Tensor
-    """g_R, ``(dR,)``."""
+    """g_R, gradient along the river at the reference point, ``(dR,)``."""
 
     @property
     def hessian(self) -> Tensor:
-        """The whole matrix ``(dV + dR, dV + dR)``, valley first."""
+        """The whole Hessian ``(dV + dR, dV + dR)``, valley first."""
         return torch.cat([torch.cat([self.valley, self.coupling], 1), torch.cat([self.coupling.T, self.river], 1)])
 
     @property
     def gradient(self) -> Tensor:
-        """The gradient at the reference point, valley first."""
+        """The gradient at the reference point, ``(dV + dR,)``, valley first."""
         return torch.cat([self.valley_gradient, self.river_gradient])
 
 
@@ -55,11 +55,17 @@ def quadratic(
     valley_gradient: Tensor | None = None,
     river_gradient: Tensor | None = None,
 ) -> Quadratic:
-    """The model from its blocks; what is not given is zero.
+    """Build the model from its blocks; blocks that are not given are zero.
 
+    Args:
+        valley: A, ``(dV, dV)``.
+        coupling: B, ``(dV, dR)``.
+        river: D, ``(dR, dR)``.
+        valley_gradient: g_V, ``(dV,)``.
+        river_gradient: g_R, ``(dR,)``.
     Raises:
-        ShapeMismatchError: blocks that do not fit together.
-        NotSymmetricError: a valley or river block that is not symmetric.
+        ShapeMismatchError: the blocks do not fit together.
+        NotSymmetricError: the valley or the river block is not symmetric.
     Example:
         >>> quadratic(torch.eye(1), torch.ones(1, 2)).hessian.tolist()
         [[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
@@ -74,32 +80,38 @@ def quadratic(
 
 
 def in_frames(hessian: Operator | Tensor, gradient: Tensor, valley: Tensor, river: Tensor, of_itself: bool = False) -> Quadratic:
-    """The model of a loss at a point, seen in two orthonormal frames.
+    """Express a loss's quadratic model at a point in a valley frame and a river frame.
 
-    A split by the eigenvectors of this same Hessian has no coupling: ``V_V^T H V_R = 0``. The paper's definition of the split (by
-    eigenvectors) and of a coupling that is not zero exclude each other; a coupling needs a split made elsewhere, by parameter
-    groups, or from other data. Then ``||B|| <= ||H(theta') - H(theta)||``: it is a third-derivative effect.
+    Statement: a split by the eigenvectors of the same Hessian has no coupling, ``V_V^T H V_R = 0``. So the paper's definitions of
+    the split (by eigenvectors) and of a non-zero coupling exclude each other. A coupling needs a split at another point, by
+    parameter groups, or from other data. For a split at theta' it has ``||B|| <= ||H(theta') - H(theta)||``: it is an effect of
+    third derivatives.
 
     Args:
-        hessian: ``(P, P)`` or an operator; one product for each column of both frames.
-        gradient: ``(P,)``.
+        hessian: H at theta, ``(P, P)`` or an operator; costs one product for each column of both frames.
+        gradient: gradient at theta, ``(P,)``.
         valley: orthonormal columns ``(P, dV)``.
         river: orthonormal columns ``(P, dR)``, orthogonal to those of the valley.
         of_itself: whether the frames are eigenvectors of this Hessian; then the coupling is set to zero, with a warning.
     Raises:
-        OrthonormalityError: frames that are not orthonormal, together.
-        EmptySubspaceError: a frame without columns.
+        OrthonormalityError: the columns of both frames together are not orthonormal.
+        EmptySubspaceError: a frame has no columns.
     Example:
         >>> frames = torch.eye(2)[:, :1], torch.eye(2)[:, 1:]
         >>> in_frames(torch.tensor([[2.0, 1.0], [1.0, 3.0]]), torch.zeros(2), *frames).coupling.tolist()
         [[1.0]]
+
+    Source:
+        Ours; definitions 1 and 2 of arXiv 2510.10089 exclude each other.
     """
     operator = as_operator(hessian)
     if not (valley.shape[-1] and river.shape[-1]):
         raise EmptySubspaceError(f"split: given {valley.shape[-1]} valley and {river.shape[-1]} river directions, expected both")
+    # One frame for both, so that orthogonality of river and valley is checked too.
     both = frame("valley and river frame", torch.cat([valley, river], 1), operator.dim)
     g = shaped("gradient", gradient, operator.dim)
     width = valley.shape[1]
+    # Blocks A, B, D of H in the frame, symmetric up to rounding before the next line.
     block = both.T @ (operator @ both)
     block = (block + block.T) / 2
     if of_itself:
@@ -116,45 +128,52 @@ def in_frames(hessian: Operator | Tensor, gradient: Tensor, valley: Tensor, rive
 
 @dataclass(frozen=True)
 class Consistency:
-    """Whether a coupling can belong to a positive semidefinite Hessian."""
+    """Whether the coupling of a model is possible in a positive semidefinite Hessian."""
 
     ratio: float
-    """``||B||^2 / (||A|| ||D||)`` in operator norms; at most 1 for a semidefinite whole; infinite if D = 0 != B."""
+    """``||B||^2 / (||A|| ||D||)`` in operator norms; at most 1 if the Hessian is semidefinite; infinite if D = 0 and B is not."""
     direction_ratio: float
-    """Largest ``||B^T u_i||^2 / (lam_i ||D||)`` over valley eigenvectors with positive lam_i; at most 1 likewise."""
+    """Largest ``||B^T u_i||^2 / (lam_i ||D||)`` over the valley eigenvectors with lam_i > 0; at most 1 if semidefinite."""
     negative: int
-    """Number of negative eigenvalues of the whole."""
+    """Number of negative eigenvalues of the whole Hessian."""
     relaxed: Tensor
-    """Eigenvalues ``(dR,)`` of ``D - B^T A^+ B``, the river's Hessian after the valley has relaxed, rising."""
+    """Ascending eigenvalues ``(dR,)`` of ``D - B^T A^+ B``, the river's Hessian after the valley has relaxed."""
 
     @property
     def consistent(self) -> bool:
-        """Whether the model has a minimum as far as its Hessian goes."""
+        """Whether the Hessian is positive semidefinite up to rounding, so that the model can have a minimum."""
         return self.ratio <= 1 + 1e-10 and self.negative == 0
 
 
 def consistency(model: Quadratic) -> Consistency:
-    """Compare a coupling with what a positive semidefinite Hessian allows: ``||B||^2 <= ||A|| ||D||``.
+    """Compare the coupling with the bound that a positive semidefinite Hessian imposes; warn if there is no minimum.
 
-    The paper's setting takes D = 0 with B != 0. Then H is indefinite: with A > 0 it has exactly rank(B) negative eigenvalues
-    (inertia of A plus that of the Schur complement), the model falls without end, and
-    "loss convergence" is a descent to minus infinity.
-    Proof of the bound: ``|x^T H r|^2 <= (x^T H x)(r^T H r)`` for H >= 0.
+    Statement 1: ``H >= 0`` implies ``||B||^2 <= ||A|| ||D||`` and ``||b_i||^2 <= lam_i ||D||``; equality holds for H of rank 1.
+    Proof: ``|x^T H r|^2 <= (x^T H x)(r^T H r)`` for ``H >= 0``.
+    Statement 2: with ``D = 0`` and ``A > 0``, H has exactly rank(B) negative eigenvalues (the inertia of A plus that of the Schur
+    complement). The paper's setting takes ``D = 0`` with ``B != 0``: that model has no minimum and decreases without bound.
 
+    Args:
+        model: the quadratic model.
     Raises:
-        EmptySubspaceError: no valley or no river.
+        EmptySubspaceError: the valley or the river has no dimension.
     Example:
         >>> from thalweg.theory.quadratic import quadratic
         >>> consistency(quadratic(torch.eye(2), torch.zeros(2, 1), torch.eye(1))).negative
         0
+
+    Source:
+        Ours; setting 1 of arXiv 2510.10089 takes ``D = 0`` and ``B != 0``.
     """
     a, b, d = model.valley, model.coupling, model.river
     if not (len(a) and len(d)):
         raise EmptySubspaceError(f"consistency: valley of dimension {len(a)}, river of {len(d)}, expected both above 0")
     sizes = [float(torch.linalg.matrix_norm(block, 2)) for block in (a, b, d)]
+    # Ratio for each valley eigenvector with positive curvature; without D it is not defined.
     lam, u = torch.linalg.eigh(a)
     positive = lam > ZERO * sizes[0]
     coupled = (b.T @ u[:, positive]).square().sum(0) / (lam[positive] * sizes[2]) if sizes[2] else b.new_tensor([0.0])
+    # The whole Hessian decides whether there is a minimum.
     whole = torch.linalg.eigvalsh(model.hessian)
     result = Consistency(
         ratio=sizes[1] ** 2 / (sizes[0] * sizes[2]) if sizes[0] * sizes[2] else (float("inf") if sizes[1] else 0.0),

@@ -1,4 +1,4 @@
-"""A long run in segments, each short enough for the quadratic model at its start.
+"""Division of a long run into segments, each short enough for the quadratic model at its first point.
 
 Shape letters: P dimension, K steps.
 """
@@ -20,16 +20,16 @@ from thalweg.theory.taylor import extreme_values, in_float64
 
 @dataclass(frozen=True)
 class Segment:
-    """Steps that one model describes."""
+    """A part of a run that one quadratic model describes. The anchor is the point at which the model is built."""
 
     start: int
     """Step of the anchor."""
     end: int
-    """Step of the last point, the next anchor; above start."""
+    """Step of the last point, which is the next anchor; larger than ``start``."""
     bound: float
-    """A-posteriori bound on ``||e||`` at the end."""
+    """A-posteriori bound on the model's error ``||e||`` at the end."""
     error: float
-    """``||e||`` at the end, measured."""
+    """The measured error ``||e||`` at the end."""
     moved: float
     """``||theta_end - theta_start||``."""
     contraction: float
@@ -37,7 +37,7 @@ class Segment:
 
     @property
     def steps(self) -> int:
-        """How many."""
+        """Number of steps."""
         return self.end - self.start
 
 
@@ -49,25 +49,28 @@ def segments(
     share: float = 0.05,
     every: int | None = None,
 ) -> tuple[Segment, ...]:
-    """Re-anchor the model before its a-posteriori error bound exceeds a share of the distance from the anchor.
+    """Divide a run into segments; a new one begins before the error bound exceeds a share of the distance from the anchor.
 
-    A model at one point is good for some tens of steps. A segment has at least one step (the model is exact for the first), and
-    its bound is rigorous; where every segment is short, no statement about the quadratic model speaks of this run.
-    One gradient and two products a step, one pair of extreme eigenvalues a segment.
+    The model at one point is accurate for some tens of steps. A segment has at least one step, for which the model is exact, and
+    its bound is rigorous. If every segment is short, statements about the quadratic model do not apply to this run.
+    Cost: one gradient and two Hessian products for each step, one pair of extreme eigenvalues for each segment.
 
     Args:
-        gradient: of the loss.
-        hessian_at: the Hessian at a point ``(P,)``.
-        points: theta_0 ... theta_K, ``(K + 1, P)``.
-        share: of ``||theta_k - theta_anchor||``.
-        every: re-anchor after so many steps instead.
+        gradient: gradient of the loss.
+        hessian_at: returns the Hessian at a point ``(P,)``.
+        points: theta_0 ... theta_K of gradient descent, ``(K + 1, P)``.
+        rate: eta.
+        share: largest bound relative to ``||theta_k - theta_anchor||``, between 0 and 1.
+        every: length of the segments in steps, in place of ``share``.
+    Returns:
+        The segments in order; together they cover the run.
     Raises:
         InsufficientDataError: fewer than two points.
         NonFiniteError: the run diverges.
     Example:
         >>> from thalweg.theory.descent import descend
         >>> points = descend(lambda point: point, torch.ones(1), rate=0.5, steps=20)
-        >>> [(part.start, part.end) for part in segments(lambda point: point, lambda point: torch.eye(1), points, 0.5)]
+        >>> [(segment.start, segment.end) for segment in segments(lambda point: point, lambda point: torch.eye(1), points, 0.5)]
         [(0, 20)]
 
     Source:
@@ -77,28 +80,31 @@ def segments(
     require(every is None or every >= 1, "every", every, "a whole number of at least 1")
     eta, path = positive_rate(rate), run_path(points)
     slopes = torch.stack([slope(gradient, point, k) for k, point in enumerate(path[:-1])])
-    found: list[Segment] = []
-    while not found or found[-1].end < len(slopes):
-        start = found[-1].end if found else 0
-        found.append(_one_segment(in_float64(hessian_at(path[start])), slopes, path, start, eta, share, every))
-    return tuple(found)
+    finished: list[Segment] = []
+    while not finished or finished[-1].end < len(slopes):
+        start = finished[-1].end if finished else 0
+        finished.append(_one_segment(in_float64(hessian_at(path[start])), slopes, path, start, eta, share, every))
+    return tuple(finished)
 
 
 def _one_segment(
     hessian: Operator, slopes: Tensor, path: Tensor, start: int, rate: float, share: float, every: int | None
 ) -> Segment:
-    """From an anchor as far as its model goes."""
+    """Extend a segment from its anchor for as long as the model is accurate enough."""
+    # q = ||I - eta H||: the factor by which a step may multiply the error so far.
     low, high = extreme_values(hessian)
     q = max(abs(1 - rate * low), abs(1 - rate * high))
-    anchor, model, bound, here = path[start], torch.zeros_like(path[start]), 0.0, start
-    while here < len(slopes):
-        residual = slopes[here] - slopes[start] - hessian @ (path[here] - anchor)
-        stray = path[here + 1] - path[here] + rate * slopes[here]
+    anchor, model, bound, step = path[start], torch.zeros_like(path[start]), 0.0, start
+    while step < len(slopes):
+        # The error bound grows by the residual of this step and by the run's deviation from gradient descent.
+        residual = slopes[step] - slopes[start] - hessian @ (path[step] - anchor)
+        stray = path[step + 1] - path[step] + rate * slopes[step]
         reached = q * bound + rate * float(residual.norm()) + float(stray.norm())
-        spent = reached > share * float((path[here + 1] - anchor).norm()) if every is None else here - start >= every
-        if spent and here > start:
+        exceeded = reached > share * float((path[step + 1] - anchor).norm()) if every is None else step - start >= every
+        if exceeded and step > start:
             break
-        bound, here = reached, here + 1
+        bound, step = reached, step + 1
         model = model - rate * (slopes[start] + hessian @ model)
-    away = path[here] - anchor
-    return Segment(start, here, bound, float((away - model).norm()), float(away.norm()), q)
+    # The measured error at the end: run minus model, both from the anchor.
+    moved = path[step] - anchor
+    return Segment(start, step, bound, float((moved - model).norm()), float(moved.norm()), q)

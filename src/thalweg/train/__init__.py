@@ -1,1 +1,1 @@
-"""The story of one run."""
+"""Training of one run: config, model, updates, checkpoints and records."""

@@ -1,4 +1,4 @@
-"""From a config to the things that a run is made of."""
+"""Build device, data and model of a run from its config, after a check that they fit into the memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from thalweg.streams import stream
 from thalweg.train.config import RunConfig
 
 AnyData = Data | TaskData | PointersData
-"""Whatever a run can learn from."""
+"""Everything that a run can learn from."""
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a config names.
+    """The device that a config names; "auto" is a GPU if there is one.
 
     Raises:
-        BadInputError: PyTorch does not know it, or this machine does not have it.
+        BadInputError: PyTorch does not know the name, or this machine does not have the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,70 +40,71 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a run cannot do without: a lower bound, what the parts share or free again left out."""
+    """Lower bounds in bytes on the memory that a run needs."""
 
     data: int
-    """Sequences that are kept."""
+    """Sequences that are kept in memory."""
     model: int
-    """Weights, gradient and the optimizer's means."""
+    """Weights, gradient and the optimizer's running means."""
     batch: int
-    """What one update keeps for its backward pass: the state before every block of every pass, and the logits."""
+    """Activations kept for the backward pass of an update: the state before every block of every pass, and the logits."""
 
 
 def needs(config: RunConfig) -> Needs:
-    """The bytes of a run, from its config alone."""
+    """Estimate the memory of a run from its config alone."""
     model, data, size = config.model, config.data, config.training.batch
     per_block = 2 * model.width**2 + (2 * model.expansion * model.width**2 if model.block == "gpt" else 0)
     weights = model.vocabulary * model.width + model.layers * per_block
     if model.positions == "learned":
         weights += model.length * model.width
-    kept = 2 + (2 if config.optimizer.name == "adamw" else bool(config.optimizer.momentum))
+    # Copies of the weights: themselves, their gradient, and the running means of the optimizer.
+    copies = 2 + (2 if config.optimizer.name == "adamw" else bool(config.optimizer.momentum))
     length, passes = data.length - 1, max(config.shift.stages)
-    sequences, share = 0, 1.0
+    tokens, share = 0, 1.0
     if isinstance(data, MarkovConfig):
-        sequences = (data.sequences + data.held_out) * data.length
+        tokens = (data.sequences + data.held_out) * data.length
     elif isinstance(data, TaskConfig):
-        sequences = data.samples * data.longest * (data.longest + 1) // 2
-        passes, share = min(passes, data.deepest), 0.25  # short samples are in every batch, and have fewer passes
+        tokens = data.samples * data.longest * (data.longest + 1) // 2
+        passes, share = min(passes, data.deepest), 0.25  # most samples of a batch are shorter and have fewer passes
     states = share * size * length * (model.width * model.layers * passes + model.vocabulary)
-    return Needs(8 * sequences, 4 * kept * weights, int(4 * states))
+    return Needs(8 * tokens, 4 * copies * weights, int(4 * states))
 
 
 def check_fits(config: RunConfig, device: torch.device) -> None:
-    """Refuse a run that cannot fit, before anything is made.
+    """Refuse a run that cannot fit into the memory, before anything is allocated.
 
     Raises:
-        MemoryLimitError: says what is needed at least, and of what there is.
+        MemoryLimitError: the message says how much is needed at least and how much there is.
     """
-    need, host, there = needs(config), memory.total(), memory.total(device)
+    need, host, available = needs(config), memory.total(), memory.total(device)
     on_device = {"model": need.model, f"batch of {config.training.batch:,}": need.batch}
-    parts = {"data": (need.data, host)} | {name: (size, there) for name, size in on_device.items()}
-    parts["model and batch"] = (need.model + need.batch, there)
-    instead = "that is all there is; choose a smaller model, batch, number of loops or data set"
+    parts = {"data": (need.data, host)} | {name: (size, available) for name, size in on_device.items()}
+    parts["model and batch"] = (need.model + need.batch, available)
+    advice = "that is all there is; choose a smaller model, batch, number of loops or data set"
     for name, (size, most) in parts.items():
-        memory.ensure(size, most, f"run {config.arm}, {name}", instead)
+        memory.ensure(size, most, f"run {config.arm}, {name}", advice)
 
 
 def make_data(config: RunConfig) -> AnyData:
-    """The data that a config describes, under its seed.
+    """Build the data that a config describes, with the run's seed.
 
     Raises:
-        BadInputError: there is no such text, or a task of the user's own cannot be imported, contradicts itself or does not fit the
-            model.
+        BadInputError: the text does not exist, or a task of the user's own cannot be imported, is inconsistent or does not fit
+            the model.
     """
     if isinstance(config.data, MarkovConfig):
         return MarkovData(config.data, config.seed)
     if isinstance(config.data, PointersConfig):
         return PointersData(config.data, config.seed)
     if isinstance(config.data, TaskConfig):
-        made = TaskData(config.data, config.seed)
-        if config.data.own:
+        data = TaskData(config.data, config.seed)
+        if config.data.own:  # not checked with the config, as this imports the user's module
             config.check_data()
-        return made
+        return data
     return TextData(config.data, config.seed)
 
 
 def make_model(config: RunConfig) -> LoopedTransformer:
-    """The model of a config with the initial weights of its seed."""
+    """Build the model of a config on the CPU, with the initial weights of the run's seed."""
     seed = int(stream(config.seed, "init").integers(2**63))
     return LoopedTransformer(config.model, torch.Generator().manual_seed(seed))

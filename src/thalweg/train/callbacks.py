@@ -1,4 +1,4 @@
-"""Being told what happens in a run: one base class, facts in one object."""
+"""Callbacks: how code outside the trainer follows a run, and the progress bar as one of them."""
 
 from __future__ import annotations
 
@@ -11,59 +11,68 @@ from thalweg.screen import Screen, progress_bar
 
 @dataclass(frozen=True)
 class StepFacts:
-    """One update: ``step`` counts those made so far, this one included."""
+    """Facts about one update."""
 
     step: int
+    """Number of updates made so far, this one included."""
     steps: int
+    """Number of updates of the whole run."""
     loss: float
+    """Mean loss of the batch in nats per token, before the update."""
     grad_norm: float
+    """Norm of the gradient before clipping."""
     rate: float
+    """Learning rate of the update."""
     loops: int
+    """Number of passes."""
     gain: float
-    """Of the newest pass."""
+    """Gain of the last pass."""
     seconds: float
+    """Training time so far, without evaluation."""
     flops: float
+    """Counted floating-point operations of the training so far."""
 
 
 class Callback:
-    """Override what you need; an exception stops the run."""
+    """Base class whose methods the trainer calls; override those you need. An exception in one of them stops the run."""
 
     def on_begin(self, step: int, steps: int) -> None:
-        """Before the first update of this process; ``step`` is above 0 when a run is resumed."""
+        """Called before the first update of this process; ``step`` is above 0 if the run is resumed."""
 
     def on_step(self, facts: StepFacts) -> None:
-        """After every update."""
+        """Called after every update."""
 
     def on_evaluation(self, record: EvaluationRecord) -> None:
-        """After every evaluation."""
+        """Called after every evaluation."""
 
     def on_switch(self, record: SwitchRecord) -> None:
-        """After every change of stage."""
+        """Called after every change of stage."""
 
     def on_retreat(self, record: RetreatRecord) -> None:
-        """After a switch was taken back; the next update is made from the weights before it."""
+        """Called after a switch was taken back; the next update starts from the weights before the switch."""
 
     def on_snapshot(self, path: Path) -> None:
-        """After every snapshot; the file is complete."""
+        """Called after every snapshot, when its file is complete."""
 
     def on_end(self) -> None:
-        """When the run stops, also when it fails."""
+        """Called when the run stops, also when it fails."""
 
 
 class Tenths:
-    """Plain lines in place of a bar where there is no terminal: one whenever another tenth is done."""
+    """Prints a line after every tenth of the work, where there is no terminal for a progress bar."""
 
     def __init__(self, console: Screen, first: int = 0) -> None:
         self.console, self.next = console, first
 
-    def __call__(self, share: float, words: str) -> None:
+    def __call__(self, share: float, text: str) -> None:
+        """Print the text if another tenth has been reached; ``share`` is the part of the work that is done."""
         if not self.console.is_terminal and int(share * 10) >= self.next:
             self.next = int(share * 10) + 1
-            self.console.say(words)
+            self.console.say(text)
 
 
 class ProgressBar(Callback):
-    """A bar on a terminal, plain lines elsewhere; always on standard error."""
+    """Shows a progress bar on a terminal and prints plain lines elsewhere, on standard error."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -71,10 +80,10 @@ class ProgressBar(Callback):
         self.bar = progress_bar(self.console)
         self.tenths = Tenths(self.console)
 
-    def measuring(self, done: int, total: int, words: str) -> None:
-        """Say what is measured along the run; a `thalweg.survey.survey.Tell`."""
-        self.bar.update(self.task, note=words)
-        self.tenths(done / total, f"{self.label}: landscape, {done} of {total} parts, {words}")
+    def measuring(self, done: int, total: int, part: str) -> None:
+        """Show which part of the landscape is being measured; a `thalweg.survey.survey.Progress`."""
+        self.bar.update(self.task, note=part)
+        self.tenths(done / total, f"{self.label}: landscape, {done} of {total} parts, {part}")
 
     def on_begin(self, step: int, steps: int) -> None:
         self.bar.start()
@@ -85,17 +94,17 @@ class ProgressBar(Callback):
             self.bar.update(self.task, completed=facts.step, note=f"loss {facts.loss:.3f}, loops {facts.loops}")
 
     def on_evaluation(self, record: EvaluationRecord) -> None:
-        words = ", ".join(f"{name} {strata['all'].loss:.4f}" for name, strata in record.scores.items())
+        losses = ", ".join(f"{name} {strata['all'].loss:.4f}" for name, strata in record.scores.items())
         if not self.console.is_terminal:
-            self.console.say(f"{self.label}: step {record.step}, loss {words}")
+            self.console.say(f"{self.label}: step {record.step}, loss {losses}")
 
     def on_switch(self, record: SwitchRecord) -> None:
         change = f"{record.loops_before} -> {record.loops_after} loops"
         self.console.say(f"{self.label}: step {record.step}, {change}: {record.reason}")
 
     def on_retreat(self, record: RetreatRecord) -> None:
-        words = f"step {record.step}, back to {record.back_to} and a softer onset: {record.reason}"
-        self.console.say(f"{self.label}: {words}")
+        change = f"back to step {record.back_to} with a softer onset"
+        self.console.say(f"{self.label}: step {record.step}, {change}: {record.reason}")
 
     def on_end(self) -> None:
         self.bar.stop()

@@ -1,7 +1,7 @@
-"""Checkpoints: one safetensors file holds everything, is there whole or not at all, and is checked when it is read.
+"""Checkpoints: one safetensors file with the whole state of a run, written atomically and verified when it is read.
 
-Tensors: ``model.<name>``, ``optimizer.<index>.<key>``, ``random.cpu``. The header holds one JSON text with step, schedule,
-clock, offset of the journal, hash of the config, and a hash of all tensors. No pickle is written or read.
+Tensors: ``model.<name>``, ``optimizer.<index>.<key>``, ``random.cpu``. The header holds the *facts*, one JSON text with step,
+schedule, clock, offset of the journal, config and a hash of all tensors, and a hash of that text. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from thalweg.storage import atomic_stream, make_way, parse_json, refuse_special
 
 _FORMAT = 1
 MOST = 1 << 42
-"""Bytes of a checkpoint."""
+"""Largest size of a checkpoint in bytes."""
 
 
 class DamagedCheckpointWarning(UserWarning):
-    """A checkpoint could not be read and the one before it is used."""
+    """A checkpoint cannot be read, and an older one is used instead."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read from one file."""
+    """The content of one checkpoint file."""
 
     path: Path
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    """Everything else: step, schedule, clock, config and so on, as JSON values."""
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and bytes, in the order of the names."""
+    """SHA-256 hash of names, shapes, types and bytes of tensors, in the order of their names."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -51,12 +52,12 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable tensors by name; a tied weight once."""
+    """The parameters of a model by name; a tied weight appears once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def gather(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor that the next update depends on."""
+    """Every tensor that the next update depends on: weights, optimizer state and random state, by name."""
     tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
@@ -67,27 +68,37 @@ def gather(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tens
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Put the weights alone back into a model."""
+    """Copy the weights of a checkpoint into a model, in place.
+
+    Raises:
+        DamagedFileError: a weight is missing or has another shape.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_tensor_of(checkpoint, f"model.{name}", parameter))
 
 
 def _tensor_of(checkpoint: Checkpoint, name: str, like: Tensor) -> Tensor:
-    """A tensor of a checkpoint that has the shape of another one.
+    """A tensor of a checkpoint, which must have the shape of another one.
 
     Raises:
-        DamagedFileError: it is not there, or has another shape.
+        DamagedFileError: it is missing or has another shape.
     """
-    found = checkpoint.tensors.get(name)
-    if found is None or found.shape != like.shape:
-        given = "nothing" if found is None else tuple(found.shape)
+    tensor = checkpoint.tensors.get(name)
+    if tensor is None or tensor.shape != like.shape:
+        given = "nothing" if tensor is None else tuple(tensor.shape)
         raise DamagedFileError(f"checkpoint {checkpoint.path}, {name}: given {given}, expected the shape {tuple(like.shape)}")
-    return found
+    return tensor
 
 
 def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put everything back where `gather` took it from, as copies: an optimizer goes on in the very tensors that it is given."""
+    """Restore what `gather` collected: weights, optimizer state and random state.
+
+    The tensors are copied, as the optimizer continues to change those that it is given.
+
+    Raises:
+        DamagedFileError: a tensor is missing or has another shape.
+    """
     load_weights(checkpoint, model)
     state: dict[int, dict[str, Tensor]] = {}
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -103,10 +114,20 @@ def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 0) -> Path:
-    """Write ``step-<number>.safetensors`` and remove all but the newest ``keep``; 0 keeps every one."""
+    """Write ``step-<number>.safetensors`` into a folder.
+
+    Args:
+        folder: folder of the checkpoints.
+        step: number of updates made.
+        tensors: from `gather`.
+        facts: everything else, as JSON values.
+        keep: number of newest checkpoints to keep; older ones are removed. 0 keeps all.
+    Returns:
+        Path of the file.
+    """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    told = json.dumps(facts | {"format": _FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)
-    header = {"thalweg": told, "sha256": hashlib.sha256(told.encode()).hexdigest()}
+    text = json.dumps(facts | {"format": _FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)
+    header = {"thalweg": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     path = folder / f"step-{step:09d}.safetensors"
     make_way(path)
     atomic_stream(path, [save(tensors, metadata=header)])
@@ -117,20 +138,20 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: 
 
 
 def step_of(path: Path) -> int:
-    """Updates made, from the name of a checkpoint or snapshot."""
+    """Number of updates made, from the file name of a checkpoint or snapshot."""
     return int(path.stem.removeprefix("step-"))
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint files of a run, oldest first."""
+    """The checkpoint files in a folder, oldest first."""
     return sorted(folder.glob("step-*.safetensors"))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read one file and check it.
+    """Read a checkpoint file and verify its hashes.
 
     Raises:
-        DamagedFileError: it is cut short, not safetensors, of another format, or its bytes do not match its hash.
+        DamagedFileError: the file is cut short, not safetensors, of another format, or its bytes do not match its hash.
     """
     facts = read_facts(path)
     try:
@@ -145,23 +166,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside tensors, from its header alone.
+    """Read the facts of a checkpoint from its header, without its tensors.
 
     Raises:
-        DamagedFileError: it is cut short, not safetensors, of another format, or its header is not as it was written.
+        DamagedFileError: the file is cut short, not safetensors, of another format, or its header does not match its hash.
     """
     try:
         refuse_special(path, MOST)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-        told = header["thalweg"]
-        facts = parse_json(told)
+        text = header["thalweg"]
+        facts = parse_json(text)
     except KeyError:
-        raise DamagedFileError(f"damaged checkpoint {path}: no checkpoint of thalweg") from None
+        raise DamagedFileError(f"damaged checkpoint {path}: not a checkpoint of thalweg") from None
     except (SafetensorError, ValueError, TypeError, OSError, RuntimeError) as error:
         raise DamagedFileError(f"damaged checkpoint {path}: {error}") from None
     stored = header.get("sha256")  # checkpoints of earlier versions have none
-    if not isinstance(facts, dict) or (stored is not None and hashlib.sha256(told.encode()).hexdigest() != stored):
+    if not isinstance(facts, dict) or (stored is not None and hashlib.sha256(text.encode()).hexdigest() != stored):
         raise DamagedFileError(f"damaged checkpoint {path}: its header does not match the hash that was stored with it")
     if facts.get("format") != _FORMAT:
         raise DamagedFileError(f"checkpoint {path}: format {shown(facts.get('format'))}, expected {_FORMAT}")
@@ -171,34 +192,36 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def newest_checkpoint(folder: Path, take: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
-    """The newest checkpoint that can be read; None for a run without any.
+    """Read the newest checkpoint that is intact; None for a run without any.
 
-    A damaged one is named in a warning and the one before it is taken; where none is left, the newest snapshot of the same run,
-    which holds as much.
+    A damaged checkpoint gives a warning, and the next older one is tried; after all checkpoints the snapshots of the run, which
+    hold the same.
 
     Args:
-        folder: of the run's checkpoints.
-        take: what is done with it; a checkpoint that it refuses with `DamagedFileError` counts as damaged.
+        folder: folder of the run's checkpoints.
+        take: called with the checkpoint; if it raises `DamagedFileError`, the checkpoint counts as damaged.
     Raises:
-        DamagedFileError: there are checkpoints, but not one can be read.
+        DamagedFileError: there are checkpoints, but none can be read.
+    Warns:
+        DamagedCheckpointWarning: a checkpoint cannot be read.
     """
     last: DamagedFileError | None = None
     for path in candidates(folder):
         try:
-            found = read_checkpoint(path)
+            checkpoint = read_checkpoint(path)
             if take is not None:
-                take(found)
+                take(checkpoint)
         except DamagedFileError as error:
             warnings.warn(f"{error}; going back to the one before", DamagedCheckpointWarning, stacklevel=2)
             last = error
         else:
-            return found
+            return checkpoint
     if last is not None:
         raise DamagedFileError(f"{last}; no older one can be read; remove {folder.parent} to begin this run again")
     return None
 
 
 def candidates(folder: Path) -> list[Path]:
-    """What a run can go on from, best first: its checkpoints, the newest first, then its snapshots."""
+    """Files from which a run can resume, best first: its checkpoints, newest first, then its snapshots after the first update."""
     snapshots = [path for path in checkpoints(folder.parent / "snapshots") if path.stem != f"step-{0:09d}"]
     return [*reversed(checkpoints(folder)), *reversed(snapshots)]

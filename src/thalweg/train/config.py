@@ -1,4 +1,7 @@
-"""Everything that is needed to repeat a run, and its way to and from TOML."""
+"""The config of a run: everything that is needed to repeat it, read from and written to TOML.
+
+The docstring under a field is its documentation for users: `thalweg recipe` prints it above the key.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ from thalweg.shift.schedule import Shift
 from thalweg.storage import DEEPEST, atomic_stream, read_bytes, too_deep
 
 _Decay = Annotated[float, Number(0, 1, open_above=True)]
-"""Of a running mean, at each update."""
+"""Decay factor of a running mean per update."""
 _MOST_TOML = 1 << 20
-"""Bytes of a config."""
+"""Largest size of a config file in bytes."""
 SNAPSHOTS_FOR_CURVES = 6
-"""Of a run whose recipe asks for none: enough for a landscape's curves, few enough for a run of five updates."""
+"""Number of snapshots if a recipe asks for none: enough for curves of the landscape, and possible in a run of five updates."""
 _SNAPSHOTS = "0, or from 2 to one more than training.steps"
 
 
@@ -39,27 +42,27 @@ class OptimizerConfig:
     """How a gradient becomes an update."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    """AdamW (decoupled weight decay), or SGD with momentum."""
+    """Optimizer: AdamW (decoupled weight decay), or SGD with momentum."""
     rate: Rate = 3e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "wsd"] = "constant"
-    """Rate over the run after the warm-up: constant; cosine to zero; or stable, then linear to zero ("wsd")."""
+    """Learning rate after the warm-up: constant; cosine to zero; or constant, then linear to zero ("wsd")."""
     warmup: Annotated[int, Whole(0, 10**9)] = 0
-    """Updates of linear warm-up from zero."""
+    """Number of updates of linear warm-up from zero."""
     decay_share: Annotated[float, Number(0, 1, "a share above 0, at most 1", open_below=True)] = 0.2
-    """Last share of the run in which "wsd" decays."""
+    """Share of the run, at its end, over which "wsd" lowers the rate to zero."""
     momentum: _Decay = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     beta1: _Decay = 0.9
-    """AdamW's decay of the mean."""
+    """AdamW: decay factor of the running mean of the gradient."""
     beta2: _Decay = 0.999
-    """AdamW's decay of the mean square."""
+    """AdamW: decay factor of the running mean of its square."""
     weight_decay: Annotated[float, Number(0, 1e6)] = 0.0
-    """Decoupled decay of the matrices; vectors are never decayed. In SGD it is added to the gradient."""
+    """Weight decay of the matrices, vectors are never decayed; decoupled in AdamW, added to the gradient in SGD."""
     clip: Annotated[float, Number(0, 1e12)] = 1.0
-    """Largest norm of the whole gradient; 0 for no clipping."""
+    """Largest norm of the gradient over all parameters; larger ones are scaled down. 0 for no clipping."""
     value_rate: Rate = 1.0
-    """Factor on the rate of the value weights W_V (for the rescaled-Single control)."""
+    """Factor on the learning rate of the value weights W_V (for the rescaled-Single control)."""
 
     def __post_init__(self) -> None:
         checked(self, "optimizer.")
@@ -67,29 +70,29 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ShiftConfig:
-    """The stages of a run; one stage is plain training."""
+    """The stages of a run, each with a number of passes; a single stage is plain training."""
 
     stages: tuple[Annotated[int, Whole(1, 10**5, "loop counts of at least 1 that rise")], ...] = (1,)
-    """Loop counts, rising: [1] is Single, [T] is Looped, [1, T] is SHIFT."""
+    """Number of passes of each stage, rising: [1] is Single, [T] is Looped, [1, T] is SHIFT."""
     criterion: Plateau | AtStep | AtFraction | LossBelow | LookAhead = field(default_factory=Plateau)
     """When the next stage begins."""
     onset: Hard | Ramp | Refine = field(default_factory=Ramp)
-    """How it begins."""
+    """How the passes of a new stage begin to count: at once (hard), or with gains that grow from 0 (ramp)."""
     handover: Handover = field(default_factory=Handover)
-    """What becomes of the optimizer at a switch."""
+    """What happens to learning rate and optimizer state at a switch."""
     net: SafetyNet = field(default_factory=SafetyNet)
-    """When a switch is taken back."""
+    """When a switch that raised the loss is taken back."""
     spread: Annotated[float, Number(0, 1, open_above=True)] = 0.0
-    """Within a stage the loops of every update are drawn from (1 - spread) to (1 + spread) of the stage's; 0 for no draw."""
+    """Draw the passes of every update from (1 - spread) to (1 + spread) times those of its stage; 0 for no random passes."""
     criteria: tuple[Plateau | AtStep | AtFraction | LossBelow | LookAhead, ...] = ()
-    """One for each change of stage, in place of the one criterion."""
+    """One criterion for each change of stage, in place of `criterion` for all."""
 
     def __post_init__(self) -> None:
         checked(self, "shift.")
         self.schedule()
 
     def schedule(self, seed: int = 0) -> Shift:
-        """A fresh schedule of these stages; ``seed`` draws the loops where they are random."""
+        """A new schedule of these stages; ``seed`` is used if the passes are drawn at random."""
         return Shift(
             stages=self.stages,
             criterion=self.criteria or self.criterion,
@@ -103,31 +106,32 @@ class ShiftConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Length, rhythm and place of a run."""
+    """Length of a run, how often it is evaluated and saved, and where it is computed."""
 
     steps: Updates = 3750
-    """Updates."""
+    """Number of updates."""
     batch: Annotated[int, Whole(1, 10**7)] = 128
-    """Sequences of an update."""
+    """Number of sequences in an update."""
     evaluate_every: Updates = 125
-    """Updates between evaluations; the first is before any update, the last after all."""
+    """Number of updates between evaluations; also evaluated before the first update and after the last."""
     checkpoint_every: Updates = 500
-    """Updates between checkpoints; the last is after all."""
+    """Number of updates between checkpoints; one is also written after the last update."""
     keep: Annotated[int, Whole(1, 10**6)] = 2
-    """Checkpoints kept, the newest ones."""
+    """Number of newest checkpoints that are kept."""
     snapshots: Annotated[int, Whole(0, 10**6, _SNAPSHOTS)] = 0
-    """Checkpoints kept for good, from before the first update to after the last, see `log_spaced`; 0 for none."""
+    """Number of checkpoints that are kept for good, equispaced in log(1 + 100 step / steps); 0 for none. `thalweg landscape` needs
+    them."""
     log_every: Updates = 25
-    """Updates between lines with loss, rate and gradient norm."""
+    """Number of updates between recorded losses, learning rates and gradient norms."""
     device: str = "auto"
-    """"auto" takes a GPU when there is one; or a name that PyTorch knows."""
+    """Device: "auto" takes a GPU if there is one; or a name that PyTorch knows."""
     threads: Threads = 0
-    """CPU threads; 0 leaves PyTorch's own choice. Bit equality holds for equal numbers."""
+    """Number of CPU threads; 0 leaves PyTorch's own choice. Runs are equal to the last bit only with equal numbers of threads."""
     compile: bool = False
-    """Compile the model; every stage's graph is built before the clock starts."""
+    """Compile the model with torch.compile, for every stage before the training time is measured."""
     graphs: bool = True
-    """On a GPU, record forward and backward of an update as a CUDA graph for each shape and number of passes, before the clock goes
-    on, and replay it: three to four times as fast at width 64. Without a GPU, or compiled, nothing changes."""
+    """On a GPU, record forward and backward of an update as a CUDA graph for each shape and number of passes, outside of the
+    training time, and replay it: three to four times as fast at width 64. No effect without a GPU, or if compiled."""
 
     def __post_init__(self) -> None:
         checked(self, "training.")
@@ -136,51 +140,50 @@ class TrainingConfig:
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:
-        """After how many updates a snapshot is kept: whole numbers, as nearly equispaced in log(1 + step) as they can be."""
+        """Numbers of updates after which a snapshot is kept, see `log_spaced`."""
         return log_spaced(self.steps, self.snapshots) if self.snapshots else ()
 
 
 def log_spaced(last: int, count: int) -> tuple[int, ...]:
-    """``count`` different whole numbers from 0 to ``last``, equispaced in log(1 + 100 number / last).
+    """``count`` different integers from 0 to ``last``, equispaced in log(1 + 100 n / last) as nearly as integers can be.
 
-    A hundredth of the way is seen as finely as the whole, and what comes before it evenly.
-
-    Each is the ideal number, or the one after its predecessor where that is larger.
+    The spacing is about even below last / 100 and logarithmic above it. Where the ideal integer is taken already, the next one is
+    used.
 
     Example:
         >>> log_spaced(1000, 6)
         (0, 15, 53, 149, 391, 1000)
     """
-    found = [0]
+    numbers = [0]
     for index in range(1, count):
         ideal = round(math.expm1(math.log1p(100) * index / (count - 1)) * last / 100)
-        found.append(min(max(ideal, found[-1] + 1), last - (count - 1 - index)))
-    return tuple(found)
+        numbers.append(min(max(ideal, numbers[-1] + 1), last - (count - 1 - index)))
+    return tuple(numbers)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run."""
+    """The complete config of one run."""
 
     arm: str = "run"
-    """Name of the arm in a study, or any label."""
+    """Name of the arm (variant) in a study, or any label."""
     seed: Seed = 0
-    """Root of every random stream of the run."""
+    """Seed from which all random numbers of the run are derived."""
     data: MarkovConfig | TextConfig | TaskConfig | PointersConfig = field(default_factory=MarkovConfig)
-    """What is learned."""
+    """What the model learns."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """What learns."""
+    """Architecture of the model."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """How it learns."""
+    """How a gradient becomes an update."""
     shift: ShiftConfig = field(default_factory=ShiftConfig)
-    """In which stages."""
+    """Stages of the training."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """For how long and where."""
+    """Length of the run, evaluation, checkpoints and device."""
 
     def __post_init__(self) -> None:
         checked(self, "")
         if isinstance(self.data, TaskConfig):
-            require(not self.training.compile, "training.compile", True, "false for a task, whose batches have shapes of their own")
+            require(not self.training.compile, "training.compile", True, "false for a task, whose batches vary in shape")
         if not (isinstance(self.data, TaskConfig) and self.data.own):
             self.check_data()
         deepest = max(high for _, high in map(self.shift.schedule().range_of, self.shift.stages))
@@ -192,12 +195,13 @@ class RunConfig:
             require(fits, "shift.criterion.total_steps", getattr(rule, "total_steps", 0), total)
 
     def check_data(self) -> None:
-        """Refuse a model that does not fit the data: their tokens, their lengths, the passes that they ask for.
+        """Refuse a model that does not fit the data in vocabulary, lengths or number of passes.
 
-        A task of the user's own is imported for it, so there it is not asked when the config is made, but when its data are.
+        For a task of the user's own this imports the user's module. It is therefore called when the data are built, not when the
+        config is created.
 
         Raises:
-            BadInputError: names what does not fit.
+            BadInputError: the message names what does not fit.
         """
         tokens = 256 if isinstance(self.data, TextConfig) else self.data.vocabulary
         require(self.model.vocabulary == tokens, "model.vocabulary", self.model.vocabulary, f"the data's {tokens} tokens")
@@ -208,21 +212,24 @@ class RunConfig:
         require(fits, "model.length", self.model.length, f"at least {need}, one less than data.length")
 
     def check_task(self, data: TaskConfig) -> None:
-        """Refuse lengths that are tested and that the model cannot be asked, and fewer gains than passes that are tried."""
+        """Refuse tested lengths beyond the model's positions, and fewer learned gains than passes that are tried."""
         longest = max(data.tested_lengths)
         fits = self.model.positions != "learned" or self.model.length >= data.positions(longest)
         wanted = f"lengths of at most {self.model.length} positions (model.length), or model.positions other than learned"
         require(fits, "data.tested", longest, wanted)
         need = data.horizon
-        wanted = f"0, or at least the {need} passes that are tried at the lengths tested"
+        wanted = f"0, or at least the {need} passes that are tried at the tested lengths"
         require(not 0 < self.model.learned_gains < need, "model.learned_gains", self.model.learned_gains, wanted)
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
-    """A run's config from a TOML file, with ``section.key=value`` changes on top.
+    """Read the config of a run from a TOML file.
 
+    Args:
+        path: the file.
+        changes: changes such as "training.steps=100", applied to the values of the file.
     Raises:
-        BadInputError: the file is missing or not TOML, or a key or value is not right.
+        BadInputError: the file is missing or not TOML, or a key or value is wrong.
     """
     values = read_toml(path)
     for change in changes:
@@ -234,10 +241,12 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file. Only the path of a text may hold bytes that are no UTF-8, as file names do.
+    """Read the values of a TOML file.
+
+    Only the key data.path may hold bytes that are not UTF-8, since file names may.
 
     Raises:
-        BadInputError: the file is missing, no plain file, too large, empty, or not TOML.
+        BadInputError: the file is missing, not a regular file, too large, empty, or not TOML.
     """
     advice = "`thalweg recipe markov` prints one to start from"
     try:
@@ -252,30 +261,30 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadInputError(f"config {path}: an empty file; expected a TOML file; {advice}")
     try:
         values = _parse_toml(text)
-        _decoded(values)
-    except ValueError as error:  # UnicodeError is one
+        _require_utf8(values)
+    except ValueError as error:  # includes UnicodeError
         raise BadInputError(f"config {path}: not TOML ({error})") from None
     return values
 
 
-def _decoded(values: Any, place: str = "") -> None:
-    """Refuse bytes that are no UTF-8 anywhere but in ``data.path``."""
+def _require_utf8(values: Any, place: str = "") -> None:
+    """Raise UnicodeError for bytes that are not UTF-8 anywhere but in ``data.path``."""
     if isinstance(values, str) and place != "data.path":
         values.encode()
     if isinstance(values, list):
         for item in values:
-            _decoded(item, place)
+            _require_utf8(item, place)
     if isinstance(values, dict):
         for key, item in values.items():
-            _decoded(key)
-            _decoded(item, f"{place}.{key}" if place else key)
+            _require_utf8(key)
+            _require_utf8(item, f"{place}.{key}" if place else key)
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
-    """The values of a TOML text of few levels.
+    """Parse a TOML text.
 
     Raises:
-        ValueError: it is none; says why.
+        ValueError: it is not TOML, or nested too deeply.
     """
     try:
         values = tomllib.loads(text)
@@ -287,14 +296,14 @@ def _parse_toml(text: str) -> dict[str, Any]:
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """Write a config as TOML, atomically; a path of a text as the bytes that it has."""
+    """Write a config as TOML, atomically; bytes of data.path that are not UTF-8 are written unchanged."""
     atomic_stream(path, [config_text(config).encode(errors="surrogateescape")])
 
 
 def _apply_change(values: dict[str, Any], change: str) -> None:
-    """Set one value in nested dicts, as ``--set training.steps=100`` asks; the value is read as TOML, else as text.
+    """Apply a change such as "training.steps=100" to nested dicts; the value is parsed as TOML, else taken as text.
 
-    A new ``kind`` empties its section first: the keys of the old kind mean nothing to the new one.
+    A changed ``kind`` empties its section first, as the keys of the old kind do not apply to the new one.
     """
     key, separator, text = change.partition("=")
     require(bool(separator and key), "--set", change, "section.key=value, such as training.steps=100")
@@ -312,5 +321,5 @@ def _apply_change(values: dict[str, Any], change: str) -> None:
 
 
 def config_text(config: RunConfig) -> str:
-    """The config as TOML."""
+    """The config as TOML text, without comments; see `thalweg.train.config_comments` for explanations."""
     return tomlkit.dumps(to_dict(config))

@@ -1,6 +1,7 @@
-"""A config as TOML in which every key is explained: what it is, its unit, its range.
+"""A config as TOML in which a comment above every key explains its meaning, unit and range.
 
-The words are the docstrings under the fields, the ranges are the bounds in their types; neither stands anywhere else.
+The explanations are the docstrings under the fields of the config classes, and the ranges are the bounds in their types, so that
+nothing is written twice.
 """
 
 from __future__ import annotations
@@ -21,43 +22,50 @@ from thalweg.serialization import to_dict
 from thalweg.train.config import RunConfig
 
 _WIDTH = 110
-"""Letters of a comment's line."""
+"""Characters in a line of a comment."""
 
 
 def explained_text(config: RunConfig) -> str:
-    """The config as TOML, a comment above every key; read back it is the same config."""
-    heading = "A run of thalweg: give this file to `thalweg train`; keys that are left out have their defaults."
-    return "\n".join([*_comment(heading), *section(config, ())]) + "\n"
+    """The config as TOML with a comment above every key; reading it gives the same config."""
+    heading = "Config of a run: give this file to `thalweg train`. Keys that are left out take their default values."
+    return "\n".join([*_comment(heading), *_section_lines(config, ())]) + "\n"
 
 
-def section(values: Any, path: tuple[str, ...]) -> list[str]:
-    """Lines of one dataclass: its own keys first, then the sections in it."""
+def _section_lines(values: Any, path: tuple[str, ...]) -> list[str]:
+    """The lines of one dataclass: its own keys first, then the sections inside it.
+
+    Args:
+        values: the dataclass.
+        path: names of the sections that lead to it.
+    """
     docs, hints = docs_of(type(values)), bounds_of(type(values))
     lines, inner = [], []
     if path and hasattr(values, "kind"):
-        lines += ["", *_comment(inspect.getdoc(type(values)) or ""), f"kind = {toml(values.kind)}"]
+        lines += ["", *_comment(inspect.getdoc(type(values)) or ""), f"kind = {_toml(values.kind)}"]
     for field in dataclasses.fields(values):
-        value, told = getattr(values, field.name), docs.get(field.name, "")
+        value, explanation = getattr(values, field.name), docs.get(field.name, "")
         if dataclasses.is_dataclass(value):
-            name = ".".join((*path, field.name))
-            inner += ["", "", *_comment(f"{told} {_kinds(hints[field.name])}"), f"[{name}]", *section(value, (*path, field.name))]
+            inner_path = (*path, field.name)
+            comment = _comment(f"{explanation} {_kinds(hints[field.name])}")
+            inner += ["", "", *comment, f"[{'.'.join(inner_path)}]", *_section_lines(value, inner_path)]
         else:
-            lines += ["", *_comment(f"{told} {_allowed(hints[field.name])}"), f"{field.name} = {toml(to_dict(value))}"]
+            comment = _comment(f"{explanation} {_allowed(hints[field.name])}")
+            lines += ["", *comment, f"{field.name} = {_toml(to_dict(value))}"]
     return [*lines, *inner]
 
 
-def toml(value: Any) -> str:
-    """A value as TOML writes it."""
+def _toml(value: Any) -> str:
+    """A value in TOML syntax."""
     return tomlkit.item(value).as_string()
 
 
-def _comment(words: str) -> list[str]:
-    """Lines of a comment from the first paragraph of some words."""
-    return textwrap.wrap(" ".join(words.split("\n\n")[0].split()), _WIDTH, initial_indent="# ", subsequent_indent="# ")
+def _comment(text: str) -> list[str]:
+    """The first paragraph of a text as lines of a comment."""
+    return textwrap.wrap(" ".join(text.split("\n\n")[0].split()), _WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
 def _allowed(hint: Any) -> str:
-    """What a key may hold, in words; nothing for text and for yes and no."""
+    """A sentence with the range or the choices of a key; empty for text and booleans."""
     bound = bound_in(hint)
     if isinstance(bound, Bound):
         return f"Each {bound.range}." if typing.get_origin(hint) is tuple else f"{bound.range.capitalize()}."
@@ -67,7 +75,7 @@ def _allowed(hint: Any) -> str:
 
 
 def _kinds(hint: Any) -> str:
-    """The kinds of section that a key may hold, where there are several."""
+    """A sentence with the kinds of section that a key may hold; empty if there is only one."""
     options = [option for option in typing.get_args(hint) if hasattr(option, "kind")]
     several = typing.get_origin(hint) in (Union, types.UnionType) and len(options) > 1
     return f"kind is one of {', '.join(option.kind for option in options)}." if several else ""
@@ -75,12 +83,12 @@ def _kinds(hint: Any) -> str:
 
 @functools.cache
 def docs_of(cls: type) -> dict[str, str]:
-    """Field -> the docstring under it, from the source of the class."""
+    """The docstrings under the fields of a dataclass, by field, from the source of the class."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
-    found = {}
-    for one, after in zip(body.body, body.body[1:], strict=False):
-        told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and told:
-            found[one.target.id] = inspect.cleandoc(after.value.value)  # type: ignore[union-attr]
-    return found
+    docs = {}
+    for node, after in zip(body.body, body.body[1:], strict=False):
+        is_docstring = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_docstring:
+            docs[node.target.id] = inspect.cleandoc(after.value.value)  # type: ignore[union-attr]
+    return docs

@@ -1,4 +1,4 @@
-"""Accuracy and loss per stratum.
+"""Evaluation: accuracy and loss on fixed sets of sequences, by stratum.
 
 Shape letters: N sequences, L tokens of a sequence.
 """
@@ -18,12 +18,22 @@ from thalweg.train.answers import score_answers
 from thalweg.train.step import Gains
 
 ROWS = 512
-"""Sequences scored at once; bounds the memory, not the result."""
+"""Number of sequences in one forward call; bounds the memory, does not change the result."""
 
 
 @torch.inference_mode()
 def sequence_scores(model: nn.Module, tokens: Tensor, scored_from: int, loops: int, gains: Gains) -> tuple[Tensor, Tensor]:
-    """Mean top-1 hits and mean loss in nats over the scored positions of each sequence, each ``(N,)`` in float64."""
+    """Top-1 accuracy and mean loss of each sequence over its scored positions.
+
+    Args:
+        model: called as ``model(tokens, loops=, gains=)``.
+        tokens: sequences ``(N, L)`` on the model's device.
+        scored_from: first position that counts as a target, at least 1.
+        loops: number of passes.
+        gains: gain of each pass; None for gains of 1.
+    Returns:
+        Accuracy (share) and loss (nats per token), each ``(N,)`` in float64.
+    """
     hits, losses = [], []
     for rows in tokens.split(ROWS):
         logits = model(rows[:, :-1], loops=loops, gains=gains)[:, scored_from - 1 :]
@@ -36,14 +46,24 @@ def sequence_scores(model: nn.Module, tokens: Tensor, scored_from: int, loops: i
 def evaluate(
     model: nn.Module, sets: Sequence[EvaluationSet | TaskSet], device: torch.device, loops: int, gains: Gains = None
 ) -> Scores:
-    """Scores of every stratum of every set, with the passes and gains now in use; of tasks see `score_answers`."""
+    """Score a model on every stratum of every set.
+
+    Args:
+        model: called as ``model(tokens, loops=, gains=)``; on ``device``.
+        sets: sets of sequences, or of samples of an algorithmic task (see `score_answers`).
+        device: device for the tokens.
+        loops: number of passes; of a task, the largest number.
+        gains: gain of each pass; None for gains of 1.
+    Returns:
+        Name of the set -> name of the stratum -> mean accuracy and loss.
+    """
     scores: Scores = {}
-    for one in sets:
-        if isinstance(one, TaskSet):
-            scores[one.name] = score_answers(model, one, device, loops, gains)
+    for scored in sets:
+        if isinstance(scored, TaskSet):
+            scores[scored.name] = score_answers(model, scored, device, loops, gains)
             continue
-        tokens = torch.from_numpy(one.tokens).to(device)
-        hits, losses = (x.cpu() for x in sequence_scores(model, tokens, one.scored_from, loops, gains))
-        members = {name: torch.from_numpy(mask) for name, mask in one.strata.items()}
-        scores[one.name] = {name: Score(float(hits[mask].mean()), float(losses[mask].mean())) for name, mask in members.items()}
+        tokens = torch.from_numpy(scored.tokens).to(device)
+        hits, losses = (x.cpu() for x in sequence_scores(model, tokens, scored.scored_from, loops, gains))
+        members = {name: torch.from_numpy(mask) for name, mask in scored.strata.items()}
+        scores[scored.name] = {name: Score(float(hits[mask].mean()), float(losses[mask].mean())) for name, mask in members.items()}
     return scores

@@ -1,4 +1,4 @@
-"""Whether a run failed, and why: a record that lies in its folder from its failure until it goes on."""
+"""The record of a failed run: why it failed, kept in its folder until it is resumed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NAME = "failure.json"
 
 @contextlib.contextmanager
 def recording_failure(folder: Path) -> Iterator[None]:
-    """Write down an error that ends what is done inside, and forget an earlier one when this goes on.
+    """Record an error that ends the ``with`` block in the folder; the record of an earlier failure is removed at its start.
 
-    An interruption is no failure. Bad input that leaves nothing behind (`BadInputError` with exit code 2) is none either.
+    Interruptions are not recorded, and neither is bad input that changed nothing (`BadInputError` with exit code 2).
     """
     with contextlib.suppress(OSError):
         (folder / _NAME).unlink()
@@ -31,14 +31,20 @@ def recording_failure(folder: Path) -> Iterator[None]:
 
 
 def record_failure(folder: Path, error: str, message: str) -> None:
-    """Write why a run failed, where its folder is still there."""
+    """Write why a run failed, if its folder still exists.
+
+    Args:
+        folder: folder of the run.
+        error: name of the exception's class.
+        message: its message, in one line.
+    """
     if folder.is_dir():
         with contextlib.suppress(OSError, BadInputError):
             write_json(folder / _NAME, to_dict(FailureRecord(error, message)))
 
 
 def failure_of(folder: Path) -> FailureRecord | None:
-    """Why what lies in a folder failed; None where it did not, or goes on."""
+    """The record of the failure in a folder; None if there is none."""
     path = folder / _NAME
     try:
         return recorded(FailureRecord, read_json(path), path) if there(path) else None

@@ -1,8 +1,8 @@
-"""Forward and backward of an update as CUDA graphs: recorded once for each shape and number of passes, then replayed.
+"""CUDA graphs of forward and backward: recorded once for each shape of batch and number of passes, then replayed.
 
-T passes over a small block are T times some dozens of kernels of a few microseconds, and a GPU waits for the Python that launches
-them. A graph launches all of them at once. Passes of samples that need different numbers are computed for all samples and masked,
-as a graph's shapes are fixed.
+T passes over a small block launch some dozens of kernels each, of a few microseconds, and the GPU waits for the Python code that
+launches them. A graph launches all of them at once. As its shapes are fixed, a batch whose samples need different numbers of passes
+is computed with all passes for all samples, and masked.
 
 Shape letters: B batch, L positions, T passes.
 """
@@ -17,26 +17,30 @@ from torch import Tensor
 
 from thalweg.errors import BadInputError
 from thalweg.models.looped import LoopedTransformer
-from thalweg.train.step import Batch, Gains, TaskBatch, asked_loss, next_token_loss
+from thalweg.train.step import Batch, Gains, TaskBatch, next_token_loss, target_loss
 
 _WARM = 3
-"""Updates' worth of forward and backward before one is recorded: libraries choose their kernels and take their memory then."""
+"""Number of forward and backward passes before the recording, in which libraries choose kernels and allocate memory."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One graph with the tensors that it reads and writes, always the same ones."""
+    """A graph and the tensors that it reads and writes in every replay."""
 
     graph: torch.cuda.CUDAGraph
-    given: tuple[Tensor, ...]
-    """Tokens, or inputs, targets and passes of each sample."""
+    inputs: tuple[Tensor, ...]
+    """Tokens, or inputs, targets and passes of each sample; see `graph_inputs`."""
     gains: Tensor | None
     loss: Tensor
     gradients: tuple[Tensor | None, ...]
 
 
 class Graphs:
-    """Loss and gradients of a model on a GPU by graphs, one for each shape of batch and number of passes."""
+    """Loss and gradients of a model by CUDA graphs, one for each shape of batch and number of passes.
+
+    Args:
+        model: the model, on a GPU.
+    """
 
     def __init__(self, model: LoopedTransformer) -> None:
         self.model = model
@@ -45,60 +49,72 @@ class Graphs:
         self.recorded: dict[tuple, Recorded] = {}
         self.pool = torch.cuda.graph_pool_handle()
         self.seconds = 0.0
-        """Spent on recording."""
+        """Time spent on recording."""
 
     def backward(self, batch: Batch, loops: int, gains: Gains) -> Tensor:
-        """The mean loss of a batch; its gradients are in the parameters, in place of any that were there.
+        """Compute the mean loss of a batch and replace the gradients in the parameters by its gradients.
 
+        Args:
+            batch: tokens, or samples of a task.
+            loops: number of passes; of a task, the largest number.
+            gains: gain of each pass; None for gains of 1.
         Raises:
-            BadInputError: the model does something that cannot be recorded.
+            BadInputError: the model does something that cannot be recorded as a CUDA graph.
         """
-        given, passes = given_of(batch, loops, gains)
-        key = (tuple((part.shape, part.dtype) for part in given), passes, gains is None)
-        found = self.recorded.get(key)
-        if found is None:
-            began = time.perf_counter()
-            with torch.cuda.device(self.device):  # streams, pool and capture are those of the current device
-                found = self.recorded[key] = self.record(given, passes, gains)
-            self.seconds += time.perf_counter() - began
-        for mine, new in zip(found.given, given, strict=True):
-            mine.copy_(new, non_blocking=True)
-        if found.gains is not None:
-            found.gains.copy_(as_tensor(gains, passes, found.gains))
-        found.graph.replay()
-        for parameter, gradient in zip(self.parameters, found.gradients, strict=True):
+        inputs, passes = graph_inputs(batch, loops, gains)
+        key = (tuple((part.shape, part.dtype) for part in inputs), passes, gains is None)
+        recorded = self.recorded.get(key)
+        if recorded is None:
+            started = time.perf_counter()
+            with torch.cuda.device(self.device):  # streams, pool and capture belong to the current device
+                recorded = self.recorded[key] = self._record(inputs, passes, gains)
+            self.seconds += time.perf_counter() - started
+        # Copy this batch into the tensors that the graph reads, and replay it.
+        for fixed, new in zip(recorded.inputs, inputs, strict=True):
+            fixed.copy_(new, non_blocking=True)
+        if recorded.gains is not None:
+            recorded.gains.copy_(as_tensor(gains, passes, recorded.gains))
+        recorded.graph.replay()
+        for parameter, gradient in zip(self.parameters, recorded.gradients, strict=True):
             parameter.grad = gradient
-        return found.loss
+        return recorded.loss
 
-    def record(self, given: tuple[Tensor, ...], passes: int, gains: Gains) -> Recorded:
-        """A new graph; weights and optimizer are not touched."""
-        mine = tuple(part.to(self.device).clone() for part in given)
+    def _record(self, inputs: tuple[Tensor, ...], passes: int, gains: Gains) -> Recorded:
+        """Record a new graph; weights and optimizer are not changed."""
+        fixed = tuple(part.to(self.device).clone() for part in inputs)
         factors = None if gains is None else as_tensor(gains, passes, self.parameters[0])
-        self.model.zero_grad()  # no gradients: the next backward makes new ones, rather than adding to those that are there
+        self.model.zero_grad()  # without gradients, the backward pass creates new ones rather than adding to old ones
+        # Warm up on a side stream, as PyTorch requires before a capture.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM):
-                loss_of(self.model, mine, passes, factors).backward()
+                graph_loss(self.model, fixed, passes, factors).backward()
                 self.model.zero_grad()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool):
-                loss = loss_of(self.model, mine, passes, factors)
+                loss = graph_loss(self.model, fixed, passes, factors)
                 loss.backward()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            said = str(error.__context__ or error).splitlines()[0]  # the end of the capture fails too, and says less
+            reason = str(error.__context__ or error).splitlines()[0]  # ending the capture fails too, with a vaguer message
             advice = "expected a model whose updates can be recorded as a CUDA graph; set training.graphs to false"
-            raise BadInputError(f"training.graphs: given true ({said}), {advice}") from error
+            raise BadInputError(f"training.graphs: given true ({reason}), {advice}") from error
         torch.cuda.synchronize()
-        return Recorded(graph, mine, factors, loss.detach(), tuple(parameter.grad for parameter in self.parameters))
+        return Recorded(graph, fixed, factors, loss.detach(), tuple(parameter.grad for parameter in self.parameters))
 
 
-def given_of(batch: Batch, loops: int, gains: Gains = None) -> tuple[tuple[Tensor, ...], int]:
-    """The tensors of a batch that change from update to update, and T: without the last passes where their gains are 0."""
+def graph_inputs(batch: Batch, loops: int, gains: Gains = None) -> tuple[tuple[Tensor, ...], int]:
+    """The tensors of a batch that a graph reads, and its number of passes T.
+
+    T leaves out the last passes if their gains are 0, as these change nothing.
+
+    Returns:
+        ``(tokens,)`` or ``(inputs, targets, passes of each sample)``; and T.
+    """
     begun = loops if gains is None else max(index + 1 for index, gain in enumerate(gains) if index == 0 or gain != 0)
     if isinstance(batch, TaskBatch):
         capped = batch.capped(min(loops, begun))
@@ -107,14 +123,21 @@ def given_of(batch: Batch, loops: int, gains: Gains = None) -> tuple[tuple[Tenso
 
 
 def as_tensor(gains: Gains, passes: int, like: Tensor) -> Tensor:
-    """Gains of the T passes, ``(T,)``, of the type and on the device of another tensor."""
+    """The gains of the first T passes as a tensor ``(T,)`` with the type and device of another tensor."""
     assert gains is not None
     return torch.as_tensor(gains, dtype=like.dtype)[:passes].to(like.device)
 
 
-def loss_of(model: LoopedTransformer, given: tuple[Tensor, ...], passes: int, gains: Tensor | None) -> Tensor:
-    """As `thalweg.train.step.mean_loss`, with masks where samples have passes of their own."""
-    if len(given) == 1:
-        return next_token_loss(model, given[0], passes, gains)
-    inputs, targets, loops = given
-    return asked_loss(model.forward_masked(inputs, loops, passes, gains), targets)
+def graph_loss(model: LoopedTransformer, tensors: tuple[Tensor, ...], passes: int, gains: Tensor | None) -> Tensor:
+    """The loss of `thalweg.train.step.mean_loss`, with fixed shapes: samples are masked after their own number of passes.
+
+    Args:
+        model: the model.
+        tensors: from `graph_inputs`.
+        passes: number of passes T.
+        gains: gain of each pass ``(T,)``; None for gains of 1.
+    """
+    if len(tensors) == 1:
+        return next_token_loss(model, tensors[0], passes, gains)
+    inputs, targets, loops = tensors
+    return target_loss(model.forward_masked(inputs, loops, passes, gains), targets)

@@ -1,4 +1,4 @@
-"""A short look ahead: both stages are trained a little on copies, and the run goes on from where it was."""
+"""Trial training of the current and the next stage, for the criterion `thalweg.shift.criterion.LookAhead`."""
 
 from __future__ import annotations
 
@@ -14,47 +14,51 @@ from thalweg.train.step import Batch, mean_loss
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Passes of a look: those of now, and those that are brought in over its first half."""
+class _Trial:
+    """The stage that a trial trains."""
 
     loops: int
+    """Number of passes."""
     added: int
+    """How many of them the stage adds to the current one."""
     onset: Onset
+    """How the added passes begin to count."""
 
     def gains(self, age: int) -> tuple[float, ...]:
-        """One factor for each pass."""
+        """Gain of each pass after ``age`` updates of the trial."""
         return (1.0,) * (self.loops - self.added) + self.onset.gains(age, self.added)
 
 
 def look_ahead(run: Run) -> bool:
-    """Try this stage and the next one, tell the schedule, and put everything back; True when the next stage begins.
+    """Train both stages for a few updates, restore the run, and report the results to its schedule.
 
-    What it costs is added to the run's operations, every pass in full; the caller's clock runs on.
+    The operations of the trials are added to those of the run, with every pass counted in full.
+
+    Returns:
+        True if the schedule begins the next stage.
     """
     shift = run.shift
     rule = shift.criteria[shift.stage]
     assert isinstance(rule, LookAhead)
     batches = [run.batch(shift.step + k) for k in range(rule.updates)]
+    # The gain is measured on the batches of the last quarter of a trial, before it and at its end.
     judged = max(1, rule.updates // 4)
     with torch.no_grad():
         before = sum(mean_loss(run.forward, batch, shift.depth).item() for batch in batches[-judged:]) / judged
-    run.clock.flops += sum(run.flops(batch, shift.depth) for batch in batches[-judged:]) / 3
+    run.clock.flops += sum(run.flops(batch, shift.depth) for batch in batches[-judged:]) / 3  # a forward pass is a third of a step
     following = shift.stages[shift.stage + 1]
-    stages = (Stage(shift.depth, 0, Hard()), Stage(following, following - shift.depth, Ramp(rule.updates // 2)))
-    kept = Checkpoint(run.folder, {name: part.clone() for name, part in gather(run.model, run.optimizer).items()}, {})
+    trials = (_Trial(shift.depth, 0, Hard()), _Trial(following, following - shift.depth, Ramp(rule.updates // 2)))
+    saved = Checkpoint(run.folder, {name: part.clone() for name, part in gather(run.model, run.optimizer).items()}, {})
     results = []
-    for stage in stages:
-        after = sum(losses(run, stage, batches)[-judged:]) / judged
-        cost = sum(run.flops(batch, stage.loops) for batch in batches)
+    for trial in trials:
+        after = sum(losses(run, trial, batches)[-judged:]) / judged
+        cost = sum(run.flops(batch, trial.loops) for batch in batches)
         run.clock.flops += cost
         results.append(LookaheadResult(before - after, cost))
-        scatter(kept, run.model, run.optimizer)
+        scatter(saved, run.model, run.optimizer)
     return shift.report_lookahead(*results)
 
 
-def losses(run: Run, stage: Stage, batches: list[Batch]) -> list[float]:
-    """Train on the batches at the rate of now; the loss before each update."""
-    found = []
-    for age, batch in enumerate(batches):
-        found.append(run.train_on(batch, stage.loops, run.as_gains(stage.gains(age))).loss)
-    return found
+def losses(run: Run, trial: _Trial, batches: list[Batch]) -> list[float]:
+    """Train on the batches with the current learning rate, and return the loss before each update."""
+    return [run.train_on(batch, trial.loops, run.as_gains(trial.gains(age))).loss for age, batch in enumerate(batches)]

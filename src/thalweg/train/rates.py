@@ -1,4 +1,4 @@
-"""Learning rate of every update, as a pure function of its number."""
+"""Learning-rate schedules: the rate of an update as a function of its number."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from thalweg.train.config import OptimizerConfig
 
 
 def rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The rate of update ``step`` (from 0) of ``steps``.
+    """The learning rate of update ``step`` (from 0) of ``steps``.
 
-    Warm-up multiplies whichever schedule by ``(step + 1) / warmup`` until it reaches 1.
+    The rate is ``rate * min(1, (step + 1) / warmup) * shape(step)``, where the shape is 1 for "constant",
+    ``(1 + cos(pi step / steps)) / 2`` for "cosine", and ``min(1, (steps - step) / (decay_share * steps))`` for "wsd".
 
     Example:
         >>> config = OptimizerConfig(rate=1.0, schedule="wsd", warmup=2, decay_share=0.5)

@@ -1,7 +1,8 @@
-"""A run's metrics.jsonl that is damaged, short or missing beside intact checkpoints: the run goes on from what is intact.
+"""Repair and check of a run's records: metrics.jsonl, summary.json and lengths.json, against its checkpoints.
 
-A checkpoint knows a checksum of every line that had been written. What is lost is said in one line before any update is made; the
-changes of stage, which the checkpoint knows, are written again.
+A checkpoint stores a checksum of every line that metrics.jsonl had at that moment. When a run resumes and its journal is damaged,
+short or missing, `reopen` keeps the intact lines, writes lost changes of stage again from the checkpoint, and says what is lost.
+The functions ``refuse_changed...`` compare the records of a complete run with its last checkpoint.
 """
 
 from __future__ import annotations
@@ -35,195 +36,225 @@ from thalweg.train.config import RunConfig
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is intact of a journal."""
+class IntactLines:
+    """The intact part of a journal."""
 
     lines: tuple[bytes, ...]
     records: tuple[dict[str, Any], ...]
+    """The record of each line."""
     expected: int | None
-    """Lines that there should be; None where the checkpoint does not know."""
-    why: str
-    """What is wrong, in words; empty where nothing is."""
+    """Number of lines that the checkpoint knows of; None if it does not know."""
+    damage: str
+    """What is wrong with the journal, as a phrase; empty if nothing is."""
 
     def steps(self, kind: str) -> list[int]:
-        """Steps of all records of a kind."""
-        return [one["step"] for one in self.records if one.get("type") == kind and isinstance(one.get("step"), int)]
+        """The steps of all records of a type, such as "evaluation"."""
+        return [record["step"] for record in self.records if record.get("type") == kind and isinstance(record.get("step"), int)]
 
 
-def kept(path: Path, facts: dict[str, Any]) -> Kept:
-    """What is intact of the lines that a checkpoint's journal had, in their order."""
+def intact_lines(path: Path, facts: dict[str, Any]) -> IntactLines:
+    """Find the lines of a journal that are as they were written, in their order.
+
+    Args:
+        path: the journal.
+        facts: of the checkpoint, with the size of the journal and the checksums of its lines.
+    """
+    sums = _line_checksums(facts)
     if not there(path):
-        return Kept((), (), len(_known_sums(facts) or ()) or None, "it is missing" if facts["journal"] else "")
+        return IntactLines((), (), len(sums or ()) or None, "it is missing" if facts["journal"] else "")
     try:
         refuse_special(path, MOST_JOURNAL)
         size = path.stat().st_size
-        lines = list(lines_of(path, size if size < facts["journal"] else facts["journal"]))
-        rest = lines if intact(lines, facts) else list(lines_of(path, min(size, 2 * facts["journal"] + MOST_BYTES)))
+        lines = list(lines_of(path, min(size, facts["journal"])))
+        if _as_written(lines, facts):
+            return IntactLines(tuple(lines), tuple(record_in(line) or {} for line in lines), None, "")
+        # Damaged: read further, as inserted bytes may have moved intact lines beyond the size that the checkpoint knows.
+        lines = list(lines_of(path, min(size, 2 * facts["journal"] + MOST_BYTES)))
     except (OSError, DamagedFileError, ValueError) as error:
-        return Kept((), (), None, error.strerror or "" if isinstance(error, OSError) else str(error))
-    records = [record_in(line) for line in rest]
-    if rest is lines:
-        return Kept(tuple(lines), tuple(one or {} for one in records), None, "")
-    sums, short = _known_sums(facts), size < facts["journal"]
-    good = [at for at, one in enumerate(records) if one is not None and rest[at].endswith(b"\n")]
-    good = _matching([zlib.crc32(line) for line in rest], sums, good) if sums is not None else good
-    if sums is None:
-        good = [at for at in good if not (records[at] or {}).get("step", 0) > facts["step"]]
-    why = f"it has {size:,} bytes, {facts['journal']:,} were written" if short else "lines of it are not as they were written"
-    found = [records[at] or {} for at in good]
-    return Kept(tuple(rest[at] for at in good), tuple(found), len(sums) if sums is not None else None, why)
+        return IntactLines((), (), None, error.strerror or "" if isinstance(error, OSError) else str(error))
+    records = [record_in(line) for line in lines]
+    good = [index for index, record in enumerate(records) if record is not None and lines[index].endswith(b"\n")]
+    if sums is None:  # without checksums every record counts that is not from after the checkpoint
+        good = [index for index in good if not (records[index] or {}).get("step", 0) > facts["step"]]
+    else:
+        good = _in_written_order([zlib.crc32(line) for line in lines], sums, good)
+    short = f"it has {size:,} bytes, {facts['journal']:,} were written"
+    damage = short if size < facts["journal"] else "lines of it are not as they were written"
+    good_records = tuple(records[index] or {} for index in good)
+    return IntactLines(tuple(lines[index] for index in good), good_records, None if sums is None else len(sums), damage)
 
 
-def _known_sums(facts: dict[str, Any]) -> list[int] | None:
-    """The checksums that a checkpoint knows; None in one of an earlier version."""
+def _line_checksums(facts: dict[str, Any]) -> list[int] | None:
+    """The checksums of the journal's lines that a checkpoint stores; None for one of an earlier version."""
     try:
         return sums_in(facts["journal_sums"])
     except (KeyError, ValueError, TypeError):
         return None
 
 
-def intact(lines: list[bytes], facts: dict[str, Any]) -> bool:
-    """Whether these are the lines that the checkpoint's journal had."""
+def _as_written(lines: list[bytes], facts: dict[str, Any]) -> bool:
+    """Whether these are exactly the lines that the journal had at the checkpoint."""
     if sum(map(len, lines)) != facts["journal"] or (lines and not lines[-1].endswith(b"\n")):
         return False
-    sums = _known_sums(facts)
+    sums = _line_checksums(facts)
     return all(map(record_in, lines)) if sums is None else [zlib.crc32(line) for line in lines] == sums
 
 
-def _matching(found: list[int], wanted: list[int], allowed: list[int]) -> list[int]:
-    """Places of lines whose checksums stand in the wanted ones, in the same order."""
+def _in_written_order(sums: list[int], written: list[int], candidates: list[int]) -> list[int]:
+    """The candidate lines whose checksums were written, each after the one before it.
+
+    Args:
+        sums: checksum of every line.
+        written: checksums of the lines that were written, in their order.
+        candidates: indices of the lines that hold a record, ascending.
+    """
     places: dict[int, list[int]] = {}
-    for index, number in enumerate(wanted):
-        places.setdefault(number, []).append(index)
+    for index, checksum in enumerate(written):
+        places.setdefault(checksum, []).append(index)
     good, last = [], -1
-    for at in allowed:
-        after = next((index for index in places.get(found[at], ()) if index > last), None)
-        if after is not None:
-            good.append(at)
-            last = after
+    for line in candidates:
+        place = next((index for index in places.get(sums[line], ()) if index > last), None)
+        if place is not None:
+            good.append(line)
+            last = place
     return good
 
 
 def reopen(path: Path, facts: dict[str, Any]) -> tuple[Journal, str]:
-    """The journal as the checkpoint with these facts left it, as far as it is intact; what was lost, in words, or nothing.
+    """Open a run's journal as it was at a checkpoint, as far as it is intact; a damaged file is set aside.
 
-    A damaged file is kept beside the new one.
+    Args:
+        path: the journal.
+        facts: facts of the checkpoint.
+    Returns:
+        The journal, and a sentence that says what was lost, empty if nothing was.
     """
-    found = kept(path, facts)
-    if not found.why:
+    intact = intact_lines(path, facts)
+    if not intact.damage:
         return Journal(path, facts["journal"]), ""
-    lines = _with_changes(found, facts)
+    lines = _with_changes_of_stage(intact, facts)
     aside = f"; what was there is kept as {set_aside(path).name}" if there(path) else ""
     atomic_stream(path, lines)
     evaluations = int(facts["clock"].get("evaluations", 0))
-    lost = max(0, evaluations - len(found.steps("evaluation")))
-    of = "" if found.expected is None else f" of {found.expected}"
-    words = f"damaged record {path} ({found.why}): {len(found.lines)}{of} records are intact, {lost} of {evaluations} evaluations"
-    return Journal(path, sum(map(len, lines))), f"{words} are lost{aside}; the run goes on after update {facts['step']}"
+    lost = max(0, evaluations - len(intact.steps("evaluation")))
+    of = "" if intact.expected is None else f" of {intact.expected}"
+    message = (
+        f"damaged record {path} ({intact.damage}): {len(intact.lines)}{of} records are intact, "
+        f"{lost} of {evaluations} evaluations are lost{aside}; the run goes on after update {facts['step']}"
+    )
+    return Journal(path, sum(map(len, lines))), message
 
 
-def _with_changes(found: Kept, facts: dict[str, Any]) -> list[bytes]:
-    """The intact lines, and those of switches and retreats that the checkpoint knows and they lack.
+def _with_changes_of_stage(intact: IntactLines, facts: dict[str, Any]) -> list[bytes]:
+    """The intact lines, completed by lost lines of switches and retreats, which the checkpoint stores.
 
-    A retreat that is lost comes first, and what may have been scored in its try is left out: it no longer counts.
+    Lost retreats come first. Their lost lines would have withdrawn the scores of the failed tries, so that evaluations and
+    switches between a lost retreat and the update that it returned to are left out.
     """
-    retreats = [one for one in facts.get("retreats", []) if {"type": "retreat"} | one not in found.records]
-    tries = [(one["back_to"], one["step"]) for one in retreats]
+    retreats = [retreat for retreat in facts.get("retreats", []) if {"type": "retreat"} | retreat not in intact.records]
+    failed_tries = [(retreat["back_to"], retreat["step"]) for retreat in retreats]
     pairs = [
         (line, record)
-        for line, record in zip(found.lines, found.records, strict=True)
+        for line, record in zip(intact.lines, intact.records, strict=True)
         if record.get("type") not in ("evaluation", "switch")
-        or not any(low <= record.get("step", -1) <= high for low, high in tries)
+        or not any(first <= record.get("step", -1) <= last for first, last in failed_tries)
     ]
-    there_already = [record for _, record in pairs]
-    switches = [one for one in facts["switches"] if {"type": "switch"} | one not in there_already]
-    first = [_as_line({"type": "retreat"} | one) for one in retreats]
-    for one in switches:
-        place = max((at + 1 for at, record in enumerate(there_already) if record.get("step", -1) <= one["step"]), default=0)
-        pairs.insert(place, (_as_line({"type": "switch"} | one), one))
-        there_already.insert(place, one)
-    return [*first, *(line for line, _ in pairs)]
+    records = [record for _, record in pairs]
+    # Insert each lost switch behind the last record that is not from after it.
+    for switch in [switch for switch in facts["switches"] if {"type": "switch"} | switch not in records]:
+        place = max((index + 1 for index, record in enumerate(records) if record.get("step", -1) <= switch["step"]), default=0)
+        pairs.insert(place, (_to_line({"type": "switch"} | switch), switch))
+        records.insert(place, switch)
+    return [*(_to_line({"type": "retreat"} | retreat) for retreat in retreats), *(line for line, _ in pairs)]
 
 
-def _as_line(record: dict[str, Any]) -> bytes:
-    """A record as `Journal.append` writes it."""
+def _to_line(record: dict[str, Any]) -> bytes:
+    """A record as the line that `Journal.append` writes."""
     return (json.dumps(record, allow_nan=False) + "\n").encode()
 
 
 def _last_facts(folder: Path) -> dict[str, Any] | None:
-    """What the newest state of a run that can be read knows; None where there is none, or only one of an earlier version."""
+    """The facts of a run's newest readable checkpoint or snapshot; None if there is none or it is of an earlier version."""
     for path in candidates(folder / "checkpoints"):
         try:
             facts = read_facts(path)
         except DamagedFileError:
             continue
-        return facts if _known_sums(facts) is not None and isinstance(facts.get("clock"), dict) else None
+        return facts if _line_checksums(facts) is not None and isinstance(facts.get("clock"), dict) else None
     return None
 
 
 def refuse_changed_summary(folder: Path, summary: RunSummary) -> None:
-    """Refuse a run's summary that is not what its last checkpoint knows; nothing where that cannot be asked.
+    """Refuse the summary of a run if a number in it differs from that of its last checkpoint.
+
+    Nothing is refused if no checkpoint of the last update can be read.
 
     Raises:
-        DamagedFileError: names file and field.
+        DamagedFileError: the message names the file and the field.
     """
     facts = _last_facts(folder)
     if facts is None or facts["step"] != summary.steps:
         return
-    told, clock = to_dict(summary), facts["clock"]
+    given, clock = to_dict(summary), facts["clock"]
     known = {name: clock.get(name) for name in ("seconds", "flops", "evaluations")}
     known |= {name: facts.get(name) for name in ("switches", "retreats", "data", "ceilings")}
     for name, value in known.items():
-        if value is not None and told[name] != value:
+        if value is not None and given[name] != value:
             advice = f"run `thalweg train {folder / 'config.toml'} --out {folder}` again"
             raise DamagedFileError(
-                f"damaged record {folder / 'summary.json'}: {name} is not what the last checkpoint knows; {advice}"
+                f"damaged record {folder / 'summary.json'}: {name} differs from that of the last checkpoint; {advice}"
             )
 
 
 def refuse_changed(folder: Path, steps: int) -> None:
-    """Refuse a complete run of ``steps`` updates whose metrics.jsonl is not what its last checkpoint knows of it.
+    """Refuse a complete run of ``steps`` updates if its metrics.jsonl is not as it was at its last checkpoint.
 
-    Nothing is refused where no checkpoint can be asked.
+    Nothing is refused if no checkpoint can be read.
 
     Raises:
-        DamagedFileError: names the file and what is wrong.
+        DamagedFileError: the message names the file and what is wrong.
     """
     facts, path = _last_facts(folder), folder / "metrics.jsonl"
     if facts is None:
         return
-    found, evaluations = kept(path, facts), facts["clock"].get("evaluations", 0)
-    longer = not found.why and facts["step"] == steps and facts["journal"] and path.stat().st_size > facts["journal"]
-    lost = evaluations - len(found.steps("evaluation"))
-    why = found.why or ("it is longer than what was written" if longer else "")
-    if why or lost > 0:
-        told = why or f"{lost} of {evaluations} evaluations are lost"
-        raise DamagedFileError(f"damaged record {path}: {told}; remove {folder} to make the run again")
+    intact, evaluations = intact_lines(path, facts), facts["clock"].get("evaluations", 0)
+    lost = evaluations - len(intact.steps("evaluation"))
+    damage = intact.damage
+    if not damage and facts["step"] == steps and facts["journal"] and path.stat().st_size > facts["journal"]:
+        damage = "it is longer than what was written"
+    if not damage and lost > 0:
+        damage = f"{lost} of {evaluations} evaluations are lost"
+    if damage:
+        raise DamagedFileError(f"damaged record {path}: {damage}; remove {folder} to make the run again")
 
 
 def refuse_changed_lengths(folder: Path, config: RunConfig) -> None:
-    """Refuse a complete run on a task whose lengths.json does not hold every tested length; see `refuse_changed`.
+    """Refuse a complete run on an algorithmic task if its lengths.json does not hold every tested length.
+
+    Nothing is refused if no checkpoint can be read.
 
     Raises:
-        DamagedFileError: names the file and what is wrong.
+        DamagedFileError: the message names the file, the lengths that it holds and those expected.
     """
     if not isinstance(config.data, TaskConfig):
         return
-    found = [one.length for one in read_lengths(folder)]
+    lengths = [record.length for record in read_lengths(folder)]
     wanted = list(config.data.tested_lengths)
-    if found != wanted and _last_facts(folder) is not None:
-        words = f"damaged record {folder / 'lengths.json'}: holds the lengths {shown(found)}, expected {shown(wanted)}"
-        raise DamagedFileError(f"{words}; run `thalweg train {folder / 'config.toml'} --out {folder}` again")
+    if lengths != wanted and _last_facts(folder) is not None:
+        raise DamagedFileError(
+            f"damaged record {folder / 'lengths.json'}: holds the lengths {shown(lengths)}, expected {shown(wanted)}; "
+            f"run `thalweg train {folder / 'config.toml'} --out {folder}` again"
+        )
 
 
 def read_whole(folder: Path, config: RunConfig | None = None) -> RunRecord:
-    """The records of a complete run, of which every number that can be checked is what was written.
+    """Read the records of a complete run and check them against its last checkpoint.
 
     Args:
-        folder: of the run.
-        config: of it, where its lengths are to be checked too.
+        folder: folder of the run.
+        config: config of the run, to check the tested lengths of an algorithmic task too; None leaves that out.
     Raises:
-        DamagedFileError: one is not, or cannot be read; names the file.
+        DamagedFileError: a record cannot be read or is not as it was written; the message names the file.
     """
     path = folder / "summary.json"
     summary = recorded(RunSummary, read_json(path), path)
@@ -231,18 +262,19 @@ def read_whole(folder: Path, config: RunConfig | None = None) -> RunRecord:
     refuse_changed(folder, summary.steps)
     if config is not None:
         refuse_changed_lengths(folder, config)
-    found = read_run(folder)
-    if not found.evaluations or found.evaluations[-1].scores != summary.final:
+    record = read_run(folder)
+    if not record.evaluations or record.evaluations[-1].scores != summary.final:
         raise DamagedFileError(
             f"damaged record {path}: its scores are not the last of metrics.jsonl; remove {folder} to make the run again"
         )
-    return found
+    return record
 
 
 def begun_before(path: Path, every: int) -> int:
-    """The last update that a journal speaks of where a checkpoint must have been written since; else 0."""
+    """The last update in a journal whose run must have written a checkpoint, as one is written every ``every`` updates; else 0."""
     try:
-        steps = [one["step"] for _, one in journal_lines(path) if one and isinstance(one.get("step"), int)]
+        steps = [record["step"] for _, record in journal_lines(path) if record and isinstance(record.get("step"), int)]
     except DamagedFileError:
         return 0
-    return max(steps, default=0) if max(steps, default=0) >= every else 0
+    last = max(steps, default=0)
+    return last if last >= every else 0

@@ -1,4 +1,4 @@
-"""Rollback of a switch: the weights at the switch are kept on disk, and the run can go back to them."""
+"""Rollback of a switch: the state at the switch is kept on disk, so that the run can return to it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ _FOLDER = "switches"
 
 
 def save_rollback_point(run: Run) -> None:
-    """Keep what the switch that was just made can be taken back to; nothing without a net."""
+    """Save the state at the switch that was just made, if a safety net watches it."""
     if run.shift.watching:
         save_checkpoint(run.folder / _FOLDER, run.shift.step, gather(run.model, run.optimizer), run.facts(), keep=1)
 
 
 def roll_back(run: Run, reason: str | None = None) -> None:
-    """Take the last switch back: weights, optimizer and step as they were, the clock as it is, a softer onset from here.
+    """Take the last switch back: restore weights, optimizer state and step, and repeat the switch with a softer onset.
 
-    Later checkpoints are removed, the newest first, before the one of this moment is written, which would count as the oldest and
-    be pruned beside them. A process that is killed in between goes on from an earlier one, fails in the same way and comes here
-    again.
+    The clock keeps running, as the failed try did cost time and operations.
 
+    Args:
+        run: the run.
+        reason: why, if the schedule does not know it.
     Raises:
-        DamagedFileError: the checkpoint of the switch is not there or cannot be read.
+        DamagedFileError: the checkpoint of the switch is missing or cannot be read.
     """
     retreat = run.shift.go_back(reason)
-    kept = checkpoints(run.folder / _FOLDER)
-    if not kept:
+    saved = checkpoints(run.folder / _FOLDER)
+    if not saved:
         raise DamagedFileError(f"damaged run {run.folder}: the checkpoint of the switch is missing; remove the folder")
-    scatter(read_checkpoint(kept[-1]), run.model, run.optimizer)
+    scatter(read_checkpoint(saved[-1]), run.model, run.optimizer)
     record = RetreatRecord(retreat.step, retreat.back_to, retreat.reason, run.clock.seconds, run.clock.flops)
     run.retreats.append(record)
     run.record("retreat", to_dict(record))
@@ -40,7 +41,10 @@ def roll_back(run: Run, reason: str | None = None) -> None:
     run.switches = [switch for switch in run.switches if switch.step != retreat.back_to]
     run.record_switch()
     if retreat.back_to % run.config.training.evaluate_every == 0:
-        run.evaluate()  # what the try's own passes scored here is left out
+        run.evaluate()  # replaces the evaluation at this step, which the retreat withdrew
+    # Checkpoints of the failed try are removed before one of this moment is written: it would count as the oldest and be removed
+    # itself. They are removed newest first, so that a process killed in between resumes from an earlier one, fails in the same
+    # manner, and comes here again.
     for path in reversed(checkpoints(run.folder / "checkpoints")):
         if step_of(path) > retreat.back_to:
             path.unlink()

@@ -1,7 +1,7 @@
-"""Whose folder it is: the config of a run as its folder tells it, even where config.toml is damaged or gone.
+"""Which run a folder belongs to, even if its config.toml is damaged or missing.
 
-Every checkpoint and snapshot holds the config that it was made with. A config.toml that cannot be read, or that is not the one of
-the states beside it, is put right from them.
+Every checkpoint and snapshot stores the config of its run. A config.toml that cannot be read, or that contradicts the checkpoints,
+is restored from them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ NAME = "config.toml"
 
 
 def claim(config: RunConfig, folder: Path, ours: bool = False) -> bool:
-    """Whether the folder is new to this run; otherwise it must be this run's.
+    """Check that a folder is free for a run or belongs to it already, and repair its config.toml.
 
     Args:
-        config: of the run.
-        folder: of the run, or of what may become it; it is there.
-        ours: the folder is known to be made by thalweg, so that a damaged config.toml without any state beside it is replaced.
+        config: config of the run.
+        folder: an existing folder.
+        ours: whether thalweg is known to have created the folder; a damaged config.toml without checkpoints is then replaced.
+    Returns:
+        True if the folder is free, so that the run is new.
     Raises:
         FolderError: it holds another run, or something else.
     """
@@ -33,7 +35,7 @@ def claim(config: RunConfig, folder: Path, ours: bool = False) -> bool:
         return _claim_known(config, folder, ours)
     others = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
     if others and _made_with(folder, config):
-        mend(config, path, "it is missing")
+        _restore_config(config, path, "it is missing")
         return False
     if others and not ours:
         raise FolderError(f"run {folder}: the folder holds {others[0]!r} and is no run; choose an empty or new --out")
@@ -41,59 +43,61 @@ def claim(config: RunConfig, folder: Path, ours: bool = False) -> bool:
 
 
 def _claim_known(config: RunConfig, folder: Path, ours: bool) -> bool:
-    """The same where there is a config.toml."""
-    path, why = folder / NAME, "it is that of another run"
+    """`claim` for a folder with a config.toml; never a free one."""
+    path, damage = folder / NAME, "it is that of another run"
     try:
         if read_config(path) == config:
             return False
     except BadInputError as error:
-        why = str(error)
+        damage = str(error)
     else:
         ours = False
     if _made_with(folder, config):
-        mend(config, path, why)
+        _restore_config(config, path, damage)
         return False
     if ours and not candidates(folder / "checkpoints") and not there(folder / "summary.json"):
-        mend(config, path, why)
+        _restore_config(config, path, damage)
         return False
-    if why.startswith("config "):
-        raise FolderError(f"run {folder}: {why}, and no checkpoint tells whose folder it is; choose another --out")
+    if damage.startswith("config "):
+        raise FolderError(f"run {folder}: {damage}, and no checkpoint tells whose folder it is; choose another --out")
     raise FolderError(f"run {folder}: the folder belongs to a run with another config; choose another --out")
 
 
-def mend(config: RunConfig, path: Path, why: str) -> None:
-    """Write the config anew; what stood there is kept beside it."""
+def _restore_config(config: RunConfig, path: Path, damage: str) -> None:
+    """Write config.toml again with a warning; a damaged file is set aside."""
     kept = f", what was there is kept as {set_aside(path).name}" if there(path) else ""
     write_config(path, config)
-    warnings.warn(f"damaged record {path} ({why}); it was written anew{kept}", DamagedRecordWarning, stacklevel=2)
+    warnings.warn(f"damaged record {path} ({damage}); it was written anew{kept}", DamagedRecordWarning, stacklevel=2)
 
 
 def config_in(folder: Path) -> RunConfig:
-    """The config of a run that is there.
+    """Read the config of a run from its folder; if config.toml and the checkpoints differ, the checkpoints count.
 
     Raises:
-        FolderError: the folder is no run's.
-        BadInputError: config.toml cannot be read and no state tells what stood in it.
+        FolderError: the folder holds no run.
+        BadInputError: config.toml cannot be read and no checkpoint holds the config.
+    Warns:
+        DamagedRecordWarning: the config is taken from a checkpoint.
     """
     path, stored = folder / NAME, stored_config(folder)
     if not there(path) and stored is None:
         raise FolderError(f"run {folder}: there is no {NAME} in it; expected the --out folder of `thalweg train`")
     try:
-        found = read_config(path)
+        config = read_config(path)
     except BadInputError as error:
         if stored is None:
             raise
         warnings.warn(f"{error}; the config is taken from the checkpoints", DamagedRecordWarning, stacklevel=2)
         return stored
-    if stored not in (None, found):
-        words = f"damaged record {path}: not what the checkpoints were made with; the config is taken from them"
-        warnings.warn(words, DamagedRecordWarning, stacklevel=2)
+    if stored is not None and stored != config:
+        message = f"damaged record {path}: not the config of the checkpoints; the config is taken from them"
+        warnings.warn(message, DamagedRecordWarning, stacklevel=2)
         return stored
-    return found
+    return config
 
 
 def _made_with(folder: Path, config: RunConfig) -> bool:
-    """Whether the newest state in a folder that can be read is one of this config."""
+    """Whether the newest readable checkpoint or snapshot in a folder was made with this config."""
     facts = _newest_facts(folder)
     if facts is None:
         return False
@@ -102,13 +106,13 @@ def _made_with(folder: Path, config: RunConfig) -> bool:
 
 
 def stored_config(folder: Path) -> RunConfig | None:
-    """The config that the newest state in a folder was made with; None where none can be read, or tells it."""
+    """The config stored in the newest readable checkpoint or snapshot of a folder; None if there is none."""
     facts = _newest_facts(folder)
     return None if facts is None else config_of_facts(facts)
 
 
 def _newest_facts(folder: Path) -> dict | None:
-    """What the newest state that can be read holds beside tensors."""
+    """The facts of the newest readable checkpoint or snapshot; None if there is none."""
     for path in [*candidates(folder / "checkpoints"), *checkpoints(folder / "snapshots")[:1]]:
         try:
             return read_facts(path)
@@ -118,7 +122,7 @@ def _newest_facts(folder: Path) -> dict | None:
 
 
 def config_of_facts(facts: dict) -> RunConfig | None:
-    """The config in a checkpoint; None in one of another version that has none, or other keys."""
+    """The config in the facts of a checkpoint; None if another version wrote it without a config or with other keys."""
     try:
         return from_dict(RunConfig, facts["config"])
     except (KeyError, BadInputError):

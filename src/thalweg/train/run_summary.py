@@ -1,4 +1,4 @@
-"""The end of a run: what was learned is tested, and the summary says that the run is complete."""
+"""The end of a run: final tests, and the summary that marks the run as complete."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ from thalweg.train.state import Run, ceilings_of
 
 
 def finish(run: Run) -> RunSummary:
-    """The summary, written last: a run with a summary is complete."""
+    """Test a trained task at every length, then write the summary of a run and return it.
+
+    The summary is written last: a run is complete if and only if it has a summary.
+
+    Raises:
+        DamagedFileError: metrics.jsonl lacks the scores of the last update.
+    """
     run.check_folder()
     if isinstance(run.data, TaskData):
         _write_lengths(run, run.data)
-    told = read_run(run.folder).evaluations
-    if not told or told[-1].step != run.shift.step:
-        where = run.folder / "metrics.jsonl"
-        raise DamagedFileError(f"damaged record {where}: it lacks the scores of the last update; run the same command again")
+    evaluations = read_run(run.folder).evaluations
+    if not evaluations or evaluations[-1].step != run.shift.step:
+        path = run.folder / "metrics.jsonl"
+        raise DamagedFileError(f"damaged record {path}: it lacks the scores of the last update; run the same command again")
     summary = RunSummary(
         arm=run.config.arm,
         seed=run.config.seed,
@@ -39,7 +45,7 @@ def finish(run: Run) -> RunSummary:
         evaluations=run.clock.evaluations,
         switches=tuple(run.switches),
         retreats=tuple(run.retreats),
-        final=told[-1].scores,
+        final=evaluations[-1].scores,
         ceilings=ceilings_of(run.data),
         data=to_dict(run.data.facts()),
         provenance=provenance(str(run.device), "float32", torch.get_num_threads(), torch.__version__),
@@ -50,10 +56,10 @@ def finish(run: Run) -> RunSummary:
 
 
 def _write_lengths(run: Run, data: TaskData) -> None:
-    """Score samples of every tested length of a task."""
+    """Score samples of every tested length of a task, and write the scores to lengths.json."""
     started = time.perf_counter()
     config, gains = data.config, run.shift.depth_gains
-    found = [score_length(run.model, data, run.device, length, config.tests, gains) for length in config.tested_lengths]
+    scores = [score_length(run.model, data, run.device, length, config.tests, gains) for length in config.tested_lengths]
     run.clock.evaluation_seconds += time.perf_counter() - started
     make_way(run.folder / "lengths.json")
-    write_json(run.folder / "lengths.json", to_dict(found))
+    write_json(run.folder / "lengths.json", to_dict(scores))

@@ -1,4 +1,4 @@
-"""What changes while a run goes on: model, optimizer, schedule, journal and clock, and how they are saved and restored."""
+"""The state of a run: model, optimizer, schedule, journal and clock, and how they are saved and restored."""
 
 from __future__ import annotations
 
@@ -48,28 +48,40 @@ from thalweg.train.step import (
 
 @dataclass
 class Clock:
-    """What a run has spent so far."""
+    """Time and operations that a run has spent so far."""
 
     seconds: float = 0.0
-    """Training only."""
+    """Training time, without evaluation, compilation and recording of graphs."""
     evaluation_seconds: float = 0.0
     flops: float = 0.0
+    """Counted floating-point operations of the training, see `thalweg.models.cost`."""
     evaluations: int = 0
+    """Number of evaluations."""
 
 
 def ceilings_of(data: AnyData) -> Scores:
-    """The best possible scores, where the source is known."""
-    sets = [one for one in data.evaluation if isinstance(one, EvaluationSet)]
-    return {one.name: {name: Score(c.accuracy, c.loss) for name, c in one.ceilings.items()} for one in sets}
+    """The best possible scores of every evaluation set and stratum; empty where the source of the data is unknown."""
+    sets = [scored for scored in data.evaluation if isinstance(scored, EvaluationSet)]
+    return {scored.name: {name: Score(c.accuracy, c.loss) for name, c in scored.ceilings.items()} for scored in sets}
 
 
 def by_graphs(settings: TrainingConfig, device: torch.device) -> bool:
-    """Whether updates are replayed as CUDA graphs."""
+    """Whether the updates of a run are replayed as CUDA graphs."""
     return settings.graphs and not settings.compile and device.type == "cuda"
 
 
 class Run:
-    """Everything that changes while a run goes on."""
+    """The state of a run, and the operations on it that the trainer combines.
+
+    Args:
+        config: config of the run.
+        folder: folder of the run.
+        callbacks: called by the trainer.
+        data: data of the run if it is loaded already; None builds it from the config.
+    Raises:
+        BadInputError: device or data do not exist.
+        MemoryLimitError: the run cannot fit into the memory.
+    """
 
     def __init__(self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: AnyData | None = None) -> None:
         self.config, self.folder, self.callbacks = config, folder, callbacks
@@ -79,7 +91,7 @@ class Run:
         check_fits(config, self.device)
         self.data = make_data(config) if data is None else data
         self.model = make_model(config).to(self.device)
-        # Static: one graph for each number of loops, rather than one that is traced again when the number is a new one.
+        # Not dynamic: one graph for each number of loops, instead of one that is traced again for each new number.
         compiled = config.training.compile
         self.forward: Callable[..., Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
         self.graphs = Graphs(self.model) if by_graphs(config.training, self.device) else None
@@ -93,61 +105,67 @@ class Run:
         self.saved = False
 
     def resume(self) -> None:
-        """Take everything from the newest good checkpoint, if there is one, and cut the journal back to it."""
+        """Restore the state from the newest intact checkpoint and cut the journal back to it; without one, begin the run.
+
+        Warns:
+            DamagedRecordWarning: records of the run are damaged; the message says what is lost.
+        """
         path = self.folder / "metrics.jsonl"
-        found = newest_checkpoint(self.folder / "checkpoints", self.take)
-        if found is None:
-            self.begin(path)
+        checkpoint = newest_checkpoint(self.folder / "checkpoints", self._restore)
+        if checkpoint is None:
+            self._begin_journal(path)
             return
-        self.journal, lost = reopen(path, found.facts)
+        self.journal, lost = reopen(path, checkpoint.facts)
         if lost:
             warnings.warn(lost, DamagedRecordWarning, stacklevel=2)
-            self.score_again(path)
+            self._evaluate_if_lost(path)
 
-    def begin(self, path: Path) -> None:
-        """An empty journal; what a run left that was there and has no state any more is kept beside it."""
+    def _begin_journal(self, path: Path) -> None:
+        """Open an empty journal; the journal of an earlier run that has lost its checkpoints is set aside."""
         last = begun_before(path, self.config.training.checkpoint_every) if path.is_file() else 0
         if last or (there(path) and not path.is_file()):
             kept = set_aside(path).name
-            words = f"run {self.folder}: no checkpoint is left of the {last:,} updates that metrics.jsonl speaks of"
-            warnings.warn(f"{words}; it is kept as {kept} and the run begins again", DamagedRecordWarning, stacklevel=2)
+            lost = f"no checkpoint is left of the {last:,} updates that metrics.jsonl records"
+            message = f"run {self.folder}: {lost}; the file is kept as {kept} and the run begins again"
+            warnings.warn(message, DamagedRecordWarning, stacklevel=2)
         self.journal = Journal(path)
 
-    def take(self, found: Checkpoint) -> None:
-        """Go on from a checkpoint.
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Restore the state from a checkpoint.
 
         Raises:
-            DamagedFileError: it is no state of this run.
+            DamagedFileError: the checkpoint is not one of this run.
         """
-        stored = config_of_facts(found.facts)
-        if stored not in (None, self.config):
-            raise DamagedFileError(f"checkpoint {found.path}: made with another config")
+        facts = checkpoint.facts
+        stored = config_of_facts(facts)
+        if stored is not None and stored != self.config:
+            raise DamagedFileError(f"checkpoint {checkpoint.path}: made with another config")
         try:
-            scatter(found, self.model, self.optimizer)
+            scatter(checkpoint, self.model, self.optimizer)
             self.shift = self.config.shift.schedule(self.config.seed)
-            self.shift.load_state_dict(found.facts["shift"])
-            self.switches = [from_dict(SwitchRecord, record) for record in found.facts["switches"]]
-            self.retreats = [from_dict(RetreatRecord, record) for record in found.facts.get("retreats", [])]
-            self.clock = Clock(**found.facts["clock"])
-            int(found.facts["journal"])
+            self.shift.load_state_dict(facts["shift"])
+            self.switches = [from_dict(SwitchRecord, record) for record in facts["switches"]]
+            self.retreats = [from_dict(RetreatRecord, record) for record in facts.get("retreats", [])]
+            self.clock = Clock(**facts["clock"])
+            int(facts["journal"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-            raise DamagedFileError(f"damaged checkpoint {found.path}: no state of this run ({error})") from None
+            raise DamagedFileError(f"damaged checkpoint {checkpoint.path}: not a state of this run ({error})") from None
 
-    def score_again(self, path: Path) -> None:
-        """Where the scores of this very update were lost with the journal, make them again."""
+    def _evaluate_if_lost(self, path: Path) -> None:
+        """Evaluate again if an evaluation was due at this update and its record was lost with the journal."""
         step, settings = self.shift.step, self.config.training
         due = step % settings.evaluate_every == 0 or step == settings.steps
-        scored = [one["step"] for one in read_journal(path) if one["type"] == "evaluation"]
+        scored = [record["step"] for record in read_journal(path) if record["type"] == "evaluation"]
         if due and step not in scored:
             self.clock.evaluations -= 1
             self.evaluate()
 
     def recording_seconds(self) -> float:
-        """Spent on recording graphs; like compilation, not training."""
+        """Time spent on recording CUDA graphs; like compilation it does not count as training."""
         return self.graphs.seconds if self.graphs else 0.0
 
     def train_on(self, batch: Batch, loops: int, gains: Gains) -> Outcome:
-        """Weights and optimizer after one update at the rate of now; nothing else changes."""
+        """Make one update of weights and optimizer at the current learning rate; schedule, clock and journal do not change."""
         rate, clip, backward = self.rate(), self.config.optimizer.clip, self.graphs.backward if self.graphs else None
         return train_step(self.forward, self.optimizer, batch, loops=loops, gains=gains, rate=rate, clip=clip, backward=backward)
 
@@ -160,7 +178,7 @@ class Run:
         return self.as_gains(self.shift.gains)
 
     def as_gains(self, gains: tuple[float, ...]) -> Gains:
-        """Gains in the form that the model wants: None when all are 1, a tensor when it is compiled."""
+        """Gains in the form for the model: None if all are 1, a tensor if the model is compiled."""
         if all(gain == 1 for gain in gains):
             return None
         return torch.tensor(gains, device=self.device) if self.config.training.compile else gains
@@ -168,8 +186,9 @@ class Run:
     def batch(self, step: int) -> Batch:
         """The batch of one step on the device; a task's lengths may follow the stage."""
         size = self.config.training.batch
-        made = self.data.batch(step, size, cap=self.shift.depth) if isinstance(self.data, TaskData) else self.data.batch(step, size)
-        return on_device(made, self.device)
+        if isinstance(self.data, TaskData):
+            return on_device(self.data.batch(step, size, cap=self.shift.depth), self.device)
+        return on_device(self.data.batch(step, size), self.device)
 
     def flops(self, batch: Batch, loops: int) -> float:
         """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most, masked or not."""
@@ -180,7 +199,7 @@ class Run:
         return cost(self.config.model, len(batch), batch.shape[1] - 1, loops).training_step
 
     def evaluate(self) -> None:
-        """Score all sets with the passes and gains now in use, and record it."""
+        """Evaluate on all sets with the passes and gains of the current stage, and record the scores."""
         scores = self.scores(self.shift.depth, self.as_gains(self.shift.depth_gains))
         self.clock.evaluations += 1
         record = EvaluationRecord(self.shift.step, self.clock.seconds, self.clock.flops, self.shift.depth, scores)
@@ -189,7 +208,11 @@ class Run:
             callback.on_evaluation(record)
 
     def scores(self, loops: int, gains: Gains) -> Scores:
-        """Scores of all sets, on a clock of their own."""
+        """Scores on all evaluation sets; the time counts as evaluation.
+
+        Raises:
+            DivergedError: a loss is not finite.
+        """
         started = time.perf_counter()
         scores = evaluate(self.model, self.data.evaluation, self.device, loops, gains)
         self.clock.evaluation_seconds += time.perf_counter() - started
@@ -199,7 +222,7 @@ class Run:
         return scores
 
     def record_switch(self) -> None:
-        """Write down a change of stage, with the scores of the same weights on both sides of it."""
+        """Record the last change of stage, with the scores of the same weights before and after it."""
         switch = self.shift.switches[-1]
         record = SwitchRecord(
             step=switch.step,
@@ -218,12 +241,12 @@ class Run:
             callback.on_switch(record)
 
     def record(self, kind: str, values: dict) -> None:
-        """One line of the journal."""
+        """Append a record to the journal."""
         assert self.journal is not None
         self.journal.append({"type": kind} | values)
 
     def snapshot(self) -> None:
-        """A checkpoint that stays, where the config asks for one; its journal is not needed to look at it."""
+        """Write a checkpoint that is kept for good, if the config asks for one at this step."""
         if self.shift.step in self.snapshot_steps:
             self.check_folder()
             tensors, facts = gather(self.model, self.optimizer), self.facts()
@@ -232,7 +255,7 @@ class Run:
                 callback.on_snapshot(path)
 
     def save(self) -> None:
-        """A checkpoint of everything; the journal reaches the disk first."""
+        """Write a checkpoint; the journal is synced to the disk first, as the checkpoint refers to it."""
         assert self.journal is not None
         self.check_folder()
         self.journal.sync()
@@ -241,20 +264,20 @@ class Run:
         self.saved = True
 
     def check_folder(self) -> None:
-        """Refuse to go on where files of the run were removed while it went on: a folder made anew would look like a whole run.
+        """Stop if files of the run were removed during training: writing on would leave a folder that looks complete but is not.
 
         Raises:
-            ThalwegError: names what is gone.
+            ThalwegError: the message names what was removed.
         """
         assert self.journal is not None
         self.journal.check()
-        gone = [self.folder / "config.toml", *([self.folder / "checkpoints"] if self.saved else [])]
-        for path in gone:
+        needed = [self.folder / "config.toml", *([self.folder / "checkpoints"] if self.saved else [])]
+        for path in needed:
             if not path.exists():
                 raise ThalwegError(f"{path} was removed while the run went on; nothing more is written; run the same command again")
 
     def facts(self) -> dict:
-        """What a checkpoint holds beside tensors."""
+        """Everything that a checkpoint stores besides tensors, as JSON values."""
         assert self.journal is not None
         return {
             "config": to_dict(self.config),
@@ -269,17 +292,24 @@ class Run:
             "journal_sums": self.journal.sums,
         }
 
-    def stop_diverged(self, when: str, said: str) -> NoReturn:
-        """Stop with everything that helps to find out why."""
+    def stop_diverged(self, when: str, values: str) -> NoReturn:
+        """Stop the run because a number is not finite.
+
+        Args:
+            when: where it happened, such as "update 7".
+            values: the numbers, for the message.
+        Raises:
+            DivergedError: always; the message says what helps to find the cause.
+        """
         good = newest_checkpoint(self.folder / "checkpoints")
         where = str(good.path) if good else "none yet"
         raise DivergedError(
-            f"loss not finite in {when}: {said}, loops {self.shift.loops}; "
+            f"loss not finite in {when}: {values}, loops {self.shift.loops}; "
             f"last good checkpoint: {where}; lower optimizer.rate or optimizer.clip"
         )
 
     def close(self) -> None:
-        """Give back files and the screen."""
+        """End the callbacks and close the journal."""
         for callback in self.callbacks:
             callback.on_end()
         if self.journal is not None:

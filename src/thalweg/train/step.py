@@ -1,6 +1,6 @@
-"""One update: forward, loss, backward, clip, step.
+"""One update: forward, loss, backward, clipping, optimizer step.
 
-Shape letters: B batch, L tokens of a sequence.
+Shape letters: B batch, L tokens of a sequence, V vocabulary, T passes.
 """
 
 from __future__ import annotations
@@ -20,69 +20,81 @@ from thalweg.shift.onset import Handover
 from thalweg.train.config import OptimizerConfig
 
 Gains = Sequence[float] | Tensor | None
+"""Gain of each pass, T numbers; None if all are 1."""
 _Backward = Callable[["Batch", int, Gains], Tensor]
-"""Batch, loops and gains -> mean loss, with its gradients left in the parameters in place of any others."""
+"""(batch, loops, gains) -> mean loss; replaces the gradients in the parameters."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one update showed: ``loss`` in nats per token and the gradient's norm, both before the update, mean over ranks."""
+    """Result of one update: loss and gradient norm before the update, averaged over ranks."""
 
     loss: float
+    """Mean loss of the batch in nats per token."""
     grad_norm: float
+    """Euclidean norm of the gradient over all parameters, before clipping."""
 
     @property
     def finite(self) -> bool:
-        """Whether both are numbers."""
+        """Whether loss and gradient norm are both finite."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 def next_token_loss(model: Callable[..., Tensor], tokens: Tensor, loops: int, gains: Gains = None) -> Tensor:
-    """Mean cross-entropy in nats of every next token of ``(B, L)``."""
+    """Mean cross-entropy in nats of predicting every next token of ``(B, L)`` sequences, ``L - 1`` targets each."""
     logits = model(tokens[:, :-1], loops=loops, gains=gains)
     return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """Samples of an algorithmic task: inputs and targets ``(B, L)`` on the device, passes that each needs ``(B,)`` on the CPU."""
+    """Samples of an algorithmic task as tensors."""
 
     inputs: Tensor
+    """``(B, L)`` on the device."""
     targets: Tensor
-    """`IGNORED` where nothing is asked."""
+    """``(B, L)`` on the device; `IGNORED` where there is no target."""
     loops: Tensor
+    """Number of passes of each sample, ``(B,)`` on the CPU."""
 
     def capped(self, cap: int) -> Tensor:
-        """Passes of each sample when none has more than ``cap``."""
+        """Number of passes of each sample, at most ``cap``."""
         return self.loops.clamp(max=cap)
 
 
 Batch = Tensor | TaskBatch
-"""Tokens ``(B, L)`` whose every next token is a target, or samples of a task."""
+"""Sequences ``(B, L)`` in which every next token is a target, or samples of an algorithmic task."""
 
 
-def on_device(made: Tokens | Examples, device: torch.device) -> Batch:
-    """A batch as tensors."""
-    if isinstance(made, Examples):
-        inputs, targets = (torch.from_numpy(part).to(device, non_blocking=True) for part in (made.inputs, made.targets))
-        return TaskBatch(inputs, targets, torch.from_numpy(made.loops))
-    return torch.from_numpy(made).to(device, non_blocking=True)
+def on_device(batch: Tokens | Examples, device: torch.device) -> Batch:
+    """Convert a batch of numpy arrays to tensors on a device."""
+    if isinstance(batch, Examples):
+        inputs, targets = (torch.from_numpy(part).to(device, non_blocking=True) for part in (batch.inputs, batch.targets))
+        return TaskBatch(inputs, targets, torch.from_numpy(batch.loops))
+    return torch.from_numpy(batch).to(device, non_blocking=True)
 
 
 def answer_loss(model: Callable[..., Tensor], batch: TaskBatch, loops: int, gains: Gains = None) -> Tensor:
-    """Mean cross-entropy in nats of all positions that are asked, each sample after its own passes, ``loops`` at most."""
+    """Mean cross-entropy in nats over all targets of a task's samples, each sample after its own number of passes.
+
+    Args:
+        model: called as ``model(inputs, loops=, gains=)``.
+        batch: the samples.
+        loops: largest number of passes.
+        gains: gain of each of ``loops`` passes; None for gains of 1.
+    """
     passes = batch.capped(loops)
     logits = model(batch.inputs, loops=passes, gains=None if gains is None else gains[: int(passes.max())])
-    return asked_loss(logits, batch.targets)
+    return target_loss(logits, batch.targets)
 
 
-def asked_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of all positions that are asked, from logits ``(B, L, V)`` and targets ``(B, L)``."""
+def target_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats over all positions with a target, from logits ``(B, L, V)`` and targets ``(B, L)``."""
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 def mean_loss(model: Callable[..., Tensor], batch: Batch, loops: int, gains: Gains = None) -> Tensor:
-    """What is trained on: `next_token_loss` of tokens, `answer_loss` of samples of a task."""
+    """The training loss: `next_token_loss` of sequences, `answer_loss` of samples of a task."""
     return (next_token_loss if isinstance(batch, Tensor) else answer_loss)(model, batch, loops, gains)  # type: ignore[arg-type]
 
 
@@ -97,10 +109,19 @@ def train_step(
     clip: float,
     backward: _Backward | None = None,
 ) -> Outcome:
-    """Make one update in place; nothing is changed when loss or gradient are not finite.
+    """Make one update of the model in place; without effect if loss or gradient are not finite.
 
-    Loss and norm are read in one transfer, where a GPU is waited for. ``backward`` makes loss and gradients in
-    place of the model where it is given, see `thalweg.train.graphs`.
+    Args:
+        model: called as ``model(tokens, loops=, gains=)``.
+        optimizer: from `make_optimizer`.
+        batch: sequences, or samples of a task, on the model's device.
+        loops: number of passes; of a task, the largest number.
+        gains: gain of each pass; None for gains of 1.
+        rate: learning rate.
+        clip: largest norm of the gradient; 0 for no clipping.
+        backward: computes loss and gradients in place of the model, see `thalweg.train.graphs`.
+    Returns:
+        Loss and gradient norm before the update. Both are read in one transfer, the only point that waits for a GPU.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if backward is None:
@@ -121,23 +142,23 @@ def train_step(
 
 
 def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer with groups for what has a rate or a decay of its own.
+    """Build the optimizer, with parameter groups for value weights (their own rate) and vectors (no weight decay).
 
-    PyTorch's fused kernels: the same arithmetic in one pass over the weights.
+    PyTorch's fused kernels are used: the same arithmetic in one pass over the weights.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         factor = config.value_rate if name.endswith("attention.value.weight") else 1.0
         decay = config.weight_decay if parameter.dim() >= 2 else 0.0
         groups.setdefault((factor, decay), []).append(parameter)
-    made = [{"params": ps, "weight_decay": decay, "rate_factor": factor} for (factor, decay), ps in groups.items()]
+    options = [{"params": ps, "weight_decay": decay, "rate_factor": factor} for (factor, decay), ps in groups.items()]
     if config.name == "adamw":
-        return torch.optim.AdamW(made, lr=config.rate, betas=(config.beta1, config.beta2), fused=True)
-    return torch.optim.SGD(made, lr=config.rate, momentum=config.momentum, fused=True)
+        return torch.optim.AdamW(options, lr=config.rate, betas=(config.beta1, config.beta2), fused=True)
+    return torch.optim.SGD(options, lr=config.rate, momentum=config.momentum, fused=True)
 
 
 def hand_over(optimizer: torch.optim.Optimizer, handover: Handover) -> None:
-    """Do at a switch what is asked of the optimizer's running means; a reset forgets how many updates they hold, too."""
+    """Apply a handover to the optimizer's running means: keep, reset (with their step count), or scale them."""
     if handover.moments == "keep":
         return
     factor = 0.0 if handover.moments == "reset" else handover.moments_factor

@@ -1,4 +1,4 @@
-"""The story of one run: data, forward, loss, backward, clip, step, record, callback, checkpoint."""
+"""The training loop of one run: updates, evaluations, switches, checkpoints, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from pathlib import Path
 import torch
 
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError
-from thalweg.records.run import (
-    RunSummary,
-    recorded,
-)
+from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp, Refine
 from thalweg.storage import locked, read_json, set_aside, there
@@ -28,36 +25,34 @@ from thalweg.train.rollback import roll_back, save_rollback_point
 from thalweg.train.run_folder import claim
 from thalweg.train.run_summary import finish
 from thalweg.train.state import Run
-from thalweg.train.step import (
-    Outcome,
-    hand_over,
-    mean_loss,
-)
+from thalweg.train.step import Outcome, hand_over, mean_loss
 
 
 def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> RunSummary:
-    """Make a run, or go on with it where it was stopped.
+    """Train one model, or resume a run that was stopped.
 
-    The same config in the same folder gives the same weights, bit for bit, however often the process was killed on the way
-    (on one machine, with the same number of threads). A run that is complete is not made again.
+    The same config gives the same weights to the last bit, however often the process was killed and resumed, on one machine with
+    the same number of threads. A complete run is not trained again; its summary is returned.
 
     Args:
-        config: the run.
-        folder: where it is kept; made when missing.
-        callbacks: told what happens.
+        config: config of the run.
+        folder: folder of the run; created if it does not exist.
+        callbacks: called during the training.
+    Returns:
+        The summary of the run.
     Raises:
-        FolderError: the folder holds another run, or another process writes it.
-        DivergedError: loss or gradient not finite; the message names step, rate, norm and the last good checkpoint.
-        DamagedFileError: there are checkpoints, and none can be read.
+        FolderError: the folder holds another run, or another process writes to it.
+        DivergedError: a loss or gradient is not finite; the message names step, rate, norm and the last good checkpoint.
+        DamagedFileError: there are checkpoints, but none can be read.
     Warns:
-        DamagedRecordWarning: something of the run is not as it was written, and was put right or is lost; says what.
+        DamagedRecordWarning: a file of the run is damaged and was repaired, or something is lost; the message says what.
     """
     with locked(folder, "run"), recording_failure(folder):
         new = claim(config, folder)
-        done = None if new else ended(config, folder)
-        if done is not None:
-            return done
-        run = Run(config, folder, callbacks)  # refuses a device or text that is not there before anything is written
+        summary = None if new else ended(config, folder)
+        if summary is not None:
+            return summary
+        run = Run(config, folder, callbacks)  # refuses a missing device or text before anything is written
         try:
             if new:
                 write_config(folder / "config.toml", config)
@@ -67,8 +62,8 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
             return finish(run)
         except BadInputError as error:
             if not new or candidates(folder / "checkpoints"):
-                error.exit_code = 1  # the run was begun, and what it left is kept
-            else:
+                error.exit_code = 1  # the run has begun, and its files are kept
+            else:  # nothing was trained: leave no files behind
                 run.close()
                 for name in ("metrics.jsonl", "config.toml"):
                     (folder / name).unlink(missing_ok=True)
@@ -78,24 +73,29 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
 
 
 def ended(config: RunConfig, folder: Path) -> RunSummary | None:
-    """The summary of a complete run; None for one that is not complete, or whose end has to be written again.
+    """The summary of a complete run; None if the run is not complete or its summary is damaged.
 
-    What is damaged beside the summary and cannot be made again is named in a warning.
+    A damaged summary is set aside, so that it is written again from the last checkpoint.
+
+    Args:
+        config: config of the run.
+        folder: folder of the run.
+    Warns:
+        DamagedRecordWarning: a record of the run is damaged; the message says which.
     """
     path = folder / "summary.json"
     if not there(path):
         return None
     try:
         summary = recorded(RunSummary, read_json(path), path)
-        mine = (summary.arm, summary.seed, summary.steps) == (config.arm, config.seed, config.training.steps)
-        if not mine:
+        if (summary.arm, summary.seed, summary.steps) != (config.arm, config.seed, config.training.steps):
             raise DamagedFileError(f"damaged record {path}: it is the summary of another run")
         refuse_changed_summary(folder, summary)
         refuse_changed_lengths(folder, config)
     except DamagedFileError as error:
-        words = str(error).partition(";")[0]
+        damage = str(error).partition(";")[0]
         kept = f"the summary is kept as {set_aside(path).name}"
-        warnings.warn(f"{words}; {kept} and made again from the last checkpoint", DamagedRecordWarning, stacklevel=2)
+        warnings.warn(f"{damage}; {kept} and made again from the last checkpoint", DamagedRecordWarning, stacklevel=2)
         return None
     try:
         refuse_changed(folder, summary.steps)
@@ -105,10 +105,11 @@ def ended(config: RunConfig, folder: Path) -> RunSummary | None:
 
 
 def warm_up(run: Run) -> None:
-    """Build the compiled graph of every stage, with and without gains, before the clock starts."""
+    """If the model is compiled, compile it for every number of passes, with and without gains, before the clock starts."""
     if not run.config.training.compile:
         return
     shift, batch = run.shift, run.batch(0)
+    # Gains other than 1 occur after a switch with a ramp, in a softer onset after a retreat, and in the trials of a look-ahead.
     refined = isinstance(shift.onset, Refine)
     looking = any(isinstance(rule, LookAhead) for rule in shift.criteria)
     ramped = isinstance(shift.onset, Ramp) or refined or shift.net.tries or looking
@@ -123,7 +124,7 @@ def warm_up(run: Run) -> None:
 
 
 def _train_to_end(run: Run) -> None:
-    """The loop."""
+    """Evaluate, update and save until the last update, rolling back switches that the safety net rejects."""
     settings = run.config.training
     for callback in run.callbacks:
         callback.on_begin(run.shift.step, settings.steps)
@@ -144,17 +145,22 @@ def _train_to_end(run: Run) -> None:
 
 
 def update(run: Run) -> None:
-    """One update, its record, and what the schedule makes of it."""
+    """Make one update, pass its result to the schedule, and record it.
+
+    Raises:
+        DivergedError: loss or gradient norm are not finite.
+    """
     started, step, settings = time.perf_counter(), run.shift.step, run.config.training
-    recorded = run.recording_seconds()
+    recording = run.recording_seconds()
     loops, newest, rate, batch = run.shift.loops, run.shift.gains[-1], run.rate(), run.batch(step)
     outcome = run.train_on(batch, loops, run.gains())
     if not outcome.finite:
         run.stop_diverged(f"update {step + 1}", f"loss {outcome.loss}, gradient norm {outcome.grad_norm}, rate {rate:g}")
+    # Passes with a gain of 0 are skipped, except in a compiled model.
     computed = loops if run.config.training.compile else sum(gain != 0 for gain in run.shift.gains)
     switched = advance(run, outcome)
     run.clock.flops += run.flops(batch, computed)
-    run.clock.seconds += time.perf_counter() - started - (run.recording_seconds() - recorded)
+    run.clock.seconds += time.perf_counter() - started - (run.recording_seconds() - recording)
     facts = StepFacts(
         step=step + 1,
         steps=settings.steps,
@@ -176,7 +182,11 @@ def update(run: Run) -> None:
 
 
 def advance(run: Run, outcome: Outcome) -> bool:
-    """Tell the schedule of an update, look ahead where it asks for it, and hand the optimizer over at a switch."""
+    """Pass the result of an update to the schedule; make the trials that it asks for, and the handover at a switch.
+
+    Returns:
+        True if the next update belongs to a new stage.
+    """
     switched = run.shift.update(outcome.loss, outcome.grad_norm)
     if run.shift.lookahead_due:
         switched = look_ahead(run)
@@ -186,7 +196,7 @@ def advance(run: Run, outcome: Outcome) -> bool:
 
 
 def _score_and_save(run: Run) -> None:
-    """What follows an update where its time has come: scores, a snapshot, a checkpoint."""
+    """Evaluate, write a snapshot and write a checkpoint, each if it is due after this update."""
     step, settings = run.shift.step, run.config.training
     last = step == settings.steps
     if step % settings.evaluate_every == 0 or last:

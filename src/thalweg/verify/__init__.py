@@ -1,1 +1,1 @@
-"""The statements of the theory, tried out on this machine one by one."""
+"""Numerical checks of every statement of the theory, for the command `thalweg verify`."""

@@ -1,4 +1,4 @@
-"""`thalweg verify`: every statement tried on this machine, line by line."""
+"""The command `thalweg verify`: checks every statement on this machine and prints one line for each."""
 
 from __future__ import annotations
 
@@ -15,25 +15,31 @@ from thalweg.screen import Screen, Words, say, say_json
 from thalweg.verify import attention, force, hopping, metrics, second_order, split, taylor
 from thalweg.verify.statement import Finding, Statement
 
-_ROOMS = (force, split, second_order, taylor, attention, metrics, hopping)
-STATEMENTS: tuple[Statement, ...] = tuple(statement for room in _ROOMS for statement in room.STATEMENTS)
-"""Every statement that has a line."""
+_SECTIONS = (force, split, second_order, taylor, attention, metrics, hopping)
+STATEMENTS: tuple[Statement, ...] = tuple(statement for section in _SECTIONS for statement in section.STATEMENTS)
+"""All statements, in the order in which they are checked."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A statement tried."""
+    """A statement with the outcome of its check; one entry of ``thalweg verify --json``."""
 
     key: str
+    """Number of the statement in docs/theory.md."""
     words: str
+    """The statement."""
     paper: str
+    """Status of the paper's version, see `Statement`."""
     holds: bool
+    """Whether the check passed."""
     finding: Finding
+    """Outcome of the check."""
     seconds: float
+    """Time that the check took."""
 
 
-def tried(statement: Statement) -> Line:
-    """Run one check; one that stops with an error does not hold, and the error is its words."""
+def run_check(statement: Statement) -> Line:
+    """Run the check of one statement; a check that raises an error counts as failed, and the error is its text."""
     begun = time.perf_counter()
     try:
         finding = statement.check()
@@ -42,19 +48,19 @@ def tried(statement: Statement) -> Line:
     return Line(statement.key, statement.words, statement.paper, finding.holds, finding, time.perf_counter() - begun)
 
 
-def _in_words(line: Line) -> str:
-    """For the terminal."""
-    found = line.finding
-    figures = f"{found.tried} tried, worst {found.worst:.1e} (allowed {found.allowed:.0e})"
+def _terminal_text(line: Line) -> str:
+    """The two lines that the terminal shows for one statement."""
+    finding = line.finding
+    figures = f"{finding.tried} cases, largest error or violation {finding.worst:.1e} (tolerance {finding.allowed:.0e})"
     head = f"{'holds' if line.holds else 'FAILS':5}  {line.key:5} {line.words} [paper's version: {line.paper}]"
-    return f"{head}\n             {figures}, {line.seconds:.1f} s" + (f"; {found.words}" if found.words else "")
+    return f"{head}\n             {figures}, {line.seconds:.1f} s" + (f"; {finding.words}" if finding.words else "")
 
 
-def chosen(keys: Sequence[str]) -> tuple[Statement, ...]:
-    """The statements with these numbers, all where none is given.
+def select(keys: Sequence[str]) -> tuple[Statement, ...]:
+    """Return the statements with the given numbers, or all statements if no number is given.
 
     Raises:
-        BadInputError: a number that is not in the list.
+        BadInputError: there is no statement with one of the numbers.
     """
     known = {statement.key: statement for statement in STATEMENTS}
     for key in keys:
@@ -65,7 +71,7 @@ def chosen(keys: Sequence[str]) -> tuple[Statement, ...]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """The matrices are small: two threads wait for each other, on a busy machine for long."""
+    """Restrict torch to one thread: the matrices are small, and threads that wait for each other cost more than they save."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -75,21 +81,26 @@ def _one_thread() -> Iterator[None]:
 
 
 def verify(keys: Sequence[str], as_json: bool) -> None:
-    """Try the statements and print a line for each.
+    """Check statements and print two lines for each, or one JSON object for all.
+
+    Args:
+        keys: numbers of docs/theory.md; empty for all statements.
+        as_json: whether to print JSON in place of text.
 
     Raises:
-        VerificationError: some do not hold.
+        BadInputError: there is no statement with one of the numbers.
+        VerificationError: at least one statement does not hold.
     """
-    statements, begun, lines = chosen(keys), time.perf_counter(), []
+    statements, begun, lines = select(keys), time.perf_counter(), []
     columns = (Words(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with _one_thread(), Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
         task = progress.add_task("verify", total=len(statements))
         for statement in statements:
             progress.update(task, description=f"{statement.key:5}")
-            lines.append(tried(statement))
+            lines.append(run_check(statement))
             progress.advance(task)
             if not as_json:
-                say(_in_words(lines[-1]))
+                say(_terminal_text(lines[-1]))
     failed = [line.key for line in lines if not line.holds]
     seconds = time.perf_counter() - begun
     if as_json:

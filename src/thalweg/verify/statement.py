@@ -1,4 +1,4 @@
-"""A statement of the theory and what was found when it was tried."""
+"""What `thalweg verify` is made of: a statement of the theory, its numerical check, and the outcome of that check."""
 
 from __future__ import annotations
 
@@ -15,57 +15,60 @@ from thalweg.streams import stream
 
 @dataclass(frozen=True)
 class Finding:
-    """What trying a statement gave."""
+    """The outcome of checking one statement on all its cases."""
 
     tried: int
-    """Cases."""
+    """Number of cases that were checked."""
     worst: float
-    """Largest error or violation over the cases."""
+    """Largest error, or largest violation of an inequality, over the cases."""
     allowed: float
-    """What it may be."""
+    """Largest value of `worst` with which the statement still holds."""
     words: str = ""
-    """Further figures, for a reader; of a counterexample its numbers."""
+    """Further figures for the reader; for a counterexample, its numbers."""
 
     @property
     def holds(self) -> bool:
-        """Whether the worst is allowed; never for NaN, never without a case."""
+        """Whether the worst error is within the tolerance; False if that error is NaN or if there was no case."""
         return self.tried > 0 and self.worst <= self.allowed
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One line of the list."""
+    """One line of `thalweg verify`: a statement of docs/theory.md and the function that checks it."""
 
     key: str
-    """Number in docs/theory.md."""
+    """Number of the statement in docs/theory.md."""
     words: str
-    """The statement, in one line of at most 100 characters."""
+    """The statement in one line of at most 100 characters."""
     paper: str
-    """What became of the paper's version: "as stated", "repaired", "false", "vacuous" or, where it has none, "ours"."""
+    """Status of the paper's version: "as stated", "repaired", "false", "vacuous"; "ours" if the paper has no such statement."""
     check: Callable[[], Finding]
-    """Tries it; the same cases every time."""
+    """Checks the statement on the same cases in every call."""
 
 
 def cases(number: int) -> np.random.Generator:
-    """The random numbers of one check; each check has a number of its own, so that none shifts another's cases."""
+    """Return the random generator of one check.
+
+    Every check has its own number, so that adding a check does not change the cases of another one.
+    """
     return stream(0, "cases", number)
 
 
-def normal(draw: np.random.Generator, *shape: int) -> Tensor:
-    """Standard normal, float64."""
-    return torch.from_numpy(draw.standard_normal(shape))
+def normal(rng: np.random.Generator, *shape: int) -> Tensor:
+    """Draw a float64 tensor of standard normal entries."""
+    return torch.from_numpy(rng.standard_normal(shape))
 
 
-def rotation(draw: np.random.Generator, dim: int) -> Tensor:
-    """Orthonormal columns ``(dim, dim)``."""
-    return torch.linalg.qr(normal(draw, dim, dim))[0]
+def rotation(rng: np.random.Generator, dim: int) -> Tensor:
+    """Draw a random orthogonal matrix ``(dim, dim)``, float64."""
+    return torch.linalg.qr(normal(rng, dim, dim))[0]
 
 
-def worst(errors: list[float], allowed: float, words: str = "") -> Finding:
-    """The largest of a list of errors."""
+def errors_within(errors: list[float], allowed: float, words: str = "") -> Finding:
+    """Compare the largest of a list of errors, one or more for each case, with the tolerance."""
     return Finding(len(errors), float(np.max(errors)) if errors else math.nan, allowed, words)
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    """``||found - expected|| / ||expected||``."""
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-300))
+def relative_error(computed: Tensor, expected: Tensor) -> float:
+    """Compute ``||computed - expected|| / ||expected||``."""
+    return float((computed - expected).norm() / expected.norm().clamp_min(1e-300))

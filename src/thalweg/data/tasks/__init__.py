@@ -1,4 +1,4 @@
-"""Six algorithmic tasks, one file each."""
+"""The six algorithmic tasks, one file each. T(n) in their docstrings is the number of passes for length n."""
 
 from thalweg.data.task import Task
 from thalweg.data.tasks.addition import Addition
@@ -9,4 +9,4 @@ from thalweg.data.tasks.parity import Parity
 from thalweg.data.tasks.unique_set import UniqueSet
 
 TASKS: dict[str, Task] = {task.name: task for task in (Parity(), Copy(), Addition(), BinarySum(), Multiplication(), UniqueSet())}
-"""By name."""
+"""Name of a task -> the task."""

@@ -1,6 +1,6 @@
 """Addition of two binary numbers of n digits, least significant digit first. n + 1 slots; T(n) = n + 1.
 
-Source: arXiv 2409.15647, section 6. The order of the digits is ours: a carry then moves in the direction that a causal model reads.
+Source: arXiv 2409.15647, section 6. The order of the digits is ours: carries then move in the direction that a causal model reads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PLUS = 2
 
 
 class Addition:
-    """Tokens 0, 1 and plus: n digits, plus, n digits."""
+    """Addition of two n-digit numbers; the query is n digits, plus, n digits, of the tokens 0, 1 and plus."""
 
     name = "addition"
     symbols = 3
@@ -26,13 +26,13 @@ class Addition:
 
     def answer(self, query: Tokens, length: int) -> Tokens:
         columns = query[:, :length] + query[:, length + 1 :]
-        found = np.zeros((len(query), length + 1), dtype=np.int64)
+        total = np.zeros((len(query), length + 1), dtype=np.int64)
         carry = np.zeros(len(query), dtype=np.int64)
         for place in range(length):
-            total = columns[:, place] + carry
-            found[:, place], carry = total % 2, total // 2
-        found[:, length] = carry
-        return found
+            column = columns[:, place] + carry
+            total[:, place], carry = column % 2, column // 2
+        total[:, length] = carry
+        return total
 
     def oracle(self, query: Sequence[int], length: int) -> list[int]:
         total = number(query[:length]) + number(query[length + 1 :])

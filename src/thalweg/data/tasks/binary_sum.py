@@ -1,4 +1,4 @@
-"""Binary sum: the number of ones among n bits in binary, least significant digit first. T(n) = n.
+"""Binary sum: the number of ones among n bits, in binary with the least significant digit first. T(n) = n.
 
 Source: arXiv 2409.15647, section 6; order and number of the digits (as many as n itself has) are ours.
 """
@@ -14,7 +14,7 @@ from thalweg.data.tasks.addition import digits
 
 
 class BinarySum:
-    """Tokens 0 and 1."""
+    """The number of ones among n bits, written in binary; the tokens are 0 and 1."""
 
     name = "binary-sum"
     symbols = 2

@@ -1,4 +1,4 @@
-"""Copy: the n symbols again. T(n) = n.
+"""Copy: repeat the n symbols of the query. T(n) = n.
 
 Source: arXiv 2409.15647, section 6; an alphabet of two is ours.
 """
@@ -13,7 +13,7 @@ from thalweg.data.batches import Tokens
 
 
 class Copy:
-    """Tokens of an alphabet."""
+    """The n symbols of the query again; the tokens are an alphabet of ``symbols`` letters."""
 
     name = "copy"
 

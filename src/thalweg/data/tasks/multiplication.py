@@ -16,7 +16,11 @@ _TIMES = 2
 
 
 class Multiplication:
-    """Tokens 0, 1 and times: n digits, times, m digits."""
+    """Product of an n-digit and an m-digit number; the query is n digits, times, m digits, of the tokens 0, 1 and times.
+
+    Args:
+        second: number of digits m of the second factor.
+    """
 
     name = "multiplication"
     symbols = 3
@@ -28,6 +32,7 @@ class Multiplication:
         return np.insert(rng.integers(2, size=(count, length + self.second)), length, _TIMES, axis=1)
 
     def answer(self, query: Tokens, length: int) -> Tokens:
+        # Add the shifted partial products column by column, then propagate the carries.
         columns = np.zeros((len(query), self.slots(length)), dtype=np.int64)
         for shift in range(self.second):
             columns[:, shift : shift + length] += query[:, :length] * query[:, length + 1 + shift, None]

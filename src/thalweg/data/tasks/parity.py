@@ -13,7 +13,7 @@ from thalweg.data.batches import Tokens
 
 
 class Parity:
-    """Tokens 0 and 1."""
+    """Whether the number of ones among n bits is odd; the tokens are 0 and 1."""
 
     name = "parity"
     symbols = 2

@@ -1,4 +1,4 @@
-"""Unique set: the distinct ones of n symbols, in order of appearance. T(n) = n.
+"""Unique set: the distinct symbols among n, in the order of their first appearance. T(n) = n.
 
 Source: arXiv 2409.15647, section 6; an alphabet of ten is ours.
 """
@@ -13,7 +13,7 @@ from thalweg.data.batches import Tokens
 
 
 class UniqueSet:
-    """Tokens of an alphabet; the answer's length depends on the query, unused slots hold the end token."""
+    """The distinct symbols of the query; the length of the answer depends on the query, and unused slots hold the end token."""
 
     name = "unique-set"
 
@@ -24,6 +24,7 @@ class UniqueSet:
         return rng.integers(self.symbols, size=(count, length))
 
     def answer(self, query: Tokens, length: int) -> Tokens:
+        # First place of every symbol, ``length`` if it does not occur; symbols are then sorted by it.
         places = np.where(query[:, :, None] == np.arange(self.symbols), np.arange(length)[:, None], length).min(1)
         order = places.argsort(axis=1, kind="stable")[:, : self.slots(length)]
         return np.where(np.take_along_axis(places, order, 1) < length, order, self.symbols)

@@ -27,7 +27,6 @@ from thalweg.report.frontier.figures import frontier_figure
 from thalweg.report.own import Picture, write_own_report
 from thalweg.serialization import to_dict
 from thalweg.storage import write_json
-from thalweg.train.config import RunConfig
 
 PLAN = "frontier.json"
 _QUESTION = "For the operations that can be paid, which schedule of passes ends with the lowest held-out loss?"
