@@ -12,6 +12,8 @@ from thalweg.records.run import Cell, Verdict
 
 Curves = dict[str, dict[int, Curve]]
 """Arm -> seed -> points."""
+_SAME = 0.99
+"""Ratio of operations from which two runs cost the same but for whole updates."""
 
 
 def depths_of(curves: Mapping[str, Mapping[int, Curve]], loops: int) -> dict[int, Mapping[int, Curve]]:
@@ -45,9 +47,15 @@ def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
 
 
 def _ratios(curves: Curves, plan: FrontierConfig, arm: str, rival: str) -> dict[float, Ratios]:
-    """Budget of the rival -> operations at equal loss."""
+    """Budget of the rival -> operations at equal loss.
+
+    A budget is left out where the arm is lower at every seed with its cheapest run, which cost as much as the rival's: that it needs
+    fewer operations is then known, and nothing about how many.
+    """
     made = {budget: equal_loss(curves[arm], curves[rival], index) for index, budget in enumerate(plan.budgets)}
-    return {budget: ratios for budget, ratios in made.items() if ratios is not None}
+    known = {budget: ratios for budget, ratios in made.items() if ratios is not None}
+    informative = {b: r for b, r in known.items() if r.upper_bounds < r.n or r.value < _SAME}
+    return informative or known
 
 
 def _sentence(curves: Curves, plan: FrontierConfig) -> Verdict:
