@@ -49,13 +49,19 @@ def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
 def _ratios(curves: Curves, plan: FrontierConfig, arm: str, rival: str) -> dict[float, Ratios]:
     """Budget of the rival -> operations at equal loss.
 
-    A budget is left out where the arm is lower at every seed with its cheapest run, which cost as much as the rival's: that it needs
-    fewer operations is then known, and nothing about how many.
+    A budget is left out where all that is known is a bound of 1: the arm's cheapest run is already lower, or its dearest one is
+    still higher, and cost as much as the rival's.
     """
     made = {budget: equal_loss(curves[arm], curves[rival], index) for index, budget in enumerate(plan.budgets)}
     known = {budget: ratios for budget, ratios in made.items() if ratios is not None}
-    informative = {b: r for b, r in known.items() if r.upper_bounds < r.n or r.value < _SAME}
+    informative = {budget: ratios for budget, ratios in known.items() if not _is_bound_of_one(ratios)}
     return informative or known
+
+
+def _is_bound_of_one(ratios: Ratios) -> bool:
+    """Whether every seed gives a bound only, and that bound is 1 but for whole updates."""
+    bounded = ratios.n in (ratios.upper_bounds, ratios.lower_bounds)
+    return bounded and _SAME < ratios.value < 1 / _SAME
 
 
 def _sentence(curves: Curves, plan: FrontierConfig) -> Verdict:
