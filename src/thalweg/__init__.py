@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from thalweg.records.run import Verdict
     from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
     from thalweg.shift.net import SafetyNet
-    from thalweg.shift.onset import Handover, Hard, Ramp
+    from thalweg.shift.onset import Handover, Hard, Ramp, Refine
     from thalweg.shift.schedule import Shift, doubling
     from thalweg.train.config import RunConfig
     from thalweg.train.trainer import train as train_run
@@ -50,6 +50,7 @@ _LAZY_IMPORTS = {
     "ModelConfig": "thalweg.models.config",
     "Plateau": "thalweg.shift.criterion",
     "Ramp": "thalweg.shift.onset",
+    "Refine": "thalweg.shift.onset",
     "RunConfig": "thalweg.train.config",
     "SafetyNet": "thalweg.shift.net",
     "Shift": "thalweg.shift.schedule",
@@ -87,6 +88,7 @@ __all__ = [
     "ModelConfig",
     "Plateau",
     "Ramp",
+    "Refine",
     "RunConfig",
     "SafetyNet",
     "Shift",

@@ -168,6 +168,58 @@ def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool,
 
 
 @_command
+def frontier(
+    source: str,
+    /,
+    *,
+    preset: str = "quick",
+    arms: Annotated[str, Parameter(name="--arms")] = "",
+    loops: _Loops = 0,
+    seeds: _Seeds = 0,
+    out: Path | None = None,
+    jobs: _Jobs = 0,
+    device: str = "auto",
+    json_: _Json = False,
+) -> None:
+    """Find the schedule of passes that ends lowest for the operations that can be paid.
+
+    Every arm (each constant depth, staged training, the paper's two stages) is trained at several budgets, each time with a
+    complete learning-rate schedule, at a rate chosen for the arm on other seeds. Then the arms are compared at equal loss and at
+    equal operations.
+
+    Example: `thalweg frontier markov --preset quick --out results/frontier`
+
+    Parameters
+    ----------
+    source:
+        What is learned: `markov` (the Markov language, where depth hardly pays) or `pointers` (roots of trees, where it pays).
+    preset:
+        `quick` (3 seeds, minutes) or `paper` (5 seeds, an hour or more); of markov `deep` too (12 passes).
+    arms:
+        Some arms only, with commas: depth-1, depth-2, ..., plain-looped, shift, staged, staged-unscaled. The deepest constant arm
+        is always there, as everything is compared with it.
+    loops:
+        T, the passes of the last stage; 0 takes the preset's.
+    seeds:
+        Number of seeds; 0 takes the preset's.
+    out:
+        Folder of the frontier; results/frontier-SOURCE-PRESET when not given.
+    jobs:
+        Runs at a time; 0 takes one for each core.
+    device:
+        `auto`, `cpu`, `cuda`, ...
+    json_:
+        Print the summary as JSON on standard output.
+    """
+    from thalweg.experiments.engine import make
+    from thalweg.experiments.frontier.definition import FrontierStudy
+    from thalweg.experiments.frontier.recipes import plan_frontier
+
+    plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device)
+    make(FrontierStudy(plan), out or Path("results") / f"frontier-{source}-{preset}", jobs, json_)
+
+
+@_command
 def shift_sweep(
     task: str,
     /,

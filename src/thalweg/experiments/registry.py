@@ -7,6 +7,8 @@ from pathlib import Path
 from thalweg.errors import FolderError
 from thalweg.experiments.experiment import Experiment
 from thalweg.experiments.folder import read_plan
+from thalweg.experiments.frontier.definition import FrontierStudy
+from thalweg.experiments.frontier.recipes import FrontierConfig
 from thalweg.experiments.paper.definition import PaperStudy
 from thalweg.experiments.paper.recipes import StudyConfig
 from thalweg.experiments.switching.definition import SwitchingSweep
@@ -21,6 +23,7 @@ _KINDS: tuple[tuple[type[Experiment], type], ...] = (
     (PaperStudy, StudyConfig),
     (SwitchingSweep, SweepConfig),
     (TaskStudy, TaskStudyConfig),
+    (FrontierStudy, FrontierConfig),
 )
 """Experiments and the classes of their plans."""
 

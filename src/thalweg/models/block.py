@@ -5,8 +5,6 @@ Shape letters: B batch, L length, D width.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,7 +34,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.branch_scale = 1 / math.sqrt(config.residual_loops)
+        self.branch_scale = config.branch_scale
         self.attention_norm, self.attention = norm(config), Attention(config)
 
     def forward(self, states: Tensor, fused: Fused, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -48,12 +49,24 @@ class ModelConfig:
     learned_gains: Annotated[int, Whole(0, 10**5, _SEVERAL)] = 0
     """Zero-initialised learned gains: the gain of every pass but the first is a weight that starts at 0. The value is the largest
     number of passes; 0 for no learned gains."""
+    shared_gain: bool = False
+    """All passes but the first share one learned gain; only with learned_gains."""
+    gain_start: Annotated[float, Number(-10, 10)] = 0.0
+    """Initial value of learned gains. At 0 every pass but the first is absent until it is learned."""
     loop_norm: bool = False
     """Apply a LayerNorm to the state at the end of every pass, also with norm = "none"."""
     residual_loops: Annotated[int, Whole(1, 10**5)] = 1
-    """Scale every residual branch by 1 / sqrt(residual_loops), whatever the loops of a call; 1 for no scaling."""
+    """Scale every residual branch by residual_loops ** -residual_power, whatever the loops of a call; 1 for no scaling."""
+    residual_power: Annotated[float, Number(0, 1)] = 0.5
+    """0.5 scales the branches by 1 / sqrt(T), 1 by 1 / T."""
 
-    def for_loops(self, loops: int) -> ModelConfig:
+    @property
+    def branch_scale(self) -> float:
+        """Factor on every residual branch."""
+        root = math.sqrt(self.residual_loops)
+        return 1 / root if self.residual_power == 0.5 else root ** (-2 * self.residual_power)
+
+    def for_loops(self, loops: int, shared_gain: bool = False, gain_start: float = 0.0) -> ModelConfig:
         """The same model with everything that keeps many loops trainable: learned gains, loop norm, scaled branches, injection.
 
         With all four, training 8 and 16 loops from the first update on, at the learning rate that is best for one loop, did not
@@ -61,6 +74,8 @@ class ModelConfig:
 
         Args:
             loops: largest number of passes of any call, at least 2.
+            shared_gain: one learned gain for all passes but the first, which `thalweg.Refine` scales by depth.
+            gain_start: initial value of the learned gains.
         Example:
             >>> deep = ModelConfig(width=8).for_loops(16)
             >>> deep.learned_gains, deep.loop_norm, deep.residual_loops, deep.injection
@@ -69,7 +84,8 @@ class ModelConfig:
         Source:
             The combination is ours; for the source of each part see `thalweg.LoopedTransformer`.
         """
-        return replace(self, learned_gains=loops, loop_norm=True, residual_loops=loops, injection=True)
+        gains = {"learned_gains": loops, "shared_gain": shared_gain, "gain_start": gain_start}
+        return replace(self, **gains, loop_norm=True, residual_loops=loops, injection=True)
 
     def __post_init__(self) -> None:
         checked(self, "model.")
@@ -77,3 +93,5 @@ class ModelConfig:
         even = self.positions != "rotary" or self.width // self.heads % 2 == 0
         require(even, "model.width", self.width, "an even width per head for rotary positions")
         require(self.learned_gains != 1, "model.learned_gains", self.learned_gains, _SEVERAL)
+        fits = self.learned_gains > 0 or not (self.shared_gain or self.gain_start)
+        require(fits, "model.learned_gains", 0, "at least 2: shared_gain and gain_start need learned gains")

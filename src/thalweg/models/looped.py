@@ -71,8 +71,9 @@ class LoopedTransformer(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.length, config.width) if config.positions == "learned" else None
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
-        self.pass_gains = nn.Parameter(torch.zeros(config.learned_gains - 1)) if config.learned_gains else None
-        """Learned gains of the passes from the second on, ``(learned_gains - 1,)``."""
+        count = 1 if config.shared_gain else config.learned_gains - 1
+        self.pass_gains = nn.Parameter(torch.full((count,), config.gain_start)) if config.learned_gains else None
+        """Learned gains of the passes from the second on, ``(learned_gains - 1,)``, or the one that they share, ``(1,)``."""
         self.loop_norm = layer_norm(config) if config.loop_norm else None
         self.final_norm = norm(config)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
@@ -203,7 +204,9 @@ class LoopedTransformer(nn.Module):
         """The gain of a pass, counted from 0: the given gain times the learned one; a given 0 stays the number 0."""
         given = 1.0 if gains is None or index == 0 else gains[index]
         skipped = isinstance(given, float | int) and given == 0
-        return given if self.pass_gains is None or index == 0 or skipped else given * self.pass_gains[index - 1]
+        if self.pass_gains is None or index == 0 or skipped:
+            return given
+        return given * self.pass_gains[0 if self.config.shared_gain else index - 1]
 
     def stack(self) -> list[AttentionBlock]:
         """The blocks that one pass applies, in order."""
@@ -286,6 +289,8 @@ def _initialise(model: LoopedTransformer, generator: torch.Generator | None) -> 
     """
     config = model.config
     for name, parameter in model.named_parameters():
+        if name == "pass_gains":
+            continue  # they begin at gain_start
         if parameter.dim() < 2:
             nn.init.constant_(parameter, 1.0 if name.endswith("norm.weight") else 0.0)
             continue

@@ -15,7 +15,7 @@ from thalweg.errors import require
 from thalweg.serialization import convert, plain
 from thalweg.shift.criterion import Criterion, State
 from thalweg.shift.net import SafetyNet
-from thalweg.shift.onset import Hard, Onset, Ramp
+from thalweg.shift.onset import Hard, Onset, Ramp, Refine
 
 T = TypeVar("T")
 _CRITERION = "a criterion such as Plateau() or AtStep(1000), or an object of your own with begin and observe"
@@ -122,7 +122,7 @@ def checked_gains(onset: object, gains: object, added: int) -> tuple[float, ...]
     Raises:
         BadInputError: another number of gains, or one that is no finite number.
     """
-    if isinstance(onset, Hard | Ramp):
+    if isinstance(onset, Hard | Ramp | Refine):
         return cast(Any, gains)
     name, values = f"onset {kind_of(onset)}: gains", plain(gains)
     fits = isinstance(values, list | tuple) and len(values) == added

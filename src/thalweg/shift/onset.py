@@ -66,7 +66,39 @@ class Ramp:
         return share if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * share)
 
 
-Onset = Hard | Ramp
+@dataclass(frozen=True)
+class Refine:
+    """The passes of every stage share the step of the last one: fewer passes take larger steps.
+
+    A pass moves the state by ``gain * (stack(state) - state)``. In a stage of k passes the gain of every pass but the first is
+    ``(T - 1) / (k - 1)``, T being the passes of the last stage, so that their sum is T - 1 in every stage: the passes are steps of
+    one flow, which a new stage divides more finely. A stage of one pass has no such gain. The function of the model changes a
+    little at a switch, as an integrator's does when its step is halved, and nothing is ramped.
+
+    It is meant for a model whose passes share one learned gain (``ModelConfig.for_loops(T, shared_gain=True)``).
+
+    Example:
+        >>> [Refine().stage_gains(loops, last=6) for loops in (2, 3, 6)]
+        [(1.0, 5.0), (1.0, 2.5, 2.5), (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)]
+
+    Source:
+        Ours; the idea is that of nested iteration (cascadic multigrid), in depth in place of space: a residual network as a
+        discretised flow, trained first on a coarse grid of layers, as in arXiv 1710.10348.
+    """
+
+    kind: ClassVar[str] = "refine"
+    steps: ClassVar[int] = 0
+
+    def gains(self, age: int, added: int) -> tuple[float, ...]:
+        """No new pass is brought in by degrees."""
+        return (1.0,) * added
+
+    def stage_gains(self, loops: int, last: int) -> tuple[float, ...]:
+        """One factor for each of a stage's passes, the first 1; ``last`` is the number of passes of the last stage."""
+        return (1.0,) if loops == 1 else (1.0, *((last - 1) / (loops - 1),) * (loops - 1))
+
+
+Onset = Hard | Ramp | Refine
 """How the passes of a new stage begin to count."""
 
 

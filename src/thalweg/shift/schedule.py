@@ -16,7 +16,7 @@ from thalweg.errors import BadInputError, NonFiniteLossWarning, require
 from thalweg.shift.arguments import checked_answer, checked_gains, criteria_of, instance_of, integer, kind_of, ladder, onset_of
 from thalweg.shift.criterion import Criterion, LookAhead, LookaheadResult, Plateau, State, as_number, usable
 from thalweg.shift.net import SafetyNet
-from thalweg.shift.onset import Handover, Onset, Ramp
+from thalweg.shift.onset import Handover, Onset, Ramp, Refine
 from thalweg.shift.state import Kinds, Retreat, Switch, check_fits, criterion_to_json, from_json, read_saved
 from thalweg.streams import stream
 
@@ -133,14 +133,22 @@ class Shift:
     @property
     def gains(self) -> tuple[float, ...]:
         """Gain of every pass in the next update, `loops` numbers; the first is always 1."""
-        added = self.onset_gains()
-        return (1.0,) * (self.loops - len(added)) + added
+        return self._with_onset(self.loops)
 
     @property
     def depth_gains(self) -> tuple[float, ...]:
         """Gain of every pass of the stage, `depth` numbers; evaluate the model with these."""
+        return self._with_onset(self.depth)
+
+    def _with_onset(self, loops: int) -> tuple[float, ...]:
+        """Gains of ``loops`` passes; the last of them may be those that are being brought in."""
         added = self.onset_gains()
-        return (1.0,) * (self.depth - len(added)) + added
+        return self.stage_gains(loops)[: loops - len(added)] + added
+
+    def stage_gains(self, loops: int) -> tuple[float, ...]:
+        """One gain for each pass of a settled stage of ``loops``: 1, or the larger steps of `thalweg.Refine`."""
+        onset = self.first_onset
+        return onset.stage_gains(loops, self.stages[-1]) if isinstance(onset, Refine) else (1.0,) * loops
 
     @property
     def onset(self) -> Onset:

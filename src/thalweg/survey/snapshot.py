@@ -68,7 +68,8 @@ def read_snapshot(path: Path, config: RunConfig, model: nn.Module, batch: Tensor
     shift = config.shift.schedule()
     shift.load_state_dict(checkpoint.facts["shift"])
     load_weights(checkpoint, model)
-    passes = Passes(shift.depth, None if shift.settled else shift.depth_gains)
+    gains = None if all(gain == 1 for gain in shift.depth_gains) else shift.depth_gains
+    passes = Passes(shift.depth, gains)
     return Snapshot(checkpoint, int(checkpoint.facts["step"]), passes, model, batch)
 
 

@@ -22,6 +22,7 @@ import torch
 
 from thalweg.data.batches import Data
 from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.pointers import PointersConfig, PointersData
 from thalweg.data.task_data import TaskConfig, TaskData
 from thalweg.data.text import TextConfig
 from thalweg.errors import (
@@ -128,7 +129,7 @@ class Survey:
         self.parts_done = 0
         self.device = choose_device(self.config.training.device)
         data = make_data(self.config)
-        assert not isinstance(data, TaskData)  # `config_of` refuses them
+        assert not isinstance(data, TaskData | PointersData)  # `config_of` refuses them
         self.data: Data = data
         self.model = make_model(self.config).to(self.device)
         tokens = self.data.evaluation[0].tokens
@@ -538,7 +539,7 @@ def config_of(run: Path) -> RunConfig:
 
 def refuse_tasks(config: RunConfig) -> None:
     """Refuse a run on an algorithmic task: its samples differ in their number of loops, so that there is no single loss."""
-    if isinstance(config.data, TaskConfig):
+    if isinstance(config.data, TaskConfig | PointersConfig):
         raise BadInputError("landscape: given a run on a task, expected one on the Markov language or on text")
 
 

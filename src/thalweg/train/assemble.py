@@ -9,12 +9,16 @@ import torch
 from thalweg.curvature import memory
 from thalweg.data.batches import Data
 from thalweg.data.markov_data import MarkovConfig, MarkovData
+from thalweg.data.pointers import PointersConfig, PointersData
 from thalweg.data.task_data import TaskConfig, TaskData
 from thalweg.data.text import TextData
 from thalweg.errors import BadInputError
 from thalweg.models.looped import LoopedTransformer
 from thalweg.streams import stream
 from thalweg.train.config import RunConfig
+
+AnyData = Data | TaskData | PointersData
+"""Everything that a run can learn from."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -81,7 +85,7 @@ def check_fits(config: RunConfig, device: torch.device) -> None:
         memory.ensure(size, most, f"run {config.arm}, {name}", advice)
 
 
-def make_data(config: RunConfig) -> Data | TaskData:
+def make_data(config: RunConfig) -> AnyData:
     """Build the data that a config describes, with the run's seed.
 
     Raises:
@@ -90,6 +94,8 @@ def make_data(config: RunConfig) -> Data | TaskData:
     """
     if isinstance(config.data, MarkovConfig):
         return MarkovData(config.data, config.seed)
+    if isinstance(config.data, PointersConfig):
+        return PointersData(config.data, config.seed)
     if isinstance(config.data, TaskConfig):
         data = TaskData(config.data, config.seed)
         if config.data.own:  # not checked with the config, as this imports the user's module

@@ -16,6 +16,7 @@ import tomlkit
 
 from thalweg.bounds import Number, Rate, Seed, Threads, Updates, Whole
 from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.pointers import PointersConfig
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
@@ -23,7 +24,7 @@ from thalweg.models.config import ModelConfig
 from thalweg.serialization import checked, from_dict, to_dict
 from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
-from thalweg.shift.onset import Handover, Hard, Ramp
+from thalweg.shift.onset import Handover, Hard, Ramp, Refine
 from thalweg.shift.schedule import Shift
 from thalweg.storage import DEEPEST, atomic_stream, read_bytes, too_deep
 
@@ -75,7 +76,7 @@ class ShiftConfig:
     """Number of passes of each stage, rising: [1] is Single, [T] is Looped, [1, T] is SHIFT."""
     criterion: Plateau | AtStep | AtFraction | LossBelow | LookAhead = field(default_factory=Plateau)
     """When the next stage begins."""
-    onset: Hard | Ramp = field(default_factory=Ramp)
+    onset: Hard | Ramp | Refine = field(default_factory=Ramp)
     """How the passes of a new stage begin to count: at once (hard), or with gains that grow from 0 (ramp)."""
     handover: Handover = field(default_factory=Handover)
     """What happens to learning rate and optimizer state at a switch."""
@@ -168,7 +169,7 @@ class RunConfig:
     """Name of the arm (variant) in a study, or any label."""
     seed: Seed = 0
     """Seed from which all random numbers of the run are derived."""
-    data: MarkovConfig | TextConfig | TaskConfig = field(default_factory=MarkovConfig)
+    data: MarkovConfig | TextConfig | TaskConfig | PointersConfig = field(default_factory=MarkovConfig)
     """What the model learns."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Architecture of the model."""

@@ -13,7 +13,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from thalweg.data.batches import Data, EvaluationSet
+from thalweg.data.batches import EvaluationSet
 from thalweg.data.task_data import TaskData
 from thalweg.errors import DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError
 from thalweg.models.cost import cost
@@ -26,7 +26,7 @@ from thalweg.records.run import (
 )
 from thalweg.serialization import fingerprint, from_dict, to_dict
 from thalweg.storage import Journal, read_journal, set_aside, there
-from thalweg.train.assemble import check_fits, choose_device, make_data, make_model
+from thalweg.train.assemble import AnyData, check_fits, choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback
 from thalweg.train.checkpoint import Checkpoint, gather, newest_checkpoint, save_checkpoint, scatter
 from thalweg.train.config import RunConfig, TrainingConfig
@@ -59,7 +59,7 @@ class Clock:
     """Number of evaluations."""
 
 
-def ceilings_of(data: Data | TaskData) -> Scores:
+def ceilings_of(data: AnyData) -> Scores:
     """The best possible scores of every evaluation set and stratum; empty where the source of the data is unknown."""
     sets = [scored for scored in data.evaluation if isinstance(scored, EvaluationSet)]
     return {scored.name: {name: Score(c.accuracy, c.loss) for name, c in scored.ceilings.items()} for scored in sets}
@@ -83,9 +83,7 @@ class Run:
         MemoryLimitError: the run cannot fit into the memory.
     """
 
-    def __init__(
-        self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: Data | TaskData | None = None
-    ) -> None:
+    def __init__(self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: AnyData | None = None) -> None:
         self.config, self.folder, self.callbacks = config, folder, callbacks
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
@@ -233,7 +231,7 @@ class Run:
             loops_before=switch.loops_before,
             loops_after=switch.loops_after,
             reason=switch.reason,
-            scores_before=self.scores(switch.loops_before, None),
+            scores_before=self.scores(switch.loops_before, self.as_gains(self.shift.stage_gains(switch.loops_before))),
             scores_after=self.scores(self.shift.loops, self.gains()),
             onset=self.shift.onset.steps,
         )

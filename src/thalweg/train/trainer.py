@@ -13,7 +13,7 @@ import torch
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError
 from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.criterion import LookAhead
-from thalweg.shift.onset import Ramp
+from thalweg.shift.onset import Ramp, Refine
 from thalweg.storage import locked, read_json, set_aside, there
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import candidates
@@ -110,10 +110,12 @@ def warm_up(run: Run) -> None:
         return
     shift, batch = run.shift, run.batch(0)
     # Gains other than 1 occur after a switch with a ramp, in a softer onset after a retreat, and in the trials of a look-ahead.
-    ramped = isinstance(shift.onset, Ramp) or shift.net.tries or any(isinstance(rule, LookAhead) for rule in shift.criteria)
+    refined = isinstance(shift.onset, Refine)
+    looking = any(isinstance(rule, LookAhead) for rule in shift.criteria)
+    ramped = isinstance(shift.onset, Ramp) or refined or shift.net.tries or looking
     ranges = (shift.range_of(stage) for stage in shift.stages)
     depths = {loops: False for low, high in ranges for loops in range(low, high + 1)}
-    depths |= dict.fromkeys(shift.stages[1:], ramped) | {shift.stages[0]: False}
+    depths |= dict.fromkeys(shift.stages[1:], ramped) | {shift.stages[0]: refined}
     torch._dynamo.config.recompile_limit = max(8, 2 * len(depths))
     for loops, with_gains in depths.items():
         for gains in (None, torch.ones(loops, device=run.device)) if with_gains else (None,):

@@ -1,0 +1,144 @@
+"""What the frontier says: operations at equal loss against the stabilised loop and the best constant depth; does depth pay?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from thalweg.experiments.frontier.equal_loss import Curve, Ratios, equal_loss, loss_ratio
+from thalweg.experiments.frontier.recipes import PLAIN, STAGED, TWO_STAGES, UNSCALED, FrontierConfig, constant
+from thalweg.experiments.metrics import sign_of, too_few
+from thalweg.records.run import Cell, Verdict
+
+Curves = dict[str, dict[int, Curve]]
+"""Arm -> seed -> points."""
+_SAME = 0.99
+"""Ratio of operations from which two runs cost the same but for whole updates."""
+
+
+def depths_of(curves: Mapping[str, Mapping[int, Curve]], loops: int) -> dict[int, Mapping[int, Curve]]:
+    """Constant depth -> its curves, of those that have any."""
+    return {depth: curves[constant(depth)] for depth in range(1, loops + 1) if curves.get(constant(depth))}
+
+
+def mean_loss(curves: Mapping[int, Curve], budget: int) -> float:
+    """Geometric mean over seeds of the loss at one budget."""
+    logs = [math.log(sorted(curve)[budget][1]) for curve in curves.values() if budget < len(curve)]
+    return math.exp(sum(logs) / len(logs)) if logs else math.inf
+
+
+def best_constant(curves: Mapping[str, Mapping[int, Curve]], plan: FrontierConfig, budget: int = -1) -> int | None:
+    """The constant depth with the lowest loss at one budget, the largest when not given."""
+    depths = depths_of(curves, plan.loops)
+    index = budget % len(plan.budgets)
+    return min(depths, key=lambda depth: mean_loss(depths[depth], index)) if depths else None
+
+
+def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
+    """One answer in a sentence, then each comparison with its numbers."""
+    made = [_sentence(curves, plan), _depth_pays(curves, plan)]
+    for arm in (STAGED, UNSCALED, TWO_STAGES, PLAIN):
+        if curves.get(arm):
+            made.append(_against(curves, plan, arm, constant(plan.loops), f"stabilised Looped (T = {plan.loops})"))
+            best = best_constant(curves, plan)
+            if best is not None and best != plan.loops:
+                made.append(_against(curves, plan, arm, constant(best), f"the best constant depth ({best})"))
+    return made
+
+
+def _ratios(curves: Curves, plan: FrontierConfig, arm: str, rival: str) -> dict[float, Ratios]:
+    """Budget of the rival -> operations at equal loss.
+
+    A budget is left out where all that is known is a bound of 1: the arm's cheapest run is already lower, or its dearest one is
+    still higher, and cost as much as the rival's.
+    """
+    made = {budget: equal_loss(curves[arm], curves[rival], index) for index, budget in enumerate(plan.budgets)}
+    known = {budget: ratios for budget, ratios in made.items() if ratios is not None}
+    informative = {budget: ratios for budget, ratios in known.items() if not _is_bound_of_one(ratios)}
+    return informative or known
+
+
+def _is_bound_of_one(ratios: Ratios) -> bool:
+    """Whether every seed gives a bound only, and that bound is 1 but for whole updates."""
+    bounded = ratios.n in (ratios.upper_bounds, ratios.lower_bounds)
+    return bounded and _SAME < ratios.value < 1 / _SAME
+
+
+def _sentence(curves: Curves, plan: FrontierConfig) -> Verdict:
+    """What a reader takes home who reads nothing else."""
+    question = "In one sentence?"
+    looped, best = constant(plan.loops), best_constant(curves, plan)
+    if not curves.get(STAGED) or not curves.get(looped) or best is None:
+        return Verdict(question, f"{STAGED} or {looped} has no complete curve yet")
+    ratios = _ratios(curves, plan, STAGED, looped)
+    few = too_few(min((one.n for one in ratios.values()), default=0))
+    if few:
+        return Verdict(question, few)
+    budget, widest = max(ratios.items(), key=lambda pair: pair[1].value)
+    saved = f"To end as low as a model that runs {plan.loops} passes throughout, staged training needs {widest} of its operations"
+    versus = ""
+    difference = loss_ratio(curves[STAGED], curves[constant(best)], len(plan.budgets) - 1)
+    if difference is not None:
+        factor = math.exp(difference.mean)
+        words = {1: "higher", -1: "lower", 0: "not measurably different"}[sign_of(difference)]
+        versus = (
+            f"; against the best constant depth, {best}, its loss at equal operations is {words} "
+            f"({factor:.2f} times{_ends(difference.low, difference.high)})"
+        )
+    return Verdict(question, f"{saved} (the least favourable of {len(ratios)} budgets, {budget:g} GFLOP){versus}.")
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    """The interval of a ratio whose logarithm has this one."""
+    return "" if low is None or high is None else f" [{math.exp(low):.2f}, {math.exp(high):.2f}]"
+
+
+def _depth_pays(curves: Curves, plan: FrontierConfig) -> Verdict:
+    """The best constant depth at every budget, and whether two passes or fewer are shown to be worse at the largest."""
+    question = "Which constant depth is the best?"
+    depths = depths_of(curves, plan.loops)
+    if len(depths) < 2:
+        return Verdict(question, "fewer than two constant depths were trained")
+    by_budget = {budget: best_constant(curves, plan, index) for index, budget in enumerate(plan.budgets)}
+    found = "; ".join(f"{depth} at {budget:g} GFLOP" for budget, depth in by_budget.items())
+    best = by_budget[plan.budgets[-1]]
+    numbers, last = {}, len(plan.budgets) - 1
+    assert best is not None
+    for depth in depths:
+        if depth != best and (logs := loss_ratio(depths[depth], depths[best], last)) is not None:
+            numbers[f"loss of depth {depth} over depth {best}'s, largest budget"] = _factor(logs.mean, logs.low, logs.high, logs.n)
+    few = too_few(min(len(curve) for curve in depths.values()))
+    shallow = [loss_ratio(depths[depth], depths[best], last) for depth in (1, 2) if depth in depths and depth != best]
+    pays = best > 2 and bool(shallow) and all(one is not None and sign_of(one) > 0 for one in shallow)
+    words = "depth pays: one and two passes are worse" if pays else "it is not shown that more than two passes pay"
+    return Verdict(question, few or f"{found}; {words}", numbers=numbers)
+
+
+def _factor(mean: float, low: float | None, high: float | None, n: int) -> Cell:
+    """A ratio over seeds from the interval of its logarithm."""
+    ends = [None if end is None else math.exp(end) for end in (low, high)]
+    return Cell(math.exp(mean), ends[0], ends[1], n)
+
+
+def _against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_words: str) -> Verdict:
+    """Whether an arm needs fewer operations than a rival for the same loss."""
+    claim = f"{arm} needs fewer operations than {rival_words} for the same loss"
+    if not curves.get(rival):
+        return Verdict(claim, "not measured", f"{rival} has no complete curve")
+    ratios = _ratios(curves, plan, arm, rival)
+    few = too_few(min((one.n for one in ratios.values()), default=0))
+    below, above = (all(getattr(one, name) for one in ratios.values()) for name in ("is_below_one", "is_above_one"))
+    verdict = "undecided" if few else "supported" if ratios and below else "contradicted" if ratios and above else "undecided"
+    numbers = {}
+    for budget, one in ratios.items():
+        bound = "at most" if one.upper_bounds else "at least" if one.lower_bounds else "ratio"
+        numbers[f"operations at the loss of {budget:g} GFLOP, {bound}"] = Cell(one.value, one.low, one.high, one.n)
+    for index, budget in enumerate(plan.budgets):
+        logs = loss_ratio(curves[arm], curves[rival], index)
+        if logs is not None:
+            numbers[f"loss at {budget:g} GFLOP, ratio"] = _factor(logs.mean, logs.low, logs.high, logs.n)
+    test = (
+        "operations at equal loss over the rival's, paired t-interval of the logarithm over seeds: supported if below 1 at every "
+        "budget, contradicted if above 1 at every budget"
+    )
+    return Verdict(claim, verdict, test, numbers)

@@ -1,0 +1,63 @@
+"""How many updates each stage of a run gets for a budget of operations.
+
+A stage of k passes costs about k times as much for each update as one of a single pass. Stages are therefore planned by shares of
+the operations: a share of 0.2 in a stage of two passes buys many more updates than the same share in one of six.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from thalweg.errors import BadInputError, require
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The stages of a run, planned for a budget."""
+
+    stages: tuple[int, ...]
+    """Passes of each stage, rising."""
+    updates: tuple[int, ...]
+    """Updates in each stage, at least 1."""
+    operations: float
+    """Planned for the whole run, in floating-point operations; the budget but for rounding to whole updates."""
+
+    @property
+    def steps(self) -> int:
+        """Updates of the whole run."""
+        return sum(self.updates)
+
+    @property
+    def switches(self) -> tuple[int, ...]:
+        """Updates before each change of stage."""
+        return tuple(itertools.accumulate(self.updates))[:-1]
+
+
+def plan_stages(budget: float, stages: Sequence[int], shares: Sequence[float], price: Callable[[int], float]) -> StagePlan:
+    """Divide a budget of operations between stages.
+
+    Args:
+        budget: operations of the whole run (FLOPs), forward and backward.
+        stages: passes of each stage, rising.
+        shares: share of the budget after which each stage but the last ends, rising, between 0 and 1.
+        price: operations of one update with so many passes.
+    Raises:
+        BadInputError: another number of shares than stages less one, shares that do not rise, or a stage that the budget does not
+            pay one update of.
+    Example:
+        >>> plan_stages(100.0, stages=(2, 5), shares=(0.4,), price=float)
+        StagePlan(stages=(2, 5), updates=(20, 12), operations=100.0)
+    """
+    require(len(shares) == len(stages) - 1, "shares", len(shares), f"{len(stages) - 1}, one for each change of stage")
+    edges = [0.0, *shares, 1.0]
+    require(all(a < b for a, b in itertools.pairwise(edges)), "shares", tuple(shares), "numbers between 0 and 1 that rise")
+    updates = tuple(round((b - a) * budget / price(k)) for (a, b), k in zip(itertools.pairwise(edges), stages, strict=True))
+    for loops, count in zip(stages, updates, strict=True):
+        if count < 1:
+            raise BadInputError(
+                f"budget: given {budget:.3g} operations, which pay for no update with {loops} passes "
+                f"({price(loops):.3g} each); expected more, or a larger share for that stage"
+            )
+    return StagePlan(tuple(stages), updates, sum(count * price(loops) for loops, count in zip(stages, updates, strict=True)))

@@ -1,0 +1,71 @@
+"""A frontier small enough for seconds: settings are chosen, arms trained, the page written; extended, compared and made again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from thalweg import cli
+from thalweg.experiments.engine import make
+from thalweg.experiments.frontier import definition
+from thalweg.experiments.frontier.definition import FrontierStudy
+from thalweg.experiments.frontier.recipes import plan_frontier
+
+
+def small(seeds: int = 1):
+    plan = plan_frontier("pointers", "quick", ("depth-2", "staged"), seeds=seeds)
+    return replace(plan, budgets=(30.0, 40.0), rates=(1e-3, 3e-3))
+
+
+@pytest.mark.slow
+def test_a_small_frontier_is_made_and_reported_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(FrontierStudy(small()), tmp_path / "made", 2, as_json=True)
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["complete"]
+    assert set(summary["table"]) == {"depth-2", "depth-5", "staged"}
+    assert summary["verdicts"][0]["verdict"] == "undecided: 1 of at least 3 seeds"
+    assert (tmp_path / "made" / "figures" / "frontier.svg").exists()
+    page = (tmp_path / "made" / "report.html").read_bytes()
+    assert b"which schedule of passes ends with the lowest held-out loss" in page
+    runs = {path.parent.name for path in (tmp_path / "made" / "runs").glob("*/summary.json")}
+    assert len([name for name in runs if name.startswith("tuning-")]) == 3 * 2
+    assert cli.call(["report", str(tmp_path / "made")]) == 0
+    assert (tmp_path / "made" / "report.html").read_bytes() == page
+    assert cli.call(["report", str(tmp_path / "made"), str(tmp_path / "made"), "--out", str(tmp_path / "compared")]) == 0
+
+
+def test_the_setting_with_the_lowest_mean_loss_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = FrontierStudy(small())
+
+    class Done:
+        complete = True
+
+        def __init__(self, record: float | None) -> None:
+            self.record = record
+            self.folder = tmp_path
+
+    monkeypatch.setattr(definition, "final_loss", lambda record: record)
+    low, high = study.plan.settings
+    assert study.chosen({low: [Done(0.3), Done(0.5)], high: [Done(0.1), Done(0.9)]}) == low  # type: ignore[list-item, dict-item]
+    assert study.chosen({low: [Done(None)], high: [Done(0.9)]}) == high  # type: ignore[list-item, dict-item]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["mars"], "unknown source 'mars'"),
+        (["markov", "--preset", "huge"], "unknown preset 'huge'"),
+        (["markov", "--arms", "depth-99"], "unknown arm 'depth-99'"),
+        (["markov", "--loops", "1"], "at least 2"),
+        (["markov", "--device", "cuda:77"], "device"),
+    ],
+)
+def test_bad_input_gets_one_line_and_leaves_nothing(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.call(["frontier", *options, "--out", str(tmp_path / "made")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "made").exists()
