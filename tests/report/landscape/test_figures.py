@@ -20,9 +20,9 @@ from PIL import Image
 from thalweg.errors import InsufficientDataError
 from thalweg.records.landscape import LandscapePlan, LengthRecord, RunLandscape, SliceRecord
 from thalweg.records.run import Score, Verdict
+from thalweg.report import page
 from thalweg.report.landscape.curves import figure_alignment, figure_landscape
 from thalweg.report.landscape.figures import run_figures, study_figures
-from thalweg.report import page
 from thalweg.report.paper.page import write_report
 
 HOSTILE = "</figcaption><img src=x onerror=alert(1)>\"'&{{ 7*7 }} $\\frac{$/.."
