@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -75,9 +76,13 @@ def panels_of(tasks: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, A
     return figure, dict(zip(tasks, grid, strict=False))
 
 
-def common_legend(figure: Figure, *others: Any) -> None:
+def common_legend(figure: Figure, *others: Artist) -> None:
     """Draw one legend below all panels of a figure: everything that has a label there, and ``others``."""
-    legend_below(figure, [*labelled(figure.axes), *others], 8, columnspacing=1.4)
+    by_label: dict[object, Artist] = {}
+    for artist in (artist for axes in figure.axes for artist in labelled([axes])):
+        by_label.pop(artist.get_label(), None)  # the order is that of the last panels which have the labels
+        by_label[artist.get_label()] = artist
+    legend_below(figure, [*by_label.values(), *others], 8, columnspacing=1.4)
 
 
 def whole_ticks(axes: Axes) -> None:
