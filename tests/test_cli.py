@@ -47,7 +47,7 @@ def test_importing_thalweg_does_not_import_torch() -> None:
         (["train", "none.toml"], "config none.toml: there is no such file"),
         (["landscape", "/no/such/run"], "there is no config.toml in it"),
         (["study", "markov", "--preset", "large"], "--preset: given 'large', expected one that markov has"),
-        (["report", "/no/such/study"], "there is no study.json, sweep.json, tasks.json or experiment.json in it"),
+        (["report", "/no/such/study"], "there is no study.json, sweep.json, tasks.json, frontier.json or experiment.json in it"),
         (["shift-sweep", "markov", "--groups", "scp,onsets"], "unknown group 'onsets'; did you mean 'onset'"),
         (["shift-sweep", "markov", "--loops", "1"], "--loops: given 1, expected at least 2 passes"),
         (["shift-sweep", "text", "--text", "/no/such/place", "--out", "OUT"], "/no/such/place"),

@@ -321,7 +321,7 @@ def test_studies_of_different_kinds_are_refused(here) -> None:
 
 
 def test_a_folder_that_is_no_study_is_refused_in_one_line(here) -> None:
-    expected = r"study .*/none: there is no study\.json, sweep\.json, tasks\.json or experiment\.json in it"
+    expected = r"study .*/none: there is no study\.json, sweep\.json, tasks\.json, frontier\.json or experiment\.json in it"
     with pytest.raises(FolderError, match=expected) as refused:
         compare(markov(here / "a", seeds=2), here / "none")
     assert refused.value.exit_code == 2

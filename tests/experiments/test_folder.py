@@ -62,6 +62,7 @@ def test_sweeps_grow_by_groups_and_studies_of_tasks_by_tasks(tmp_path: Path) -> 
 
 def test_a_folder_of_no_experiment_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(
-        FolderError, match=r"there is no study\.json, sweep\.json, tasks\.json or experiment\.json in it; expected the --out"
+        FolderError,
+        match=r"tasks\.json, frontier\.json or experiment\.json in it; expected the --out",
     ):
         experiment_in(tmp_path)

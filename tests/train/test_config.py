@@ -67,7 +67,7 @@ def test_changes_are_applied_on_top_of_the_file(tmp_path: Path) -> None:
         ("[model]\nvocabulary = 1", "model.vocabulary: given 1, expected at least 2 tokens"),
         ("[model]\nattention = 'sofmax'", "unknown model.attention 'sofmax'; did you mean 'softmax'"),
         ("[data]\nkind = 'markow'", "unknown kind in data 'markow'; did you mean 'markov'"),
-        ("[data]\nvocabulary = 8", "expected a section with kind = one of markov, task, text"),
+        ("[data]\nvocabulary = 8", "expected a section with kind = one of markov, pointers, task, text"),
         ("[data]\nkind = 'markov'\nvocabulary = 1", "data.vocabulary: given 1, expected at least 2 tokens"),
         ("[data]\nkind = 'markov'\norder = 0", "data.order: given 0, expected at least 1"),
         ("[data]\nkind = 'markov'\nlength = 2", "data.length: given 2, expected more tokens than the order 2"),

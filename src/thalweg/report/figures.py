@@ -81,7 +81,8 @@ def drawn(figure: Figure, name: str, heading: str, caption: str, alt: str) -> Dr
         alt: what it shows, with its main numbers, for readers who do not see it.
     """
     svg, png = io.BytesIO(), io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None}, bbox_inches="tight")  # a date would change the bytes every time
+    with matplotlib.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):  # else every SVG has random identifiers
+        figure.savefig(svg, format="svg", metadata={"Date": None}, bbox_inches="tight")  # a date would change the bytes, too
     figure.savefig(png, format="png", dpi=160, bbox_inches="tight")
     return Drawn(name, heading, caption, alt, svg.getvalue(), png.getvalue())
 
