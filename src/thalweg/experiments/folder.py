@@ -25,8 +25,8 @@ def slug(name: str) -> str:
 def claim(experiment: Experiment, folder: Path) -> None:
     """Make sure that a folder belongs to an experiment: write its plan, check the stored one, or extend it.
 
-    A new plan may have more seeds or arms (`Experiment.grows`) than the stored one and then replaces it; everything else must be the
-    same. A plan that is damaged or missing is written again if all runs in the folder are runs of this experiment.
+    A new plan may have more seeds or arms (`Experiment.grows`) than the stored one and then replaces it; everything else must be
+    the same. A plan that is damaged or missing is written again if all runs in the folder are runs of this experiment.
 
     Raises:
         FolderError: the folder holds another plan (the message names the setting that differs), or something else.

@@ -57,7 +57,7 @@ def text(steps: int, path: str = "") -> Recipe:
 
     Args:
         steps: updates of a run.
-        path: file or folder of the corpus; empty takes the built-in one.
+        path: file or folder of the corpus; empty takes the files of Python's standard library.
     """
     base = RunConfig(
         data=TextConfig(path=path, length=65),
@@ -213,7 +213,7 @@ def plan(
         preset: name in `PRESETS`.
         arms: names in `ARMS`; empty takes the preset's.
         seeds: number of seeds; 0 takes the preset's.
-        text: file or folder of the corpus, for the task `text` only; empty takes the built-in one.
+        text: file or folder of the corpus, for the task `text` only; empty takes the files of Python's standard library.
         device: "auto", "cpu" or a CUDA device.
         compile: whether the model is compiled.
         landscape: whether the landscape of every run is measured after it.
