@@ -76,7 +76,7 @@ def fluctuation(run: RunRecord, like: RunRecord) -> float | None:
     return max(falls, default=None)
 
 
-def beside(runs: Pairs, looped: Pairs) -> list[tuple[float, float]]:
+def paired_drops(runs: Pairs, looped: Pairs) -> list[tuple[float, float]]:
     """``(drop of the run, fluctuation of Looped at the same updates)`` in percentage points, at the seeds that have both."""
     pairs = [(drop(runs[seed]), fluctuation(looped[seed], runs[seed])) for seed in sorted(runs.keys() & looped.keys())]
     return [(lost, control) for lost, control in pairs if lost is not None and control is not None]

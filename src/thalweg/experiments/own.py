@@ -31,7 +31,7 @@ from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import read_plan, slug
 from thalweg.experiments.metrics import Pairs, cell
 from thalweg.experiments.queue import Job, unplanned
-from thalweg.experiments.words import command_words, in_words, run_words
+from thalweg.experiments.words import cell_text, command_words, run_words
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
 from thalweg.records.run import Cell, RunRecord, Verdict, recorded
 from thalweg.report.own import Picture, write_own_report
@@ -251,7 +251,7 @@ def _table_of(summary: ExperimentSummary) -> Table:
     """The table of a user-defined experiment, one row for each arm."""
     seeds = len(summary.seeds)
     rows = [
-        (arm, *(in_words(row[heading], seeds) if heading in row else "-" for heading in summary.columns))
+        (arm, *(cell_text(row[heading], seeds) if heading in row else "-" for heading in summary.columns))
         for arm, row in summary.table.items()
     ]
     return Table(f"{summary.name}: {seeds} seeds, mean and 95 % interval", ("arm", *summary.columns), tuple(rows))

@@ -71,12 +71,12 @@ def evidence(verdict: Verdict) -> str:
     """The first numbers of a verdict as text; where it was not measured, the reason."""
     if verdict.verdict == "not measured":
         return verdict.test
-    numbers = [f"{name} {in_words(value, value.n)}" for name, value in verdict.numbers.items()]
+    numbers = [f"{name} {cell_text(value, value.n)}" for name, value in verdict.numbers.items()]
     more = f"; {len(numbers) - NUMBERS} more on the page" if len(numbers) > NUMBERS else ""
     return "; ".join(numbers[:NUMBERS]) + more
 
 
-def in_words(value: Cell, seeds: int, column: str = "") -> str:
+def cell_text(value: Cell, seeds: int, column: str = "") -> str:
     """A cell as text for the terminal: mean, interval, ceiling, and number of seeds where some have no value.
 
     Args:

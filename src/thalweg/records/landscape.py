@@ -117,7 +117,7 @@ class SplitRecord:
     spread: float | None
     """Standard deviation of log lam over the valley, nats."""
     negative_mass: float
-    r"""Sum of \|lam\| over negative eigenvalues as a share of all."""
+    """Sum of |lam| over the eigenvalues below -epsilon as a share of all."""
     name: str
     """Class of this one spectrum: U, V, saddle or indeterminate."""
     conditions: tuple[ConditionRecord, ...]

@@ -19,7 +19,7 @@ from thalweg.experiments.paper.phase_records import phase_records
 from thalweg.experiments.paper.recipes import Recipe, StudyConfig, landscape_of, recipe_of, runs_of
 from thalweg.experiments.paper.verdicts import Runs, markov_verdicts, text_verdicts
 from thalweg.experiments.queue import Job, read_measured, unplanned
-from thalweg.experiments.words import command_words, evidence, in_words, markov_words, model_words, text_words
+from thalweg.experiments.words import cell_text, command_words, evidence, markov_words, model_words, text_words
 from thalweg.records.landscape import read_arrays, spectrum_path
 from thalweg.records.run import Cell, PhaseRecord, RunRecord, Score, StudySummary
 from thalweg.report.paper.page import write_report
@@ -76,7 +76,7 @@ class PaperStudy(Experiment[StudySummary]):
     def table(self, summary: StudySummary) -> Table:
         title = f"{summary.name}: {summary.task}, {len(summary.seeds)} seeds, mean and 95 % interval"
         rows = [
-            (arm, *(in_words(row[column], len(summary.seeds), column) for column in summary.columns))
+            (arm, *(cell_text(row[column], len(summary.seeds), column) for column in summary.columns))
             for arm, row in summary.table.items()
         ]
         return Table(title, ("arm", *summary.columns.values()), tuple(rows))

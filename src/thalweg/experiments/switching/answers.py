@@ -9,7 +9,17 @@ from __future__ import annotations
 import itertools
 
 from thalweg.experiments.metrics import Measure, Pairs, as_cell, sign_of, smoothed, too_few
-from thalweg.experiments.outcomes import beside, difference, drop, logs, operations, reaches, seconds, share_over_seeds, shares
+from thalweg.experiments.outcomes import (
+    difference,
+    drop,
+    logs,
+    operations,
+    paired_drops,
+    reaches,
+    seconds,
+    share_over_seeds,
+    shares,
+)
 from thalweg.experiments.paper.verdicts import Runs
 from thalweg.experiments.switching.scp_region import region
 from thalweg.experiments.switching.variants import SHORT, Variant
@@ -73,7 +83,7 @@ def sooner(runs: Runs) -> Verdict:
     """Judge whether SHIFT reaches Looped's final loss within the goal of 0.45 of Looped's training time.
 
     "yes" needs the geometric mean of the share of seconds at or below 0.45, the upper end of its 95 % interval below 0.6, and every
-    seed to reach the loss. The shares of operations and those of the other SHIFT arms are reported beside it.
+    seed to reach the loss. The shares of operations and those of the other SHIFT arms are reported with it.
     """
     numbers: dict[str, Cell] = {}
     for unit, spent in (("seconds", seconds), ("operations", operations)):
@@ -106,7 +116,7 @@ def smooth(runs: Runs) -> Verdict:
         drops = [points for run in runs.get(arm, {}).values() if (points := drop(run)) is not None]
         if drops:
             numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
-    drop_pairs = beside(runs["shift"], runs["looped"])
+    drop_pairs = paired_drops(runs["shift"], runs["looped"])
     excess = interval([shift - looped for shift, looped in drop_pairs]) if drop_pairs else None
     if excess is not None:
         fluctuations = [looped for _, looped in drop_pairs]
@@ -159,7 +169,7 @@ def _gap_to_looped_answer(gap: Interval) -> str:
 def against(runs: Runs, name: str) -> Verdict:
     """Compare SCP with another switching time under the same ramp: held-out loss when both have used equal training time.
 
-    The comparison at equal counted operations is reported beside it, because other load on the machine does not disturb it.
+    The comparison at equal counted operations is reported with it, because other load on the machine does not disturb it.
 
     Args:
         runs: variant -> seed -> complete run.
