@@ -1,6 +1,6 @@
-"""What all experiments share, from plan to page: folder, lock, queue, resuming, extending, table, answers.
+"""What all experiments share, from plan to page: the folder and its lock, the queue, resuming, extending, the printed table.
 
-One experiment is made by `make`, reported on again by `show_again`; both end with `show`.
+`make` runs an experiment and reports on it. A report alone is `Experiment.report` followed by `show`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from thalweg.storage import locked
 from thalweg.train.callbacks import Tenths
 
 _WIDTH = 200
-"""Columns of the table where the output is no terminal."""
+"""Characters in a line of the table where the output is not a terminal."""
 
 
 def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, executor: Executor | None = None) -> None:
-    """Make all runs that are not complete, then the report.
+    """Make all runs of an experiment that are not complete, then its report.
 
-    Runs may depend on others: what can be planned is made, until nothing new can be.
+    The runs that can be planned may depend on complete runs. So the queue is planned and worked off repeatedly, until it has no new
+    runs.
 
     Args:
         experiment: with its plan.
-        folder: of the experiment; made when missing, gone on with or extended when it is this experiment's.
-        workers: runs at a time; 0 for one for each core.
-        as_json: print the summary instead of a table.
-        executor: where runs are made; None takes processes on this machine.
+        folder: of the experiment. It is created when missing; one that holds this experiment is resumed or extended.
+        workers: number of runs at a time; 0 takes one for each core.
+        as_json: print the summary as JSON instead of a table.
+        executor: starts the runs; None takes processes on this machine.
     Raises:
-        FolderError: the folder holds something else, or another process makes it.
+        FolderError: the folder holds something else, or another process has locked it.
         StudyError: some runs failed; the report of the others is made first.
     """
     require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
@@ -57,7 +58,16 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
 
 
 def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor) -> dict[str, str]:
-    """Work off the queue behind a progress bar; name of each run that failed -> why."""
+    """Work off a queue behind a progress bar; see `work_off`.
+
+    Args:
+        jobs: the runs, after `prepare`.
+        workers: number of runs at a time.
+        what: noun for the experiment in messages.
+        executor: starts the processes.
+    Returns:
+        Name of each run that failed -> reason.
+    """
     console = Screen(stderr=True)
     done = sum(job.complete and job.measured for job in jobs)
     landscapes = sum(job.plan is not None for job in jobs)
@@ -81,7 +91,7 @@ def _failure(failed: dict[str, str], folder: Path) -> StudyError:
 
 
 def show(experiment: Experiment, summary: Summary, folder: Path, as_json: bool) -> None:
-    """The table, the answers and what is missing on standard output; or the summary as JSON."""
+    """Print the table, the verdicts and the missing runs of a summary; or the summary as JSON."""
     if as_json:
         say_json(to_dict(summary))
         return

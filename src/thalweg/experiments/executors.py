@@ -1,4 +1,4 @@
-"""Where runs are made: processes on this machine; anything with `Executor.start` can take their place."""
+"""Executors start the processes of runs: `LocalProcesses` on this machine, or any other class with `Executor.start`."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from thalweg.storage import explained
 
 
 class Handle(Protocol):
-    """One thing that was started."""
+    """A started process, as the queue needs it."""
 
     @property
     def returncode(self) -> int | None:
-        """Exit status; below 0 the signal that ended it; None while it goes on."""
+        """Exit status; minus the signal's number where a signal ended the process; None while it runs."""
         ...
 
     def poll(self) -> int | None:
-        """The same, asked anew."""
+        """Check whether the process has ended, and return `returncode`."""
         ...
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask the process to end."""
         ...
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end."""
+        """Wait until the process has ended, at most ``timeout`` seconds, and return its exit status."""
         ...
 
 
 class Executor(Protocol):
-    """Starts one command of thalweg's after another."""
+    """Starts commands of thalweg, for the queue."""
 
     def start(self, arguments: Sequence[str], log: Path, workers: int, append: bool) -> Handle:
-        """Begin ``thalweg ARGUMENTS``; what it says on standard error goes to the log.
+        """Start ``thalweg ARGUMENTS`` and write its standard error to a log.
 
         Args:
             arguments: of the command.
-            log: file; begun anew unless ``append``.
-            workers: how many run at a time, which share the machine.
-            append: to what the log holds.
+            log: file of the log.
+            workers: number of commands that run at the same time and share the machine.
+            append: append to the log; otherwise it is overwritten.
         """
         ...
 
 
 class LocalProcesses:
-    """Subprocesses on this machine, which share its cores."""
+    """Executor that starts subprocesses on this machine and divides its cores among them."""
 
     def start(self, arguments: Sequence[str], log: Path, workers: int, append: bool) -> LocalProcess:
-        """See `Executor.start`."""
+        """Start a subprocess, see `Executor.start`; it gets its share of the cores as threads, at least one."""
         threads = str(max(1, (os.cpu_count() or 1) // workers))
         environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         with explained(log):

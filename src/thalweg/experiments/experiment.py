@@ -1,4 +1,4 @@
-"""What an experiment is: a plan, the runs that follow from it, what is made of their records, and how that is shown.
+"""The interface of an experiment: a plan, the runs that follow from it, the summary of their records, and how that is shown.
 
 The engine (`thalweg.experiments.engine`) does what all experiments share: the folder and its lock, the queue, resuming and
 extending, the table, what is missing, the page's place. An experiment of a user's own derives from the class in
@@ -17,25 +17,25 @@ from thalweg.experiments.compared import Compared
 from thalweg.experiments.queue import Job, refuse_misfits
 
 Made = TypeVar("Made", bound="Summary")
-"""The summary that an experiment makes."""
+"""The type of the summary that an experiment makes."""
 
 
 class Summary(Protocol):
-    """What every summary says: a frozen dataclass that is written to ``summary.json``."""
+    """The fields that every summary has; a summary is a frozen dataclass that is written to ``summary.json``."""
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         ...
 
     @property
     def complete(self) -> bool:
-        """Whether every run is."""
+        """Whether every run is complete."""
         ...
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Runs that are not complete, with how far they are."""
+        """The runs that are not complete, each with its progress."""
         ...
 
 
@@ -45,24 +45,24 @@ class Table:
 
     title: str
     headings: tuple[str, ...]
-    """The first one is of the rows' names."""
+    """One for each column; the first is that of the row names."""
     rows: tuple[tuple[str, ...], ...]
-    """Texts; the first is the row's name."""
+    """One text for each column; the first is the row's name."""
 
 
 class Experiment(abc.ABC, Generic[Made]):
-    """One experiment with its plan."""
+    """One experiment with its plan; the abstract base of all kinds of experiments."""
 
     kind: ClassVar[str]
-    """The word for it in messages: "study", "sweep"."""
+    """Noun for the experiment in messages, such as "study" or "sweep"."""
     plan_file: ClassVar[str]
-    """Name of the file in the folder that holds the plan; it tells of which kind the folder is."""
+    """Name of the file that holds the plan; the kind of an experiment's folder is recognised by it."""
     grows: ClassVar[tuple[str, ...]] = ("seeds", "arms")
-    """Fields of the plan that may gain members later: what is there is kept, and the rest is made."""
+    """Fields of the plan that may gain members later: complete runs are kept, and the new ones are made."""
 
     @property
     def described(self) -> str:
-        """What it is, in words; only experiments of the same description can be compared."""
+        """What the experiment is, as a noun phrase; only experiments with the same description can be compared."""
         return f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind} of {self.plan.task}"
 
     plan: Any
@@ -70,16 +70,20 @@ class Experiment(abc.ABC, Generic[Made]):
 
     @abc.abstractmethod
     def jobs(self, folder: Path) -> list[Job]:
-        """The runs that can be planned now; a later call may know more, when it depends on runs that are complete."""
+        """The runs that can be planned now. A later call may return more, where planning depends on complete runs."""
 
     def check(self) -> None:
-        """Refuse what cannot be made, before anything is written: a device, a text or a size that is not there."""
+        """Refuse an experiment that cannot be made, before anything is written.
+
+        Raises:
+            BadInputError: a device or a text does not exist, or a run needs more memory than there is.
+        """
         refuse_misfits(job.config for job in self.jobs(Path()))
 
     @property
     @abc.abstractmethod
     def command(self) -> str:
-        """The command that makes it, with every option that its numbers depend on."""
+        """The shell command that repeats the experiment, with every option that its numbers depend on."""
 
     @abc.abstractmethod
     def report(self, folder: Path) -> Made:
@@ -91,7 +95,7 @@ class Experiment(abc.ABC, Generic[Made]):
 
     @abc.abstractmethod
     def compared(self, folder: Path) -> Compared:
-        """Arms, numbers by seed and configs, for `thalweg compare`; ``summary.json`` is brought up to date.
+        """The arms with their numbers by seed and their configs, for `thalweg compare`; also rewrites ``summary.json``.
 
         Raises:
             FolderError: no run is complete.
@@ -99,8 +103,8 @@ class Experiment(abc.ABC, Generic[Made]):
 
     @abc.abstractmethod
     def table(self, summary: Made) -> Table:
-        """The outcomes, one row for each arm or variant."""
+        """The table of a summary: one row for each arm or variant."""
 
     @abc.abstractmethod
     def lines(self, summary: Made) -> Sequence[str]:
-        """What the experiment says, a line each."""
+        """The verdicts of a summary, one line for each."""

@@ -1,4 +1,4 @@
-"""The folder of an experiment: whose it is, and whether it can be extended."""
+"""The folder of an experiment: which experiment it belongs to, and whether its plan can be extended."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from thalweg.train.run_folder import config_in
 
 
 def slug(name: str) -> str:
-    """A name as part of a folder's name."""
+    """A name in a form that can be part of a folder's name: lower case, with "-" for everything but letters, digits and dots."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
 def claim(experiment: Experiment, folder: Path) -> None:
-    """Write the plan into a new folder, or check that the folder is this experiment's, or extend its plan.
+    """Make sure that a folder belongs to an experiment: write its plan, check the stored one, or extend it.
 
-    A plan with more seeds or arms (`Experiment.grows`) than the one that is there takes its place; all else must be the same. A
-    plan that is damaged or missing is written anew where all runs in the folder are runs of this one.
+    A new plan may have more seeds or arms (`Experiment.grows`) than the stored one and then replaces it; everything else must be
+    the same. A plan that is damaged or missing is written again if all runs in the folder are runs of this experiment.
 
     Raises:
-        FolderError: the folder holds another plan, and which setting differs; or something else.
+        FolderError: the folder holds another plan (the message names the setting that differs), or something else.
+        DamagedFileError: the plan is damaged, and runs in the folder are not those of this experiment.
     """
     path, kind = folder / experiment.plan_file, experiment.kind
     others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
@@ -50,12 +51,12 @@ def claim(experiment: Experiment, folder: Path) -> None:
             ) from None
         kept = f"; what was there is kept as {set_aside(path).name}" if there(path) else ""
         write_json(path, to_dict(experiment.plan))
-        words = f"{str(error).partition('; ')[0]}; its runs are those of this {kind}, so it was written anew{kept}"
-        warnings.warn(words, DamagedRecordWarning, stacklevel=2)
+        message = f"{str(error).partition('; ')[0]}; its runs are those of this {kind}, so it was written anew{kept}"
+        warnings.warn(message, DamagedRecordWarning, stacklevel=2)
 
 
 def _refuse_other_plan(experiment: Experiment, before: Any, folder: Path) -> None:
-    """Refuse a plan that is not the one of the folder, extended.
+    """Refuse a plan that is neither the stored one nor an extension of it.
 
     Raises:
         FolderError: names the first setting that differs, with its old and its new value.
@@ -73,18 +74,22 @@ def _refuse_other_plan(experiment: Experiment, before: Any, folder: Path) -> Non
 
 
 def _all_planned(runs: Path, jobs: Sequence[Job]) -> bool:
-    """Whether a folder holds runs, and none but those of these jobs."""
+    """Whether a folder holds runs, and all of them are runs of these jobs with the planned configs."""
     planned = {job.folder.name: job.config for job in jobs}
-    found = [one for one in runs.iterdir() if not one.name.startswith(".")] if runs.is_dir() else []
+    folders = [path for path in runs.iterdir() if not path.name.startswith(".")] if runs.is_dir() else []
     try:
-        return bool(found) and all(planned.get(one.name) == config_in(one) for one in found)
+        return bool(folders) and all(planned.get(path.name) == config_in(path) for path in folders)
     except BadInputError:
         return False
 
 
 def read_plan(plan: type, folder: Path, name: str) -> Any:
-    """The plan in a folder's file of this name.
+    """Read the plan of an experiment from its folder.
 
+    Args:
+        plan: class of the plan.
+        folder: of the experiment.
+        name: of the file.
     Raises:
         DamagedFileError: it cannot be read.
     """

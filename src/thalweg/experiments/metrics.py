@@ -1,4 +1,4 @@
-"""Numbers of one run, and numbers over seeds: what the table and the verdicts are made of."""
+"""Numbers of one run (final scores, smoothed curves, cost to a target) and statistics over seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from thalweg.intervals import Interval, interval, slope
 from thalweg.records.run import Cell, EvaluationRecord, RunRecord, Scores, Verdict
 
 LAST = 3
-"""Evaluations averaged into a final value, and into each point of the curve that is asked for a target."""
+"""Number of evaluations that are averaged into a final value, and into each point of a smoothed curve."""
 
 MIN_SEEDS = 3
 """Seeds below which no claim is supported or contradicted, and no question is answered."""
@@ -23,30 +23,46 @@ Pairs = dict[int, RunRecord]
 
 
 def final(run: RunRecord, where: str, stratum: str, what: str) -> float:
-    """Mean of the last evaluations: ``what`` is "accuracy" or "loss"."""
+    """Mean of a score over the last `LAST` evaluations of a run.
+
+    Args:
+        run: with at least one evaluation.
+        where: evaluation set, "train" or "held-out".
+        stratum: "all", or "low" and "high" by information content.
+        what: "accuracy" (a share) or "loss" (nats per token).
+    """
     values = [getattr(e.scores[where][stratum], what) for e in run.evaluations[-LAST:]]
     return sum(values) / len(values)
 
 
 def last_third_rise(run: RunRecord, where: str, stratum: str) -> float:
-    """Accuracy gained over the last third of the run, by the least-squares slope there."""
+    """Accuracy gained over the last third of a run: the least-squares slope against steps, times the length of that third."""
     steps = run.evaluations[-1].step
     late = [e for e in run.evaluations if e.step >= steps * 2 / 3]
     return slope([e.step for e in late], [e.scores[where][stratum].accuracy for e in late]) * steps / 3
 
 
 def held_out_loss(evaluation: EvaluationRecord) -> float:
-    """Of all held-out sequences."""
+    """Held-out loss of an evaluation over all sequences, in nats per token."""
     return evaluation.scores["held-out"]["all"].loss
 
 
 def held_out_errors(evaluation: EvaluationRecord) -> float:
-    """Share of all held-out sequences' targets (of a task: whole answers) that are wrong."""
+    """Share of the held-out targets that are wrong, over all sequences; of a task the targets are whole answers."""
     return 1 - evaluation.scores["held-out"]["all"].accuracy
 
 
 def smoothed(run: RunRecord, spent: Measure, measure: Measure = held_out_loss) -> list[tuple[float, float]]:
-    """A measure as means over `LAST` evaluations, each at what had been spent at the last; over all where there are fewer."""
+    """The curve of a measure against cost, smoothed by a running mean over `LAST` evaluations.
+
+    Args:
+        run: with at least one evaluation.
+        spent: cost of an evaluation: seconds or operations so far.
+        measure: number of an evaluation.
+    Returns:
+        ``(cost, mean)`` in the order of the run. Each cost is that at the last evaluation of its window. A run with fewer than
+        `LAST` evaluations gives one point, the mean over all of them.
+    """
     wide, points = max(1, min(LAST, len(run.evaluations))), []
     for end in range(wide, len(run.evaluations) + 1):
         window = run.evaluations[end - wide : end]
@@ -55,11 +71,19 @@ def smoothed(run: RunRecord, spent: Measure, measure: Measure = held_out_loss) -
 
 
 def cost_to_target(run: RunRecord, target: float, spent: Measure, measure: Measure = held_out_loss) -> float | None:
-    """What the run had spent when the smoothed measure first was at or below the target; None when it never was.
+    """The cost at which a run's smoothed measure first is at or below a target; None where it never is.
 
-    The curve is `smoothed`; between two points it is a straight line.
+    The curve is `smoothed`, with straight lines between its points. A crossing between ``(x0, y0)`` and ``(x1, y1)`` lies at
+    x0 + (x1 - x0) (y0 - target) / (y0 - y1).
+
+    Args:
+        run: with at least one evaluation.
+        target: in the unit of ``measure``.
+        spent: cost of an evaluation: seconds or operations so far.
+        measure: number of an evaluation; the lower, the better.
     """
     points = smoothed(run, spent, measure)
+    # The first point is paired with itself, so that a curve that starts below the target crosses it there.
     for (x0, y0), (x1, y1) in zip(points[:1] + points, points, strict=False):
         if y1 <= target:
             return x1 if y0 <= target or y0 == y1 else x0 + (x1 - x0) * (y0 - target) / (y0 - y1)
@@ -67,66 +91,71 @@ def cost_to_target(run: RunRecord, target: float, spent: Measure, measure: Measu
 
 
 def cell(values: Sequence[float | None], ceilings: Sequence[float] = ()) -> Cell:
-    """Mean and interval over the seeds that have a value."""
+    """Mean and 95 % t-interval over the seeds that have a value, as a record.
+
+    Args:
+        values: one for each seed; None where a seed has none.
+        ceilings: best possible value of each seed; their mean stands in the cell.
+    """
     known = [value for value in values if value is not None]
     if not known:
         return Cell(None)
-    found = interval(known)
-    return Cell(found.mean, found.low, found.high, found.n, sum(ceilings) / len(ceilings) if ceilings else None)
+    estimate = interval(known)
+    return replace(as_cell(estimate), ceiling=sum(ceilings) / len(ceilings) if ceilings else None)
 
 
-def as_cell(found: Interval) -> Cell:
-    """An interval as a record."""
-    return Cell(found.mean, found.low, found.high, found.n)
+def as_cell(estimate: Interval) -> Cell:
+    """A mean with its interval as a record."""
+    return Cell(estimate.mean, estimate.low, estimate.high, estimate.n)
 
 
 def paired(a: Pairs, b: Pairs, measure: Callable[[RunRecord], float | None]) -> list[float]:
-    """``measure(a) - measure(b)`` for every seed at which both have a value."""
+    """``measure(a[seed]) - measure(b[seed])`` for every seed, rising, at which both runs have a value."""
     differences = []
     for seed in sorted(a.keys() & b.keys()):
-        one, other = measure(a[seed]), measure(b[seed])
-        if one is not None and other is not None:
-            differences.append(one - other)
+        of_a, of_b = measure(a[seed]), measure(b[seed])
+        if of_a is not None and of_b is not None:
+            differences.append(of_a - of_b)
     return differences
 
 
 def bits_per_byte(nats: float) -> float:
-    """Nats per byte as bits per byte."""
+    """Convert nats per byte to bits per byte."""
     return nats / math.log(2)
 
 
 def in_bits(run: RunRecord) -> RunRecord:
-    """A run on text with every score's loss in bits per byte."""
+    """A copy of a run on text whose losses are in bits per byte, in all evaluations and at all switches."""
 
-    def scores(made: Scores) -> Scores:
+    def converted(scores: Scores) -> Scores:
         return {
-            where: {stratum: replace(one, loss=bits_per_byte(one.loss)) for stratum, one in strata.items()}
-            for where, strata in made.items()
+            where: {stratum: replace(score, loss=bits_per_byte(score.loss)) for stratum, score in strata.items()}
+            for where, strata in scores.items()
         }
 
     return replace(
         run,
-        evaluations=tuple(replace(e, scores=scores(e.scores)) for e in run.evaluations),
+        evaluations=tuple(replace(e, scores=converted(e.scores)) for e in run.evaluations),
         switches=tuple(
-            replace(s, scores_before=scores(s.scores_before), scores_after=scores(s.scores_after)) for s in run.switches
+            replace(s, scores_before=converted(s.scores_before), scores_after=converted(s.scores_after)) for s in run.switches
         ),
     )
 
 
-def sign_of(found: Interval) -> int:
-    """-1 or 1 where the 95 % interval over at least `MIN_SEEDS` seeds lies on that side of zero, else 0."""
-    if found.n < MIN_SEEDS or not found.excludes_zero:
+def sign_of(estimate: Interval) -> int:
+    """1 or -1 where the whole 95 % interval lies above or below zero; 0 where it contains zero or has too few seeds."""
+    if estimate.n < MIN_SEEDS or not estimate.excludes_zero:
         return 0
-    return 1 if found.mean > 0 else -1
+    return 1 if estimate.mean > 0 else -1
 
 
-def by_sign(found: Interval) -> str:
-    """The verdict on "greater than zero"."""
-    return {1: "supported", 0: "undecided", -1: "contradicted"}[sign_of(found)]
+def by_sign(estimate: Interval) -> str:
+    """The decision on the claim "greater than zero": "supported", "undecided" or "contradicted" (see `sign_of`)."""
+    return {1: "supported", 0: "undecided", -1: "contradicted"}[sign_of(estimate)]
 
 
 def too_few(seeds: int) -> str:
-    """Why a question is not answered from so few seeds; empty where there are enough.
+    """The answer "undecided" with its reason where there are fewer than `MIN_SEEDS` seeds; empty where there are enough.
 
     Example:
         >>> too_few(1), too_few(3)
@@ -136,15 +165,15 @@ def too_few(seeds: int) -> str:
 
 
 def answer_by_sign(question: str, differences: Sequence[float], what: str) -> Verdict:
-    """The answer to "is it greater than zero?", from one difference for each seed.
+    """Answer a question of the form "is it greater than zero?" from one difference for each seed.
 
-    "yes" or "no" where the two-sided 95 % t-interval over at least `MIN_SEEDS` seeds leaves out zero, else "undecided".
+    The answer is "yes" or "no" where the two-sided 95 % t-interval over at least `MIN_SEEDS` seeds excludes zero, else "undecided".
 
     Args:
-        question: as the page asks it.
-        differences: one for each seed that has both sides.
-        what: name of the number, with unit.
+        question: text of the question on the page.
+        differences: one for each seed that has both sides, see `paired`.
+        what: name of the number, with its unit.
     """
-    found = interval(differences) if differences else None
-    words = {1: "yes", 0: "undecided", -1: "no"}[sign_of(found) if found else 0]
-    return Verdict(question, too_few(len(differences)) or words, numbers={what: as_cell(found)} if found else {})
+    estimate = interval(differences) if differences else None
+    answer = {1: "yes", 0: "undecided", -1: "no"}[sign_of(estimate) if estimate else 0]
+    return Verdict(question, too_few(len(differences)) or answer, numbers={what: as_cell(estimate)} if estimate else {})

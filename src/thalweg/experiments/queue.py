@@ -1,6 +1,6 @@
-"""Run folders as a queue, worked off by an executor: ``thalweg train`` for each run, then ``thalweg landscape``.
+"""The queue of an experiment's runs, worked off by an executor: ``thalweg train`` for each run, then ``thalweg landscape``.
 
-What is complete is skipped, what was stopped goes on, a run that fails leaves the others alone.
+Complete runs are skipped, interrupted runs are resumed, and a run that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -32,50 +32,52 @@ from thalweg.train.run_folder import stored_config
 from thalweg.train.trainer import ended
 
 _POLL_SECONDS = 0.3
+"""Time between two looks at the running processes."""
 _LOG_BYTES = 1 << 16
-"""Of the end of a log that are read."""
+"""Bytes at the end of a log that are read."""
 MADE_OTHERWISE = "Made otherwise"
-"""Topic of a set-up that speaks of runs whose configs this version plans otherwise."""
+"""Topic of the set-up under which a page states that runs have other configs than this version would plan."""
 
 _PRODUCTS = {"exact": 4000, "matrix-free": 400}
-"""Hessian-vector products of one point, roughly, for the share of the work that is done."""
+"""Rough number of Hessian-vector products for one checkpoint; it only serves to estimate the progress."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run in the queue."""
+    """One run in the queue, with the landscape that is measured after it."""
 
     name: str
     config: RunConfig
     folder: Path
+    """Folder of the run."""
     plan: LandscapePlan | None = None
-    """Of the landscape that is measured when the run is complete."""
+    """Plan of the landscape that is measured when the run is complete; None for no landscape."""
 
     @property
     def training_work(self) -> float:
-        """Expected operations: the whole run at its last stage's loops."""
+        """Expected operations of training: all updates at the cost of the last stage."""
         return self.config.training.steps * self.step_cost(self.config.training.batch)
 
     @property
     def landscape_work(self) -> float:
-        """Expected operations: products of all points, two steps' worth each."""
+        """Expected operations of the landscape: Hessian-vector products at all checkpoints, each at the cost of two updates."""
         if self.plan is None:
             return 0.0
         products = _PRODUCTS["exact" if self.plan.exact_seconds else "matrix-free"]
         return 2 * self.plan.checkpoints * products * self.step_cost(self.plan.sequences)
 
     def step_cost(self, sequences: int) -> float:
-        """Operations of one update."""
+        """Operations of one update of the last stage on this many sequences."""
         return cost(self.config.model, sequences, self.config.data.length - 1, self.config.shift.stages[-1]).training_step
 
     @property
     def work(self) -> float:
-        """All expected operations."""
+        """Expected operations of the run and its landscape."""
         return self.training_work + self.landscape_work
 
     @property
     def complete(self) -> bool:
-        """Whether the run has its summary."""
+        """Whether the run has its summary, which is written last."""
         return (self.folder / "summary.json").is_file()
 
     @property
@@ -88,20 +90,22 @@ class Job:
 
     @property
     def measured(self) -> bool:
-        """Whether nothing is left to measure."""
+        """Whether the landscape is complete, or there is none to measure."""
         return self.plan is None or (self.folder / "landscape" / "summary.json").exists()
 
     def read(self) -> RunRecord:
-        """The records of the complete run; lengths of a task are checked where the config is the planned one.
+        """The records of the complete run.
+
+        Where the stored config is the planned one, the tested lengths of a task are checked against it.
 
         Raises:
-            DamagedFileError: some are not what was written.
+            DamagedFileError: a record is missing or is not what was written.
         """
         return read_whole(self.folder, self.config if _as_planned(self) else None)
 
     @property
     def status(self) -> str:
-        """Name of a run that is not complete or damaged, and how far it is or what is damaged."""
+        """Name and state of a run without a readable record: how far it is, that it failed, or what is damaged."""
         if self.complete:
             return f"{self.name} ({damage(lambda _: self.read(), self.folder)})"
         if failed_for_good(self.folder):
@@ -111,19 +115,19 @@ class Job:
 
     @property
     def landscape_status(self) -> str:
-        """The same of a landscape that is not complete, or damaged."""
+        """Name and state of a landscape that is not complete or is damaged."""
         if (self.folder / "landscape" / "summary.json").is_file():
             return f"landscape of {self.name} ({damage(read_measured, self.folder)})"
         share = self.share_measured()
         return f"landscape of {self.name}" + (f" ({share:.0%})" if share else "")
 
     def work_done(self) -> float:
-        """Operations made so far, from the journals."""
+        """Operations spent so far on run and landscape, estimated from their journals."""
         trained = 1.0 if self.complete else _last_step(self.folder / "metrics.jsonl") / self.config.training.steps
         return self.training_work * trained + self.landscape_work * self.share_measured()
 
     def share_measured(self) -> float:
-        """Part of the points that are there; the rest of a landscape is small beside them."""
+        """Share of the landscape's checkpoints that are measured, 0 to 1; the other measurements take little time in comparison."""
         if self.plan is None or self.measured:
             return 1.0
         try:
@@ -134,7 +138,7 @@ class Job:
 
 
 def damage(read: Callable[[Path], object], folder: Path) -> str:
-    """What keeps a folder from being read, in words."""
+    """The reason why ``read(folder)`` fails, as a short phrase without the path; "damaged" where it does not fail."""
     try:
         read(folder)
     except DamagedFileError as error:
@@ -143,35 +147,39 @@ def damage(read: Callable[[Path], object], folder: Path) -> str:
 
 
 def read_measured(run: Path) -> RunLandscape | None:
-    """The landscape of a run, every file of it looked at; None where none was begun.
+    """The landscape of a run; None where none was begun. Of a complete one every file is read and checked.
 
     Raises:
-        DamagedFileError: a record or an array of it is damaged or missing.
+        DamagedFileError: a record or an array is damaged or missing.
     """
-    found = read_landscape(run)
-    if found is not None and found.summary is not None:
-        broken = broken_arrays(found)
+    landscape = read_landscape(run)
+    if landscape is not None and landscape.summary is not None:
+        broken = broken_arrays(landscape)
         if broken:
             raise DamagedFileError(f"damaged arrays {next(iter(broken))}; run `thalweg landscape {run}` again")
-        if len(found.points) != found.summary.points:
-            raise DamagedFileError(f"damaged record {found.folder / 'journal.jsonl'}; run `thalweg landscape {run}` again")
-    return found
+        if len(landscape.points) != landscape.summary.points:
+            raise DamagedFileError(f"damaged record {landscape.folder / 'journal.jsonl'}; run `thalweg landscape {run}` again")
+    return landscape
 
 
 def _last_step(journal: Path) -> int:
-    """The step that the last line of a journal speaks of."""
+    """The step of the last whole line of a journal that has one; 0 where there is none."""
     try:
         with journal.open("rb") as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - 4096))
-            whole = handle.read().rpartition(b"\n")[0]  # a line that is being written has no end yet
-            steps = [line.split(b'"step": ')[1] for line in whole.split(b"\n") if b'"step": ' in line]
+            lines = handle.read().rpartition(b"\n")[0]  # a line that is being written has no end yet
+            steps = [line.split(b'"step": ')[1] for line in lines.split(b"\n") if b'"step": ' in line]
         return int(steps[-1].split(b",")[0].strip(b" }")) if steps else 0
     except (OSError, ValueError):
         return 0
 
 
 def refuse_misfits(configs: Iterable[RunConfig]) -> None:
-    """Refuse runs that this machine cannot make, before anything is written: no such device, or more memory than there is."""
+    """Refuse runs that this machine cannot make, before anything is written.
+
+    Raises:
+        BadInputError: a device does not exist, or a run needs more memory than there is.
+    """
     devices: dict[str, torch.device] = {}
     for config in configs:
         name = config.training.device
@@ -180,20 +188,24 @@ def refuse_misfits(configs: Iterable[RunConfig]) -> None:
 
 
 def prepare(jobs: list[Job]) -> None:
-    """Give every run its folder and config; refuse a folder that holds another run."""
+    """Create the folder of every run, write its config and its landscape's plan; a damaged summary is set aside.
+
+    Raises:
+        FolderError: a folder holds another run.
+    """
     for job in jobs:
         with explained(job.folder):
             job.folder.mkdir(parents=True, exist_ok=True)
         if claim_run(job.config, job.folder, ours=True):
             write_config(job.folder / "config.toml", job.config)
         if there(job.folder / "summary.json"):
-            ended(job.config, job.folder)  # puts a damaged one aside, so that it is made again
+            ended(job.config, job.folder)  # sets a damaged summary aside, so that the run is made again
         if job.plan is not None:
             _prepare_landscape(job.folder, job.plan)
 
 
 def _prepare_landscape(run: Path, plan: LandscapePlan) -> None:
-    """Write the plan of a landscape, or check that it is the same; one that is complete but damaged is measured on."""
+    """Write the plan of a landscape, or check that the stored one is the same; a damaged landscape is set aside."""
     folder = run / "landscape"
     whole(run)
     try:
@@ -207,16 +219,16 @@ def _prepare_landscape(run: Path, plan: LandscapePlan) -> None:
 
 
 def unplanned(jobs: Iterable[Job]) -> dict[str, str]:
-    """A line for the set-up of a page, by topic, where complete runs have configs that this version plans otherwise."""
+    """Topic -> sentence for the set-up of a page if complete runs have other configs than this version plans; else empty."""
     complete = [job for job in jobs if job.complete]
     other = sum(not _as_planned(job) for job in complete)
-    advice = "the set-up in words is that of the plan, theirs stands in the config.toml of each run"
-    words = f"{other} of {len(complete)} complete runs have another config than this version plans for them; {advice}"
-    return {MADE_OTHERWISE: words} if other else {}
+    advice = "the set-up described here is that of the plan; theirs is in the config.toml of each run"
+    sentence = f"{other} of {len(complete)} complete runs have another config than this version plans for them; {advice}"
+    return {MADE_OTHERWISE: sentence} if other else {}
 
 
 def _as_planned(job: Job) -> bool:
-    """Whether the run in the folder has the config of the plan."""
+    """Whether the run in the folder of a job has the config that is planned for it."""
     try:
         return read_config(job.folder / "config.toml") == job.config
     except BadInputError:  # damaged, or a key that this version does not know
@@ -224,15 +236,15 @@ def _as_planned(job: Job) -> bool:
 
 
 def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[str]], None], executor: Executor) -> dict[str, str]:
-    """Make all runs, ``workers`` at a time, the longest first.
+    """Make all runs and their landscapes, ``workers`` at a time, the longest first.
 
     Args:
-        jobs: the runs, prepared.
-        workers: runs at a time.
-        on_progress: called with the share of all work done, 0 to 1, and the names of the runs under way.
-        executor: where they are made.
+        jobs: the runs, after `prepare`.
+        workers: number of runs at a time.
+        on_progress: called with the share of all work that is done, 0 to 1, and the names of the runs in progress.
+        executor: starts the processes.
     Returns:
-        Name of each run that failed -> why.
+        Name of each run that failed -> reason.
     """
     total = sum(job.work for job in jobs)
     waiting = sorted((job for job in jobs if not (job.complete and job.measured)), key=lambda job: -job.work)
@@ -254,7 +266,7 @@ def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[s
                 del running[job.name]
                 if code != 0:
                     failed[job.name] = why_it_ended(job, code)
-                elif not job.measured:
+                elif not job.measured:  # the training ended well: its landscape is next
                     waiting.insert(0, job)
             on_progress(sum(job.work_done() for job in jobs) / total, list(running))
     finally:
@@ -266,11 +278,15 @@ def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[s
 
 
 def start(job: Job, workers: int, executor: Executor) -> Handle:
-    """Begin what is next for a run: its training, or the measuring of its landscape.
+    """Start the next process of a run: its training, or after that its landscape.
 
-    A process that an earlier study left behind ends within seconds; until then it holds the run, and its log.
+    Args:
+        job: the run.
+        workers: number of runs at a time, which share the machine.
+        executor: starts the process.
     """
     measuring = job.complete
+    # A process left over from an interrupted study ends within seconds; until then it holds the lock of the run.
     wait_until_free(job.folder / "landscape" if measuring else job.folder)
     training = ["train", str(job.folder / "config.toml"), "--out", str(job.folder)]
     arguments = ["landscape", str(job.folder)] if measuring else training
@@ -278,38 +294,38 @@ def start(job: Job, workers: int, executor: Executor) -> Handle:
 
 
 def why_it_ended(job: Job, code: int) -> str:
-    """Why the process of a run ended with this code; a run that could not write it down itself has it written here.
+    """The reason why the process of a run ended; a reason that the process could not record itself is recorded here.
 
     Args:
         job: the run.
-        code: exit status, below 0 the number of the signal that ended it.
+        code: exit status; a negative one is minus the number of the signal that ended the process.
     """
     folder = job.folder / "landscape" if job.complete else job.folder
     failure = failure_of(folder)
     if failure is not None:
         return failure.message
-    said = last_line(job.folder / "stderr.log")
-    if code == 130:
-        return said
+    logged = last_line(job.folder / "stderr.log")
+    if code == 130:  # interrupted by the user: not a failure of the run, so nothing is recorded
+        return logged
     name = signal.Signals(-code).name if code < 0 else ""
     usual = "; it was killed, most often because memory ran out: make fewer runs at a time with --jobs" if name == "SIGKILL" else ""
-    message = f"ended by signal {-code} ({name}){usual}" if code < 0 else said.removeprefix("thalweg: ")
+    message = f"ended by signal {-code} ({name}){usual}" if code < 0 else logged.removeprefix("thalweg: ")
     record_failure(folder, "killed" if code < 0 else "ended", message)
     return message
 
 
 def failed_for_good(folder: Path) -> bool:
-    """Whether a run that is not complete has ended with an error; an interruption is none."""
+    """Whether an incomplete run has ended with an error; an interruption does not count as one."""
     return failure_of(folder) is not None
 
 
 def last_line(log: Path) -> str:
-    """The last line of a run's log that says something, warnings left out."""
+    """The last line of a run's log that is neither blank nor a warning; a sentence in its place where there is none."""
     try:
         with log.open("rb") as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - _LOG_BYTES))
-            said = handle.read().decode(errors="replace")
+            text = handle.read().decode(errors="replace")
     except OSError as error:
         return f"its log cannot be read ({error.strerror})"
-    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("thalweg: warning: ")]
-    return lines[-1] if lines else "it said nothing"
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("thalweg: warning: ")]
+    return lines[-1] if lines else "its log holds no message"

@@ -1,4 +1,4 @@
-"""The kinds of experiments, and which one a folder holds."""
+"""The kinds of experiments, and how to find the one that a folder holds."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _KINDS: tuple[tuple[type[Experiment], type], ...] = (
     (TaskStudy, TaskStudyConfig),
     (FrontierStudy, FrontierConfig),
 )
-"""Experiments and the classes of their plans."""
+"""Class of the experiment, and class of its plan."""
 
 
 def experiment_in(folder: Path) -> Experiment:
-    """The experiment that a folder belongs to.
+    """The experiment that a folder belongs to, with its stored plan; the kind follows from the name of the plan's file.
 
     Raises:
-        FolderError: it holds none.
-        DamagedFileError: its plan cannot be read.
+        FolderError: the folder holds no plan.
+        DamagedFileError: the plan cannot be read.
     """
     for kind, plan in _KINDS:
         if there(folder / kind.plan_file):

@@ -1,14 +1,14 @@
-"""The base of an experiment of a user's own: arms, outcomes, answers and figures; all else follows.
+"""User-defined experiments: a class that gives arms, outcomes, answers and figures; the rest follows from these.
 
     class Widths(tw.Experiment):
         "Does a wider model end with a lower loss?"
 
-        def arms(self): ...      # name -> RunConfig
-        def outcomes(self, runs): ...   # name -> heading -> numbers, one a seed
-        def answers(self, runs): ...
-        def figures(self, runs): ...
+        def arms(self): ...  # name -> RunConfig
+        def outcomes(self, runs): ...  # name -> heading -> one number for each seed
+        def answers(self, runs): ...  # verdicts
+        def figures(self, runs): ...  # heading -> matplotlib figure
 
-``thalweg study my_module:Widths`` makes it: folder, queue, resuming, extending, table and page.
+``thalweg study my_module:Widths`` runs it, with the same folder, queue, resuming, extending, table and page as the built-in ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import read_plan, slug
 from thalweg.experiments.metrics import Pairs, cell
 from thalweg.experiments.queue import Job, unplanned
-from thalweg.experiments.words import command_words, in_words, run_words
+from thalweg.experiments.words import cell_text, command_words, run_words
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
 from thalweg.records.run import Cell, RunRecord, Verdict, recorded
 from thalweg.report.user_experiment import Picture, write_own_report
@@ -43,23 +43,29 @@ PLAN = "experiment.json"
 Runs = dict[str, Pairs]
 """Arm -> seed -> complete run."""
 Outcomes = Mapping[str, Mapping[str, Sequence[float | None]]]
-"""Arm -> heading with unit -> one number for each seed that is complete; None where a run has none."""
+"""Arm -> heading with unit -> one number for each complete seed; None where a run has none."""
 
 
 @dataclass(frozen=True)
 class OwnPlan:
-    """What an experiment of a user's own was made with."""
+    """The plan of a user-defined experiment, stored in its folder."""
 
     experiment: str
-    """``module:Class``."""
+    """``module:Class``, from which the class is imported again."""
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
 
 
 class OwnExperiment(Experiment[ExperimentSummary]):
-    """An experiment of a user's own; give `arms`, and what is to be made of the runs.
+    """The base of a user-defined experiment; a subclass must give `arms`, and may give `outcomes`, `answers` and `figures`.
 
-    The class's docstring is the question that the page asks; ``seeds`` is how many there are.
+    The first line of the subclass's docstring is the title of the page. The class attribute ``seeds`` is the number of seeds.
+
+    Args:
+        name: ``module:Class``; empty takes that of the class.
+        seeds: number of seeds; 0 takes the class attribute.
+    Raises:
+        BadInputError: the number of seeds is below 1, or `arms` gives something else than configs by name.
     """
 
     kind, plan_file = "experiment", PLAN
@@ -74,47 +80,43 @@ class OwnExperiment(Experiment[ExperimentSummary]):
 
     @abc.abstractmethod
     def arms(self) -> Mapping[str, RunConfig]:
-        """Name of each arm -> its config; arm and seed are filled in."""
+        """Name of each arm -> its config. The fields ``arm`` and ``seed`` of the configs are filled in."""
 
     def outcomes(self, runs: Runs) -> Outcomes:
-        """What the table shows. By default the final held-out loss."""
+        """The numbers of the table; by default the held-out loss of the last evaluation.
+
+        Args:
+            runs: arm -> seed -> complete run, for the arms that have one.
+        """
         return {arm: {"held-out loss (nats)": [final_loss(run) for run in pairs.values()]} for arm, pairs in runs.items()}
 
     def answers(self, runs: Runs) -> Sequence[Verdict]:
-        """What the experiment says; none by default."""
+        """The verdicts of the experiment, in the order of the page; none by default. ``runs`` is as in `outcomes`."""
         return ()
 
     def figures(self, runs: Runs) -> Mapping[str, Any]:
-        """Heading -> matplotlib figure; none by default. The set-up is added to the caption."""
+        """Heading -> matplotlib figure; none by default. The caption states the set-up. ``runs`` is as in `outcomes`."""
         return {}
 
     def checked_arms(self) -> dict[str, RunConfig]:
-        """The arms, looked at.
+        """The result of `arms` after validation.
 
         Raises:
-            BadInputError: they are no configs by name, or two names make one folder.
+            BadInputError: it is no dict of configs by name, or two names would give the same folder.
         """
         given = self.arms()
-        what = f"experiment {type(self).__qualname__}"
-        good = isinstance(given, Mapping) and bool(given) and all(isinstance(one, RunConfig) for one in given.values())
-        require(good, f"{what}: arms()", given, "a dict of RunConfig by name")
-        require(
-            all(isinstance(name, str) and slug(name) for name in given),
-            f"{what}: arms()",
-            list(given),
-            "names with letters or digits",
-        )
-        apart = len({slug(name) for name in given}) == len(given)
-        require(
-            apart,
-            f"{what}: arms()",
-            list(given),
-            "names that differ in more than case and punctuation, as folders are named by them",
-        )
+        what = f"experiment {type(self).__qualname__}: arms()"
+        valid = isinstance(given, Mapping) and bool(given) and all(isinstance(config, RunConfig) for config in given.values())
+        require(valid, what, given, "a dict of RunConfig by name")
+        named = all(isinstance(name, str) and slug(name) for name in given)
+        require(named, what, list(given), "names with letters or digits")
+        distinct = len({slug(name) for name in given}) == len(given)
+        expected = "names that differ in more than case and punctuation, as folders are named by them"
+        require(distinct, what, list(given), expected)
         return dict(given)
 
     def jobs(self, folder: Path) -> list[Job]:
-        """Every arm at every seed."""
+        """One job for every arm and seed."""
         return [
             Job(name, replace(config, arm=slug(arm), seed=seed), folder / "runs" / name)
             for arm, config in self.configs.items()
@@ -123,10 +125,10 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         ]
 
     def complete_runs(self, folder: Path) -> Runs:
-        """Records of the complete runs."""
+        """Arm -> seed -> record, for the runs that are complete and not damaged; every arm has an entry, which may be empty."""
         records = {(job.config.arm, job.config.seed): job.record for job in self.jobs(folder)}
-        found = {arm: {seed: records[slug(arm), seed] for seed in self.plan.seeds} for arm in self.configs}
-        return {arm: {seed: run for seed, run in pairs.items() if run is not None} for arm, pairs in found.items()}
+        by_arm = {arm: {seed: records[slug(arm), seed] for seed in self.plan.seeds} for arm in self.configs}
+        return {arm: {seed: run for seed, run in pairs.items() if run is not None} for arm, pairs in by_arm.items()}
 
     @property
     def command(self) -> str:
@@ -134,11 +136,10 @@ class OwnExperiment(Experiment[ExperimentSummary]):
 
     def report(self, folder: Path) -> ExperimentSummary:
         runs, jobs = self.complete_runs(folder), self.jobs(folder)
-        some = next((run for pairs in runs.values() for run in pairs.values()), None)
-        if some is None or some.summary is None:
+        first = next((run for pairs in runs.values() for run in pairs.values()), None)
+        if first is None or first.summary is None:
             raise FolderError(f"experiment {folder}: none of its {len(jobs)} runs is complete; run the same command again")
-        known = {arm: pairs for arm, pairs in runs.items() if pairs}
-        table, answers, figures = self.made_of(known)
+        table, answers, figures = self.made_of({arm: pairs for arm, pairs in runs.items() if pairs})
         missing = tuple(job.status for job in jobs if job.record is None)
         summary = ExperimentSummary(
             name=folder.resolve().name,
@@ -153,18 +154,20 @@ class OwnExperiment(Experiment[ExperimentSummary]):
             table=table,
             verdicts=answers,
             setup={arm: run_words(config) for arm, config in self.configs.items()} | unplanned(jobs),
-            provenance=some.summary.provenance,
-            figures=tuple(FigureRecord(one.name, one.heading, "") for one in figures),
+            provenance=first.summary.provenance,
+            figures=tuple(FigureRecord(picture.name, picture.heading, "") for picture in figures),
         )
         write_json(folder / "summary.json", to_dict(summary))
         write_own_report(summary, figures, folder)
         return summary
 
     def made_of(self, runs: Runs) -> tuple[dict[str, dict[str, Cell]], tuple[Verdict, ...], list[Picture]]:
-        """Table, answers and figures that the user's methods make of the complete runs, looked at.
+        """Call the user's `outcomes`, `answers` and `figures` on the complete runs and validate what they return.
 
+        Returns:
+            Table (arm -> heading -> cell), verdicts and pictures.
         Raises:
-            BadInputError: a method fails, or gives something else than what it is asked for.
+            BadInputError: a method fails or returns a wrong type; the message names the method.
         """
         what = f"experiment {self.plan.experiment}"
         with _naming_failures(f"{what}: outcomes()"):
@@ -173,12 +176,13 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         require(not others, f"{what}: outcomes()", others, f"arms among {', '.join(self.configs)}")
         with _naming_failures(f"{what}: answers()"):
             answers = tuple(self.answers(runs))
-        require(all(isinstance(one, Verdict) for one in answers), f"{what}: answers()", answers, "a list of thalweg.Verdict")
+        valid = all(isinstance(answer, Verdict) for answer in answers)
+        require(valid, f"{what}: answers()", answers, "a list of thalweg.Verdict")
         with _naming_failures(f"{what}: figures()"):
             drawings = dict(self.figures(runs))
-        good = all(slug(str(heading)) and hasattr(one, "savefig") for heading, one in drawings.items())
-        require(good, f"{what}: figures()", drawings, "a dict of matplotlib figures by heading")
-        return table, answers, [Picture(slug(heading), heading, one) for heading, one in drawings.items()]
+        valid = all(slug(str(heading)) and hasattr(figure, "savefig") for heading, figure in drawings.items())
+        require(valid, f"{what}: figures()", drawings, "a dict of matplotlib figures by heading")
+        return table, answers, [Picture(slug(heading), heading, figure) for heading, figure in drawings.items()]
 
     @property
     def described(self) -> str:
@@ -202,7 +206,12 @@ class OwnExperiment(Experiment[ExperimentSummary]):
 
 
 class KeptExperiment(Experiment[ExperimentSummary]):
-    """An experiment of a user's own whose module is gone: its page is made again from what it left behind."""
+    """A user-defined experiment whose module can no longer be imported; its page is made again from the stored summary.
+
+    Args:
+        plan: as stored in the folder.
+        why: the message of the failed import.
+    """
 
     kind, plan_file = "experiment", PLAN
 
@@ -210,7 +219,7 @@ class KeptExperiment(Experiment[ExperimentSummary]):
         self.plan, self.why = plan, why
 
     def jobs(self, folder: Path) -> list[Job]:
-        """None can be planned."""
+        """Raise `BadInputError`: without the module no run can be planned."""
         raise BadInputError(f"experiment {self.plan.experiment}: {self.why}")
 
     @property
@@ -222,11 +231,7 @@ class KeptExperiment(Experiment[ExperimentSummary]):
         return command_words("study", self.plan.experiment, seeds=len(self.plan.seeds))
 
     def compared(self, folder: Path) -> Compared:
-        """It cannot be read.
-
-        Raises:
-            BadInputError: names the module that is gone.
-        """
+        """Raise `BadInputError`: without the module the numbers of single runs are not known."""
         raise BadInputError(f"{folder}: {self.why}; a comparison needs the experiment's outcomes()")
 
     def report(self, folder: Path) -> ExperimentSummary:
@@ -243,60 +248,59 @@ class KeptExperiment(Experiment[ExperimentSummary]):
 
 
 def _table_of(summary: ExperimentSummary) -> Table:
-    """One row for each arm."""
+    """The table of a user-defined experiment, one row for each arm."""
     seeds = len(summary.seeds)
     rows = [
-        (arm, *(in_words(row[heading], seeds) if heading in row else "-" for heading in summary.columns))
+        (arm, *(cell_text(row[heading], seeds) if heading in row else "-" for heading in summary.columns))
         for arm, row in summary.table.items()
     ]
     return Table(f"{summary.name}: {seeds} seeds, mean and 95 % interval", ("arm", *summary.columns), tuple(rows))
 
 
 def lines_of(summary: ExperimentSummary) -> list[str]:
-    """Questions with their answers."""
-    return [f"{one.claim} {one.verdict}" for one in summary.verdicts]
+    """One line for each verdict: the question with its answer."""
+    return [f"{verdict.claim} {verdict.verdict}" for verdict in summary.verdicts]
 
 
 def final_loss(run: RunRecord) -> float:
-    """Held-out loss of the last evaluation, in nats."""
+    """Held-out loss of the last evaluation over all sequences, in nats per token."""
     return run.evaluations[-1].scores["held-out"]["all"].loss
 
 
 def find_experiment(name: str, seeds: int = 0) -> OwnExperiment:
-    """A user's own experiment by ``module:Class``, looked for where the command is given too.
+    """Import a user-defined experiment and make an instance of it; the working directory is searched as well.
 
+    Args:
+        name: ``module:Class``.
+        seeds: number of seeds; 0 takes the class's own.
     Raises:
-        BadInputError: it cannot be imported, is none, or lacks a part.
+        BadInputError: the class cannot be imported, is not derived from `OwnExperiment`, or has no method ``arms``.
     """
     module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:  # an installed command does not look where it is called
+    if os.getcwd() not in sys.path:  # an installed command does not search the working directory
         sys.path.append(os.getcwd())
     expected = "expected module:Class, a class derived from thalweg.Experiment"
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # the module is the user's: anything may go wrong in it
+        cls = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise BadInputError(f"experiment {name}: cannot be imported ({format_error(error)}); {expected}") from None
-    require(
-        isinstance(found, type) and issubclass(found, OwnExperiment),
-        f"experiment {name}",
-        found,
-        "a class derived from thalweg.Experiment",
-    )
-    lacking = sorted(getattr(found, "__abstractmethods__", ()))
+    derived = isinstance(cls, type) and issubclass(cls, OwnExperiment)
+    require(derived, f"experiment {name}", cls, "a class derived from thalweg.Experiment")
+    lacking = sorted(getattr(cls, "__abstractmethods__", ()))
     if lacking:
         raise BadInputError(
             f"experiment {name}: it has no {', '.join(lacking)}; expected a method arms() that gives each arm's RunConfig"
         )
     with _naming_failures(f"experiment {name}: arms()"):
-        return found(name, seeds)
+        return cls(name, seeds)
 
 
 @contextlib.contextmanager
 def _naming_failures(what: str) -> Iterator[None]:
-    """A failure of a user's code in one line, with the place where it was raised.
+    """Turn an exception of the user's code into an error of one line that names the file and line where it was raised.
 
     Raises:
-        BadInputError: in place of any exception that is not one of ours.
+        BadInputError: in place of any exception other than a `ThalwegError`.
     """
     try:
         yield
@@ -309,7 +313,7 @@ def _naming_failures(what: str) -> Iterator[None]:
 
 
 def own_in(folder: Path) -> OwnExperiment | KeptExperiment:
-    """The experiment of a user's own that a folder belongs to; where its module is gone, what it left behind."""
+    """The user-defined experiment that a folder belongs to; a `KeptExperiment` where its class can no longer be imported."""
     plan = read_plan(OwnPlan, folder, PLAN)
     try:
         return find_experiment(plan.experiment, len(plan.seeds))

@@ -1,4 +1,4 @@
-"""Set-ups and numbers in words, as every experiment's table and page show them."""
+"""Commands, set-ups and numbers as text, in the form that the tables and pages of all experiments share."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from thalweg.train.config import RunConfig
 
 
 def command_words(*parts: str, **options: str | int | bool) -> str:
-    """A command as a shell takes it; options that are empty, zero or False are left out, as they are the defaults.
+    """A thalweg command as a shell takes it.
+
+    Args:
+        parts: of the command, such as "study" and "text".
+        options: option -> value. Values that are empty, zero or False are left out, because they are the defaults.
 
     Example:
         >>> command_words("study", "text", preset="quick", text="my notes", seeds=3, compile=True, device="")
         "thalweg study text --preset quick --text 'my notes' --seeds 3 --compile"
     """
-    words = ["thalweg", *parts]
+    arguments = ["thalweg", *parts]
     for name, value in options.items():
-        words += [] if not value else [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return shlex.join(words)
+        arguments += [] if not value else [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(arguments)
 
 
 def markov_words(base: RunConfig, data: dict) -> str:
-    """The Markov language in a sentence."""
+    """A sentence that describes the Markov language; ``data`` is what a run recorded of its data."""
     c, tail = base.data, data["long_tail"]
     return (
         f"Markov language: vocabulary {c.vocabulary}, order {c.order}, {c.simple:.0%} simple tokens (sure to "  # type: ignore[union-attr]
@@ -36,7 +40,7 @@ def markov_words(base: RunConfig, data: dict) -> str:
 
 
 def text_words(base: RunConfig, data: dict) -> str:
-    """The corpus in a sentence."""
+    """A sentence that describes the text corpus; ``data`` is what a run recorded of its data."""
     return (
         f"bytes of {data['name']} ({data['files']} files, sha256 {data['sha256'][:16]}): {data['train_bytes']} training bytes, "
         f"{data['held_out_bytes']} in {data['held_out_files']} held-out files; windows of {base.data.length} bytes"
@@ -44,7 +48,7 @@ def text_words(base: RunConfig, data: dict) -> str:
 
 
 def run_words(config: RunConfig) -> str:
-    """A run in a sentence: data, model, training, stages."""
+    """A sentence that describes a run: data, model, training and stages."""
     settings, optimizer, data = config.training, config.optimizer, config.data
     stages = ", then ".join(map(str, config.shift.stages))
     return (
@@ -54,7 +58,7 @@ def run_words(config: RunConfig) -> str:
 
 
 def model_words(model: ModelConfig) -> str:
-    """The model in a sentence."""
+    """A phrase that describes a model: family, size, attention, norm, positions, head."""
     family = "attention-only" if model.block == "attention" else "GPT-2-style block (attention + MLP)"
     return (
         f"{family}, {model.layers} layer(s), width {model.width}, {model.heads} head(s), {model.attention} attention, "
@@ -64,16 +68,22 @@ def model_words(model: ModelConfig) -> str:
 
 
 def evidence(verdict: Verdict) -> str:
-    """The first numbers of a verdict; why, where it was not measured."""
+    """The first numbers of a verdict as text; where it was not measured, the reason."""
     if verdict.verdict == "not measured":
         return verdict.test
-    numbers = [f"{name} {in_words(value, value.n)}" for name, value in verdict.numbers.items()]
+    numbers = [f"{name} {cell_text(value, value.n)}" for name, value in verdict.numbers.items()]
     more = f"; {len(numbers) - NUMBERS} more on the page" if len(numbers) > NUMBERS else ""
     return "; ".join(numbers[:NUMBERS]) + more
 
 
-def in_words(value: Cell, seeds: int, column: str = "") -> str:
-    """A cell for the terminal: mean, interval, ceiling; "never" where no seed has a value."""
+def cell_text(value: Cell, seeds: int, column: str = "") -> str:
+    """A cell as text for the terminal: mean, interval, ceiling, and number of seeds where some have no value.
+
+    Args:
+        value: the cell.
+        seeds: number of seeds of the experiment.
+        column: key of the column; a "target" column without a value says that no seed reached the target.
+    """
     if value.mean is None:
         return f"never ({seeds} seeds)" if column.startswith("target") else "-"
     text = f"{value.mean:.4g}"

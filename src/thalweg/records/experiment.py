@@ -1,4 +1,4 @@
-"""What experiments leave behind over seeds: shares of Looped's cost, outcomes of a sweep and of a study of tasks, summaries.
+"""Records of experiments over seeds: shares of Looped's cost, outcomes of sweeps and of studies of tasks, summaries.
 
 A share is the cost until Looped's final quality is reached at the same seed, over what Looped spent to reach it. Accuracies of
 tasks are exact matches: a sample counts when its whole answer is right.
@@ -12,72 +12,82 @@ from typing import Any, Literal
 from thalweg.records.run import Cell, Provenance, Verdict
 
 GOAL, GOAL_DROP, HALTING = 0.7, 1.0, 0.02
-"""Share of Looped's time that SHIFT is to need; percentage points; exact match within which halting is as good as T(n)."""
+"""Goals of the study of tasks.
+
+The share of Looped's cost that SHIFT may need; the largest drop at a switch in percentage points; and the largest difference in
+exact match at which a halting rule counts as equal to halting after T(n) passes.
+"""
 
 ALONG = ("shift", "shift-short")
-"""Arms of SHIFT whose stages follow the lengths."""
+"""Arms of SHIFT whose stages follow the training lengths."""
 SWITCHING = (*ALONG, "shift-scp", "shift-hard")
 """Arms of more than one stage."""
 CONTROLS = ("looped-fast", "looped-short")
-"""Looped without stages, against which their speed is held."""
+"""Controls for the arms in `ALONG`: Looped without stages, with lengths that grow as fast or over as few updates."""
 
 Table = tuple[tuple[float, ...], ...]
-"""One row for each length, one number for each seed."""
+"""A row for each tested length, a column for each seed."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Cost to Looped's final loss as a share of Looped's cost, over seeds; a run that never got there is censored at its end."""
+    """Cost until Looped's final quality is reached as a share of Looped's cost, over seeds.
+
+    A run that never reaches it is censored: only a lower bound of its share is known, from all that it spent.
+    """
 
     value: float | None
-    """Geometric mean; the median where runs are censored (None when the median is)."""
+    """Geometric mean; with censored runs the median, None where the median itself is not known."""
     low: float | None
+    """Lower end of the 95 % t-interval of the logarithms; with censored runs the smallest share that was reached."""
     high: float | None
-    """95 % t-interval of the logarithms; with censored runs the smallest share and None."""
+    """Upper end of that interval; None with censored runs."""
     n: int
-    """Runs."""
+    """Number of runs."""
     censored: int
-    """Runs that never reached it."""
+    """Number of runs that never reached Looped's final quality."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One way to train, over seeds. Losses are held-out, in the unit of the sweep; accuracies are shares of top-1 hits."""
+    """One variant of a sweep over seeds. Losses are held-out, in the unit of the sweep; accuracies are shares of top-1 hits."""
 
     name: str
     group: str
     """"reference", "scp", "share", "onset", "optimizer", "stages", "safety" or "model"."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What was varied."""
+    """What the variant changes, by name."""
     switch_step: Cell = field(default_factory=lambda: Cell(None))
     """Updates before the first switch, over the seeds that switched."""
     switched: int = 0
-    """Seeds that switched."""
+    """Number of seeds that switched."""
     drop: Cell = field(default_factory=lambda: Cell(None))
-    """Accuracy lost: largest fall below the best so far, in and after the onset, in percentage points; of the worst switch."""
+    """Accuracy lost at the worst switch, in percentage points: largest fall below the best so far, in and after the onset."""
     jump: Cell = field(default_factory=lambda: Cell(None))
-    """Rise of the loss with the same weights, after minus before the switch; of the worst switch."""
+    """Rise of the loss at the worst switch, after minus before it with the same weights."""
     final_loss: Cell = field(default_factory=lambda: Cell(None))
     final_accuracy: Cell = field(default_factory=lambda: Cell(None))
     difference: Cell = field(default_factory=lambda: Cell(None))
     """Final loss minus Looped's at the same seed."""
     share_seconds: Share | None = None
+    """Share of Looped's training time."""
     share_flops: Share | None = None
+    """Share of Looped's counted operations."""
     ideal_flops: Cell = field(default_factory=lambda: Cell(None))
-    """Share of Looped's operations if every update were as good as Looped's: from the cost of an update alone."""
+    """Share of Looped's operations if every update were as good as one of Looped's; it follows from the cost of updates alone."""
     seconds: Cell = field(default_factory=lambda: Cell(None))
     """All training seconds."""
     teraflops: Cell = field(default_factory=lambda: Cell(None))
     """All counted operations."""
     retreats: int = 0
-    """Switches that the safety net took back, all seeds."""
+    """Number of switches that the safety net took back, over all seeds."""
     failed: int = 0
     """Runs that diverged or failed."""
 
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """Everything that the page of a sweep shows."""
+    """The summary of a sweep: everything that its page shows."""
 
     name: str
     task: str
@@ -88,52 +98,53 @@ class SweepSummary:
     missing: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     axes: dict[str, tuple[float, ...]]
-    """Of the SCP grid: "delta_loss", "delta_grad", "patience"."""
+    """Axis of SCP's grid ("delta_loss", "delta_grad", "patience") -> its values."""
     defaults: dict[str, float]
-    """The recipe's own point of the grid."""
+    """Axis -> value of the recipe's own setting."""
     verdicts: tuple[Verdict, ...]
     setup: dict[str, str]
     provenance: Provenance
     curves: dict[str, str] = field(default_factory=dict)
     """Name of an outcome -> arm whose runs are drawn as curves."""
     unit: Literal["nats", "bits"] = "nats"
-    """Of every loss; a token each, which in text is a byte."""
+    """Unit of every loss, for each token; a token of text is a byte."""
     command: str = ""
-    """What makes it again."""
+    """The command that repeats it."""
 
     @property
     def per_token(self) -> str:
-        """The unit in words."""
+        """The unit of losses as text: "bits per byte" or "nats per token"."""
         return "bits per byte" if self.unit == "bits" else "nats per token"
 
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """One arm on one task, over seeds."""
+    """One arm on one task over seeds."""
 
     task: str
     arm: str
     seeds: tuple[int, ...]
-    """Complete runs."""
+    """Seeds with a complete run, rising; the columns of the tables."""
     trained: Cell
     """Exact match on held-out samples of all trained lengths, mean of the last evaluations."""
     lengths: tuple[int, ...]
-    """Tested after training, in and out of the trained range."""
+    """Lengths tested after training, within and beyond the training lengths."""
     loops: tuple[int, ...]
-    """Passes at each of them; of seeds that differ, because one ended in an earlier stage, the most."""
+    """Passes at each tested length; the most over seeds, as a seed that ended in an earlier stage has fewer."""
     samples: int
-    """Tested of each length."""
+    """Number of samples tested at each length."""
     accuracy: Table
-    """After the passes that the length asks for."""
+    """Exact match after the T(n) passes of the length."""
     confident: Table
-    """Where each sample halts when the model is surest of its own answer."""
+    """Exact match where each sample halts at its most confident pass."""
     confident_batch: Table
-    """Where all samples of a length halt together when it is surest."""
+    """Exact match where all samples of a length halt together at the most confident pass."""
     by_loops: dict[str, Table] = field(default_factory=dict)
     """Length -> one row for each number of passes from 1 on, one number for each seed that ended with as many passes as any."""
     switch_step: Cell = field(default_factory=lambda: Cell(None))
+    """Updates before the first switch, over the seeds that switched."""
     drop: Cell = field(default_factory=lambda: Cell(None))
-    """Largest fall of the held-out exact match below its best so far in and after the onset, percentage points."""
+    """Largest fall of the held-out exact match below its best so far, in and after the onset, in percentage points."""
     jump: Cell = field(default_factory=lambda: Cell(None))
     """Rise of the held-out loss at the switch with the same weights, nats."""
     share_seconds: Share | None = None
@@ -149,13 +160,13 @@ class TaskOutcome:
 
     @property
     def told_passes(self) -> bool:
-        """Whether halting was told something of T(n): runs of earlier versions tried up to 1.5 T(n) passes at each length."""
+        """Whether the halting rules knew something about T(n): earlier versions tried up to 1.5 T(n) passes at each length."""
         return len({len(rows) for rows in self.by_loops.values()}) > 1
 
 
 @dataclass(frozen=True)
 class TaskStudySummary:
-    """Everything that the page of a study of tasks shows."""
+    """The summary of a study of tasks: everything that its page shows."""
 
     name: str
     preset: str
@@ -171,12 +182,12 @@ class TaskStudySummary:
     setup: dict[str, str]
     provenance: Provenance
     command: str = ""
-    """What makes it again."""
+    """The command that repeats it."""
 
 
 @dataclass(frozen=True)
 class FigureRecord:
-    """One figure of an experiment of a user's own, whose files lie in ``figures/``."""
+    """One figure of a user-defined experiment; its files are in ``figures/`` and begin with its name."""
 
     name: str
     heading: str
@@ -185,12 +196,12 @@ class FigureRecord:
 
 @dataclass(frozen=True)
 class ExperimentSummary:
-    """What an experiment of a user's own leaves behind: all that its page shows."""
+    """The summary of a user-defined experiment: everything that its page shows."""
 
     name: str
-    """Of the folder."""
+    """Name of the folder."""
     title: str
-    """The question, in a line."""
+    """The question, in one line."""
     experiment: str
     """``module:Class``."""
     arms: tuple[str, ...]
@@ -200,10 +211,10 @@ class ExperimentSummary:
     columns: tuple[str, ...]
     """Headings with units, in order."""
     table: dict[str, dict[str, Cell]]
-    """Arm -> heading -> over seeds."""
+    """Arm -> heading -> mean and interval over seeds."""
     verdicts: tuple[Verdict, ...]
     setup: dict[str, str]
     provenance: Provenance
     figures: tuple[FigureRecord, ...] = ()
     command: str = ""
-    """What makes it again."""
+    """The command that repeats it."""

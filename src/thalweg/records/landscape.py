@@ -1,9 +1,10 @@
-"""What the landscape of a run leaves behind: its plan and its records, to and from disk.
+"""Records of the landscape of a run: its plan, its measurements, and the functions that read them.
 
 Layout of ``RUN/landscape/``: ``plan.json`` (`LandscapePlan`), ``journal.jsonl`` (one record a line), safetensors in ``spectra/``
 and ``slices/``, ``figures/``, ``summary.json`` (`LandscapeSummary`, written last: with it the landscape is complete).
 
-A number that does not exist is None. Steps count updates made.
+A number that does not exist is None. Steps count updates made. lam are eigenvalues of the Hessian H, g is the gradient, eta the
+rate, P the number of parameters.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from thalweg.serialization import checked
 from thalweg.storage import read_journal, read_json, refuse_special, there
 
 _MOST_ARRAYS = 1 << 40
-"""Bytes of a file of arrays."""
+"""Most bytes of a file of arrays; a larger one is refused."""
 _CHECKPOINTS = "0 for all, or at least 2"
 
 
@@ -36,35 +37,35 @@ class LandscapePlan:
     """What is measured along a run, and how finely."""
 
     checkpoints: Annotated[int, Whole(0, 10**6, _CHECKPOINTS)] = 0
-    """Snapshots looked at, as evenly spread over those there are as can be, first and last always; 0 takes all."""
+    """Number of snapshots that are measured, spread evenly, the first and the last always; 0 takes all."""
     sequences: Annotated[int, Whole(2, 10**7)] = 64
-    """Training sequences of the fixed batch that every curvature is the curvature on."""
+    """Training sequences in the fixed batch on which all curvature is measured."""
     loops: Annotated[int, Whole(0, 10**5)] = 0
-    """T of the Looped side of the alignment; 0 takes the run's last stage, and for a run of one pass leaves the alignment out."""
+    """T of the Looped side of the alignment; 0 takes that of the run's last stage, and then a run with one pass has none."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Arithmetic of products; eigensolvers always use float64."""
+    """Floating-point type of Hessian-vector products; eigensolvers always use float64."""
     exact_seconds: Annotated[float, Number(0, 1e9)] = 60.0
-    """Longest expected time of one exact spectrum; above it the spectrum is matrix-free."""
+    """Longest expected time of one exact spectrum in seconds; where it would take longer the spectrum is matrix-free."""
     top: Annotated[int, Whole(1, 10**4)] = 10
-    """Largest eigenvalues, with their vectors."""
+    """Number of largest eigenvalues that are kept with their eigenvectors."""
     lanczos: Annotated[int, Whole(2, 10**5)] = 60
     """Lanczos steps of a matrix-free density."""
     probes: Annotated[int, Whole(2, 10**5)] = 4
-    """Probes of a matrix-free density, and of the similarity of successive Hessians."""
+    """Random probes of a matrix-free density, and of the similarity of successive Hessians."""
     alignment: bool = True
-    """Gradients of one pass and of all passes at shared weights."""
+    """Whether the gradients of one pass and of all passes at shared weights are compared."""
     replays: Annotated[int, Whole(0, 10**5)] = 3
-    """Snapshots from which training is gone over again, in about equal parts of the run as far as there are snapshots."""
+    """Number of snapshots from which training is replayed, spread over the run as far as there are snapshots."""
     window: Annotated[int, Whole(20, 10**7, "at least 20 updates")] = 100
-    """Updates of a replay."""
+    """Updates of a replayed window."""
     force_rate: Rate = 1e-3
-    """eta of the gradient descent beside which the theorems are put, the same for every run, so that forces compare."""
+    """Rate eta of the gradient descent that the theorems are compared with; the same for every run, so that forces compare."""
     force_steps: Annotated[int, Whole(1, 10**7)] = 20
-    """K of it."""
+    """Number of steps K of that descent."""
     lengths: tuple[Annotated[int, Whole(1, 10**5, "multiples of at least 1")], ...] = (1, 2, 4, 8)
-    """Multiples of the training length that the end of the run is scored on."""
+    """Multiples of the training length on which the end of the run is scored."""
     slices: bool = True
-    """Loss in planes at the end of the run."""
+    """Whether the loss is measured in planes at the end of the run."""
 
     def __post_init__(self) -> None:
         checked(self, "")
@@ -73,40 +74,50 @@ class LandscapePlan:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number with its standard error over probes; 0 where it is exact."""
+    """A number with its standard error."""
 
     value: float
     error: float = 0.0
+    """Standard error over probes; 0 where the number is exact."""
 
 
 @dataclass(frozen=True)
 class ConditionRecord:
-    """One condition of a decision, and what was measured."""
+    """One condition of a decision, and the number that was measured for it."""
 
     words: str
+    """The condition as text."""
     held: bool
+    """Whether it holds."""
     measured: float | None
 
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """River and valley of one spectrum; exact spectra only."""
+    """The split of one exact spectrum into valley and river."""
 
     epsilon: float
+    """Threshold between the eigenvalues of valley and river."""
     rule: str
     """The rule that gave epsilon."""
     rules: dict[str, float]
-    """Epsilon by every rule: machine_floor, relative, log_gap, and noise_floor where there were batches."""
+    """Rule -> epsilon: machine_floor, relative, log_gap, and noise_floor where there were batches."""
     plateau: float
-    """Decades without an eigenvalue around epsilon."""
+    """Decades around epsilon without an eigenvalue."""
     valley: int
+    """Number of eigenvalues above epsilon."""
     river: int
+    """Number of eigenvalues between -epsilon and epsilon."""
     ridge: int
+    """Number of eigenvalues below -epsilon."""
     kappa: float | None
-    """None where the valley is empty; so are the next two."""
+    """Largest over smallest eigenvalue of the valley; None where the valley is empty, as for the next two."""
     kappa_q: float | None
+    """90 % over 10 % quantile of the valley's eigenvalues; kappa where it has fewer than 10."""
     spread: float | None
+    """Standard deviation of log lam over the valley, nats."""
     negative_mass: float
+    """Sum of |lam| over the eigenvalues below -epsilon as a share of all."""
     name: str
     """Class of this one spectrum: U, V, saddle or indeterminate."""
     conditions: tuple[ConditionRecord, ...]
@@ -114,36 +125,36 @@ class SplitRecord:
 
 @dataclass(frozen=True)
 class ChangeRecord:
-    """How much one Hessian tells of the one before."""
+    """How similar the Hessian at one checkpoint is to that at the previous one."""
 
     since: int
-    """Step of the one before."""
+    """Step of the previous checkpoint."""
     cosine: Measure
-    """tr(A B) / (||A|| ||B||)."""
+    """tr(A B) / (||A|| ||B||) of the two Hessians A and B, Frobenius norms."""
     deviatoric: Measure
-    """The same without the trace."""
+    """The same cosine with the traces removed."""
     information: Measure | None
-    """Gaussian, nats; None where infinite (nothing changed)."""
+    """Mutual information of a Gaussian model, nats; None where it is infinite because nothing changed."""
     forms: float | None
     """Mutual information of quadratic forms of common probes, nats; None where it would cost more products than the rest."""
     forms_baseline: float | None
-    """The same over random pairings."""
+    """The same quantity over random pairings of the probes, as a baseline."""
     overlap: float
-    """Of the top eigenspaces, 0 to 1."""
+    """Overlap of the top eigenspaces, 0 to 1."""
     distance: float
-    """1-Wasserstein of log |lam|, nats; sizes below the coarser floor or resolution of the two count as that."""
+    """1-Wasserstein distance of log |lam|, nats; magnitudes below the coarser floor or resolution of the two count as that."""
 
 
 @dataclass(frozen=True)
 class LandscapeRecord:
-    """The curvature of the loss at one point."""
+    """The curvature of the loss at one checkpoint."""
 
     step: int
     how: Literal["exact", "matrix-free"]
     reason: str
-    """Why exact or matrix-free, in words with numbers."""
+    """Why the spectrum is exact or matrix-free, as a sentence."""
     dim: int
-    """P."""
+    """Number of parameters P."""
     products: int
     """Hessian-vector products; columns of an exact Hessian count one each."""
     seconds: float
@@ -164,14 +175,14 @@ class LandscapeRecord:
     above_one: Measure
     """Number of eigenvalues above 1."""
     resolution: float | None
-    """Of a matrix-free density: what lies closer together it does not tell apart."""
+    """Resolution of a matrix-free density: eigenvalues that lie closer together are not distinguished; None for an exact one."""
     imbalance: float | None
     """Worst gauge imbalance of query and key before they were balanced (1 is balanced); None where nothing was balanced."""
     split: SplitRecord | None
     change: ChangeRecord | None
     """None for the first point."""
     loops: int = 1
-    """Passes of the model there."""
+    """Passes of the model at the checkpoint."""
     mode: str = "eval"
     """Mode that the model was evaluated in: "eval", "train" or "as-is"."""
 
@@ -181,20 +192,22 @@ class GroupRecord:
     """Gradients of Looped and of Single in one group of parameters, at the same weights."""
 
     cosine: float | None
-    """Of the batch's two gradients."""
+    """Cosine of the two gradients of the batch."""
     ratio: float | None
-    """||g_Looped|| / ||g_Single||."""
+    """||g_Looped|| / ||g_Single|| on the batch."""
     minimum: float | None
-    """Of the cosines sample by sample."""
+    """Smallest of the cosines of single samples."""
     fifth: float | None
+    """5 % quantile of the cosines of single samples."""
     median: float | None
+    """Median of the cosines of single samples."""
     opposed: float
     """Share of samples with a cosine below 0."""
 
 
 @dataclass(frozen=True)
 class AlignmentRecord:
-    """Theorem 3 at one checkpoint."""
+    """The gradients of Looped and Single at shared weights at one checkpoint, for theorem 3."""
 
     step: int
     loops: int
@@ -203,101 +216,133 @@ class AlignmentRecord:
     loss_looped: float
     loss_single: float
     groups: dict[str, GroupRecord]
-    """By matrix, such as "query", "key", "value", "embedding", "head", and "all"."""
+    """Group of parameters -> its gradients: a matrix such as "query", "key", "value", "embedding" or "head", and "all"."""
 
 
 @dataclass(frozen=True)
 class ReplayRecord:
-    """One window of real training, gone over again with its optimizer: trapped, or hopping, and does the river move?"""
+    """One replayed window of training, with the run's own optimizer: whether it hops, is trapped, and moves along the river."""
 
     step: int
     """Updates made where the window begins."""
     window: int
     loops: int
     directions: int
-    """Valley directions followed, k: those of the window's begin that turn by less than 30 degrees until its end."""
+    """Number of valley directions that are followed: those at the start that turn by less than 30 degrees until the end."""
     degrees: float
-    """Their largest angle to the valley at the end; 30 or more where none is left."""
+    """Largest angle of these directions to the valley at the end; 30 or more where none is left."""
     loss_first: float
+    """Loss on the fixed batch at the start of the window."""
     loss_last: float
-    """On the fixed batch."""
+    """Loss on the fixed batch at the end of the window."""
     flips: tuple[float, ...]
-    """Share of sign flips of v_i . g, by direction."""
+    """Share of updates at which the sign of v_i . g flips, for each direction v_i."""
     flips_low: tuple[float, ...]
+    """Lower end of the interval of each of these shares."""
     flips_threshold: float
+    """Share above which flips are significant."""
     tortuosity_valley: float
+    """tau_V: length of the path across the valley over its net displacement."""
     tortuosity_river: float
+    """tau_R: the same along the river."""
     hop_ratio: float
+    """Length of the path across the valley over the net displacement along the river."""
     edge: float
     """Median of eta lam_max over its stable limit, with preconditioner and momentum: 1 at the edge."""
     edge_inside: float
-    """Share of the window in [0.9, 1.1]."""
+    """Share of the window in which that ratio lies in [0.9, 1.1]."""
     batch_sharpness: float | None
-    """Edge ratio by mini-batches (plain SGD only)."""
+    """Edge ratio measured on mini-batches; plain SGD only."""
     cubic_drift: float
-    """grad_R lam_1 . h_R: above 0 the river sharpens and hopping brakes it."""
+    """grad_R lam_1 . h_R; above 0 the valley sharpens along the river, and hopping slows the motion down."""
     valley_class: str
+    """Class of the valley: U, V, saddle or indeterminate."""
     hops: bool
+    """Whether the window hops between the walls of the valley."""
     flows: bool
+    """Whether it moves along the river."""
     trapped: bool
+    """Whether it is trapped."""
     conditions: dict[str, tuple[ConditionRecord, ...]]
-    """Of "hopping", "river" and "trapped"."""
+    """Conditions of these three decisions: "hopping", "river" and "trapped"."""
     ablation: str
-    """supported, not supported, opposed, no progress, or why it was not made."""
+    """Outcome of the ablation: supported, not supported, opposed, no progress, or why it was not made."""
     progress: dict[str, float]
-    """Along the river's slope: plain, bulk_only, bulk_on_floor, valley_only, half_rate."""
+    """Progress along the river's slope by descent: plain, bulk_only, bulk_on_floor, valley_only, half_rate."""
 
 
 @dataclass(frozen=True)
 class TheoremsRecord:
-    """Theorems 1 and 2 beside K steps of gradient descent; the split comes from the snapshot before."""
+    """Predictions of theorems 1 and 2 for K steps of gradient descent, and the measured values.
+
+    The split into valley and river comes from the previous snapshot; see `thalweg.landscape.theorems.TheoremsAt` for the symbols.
+    """
 
     step: int
     split_step: int
-    """Where the split was made."""
+    """Step of the snapshot that the split comes from."""
     rate: float
+    """eta."""
     steps: int
+    """K."""
     sharpness: float
     """eta lam_max."""
     valley: int
+    """Dimension of the valley."""
     river: int
+    """Dimension of the river."""
     coupling: float
+    """Frobenius norm of the coupling block over that of H."""
     force_predicted: float
+    """Norm of the force C_K on the river by its closed form, displacement counted from the valley's floor."""
     force_measured: float
+    """Norm of the same force along the descent."""
     force_cosine: float | None
+    """Cosine of the two."""
     relative_predicted: float
+    """Norm of the force X_K by its closed form, displacement counted from the start."""
     relative_measured: float
+    """Norm of the same force along the descent."""
     upper_paper: float
+    """The paper's upper bound of the force C_K."""
     upper_best: float
+    """The best upper bound of the force C_K."""
     lower_best: float
+    """The best lower bound of the force C_K."""
     decrease_predicted: float
+    """Decrease of the loss L_0 - L_K by the loss identity."""
     decrease: float
+    """Decrease of the loss along the descent."""
     error: float
+    """Distance ||e_K|| between the end of the quadratic model and that of the descent."""
     error_bound: float
+    """A-posteriori bound of that distance."""
     loss_error: float
+    """Difference between the loss of the model and of the descent at the end."""
     loss_error_bound: float
+    """Bound of that difference."""
 
 
 @dataclass(frozen=True)
 class LengthRecord:
-    """The end of a run on sequences of another length."""
+    """The scores at the end of a run on sequences of one multiple of the training length."""
 
     step: int
     loops: int
     multiple: int
     length: int
-    """Tokens of a sequence."""
+    """Tokens in a sequence."""
     sequences: int
     scores: dict[str, Score]
-    """By stratum, cut by quarters of the information content at this length."""
+    """Stratum -> score; strata are quarters of the information content at this length."""
     ceilings: dict[str, Score]
-    """Best possible, where the source is known."""
+    """Stratum -> best possible score, where the source is known."""
     bits_mean: float | None
     """Information content for each scored token, mean over sequences; None where the source is not known."""
     bits_deviation: float | None
     """Its standard deviation over sequences."""
     shares: dict[str, float]
-    """Share of the sequences that lie below the training set's low cut and above its high cut, both as bits for each token."""
+    """Share of the sequences below the training set's low cut ("low") and above its high cut ("high"), in bits for each token."""
     error: str = ""
     """Why this length could not be scored."""
 
@@ -308,13 +353,13 @@ class SliceRecord:
 
     name: str
     step: int
-    """Of the middle."""
+    """Step of the point at the plane's centre."""
     names: tuple[str, str]
-    """Of the two directions."""
+    """Names of the two directions."""
     held: float | None
-    """Share of the trajectory's squared motion that lies in the plane."""
+    """Share of the trajectory's squared motion that lies in the plane; None where no trajectory is drawn."""
     points: int
-    """Of a side."""
+    """Points along each side."""
 
 
 @dataclass(frozen=True)
@@ -323,21 +368,25 @@ class NoteRecord:
 
     step: int
     part: str
+    """Part of the landscape, such as "replays"."""
     words: str
+    """The reason as a sentence."""
 
 
 @dataclass(frozen=True)
 class LandscapeSummary:
-    """A complete landscape."""
+    """The summary of a complete landscape."""
 
     points: int
+    """Number of points."""
     exact: int
-    """Points with an exact spectrum."""
+    """Number of points with an exact spectrum."""
     products: int
+    """Hessian-vector products of all points."""
     seconds: float
-    """Measuring, all parts together, in all processes that took part."""
+    """Time of the measurement, over all parts and all processes that took part."""
     training_seconds: float | None
-    """Of the run itself, None while it goes on."""
+    """Training time of the run itself; None while it is in progress."""
     provenance: Provenance
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds by part: spectra, alignment, replays, theorems, lengths, slices."""
@@ -345,7 +394,7 @@ class LandscapeSummary:
 
 @dataclass(frozen=True)
 class RunLandscape:
-    """Everything that ``RUN/landscape`` tells, complete or not; each in the order of the steps."""
+    """The records in ``RUN/landscape``, each kind in the order of steps; ``summary`` is None while it is not complete."""
 
     folder: Path
     plan: LandscapePlan
@@ -359,11 +408,14 @@ class RunLandscape:
     summary: LandscapeSummary | None = None
 
     def spectrum_path(self, step: int) -> Path:
-        """Tensors of one point: "values" ``(P,)`` of an exact spectrum, or "nodes", "weights" of a density; "top" ``(P, k)``."""
+        """File with the spectrum of one point.
+
+        It holds "values" ``(P,)`` of an exact spectrum, or "nodes" and "weights" of a density; and "top" ``(P, k)``, eigenvectors.
+        """
         return spectrum_path(self.folder, step)
 
     def slice_path(self, name: str) -> Path:
-        """Arrays of one plane, see `SliceRecord`."""
+        """File with the arrays of one plane, see `SliceRecord`."""
         return slice_path(self.folder, name)
 
 
@@ -376,27 +428,27 @@ KINDS: dict[str, tuple[str, type]] = {
     "slice": ("slices", SliceRecord),
     "note": ("notes", NoteRecord),
 }
-"""Type of a journal's line -> field of `RunLandscape`, class."""
+"""Type of a line in the journal -> field of `RunLandscape`, and class of its record."""
 
 
 def spectrum_path(folder: Path, step: int) -> Path:
-    """The file of one point's spectrum in a landscape's folder."""
+    """File with the spectrum of the point at ``step``, in a landscape's folder."""
     return folder / "spectra" / f"step-{step:09d}.safetensors"
 
 
 def slice_path(folder: Path, name: str) -> Path:
-    """The file of one plane in a landscape's folder."""
+    """File with the arrays of the plane ``name``, in a landscape's folder."""
     return folder / "slices" / f"{name}.safetensors"
 
 
 def arrays_bytes(arrays: dict[str, np.ndarray]) -> bytes:
-    """A safetensors file of these arrays, with a hash of them in its header."""
+    """The bytes of a safetensors file of these arrays, with their hash (see `digest`) in its header."""
     arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
     return save(arrays, metadata={"sha256": digest(arrays)})
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 of names, shapes and bytes, in the order of the names."""
+    """SHA-256 over names, shapes, dtypes and bytes of the arrays, in the order of the names."""
     total = hashlib.sha256()
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
@@ -405,10 +457,13 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
 
 
 def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays of a file that thalweg wrote; nothing where there is no file.
+    """Read the arrays of a file that thalweg wrote; empty where there is no file.
 
+    Args:
+        path: in a folder of a landscape.
+        names: arrays that must be in it.
     Raises:
-        DamagedFileError: it cannot be read, or lacks one of ``names``.
+        DamagedFileError: the file cannot be read, does not match its hash, or lacks one of ``names``.
     """
     if not there(path):
         return {}
@@ -416,71 +471,78 @@ def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     try:
         refuse_special(path, _MOST_ARRAYS)
         with safe_open(path, framework="numpy") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             stored = (file.metadata() or {}).get("sha256")  # files of earlier versions have none
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(f"damaged arrays {path}: {error}; {advice}") from None
-    if stored not in (None, digest(found)):
+    if stored not in (None, digest(arrays)):
         raise DamagedFileError(f"damaged arrays {path}: the bytes do not match the hash that was stored with them; {advice}")
-    if lacking := [name for name in names if name not in found]:
+    if lacking := [name for name in names if name not in arrays]:
         raise DamagedFileError(f"damaged arrays {path}: expected {', '.join(lacking)}; {advice}")
-    return found
+    return arrays
 
 
 def number(value: float) -> float | None:
-    """None in place of NaN and infinity, which no record holds."""
+    """The value itself; None in place of NaN and infinity, which records do not hold."""
     return value if math.isfinite(value) else None
 
 
 def read_landscape(run: Path) -> RunLandscape | None:
-    """The landscape of a run, also of one that is still measured; None where none was begun.
+    """Read the landscape of a run, complete or in progress; None where none was begun.
 
     Raises:
-        DamagedFileError: a record cannot be read; names the file.
+        DamagedFileError: a record cannot be read; the message names the file.
     """
     folder = run / "landscape"
     plan, journal, summary = folder / "plan.json", folder / "journal.jsonl", folder / "summary.json"
     if not there(plan) and not there(journal):
         return None
-    found: dict[str, list[Any]] = {name: [] for name, _ in KINDS.values()}
+    by_field: dict[str, list[Any]] = {name: [] for name, _ in KINDS.values()}
     lines = read_journal(journal) if there(journal) else []
     for line in lines:
         kind = line.get("type")
         if kind in KINDS:
             name, cls = KINDS[kind]
-            found[name].append(recorded(cls, {key: value for key, value in line.items() if key != "type"}, journal))
-    ordered = {name: tuple(sorted(records, key=lambda r: r.step)) for name, records in found.items()}
-    done = recorded(LandscapeSummary, read_json(summary), summary) if there(summary) else None
-    return RunLandscape(folder, plan_in(folder, lines), **ordered, summary=done)
+            by_field[name].append(recorded(cls, {key: value for key, value in line.items() if key != "type"}, journal))
+    ordered = {name: tuple(sorted(records, key=lambda record: record.step)) for name, records in by_field.items()}
+    end = recorded(LandscapeSummary, read_json(summary), summary) if there(summary) else None
+    return RunLandscape(folder, plan_in(folder, lines), **ordered, summary=end)
 
 
 def plan_in(folder: Path, lines: Sequence[dict[str, Any]]) -> LandscapePlan:
-    """The plan of a landscape that was begun, from plan.json; from its journal where that is damaged or missing.
+    """The plan of a landscape that was begun, from plan.json; from its journal where that file is damaged or missing.
 
+    Args:
+        folder: of the landscape.
+        lines: of its journal.
     Raises:
-        DamagedFileError: neither tells it, or they tell two.
+        DamagedFileError: neither holds the plan, or the two plans differ.
     """
-    path, told = folder / "plan.json", next((line.get("plan") for line in lines if line.get("type") == "plan"), None)
-    begun = None if told is None else recorded(LandscapePlan, told, folder / "journal.jsonl")
+    path, values = folder / "plan.json", next((line.get("plan") for line in lines if line.get("type") == "plan"), None)
+    begun = None if values is None else recorded(LandscapePlan, values, folder / "journal.jsonl")
     try:
-        found = recorded(LandscapePlan, read_json(path), path)
+        stored = recorded(LandscapePlan, read_json(path), path)
     except DamagedFileError as error:
         if begun is None:
-            words = str(error).partition("; ")[0]
-            raise DamagedFileError(f"{words}; nothing tells what was measured: move {folder} away and measure again") from None
+            damage = str(error).partition("; ")[0]
+            raise DamagedFileError(f"{damage}; nothing tells what was measured: move {folder} away and measure again") from None
         warnings.warn(f"{str(error).partition('; ')[0]}; the plan is taken from the journal", DamagedRecordWarning, stacklevel=2)
         return begun
-    if begun not in (None, found):
+    if begun not in (None, stored):
         raise DamagedFileError(f"damaged record {path}: not the plan that the journal was begun with; remove it and run again")
-    return found
+    return stored
 
 
-def broken_arrays(found: RunLandscape) -> dict[Path, tuple[str, int]]:
-    """File of a spectrum or a plane that is damaged or missing -> part and step that it belongs to."""
-    wanted = {found.spectrum_path(point.step): ("spectra", point.step) for point in found.points}
-    wanted |= {found.slice_path(plane.name): ("slices", plane.step) for plane in found.slices}
+def broken_arrays(landscape: RunLandscape) -> dict[Path, tuple[str, int]]:
+    """Check the files of all spectra and planes.
+
+    Returns:
+        File that is damaged or missing -> the part ("spectra" or "slices") and the step that it belongs to.
+    """
+    expected = {landscape.spectrum_path(point.step): ("spectra", point.step) for point in landscape.points}
+    expected |= {landscape.slice_path(plane.name): ("slices", plane.step) for plane in landscape.slices}
     broken = {}
-    for path, part in wanted.items():
+    for path, part in expected.items():
         try:
             if not read_arrays(path):
                 broken[path] = part

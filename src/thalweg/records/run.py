@@ -1,4 +1,7 @@
-"""Results as frozen dataclasses: what runs and studies leave behind."""
+"""Records of runs and studies: frozen dataclasses, and the functions that read them from a run's folder.
+
+Steps count updates made. Seconds are training time without evaluations and checkpoints; flops are counted training operations.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where numbers come from."""
+    """The software and the machine that made a result."""
 
     version: str
     commit: str
@@ -32,7 +35,7 @@ class Provenance:
 
 
 def provenance(device: str, dtype: str, threads: int, torch: str) -> Provenance:
-    """This installation and machine."""
+    """The provenance of results made by this installation on this machine; ``torch`` is the version of torch."""
     return Provenance(
         version=metadata.version("thalweg"),
         commit=commit(),
@@ -47,23 +50,25 @@ def provenance(device: str, dtype: str, threads: int, torch: str) -> Provenance:
 
 @functools.cache
 def commit() -> str:
-    """Commit of the source tree, with "+" when it has changes; empty for an installed package."""
+    """Commit of the source tree, followed by "+" when the tree has changes; empty for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
     try:
-        asked = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean over the scored positions of a stratum: ``accuracy`` (share of top-1 hits) and ``loss`` (nats per token)."""
+    """Mean over the scored positions of a stratum."""
 
     accuracy: float
+    """Share of top-1 hits; of a task the exact match, the share of whole answers that are right."""
     loss: float
+    """Nats per token."""
 
 
 Scores = dict[str, dict[str, Score]]
@@ -72,20 +77,21 @@ Scores = dict[str, dict[str, Score]]
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """One evaluation during training."""
+    """The scores at one evaluation during training."""
 
     step: int
     seconds: float
-    """Training time so far, evaluation and checkpoints not counted."""
+    """Training time so far."""
     flops: float
-    """Counted training operations so far."""
+    """Counted operations so far."""
     loops: int
+    """Passes of the stage."""
     scores: Scores
 
 
 @dataclass(frozen=True)
 class SwitchRecord:
-    """One change of stage: ``step`` updates had been made when it was decided."""
+    """One switch to the next stage; ``step`` updates had been made when it was decided."""
 
     step: int
     seconds: float
@@ -93,22 +99,23 @@ class SwitchRecord:
     loops_before: int
     loops_after: int
     reason: str
+    """What the criterion states as its reason."""
     scores_before: Scores
     """With the passes of the stage that ends."""
     scores_after: Scores
     """With the passes and gains of the stage that begins, before any update in it."""
     onset: int = 0
-    """Updates until the new passes count in full."""
+    """Updates until the new passes have full weight."""
 
 
 @dataclass(frozen=True)
 class RetreatRecord:
-    """One switch that the safety net took back; what the try had cost stays in the run's seconds and operations."""
+    """One switch that the safety net took back; its cost stays in the run's seconds and operations."""
 
     step: int
-    """Updates made when it was noticed."""
+    """Updates made when the failure was noticed."""
     back_to: int
-    """Updates made at the switch."""
+    """Updates made at the switch, to which the run returned."""
     reason: str
     seconds: float
     flops: float
@@ -121,12 +128,12 @@ class FailureRecord:
     error: str
     """Class of the error, or "killed"."""
     message: str
-    """In one line."""
+    """The reason in one line."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The end of a run; what it holds is enough to find it again and to tell its cost."""
+    """The summary of a complete run: its identity, its cost and its final scores."""
 
     arm: str
     seed: int
@@ -152,39 +159,39 @@ class TaskLength:
 
     length: int
     loops: int
-    """Passes that the length asks for, or the fewer ones that the model was trained with."""
+    """The T(n) passes of the length, or fewer where the model was trained with fewer."""
     samples: int
     accuracy: float
     """Share of whole answers that are right after ``loops`` passes."""
     confident: float
-    """The same where each sample halts when the model is surest of its own answer."""
+    """The same where each sample halts at its most confident pass."""
     confident_loops: float
-    """Passes of that, mean over samples."""
+    """Passes until that pass, mean over samples."""
     confident_batch: float
-    """The same where all samples halt together."""
+    """The same where all samples halt together at the most confident pass."""
     by_loops: tuple[float, ...]
     """Exact match after 1, 2, ... passes."""
     dip: float | None = None
-    """The same where all samples halt together at the pass at which their mean doubt dips most sharply below its neighbours."""
+    """The same where all samples halt together at the sharpest dip of their mean doubt; None in records of earlier versions."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything that a run's folder tells, complete or not."""
+    """The records in a run's folder; ``summary`` is None while the run is not complete."""
 
     name: str
     evaluations: tuple[EvaluationRecord, ...]
     switches: tuple[SwitchRecord, ...]
     summary: RunSummary | None
     retreats: tuple[RetreatRecord, ...] = ()
-    """Switches that were taken back; what was recorded of the tries themselves is left out."""
+    """Switches that were taken back; what was recorded between them and the return is left out above."""
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The records of a run, also of one that is still going on.
+    """Read the records of a run, complete or in progress.
 
     Raises:
-        DamagedFileError: a record cannot be read; names the file.
+        DamagedFileError: a record cannot be read; the message names the file.
     """
     journal, summary = folder / "metrics.jsonl", folder / "summary.json"
     evaluations: list[EvaluationRecord] = []
@@ -198,14 +205,15 @@ def read_run(folder: Path) -> RunRecord:
             switches.append(recorded(SwitchRecord, record, journal))
         elif kind == "retreat":
             retreats.append(recorded(RetreatRecord, record, journal))
-            evaluations = [one for one in evaluations if one.step < retreats[-1].back_to]
-            switches = [one for one in switches if one.step < retreats[-1].back_to]
-    done = recorded(RunSummary, read_json(summary), summary) if summary.exists() else None
-    return RunRecord(folder.name, tuple(evaluations), tuple(switches), done, tuple(retreats))
+            # The run went back to the switch: what it recorded from there on belongs to the attempt that failed.
+            evaluations = [evaluation for evaluation in evaluations if evaluation.step < retreats[-1].back_to]
+            switches = [switch for switch in switches if switch.step < retreats[-1].back_to]
+    end = recorded(RunSummary, read_json(summary), summary) if summary.exists() else None
+    return RunRecord(folder.name, tuple(evaluations), tuple(switches), end, tuple(retreats))
 
 
 def read_lengths(folder: Path) -> tuple[TaskLength, ...]:
-    """What a complete run on a task answered at each length; none for other runs.
+    """Read the scores of a complete run on a task, one for each tested length; empty for other runs.
 
     Raises:
         DamagedFileError: the record cannot be read.
@@ -213,14 +221,22 @@ def read_lengths(folder: Path) -> tuple[TaskLength, ...]:
     path = folder / "lengths.json"
     if not there(path):
         return ()
-    found = read_json(path)
-    if not isinstance(found, list):
-        raise DamagedFileError(f"damaged record {path}: given {shown(found)}, expected a list; run the same command again")
-    return tuple(recorded(TaskLength, one, path) for one in found)
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise DamagedFileError(f"damaged record {path}: given {shown(records)}, expected a list; run the same command again")
+    return tuple(recorded(TaskLength, record, path) for record in records)
 
 
 def recorded(cls: type[T], values: Any, path: Path) -> T:
-    """A record from a file that thalweg wrote; anything unexpected in it is damage."""
+    """Build a record from the values in a file that thalweg wrote.
+
+    Args:
+        cls: class of the record.
+        values: as read from JSON.
+        path: of the file, for the message.
+    Raises:
+        DamagedFileError: the values do not fit the class; a file of thalweg's own that does not is damaged.
+    """
     try:
         return from_dict(cls, values)
     except BadInputError as error:
@@ -229,28 +245,29 @@ def recorded(cls: type[T], values: Any, path: Path) -> T:
 
 @dataclass(frozen=True)
 class Cell:
-    """A mean over seeds with its 95 % interval; no ends for a single seed, no mean when no seed has a value."""
+    """A mean over seeds with its 95 % t-interval; a single seed gives no ends, and no seed with a value gives no mean."""
 
     mean: float | None
     low: float | None = None
     high: float | None = None
     n: int = 0
-    """Seeds with a value."""
+    """Number of seeds with a value."""
     ceiling: float | None = None
     """The best possible value, mean over the same seeds."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an experiment says of one claim or question, with the numbers that it rests on."""
+    """The judgement of an experiment on one claim, or its answer to one question, with the numbers that it rests on."""
 
     claim: str
     """The claim that is judged, or the question that is asked."""
     verdict: str
-    """Of a claim "supported", "contradicted", "undecided" or "not measured"; of a question the answer in words."""
+    """For a claim "supported", "contradicted", "undecided" or "not measured"; for a question the answer as text."""
     test: str = ""
-    """How it was decided."""
+    """How the claim was decided."""
     numbers: dict[str, Cell] = field(default_factory=dict)
+    """Name of the number, with its unit -> value."""
     topic: str = ""
     """Section of the page that it belongs to."""
 
@@ -269,7 +286,7 @@ class PhaseRecord:
 
 @dataclass(frozen=True)
 class StudySummary:
-    """Everything that the page and the table of a study show, beside the runs' own records."""
+    """The summary of a study: everything that its page and table show, apart from the records of its runs."""
 
     name: str
     preset: str
@@ -281,14 +298,14 @@ class StudySummary:
     table: dict[str, dict[str, Cell]]
     """Arm -> column -> cell."""
     columns: dict[str, str]
-    """Column -> its heading with unit, in order."""
+    """Column -> heading with unit, in the order of the table."""
     verdicts: tuple[Verdict, ...]
     setup: dict[str, str]
-    """The set-up in words, by topic."""
+    """Topic -> sentence that describes the set-up."""
     target: str
-    """What "time to target" aims at, in words."""
+    """A phrase that describes the target of the columns "time to target"."""
     provenance: Provenance
     phases: tuple[PhaseRecord, ...] = ()
-    """Of the runs that have enough checkpoints."""
+    """Phases of the runs with enough checkpoints."""
     command: str = ""
-    """What makes it again."""
+    """The command that repeats it."""

@@ -189,7 +189,7 @@ def test_a_study_without_complete_runs_says_so(tmp_path: Path) -> None:
 
 def test_the_last_line_of_an_empty_log_says_so(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("\n\n")
-    assert last_line(tmp_path / "log") == "it said nothing"
+    assert last_line(tmp_path / "log") == "its log holds no message"
 
 
 def test_a_run_has_failed_when_it_wrote_so_down_and_not_when_its_log_ends_in_a_warning(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from thalweg.experiments.frontier.recipes import (
 )
 from thalweg.experiments.metrics import cell
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
-from thalweg.experiments.words import command_words, in_words, model_words
+from thalweg.experiments.words import command_words, cell_text, model_words
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
 from thalweg.records.run import Cell, RunRecord
 from thalweg.report.frontier.figures import frontier_figure
@@ -172,7 +172,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
     def table(self, summary: ExperimentSummary) -> Table:
         seeds = len(summary.seeds)
         rows = [
-            (arm, *(in_words(row.get(heading, Cell(None)), seeds) for heading in summary.columns))
+            (arm, *(cell_text(row.get(heading, Cell(None)), seeds) for heading in summary.columns))
             for arm, row in summary.table.items()
         ]
         title = f"{summary.name}: held-out loss above the best possible, {seeds} seeds, mean and 95 % interval"

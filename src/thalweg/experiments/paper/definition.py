@@ -1,4 +1,4 @@
-"""The study of the paper: its runs, and table, verdicts, figures and page from their records."""
+"""The study of the paper: its queue of runs, and table, verdicts, figures and page from their records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from thalweg.experiments.paper.phase_records import phase_records
 from thalweg.experiments.paper.recipes import Recipe, StudyConfig, landscape_of, recipe_of, runs_of
 from thalweg.experiments.paper.verdicts import Runs, markov_verdicts, text_verdicts
 from thalweg.experiments.queue import Job, read_measured, unplanned
-from thalweg.experiments.words import command_words, evidence, in_words, markov_words, model_words, text_words
+from thalweg.experiments.words import cell_text, command_words, evidence, markov_words, model_words, text_words
 from thalweg.records.landscape import read_arrays, spectrum_path
 from thalweg.records.run import Cell, PhaseRecord, RunRecord, Score, StudySummary
 from thalweg.report.paper.page import write_report
@@ -76,22 +76,22 @@ class PaperStudy(Experiment[StudySummary]):
     def table(self, summary: StudySummary) -> Table:
         title = f"{summary.name}: {summary.task}, {len(summary.seeds)} seeds, mean and 95 % interval"
         rows = [
-            (arm, *(in_words(row[column], len(summary.seeds), column) for column in summary.columns))
+            (arm, *(cell_text(row[column], len(summary.seeds), column) for column in summary.columns))
             for arm, row in summary.table.items()
         ]
         return Table(title, ("arm", *summary.columns.values()), tuple(rows))
 
     def lines(self, summary: StudySummary) -> list[str]:
-        return [f"{one.verdict:>12}: {one.claim} ({evidence(one)})" for one in summary.verdicts]
+        return [f"{verdict.verdict:>12}: {verdict.claim} ({evidence(verdict)})" for verdict in summary.verdicts]
 
 
 def jobs_of(study: StudyConfig, folder: Path) -> list[Job]:
-    """The runs of a study as jobs in ``runs/``."""
+    """The jobs of a study, one for each arm and seed, in ``runs/`` of its folder."""
     return [Job(name, config, folder / "runs" / name, landscape_of(study, config.arm)) for name, config in runs_of(study).items()]
 
 
 def complete_runs(study: StudyConfig, jobs: list[Job]) -> Runs:
-    """The records of the complete runs, without damaged ones; an arm that has none is there."""
+    """Arm -> seed -> record, for the runs that are complete and not damaged; every arm has an entry, which may be empty."""
     runs: Runs = {arm: {} for arm in study.arms}
     for job in jobs:
         record = job.record
@@ -101,7 +101,17 @@ def complete_runs(study: StudyConfig, jobs: list[Job]) -> Runs:
 
 
 def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, landscapes: Landscapes) -> StudySummary:
-    """The same from jobs and records that are there."""
+    """Compute table and verdicts from the records, and write them to ``summary.json`` and ``verdicts.json``.
+
+    Args:
+        study: plan of the study.
+        folder: of the study.
+        jobs: see `jobs_of`.
+        runs: see `complete_runs`.
+        landscapes: see `landscapes_of`.
+    Raises:
+        FolderError: no run is complete.
+    """
     missing = tuple(job.status for job in jobs if job.config.seed not in runs[job.config.arm])
     unmeasured = tuple(job.landscape_status for job in jobs if job.complete and _is_unmeasured(job, landscapes))
     if len(missing) == len(jobs):
@@ -113,8 +123,8 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
         evidence = Evidence(runs, landscapes, _spectra_of(jobs))
         verdicts += landscape_verdicts(evidence)
         phases = phase_records(evidence)
-    some = next(run for seeds in runs.values() for run in seeds.values()).summary
-    assert some is not None
+    first = next(run for seeds in runs.values() for run in seeds.values()).summary
+    assert first is not None
     summary = StudySummary(
         name=folder.resolve().name,
         command=PaperStudy(study).command,
@@ -127,9 +137,9 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
         table=rows,
         columns=columns,
         verdicts=tuple(verdicts),
-        setup=_setup_in_words(study, recipe_of(study), some.data) | unplanned(jobs),
+        setup=_setup_by_topic(study, recipe_of(study), first.data) | unplanned(jobs),
         target=_TARGET,
-        provenance=some.provenance,
+        provenance=first.provenance,
         phases=phases,
     )
     write_json(folder / "summary.json", to_dict(summary))
@@ -138,25 +148,25 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
 
 
 def _is_unmeasured(job: Job, landscapes: Landscapes) -> bool:
-    """Whether the landscape that a run should have is not complete, or was left out as damaged."""
+    """Whether a run that should have a landscape lacks a complete and readable one."""
     return job.plan is not None and (not job.measured or job.config.seed not in landscapes.get(job.config.arm, {}))
 
 
 def landscapes_of(jobs: list[Job]) -> Landscapes:
-    """Arm -> seed -> what is known of its landscape, of complete runs; damaged ones are left out."""
-    found: Landscapes = {}
+    """Arm -> seed -> landscape of a complete run, finished or not; damaged landscapes are left out."""
+    landscapes: Landscapes = {}
     for job in jobs:
         try:
             measured = read_measured(job.folder) if job.complete else None
         except DamagedFileError:
             continue
         if measured is not None:
-            found.setdefault(job.config.arm, {})[job.config.seed] = measured
-    return found
+            landscapes.setdefault(job.config.arm, {})[job.config.seed] = measured
+    return landscapes
 
 
 def _spectra_of(jobs: list[Job]) -> Spectra:
-    """``(arm, seed, step)`` -> exact eigenvalues ``(P,)`` in float64, or None where there are none."""
+    """A function ``(arm, seed, step)`` -> exact eigenvalues ``(P,)`` in float64, None where the point has none."""
     folders = {(job.config.arm, job.config.seed): job.folder / "landscape" for job in jobs}
 
     def spectrum(arm: str, seed: int, step: int) -> Tensor | None:
@@ -167,15 +177,15 @@ def _spectra_of(jobs: list[Job]) -> Spectra:
 
 
 def _markov_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
-    """Columns and rows for a source with strata and ceilings."""
-    wanted = [
+    """Columns (key -> heading) and rows (arm -> key -> cell) of a study on the Markov language, with strata and ceilings."""
+    scores = [
         ("train", "low", "accuracy", "train low acc."),
         ("train", "high", "accuracy", "train high acc."),
         ("held-out", "low", "accuracy", "held-out low acc."),
         ("held-out", "high", "accuracy", "held-out high acc."),
         ("held-out", "all", "loss", "held-out loss (nats)"),
     ]
-    columns = {f"{where} {stratum} {what}": heading for where, stratum, what, heading in wanted}
+    columns = {f"{where} {stratum} {what}": heading for where, stratum, what, heading in scores}
     rows: dict[str, dict[str, Cell]] = {}
     for arm, seeds in runs.items():
         if seeds:
@@ -184,14 +194,14 @@ def _markov_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]
                     [final(run, where, stratum, what) for run in seeds.values()],
                     [getattr(_ceiling_of(run, where, stratum), what) for run in seeds.values()],
                 )
-                for where, stratum, what, _ in wanted
+                for where, stratum, what, _ in scores
             }
             rows[arm] |= _cost_cells(seeds, runs.get("looped", {}))
     return columns | _COST_COLUMNS, rows
 
 
 def _text_table(runs: Runs) -> tuple[dict[str, str], dict[str, dict[str, Cell]]]:
-    """Columns and rows for real text, in bits per byte."""
+    """Columns (key -> heading) and rows (arm -> key -> cell) of a study on text, with losses in bits per byte."""
     columns = {"train bits": "train bits per byte", "held-out bits": "held-out bits per byte", "accuracy": "held-out acc."}
     rows: dict[str, dict[str, Cell]] = {}
     for arm, seeds in runs.items():
@@ -211,10 +221,11 @@ _COST_COLUMNS = {
     "target seconds": "time to Looped's quality (s)",
     "target teraflops": "TFLOP to Looped's quality",
 }
+"""Columns of the cost, in both tables."""
 
 
 def _cost_cells(seeds: dict[int, RunRecord], looped: dict[int, RunRecord]) -> dict[str, Cell]:
-    """What an arm cost, and what it had cost when it reached Looped's final quality at the same seed."""
+    """The cells of `_COST_COLUMNS` for one arm: the whole cost, and the cost until Looped's final loss at the same seed."""
     ends = [run.evaluations[-1] for run in seeds.values()]
     targets = {seed: final(looped[seed], "held-out", "all", "loss") for seed in seeds.keys() & looped.keys()}
     return {
@@ -231,8 +242,8 @@ def _ceiling_of(run: RunRecord, where: str, stratum: str) -> Score:
     return run.summary.ceilings[where][stratum]
 
 
-def _setup_in_words(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str, str]:
-    """Everything that is needed to repeat the study, by topic."""
+def _setup_by_topic(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str, str]:
+    """Topic -> sentence: everything that is needed to repeat the study; ``data`` is what a run recorded of its data."""
     base, rule = recipe.base, recipe.criterion
     model, settings, optimizer = base.model, base.training, base.optimizer
     describe: Callable[[RunConfig, dict], str] = markov_words if study.task == "markov" else text_words
@@ -260,17 +271,18 @@ def _setup_in_words(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str,
 
 
 def compared(study: StudyConfig, folder: Path) -> Compared:
-    """The columns of its table, run by run."""
+    """The columns of the study's table, run by run, for `thalweg compare`."""
     jobs, text = jobs_of(study, folder), study.task == "text"
     runs = complete_runs(study, jobs)
     summary = summary_of(study, folder, jobs, runs, landscapes_of(jobs))
     looped = runs.get("looped", {})
 
     def numbers(arm: str, seed: int) -> Numbers:
-        alone = {name: {seed: pairs[seed]} for name, pairs in ((arm, runs[arm]), ("looped", looped)) if seed in pairs}
-        row = (_text_table if text else _markov_table)(alone)[1][arm]
-        asked = NEVER if seed in looped else None
-        return {heading: asked if row[name].mean is None else row[name] for name, heading in summary.columns.items()}
+        # The table of one seed: the arm's run, and Looped's, which sets the target of the costs.
+        one_seed = {name: {seed: pairs[seed]} for name, pairs in ((arm, runs[arm]), ("looped", looped)) if seed in pairs}
+        row = (_text_table if text else _markov_table)(one_seed)[1][arm]
+        unreached = NEVER if seed in looped else None
+        return {heading: unreached if row[name].mean is None else row[name] for name, heading in summary.columns.items()}
 
     arms = {}
     for arm, pairs in runs.items():

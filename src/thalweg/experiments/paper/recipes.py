@@ -1,4 +1,4 @@
-"""Runs as functions: a recipe returns a config, an arm changes three lines of it, a preset says how much.
+"""Configs of the study of the paper: a recipe for each task, arms that change a few lines of it, presets that set its size.
 
 Every arm of a study starts from the same config and seed, so that data, initial weights and order of the batches are paired
 over arms.
@@ -23,9 +23,10 @@ from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, Traini
 
 @dataclass(frozen=True)
 class Recipe:
-    """One task: the config that all arms start from, and the numbers that make the arms."""
+    """One task: the config that all arms start from, and the settings in which the arms differ."""
 
     base: RunConfig
+    """Config without stages."""
     loops: int
     """T of Looped and of SHIFT's last stage."""
     criterion: Plateau
@@ -35,9 +36,12 @@ class Recipe:
 
 
 def markov(steps: int) -> Recipe:
-    """The paper's own question: attention-only model on the Markov language.
+    """The recipe of the paper's own question: an attention-only model on the Markov language.
 
-    Width 24, so that every spectrum of a study can be exact; rotary positions, so that longer sequences can be scored.
+    The width is 24, so that every spectrum of a study can be exact; positions are rotary, so that longer sequences can be scored.
+
+    Args:
+        steps: updates of a run.
     """
     base = RunConfig(
         data=MarkovConfig(),
@@ -49,7 +53,12 @@ def markov(steps: int) -> Recipe:
 
 
 def text(steps: int, path: str = "") -> Recipe:
-    """Bytes of real text with the GPT-2-style block."""
+    """The recipe of text: GPT-2-style blocks on bytes.
+
+    Args:
+        steps: updates of a run.
+        path: file or folder of the corpus; empty takes the files of Python's standard library.
+    """
     base = RunConfig(
         data=TextConfig(path=path, length=65),
         model=ModelConfig(vocabulary=256, length=64, width=64, heads=4, block="gpt", positions="rotary", injection=True),
@@ -60,7 +69,7 @@ def text(steps: int, path: str = "") -> Recipe:
 
 
 def _large_text(steps: int, path: str = "") -> Recipe:
-    """The same with a million parameters, on windows half as long, so that two cores can measure its curvature."""
+    """The recipe of text with a million parameters, on windows half as long, so that two cores can measure its curvature."""
     recipe = text(steps, path)
     base = recipe.base
     model = replace(base.model, width=288, length=32)
@@ -69,30 +78,30 @@ def _large_text(steps: int, path: str = "") -> Recipe:
 
 
 def single(recipe: Recipe) -> RunConfig:
-    """Single-Attn: one pass."""
+    """The arm `single` (Single-Attn): one pass."""
     return replace(recipe.base, shift=ShiftConfig(stages=(1,)))
 
 
 def looped(recipe: Recipe) -> RunConfig:
-    """Looped-Attn: T passes from the first update on."""
+    """The arm `looped` (Looped-Attn): T passes from the first update on."""
     return replace(recipe.base, shift=ShiftConfig(stages=(recipe.loops,)))
 
 
 def shift(recipe: Recipe) -> RunConfig:
-    """SHIFT with SCP and our ramp."""
+    """The arm `shift`: one pass, then T passes when SCP fires, brought in by a ramp (ours, not the paper's)."""
     return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, recipe.ramp))
 
 
 def shift_hard(recipe: Recipe) -> RunConfig:
-    """SHIFT as in the paper: SCP and a hard onset."""
+    """The arm `shift-hard`, SHIFT as in the paper: SCP and a hard onset."""
     return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), recipe.criterion, Hard()))
 
 
 def _single_rescaled(recipe: Recipe) -> RunConfig:
-    """Control: Single whose W_V is T times as large and whose step on it is scaled to match.
+    """Control: Single whose W_V is T times as large and whose step on W_V is scaled to match.
 
-    To first order Looped with step eta is Single at (T W_V, ...) with step T^2 eta on W_V under gradient descent; Adam's step
-    does not grow with the gradient, so there the factor is T.
+    To first order, Looped with step eta is Single at (T W_V, ...) with step T^2 eta on W_V under gradient descent. Adam's step does
+    not grow with the gradient, so under Adam the factor is T.
     """
     run = single(recipe)
     factor = recipe.loops if run.optimizer.name == "adamw" else recipe.loops**2
@@ -104,10 +113,10 @@ def _single_flops(recipe: Recipe) -> RunConfig:
     """Control: Single for as many updates as Looped's counted operations pay for."""
     run = single(recipe)
     length = run.data.length - 1
-    many, one = (cost(run.model, 1, length, loops).training_step for loops in (recipe.loops, 1))
-    settings, ratio = run.training, many / one
-    longer = replace(settings, steps=round(settings.steps * ratio), evaluate_every=round(settings.evaluate_every * ratio))
-    return replace(run, training=longer)
+    looped_cost, single_cost = (cost(run.model, 1, length, loops).training_step for loops in (recipe.loops, 1))
+    settings, ratio = run.training, looped_cost / single_cost
+    extended = replace(settings, steps=round(settings.steps * ratio), evaluate_every=round(settings.evaluate_every * ratio))
+    return replace(run, training=extended)
 
 
 ARMS: dict[str, Callable[[Recipe], RunConfig]] = {
@@ -122,7 +131,7 @@ ARMS: dict[str, Callable[[Recipe], RunConfig]] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """How much of a study is made."""
+    """The size of a study."""
 
     seeds: int
     """Runs of every arm, with seeds 0, 1, ..."""
@@ -130,15 +139,15 @@ class Preset:
     steps: dict[str, int]
     """Updates of a run, by task."""
     landscapes: dict[str, tuple[LandscapePlan, LandscapePlan | None]] = field(default_factory=dict)
-    """By task: what is measured along Single and Looped, and along every other arm (None for nothing)."""
+    """Task -> what is measured along Single and Looped, and along every other arm (None for nothing)."""
 
 
 _COARSE = LandscapePlan(
     checkpoints=12, exact_seconds=0, top=4, lanczos=40, probes=2, replays=1, window=60, lengths=(1, 4), sequences=64
 )
-"""Matrix-free, seconds a run."""
+"""Matrix-free; takes seconds a run."""
 _FINE = LandscapePlan(checkpoints=40)
-"""Exact spectra, as many as phases need."""
+"""Exact spectra at as many checkpoints as phases need."""
 _FREE = LandscapePlan(
     checkpoints=40, sequences=8, exact_seconds=0, top=3, lanczos=16, probes=2, replays=1, window=40, lengths=(1, 2, 4)
 )
@@ -148,7 +157,7 @@ _LARGE = replace(_FREE, checkpoints=12, top=2, window=30, slices=False)
 
 
 def fewer(plan: LandscapePlan) -> LandscapePlan:
-    """For controls: a third of the points, one window."""
+    """A smaller plan for the controls: 12 checkpoints and one replayed window."""
     return replace(plan, checkpoints=12, replays=1)
 
 
@@ -173,7 +182,7 @@ TASKS = ("markov", "text")
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What a study's folder belongs to; everything else follows from it."""
+    """The plan of a study, stored in its folder; everything else follows from it."""
 
     task: Literal["markov", "text"]
     preset: str
@@ -197,10 +206,19 @@ def plan(
     compile: bool = False,
     landscape: bool = True,
 ) -> StudyConfig:
-    """A study from what a user asks for; empty or zero takes the preset's own.
+    """The plan of a study from command-line options.
 
+    Args:
+        task: name in `TASKS`.
+        preset: name in `PRESETS`.
+        arms: names in `ARMS`; empty takes the preset's.
+        seeds: number of seeds; 0 takes the preset's.
+        text: file or folder of the corpus, for the task `text` only; empty takes the files of Python's standard library.
+        device: "auto", "cpu" or a CUDA device.
+        compile: whether the model is compiled.
+        landscape: whether the landscape of every run is measured after it.
     Raises:
-        BadInputError: an unknown task, preset or arm (with the likely meaning), or values that do not go together.
+        BadInputError: an unknown task, preset or arm (the message suggests the closest name), or options that exclude each other.
     """
     if task not in TASKS:
         raise unknown("study", task, TASKS)
@@ -219,7 +237,7 @@ def plan(
 
 
 def recipe_of(study: StudyConfig) -> Recipe:
-    """The recipe of a study's task at its preset's length."""
+    """The recipe of a study's task with its preset's number of updates."""
     steps = PRESETS[study.preset].steps[study.task]
     if study.task == "markov":
         return markov(steps)
@@ -227,16 +245,16 @@ def recipe_of(study: StudyConfig) -> Recipe:
 
 
 def landscape_of(study: StudyConfig, arm: str) -> LandscapePlan | None:
-    """What is measured along the runs of an arm; None where the study leaves landscapes out."""
-    found = PRESETS[study.preset].landscapes.get(study.task)
-    if found is None or not study.landscape:
+    """What is measured along the runs of an arm; None where nothing is."""
+    plans = PRESETS[study.preset].landscapes.get(study.task)
+    if plans is None or not study.landscape:
         return None
-    chosen = found[0] if arm in ("single", "looped") else found[1]
+    chosen = plans[0] if arm in ("single", "looped") else plans[1]
     return replace(chosen, loops=recipe_of(study).loops) if chosen else None
 
 
 def runs_of(study: StudyConfig) -> dict[str, RunConfig]:
-    """Run name -> config, for every arm and seed."""
+    """Name of the run -> its config, for every arm and seed of a study."""
     recipe, runs = recipe_of(study), {}
     for seed in study.seeds:
         for arm in study.arms:

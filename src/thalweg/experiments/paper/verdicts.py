@@ -1,4 +1,7 @@
-"""What a study says of the paper's claims: supported, contradicted or undecided, with the test that decided."""
+"""Verdicts on the paper's claims about scores and cost: supported, contradicted or undecided, with the test that decided.
+
+They need only the runs. The claims that need landscapes are in `thalweg.experiments.paper.claims`.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,26 @@ from thalweg.records.run import Cell, Verdict
 _STALL_MARGIN = 0.01
 """A rise of less than one point of accuracy over the last third of a run counts as a stall."""
 
+_Rules = list[tuple[set[str], Callable[[], Verdict]]]
+"""Arms that a verdict needs, and the function that gives it."""
 Runs = dict[str, Pairs]
 """Arm -> seed -> complete run."""
 
 
 def verdict(claim: str, decision: str, test: str, numbers: dict[str, Cell], topic: str) -> Verdict:
-    """A verdict as a record; ``topic`` is a section of the page, see `thalweg.report.paper.sections`."""
+    """The record of a verdict; ``topic`` is a section of the page, see `thalweg.report.paper.sections`."""
     return Verdict(claim, decision, test, numbers, topic)
 
 
 def stalls(runs: Runs, arm: str, where: str, topic: str = "samples") -> Verdict:
-    """Single-Attn stalls on high-information sequences."""
+    """Claim: an arm stops improving on high-information sequences in the last third of its run.
+
+    Args:
+        runs: arm -> seed -> complete run.
+        arm: the arm that is judged.
+        where: "train" or "held-out".
+        topic: section of the page.
+    """
     rises = interval([last_third_rise(run, where, "high") for run in runs[arm].values()])
     flat = rises.low is not None and rises.high is not None and rises.low <= 0 <= rises.high
     if rises.n < MIN_SEEDS or rises.high is None or rises.low is None:
@@ -42,24 +54,39 @@ def stalls(runs: Runs, arm: str, where: str, topic: str = "samples") -> Verdict:
 
 
 def better(runs: Runs, arm: str, other: str, where: str, stratum: str, claim: str, topic: str = "samples") -> Verdict:
-    """One arm ends with the higher accuracy in a stratum."""
-    found = interval(paired(runs[arm], runs[other], lambda run: final(run, where, stratum, "accuracy")))
+    """Claim: one arm ends with a higher accuracy than the other in a stratum, paired by seed.
+
+    Args:
+        runs: arm -> seed -> complete run.
+        arm: the arm that should be better.
+        other: the arm that it is compared with.
+        where: "train" or "held-out".
+        stratum: "low", "high" or "all".
+        claim: the text of the claim.
+        topic: section of the page.
+    """
+    gap = interval(paired(runs[arm], runs[other], lambda run: final(run, where, stratum, "accuracy")))
     test = f"final {where} accuracy ({stratum}), {arm} minus {other}, paired t-interval over seeds against 0"
-    return verdict(claim, by_sign(found), test, {"difference": as_cell(found)}, topic)
+    return verdict(claim, by_sign(gap), test, {"difference": as_cell(gap)}, topic)
 
 
 def lower_loss(runs: Runs, arm: str, other: str, claim: str) -> Verdict:
-    """One arm ends with the lower held-out loss."""
-    found = interval(paired(runs[other], runs[arm], lambda run: final(run, "held-out", "all", "loss")))
+    """Claim: one arm ends with a lower held-out loss than the other, paired by seed; ``claim`` is its text."""
+    gap = interval(paired(runs[other], runs[arm], lambda run: final(run, "held-out", "all", "loss")))
     test = f"final held-out loss, {other} minus {arm} (nats), paired t-interval over seeds against 0"
-    return verdict(claim, by_sign(found), test, {"difference": as_cell(found)}, "samples")
+    return verdict(claim, by_sign(gap), test, {"difference": as_cell(gap)}, "samples")
 
 
 def sooner(runs: Runs, arm: str, other: str) -> Verdict:
-    """One arm reaches the other's final quality in less than the other's training time."""
+    """Claim: one arm reaches the other's final held-out loss in less training time than the other takes.
+
+    The log of the share of the time is tested against 0, paired by seed. The claim is supported only if every seed gets there, and
+    contradicted also if at least `MIN_SEEDS` seeds ran and none does. An arm that never switched leaves it undecided.
+    """
     switched = Cell(float(sum(bool(run.switches) for run in runs[arm].values())), n=len(runs[arm]))
-    found = list(shares(runs[arm], runs[other], seconds).values())
-    logs, missed = [math.log(share) for share, reached in found if reached], sum(not reached for _, reached in found)
+    time_shares = list(shares(runs[arm], runs[other], seconds).values())
+    logs = [math.log(share) for share, reached in time_shares if reached]
+    missed = len(time_shares) - len(logs)
     claim = f"{arm} reaches {other}'s final held-out loss in less time than {other} takes"
     test = f"log of (time to target / {other}'s time to it), paired by seed, t-interval against 0; every seed must reach it"
     if not switched.mean:
@@ -67,30 +94,33 @@ def sooner(runs: Runs, arm: str, other: str) -> Verdict:
     if not logs or missed:
         numbers = {"seeds that never reached it": Cell(float(missed), n=missed + len(logs))}
         return verdict(claim, "undecided" if logs or missed < MIN_SEEDS else "contradicted", test, numbers, "cost")
-    found = interval(logs)
-    ends = (None if end is None else math.exp(end) for end in (found.low, found.high))
-    share = Cell(math.exp(found.mean), *ends, n=found.n)
-    return verdict(claim, by_sign(Interval(-found.mean, *_negated(found), found.n)), test, {"share of the time": share}, "cost")
+    log_share = interval(logs)
+    ends = (None if end is None else math.exp(end) for end in (log_share.low, log_share.high))
+    share = Cell(math.exp(log_share.mean), *ends, n=log_share.n)
+    # "Less time" means a negative log, and `by_sign` judges "greater than zero": so the interval is negated.
+    return verdict(claim, by_sign(_negated(log_share)), test, {"share of the time": share}, "cost")
 
 
-def _negated(found: Interval) -> tuple[float | None, float | None]:
-    """The ends of the interval of the opposite."""
-    return (None if found.high is None else -found.high), (None if found.low is None else -found.low)
+def _negated(estimate: Interval) -> Interval:
+    """The interval of the number with the opposite sign."""
+    low = None if estimate.high is None else -estimate.high
+    high = None if estimate.low is None else -estimate.low
+    return Interval(-estimate.mean, low, high, estimate.n)
 
 
 def smooth_switch(runs: Runs, arm: str, other: str) -> Verdict:
-    """The switch of one arm jumps less than the other's."""
+    """Claim: the held-out loss jumps less at the switch of one arm than at the other's, paired by seed."""
     jumps = [[j for r in runs[a].values() if (j := jump(r)) is not None] for a in (arm, other)]
     numbers = {f"jump of {a}": as_cell(interval(values)) for a, values in zip((arm, other), jumps, strict=True) if values}
-    found = paired(runs[other], runs[arm], jump)
-    decision = by_sign(interval(found)) if found else "undecided"
+    differences = paired(runs[other], runs[arm], jump)
+    decision = by_sign(interval(differences)) if differences else "undecided"
     test = f"held-out loss after minus before the switch, same weights: {other} minus {arm}, paired t-interval against 0"
     return verdict(f"the ramp of {arm} avoids the jump in loss of {other}", decision, test, numbers, "cost")
 
 
 def markov_verdicts(runs: Runs) -> list[Verdict]:
-    """Every claim that the arms of a Markov study can decide."""
-    rules: list[tuple[set[str], Callable[[], Verdict]]] = []
+    """The verdicts on every claim that the arms of a study on the Markov language can decide."""
+    rules: _Rules = []
     for where in ("train", "held-out"):
         rules += [
             ({"single"}, lambda where=where: stalls(runs, "single", where)),
@@ -137,8 +167,8 @@ def markov_verdicts(runs: Runs) -> list[Verdict]:
 
 
 def text_verdicts(runs: Runs) -> list[Verdict]:
-    """Every claim that needs no strata."""
-    rules: list[tuple[set[str], Callable[[], Verdict]]] = [
+    """The verdicts on every claim that needs no strata: those of a study on text, and part of one on the Markov language."""
+    rules: _Rules = [
         (
             {"single", "looped"},
             lambda: lower_loss(runs, "looped", "single", "looped ends with a lower held-out loss than single"),
@@ -150,6 +180,6 @@ def text_verdicts(runs: Runs) -> list[Verdict]:
     return decided(rules, runs)
 
 
-def decided(rules: list[tuple[set[str], Callable[[], Verdict]]], runs: Runs) -> list[Verdict]:
-    """The verdicts for which every arm has runs."""
+def decided(rules: _Rules, runs: Runs) -> list[Verdict]:
+    """The verdicts of those rules for which every arm that they need has a complete run."""
     return [rule() for needed, rule in rules if all(runs.get(arm) for arm in needed)]

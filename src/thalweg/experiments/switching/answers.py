@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 
-from thalweg.experiments.drop import drop, drops_with_looped
+from thalweg.experiments.drop import drop, paired_drops
 from thalweg.experiments.metrics import Measure, Pairs, as_cell, sign_of, smoothed, too_few
 from thalweg.experiments.outcomes import difference
 from thalweg.experiments.paper.verdicts import Runs
@@ -75,7 +75,7 @@ def sooner(runs: Runs) -> Verdict:
     """Judge whether SHIFT reaches Looped's final loss within the goal of 0.45 of Looped's training time.
 
     "yes" needs the geometric mean of the share of seconds at or below 0.45, the upper end of its 95 % interval below 0.6, and every
-    seed to reach the loss. The shares of operations and those of the other SHIFT arms are reported beside it.
+    seed to reach the loss. The shares of operations and those of the other SHIFT arms are reported with it.
     """
     numbers: dict[str, Cell] = {}
     for unit, spent in (("seconds", seconds), ("operations", operations)):
@@ -108,7 +108,7 @@ def smooth(runs: Runs) -> Verdict:
         drops = [points for run in runs.get(arm, {}).values() if (points := drop(run)) is not None]
         if drops:
             numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
-    drop_pairs = drops_with_looped(runs["shift"], runs["looped"])
+    drop_pairs = paired_drops(runs["shift"], runs["looped"])
     excess = interval([shift - looped for shift, looped in drop_pairs]) if drop_pairs else None
     if excess is not None:
         fluctuations = [looped for _, looped in drop_pairs]
@@ -161,7 +161,7 @@ def _gap_to_looped_answer(gap: Interval) -> str:
 def against(runs: Runs, name: str) -> Verdict:
     """Compare SCP with another switching time under the same ramp: held-out loss when both have used equal training time.
 
-    The comparison at equal counted operations is reported beside it, because other load on the machine does not disturb it.
+    The comparison at equal counted operations is reported with it, because other load on the machine does not disturb it.
 
     Args:
         runs: variant -> seed -> complete run.

@@ -20,7 +20,7 @@ from thalweg.experiments.outcomes import outcome_of
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
 from thalweg.experiments.switching.answers import verdicts_of
 from thalweg.experiments.switching.variants import SweepConfig, Variant, at_step, fires_at, recipe_of, references, variants_of
-from thalweg.experiments.words import command_words, in_words, markov_words, model_words, text_words
+from thalweg.experiments.words import cell_text, command_words, markov_words, model_words, text_words
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.records.run import Cell, RunRecord
 from thalweg.report.compare.page import flat
@@ -304,15 +304,15 @@ def _cells(outcome: Outcome, seeds: int) -> list[str]:
 
     def over_switched(value: Cell) -> str:
         # A number that only switched runs have counts its seeds against those.
-        return in_words(value, seeds if value.n == seeds else outcome.switched)
+        return cell_text(value, seeds if value.n == seeds else outcome.switched)
 
     share = " ".join(share_in_words(outcome.share_seconds)) if outcome.share_seconds else "-"
     return [
         over_switched(outcome.switch_step),
         over_switched(outcome.drop),
         over_switched(outcome.jump),
-        in_words(outcome.final_loss, seeds),
-        in_words(outcome.difference, seeds),
+        cell_text(outcome.final_loss, seeds),
+        cell_text(outcome.difference, seeds),
         share,
         over_switched(outcome.ideal_flops),
     ]

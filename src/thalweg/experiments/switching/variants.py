@@ -1,8 +1,8 @@
-"""Ways to switch, as a plan: which runs a sweep is made of, and which run answers for which setting.
+"""The variants of a shift-sweep: the config of every switching rule, onset, optimizer treatment, ladder and model compared.
 
-Every way starts from the same recipe, so that data, initial weights and batches are paired by seed. While the first stage lasts
-every criterion sees the same run of Single; so a setting of SCP is not trained but replayed over Single's journal, and each update
-at which any setting fires is trained once.
+All variants start from the same recipe, so data, initial weights and batches are paired by seed. Until the switch every criterion
+sees the same run of Single. So a setting of SCP is not trained; the criterion is replayed over Single's journal, and the run that
+switches at the update where it fires stands for the setting.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ SHORT = 0.45
 
 @dataclass(frozen=True)
 class SweepPreset:
-    """How much of a sweep is made."""
+    """The size of a sweep, with the grid of SCP's settings."""
 
     seeds: int
+    """Runs of every variant, with seeds 0, 1, ..."""
     steps: dict[str, int]
-    """Updates of a run, by task."""
+    """Task -> updates of a run."""
     delta_loss: tuple[float, ...]
+    """Loss plateau thresholds of the grid, relative fall per window."""
     delta_grad: tuple[float, ...]
+    """Gradient thresholds of the grid, relative change per window."""
     patience: tuple[int, ...]
+    """Patience values of the grid, in checks."""
 
 
 PRESETS = {
@@ -44,11 +48,12 @@ PRESETS = {
     "paper": SweepPreset(5, {"markov": 2400, "text": 1000}, (0.02, 0.05, 0.1, 0.2), (0.1, 0.5, 1.0), (1, 2, 3)),
 }
 LOOPS = {"markov": 6, "text": 4}
+"""Task -> passes T that a sweep switches to by default."""
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """What a sweep's folder belongs to; everything else follows from it."""
+    """The plan of a sweep, stored in its folder; everything else follows from it."""
 
     task: Literal["markov", "text"]
     preset: str
@@ -61,17 +66,25 @@ class SweepConfig:
 
     @property
     def grid(self) -> SweepPreset:
-        """Its preset."""
+        """The preset of the sweep, which holds the grid of SCP's settings."""
         return PRESETS[self.preset]
 
 
 def sweep_of(
     task: str, preset: str, loops: int = 0, groups: tuple[str, ...] = GROUPS, seeds: int = 0, text: str = "", device: str = "auto"
 ) -> SweepConfig:
-    """A sweep from what a user asks for; zero takes the preset's own.
+    """The plan of a sweep from command-line options.
 
+    Args:
+        task: "markov" or "text".
+        preset: name in `PRESETS`.
+        loops: passes T after the switch, at least 2; 0 takes the task's default.
+        groups: names in `GROUPS`.
+        seeds: number of seeds; 0 takes the preset's.
+        text: file or folder of the corpus, for the task `text` only.
+        device: "auto", "cpu" or a CUDA device.
     Raises:
-        BadInputError: an unknown task, preset or group (with the likely meaning), or values that do not go together.
+        BadInputError: an unknown task, preset or group (the message suggests the closest name), or options that exclude each other.
     """
     if task not in LOOPS:
         raise unknown("sweep", task, LOOPS)
@@ -89,7 +102,7 @@ def sweep_of(
 
 
 def recipe_of(sweep: SweepConfig) -> Recipe:
-    """What all ways to switch start from; from `_DEEP` loops on the model is one that stays stable."""
+    """The recipe that all variants start from; with `_DEEP` or more passes its model has the parts that keep loops stable."""
     steps = sweep.grid.steps[sweep.task]
     if sweep.task == "text":
         base = text(steps, sweep.text).base
@@ -104,49 +117,52 @@ def recipe_of(sweep: SweepConfig) -> Recipe:
 
 
 CRITERION = Plateau(delta_loss=0.1, delta_grad=0.5, patience=2, window=20)
-"""SCP of every sweep's ways that wait for it."""
+"""SCP of the variants that wait for it, in every sweep."""
 _DEEP = 8
-"""Loops from which plain pre-norm does not train."""
+"""Number of passes from which a plain pre-norm model does not train."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: how it is called, what was varied, and its config but for the seed."""
+    """One variant of a sweep: a run of its own, or a setting of SCP that is replayed over Single."""
 
     name: str
     group: str
+    """"reference" or a name in `GROUPS`."""
     settings: dict[str, Any]
+    """What it changes, by name."""
     config: RunConfig | None = None
+    """Config without arm and seed; None for a setting of SCP."""
     criterion: Plateau | None = None
-    """Replayed over Single's journal in place of a run of its own."""
+    """The setting of SCP, replayed over Single's journal; None for a variant with a run of its own."""
 
 
 def early(recipe: Recipe) -> RunConfig:
-    """SHIFT as it is by default: the passes come in one after the other from the first update on."""
+    """The default SHIFT: the passes are brought in one after the other by a ramp that starts at the first update."""
     return switching(recipe, AtStep(1))
 
 
 def switching(recipe: Recipe, criterion: AtStep | LookAhead, onset: Onset | None = None) -> RunConfig:
-    """SHIFT in two stages with another rule than SCP, or another onset."""
+    """SHIFT in two stages with a criterion other than SCP, or another onset; None takes the recipe's ramp."""
     return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), criterion, onset or recipe.ramp))
 
 
 def references(recipe: Recipe) -> list[Variant]:
-    """What every way is measured against; the paper's SHIFT is `shift-hard`."""
-    made = {
+    """The variants that all others are compared with; the paper's SHIFT is `shift-hard`."""
+    configs = {
         "single": single(recipe),
         "looped": looped(recipe),
         "shift": early(recipe),
         "shift-scp": shift(recipe),
         "shift-hard": shift_hard(recipe),
     }
-    variants = [Variant(name, "reference", {}, config) for name, config in made.items()]
-    less = _shorter(recipe, SHORT)
-    return [*variants, Variant("shift-short", "reference", {"updates": less.base.training.steps}, early(less))]
+    variants = [Variant(name, "reference", {}, config) for name, config in configs.items()]
+    short = _shorter(recipe, SHORT)
+    return [*variants, Variant("shift-short", "reference", {"updates": short.base.training.steps}, early(short))]
 
 
 def _shorter(recipe: Recipe, share: float) -> Recipe:
-    """The same over fewer updates: rate schedule, ramp and evaluations shrink with them."""
+    """The same recipe with a share of the updates; rate schedule, ramp and interval of evaluations shrink with them."""
     settings = recipe.base.training
     fewer = replace(settings, steps=round(share * settings.steps), evaluate_every=max(1, round(share * settings.evaluate_every)))
     ramp = replace(recipe.ramp, steps=max(1, round(share * recipe.ramp.steps)))
@@ -154,7 +170,7 @@ def _shorter(recipe: Recipe, share: float) -> Recipe:
 
 
 def thresholds(recipe: Recipe, grid: SweepPreset) -> list[Variant]:
-    """SCP on a grid of its three settings, for the first switch; later ones have the default's."""
+    """SCP on a grid of its three settings, one variant for each point; they are replayed, not trained."""
     return [
         Variant(
             f"scp {loss:g}, {grad:g}, {patience}",
@@ -169,7 +185,7 @@ def thresholds(recipe: Recipe, grid: SweepPreset) -> list[Variant]:
 
 
 def shares(recipe: Recipe) -> list[Variant]:
-    """Switches after fixed shares of all updates, and the look ahead."""
+    """Switches after fixed shares of all updates, and one that is timed by the look-ahead criterion."""
     steps = recipe.base.training.steps
     fixed = {f"share {share:g}": round(share * steps) for share in _SHARES}
     variants = [Variant(name, "share", {"step": step}, switching(recipe, AtStep(step))) for name, step in fixed.items()]
@@ -182,7 +198,7 @@ def shares(recipe: Recipe) -> list[Variant]:
 
 
 def onsets(recipe: Recipe) -> list[Variant]:
-    """Ramps of three lengths in two orders and another shape, all from the first update on."""
+    """Ramps of three lengths in two orders, and one of another shape, all from the first update on."""
     base = recipe.ramp.steps
     ramps = [Ramp(steps, order=order) for order in ("together", "in turn") for steps in (max(1, base // 4), base, 2 * base)]
     ramps += [replace(recipe.ramp, shape="cosine")]
@@ -199,7 +215,7 @@ def onsets(recipe: Recipe) -> list[Variant]:
 
 
 def _optimizers(recipe: Recipe) -> list[Variant]:
-    """What becomes of the optimizer at the switch, when SCP fires."""
+    """Treatments of the optimizer at the switch (moments reset or scaled, lower rate, warm-up), when SCP fires."""
     kinds = {
         "moments reset": Handover(moments="reset"),
         "moments scaled": Handover(moments="scale"),
@@ -214,11 +230,12 @@ def _optimizers(recipe: Recipe) -> list[Variant]:
 
 
 def ladders(recipe: Recipe) -> list[Variant]:
-    """More stages, each with a ramp of its own and SCP between them; and random depth."""
+    """Ladders of more than two stages, each with its own ramp and SCP between them; and training with random depth."""
     base, loops = early(recipe), recipe.loops
-    tried = [stages for stages in ((1, max(2, loops // 2), loops), doubling(loops)) if len(stages) > 2 and stages[-2] < loops]
+    candidates = ((1, max(2, loops // 2), loops), doubling(loops))
+    proper = [stages for stages in candidates if len(stages) > 2 and stages[-2] < loops]
     variants = []
-    for stages in dict.fromkeys(tried):
+    for stages in dict.fromkeys(proper):
         rules = (AtStep(1), *(recipe.criterion,) * (len(stages) - 2))
         config = replace(base, shift=replace(base.shift, stages=stages, criteria=rules))
         variants.append(Variant(f"ladder {'-'.join(map(str, stages))}", "stages", {"stages": len(stages)}, config))
@@ -228,26 +245,30 @@ def ladders(recipe: Recipe) -> list[Variant]:
 
 
 def models(recipe: Recipe) -> list[Variant]:
-    """Controls: do passes whose gains are learned from zero, or all that keeps loops stable, make SHIFT needless?"""
+    """Controls: models that bring in their passes by themselves, looped and with SHIFT.
+
+    `learned gains` has zero-initialised learned gains; `stable` has all parts that keep loops stable. They show whether SHIFT still
+    saves something on such a model.
+    """
     plain, loops = recipe.base.model, recipe.loops
     kinds = {"learned gains": replace(plain, learned_gains=loops), "stable": plain.for_loops(loops)}
     return [
-        Variant(f"{arm}, {name}", "model", {"model": name}, replace(made, model=kind))
+        Variant(f"{arm}, {name}", "model", {"model": name}, replace(config, model=kind))
         for name, kind in kinds.items()
         if kind != plain
-        for arm, made in (("looped", looped(recipe)), ("shift", early(recipe)))
+        for arm, config in (("looped", looped(recipe)), ("shift", early(recipe)))
     ]
 
 
 def _nets(recipe: Recipe) -> list[Variant]:
-    """Hard switches, early and late, with and without the safety net."""
-    net, soon = SafetyNet(tries=2), shift_hard(recipe)
-    late = replace(soon, shift=replace(soon.shift, criterion=AtStep(recipe.base.training.steps // 2)))
-    caught = [replace(config, shift=replace(config.shift, net=net)) for config in (soon, late)]
+    """Hard switches, when SCP fires and halfway through the run, with and without the safety net."""
+    hard = shift_hard(recipe)
+    late = replace(hard, shift=replace(hard.shift, criterion=AtStep(recipe.base.training.steps // 2)))
+    netted = [replace(config, shift=replace(config.shift, net=SafetyNet(tries=2))) for config in (hard, late)]
     return [
-        Variant("hard, net", "safety", {"net": "yes"}, caught[0]),
+        Variant("hard, net", "safety", {"net": "yes"}, netted[0]),
         Variant("hard half way", "safety", {"net": "no"}, late),
-        Variant("hard half way, net", "safety", {"net": "yes"}, caught[1]),
+        Variant("hard half way, net", "safety", {"net": "yes"}, netted[1]),
     ]
 
 
@@ -259,24 +280,30 @@ _BUILT: dict[str, Callable[[Recipe], list[Variant]]] = {
     "safety": _nets,
     "model": models,
 }
+"""Group -> function that gives its variants; the group `scp` is built from the grid instead."""
 
 
 def variants_of(sweep: SweepConfig) -> list[Variant]:
-    """All ways of a sweep, references first."""
+    """All variants of a sweep, the references first."""
     recipe = recipe_of(sweep)
     grid = thresholds(recipe, sweep.grid) if "scp" in sweep.groups else []
     return references(recipe) + grid + [variant for group in sweep.groups if group in _BUILT for variant in _BUILT[group](recipe)]
 
 
 def at_step(sweep: SweepConfig, step: int) -> RunConfig:
-    """The run of every setting that fires after ``step`` updates."""
+    """The config of the run that switches after ``step`` updates; it stands for every setting of SCP that fires there."""
     return switching(recipe_of(sweep), AtStep(step))
 
 
-def fires_at(criterion: Plateau, told: list[tuple[int, float, float]]) -> int | None:
-    """The update at which a criterion fires over recorded ``(step, loss, gradient norm)``; None for never."""
+def fires_at(criterion: Plateau, updates: list[tuple[int, float, float]]) -> int | None:
+    """Replay a criterion over recorded updates: the step at which it fires, None where it never does.
+
+    Args:
+        criterion: the setting of SCP.
+        updates: ``(step, loss, gradient norm)`` of every update of a run with one pass, in order.
+    """
     state = criterion.begin()
-    for step, loss, norm in told:
+    for step, loss, norm in updates:
         state, reason = criterion.observe(state, step, loss, norm)
         if reason is not None:
             return step

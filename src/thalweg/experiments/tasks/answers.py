@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thalweg.experiments.drop import drops_with_looped
+from thalweg.experiments.drop import paired_drops
 from thalweg.experiments.metrics import Pairs, as_cell, paired, sign_of, too_few
 from thalweg.experiments.tasks.outcomes import LEARNED, trained_accuracy
 from thalweg.intervals import interval
@@ -136,7 +136,7 @@ def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> Verdict:
     as_looped = []
     for task in large:
         arms = runs.get(task, {})
-        drop_pairs = drops_with_looped(arms.get(arm, {}), arms.get("looped", {}))
+        drop_pairs = paired_drops(arms.get(arm, {}), arms.get("looped", {}))
         if drop_pairs:
             excess = interval([own - looped for own, looped in drop_pairs])
             numbers[f"drop beyond Looped's at the same updates, {task} (points)"] = as_cell(excess)

@@ -27,7 +27,7 @@ from thalweg.experiments.tasks.recipes import (
     task_recipe,
     task_runs,
 )
-from thalweg.experiments.words import command_words, in_words, model_words
+from thalweg.experiments.words import cell_text, command_words, model_words
 from thalweg.records.experiment import TaskOutcome, TaskStudySummary
 from thalweg.records.run import Cell, RunRecord, read_lengths
 from thalweg.report.switching.page import share_in_words
@@ -190,13 +190,13 @@ def _cells(outcome: TaskOutcome, summary: TaskStudySummary) -> list[str]:
     """One row of the table, without task and arm."""
     seeds = len(summary.seeds)
     return [
-        in_words(outcome.trained, seeds),
+        cell_text(outcome.trained, seeds),
         _at_length(outcome, summary.longest[outcome.task]),
         _at_length(outcome, max(outcome.lengths, default=0)),
-        in_words(outcome.drop, outcome.drop.n),
+        cell_text(outcome.drop, outcome.drop.n),
         " ".join(share_in_words(outcome.share_seconds)),
         " ".join(share_in_words(outcome.share_flops)),
-        in_words(outcome.seconds, seeds),
+        cell_text(outcome.seconds, seeds),
     ]
 
 

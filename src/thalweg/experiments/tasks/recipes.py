@@ -303,7 +303,7 @@ def shorter(run: RunConfig) -> RunConfig:
 
 
 def _shift_scp(recipe: TaskRecipe) -> RunConfig:
-    """SHIFT as on the Markov language: all lengths from the start, passes capped at one, then at none; SCP and a ramp."""
+    """SHIFT as on the Markov language: all lengths from the start, first with one pass, then without a cap; SCP and a ramp."""
     return replace(recipe.base, shift=ShiftConfig(_capped(recipe), recipe.criterion, recipe.ramp))
 
 
