@@ -8,13 +8,13 @@ extending, the table, what is missing, the page's place. An experiment of a user
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from thalweg.experiments.compared import Compared
 from thalweg.experiments.queue import Job, refuse_misfits
+from thalweg.records.run import Verdict
 
 Made = TypeVar("Made", bound="Summary")
 """The type of the summary that an experiment makes."""
@@ -36,6 +36,11 @@ class Summary(Protocol):
     @property
     def missing(self) -> tuple[str, ...]:
         """The runs that are not complete, each with its progress."""
+        ...
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What the experiment says."""
         ...
 
 
@@ -105,6 +110,6 @@ class Experiment(abc.ABC, Generic[Made]):
     def table(self, summary: Made) -> Table:
         """The table of a summary: one row for each arm or variant."""
 
-    @abc.abstractmethod
-    def lines(self, summary: Made) -> Sequence[str]:
-        """The verdicts of a summary, one line for each."""
+    def lines(self, summary: Made) -> list[str]:
+        """The verdicts of a summary, one line for each: the question with its answer."""
+        return [f"{verdict.claim} {verdict.verdict}" for verdict in summary.verdicts]

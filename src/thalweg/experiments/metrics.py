@@ -52,6 +52,11 @@ def held_out_errors(evaluation: EvaluationRecord) -> float:
     return 1 - evaluation.scores["held-out"]["all"].accuracy
 
 
+def final_loss(run: RunRecord) -> float:
+    """Held-out loss of the last evaluation over all sequences, in nats per token."""
+    return held_out_loss(run.evaluations[-1])
+
+
 def smoothed(run: RunRecord, spent: Measure, measure: Measure = held_out_loss) -> list[tuple[float, float]]:
     """The curve of a measure against cost, smoothed by a running mean over `LAST` evaluations.
 

@@ -29,11 +29,11 @@ from thalweg.errors import BadInputError, FolderError, ThalwegError, format_erro
 from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import read_plan, slug
-from thalweg.experiments.metrics import Pairs, cell
+from thalweg.experiments.metrics import Pairs, cell, final_loss
 from thalweg.experiments.queue import Job, unplanned
-from thalweg.experiments.words import cell_text, command_words, run_words
+from thalweg.experiments.words import command_words, run_words, summary_table
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
-from thalweg.records.run import Cell, RunRecord, Verdict, recorded
+from thalweg.records.run import Cell, Verdict, recorded
 from thalweg.report.user_experiment import Picture, write_own_report
 from thalweg.serialization import to_dict
 from thalweg.storage import read_json, write_json
@@ -56,7 +56,25 @@ class OwnPlan:
     seeds: tuple[int, ...]
 
 
-class OwnExperiment(Experiment[ExperimentSummary]):
+class _UserExperiment(Experiment[ExperimentSummary]):
+    """What an experiment of a user's own is called and how it is shown, whether or not its module is still there."""
+
+    kind, plan_file = "experiment", PLAN
+    plan: OwnPlan
+
+    @property
+    def described(self) -> str:
+        return f"the experiment {self.plan.experiment}"
+
+    @property
+    def command(self) -> str:
+        return command_words("study", self.plan.experiment, seeds=len(self.plan.seeds))
+
+    def table(self, summary: ExperimentSummary) -> Table:
+        return summary_table(summary)
+
+
+class OwnExperiment(_UserExperiment):
     """The base of a user-defined experiment; a subclass must give `arms`, and may give `outcomes`, `answers` and `figures`.
 
     The first line of the subclass's docstring is the title of the page. The class attribute ``seeds`` is the number of seeds.
@@ -68,7 +86,6 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         BadInputError: the number of seeds is below 1, or `arms` gives something else than configs by name.
     """
 
-    kind, plan_file = "experiment", PLAN
     seeds: ClassVar[int] = 3
 
     def __init__(self, name: str = "", seeds: int = 0) -> None:
@@ -130,10 +147,6 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         by_arm = {arm: {seed: records[slug(arm), seed] for seed in self.plan.seeds} for arm in self.configs}
         return {arm: {seed: run for seed, run in pairs.items() if run is not None} for arm, pairs in by_arm.items()}
 
-    @property
-    def command(self) -> str:
-        return command_words("study", self.plan.experiment, seeds=len(self.plan.seeds))
-
     def report(self, folder: Path) -> ExperimentSummary:
         runs, jobs = self.complete_runs(folder), self.jobs(folder)
         first = next((run for pairs in runs.values() for run in pairs.values()), None)
@@ -184,10 +197,6 @@ class OwnExperiment(Experiment[ExperimentSummary]):
         require(valid, f"{what}: figures()", drawings, "a dict of matplotlib figures by heading")
         return table, answers, [Picture(slug(heading), heading, figure) for heading, figure in drawings.items()]
 
-    @property
-    def described(self) -> str:
-        return f"the experiment {self.plan.experiment}"
-
     def compared(self, folder: Path) -> Compared:
         summary, runs = self.report(folder), {arm: pairs for arm, pairs in self.complete_runs(folder).items() if pairs}
         rows, folders = self.outcomes(runs), {job.name: job.folder for job in self.jobs(folder)}
@@ -198,14 +207,8 @@ class OwnExperiment(Experiment[ExperimentSummary]):
             arms[arm] = ComparedArm(pairs, values, stored([folders[f"{slug(arm)}-seed{seed}"] for seed in pairs]))
         return Compared(summary, "nats per token", arms, {arm: (arm, arm) for arm in arms})
 
-    def table(self, summary: ExperimentSummary) -> Table:
-        return _table_of(summary)
 
-    def lines(self, summary: ExperimentSummary) -> list[str]:
-        return lines_of(summary)
-
-
-class KeptExperiment(Experiment[ExperimentSummary]):
+class KeptExperiment(_UserExperiment):
     """A user-defined experiment whose module can no longer be imported; its page is made again from the stored summary.
 
     Args:
@@ -213,22 +216,12 @@ class KeptExperiment(Experiment[ExperimentSummary]):
         why: the message of the failed import.
     """
 
-    kind, plan_file = "experiment", PLAN
-
     def __init__(self, plan: OwnPlan, why: str) -> None:
         self.plan, self.why = plan, why
 
     def jobs(self, folder: Path) -> list[Job]:
         """Raise `BadInputError`: without the module no run can be planned."""
         raise BadInputError(f"experiment {self.plan.experiment}: {self.why}")
-
-    @property
-    def described(self) -> str:
-        return f"the experiment {self.plan.experiment}"
-
-    @property
-    def command(self) -> str:
-        return command_words("study", self.plan.experiment, seeds=len(self.plan.seeds))
 
     def compared(self, folder: Path) -> Compared:
         """Raise `BadInputError`: without the module the numbers of single runs are not known."""
@@ -239,32 +232,6 @@ class KeptExperiment(Experiment[ExperimentSummary]):
         summary = recorded(ExperimentSummary, read_json(path), path)
         write_own_report(summary, [], folder)
         return summary
-
-    def table(self, summary: ExperimentSummary) -> Table:
-        return _table_of(summary)
-
-    def lines(self, summary: ExperimentSummary) -> list[str]:
-        return lines_of(summary)
-
-
-def _table_of(summary: ExperimentSummary) -> Table:
-    """The table of a user-defined experiment, one row for each arm."""
-    seeds = len(summary.seeds)
-    rows = [
-        (arm, *(cell_text(row[heading], seeds) if heading in row else "-" for heading in summary.columns))
-        for arm, row in summary.table.items()
-    ]
-    return Table(f"{summary.name}: {seeds} seeds, mean and 95 % interval", ("arm", *summary.columns), tuple(rows))
-
-
-def lines_of(summary: ExperimentSummary) -> list[str]:
-    """One line for each verdict: the question with its answer."""
-    return [f"{verdict.claim} {verdict.verdict}" for verdict in summary.verdicts]
-
-
-def final_loss(run: RunRecord) -> float:
-    """Held-out loss of the last evaluation over all sequences, in nats per token."""
-    return run.evaluations[-1].scores["held-out"]["all"].loss
 
 
 def find_experiment(name: str, seeds: int = 0) -> OwnExperiment:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 
+from thalweg.experiments.experiment import Table
 from thalweg.models.config import ModelConfig
+from thalweg.records.experiment import ExperimentSummary
 from thalweg.records.run import Cell, Verdict
 from thalweg.report.page import NUMBERS
 from thalweg.train.config import RunConfig
@@ -94,3 +96,19 @@ def cell_text(value: Cell, seeds: int, column: str = "") -> str:
     if value.n < seeds:
         text += f" ({value.n} of {seeds} seeds)"
     return text
+
+
+def summary_table(summary: ExperimentSummary, what: str = "") -> Table:
+    """The table of a summary that holds one, a row for each arm.
+
+    Args:
+        summary: with its table.
+        what: the quantity in the cells, for the title; empty where the headings say it.
+    """
+    seeds = len(summary.seeds)
+    rows = [
+        (arm, *(cell_text(row[heading], seeds) if heading in row else "-" for heading in summary.columns))
+        for arm, row in summary.table.items()
+    ]
+    title = f"{summary.name}: {what}{seeds} seeds, mean and 95 % interval"
+    return Table(title, ("arm", *summary.columns), tuple(rows))

@@ -49,3 +49,6 @@ def show(cell: Cell) -> str:
     if cell.low is None or cell.high is None:
         return number(cell.mean)
     return f"{number(cell.mean)} [{number(cell.low)}, {number(cell.high)}]"
+
+
+PAGES.globals |= {"show": show, "number": number, "first": NUMBERS}

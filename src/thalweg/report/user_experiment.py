@@ -9,7 +9,7 @@ from typing import Any
 
 from thalweg.records.experiment import ExperimentSummary
 from thalweg.report.figures import Drawn, drawn, save_all, setup
-from thalweg.report.page import NUMBERS, PAGES, data_address, number, show
+from thalweg.report.page import PAGES, data_address
 from thalweg.storage import write_text
 
 
@@ -40,9 +40,6 @@ def write_own_report(summary: ExperimentSummary, pictures: Sequence[Picture], fo
         study=summary,
         setup_text=setup_text,
         figures=[(figure, data_address(figure)) for figure in figures],
-        show=show,
-        first=NUMBERS,
-        number=number,
     )
     write_text(folder / "report.html", page)
 

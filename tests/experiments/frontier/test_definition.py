@@ -47,8 +47,8 @@ def test_the_setting_with_the_lowest_mean_loss_is_chosen(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(definition, "final_loss", lambda record: record)
     low, high = study.plan.settings
-    assert study.chosen({low: [Done(0.3), Done(0.5)], high: [Done(0.1), Done(0.9)]}) == low  # type: ignore[list-item, dict-item]
-    assert study.chosen({low: [Done(None)], high: [Done(0.9)]}) == high  # type: ignore[list-item, dict-item]
+    assert study._best_setting({low: [Done(0.3), Done(0.5)], high: [Done(0.1), Done(0.9)]}) == low  # type: ignore[list-item, dict-item]
+    assert study._best_setting({low: [Done(None)], high: [Done(0.9)]}) == high  # type: ignore[list-item, dict-item]
 
 
 @pytest.mark.parametrize(

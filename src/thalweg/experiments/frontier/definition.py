@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from thalweg.errors import FolderError
@@ -18,17 +17,24 @@ from thalweg.experiments.frontier.recipes import (
     run_of,
     staged,
 )
-from thalweg.experiments.metrics import cell
+from thalweg.experiments.metrics import cell, final_loss
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
-from thalweg.experiments.words import command_words, cell_text, model_words
+from thalweg.experiments.words import command_words, model_words, summary_table
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
-from thalweg.records.run import Cell, RunRecord
+from thalweg.records.run import RunRecord
 from thalweg.report.frontier.figures import frontier_figure
 from thalweg.report.user_experiment import Picture, write_own_report
 from thalweg.serialization import to_dict
 from thalweg.storage import write_json
+from thalweg.train.config import RunConfig
 
 PLAN = "frontier.json"
+_Trials = dict[str, dict[Setting, list[Job]]]
+"""Arm -> setting -> runs that choose it."""
+_Settings = dict[str, Setting]
+"""Arm -> the setting that was chosen for it."""
+_Records = dict[str, dict[float, dict[int, RunRecord]]]
+"""Arm -> budget -> seed -> complete run."""
 _QUESTION = "For the operations that can be paid, which schedule of passes ends with the lowest held-out loss?"
 
 
@@ -65,14 +71,16 @@ class FrontierStudy(Experiment[ExperimentSummary]):
     def jobs(self, folder: Path) -> list[Job]:
         """First the runs that choose settings; those of an arm follow when all of its own are made."""
         trials = self.trials(folder)
-        made = [job for by_setting in trials.values() for jobs in by_setting.values() for job in jobs]
-        for arm in self.plan.arms:
-            setting = self.chosen(trials[arm])
-            if setting is not None:
-                made += [job for jobs in self.runs_of(folder, arm, setting).values() for job in jobs.values()]
-        return made
+        return self._jobs_of(folder, trials, self.chosen(trials))
 
-    def trials(self, folder: Path) -> dict[str, dict[Setting, list[Job]]]:
+    def _jobs_of(self, folder: Path, trials: _Trials, settings: _Settings) -> list[Job]:
+        """The jobs of all trials, and of the arms whose setting is known."""
+        jobs = [job for by_setting in trials.values() for some in by_setting.values() for job in some]
+        for arm, setting in settings.items():
+            jobs += [job for by_seed in self.runs_of(folder, arm, setting).values() for job in by_seed.values()]
+        return jobs
+
+    def trials(self, folder: Path) -> _Trials:
         """Arm -> setting -> runs at the middle budget on the seeds for choosing; none where there is only one setting."""
         plan, budget = self.plan, self.plan.tuning_budget
         if len(plan.settings) == 1:
@@ -88,8 +96,13 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             for arm in plan.arms
         }
 
-    def chosen(self, trials: dict[Setting, list[Job]]) -> Setting | None:
-        """The setting with the lowest mean held-out loss; None while runs are missing. One that diverged is not chosen."""
+    def chosen(self, trials: _Trials) -> _Settings:
+        """The setting of each arm with the lowest mean held-out loss; an arm whose trials are not all made is left out."""
+        settings = {arm: self._best_setting(trials[arm]) for arm in self.plan.arms}
+        return {arm: setting for arm, setting in settings.items() if setting is not None}
+
+    def _best_setting(self, trials: dict[Setting, list[Job]]) -> Setting | None:
+        """The setting of one arm; None while runs are missing. One that diverged is not chosen."""
         if not trials:
             return self.plan.settings[0]
         means: dict[Setting, float] = {}
@@ -111,20 +124,25 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             for budget in self.plan.budgets
         }
 
-    def records(self, folder: Path) -> dict[str, dict[float, dict[int, RunRecord]]]:
-        """Arm -> budget -> seed -> complete run."""
-        trials, found = self.trials(folder), {}
-        for arm in self.plan.arms:
-            setting = self.chosen(trials[arm])
-            runs = {} if setting is None else self.runs_of(folder, arm, setting)
-            found[arm] = {
-                budget: {seed: record for seed, job in jobs.items() if (record := job.record) is not None}
-                for budget, jobs in runs.items()
+    def _records(self, folder: Path, settings: _Settings) -> _Records:
+        """Arm -> budget -> seed -> complete run; an arm without a setting has none."""
+        jobs = {arm: self.runs_of(folder, arm, settings[arm]) if arm in settings else {} for arm in self.plan.arms}
+        return {
+            arm: {
+                budget: {seed: record for seed, job in by_seed.items() if (record := job.record) is not None}
+                for budget, by_seed in by_budget.items()
             }
-        return found
+            for arm, by_budget in jobs.items()
+        }
 
     def report(self, folder: Path) -> ExperimentSummary:
-        records, jobs, plan = self.records(folder), self.jobs(folder), self.plan
+        trials = self.trials(folder)
+        settings = self.chosen(trials)
+        return self._report(folder, self._jobs_of(folder, trials, settings), settings, self._records(folder, settings))
+
+    def _report(self, folder: Path, jobs: list[Job], settings: _Settings, records: _Records) -> ExperimentSummary:
+        """The same from jobs and records that were read once."""
+        plan = self.plan
         some = next((run for by_budget in records.values() for runs in by_budget.values() for run in runs.values()), None)
         if some is None or some.summary is None:
             raise FolderError(f"frontier {folder}: no arm has a complete run; run the same command again")
@@ -132,7 +150,10 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         missing = tuple(job.status for job in jobs if job.record is None)
         headings = tuple(f"loss at {budget:g} GFLOP (nats)" for budget in plan.budgets)
         table = {
-            arm: {heading: cell(_losses(by_budget.get(budget, {}))) for heading, budget in zip(headings, plan.budgets, strict=True)}
+            arm: {
+                heading: cell([excess(run) for run in by_budget.get(budget, {}).values()])
+                for heading, budget in zip(headings, plan.budgets, strict=True)
+            }
             for arm, by_budget in records.items()
             if any(by_budget.values())
         }
@@ -151,7 +172,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             columns=headings,
             table=table,
             verdicts=tuple(answers(curves, plan)),
-            setup=self.setup(folder, some) | unplanned(jobs),
+            setup=self._setup(settings) | unplanned(jobs),
             provenance=some.summary.provenance,
             figures=(FigureRecord(picture.name, picture.heading, caption),),
         )
@@ -160,8 +181,12 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         return summary
 
     def compared(self, folder: Path) -> Compared:
-        summary, arms = self.report(folder), {}
-        for arm, by_budget in self.records(folder).items():
+        trials = self.trials(folder)
+        settings = self.chosen(trials)
+        records = self._records(folder, settings)
+        summary = self._report(folder, self._jobs_of(folder, trials, settings), settings, records)
+        arms = {}
+        for arm, by_budget in records.items():
             for budget, runs in by_budget.items():
                 heading = "held-out loss above the best possible (nats)"
                 values: dict[str, dict[int, float | None]] = {heading: {seed: excess(run) for seed, run in runs.items()}}
@@ -170,25 +195,14 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         return Compared(summary, "nats per token", arms, {})
 
     def table(self, summary: ExperimentSummary) -> Table:
-        seeds = len(summary.seeds)
-        rows = [
-            (arm, *(cell_text(row.get(heading, Cell(None)), seeds) for heading in summary.columns))
-            for arm, row in summary.table.items()
-        ]
-        title = f"{summary.name}: held-out loss above the best possible, {seeds} seeds, mean and 95 % interval"
-        return Table(title, ("arm", *summary.columns), tuple(rows))
+        return summary_table(summary, "held-out loss above the best possible, ")
 
-    def lines(self, summary: ExperimentSummary) -> list[str]:
-        return [f"{one.claim} {one.verdict}" for one in summary.verdicts]
-
-    def setup(self, folder: Path, some: RunRecord) -> dict[str, str]:
+    def _setup(self, settings: _Settings) -> dict[str, str]:
         """Everything that is needed to repeat the experiment, by topic."""
-        plan, trials = self.plan, self.trials(folder)
-        settings = {arm: self.chosen(trials[arm]) for arm in plan.arms}
+        plan = self.plan
         rates = "; ".join(
             f"{arm} {setting.rate:g}" + (f", levels {setting.curriculum}" if any(setting.curriculum) else "")
             for arm, setting in settings.items()
-            if setting is not None
         )
         stages, shares = staged(plan.source, plan.loops)
         base = run_of(plan, constant(plan.loops), plan.budgets[0], plan.settings[0], 0)
@@ -231,14 +245,9 @@ _DATA = {
 }
 
 
-def _job(folder: Path, name: str, config) -> Job:
+def _job(folder: Path, name: str, config: RunConfig) -> Job:
     """One run in the queue."""
     return Job(name, config, folder / "runs" / name)
-
-
-def final_loss(run: RunRecord) -> float:
-    """Held-out loss of the last evaluation, in nats."""
-    return run.evaluations[-1].scores["held-out"]["all"].loss
 
 
 def excess(run: RunRecord) -> float:
@@ -248,12 +257,7 @@ def excess(run: RunRecord) -> float:
     return final_loss(run) - (ceilings["all"].loss if "all" in ceilings else 0.0)
 
 
-def _losses(runs: dict[int, RunRecord]) -> Sequence[float]:
-    """Losses above the best possible of some runs."""
-    return [excess(run) for run in runs.values()]
-
-
-def curves_of(records: dict[str, dict[float, dict[int, RunRecord]]]) -> Curves:
+def curves_of(records: _Records) -> Curves:
     """Arm -> seed -> points by budget; only seeds at which every budget of the arm is complete and above the best possible loss."""
     curves: Curves = {}
     for arm, by_budget in records.items():

@@ -19,7 +19,7 @@ from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.shift.criterion import AtStep, Plateau
 from thalweg.shift.onset import Hard, Onset, Ramp, Refine
-from thalweg.shift.plan import StagePlan, plan_stages
+from thalweg.shift.plan import plan_stages
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
 
 GIGA = 1e9
@@ -197,19 +197,17 @@ def run_of(plan: FrontierConfig, arm: str, budget: float, setting: Setting, seed
         BadInputError: the budget does not pay for a warm-up, or not for every stage.
     """
     model, batch = _model_of(plan, arm), 32
-    positions = {"markov": 11, "pointers": 20}[plan.source]
 
     def price(loops: int) -> float:
-        return cost(model, batch, positions, loops).training_step
+        return cost(model, batch, model.length, loops).training_step
 
     if arm == TWO_STAGES:
-        stages, shift = _two_stages(plan, budget, price)
+        steps, shift = _two_stages(plan, budget, price)
     else:
         schedule = schedule_of(plan.source, arm, plan.loops)
         stages = plan_stages(budget * GIGA, schedule.stages, schedule.shares, price)
         criteria = tuple(AtStep(step) for step in stages.switches)
-        shift = ShiftConfig(schedule.stages, criteria=criteria, onset=schedule.onset)  # type: ignore[arg-type]
-    steps = stages.steps
+        steps, shift = stages.steps, ShiftConfig(schedule.stages, criteria=criteria, onset=schedule.onset)  # type: ignore[arg-type]
     warmup = max(20, round(0.05 * steps)) if plan.source == "markov" else 50
     if steps < 2 * warmup:
         raise BadInputError(
@@ -235,7 +233,7 @@ def run_of(plan: FrontierConfig, arm: str, budget: float, setting: Setting, seed
     )
 
 
-def _two_stages(plan: FrontierConfig, budget: float, price: Callable[[int], float]) -> tuple[StagePlan, ShiftConfig]:
+def _two_stages(plan: FrontierConfig, budget: float, price: Callable[[int], float]) -> tuple[int, ShiftConfig]:
     """The paper's schedule: Single until SCP fires, then Looped, with the library's default ramp.
 
     When it switches is not known beforehand. As many updates are planned as the budget pays when a third of them have one pass;
@@ -245,7 +243,7 @@ def _two_stages(plan: FrontierConfig, budget: float, price: Callable[[int], floa
     steps = max(1, round(budget * GIGA / mean))
     rule = Plateau(delta_loss=0.02, patience=2, window=max(1, steps // 60))
     shift = ShiftConfig((1, plan.loops), criterion=rule, onset=Ramp(max(1, steps // 10)))
-    return StagePlan((1, plan.loops), (steps,), steps * mean), shift
+    return steps, shift
 
 
 def _model_of(plan: FrontierConfig, arm: str) -> ModelConfig:

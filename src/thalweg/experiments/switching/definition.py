@@ -93,7 +93,7 @@ class SwitchingSweep(Experiment[SweepSummary]):
     def lines(self, summary: SweepSummary) -> list[str]:
         settings = sum(outcome.group == "scp" for outcome in summary.outcomes)
         hidden = [f"{settings} settings of SCP are on the page"] if settings else []
-        return hidden + [f"{verdict.claim} {verdict.verdict}" for verdict in summary.verdicts]
+        return hidden + super().lines(summary)
 
 
 def job_of(folder: Path, arm: str, config: RunConfig, seed: int) -> Job:

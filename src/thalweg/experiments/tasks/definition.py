@@ -86,9 +86,6 @@ class TaskStudy(Experiment[TaskStudySummary]):
         rows = tuple((outcome.task, outcome.arm, *_cells(outcome, summary)) for outcome in summary.outcomes)
         return Table(title, (*scores, "drop (points)", "share of time", "of operations", "seconds"), rows)
 
-    def lines(self, summary: TaskStudySummary) -> list[str]:
-        return [f"{verdict.claim} {verdict.verdict}" for verdict in summary.verdicts]
-
 
 def task_jobs(study: TaskStudyConfig, folder: Path, facts: Mapping[str, TaskFacts] | None = None) -> dict[_Key, Job]:
     """``(task, arm, seed)`` -> the run's job.

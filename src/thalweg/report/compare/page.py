@@ -20,7 +20,7 @@ from thalweg.records.run import RunRecord, Verdict
 from thalweg.report.compare.differences import Difference
 from thalweg.report.curves import band
 from thalweg.report.figures import Drawn, Measure, drawn, save_all, score
-from thalweg.report.page import PAGES, data_address, number, show
+from thalweg.report.page import PAGES, data_address
 from thalweg.report.panels import COLOURS, STYLE, WIDTH, draw_mean_and_band, legend_below, plain, shortened
 from thalweg.serialization import to_dict
 from thalweg.storage import explained, read_json, write_json, write_text
@@ -229,8 +229,6 @@ def _render_comparison(comparison: Comparison, figures: Sequence[Drawn], folder:
         setup_text=_setups(comparison),
         again=shlex.join(["thalweg", "report", comparison.first.path, comparison.second.path, "--out", str(folder)]),
         summary=in_short(comparison),
-        show=show,
-        number=number,
         apart_in_words=apart_in_words,
         as_text=as_text,
         arms_in_words=arms_in_words,

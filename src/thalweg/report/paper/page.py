@@ -26,7 +26,7 @@ from thalweg.report.landscape.length_generalisation import figure_lengths
 from thalweg.report.landscape.motion import valley_figures
 from thalweg.report.landscape.phases import phases_drawn
 from thalweg.report.landscape.valley_surfaces import valleys_drawn
-from thalweg.report.page import NUMBERS, PAGES, data_address, number, show
+from thalweg.report.page import PAGES, data_address, show
 from thalweg.report.paper.charts import curves_chart, planes_chart, spectra_chart, styles
 from thalweg.report.paper.data_source import source_drawn
 from thalweg.report.paper.figures import accuracy_against_cost, step_time, verdicts_drawn
@@ -121,9 +121,6 @@ def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts
         addresses={name: data_address(figure) for name, figure in by_name.items()},
         again=shlex.join(["thalweg", "report", str(folder)]),
         answer=answer(summary),
-        show=show,
-        first=NUMBERS,
-        number=number,
     )
 
 

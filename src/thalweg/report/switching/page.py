@@ -8,7 +8,7 @@ from pathlib import Path
 from thalweg.records.experiment import Outcome, Share, SweepSummary
 from thalweg.records.run import RunRecord
 from thalweg.report.figures import Drawn, save_all, setup
-from thalweg.report.page import NUMBERS, PAGES, data_address, number, show
+from thalweg.report.page import PAGES, data_address
 from thalweg.report.switching.dot_plots import GROUPS, TITLES
 from thalweg.report.switching.figures import draw_sweep
 from thalweg.storage import write_text
@@ -41,10 +41,7 @@ def _render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
         groups=by_group(summary),
         titles=TITLES,
         many=_MANY,
-        show=show,
         share=share_in_words,
-        first=NUMBERS,
-        number=number,
         short=short,
         signed=signed,
     )

@@ -10,7 +10,7 @@ from thalweg.intervals import interval
 from thalweg.records.experiment import TaskOutcome, TaskStudySummary
 from thalweg.records.run import Cell, RunRecord
 from thalweg.report.figures import Drawn, save_all, setup
-from thalweg.report.page import NUMBERS, PAGES, data_address, show
+from thalweg.report.page import PAGES, data_address
 from thalweg.report.switching.page import share_in_words, short
 from thalweg.report.tasks.figures import draw_tasks, shown_lengths
 from thalweg.storage import write_text
@@ -55,9 +55,7 @@ def render_tasks(summary: TaskStudySummary, figures: Sequence[Drawn]) -> str:
         setup_text=setup(summary),
         figures=[(figure, data_address(figure)) for figure in figures],
         tables=task_tables(summary),
-        show=show,
         share=share_in_words,
-        first=NUMBERS,
         short=short,
         percent=percent,
     )
