@@ -235,3 +235,19 @@ def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
     near = difflib.get_close_matches(str(given)[:_LONGEST], names, n=1, cutoff=0.5)
     suggestion = f"did you mean {near[0]!r}? " if near else ""
     return BadInputError(f"unknown {what} {shown(given)}; {suggestion}Known: {', '.join(names) or 'none'}")
+
+
+def require_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise the error of `unknown` for the first of some names that does not exist.
+
+    Args:
+        what: kind of the names, such as "arm".
+        given: the names that were given.
+        known: the names that exist.
+    Raises:
+        BadInputError: suggests a similar name.
+    """
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise unknown(what, name, names)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig
-from thalweg.errors import BadInputError, require, unknown
+from thalweg.errors import BadInputError, require, require_known
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.shift.criterion import AtStep, Plateau
@@ -61,6 +61,11 @@ class FrontierConfig:
     seeds: tuple[int, ...]
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        require(self.loops >= 2, "--loops", self.loops, "at least 2 passes")
+        require_known("preset", [self.preset], presets_of(self.source))
+        require_known("arm", self.arms, arms_of(self.loops))
+
     @property
     def settings(self) -> tuple[Setting, ...]:
         """Everything that is tried for an arm."""
@@ -102,6 +107,11 @@ def constant(depth: int) -> str:
 STAGED, UNSCALED, TWO_STAGES, PLAIN = "staged", "staged-unscaled", "shift", "plain-looped"
 
 
+def presets_of(source: str) -> list[str]:
+    """Names of the presets of a source."""
+    return [name for kind, name in PRESETS if kind == source]
+
+
 def arms_of(loops: int) -> tuple[str, ...]:
     """Every arm for T passes."""
     return (*(constant(depth) for depth in range(1, loops + 1)), PLAIN, TWO_STAGES, UNSCALED, STAGED)
@@ -122,18 +132,12 @@ def plan_frontier(
     Raises:
         BadInputError: a source, preset or arm that does not exist.
     """
-    if source not in SOURCES:
-        raise unknown("source", source, SOURCES)
-    names = [name for kind, name in PRESETS if kind == source]
-    if preset not in names:
-        raise unknown("preset", preset, names)
+    require_known("source", [source], SOURCES)
+    require_known("preset", [preset], presets_of(source))
     chosen = PRESETS[source, preset]
     deepest = loops or chosen.loops
-    require(deepest >= 2, "--loops", deepest, "at least 2 passes")
     known = arms_of(deepest)
-    for arm in arms:
-        if arm not in known:
-            raise unknown("arm", arm, known)
+    require_known("arm", arms, known)
     needed = {*arms, constant(deepest)} if arms else set(known)
     count = seeds or chosen.seeds
     return FrontierConfig(

@@ -12,7 +12,7 @@ from typing import Literal
 
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.text import TextConfig
-from thalweg.errors import require, unknown
+from thalweg.errors import require, require_known
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.records.landscape import LandscapePlan
@@ -195,6 +195,13 @@ class StudyConfig:
     landscape: bool = True
     """Whether the landscape of every run is measured after it."""
 
+    def __post_init__(self) -> None:
+        require_known("preset", [self.preset], PRESETS)
+        require_known("arm", self.arms, ARMS)
+        steps = PRESETS[self.preset].steps
+        having = ", ".join(name for name, preset in PRESETS.items() if self.task in preset.steps)
+        require(self.task in steps, "--preset", self.preset, f"one that {self.task} has: {having}")
+
 
 def plan(
     task: str,
@@ -220,15 +227,8 @@ def plan(
     Raises:
         BadInputError: an unknown task, preset or arm (the message suggests the closest name), or options that exclude each other.
     """
-    if task not in TASKS:
-        raise unknown("study", task, TASKS)
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    for arm in arms:
-        if arm not in ARMS:
-            raise unknown("arm", arm, ARMS)
-    fits = task in PRESETS[preset].steps
-    require(fits, "--preset", preset, f"one that {task} has: {', '.join(n for n, p in PRESETS.items() if task in p.steps)}")
+    require_known("study", [task], TASKS)
+    require_known("preset", [preset], PRESETS)
     require(not (text and task != "text"), "--text", text, "to go with the study `text`")
     require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
     chosen = tuple(dict.fromkeys(arms)) or PRESETS[preset].arms

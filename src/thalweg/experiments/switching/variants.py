@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from thalweg.data.markov_data import MarkovConfig
-from thalweg.errors import require, unknown
+from thalweg.errors import require, require_known
 from thalweg.experiments.paper.recipes import Recipe, looped, shift, shift_hard, single, text
 from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import AtStep, LookAhead, Plateau
@@ -64,6 +64,11 @@ class SweepConfig:
     """File or folder of the text task."""
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        require_known("preset", [self.preset], PRESETS)
+        require_known("group", self.groups, GROUPS)
+        require(self.loops >= 2, "--loops", self.loops, "at least 2 passes, as there is nothing to switch to otherwise")
+
     @property
     def grid(self) -> SweepPreset:
         """The preset of the sweep, which holds the grid of SCP's settings."""
@@ -86,16 +91,11 @@ def sweep_of(
     Raises:
         BadInputError: an unknown task, preset or group (the message suggests the closest name), or options that exclude each other.
     """
-    if task not in LOOPS:
-        raise unknown("sweep", task, LOOPS)
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    for group in groups:
-        if group not in GROUPS:
-            raise unknown("group", group, GROUPS)
+    require_known("sweep", [task], LOOPS)
+    require_known("preset", [preset], PRESETS)
+    require_known("group", groups, GROUPS)
     require(not (text and task != "text"), "--text", text, "to go with the sweep of `text`")
     require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
-    require(loops == 0 or loops >= 2, "--loops", loops, "at least 2 passes, as there is nothing to switch to otherwise")
     numbers = tuple(range(seeds or PRESETS[preset].seeds))
     chosen = tuple(group for group in GROUPS if group in groups)
     return SweepConfig(task, preset, loops or LOOPS[task], chosen, numbers, text, device)  # type: ignore[arg-type]

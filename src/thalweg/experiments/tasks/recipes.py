@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from thalweg.data.find_task import checked_task, find_task
+from thalweg.data.find_task import checked_task, find_task, own
 from thalweg.data.task_data import TaskConfig, with_extra
 from thalweg.data.tasks import TASKS
-from thalweg.errors import require, unknown
+from thalweg.errors import require, require_known
 from thalweg.models.config import ModelConfig
 from thalweg.records.experiment import ALONG
 from thalweg.shift.criterion import LossBelow, Plateau
@@ -88,6 +88,11 @@ class TaskStudyConfig:
     seeds: tuple[int, ...]
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        require_known("preset", [self.preset], PRESETS)
+        require_known("task", [task for task in self.tasks if not own(task)], TASKS)
+        require_known("arm", self.arms, ALL)
+
 
 def plan_tasks(
     preset: str, tasks: tuple[str, ...] = (), arms: tuple[str, ...] = (), seeds: int = 0, device: str = "auto"
@@ -104,13 +109,9 @@ def plan_tasks(
         BadInputError: an unknown preset, task or arm (the message suggests the closest name), a negative number of seeds, or a
             task of the user's own that contradicts itself.
     """
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
+    require_known("preset", [preset], PRESETS)
     for task in tasks:
         checked_task(task, task_recipe(task, PRESETS[preset]).data.used_lengths)
-    for arm in arms:
-        if arm not in ALL:
-            raise unknown("arm", arm, ALL)
     require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
     numbers = tuple(range(seeds or PRESETS[preset].seeds))
     all_tasks, all_arms = tuple(dict.fromkeys(tasks)) or tuple(TASKS), tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
