@@ -38,6 +38,13 @@ def test_an_arm_that_is_already_lower_at_its_cheapest_gives_an_upper_bound() -> 
     assert (ratios.upper_bounds, str(ratios)) == (1, "at most 0.50")
 
 
+def test_a_bound_at_every_seed_has_no_interval_but_decides() -> None:
+    ratios = equal_loss({seed: power(0.1) for seed in range(3)}, {seed: power(1.0) for seed in range(3)}, 1)
+    assert ratios is not None
+    assert (ratios.cell.low, ratios.cell.high, str(ratios)) == (None, None, "at most 0.50")
+    assert ratios.is_below_one
+
+
 def test_an_arm_that_never_gets_there_gives_a_lower_bound_and_no_verdict() -> None:
     ratios = equal_loss({seed: power(10.0) for seed in range(5)}, {seed: power(1.0) for seed in range(5)}, 1)
     assert ratios is not None

@@ -132,7 +132,7 @@ def _against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_w
     numbers = {}
     for budget, one in ratios.items():
         bound = "at most" if one.upper_bounds else "at least" if one.lower_bounds else "ratio"
-        numbers[f"operations at the loss of {budget:g} GFLOP, {bound}"] = Cell(one.value, one.low, one.high, one.n)
+        numbers[f"operations at the loss of {budget:g} GFLOP, {bound}"] = one.cell
     for index, budget in enumerate(plan.budgets):
         logs = loss_ratio(curves[arm], curves[rival], index)
         if logs is not None:

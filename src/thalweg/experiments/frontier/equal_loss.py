@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from thalweg.experiments.metrics import MIN_SEEDS
 from thalweg.intervals import Interval, interval
+from thalweg.records.run import Cell
 
 Curve = Sequence[tuple[float, float]]
 """Of one arm and seed, by budget: operations (FLOPs), loss above the floor (nats)."""
@@ -50,10 +51,16 @@ class Ratios:
         """Whether the arm needs more operations."""
         return self.n >= MIN_SEEDS and not self.upper_bounds and self.low is not None and self.low > 1
 
+    @property
+    def cell(self) -> Cell:
+        """Mean and interval; a bound at every seed, or one from below at any, has no interval, only its mean."""
+        bounded = self.lower_bounds or self.upper_bounds == self.n
+        return Cell(self.value, None, None, self.n) if bounded else Cell(self.value, self.low, self.high, self.n)
+
     def __str__(self) -> str:
         sign = "at least " if self.lower_bounds else "at most " if self.upper_bounds else ""
-        ends = "" if self.low is None or self.high is None or self.lower_bounds else f" [{self.low:.2f}, {self.high:.2f}]"
-        return f"{sign}{self.value:.2f}{ends}"
+        low, high = self.cell.low, self.cell.high
+        return f"{sign}{self.value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def operations_at(curve: Curve, loss: float) -> Ratio:
