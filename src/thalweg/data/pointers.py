@@ -7,6 +7,9 @@ each node (f(root) = root); then come Q query nodes. The answer at each query is
 pointer of its pointer's answer gets one level further, so that deep nodes need several passes, and as a root is a fixed point
 further passes do no harm. A guess is right about half of the time.
 
+With `negations` the sample is a program: each node is a variable that is set to another one or to its negation, and the two roots
+are set to true or false. The answer is the value of the variable, so that every level has to be computed and not only followed.
+
 The depth of the trees grows during training: level k has queries at depths 1 to k.
 """
 
@@ -47,6 +50,8 @@ class PointersConfig:
     """Updates over which the level grows from 1 to `levels` after that, in equal parts; 0 for `levels` from then on."""
     samples: Annotated[int, Whole(1, 10**6)] = 2000
     """Held-out samples, all of the deepest level."""
+    negations: bool = False
+    """Whether nodes are variables, set to another or its negation, and the answer is a value and not a root."""
 
     def __post_init__(self) -> None:
         checked(self, "data.")
@@ -57,8 +62,13 @@ class PointersConfig:
 
     @property
     def vocabulary(self) -> int:
-        """Pointers, and nodes that are asked for."""
-        return 2 * self.nodes
+        """Pointers, and nodes that are asked for; with negations also negated pointers, false and true."""
+        return self.first_query + self.nodes
+
+    @property
+    def first_query(self) -> int:
+        """Token that asks for node 0."""
+        return 2 * self.nodes + 2 if self.negations else self.nodes
 
     @property
     def length(self) -> int:
@@ -89,7 +99,9 @@ class PointersData:
     def facts(self) -> dict:
         """What a record needs to know about the data; JSON values."""
         config = self.config
-        return {"kind": config.kind, "nodes": config.nodes, "queries": config.queries, "levels": config.levels}
+        return {"kind": config.kind, "nodes": config.nodes, "queries": config.queries, "levels": config.levels} | (
+            {"negations": True} if config.negations else {}
+        )
 
 
 def draw(config: PointersConfig, level: int, count: int, rng: np.random.Generator) -> Examples:
@@ -99,7 +111,8 @@ def draw(config: PointersConfig, level: int, count: int, rng: np.random.Generato
     deep. Then the nodes are renamed at random.
 
     Returns:
-        Inputs: N pointers, then Q queries as tokens from N on. Targets: the roots at the queries.
+        Inputs: N pointers, then Q queries. Targets: the roots at the queries. With negations, N + p is a negated pointer to p, 2 N
+        and 2 N + 1 are false and true, and the targets are the latter.
     """
     nodes, queries, rows = config.nodes, config.queries, np.arange(count)
     parents, depths, roots = (np.zeros((count, nodes), dtype=np.int64) for _ in range(3))
@@ -116,12 +129,34 @@ def draw(config: PointersConfig, level: int, count: int, rng: np.random.Generato
     pointers = np.empty_like(parents)
     np.put_along_axis(pointers, labels, np.take_along_axis(labels, parents, 1), 1)
     answers = np.take_along_axis(labels, np.take_along_axis(roots, asked, 1), 1)
+    if config.negations:
+        tokens, values = _program(parents, pointers, labels, rng)
+        pointers, answers = tokens, 2 * nodes + np.take_along_axis(values, asked, 1)
     return Examples(
-        inputs=np.concatenate([pointers, nodes + np.take_along_axis(labels, asked, 1)], axis=1),
+        inputs=np.concatenate([pointers, config.first_query + np.take_along_axis(labels, asked, 1)], axis=1),
         targets=np.concatenate([np.full((count, nodes), IGNORED), answers], axis=1),
         lengths=np.full(count, level),
         loops=np.full(count, EVERY_PASS),
     )
+
+
+def _program(parents: NDArray, pointers: NDArray, labels: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Negate each node or not at random: the tokens by label, and the values of the nodes before they are renamed.
+
+    Args:
+        parents: parent of every node, earlier nodes only, the roots first, ``(B, N)``.
+        pointers: the same by label.
+        labels: new name of every node.
+        rng: draws the negations; at a root, its value.
+    """
+    negated = rng.integers(0, 2, parents.shape)
+    values, (count, nodes) = negated.copy(), parents.shape
+    for node in range(TREES, nodes):
+        values[:, node] ^= values[np.arange(count), parents[:, node]]
+    shown = np.empty_like(negated)
+    np.put_along_axis(shown, labels, negated, 1)
+    roots = pointers == np.arange(nodes)
+    return np.where(roots, 2 * nodes + shown, pointers + nodes * shown), values
 
 
 def _parent(node: int, level: int, depths: NDArray, parents: NDArray, rng: np.random.Generator) -> NDArray:
