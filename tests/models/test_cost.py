@@ -79,6 +79,13 @@ def test_a_loop_costs_a_pass_and_no_head():
     assert four.forward - one.forward == 3 * one.per_pass
 
 
+@pytest.mark.parametrize("block", ["attention", "gpt"])
+def test_prelude_and_coda_are_counted_once(block):
+    config = config_of(block=block, prelude=2, coda=1, layers=2)
+    forward, backward = counted(config, 3)
+    assert (cost(config, BATCH, LENGTH, 3).forward, cost(config, BATCH, LENGTH, 3).training_step) == (forward, forward + backward)
+
+
 def test_a_training_step_costs_three_forward_calls():
     assert Cost(per_pass=5.0, head=2.0, loops=3).training_step == 3 * 17
 

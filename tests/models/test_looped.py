@@ -36,6 +36,8 @@ MORE = [
     {"learned_gains": 5, "loop_norm": True, "residual_loops": 4, "injection": True, "norm": "none", "attention": "linear"},
     {"learned_gains": 4, "loop_norm": True, "residual_loops": 2, "block": "gpt", "layers": 2},
     {"block": "gpt", "layers": 2, "injection": True, "positions": "rotary", "tied": True},
+    {"block": "gpt", "prelude": 1, "coda": 2, "injection": True, "residual_loops": 3},
+    {"prelude": 1, "coda": 1, "positions": "rotary"},
 ]
 EVERY = [*FAMILIES, *MORE]
 
@@ -92,23 +94,28 @@ def by_hand(model, tokens, loops):
     embedded = w["embedding.weight"][tokens]
     if config.positions == "learned":
         embedded = embedded + w["positions.weight"][: tokens.shape[1]]
-    states, share = embedded, config.residual_loops**-0.5
+
+    def stacked(x, part, layers, share=1.0):
+        for layer in range(layers):
+            name = f"{part}.{layer}"
+            x = x + share * attended(normed(x, f"{name}.attention_norm"), f"{name}.attention")
+            if config.block == "gpt":
+                y = affine(normed(x, f"{name}.mlp_norm"), f"{name}.up")
+                y = y / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+                x = x + share * affine(y, f"{name}.down")
+        return x
+
+    states = embedded = stacked(embedded, "prelude", config.prelude)
     for index in range(loops):
         before = states
         if config.injection and index > 0:
             states = states + embedded
-        for layer in range(config.layers):
-            name = f"blocks.{layer}"
-            states = states + share * attended(normed(states, f"{name}.attention_norm"), f"{name}.attention")
-            if config.block == "gpt":
-                x = affine(normed(states, f"{name}.mlp_norm"), f"{name}.up")
-                x = x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-                states = states + share * affine(x, f"{name}.down")
+        states = stacked(states, "blocks", config.layers, config.residual_loops**-0.5)
         if config.loop_norm:
             states = normed(states, "loop_norm")
         if config.learned_gains and index > 0:
             states = before + w["pass_gains"][index - 1] * (states - before)
-    return normed(states, "final_norm") @ w["head.weight"].T
+    return normed(stacked(states, "coda", config.coda), "final_norm") @ w["head.weight"].T
 
 
 def loss_of(model, weights, loops=2):
@@ -159,7 +166,7 @@ def test_loops_apply_the_same_stack_again_and_again(variant):
             states = block(states, block.attention.fused(), rotation)
         states = model.loop_norm(states) if variant.get("loop_norm") else states
         states = before.lerp(states, model.pass_gains[index - 1]) if variant.get("learned_gains") and index else states
-    assert torch.equal(model(TOKENS, loops=3), model.head(model.final_norm(states)))
+    assert torch.equal(model(TOKENS, loops=3), model.read(states))
 
 
 @every_model

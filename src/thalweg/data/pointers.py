@@ -27,6 +27,7 @@ from thalweg.errors import require
 from thalweg.serialization import checked
 from thalweg.streams import stream
 
+MARKED = 0.15
 TREES = 2
 """Trees in a sample."""
 EVERY_PASS = 10**6
@@ -50,8 +51,8 @@ class PointersConfig:
     """Updates over which the level grows from 1 to `levels` after that, in equal parts; 0 for `levels` from then on."""
     samples: Annotated[int, Whole(1, 10**6)] = 2000
     """Held-out samples, all of the deepest level."""
-    negations: bool = False
-    """Whether nodes are variables, set to another or its negation, and the answer is a value and not a root."""
+    marks: bool = False
+    """Whether some nodes are marked, and the answer is whether the query or one of its ancestors is."""
 
     def __post_init__(self) -> None:
         checked(self, "data.")
@@ -68,7 +69,7 @@ class PointersConfig:
     @property
     def first_query(self) -> int:
         """Token that asks for node 0."""
-        return 2 * self.nodes + 2 if self.negations else self.nodes
+        return 2 * self.nodes + 2 if self.marks else self.nodes
 
     @property
     def length(self) -> int:
@@ -100,7 +101,7 @@ class PointersData:
         """What a record needs to know about the data; JSON values."""
         config = self.config
         return {"kind": config.kind, "nodes": config.nodes, "queries": config.queries, "levels": config.levels} | (
-            {"negations": True} if config.negations else {}
+            {"marks": True} if config.marks else {}
         )
 
 
@@ -122,16 +123,16 @@ def draw(config: PointersConfig, level: int, count: int, rng: np.random.Generato
         parents[:, node] = parent
         depths[:, node] = 0 if is_root else depths[rows, parent] + 1
         roots[:, node] = node if is_root else roots[rows, parent]
-    wanted = rng.integers(1, level + 1, (count, queries))
+    wanted = rng.integers(0 if config.marks else 1, level + 1, (count, queries))
     chances = rng.random((count, queries, nodes)) * (depths[:, None] == wanted[:, :, None])
     asked = chances.argmax(2)
     labels = rng.permuted(np.tile(np.arange(nodes), (count, 1)), axis=1)
     pointers = np.empty_like(parents)
     np.put_along_axis(pointers, labels, np.take_along_axis(labels, parents, 1), 1)
     answers = np.take_along_axis(labels, np.take_along_axis(roots, asked, 1), 1)
-    if config.negations:
-        tokens, values = _program(parents, pointers, labels, rng)
-        pointers, answers = tokens, 2 * nodes + np.take_along_axis(values, asked, 1)
+    if config.marks:
+        pointers, above = _marked(parents, pointers, labels, rng)
+        answers = 2 * nodes + np.take_along_axis(above, asked, 1)
     return Examples(
         inputs=np.concatenate([pointers, config.first_query + np.take_along_axis(labels, asked, 1)], axis=1),
         targets=np.concatenate([np.full((count, nodes), IGNORED), answers], axis=1),
@@ -140,23 +141,22 @@ def draw(config: PointersConfig, level: int, count: int, rng: np.random.Generato
     )
 
 
-def _program(parents: NDArray, pointers: NDArray, labels: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
-    """Negate each node or not at random: the tokens by label, and the values of the nodes before they are renamed.
+def _marked(parents: NDArray, pointers: NDArray, labels: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Mark nodes at random: the tokens by label, and for every node, before it is renamed, whether it or an ancestor is marked.
 
     Args:
         parents: parent of every node, earlier nodes only, the roots first, ``(B, N)``.
         pointers: the same by label.
         labels: new name of every node.
-        rng: draws the negations; at a root, its value.
+        rng: draws the marks.
     """
-    negated = rng.integers(0, 2, parents.shape)
-    values, (count, nodes) = negated.copy(), parents.shape
+    marks = (rng.random(parents.shape) < MARKED).astype(np.int64)
+    above, (count, nodes) = marks.copy(), parents.shape
     for node in range(TREES, nodes):
-        values[:, node] ^= values[np.arange(count), parents[:, node]]
-    shown = np.empty_like(negated)
-    np.put_along_axis(shown, labels, negated, 1)
-    roots = pointers == np.arange(nodes)
-    return np.where(roots, 2 * nodes + shown, pointers + nodes * shown), values
+        above[:, node] |= above[np.arange(count), parents[:, node]]
+    shown = np.empty_like(marks)
+    np.put_along_axis(shown, labels, marks, 1)
+    return pointers + nodes * shown, above
 
 
 def _parent(node: int, level: int, depths: NDArray, parents: NDArray, rng: np.random.Generator) -> NDArray:

@@ -62,8 +62,9 @@ def run_words(config: RunConfig) -> str:
 def model_words(model: ModelConfig) -> str:
     """A phrase that describes a model: family, size, attention, norm, positions, head."""
     family = "attention-only" if model.block == "attention" else "GPT-2-style block (attention + MLP)"
+    ends = f" between {model.prelude} before and {model.coda} after the passes" if model.prelude or model.coda else ""
     return (
-        f"{family}, {model.layers} layer(s), width {model.width}, {model.heads} head(s), {model.attention} attention, "
+        f"{family}, {model.layers} layer(s){ends}, width {model.width}, {model.heads} head(s), {model.attention} attention, "
         f"norm {model.norm}, {model.positions} positions, {'tied' if model.tied else 'untied'} head"
         f"{', input injection' if model.injection else ''}"
     )

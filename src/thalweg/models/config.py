@@ -25,6 +25,10 @@ class ModelConfig:
     """Width D of the residual stream."""
     layers: Annotated[int, Whole(1, 10**4)] = 1
     """Number of blocks in the stack that one pass applies."""
+    prelude: Annotated[int, Whole(0, 10**4)] = 0
+    """Number of blocks before the first pass, applied once; their output is what injection adds."""
+    coda: Annotated[int, Whole(0, 10**4)] = 0
+    """Number of blocks after the last pass, applied once."""
     heads: Annotated[int, Whole(1, 10**5)] = 1
     """Number of attention heads; must divide the width."""
     block: Literal["attention", "gpt"] = "attention"

@@ -26,11 +26,13 @@ class Cost:
     """Operations of the head, once per call."""
     loops: float
     """Number of passes; their mean if every sequence has its own number."""
+    ends: float = 0.0
+    """Operations of prelude and coda, once per call."""
 
     @property
     def forward(self) -> float:
-        """Operations of a forward call, ``loops * per_pass + head``."""
-        return self.loops * self.per_pass + self.head
+        """Operations of a forward call, ``loops * per_pass + head + ends``."""
+        return self.loops * self.per_pass + self.head + self.ends
 
     @property
     def training_step(self) -> float:
@@ -57,7 +59,8 @@ def cost(config: ModelConfig, batch: int, length: int, loops: float = 1) -> Cost
     block = 2 * tokens * width * 3 * width + 2 * (2 * batch * length * length * width)
     if config.block == "gpt":
         block += 2 * tokens * width * width + 2 * (2 * tokens * width * config.expansion * width)
-    return Cost(float(config.layers * block), float(2 * tokens * width * config.vocabulary), loops)
+    head = 2 * tokens * width * config.vocabulary
+    return Cost(float(config.layers * block), float(head), loops, float((config.prelude + config.coda) * block))
 
 
 def parameters(model: nn.Module) -> int:

@@ -9,6 +9,9 @@ T is an argument of the call; ``loops=1`` is the paper's Single-Attn, more loops
 At g = 1 this is the plain pass, at g = 0 the pass has no effect, both exactly to the last bit, so that a schedule can bring in new
 passes without a jump of the model's function.
 
+With ``prelude`` and ``coda`` further blocks are applied once, before the first pass and after the last one: the form of
+arXiv 2502.05171.
+
 Three fields of `ModelConfig` help with many loops. With ``learned_gains`` the gain of a pass is multiplied by a weight that starts
 at zero, so that even a hard switch causes no jump. With ``loop_norm`` every pass ends in a LayerNorm. With ``residual_loops`` the
 residual branches are scaled down, see `thalweg.models.block`.
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -70,7 +73,10 @@ class LoopedTransformer(nn.Module):
         block = GPTBlock if config.block == "gpt" else AttentionBlock
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.length, config.width) if config.positions == "learned" else None
+        unscaled = replace(config, residual_loops=1)
+        self.prelude = nn.ModuleList(block(unscaled) for _ in range(config.prelude))
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
+        self.coda = nn.ModuleList(block(unscaled) for _ in range(config.coda))
         count = 1 if config.shared_gain else config.learned_gains - 1
         self.pass_gains = nn.Parameter(torch.full((count,), config.gain_start)) if config.learned_gains else None
         """Learned gains of the passes from the second on, ``(learned_gains - 1,)``, or the one that they share, ``(1,)``."""
@@ -197,8 +203,15 @@ class LoopedTransformer(nn.Module):
         return Context(stack, self.rotation(tokens.shape[1], tokens.device))
 
     def read(self, states: Tensor) -> Tensor:
-        """Final norm and head: logits ``(B, L, V)`` of states ``(B, L, D)``."""
-        return self.head(self.final_norm(states))
+        """Coda, final norm and head: logits ``(B, L, V)`` of states ``(B, L, D)``."""
+        return self.head(self.final_norm(self._once(self.coda, states)))
+
+    def _once(self, blocks: nn.ModuleList, states: Tensor) -> Tensor:
+        """The states ``(B, L, D)`` after the blocks of prelude or coda."""
+        rotation = self.rotation(states.shape[1], states.device) if blocks else None
+        for block in cast(list[AttentionBlock], list(blocks)):
+            states = block(states, block.attention.fused(), rotation)
+        return states
 
     def gain(self, index: int, gains: Gains) -> float | Tensor:
         """The gain of a pass, counted from 0: the given gain times the learned one; a given 0 stays the number 0."""
@@ -213,12 +226,13 @@ class LoopedTransformer(nn.Module):
         return cast(list[AttentionBlock], list(self.blocks))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Token embeddings plus learned positions, ``(B, L, D)``."""
-        if self.positions is None:
-            return self.embedding(tokens)
-        length = tokens.shape[1]
-        require(length <= self.config.length, "sequence", length, f"at most {self.config.length} tokens (model.length)")
-        return self.embedding(tokens) + self.positions.weight[:length]
+        """Token embeddings plus learned positions, after the blocks of the prelude, ``(B, L, D)``."""
+        embedded = self.embedding(tokens)
+        if self.positions is not None:
+            length = tokens.shape[1]
+            require(length <= self.config.length, "sequence", length, f"at most {self.config.length} tokens (model.length)")
+            embedded = embedded + self.positions.weight[:length]
+        return self._once(self.prelude, embedded)
 
     def rotation(self, length: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
         """The rotary table for a length, see `rotation_table`; None without rotary positions."""
@@ -281,8 +295,8 @@ def _initialise(model: LoopedTransformer, generator: torch.Generator | None) -> 
     """Draw the initial weights, parameter by parameter in the order of ``named_parameters``.
 
     Matrices and embeddings are normal with mean 0. Their standard deviation is ``deviation`` if that is given, else 0.02 for the
-    "gpt" block and 1 / sqrt(D) for the "attention" block; for residual projections it is divided by sqrt(2 * layers). The value
-    weights are then multiplied by ``value_scale``. Norms start at 1, biases and learned gains at 0.
+    "gpt" block and 1 / sqrt(D) for the "attention" block; for residual projections it is divided by sqrt(2 * layers), prelude and
+    coda counted. The value weights of the stack are then multiplied by ``value_scale``. Norms start at 1, biases and learned gains at 0.
 
     Source:
         GPT-2's code for "gpt". The paper gives no initialisation for its own model; 1 / sqrt(fan-in) is our choice.
@@ -296,7 +310,7 @@ def _initialise(model: LoopedTransformer, generator: torch.Generator | None) -> 
             continue
         deviation = config.deviation or (0.02 if config.block == "gpt" else 1 / math.sqrt(config.width))
         if name.endswith(("output.weight", "down.weight")):
-            deviation /= math.sqrt(2 * config.layers)
+            deviation /= math.sqrt(2 * (config.prelude + config.layers + config.coda))
         nn.init.normal_(parameter, std=deviation, generator=generator)
     with torch.no_grad():
         for block in model.stack():

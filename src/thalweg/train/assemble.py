@@ -54,7 +54,8 @@ def needs(config: RunConfig) -> Needs:
     """Estimate the memory of a run from its config alone."""
     model, data, size = config.model, config.data, config.training.batch
     per_block = 2 * model.width**2 + (2 * model.expansion * model.width**2 if model.block == "gpt" else 0)
-    weights = model.vocabulary * model.width + model.layers * per_block
+    once = model.prelude + model.coda
+    weights = model.vocabulary * model.width + (model.layers + once) * per_block
     if model.positions == "learned":
         weights += model.length * model.width
     # Copies of the weights: themselves, their gradient, and the running means of the optimizer.
@@ -66,7 +67,7 @@ def needs(config: RunConfig) -> Needs:
     elif isinstance(data, TaskConfig):
         tokens = data.samples * data.longest * (data.longest + 1) // 2
         passes, share = min(passes, data.deepest), 0.25  # most samples of a batch are shorter and have fewer passes
-    states = share * size * length * (model.width * model.layers * passes + model.vocabulary)
+    states = share * size * length * (model.width * (model.layers * passes + once) + model.vocabulary)
     return Needs(8 * tokens, 4 * copies * weights, int(4 * states))
 
 
