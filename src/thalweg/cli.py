@@ -179,6 +179,7 @@ def frontier(
     out: Path | None = None,
     jobs: _Jobs = 0,
     device: str = "auto",
+    optimizer: str = "adamw",
     json_: _Json = False,
 ) -> None:
     """Find the schedule of passes that ends lowest for the operations that can be paid.
@@ -192,12 +193,14 @@ def frontier(
     Parameters
     ----------
     source:
-        What is learned: `markov` (the Markov language, where depth hardly pays) or `pointers` (roots of trees, where it pays).
+        What is learned: `markov` (the Markov language, where depth hardly pays), or, where it pays, `pointers` (roots of trees) or
+        `ancestors` (marked ancestors in trees).
     preset:
         `quick` (3 seeds, minutes) or `paper` (5 seeds, an hour or more); of markov `deep` too (12 passes).
     arms:
-        Some arms only, with commas: depth-1, depth-2, ..., plain-looped, shift, staged, staged-unscaled. The deepest constant arm
-        is always there, as everything is compared with it.
+        Some arms only, with commas: depth-1, depth-2, ..., plain-looped, shift, staged, staged-unscaled; when not given, all of
+        these. Other ways to keep T passes trainable: looped-own-gains, looped-norm, looped-by-t, looped-deepnorm. The deepest
+        constant arm is always there, as everything is compared with it.
     loops:
         T, the passes of the last stage; 0 takes the preset's.
     seeds:
@@ -208,6 +211,8 @@ def frontier(
         Runs at a time; 0 takes one for each core.
     device:
         `auto`, `cpu`, `cuda`, ...
+    optimizer:
+        Of every arm: `adamw`, or `muon` for the matrices of the blocks.
     json_:
         Print the summary as JSON on standard output.
     """
@@ -215,8 +220,13 @@ def frontier(
     from thalweg.experiments.frontier.definition import FrontierStudy
     from thalweg.experiments.frontier.recipes import plan_frontier
 
-    plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device)
-    make(FrontierStudy(plan), out or Path("results") / f"frontier-{source}-{preset}", jobs, json_)
+    plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer)
+    make(
+        FrontierStudy(plan),
+        out or Path("results") / f"frontier-{source}-{preset}{'' if optimizer == 'adamw' else f'-{optimizer}'}",
+        jobs,
+        json_,
+    )
 
 
 @_command

@@ -34,7 +34,7 @@ def trained(config: RunConfig, steps: int = 3):
     return model, optimizer, torch.from_numpy(data.batch(steps, 8))
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_a_step_after_loading_equals_the_step_without_saving(tmp_path: Path, tiny: RunConfig, name: str) -> None:
     config = replace(tiny, optimizer=OptimizerConfig(name=name, value_rate=2.0))  # type: ignore[arg-type]
     model, optimizer, tokens = trained(config)

@@ -121,7 +121,7 @@ def some_optimizer(tiny: RunConfig, name: str) -> tuple[LoopedTransformer, torch
     return model, optimizer
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_moments_that_are_reset_make_the_next_update_that_of_a_new_optimizer(tiny: RunConfig, name: str) -> None:
     model, optimizer = some_optimizer(tiny, name)
     hand_over(optimizer, Handover(moments="reset"))

@@ -296,7 +296,8 @@ def _initialise(model: LoopedTransformer, generator: torch.Generator | None) -> 
 
     Matrices and embeddings are normal with mean 0. Their standard deviation is ``deviation`` if that is given, else 0.02 for the
     "gpt" block and 1 / sqrt(D) for the "attention" block; for residual projections it is divided by sqrt(2 * layers), prelude and
-    coda counted. The value weights of the stack are then multiplied by ``value_scale``. Norms start at 1, biases and learned gains at 0.
+    coda counted. The value weights of the stack are then multiplied by ``value_scale``. Norms start at 1, biases at 0, learned
+    gains at ``gain_start``.
 
     Source:
         GPT-2's code for "gpt". The paper gives no initialisation for its own model; 1 / sqrt(fan-in) is our choice.

@@ -12,6 +12,13 @@ from dataclasses import dataclass
 
 from thalweg.errors import BadInputError, require
 
+_LADDER = (2, 3, 6)
+"""Passes of the stages before the last one."""
+_EARLY = (0.2, 0.5, 0.75)
+"""Shares of the operations after which the stages end where depth pays."""
+_LATE = (0.6, 0.85, 0.95)
+"""Shares of the updates after which the stages end where depth hardly pays."""
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -61,3 +68,31 @@ def plan_stages(budget: float, stages: Sequence[int], shares: Sequence[float], p
                 f"({price(loops):.3g} each); expected more, or a larger share for that stage"
             )
     return StagePlan(tuple(stages), updates, sum(count * price(loops) for loops, count in zip(stages, updates, strict=True)))
+
+
+def recommended(loops: int, depth_pays: bool) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The stages, and the shares of the operations after which they end, that were found best for T passes.
+
+    Where depth pays (roots of trees of pointers) the stages end early: two passes to 20 % of the operations, three to half of
+    them. Where it hardly does (the Markov language) they end late: two passes to 60 % of the updates, three to 85 %.
+
+    Args:
+        loops: T, the passes of the last stage, at least 2.
+        depth_pays: whether many passes are known to help, at equal operations.
+    Example:
+        >>> recommended(5, depth_pays=True)
+        ((2, 3, 5), (0.2, 0.5))
+    Source:
+        Ours, measured: `docs/results.md`.
+    """
+    require(loops >= 2, "loops", loops, "at least 2 passes")
+    ladder = tuple(k for k in _LADDER if k < loops)
+    stages = (*ladder, loops)
+    return stages, _EARLY[: len(ladder)] if depth_pays else _as_operations(stages, _LATE[: len(ladder)])
+
+
+def _as_operations(stages: Sequence[int], updates: Sequence[float]) -> tuple[float, ...]:
+    """Shares of the updates as shares of the operations, where an update costs as much as its passes."""
+    edges = (0.0, *updates, 1.0)
+    spent = [(after - before) * loops for (before, after), loops in zip(itertools.pairwise(edges), stages, strict=True)]
+    return tuple(running / sum(spent) for running in itertools.accumulate(spent[:-1]))

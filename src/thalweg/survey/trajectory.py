@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from thalweg.curvature import memory as limits
 from thalweg.curvature.context import quiet
 from thalweg.data.batches import Data
-from thalweg.errors import NonFiniteError, require
+from thalweg.errors import BadInputError, NonFiniteError, require
 from thalweg.landscape.edge import adam_preconditioner
 from thalweg.landscape.flips import SHORTEST
 from thalweg.records.landscape import ConditionRecord
@@ -137,8 +137,14 @@ def record_updates(run: Run, batch: Tensor, window: int, memory: int | None, pro
         batch: the fixed sequences ``(N, L)``, on the run's device.
         window, memory, progress: see `trajectory`.
     Raises:
+        BadInputError: the run uses Muon.
         MemoryLimitError, NonFiniteError: see `trajectory`.
     """
+    if run.config.optimizer.name == "muon":
+        raise BadInputError(
+            'optimizer.name: given "muon", expected "adamw" or "sgd": the motion along a run assumes steps that are a fixed '
+            "matrix times the mean gradient, which Muon's are not"
+        )
     optimizer, first = run.config.optimizer, run.shift.step
     dim = sum(parameter.numel() for parameter in run.model.parameters())
     what = f"replay: {window} updates of {dim:,} weights in float64"

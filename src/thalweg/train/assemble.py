@@ -59,7 +59,7 @@ def needs(config: RunConfig) -> Needs:
     if model.positions == "learned":
         weights += model.length * model.width
     # Copies of the weights: themselves, their gradient, and the running means of the optimizer.
-    copies = 2 + (2 if config.optimizer.name == "adamw" else bool(config.optimizer.momentum))
+    copies = 2 + {"adamw": 2, "muon": 1, "sgd": bool(config.optimizer.momentum)}[config.optimizer.name]
     length, passes = data.length - 1, max(config.shift.stages)
     tokens, share = 0, 1.0
     if isinstance(data, MarkovConfig):

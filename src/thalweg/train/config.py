@@ -41,8 +41,8 @@ _SNAPSHOTS = "0, or from 2 to one more than training.steps"
 class OptimizerConfig:
     """How a gradient becomes an update."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """Optimizer: AdamW (decoupled weight decay), or SGD with momentum."""
+    name: Literal["adamw", "sgd", "muon"] = "adamw"
+    """Optimizer: AdamW (decoupled weight decay), SGD with momentum, or Muon for the blocks' matrices and AdamW for the rest."""
     rate: Rate = 3e-3
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "wsd"] = "constant"

@@ -18,6 +18,7 @@ from thalweg.data.batches import Tokens
 from thalweg.data.task_data import IGNORED, Examples
 from thalweg.shift.onset import Handover
 from thalweg.train.config import OptimizerConfig
+from thalweg.train.muon import MuonWithAdamW, is_hidden_matrix
 
 Gains = Sequence[float] | Tensor | None
 """Gain of each pass, T numbers; None if all are 1."""
@@ -145,13 +146,20 @@ def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Opt
     """Build the optimizer, with parameter groups for value weights (their own rate) and vectors (no weight decay).
 
     PyTorch's fused kernels are used: the same arithmetic in one pass over the weights.
+
+    Raises:
+        BadInputError: "muon" with a version of PyTorch that has none.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         factor = config.value_rate if name.endswith("attention.value.weight") else 1.0
         decay = config.weight_decay if parameter.dim() >= 2 else 0.0
-        groups.setdefault((factor, decay), []).append(parameter)
-    options = [{"params": ps, "weight_decay": decay, "rate_factor": factor} for (factor, decay), ps in groups.items()]
+        groups.setdefault((factor, decay, config.name == "muon" and is_hidden_matrix(name, parameter)), []).append(parameter)
+    options: list[dict] = [
+        {"params": ps, "weight_decay": decay, "rate_factor": factor, "muon": muon} for (factor, decay, muon), ps in groups.items()
+    ]
+    if config.name == "muon":
+        return MuonWithAdamW(options, lr=config.rate, betas=(config.beta1, config.beta2))
     if config.name == "adamw":
         return torch.optim.AdamW(options, lr=config.rate, betas=(config.beta1, config.beta2), fused=True)
     return torch.optim.SGD(options, lr=config.rate, momentum=config.momentum, fused=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from thalweg.experiments.frontier.equal_loss import Curve, Ratios, equal_loss, loss_ratio
-from thalweg.experiments.frontier.recipes import PLAIN, STAGED, TWO_STAGES, UNSCALED, FrontierConfig, constant
+from thalweg.experiments.frontier.recipes import PLAIN, STABILISERS, STAGED, TWO_STAGES, UNSCALED, FrontierConfig, constant
 from thalweg.experiments.metrics import sign_of, too_few
 from thalweg.records.run import Cell, Verdict
 
@@ -34,14 +34,22 @@ def best_constant(curves: Mapping[str, Mapping[int, Curve]], plan: FrontierConfi
     return min(depths, key=lambda depth: mean_loss(depths[depth], index)) if depths else None
 
 
+def strongest_looped(curves: Mapping[str, Mapping[int, Curve]], plan: FrontierConfig) -> str:
+    """The arm with T stabilised passes throughout that has the lowest loss at the largest budget: the baseline."""
+    arms = [arm for arm in (constant(plan.loops), *STABILISERS) if curves.get(arm)]
+    return min(arms, key=lambda arm: mean_loss(curves[arm], len(plan.budgets) - 1), default=constant(plan.loops))
+
+
 def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
     """One answer in a sentence, then each comparison with its numbers."""
     made = [_sentence(curves, plan), _depth_pays(curves, plan)]
-    for arm in (STAGED, UNSCALED, TWO_STAGES, PLAIN):
-        if curves.get(arm):
-            made.append(_against(curves, plan, arm, constant(plan.loops), f"stabilised Looped (T = {plan.loops})"))
+    looped = strongest_looped(curves, plan)
+    words = f"stabilised Looped (T = {plan.loops}{'' if looped == constant(plan.loops) else f', {looped}'})"
+    for arm in (STAGED, UNSCALED, TWO_STAGES, PLAIN, *STABILISERS):
+        if curves.get(arm) and arm != looped:
+            made.append(_against(curves, plan, arm, looped, words))
             best = best_constant(curves, plan)
-            if best is not None and best != plan.loops:
+            if best is not None and best != plan.loops and arm not in STABILISERS:
                 made.append(_against(curves, plan, arm, constant(best), f"the best constant depth ({best})"))
     return made
 
@@ -67,7 +75,7 @@ def _is_bound_of_one(ratios: Ratios) -> bool:
 def _sentence(curves: Curves, plan: FrontierConfig) -> Verdict:
     """What a reader takes home who reads nothing else."""
     question = "In one sentence?"
-    looped, best = constant(plan.loops), best_constant(curves, plan)
+    looped, best = strongest_looped(curves, plan), best_constant(curves, plan)
     if not curves.get(STAGED) or not curves.get(looped) or best is None:
         return Verdict(question, f"{STAGED} or {looped} has no complete curve yet")
     ratios = _ratios(curves, plan, STAGED, looped)

@@ -61,6 +61,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             loops=plan.loops,
             seeds=len(plan.seeds),
             device="" if plan.device == "auto" else plan.device,
+            optimizer="" if plan.optimizer == "adamw" else plan.optimizer,
         )
 
     def check(self) -> None:
@@ -208,6 +209,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         base = run_of(plan, constant(plan.loops), plan.budgets[0], plan.settings[0], 0)
         ends = ", ".join(f"{share:.0%}" for share in shares)
         budgets = ", ".join(f"{budget:g}" for budget in plan.budgets)
+        others = "".join(f"; {arm}: {words}" for arm, words in _STABILISED.items() if arm in plan.arms)
         tuning, passes = ", ".join(map(str, plan.tuning_seeds)), ", ".join(map(str, stages))
         return {
             "Data": _DATA[plan.source],
@@ -218,12 +220,12 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             ),
             "Training": (
                 f"budgets {budgets} GFLOP, each with a complete schedule: warm-up, constant, linear to zero over the last 40 % of "
-                f"the updates; batch 32, AdamW, clip 1, float32, {plan.device}"
+                f"the updates; batch 32, {_OPTIMIZER[plan.optimizer]}, clip 1, float32, {plan.device}"
             ),
             "Arms": (
                 f"depth-k: k passes throughout; staged: {passes} passes, until {ends} of the operations, the shared gain times "
                 "(T - 1) / (k - 1) at k passes; staged-unscaled: the same without that factor; shift: the paper's, 1 pass until "
-                f"SCP fires, then {plan.loops}, with a ramp"
+                f"SCP fires, then {plan.loops}, with a ramp{others}"
             ),
             "Settings": (
                 f"chosen for each arm at {plan.tuning_budget:g} GFLOP on seeds {tuning} among {len(plan.settings)}: {rates}"
@@ -236,12 +238,23 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         }
 
 
+_OPTIMIZER = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks and AdamW for the rest"}
 _DATA = {
     "markov": "the Markov language: vocabulary 16, order 2, 12 tokens, 400,000 training and 8,000 held-out sequences",
     "pointers": (
         "roots of trees of pointers: 14 nodes in two trees, 6 queries at depths 1 to 6, drawn afresh for every update; scored on "
         "2,000 held-out samples whose queries have depths 1 to 6"
     ),
+    "ancestors": (
+        "marked ancestors in trees of pointers: 14 nodes in two trees, 15 % of them marked; the answer is whether the query or "
+        "one of its ancestors is marked; 6 queries at depths 0 to 6, drawn afresh for every update; scored on 2,000 held-out samples"
+    ),
+}
+_STABILISED = {
+    "looped-own-gains": "T passes, a learned gain for each",
+    "looped-norm": "T passes, norm and injection alone",
+    "looped-by-t": "T passes, norm, injection, branches by 1 / T",
+    "looped-deepnorm": "T passes, norm, injection, branches by (2 T) ** -0.25",
 }
 
 

@@ -19,7 +19,7 @@ from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.shift.criterion import AtStep, Plateau
 from thalweg.shift.onset import Hard, Onset, Ramp, Refine
-from thalweg.shift.plan import plan_stages
+from thalweg.shift.plan import plan_stages, recommended
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
 
 GIGA = 1e9
@@ -28,7 +28,7 @@ _DECAY = 0.4
 """Last share of the updates in which the rate falls to zero."""
 _FIRST_SEED, _FIRST_TUNING_SEED = 300, 900
 """Schedules were chosen on seeds below 300; what is reported rests on none of them."""
-SOURCES = ("markov", "pointers")
+SOURCES = ("markov", "pointers", "ancestors")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Setting:
 class FrontierConfig:
     """The plan of a frontier."""
 
-    source: Literal["markov", "pointers"]
+    source: Literal["markov", "pointers", "ancestors"]
     preset: str
     loops: int
     """T, the passes of Looped and of the last stage."""
@@ -60,6 +60,8 @@ class FrontierConfig:
     """Seeds on which rate and curriculum are chosen, at the middle budget."""
     seeds: tuple[int, ...]
     device: str = "auto"
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Of every arm."""
 
     def __post_init__(self) -> None:
         require(self.loops >= 2, "--loops", self.loops, "at least 2 passes")
@@ -94,6 +96,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("markov", "quick"): Preset(6, (13, 26, 53), (5e-3, 1e-2), _NONE, 1, 3),
     ("markov", "paper"): Preset(6, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), _NONE, 2, 5),
     ("markov", "deep"): Preset(12, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), _NONE, 2, 5),
+    ("ancestors", "quick"): Preset(5, (125, 250, 500), (3e-3,), ((0.2, 0.5),), 1, 3),
+    ("ancestors", "paper"): Preset(5, (250, 500, 1000), (2e-3, 3e-3), ((0.1, 0.4), (0.2, 0.5)), 2, 5),
     ("pointers", "quick"): Preset(5, (60, 125, 250), (3e-3, 6e-3), ((0.2, 0.5),), 1, 3),
     ("pointers", "paper"): Preset(5, (125, 250, 500), (3e-3, 5e-3, 8e-3), ((0.1, 0.4), (0.2, 0.5)), 2, 5),
 }
@@ -105,6 +109,15 @@ def constant(depth: int) -> str:
 
 
 STAGED, UNSCALED, TWO_STAGES, PLAIN = "staged", "staged-unscaled", "shift", "plain-looped"
+STABILISERS: dict[str, dict[str, float | bool]] = {
+    "looped-own-gains": {"shared_gain": False},
+    "looped-norm": {"learned_gains": 0, "residual_loops": 1},
+    "looped-by-t": {"learned_gains": 0, "residual_power": 1.0},
+    "looped-deepnorm": {"learned_gains": 0, "residual_power": 0.25},
+}
+"""Other ways to keep T passes trainable, as changes of `ModelConfig.for_loops`: a learned gain for each pass; norm and injection
+alone (arXiv 2502.05171); with branches by 1 / T (arXiv 2606.18524); with branches by (2 T) ** -0.25, which after a norm is
+DeepNorm's larger residual (arXiv 2203.00555; for loops arXiv 2607.13491)."""
 
 
 def presets_of(source: str) -> list[str]:
@@ -114,31 +127,40 @@ def presets_of(source: str) -> list[str]:
 
 def arms_of(loops: int) -> tuple[str, ...]:
     """Every arm for T passes."""
-    return (*(constant(depth) for depth in range(1, loops + 1)), PLAIN, TWO_STAGES, UNSCALED, STAGED)
+    return (*(constant(depth) for depth in range(1, loops + 1)), *STABILISERS, PLAIN, TWO_STAGES, UNSCALED, STAGED)
 
 
 def plan_frontier(
-    source: str, preset: str, arms: Sequence[str] = (), seeds: int = 0, loops: int = 0, device: str = "auto"
+    source: str,
+    preset: str,
+    arms: Sequence[str] = (),
+    seeds: int = 0,
+    loops: int = 0,
+    device: str = "auto",
+    optimizer: str = "adamw",
 ) -> FrontierConfig:
     """The plan of a frontier.
 
     Args:
-        source: "markov" or "pointers".
+        source: "markov", "pointers" or "ancestors".
         preset: "quick" or "paper"; of markov "deep" too.
-        arms: some of them; all when empty. Looped at T passes is always there, as everything is compared with it.
+        arms: some of them; when empty all but those of `STABILISERS`. Looped at T passes is always there, as everything is
+            compared with it.
         seeds: how many; 0 for the preset's.
         loops: T; 0 for the preset's.
         device: where it is trained.
+        optimizer: "adamw" or "muon", for every arm.
     Raises:
-        BadInputError: a source, preset or arm that does not exist.
+        BadInputError: a source, preset, arm or optimizer that does not exist.
     """
+    require_known("optimizer", [optimizer], ("adamw", "muon"))
     require_known("source", [source], SOURCES)
     require_known("preset", [preset], presets_of(source))
     chosen = PRESETS[source, preset]
     deepest = loops or chosen.loops
     known = arms_of(deepest)
     require_known("arm", arms, known)
-    needed = {*arms, constant(deepest)} if arms else set(known)
+    needed = {*arms, constant(deepest)} if arms else set(known) - set(STABILISERS)
     count = seeds or chosen.seeds
     return FrontierConfig(
         source=source,  # type: ignore[arg-type]
@@ -151,6 +173,7 @@ def plan_frontier(
         tuning_seeds=tuple(range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + chosen.tuning_seeds)),
         seeds=tuple(range(_FIRST_SEED, _FIRST_SEED + count)),
         device=device,
+        optimizer=optimizer,  # type: ignore[arg-type]
     )
 
 
@@ -164,24 +187,8 @@ class Schedule:
 
 
 def staged(source: str, loops: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Coarse to fine: stages and shares of the operations after which they end, that were found best on each source.
-
-    On the Markov language, where depth hardly pays, late: two passes to 60 % of the updates, three to 85 %. On the tree source,
-    where it pays, early: two passes to 20 % of the operations, three to half of them.
-    """
-    ladder = tuple(k for k in (2, 3, 6) if k < loops)
-    stages = (*ladder, loops)
-    if source == "pointers":
-        return stages, (0.2, 0.5, 0.75)[: len(ladder)]
-    return stages, _as_operations(stages, (0.6, 0.85, 0.95)[: len(ladder)])
-
-
-def _as_operations(stages: tuple[int, ...], updates: tuple[float, ...]) -> tuple[float, ...]:
-    """Shares of the updates as shares of the operations, where an update costs as much as its passes."""
-    edges = (0.0, *updates, 1.0)
-    spent = [(after - before) * loops for before, after, loops in zip(edges, edges[1:], stages, strict=False)]
-    total = sum(spent)
-    return tuple(sum(spent[: index + 1]) / total for index in range(len(updates)))
+    """Coarse to fine: stages and shares of the operations after which they end, as recommended for the source."""
+    return recommended(loops, depth_pays=source != "markov")
 
 
 def schedule_of(source: str, arm: str, loops: int) -> Schedule:
@@ -190,7 +197,7 @@ def schedule_of(source: str, arm: str, loops: int) -> Schedule:
         return Schedule(*staged(source, loops), Refine())
     if arm == UNSCALED:
         return Schedule(*staged(source, loops), Hard())
-    depth = loops if arm == PLAIN else int(arm.removeprefix("depth-"))
+    depth = loops if arm == PLAIN or arm in STABILISERS else int(arm.removeprefix("depth-"))
     return Schedule((depth,), (), Hard())
 
 
@@ -223,7 +230,7 @@ def run_of(plan: FrontierConfig, arm: str, budget: float, setting: Setting, seed
         seed=seed,
         data=_data_of(plan, steps, setting),
         model=model,
-        optimizer=OptimizerConfig(rate=setting.rate, schedule="wsd", warmup=warmup, decay_share=_DECAY, beta2=0.99),
+        optimizer=OptimizerConfig(plan.optimizer, rate=setting.rate, schedule="wsd", warmup=warmup, decay_share=_DECAY, beta2=0.99),
         shift=shift,
         training=TrainingConfig(
             steps=steps,
@@ -255,12 +262,23 @@ def _model_of(plan: FrontierConfig, arm: str) -> ModelConfig:
     if plan.source == "markov":
         base, start = ModelConfig(vocabulary=16, length=11, width=64), 0.0
     else:
-        deviation = 0.02 * math.sqrt(768 / 32)
-        base, start = ModelConfig(vocabulary=28, length=20, width=32, block="gpt", deviation=deviation), 0.5
+        data, deviation = PointersConfig(marks=plan.source == "ancestors"), 0.02 * math.sqrt(768 / 32)
+        size = {"vocabulary": data.vocabulary, "length": data.length - 1, "width": 32}
+        base, start = ModelConfig(**size, block="gpt", deviation=deviation), 0.5
     if arm in (PLAIN, TWO_STAGES):
         return replace(base, injection=True)
     depth = schedule_of(plan.source, arm, plan.loops).stages[-1]
-    return base if depth == 1 else base.for_loops(depth, shared_gain=True, gain_start=start)
+    if depth == 1:
+        return base
+    model = base.for_loops(depth, shared_gain=True, gain_start=start)
+    if arm not in STABILISERS:
+        return model
+    changes = dict(STABILISERS[arm])
+    if not changes.get("learned_gains", True):
+        changes |= {"shared_gain": False, "gain_start": 0.0}
+    if arm == "looped-deepnorm":
+        changes["residual_loops"] = 2 * depth
+    return replace(model, **changes)  # type: ignore[arg-type]
 
 
 def _data_of(plan: FrontierConfig, steps: int, setting: Setting) -> MarkovConfig | PointersConfig:
@@ -268,4 +286,4 @@ def _data_of(plan: FrontierConfig, steps: int, setting: Setting) -> MarkovConfig
     if plan.source == "markov":
         return MarkovConfig(sequences=400_000, held_out=8000, scored=1000)
     hold, grow = (round(share * steps) for share in setting.curriculum)
-    return PointersConfig(hold=hold, grow=grow)
+    return PointersConfig(hold=hold, grow=grow, marks=plan.source == "ancestors")

@@ -100,11 +100,11 @@ def shift_hard(recipe: Recipe) -> RunConfig:
 def _single_rescaled(recipe: Recipe) -> RunConfig:
     """Control: Single whose W_V is T times as large and whose step on W_V is scaled to match.
 
-    To first order, Looped with step eta is Single at (T W_V, ...) with step T^2 eta on W_V under gradient descent. Adam's step does
-    not grow with the gradient, so under Adam the factor is T.
+    To first order, Looped with step eta is Single at (T W_V, ...) with step T^2 eta on W_V under gradient descent. The steps of
+    Adam and Muon do not grow with the gradient, so that there the factor is T.
     """
     run = single(recipe)
-    factor = recipe.loops if run.optimizer.name == "adamw" else recipe.loops**2
+    factor = recipe.loops**2 if run.optimizer.name == "sgd" else recipe.loops
     model = replace(run.model, value_scale=run.model.value_scale * recipe.loops)
     return replace(run, model=model, optimizer=replace(run.optimizer, value_rate=run.optimizer.value_rate * factor))
 
