@@ -194,7 +194,7 @@ def frontier(
     ----------
     source:
         What is learned: `markov` (the Markov language, where depth hardly pays), or, where it pays, `pointers` (roots of trees) or
-        `ancestors` (marked ancestors in trees).
+        `ancestors` (topmost marked ancestors).
     preset:
         `quick` (3 seeds, minutes) or `paper` (5 seeds, an hour or more); of markov `deep` too (12 passes).
     arms:

@@ -69,3 +69,28 @@ def test_a_run_on_the_source_is_trained_and_scored(tmp_path: Path) -> None:
     )
     train(config, tmp_path)
     assert [one.step for one in read_run(tmp_path).evaluations] == [0, 2, 4]
+
+
+@pytest.mark.parametrize("level", [1, 6])
+def test_with_marks_every_answer_is_the_topmost_marked_ancestor(level: int) -> None:
+    config = PointersConfig(samples=50, marks=True)
+    drawn = draw(config, level, 200, stream(0, "tasks"))
+    own = 0
+    for inputs, targets in zip(drawn.inputs, drawn.targets, strict=True):
+        pointers, marked = inputs[:14] % 14, inputs[:14] >= 14
+        for slot in range(6):
+            query = node = int(inputs[14 + slot]) - 28
+            answer = query
+            while pointers[node] != node:
+                node = int(pointers[node])
+                answer = node if marked[node] else answer
+            assert targets[14 + slot] == answer
+            own += answer == query
+    assert 0 < own < 200 * 6
+    assert (drawn.inputs < config.vocabulary).all()
+
+
+def test_marks_do_not_change_the_trees() -> None:
+    plain, marked = (draw(PointersConfig(marks=marks), 4, 30, stream(3, "tasks")) for marks in (False, True))
+    np.testing.assert_array_equal(plain.inputs[:, :14], marked.inputs[:, :14] % 14)
+    np.testing.assert_array_equal(plain.inputs[:, 14:] - 14, marked.inputs[:, 14:] - 28)

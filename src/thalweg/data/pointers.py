@@ -7,8 +7,8 @@ each node (f(root) = root); then come Q query nodes. The answer at each query is
 pointer of its pointer's answer gets one level further, so that deep nodes need several passes, and as a root is a fixed point
 further passes do no harm. A guess is right about half of the time.
 
-With `negations` the sample is a program: each node is a variable that is set to another one or to its negation, and the two roots
-are set to true or false. The answer is the value of the variable, so that every level has to be computed and not only followed.
+With `marks` half of the nodes are marked, and the answer is the topmost marked ancestor of the query, or the query itself if it has
+none. Besides the node that it has come to, a model has to remember the best answer so far. Roots are fixed points here too.
 
 The depth of the trees grows during training: level k has queries at depths 1 to k.
 """
@@ -27,7 +27,6 @@ from thalweg.errors import require
 from thalweg.serialization import checked
 from thalweg.streams import stream
 
-MARKED = 0.15
 TREES = 2
 """Trees in a sample."""
 EVERY_PASS = 10**6
@@ -52,7 +51,7 @@ class PointersConfig:
     samples: Annotated[int, Whole(1, 10**6)] = 2000
     """Held-out samples, all of the deepest level."""
     marks: bool = False
-    """Whether some nodes are marked, and the answer is whether the query or one of its ancestors is."""
+    """Whether half of the nodes are marked, and the answer is the topmost marked ancestor in place of the root."""
 
     def __post_init__(self) -> None:
         checked(self, "data.")
@@ -63,13 +62,13 @@ class PointersConfig:
 
     @property
     def vocabulary(self) -> int:
-        """Pointers, and nodes that are asked for; with negations also negated pointers, false and true."""
+        """Pointers, with marks also those of marked nodes, and nodes that are asked for."""
         return self.first_query + self.nodes
 
     @property
     def first_query(self) -> int:
         """Token that asks for node 0."""
-        return 2 * self.nodes + 2 if self.marks else self.nodes
+        return 2 * self.nodes if self.marks else self.nodes
 
     @property
     def length(self) -> int:
@@ -112,8 +111,8 @@ def draw(config: PointersConfig, level: int, count: int, rng: np.random.Generato
     deep. Then the nodes are renamed at random.
 
     Returns:
-        Inputs: N pointers, then Q queries. Targets: the roots at the queries. With negations, N + p is a negated pointer to p, 2 N
-        and 2 N + 1 are false and true, and the targets are the latter.
+        Inputs: N pointers, then Q queries. Targets: the answers at the queries. With marks, the token of a marked node is its
+        pointer plus N.
     """
     nodes, queries, rows = config.nodes, config.queries, np.arange(count)
     parents, depths, roots = (np.zeros((count, nodes), dtype=np.int64) for _ in range(3))
@@ -123,16 +122,18 @@ def draw(config: PointersConfig, level: int, count: int, rng: np.random.Generato
         parents[:, node] = parent
         depths[:, node] = 0 if is_root else depths[rows, parent] + 1
         roots[:, node] = node if is_root else roots[rows, parent]
-    wanted = rng.integers(0 if config.marks else 1, level + 1, (count, queries))
+    wanted = rng.integers(1, level + 1, (count, queries))
     chances = rng.random((count, queries, nodes)) * (depths[:, None] == wanted[:, :, None])
     asked = chances.argmax(2)
     labels = rng.permuted(np.tile(np.arange(nodes), (count, 1)), axis=1)
     pointers = np.empty_like(parents)
     np.put_along_axis(pointers, labels, np.take_along_axis(labels, parents, 1), 1)
-    answers = np.take_along_axis(labels, np.take_along_axis(roots, asked, 1), 1)
     if config.marks:
-        pointers, above = _marked(parents, pointers, labels, rng)
-        answers = 2 * nodes + np.take_along_axis(above, asked, 1)
+        marks = rng.integers(0, 2, parents.shape).astype(bool)
+        roots, shown = _topmost(parents, marks), np.empty_like(marks)
+        np.put_along_axis(shown, labels, marks, 1)
+        pointers += nodes * shown
+    answers = np.take_along_axis(labels, np.take_along_axis(roots, asked, 1), 1)
     return Examples(
         inputs=np.concatenate([pointers, config.first_query + np.take_along_axis(labels, asked, 1)], axis=1),
         targets=np.concatenate([np.full((count, nodes), IGNORED), answers], axis=1),
@@ -141,22 +142,20 @@ def draw(config: PointersConfig, level: int, count: int, rng: np.random.Generato
     )
 
 
-def _marked(parents: NDArray, pointers: NDArray, labels: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
-    """Mark nodes at random: the tokens by label, and for every node, before it is renamed, whether it or an ancestor is marked.
+def _topmost(parents: NDArray, marks: NDArray) -> NDArray:
+    """For every node the topmost marked ancestor, or itself if it has none, ``(B, N)``.
 
     Args:
         parents: parent of every node, earlier nodes only, the roots first, ``(B, N)``.
-        pointers: the same by label.
-        labels: new name of every node.
-        rng: draws the marks.
+        marks: whether each node is marked, ``(B, N)``.
     """
-    marks = (rng.random(parents.shape) < MARKED).astype(np.int64)
-    above, (count, nodes) = marks.copy(), parents.shape
-    for node in range(TREES, nodes):
-        above[:, node] |= above[np.arange(count), parents[:, node]]
-    shown = np.empty_like(marks)
-    np.put_along_axis(shown, labels, marks, 1)
-    return pointers + nodes * shown, above
+    rows, below_mark = np.arange(len(parents)), marks.copy()
+    topmost = np.tile(np.arange(parents.shape[1]), (len(parents), 1))
+    for node in range(TREES, parents.shape[1]):
+        parent = parents[:, node]
+        topmost[:, node] = np.where(below_mark[rows, parent], topmost[rows, parent], node)
+        below_mark[:, node] |= below_mark[rows, parent]
+    return topmost
 
 
 def _parent(node: int, level: int, depths: NDArray, parents: NDArray, rng: np.random.Generator) -> NDArray:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from thalweg.bounds import Number, Rate, Updates, Whole
+from thalweg.errors import require
 from thalweg.serialization import checked
 
 
@@ -109,6 +110,8 @@ class Handover:
     Example:
         >>> [Handover(rate=0.5, rewarm=2).rate_factor(age, switches=1) for age in range(3)]
         [0.25, 0.5, 0.5]
+        >>> [Handover(rates=(1.0, 0.7, 0.4)).rate_factor(age=0, switches=stage) for stage in range(3)]
+        [1.0, 0.7, 0.4]
     """
 
     rate: Rate = 1.0
@@ -120,12 +123,16 @@ class Handover:
     `moments_factor`."""
     moments_factor: Annotated[float, Number(0, 1, "a number above 0, at most 1", open_below=True)] = 0.1
     """Factor for "scale"; AdamW's mean square is multiplied by its square, so that the size of the first step stays the same."""
+    rates: tuple[Rate, ...] = ()
+    """A factor on the learning rate for every stage, in place of `rate`; empty for none."""
 
     def __post_init__(self) -> None:
         checked(self, "handover ")
+        require(not self.rates or self.rate == 1, "handover rates", self.rates, "either rates or rate, and not both")
 
     def rate_factor(self, age: int, switches: int) -> float:
         """Factor on the learning rate ``age`` updates after the last of ``switches`` switches."""
+        factor = self.rates[switches] if self.rates else self.rate**switches
         if not switches:
-            return 1.0
-        return self.rate**switches * (min(1.0, (age + 1) / self.rewarm) if self.rewarm else 1.0)
+            return factor
+        return factor * (min(1.0, (age + 1) / self.rewarm) if self.rewarm else 1.0)

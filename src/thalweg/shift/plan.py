@@ -18,6 +18,13 @@ _EARLY = (0.2, 0.5, 0.75)
 """Shares of the operations after which the stages end where depth pays."""
 _LATE = (0.6, 0.85, 0.95)
 """Shares of the updates after which the stages end where depth hardly pays."""
+_EVIDENCE = {
+    True: "TO BE MEASURED",
+    False: (
+        "Markov language, T = 6, five fresh seeds, rates tuned for each arm: 0.44 [0.37, 0.51] of the stabilised loop's operations "
+        "for its loss; against the best constant depth, two, no difference was found"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ def recommended(loops: int, depth_pays: bool) -> tuple[tuple[int, ...], tuple[fl
     Example:
         >>> recommended(5, depth_pays=True)
         ((2, 3, 5), (0.2, 0.5))
+
     Source:
         Ours, measured: `docs/results.md`.
     """
@@ -89,6 +97,11 @@ def recommended(loops: int, depth_pays: bool) -> tuple[tuple[int, ...], tuple[fl
     ladder = tuple(k for k in _LADDER if k < loops)
     stages = (*ladder, loops)
     return stages, _EARLY[: len(ladder)] if depth_pays else _as_operations(stages, _LATE[: len(ladder)])
+
+
+def evidence(depth_pays: bool) -> str:
+    """What was measured of the schedule that `recommended` gives, in a sentence."""
+    return _EVIDENCE[depth_pays]
 
 
 def _as_operations(stages: Sequence[int], updates: Sequence[float]) -> tuple[float, ...]:

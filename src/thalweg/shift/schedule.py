@@ -7,16 +7,17 @@ passes to use in the next update and with which gains.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from thalweg.bounds import LARGEST_SEED, Whole
 from thalweg.errors import BadInputError, NonFiniteLossWarning, require
 from thalweg.shift.arguments import checked_answer, checked_gains, criteria_of, instance_of, integer, kind_of, ladder, onset_of
-from thalweg.shift.criterion import Criterion, LookAhead, LookaheadResult, Plateau, State, as_number, usable
+from thalweg.shift.criterion import AtStep, Criterion, LookAhead, LookaheadResult, Plateau, State, as_number, usable
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Onset, Ramp, Refine
+from thalweg.shift.plan import StagePlan, evidence, plan_stages, recommended
 from thalweg.shift.state import Kinds, Retreat, Switch, check_fits, criterion_to_json, from_json, read_saved
 from thalweg.streams import stream
 
@@ -32,6 +33,18 @@ def doubling(loops: int) -> tuple[int, ...]:
     """
     loops = integer(loops, "loops", _LOOPS)
     return (*(2**k for k in range(loops.bit_length()) if 2**k < loops), loops)
+
+
+@dataclass(frozen=True)
+class PlannedShift:
+    """A schedule for a budget, and why it is recommended."""
+
+    shift: Shift
+    """The schedule, at its first update."""
+    stages: StagePlan
+    """Updates of each stage."""
+    evidence: str
+    """What was measured, where, with intervals."""
 
 
 class Shift:
@@ -84,6 +97,8 @@ class Shift:
         self.stages = ladder(stages if stages is not None else tuple(dict.fromkeys((1, integer(loops, "loops")))))
         self.criteria = criteria_of(Plateau() if criterion is None else criterion, len(self.stages) - 1)
         self.handover = instance_of(Handover, Handover() if handover is None else handover, "handover", "Handover(rate=0.5)")
+        rates = self.handover.rates
+        require(len(rates) in (0, len(self.stages)), "handover rates", rates, f"one for each of {len(self.stages)} stages")
         self.net = instance_of(SafetyNet, SafetyNet() if net is None else net, "net", "SafetyNet(tries=2)")
         self.first_onset: Onset = onset_of(Ramp() if onset is None else onset, self.net)
         self.spread, self.seed = as_number(spread, "spread"), integer(seed, "seed", Whole(0, LARGEST_SEED))
@@ -97,6 +112,36 @@ class Shift:
         self._recent: list[float] = []
         self._watch: State | None = None
         self._warned = False
+
+    @staticmethod
+    def plan(budget: float, loops: int, price: Callable[[int], float], depth_pays: bool = True) -> PlannedShift:
+        """Plan coarse-to-fine training: the schedule that was found best, for a budget of operations.
+
+        The onset is `thalweg.Refine`, for a model whose passes share one learned gain
+        (``ModelConfig.for_loops(loops, shared_gain=True)``).
+
+        Args:
+            budget: operations of the whole run (FLOPs), forward and backward.
+            loops: T, the passes of the last stage, at least 2.
+            price: operations of one update with so many passes, such as ``lambda k: 6.0 * parameters * tokens * k``.
+            depth_pays: whether many passes are known to help at equal operations. Then the stages with few passes end early,
+                else late; where it is not known, `thalweg frontier` measures it.
+        Raises:
+            BadInputError: the budget does not pay one update of every stage.
+        Example:
+            >>> planned = Shift.plan(budget=1000.0, loops=5, price=float)
+            >>> planned.stages
+            StagePlan(stages=(2, 3, 5), updates=(100, 100, 100), operations=1000.0)
+            >>> planned.shift.stages, planned.shift.onset
+            ((2, 3, 5), Refine())
+
+        Source:
+            Ours; the evidence is a field of what is returned.
+        """
+        loops = integer(loops, "loops", _LOOPS)
+        stages = plan_stages(budget, *recommended(loops, depth_pays), price)
+        criteria = [AtStep(step) for step in stages.switches]
+        return PlannedShift(Shift(stages=stages.stages, criterion=criteria, onset=Refine()), stages, evidence(depth_pays))
 
     def __repr__(self) -> str:
         """Current stage, criterion, onset and net."""

@@ -39,7 +39,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return build(own) if own else None
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update all parameters; both parts work on this optimizer's groups and state, which a loaded checkpoint replaces."""
         assert closure is None
         for muon, part in ((True, self._muon), (False, self._adamw)):

@@ -246,8 +246,8 @@ _DATA = {
         "2,000 held-out samples whose queries have depths 1 to 6"
     ),
     "ancestors": (
-        "marked ancestors in trees of pointers: 14 nodes in two trees, 15 % of them marked; the answer is whether the query or "
-        "one of its ancestors is marked; 6 queries at depths 0 to 6, drawn afresh for every update; scored on 2,000 held-out samples"
+        "topmost marked ancestors in trees of pointers: 14 nodes in two trees, half of them marked, 6 queries at depths 1 to 6, "
+        "drawn afresh for every update; scored on 2,000 held-out samples"
     ),
 }
 _STABILISED = {

@@ -96,8 +96,8 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("markov", "quick"): Preset(6, (13, 26, 53), (5e-3, 1e-2), _NONE, 1, 3),
     ("markov", "paper"): Preset(6, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), _NONE, 2, 5),
     ("markov", "deep"): Preset(12, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), _NONE, 2, 5),
-    ("ancestors", "quick"): Preset(5, (125, 250, 500), (3e-3,), ((0.2, 0.5),), 1, 3),
-    ("ancestors", "paper"): Preset(5, (250, 500, 1000), (2e-3, 3e-3), ((0.1, 0.4), (0.2, 0.5)), 2, 5),
+    ("ancestors", "quick"): Preset(5, (125, 250, 500), (3e-3, 5e-3), ((0.2, 0.5),), 1, 3),
+    ("ancestors", "paper"): Preset(5, (250, 500, 1000), (3e-3, 5e-3), ((0.1, 0.4), (0.2, 0.5)), 2, 5),
     ("pointers", "quick"): Preset(5, (60, 125, 250), (3e-3, 6e-3), ((0.2, 0.5),), 1, 3),
     ("pointers", "paper"): Preset(5, (125, 250, 500), (3e-3, 5e-3, 8e-3), ((0.1, 0.4), (0.2, 0.5)), 2, 5),
 }
@@ -263,8 +263,8 @@ def _model_of(plan: FrontierConfig, arm: str) -> ModelConfig:
         base, start = ModelConfig(vocabulary=16, length=11, width=64), 0.0
     else:
         data, deviation = PointersConfig(marks=plan.source == "ancestors"), 0.02 * math.sqrt(768 / 32)
-        size = {"vocabulary": data.vocabulary, "length": data.length - 1, "width": 32}
-        base, start = ModelConfig(**size, block="gpt", deviation=deviation), 0.5
+        base = ModelConfig(vocabulary=data.vocabulary, length=data.length - 1, width=32, block="gpt", deviation=deviation)
+        start = 0.5
     if arm in (PLAIN, TWO_STAGES):
         return replace(base, injection=True)
     depth = schedule_of(plan.source, arm, plan.loops).stages[-1]
