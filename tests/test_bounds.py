@@ -12,7 +12,7 @@ from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError
 from thalweg.models.config import ModelConfig
 from thalweg.records.landscape import LandscapePlan
-from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Ramp
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
@@ -31,7 +31,6 @@ CONFIGS = (
     AtStep,
     AtFraction,
     LossBelow,
-    LookAhead,
     Ramp,
     Handover,
     SafetyNet,

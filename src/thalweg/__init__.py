@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from thalweg.models.cost import cost
     from thalweg.models.looped import LoopedTransformer
     from thalweg.records.run import Verdict
-    from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
+    from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
     from thalweg.shift.net import SafetyNet
     from thalweg.shift.onset import Handover, Hard, Ramp, Refine
     from thalweg.shift.schedule import Shift, doubling
@@ -43,7 +43,6 @@ _LAZY_IMPORTS = {
     "Hard": "thalweg.shift.onset",
     "Hessian": "thalweg.curvature.hessian",
     "LandscapeProbe": "thalweg.landscape.probe",
-    "LookAhead": "thalweg.shift.criterion",
     "LoopedTransformer": "thalweg.models.looped",
     "LossBelow": "thalweg.shift.criterion",
     "MarkovLanguage": "thalweg.data.markov",
@@ -81,7 +80,6 @@ __all__ = [
     "Hard",
     "Hessian",
     "LandscapeProbe",
-    "LookAhead",
     "LoopedTransformer",
     "LossBelow",
     "MarkovLanguage",

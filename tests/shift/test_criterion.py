@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LookaheadResult, LossBelow, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
 
 EIGHTHS = st.integers(1, 40).map(lambda n: n / 8)  # sums and halves of these are exact
 
@@ -181,47 +181,6 @@ def test_loss_below_says_why_it_fired():
 def test_a_value_out_of_range_is_refused(rule, arguments, message):
     with pytest.raises(BadInputError, match=message):
         rule(**arguments)
-
-
-HERE, WORSE, BETTER = LookaheadResult(0.2, 1.0), LookaheadResult(0.5, 3.0), LookaheadResult(0.7, 3.0)
-
-
-def looks(rule, verdicts):
-    """Whether each look at a next stage fires, beside `HERE`."""
-    state, fired = rule.begin(), []
-    for ahead in verdicts:
-        state, reason = rule.judge(state, HERE, ahead)
-        fired.append(reason is not None)
-    return fired
-
-
-def test_a_look_ahead_compares_gains_for_their_cost():
-    assert looks(LookAhead(patience=1), [WORSE, BETTER]) == [False, True]
-
-
-def test_a_look_ahead_waits_for_its_patience_in_a_row():
-    assert looks(LookAhead(patience=2), [BETTER, WORSE, BETTER, BETTER]) == [False, False, False, True]
-
-
-def test_a_next_stage_that_loses_is_not_taken_although_this_one_loses_more():
-    assert LookAhead().judge(LookAhead().begin(), LookaheadResult(-1.0, 1.0), LookaheadResult(-0.1, 1.0))[1] is None
-
-
-def test_a_look_is_due_every_so_many_updates_and_once():
-    rule, state, due = LookAhead(every=5, updates=4), LookAhead().begin(), []
-    for step in range(1, 12):
-        state, reason = rule.observe(state, step, 1.0, 1.0)
-        assert reason is None
-        if rule.due(state):
-            due.append(step)
-            state, _ = rule.judge(state, HERE, WORSE)
-            assert not rule.due(state)
-    assert due == [5, 10]
-
-
-def test_looks_that_overlap_are_refused():
-    with pytest.raises(BadInputError, match="look-ahead every: given 10, expected at least the 40 updates of a trial"):
-        LookAhead(every=10)
 
 
 def alarm_rate(rule, fall, noise, updates, runs=300):

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from thalweg.errors import BadInputError, NonFiniteLossWarning
-from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LookaheadResult, LossBelow, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.shift.schedule import Shift
@@ -72,7 +72,7 @@ def test_without_a_watched_switch_there_is_one_warning_however_many_come(net, be
     assert caught[0].filename == __file__
 
 
-RULES = [Plateau(0.05, 0.5, patience=2, window=3), LossBelow(0.5, 3, most=9), AtStep(9), AtFraction(0.2, 45), LookAhead(4, 4)]
+RULES = [Plateau(0.05, 0.5, patience=2, window=3), LossBelow(0.5, 3, most=9), AtStep(9), AtFraction(0.2, 45)]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
@@ -114,18 +114,6 @@ def test_the_reference_of_the_net_is_the_mean_of_the_finite_losses_before_the_sw
     for loss in (9.0, 1.0, math.nan, 2.0, math.inf, 3.0):
         shift.update(loss, 1.0)
     assert shift.state_dict()["watch"]["reference"] == 2.5
-
-
-def test_a_next_stage_that_diverged_in_a_look_is_not_preferred():
-    for gain in (math.nan, math.inf, -math.inf):
-        assert LookAhead().judge(LookAhead().begin(), LookaheadResult(0.1, 1.0), LookaheadResult(gain, 1.0))[1] is None
-
-
-def test_where_this_stage_diverged_in_a_look_a_next_one_that_gains_is_preferred():
-    assert (
-        "the next stage gains 0.1"
-        in LookAhead().judge(LookAhead().begin(), LookaheadResult(math.nan, 1.0), LookaheadResult(0.1, 1.0))[1]
-    )
 
 
 @pytest.mark.parametrize("given", ["1.0", None, True, [1.0], 1j, float], ids=str)

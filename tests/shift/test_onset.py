@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
 from thalweg.shift.onset import Handover, Hard, Ramp
+from thalweg.shift.schedule import Shift
 
 RAMPS = [Ramp(8, shape, order) for shape in ("linear", "cosine") for order in ("together", "in turn")]
 every_ramp = pytest.mark.parametrize("ramp", RAMPS, ids=lambda ramp: f"{ramp.shape}-{ramp.order}")
@@ -75,3 +76,32 @@ def test_a_handover_that_makes_no_sense_is_refused(made, message):
 def test_a_ramp_without_steps_is_refused():
     with pytest.raises(BadInputError, match="ramp steps: given 0, expected a whole number of at least 1"):
         Ramp(0)
+
+
+def test_every_stage_can_have_a_rate_of_its_own():
+    handover = Handover(rates=(1.0, 0.7, 0.4), rewarm=2)
+    assert [handover.rate_factor(5, stage) for stage in range(3)] == [1.0, 0.7, 0.4]
+    assert handover.rate_factor(0, 1) == pytest.approx(0.35)
+    with pytest.raises(BadInputError, match=r"handover rates: .*either rates or rate, and not both"):
+        Handover(rate=0.5, rates=(1.0, 0.5))
+    with pytest.raises(BadInputError, match=r"handover rates: given \(1.0, 0.5\), expected one for each of 3 stages"):
+        Shift(stages=(1, 2, 4), handover=Handover(rates=(1.0, 0.5)))
+
+
+def test_a_planned_schedule_spends_the_budget_in_the_recommended_shares():
+    planned = Shift.plan(1e6, loops=6, price=lambda k: 10.0 * k + 4)
+    assert planned.stages.stages == (2, 3, 6)
+    spent = [count * (10 * k + 4) for count, k in zip(planned.stages.updates, (2, 3, 6), strict=True)]
+    assert [share / 1e6 for share in spent] == pytest.approx([0.2, 0.3, 0.5], abs=1e-3)
+    switches = [step for step in range(1, planned.stages.steps + 1) if planned.shift.update(1.0, 1.0)]
+    assert switches == list(planned.stages.switches)
+    assert planned.shift.gains == (1.0,) * 6
+    late = Shift.plan(1e6, loops=6, price=float, depth_pays=False).stages
+    assert [sum(late.updates[:k]) / late.steps for k in (1, 2)] == pytest.approx([0.6, 0.85], abs=1e-3)
+    assert "five fresh seeds" in Shift.plan(1e6, loops=6, price=float, depth_pays=False).evidence
+
+
+@pytest.mark.parametrize("loops", [1, 0, "6", 2.0])
+def test_a_plan_for_what_is_no_depth_is_refused(loops):
+    with pytest.raises(BadInputError, match="loops: given"):
+        Shift.plan(1e6, loops=loops, price=float)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LookaheadResult, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, Plateau
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.shift.schedule import Shift, Switch, doubling
 
@@ -225,29 +225,6 @@ def test_less_than_one_loop_is_refused(loops):
 def test_a_number_of_criteria_that_does_not_fit_is_refused(count):
     with pytest.raises(BadInputError, match=f"criteria: given {count}, expected one for each of 2 changes"):
         Shift(stages=(1, 2, 3), criterion=[AtStep(1)] * count)
-
-
-def test_a_look_is_asked_of_the_loop_and_can_end_the_stage():
-    shift = Shift(loops=2, criterion=LookAhead(every=5, updates=4), onset=Hard())
-    due = []
-    for _ in range(12):
-        assert not shift.update(1.0, 1.0)
-        if shift.lookahead_due:
-            due.append(shift.step)
-            if shift.report_lookahead(
-                LookaheadResult(0.1, 1.0), LookaheadResult(0.5, 2.0) if len(due) == 2 else LookaheadResult(0.1, 2.0)
-            ):
-                break
-    assert due == [5, 10]
-    assert shift.loops == 2
-    assert not shift.lookahead_due
-
-
-def test_a_look_that_was_not_due_is_refused():
-    with pytest.raises(
-        BadInputError, match="report_lookahead after 0 updates: no lookahead was due; call it where lookahead_due is true"
-    ):
-        Shift(loops=2, criterion=LookAhead()).report_lookahead(LookaheadResult(1.0, 1.0), LookaheadResult(1.0, 1.0))
 
 
 def test_a_spread_of_a_whole_is_refused():

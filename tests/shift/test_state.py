@@ -8,7 +8,7 @@ import math
 import pytest
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LookaheadResult, LossBelow, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.shift.schedule import Shift
@@ -18,7 +18,6 @@ RULES = {
     "at-step": AtStep(4),
     "at-fraction": AtFraction(0.2, 30),
     "loss-below": LossBelow(0.5, 3, most=6),
-    "look-ahead": LookAhead(every=5, updates=4),
 }
 NET = SafetyNet(tries=2, within=4, window=2)
 
@@ -31,8 +30,6 @@ def trained(updates, *made, **more):
     shift = build(*made, **more)
     for _ in range(updates):
         shift.update(1.0, 1.0)
-        if shift.lookahead_due:
-            shift.report_lookahead(LookaheadResult(1.0, 1.0), LookaheadResult(2.0, 1.0))
     return shift
 
 

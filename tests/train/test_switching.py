@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from thalweg.models.cost import cost
 from thalweg.models.looped import LoopedTransformer
 from thalweg.records.run import RetreatRecord, read_run
-from thalweg.shift.criterion import AtStep, LookAhead, LookaheadResult, Plateau
+from thalweg.shift.criterion import AtStep, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift
 from thalweg.storage import read_journal
-from thalweg.train import lookahead as ahead_module
 from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback
 from thalweg.train.checkpoint import checkpoints, gather, read_checkpoint
@@ -25,7 +23,6 @@ from thalweg.train.state import Run
 from thalweg.train.step import hand_over, make_optimizer
 from thalweg.train.trainer import train
 
-LOOK = LookAhead(every=8, updates=4)
 NET = SafetyNet(tries=2, bound=0.001, within=4, window=2)
 STEEP = OptimizerConfig(rate=0.1)
 """Fast before the switch; the net's handover all but stops the run after it, so that the loss does not come back."""
@@ -33,7 +30,7 @@ SWITCHES = {
     "cosine in turn": ShiftConfig((1, 4), AtStep(9), Ramp(12, "cosine", "in turn")),
     "moments reset": ShiftConfig((1, 3), AtStep(9), Ramp(8), Handover(moments="reset")),
     "moments scaled, rate lower, warmed up": ShiftConfig((1, 3), AtStep(9), Hard(), Handover(0.5, 6, "scale")),
-    "look ahead": ShiftConfig((1, 2, 3), LOOK, Ramp(5)),
+    "rates": ShiftConfig((1, 2, 3), AtStep(9), Hard(), Handover(rates=(1.0, 0.5, 2.0))),
     "net": ShiftConfig((1, 3), AtStep(16), Hard(), Handover(rate=1e-3), NET),
     "random depth": ShiftConfig((2, 4), AtStep(9), Ramp(6), spread=0.5),
     "doubling ladder": ShiftConfig((1, 2, 4), Plateau(delta_loss=1.0, delta_grad=9.0, patience=1, window=3), Ramp(4)),
@@ -54,13 +51,7 @@ class StopAfter(Callback):
 
 
 @every_switch
-def test_stopped_at_random_moments_a_run_ends_bit_for_bit_the_same(
-    tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch, shift: ShiftConfig
-) -> None:
-    judge = LookAhead.judge  # for this test every look prefers the next stage; what the looks do to a run is what counts
-    monkeypatch.setattr(
-        LookAhead, "judge", lambda rule, state, *_: judge(rule, state, LookaheadResult(1.0, 1.0), LookaheadResult(2.0, 1.0))
-    )
+def test_stopped_at_random_moments_a_run_ends_bit_for_bit_the_same(tmp_path: Path, tiny: RunConfig, shift: ShiftConfig) -> None:
     config = replace(tiny, optimizer=STEEP, shift=shift, training=replace(tiny.training, checkpoint_every=3))
     whole = train(config, tmp_path / "whole")
     assert whole.switches
@@ -157,47 +148,6 @@ def test_a_run_uses_the_rate_that_the_handover_leaves(tmp_path: Path, tiny: RunC
     train(replace(config, training=replace(tiny.training, log_every=1)), tmp_path)
     rates = [r["rate"] for r in read_journal(tmp_path / "metrics.jsonl") if r["type"] == "step"]
     assert rates == pytest.approx([3e-3] * 12 + [1.5e-4 * k for k in range(1, 11)] + [1.5e-3] * 18)
-
-
-def test_a_look_ahead_changes_nothing_but_the_count_of_operations(tmp_path: Path, tiny: RunConfig) -> None:
-    never = replace(tiny, shift=ShiftConfig((1, 3), LookAhead(every=8, updates=4, patience=99), Ramp(5)))
-    looking, plain = train(never, tmp_path / "look"), train(replace(tiny, shift=ShiftConfig((1,))), tmp_path / "plain")
-    assert looking.weights_sha256 == plain.weights_sha256
-    one, three = (cost(tiny.model, 16, 11, loops) for loops in (1, 3))
-    looks = 5  # after 8, 16, ..., 40 updates
-    assert looking.flops == plain.flops + looks * (4 * one.training_step + 4 * three.training_step + one.forward)
-
-
-def test_a_look_sees_what_training_each_stage_would_give(tmp_path: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against runs of those stages: the loss of the judged update of a run that really goes on in one stage or the other."""
-    seen: list[tuple[LookaheadResult, LookaheadResult]] = []
-    real = Shift.report_lookahead
-
-    def spy(shift: Shift, here: LookaheadResult, ahead: LookaheadResult) -> bool:
-        seen.append((here, ahead))
-        return real(shift, here, ahead)
-
-    monkeypatch.setattr(Shift, "report_lookahead", spy)
-    settings = replace(tiny.training, log_every=1, steps=12)
-    looking = ShiftConfig((1, 3), LookAhead(every=8, updates=4, patience=99))
-    train(replace(tiny, shift=looking, training=settings), tmp_path / "look")
-    after = []
-    for name, shift in (("here", ShiftConfig((1,))), ("ahead", ShiftConfig((1, 3), AtStep(8), Ramp(2)))):
-        train(replace(tiny, shift=shift, training=settings), tmp_path / name)
-        losses = [r["loss"] for r in read_journal(tmp_path / name / "metrics.jsonl") if r["type"] == "step"]
-        after.append(losses[11])
-    here, ahead = seen[0]
-    assert here.gain - ahead.gain == pytest.approx(after[1] - after[0], abs=1e-6)
-    assert ahead.cost / here.cost == pytest.approx(cost(tiny.model, 1, 11, 3).training_step / cost(tiny.model, 1, 11).training_step)
-
-
-def test_a_look_ahead_switches_when_the_next_stage_gains_more_for_its_cost(tmp_path: Path, tiny: RunConfig, monkeypatch) -> None:
-    gains = iter([1.0, 2.0, 1.0, 9.0])  # this stage, the next one; nine times the gain for less than three times the cost
-    monkeypatch.setattr(ahead_module, "losses", lambda run, stage, batches: [-next(gains)] * len(batches))
-    monkeypatch.setattr(ahead_module, "mean_loss", lambda *_: torch.tensor(0.0))
-    summary = train(replace(tiny, shift=ShiftConfig((1, 3), LOOK, Ramp(5))), tmp_path)
-    assert [switch.step for switch in summary.switches] == [16]
-    assert "4 updates ahead the next stage gains" in summary.switches[0].reason
 
 
 def test_a_net_takes_a_bad_switch_back_and_tells(tmp_path: Path, tiny: RunConfig) -> None:

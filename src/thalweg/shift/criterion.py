@@ -8,7 +8,6 @@ update whose loss or norm is NaN or infinite is skipped.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -189,80 +188,6 @@ class LossBelow:
         return state, f"{self.most} updates were made in the stage" if 0 < self.most <= state["count"] else None
 
 
-@dataclass(frozen=True)
-class LookaheadResult:
-    """Result of a short trial training of one stage: how far the loss fell, and at what cost."""
-
-    gain: float
-    """Loss before minus loss after, on the same batches; NaN or infinite if the trial diverged."""
-    cost: float
-    """Number of floating-point operations, or any other positive cost that is the same on every machine."""
-
-    def __post_init__(self) -> None:
-        gain, cost = as_number(self.gain, "LookaheadResult gain"), as_number(self.cost, "LookaheadResult cost")
-        require(0 < cost < math.inf, "LookaheadResult cost", self.cost, "a positive number")
-        object.__setattr__(self, "gain", gain)
-        object.__setattr__(self, "cost", cost)
-
-    @property
-    def rate(self) -> float:
-        """Gain per unit of cost; minus infinity if the trial diverged."""
-        return self.gain / self.cost if math.isfinite(self.gain) else -math.inf
-
-
-Glance = LookaheadResult
-"""Name of `LookaheadResult` in version 0.1."""
-
-
-@dataclass(frozen=True)
-class LookAhead:
-    """Switch when a trial training shows that the next stage lowers the loss more per operation than the current one.
-
-    After every ``every`` updates, copies of the model are trained for ``updates`` updates in each of the two stages, on the same
-    coming batches; the next stage brings its passes in with a ramp over the first half. The run then continues from where it was,
-    and the operations of the trials are added to its cost. The gain is compared per counted operation and not per second, as
-    seconds differ from run to run and would make the decision irreproducible.
-
-    Loss and gradient norm alone cannot decide this, so that ``observe`` only counts; the training loop asks `due` whether a trial
-    is wanted, and reports the results to `judge`.
-
-    Source:
-        Ours.
-    """
-
-    kind: ClassVar[str] = "look-ahead"
-    every: Updates = 200
-    """Number of updates between trials."""
-    updates: Annotated[int, Whole(4, 10**9)] = 40
-    """Number of updates of a trial, in each of the two stages."""
-    patience: Updates = 1
-    """Number of trials in a row that must prefer the next stage."""
-
-    def __post_init__(self) -> None:
-        checked(self, "look-ahead ")
-        require(self.every >= self.updates, "look-ahead every", self.every, f"at least the {self.updates} updates of a trial")
-
-    def begin(self) -> State:
-        return {"held": 0, "due": False}
-
-    def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
-        return state | {"due": step % self.every == 0}, None
-
-    def due(self, state: State) -> bool:
-        """Whether a trial is wanted after this update."""
-        return state["due"]
-
-    def judge(self, state: State, here: LookaheadResult, ahead: LookaheadResult) -> tuple[State, str | None]:
-        """Compare the trials of this stage and of the next one; returns the new state, and the reason for a switch or None."""
-        better = ahead.rate > max(0.0, here.rate)
-        state = {"held": state["held"] + 1 if better else 0, "due": False}
-        if state["held"] < self.patience:
-            return state, None
-        return state, (
-            f"{self.updates} updates ahead the next stage gains {ahead.rate:.3g} for each unit of cost and this one {here.rate:.3g}"
-        )
-
-
 def require_fitting(rule: object, state: State, place: str) -> None:
     """Check a saved state of one of the criteria above; a state of the user's own criterion is not checked.
 
@@ -304,4 +229,4 @@ def require_alike(state: State, template: State, place: str) -> None:
             require(number or value is example is None, where, value, "a finite number")
 
 
-Criterion = Plateau | AtStep | AtFraction | LossBelow | LookAhead
+Criterion = Plateau | AtStep | AtFraction | LossBelow

@@ -14,7 +14,7 @@ from typing import Any
 from thalweg.bounds import LARGEST_SEED, Whole
 from thalweg.errors import BadInputError, NonFiniteLossWarning, require
 from thalweg.shift.arguments import checked_answer, checked_gains, criteria_of, instance_of, integer, kind_of, ladder, onset_of
-from thalweg.shift.criterion import AtStep, Criterion, LookAhead, LookaheadResult, Plateau, State, as_number, usable
+from thalweg.shift.criterion import AtStep, Criterion, Plateau, State, as_number, usable
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Onset, Ramp, Refine
 from thalweg.shift.plan import StagePlan, evidence, plan_stages, recommended
@@ -276,37 +276,6 @@ class Shift:
                 NonFiniteLossWarning,
                 stacklevel=3,
             )
-
-    @property
-    def lookahead_due(self) -> bool:
-        """Whether the criterion wants a trial of both stages now; then call `report_lookahead` with the results."""
-        rule = self.criteria[self.stage] if self.stage < len(self.criteria) else None
-        return isinstance(rule, LookAhead) and rule.due(self._state)
-
-    def report_lookahead(self, here: LookaheadResult, ahead: LookaheadResult) -> bool:
-        """Take in the results of a trial training of both stages, see `LookAhead`.
-
-        Args:
-            here: result of the current stage.
-            ahead: result of the next stage.
-        Returns:
-            True if the next update belongs to a new stage.
-        Raises:
-            BadInputError: no trial was due, or an argument is no `LookaheadResult`.
-        """
-        rule = self.criteria[self.stage] if self.lookahead_due else None
-        if not isinstance(rule, LookAhead):
-            raise BadInputError(
-                f"report_lookahead after {self.step} updates: no lookahead was due; call it where lookahead_due is true"
-            )
-        for name, result in (("here", here), ("ahead", ahead)):
-            wanted = "a LookaheadResult, such as LookaheadResult(gain=0.1, cost=1.0)"
-            require(isinstance(result, LookaheadResult), f"report_lookahead {name}", result, wanted)
-        self._state, reason = rule.judge(self._state, here, ahead)
-        return self._begin_next(reason)
-
-    look_due, looked = lookahead_due, report_lookahead
-    """Names of version 0.1."""
 
     def _begin_next(self, reason: str | None) -> bool:
         """Begin the next stage if there is a reason to, and watch the switch if there is a safety net."""

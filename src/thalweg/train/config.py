@@ -22,7 +22,7 @@ from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
 from thalweg.serialization import checked, from_dict, to_dict
-from thalweg.shift.criterion import AtFraction, AtStep, LookAhead, LossBelow, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp, Refine
 from thalweg.shift.schedule import Shift
@@ -74,7 +74,7 @@ class ShiftConfig:
 
     stages: tuple[Annotated[int, Whole(1, 10**5, "loop counts of at least 1 that rise")], ...] = (1,)
     """Number of passes of each stage, rising: [1] is Single, [T] is Looped, [1, T] is SHIFT."""
-    criterion: Plateau | AtStep | AtFraction | LossBelow | LookAhead = field(default_factory=Plateau)
+    criterion: Plateau | AtStep | AtFraction | LossBelow = field(default_factory=Plateau)
     """When the next stage begins."""
     onset: Hard | Ramp | Refine = field(default_factory=Ramp)
     """How the passes of a new stage begin to count: at once (hard), or with gains that grow from 0 (ramp)."""
@@ -84,7 +84,7 @@ class ShiftConfig:
     """When a switch that raised the loss is taken back."""
     spread: Annotated[float, Number(0, 1, open_above=True)] = 0.0
     """Draw the passes of every update from (1 - spread) to (1 + spread) times those of its stage; 0 for no random passes."""
-    criteria: tuple[Plateau | AtStep | AtFraction | LossBelow | LookAhead, ...] = ()
+    criteria: tuple[Plateau | AtStep | AtFraction | LossBelow, ...] = ()
     """One criterion for each change of stage, in place of `criterion` for all."""
 
     def __post_init__(self) -> None:

@@ -12,14 +12,12 @@ import torch
 
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError
 from thalweg.records.run import RunSummary, recorded
-from thalweg.shift.criterion import LookAhead
 from thalweg.shift.onset import Ramp, Refine
 from thalweg.storage import locked, read_json, set_aside, there
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import candidates
 from thalweg.train.config import RunConfig, write_config
 from thalweg.train.failures import recording_failure
-from thalweg.train.lookahead import look_ahead
 from thalweg.train.repair import refuse_changed, refuse_changed_lengths, refuse_changed_summary
 from thalweg.train.rollback import roll_back, save_rollback_point
 from thalweg.train.run_folder import claim
@@ -109,10 +107,9 @@ def warm_up(run: Run) -> None:
     if not run.config.training.compile:
         return
     shift, batch = run.shift, run.batch(0)
-    # Gains other than 1 occur after a switch with a ramp, in a softer onset after a retreat, and in the trials of a look-ahead.
+    # Gains other than 1 occur after a switch with a ramp, and in a softer onset after a retreat.
     refined = isinstance(shift.onset, Refine)
-    looking = any(isinstance(rule, LookAhead) for rule in shift.criteria)
-    ramped = isinstance(shift.onset, Ramp) or refined or shift.net.tries or looking
+    ramped = isinstance(shift.onset, Ramp) or refined or shift.net.tries
     ranges = (shift.range_of(stage) for stage in shift.stages)
     depths = {loops: False for low, high in ranges for loops in range(low, high + 1)}
     depths |= dict.fromkeys(shift.stages[1:], ramped) | {shift.stages[0]: refined}
@@ -182,14 +179,12 @@ def update(run: Run) -> None:
 
 
 def advance(run: Run, outcome: Outcome) -> bool:
-    """Pass the result of an update to the schedule; make the trials that it asks for, and the handover at a switch.
+    """Pass the result of an update to the schedule, and make the handover at a switch.
 
     Returns:
         True if the next update belongs to a new stage.
     """
     switched = run.shift.update(outcome.loss, outcome.grad_norm)
-    if run.shift.lookahead_due:
-        switched = look_ahead(run)
     if switched:
         hand_over(run.optimizer, run.shift.handover)
     return switched

@@ -15,7 +15,7 @@ from thalweg.data.markov_data import MarkovConfig
 from thalweg.errors import require, require_known
 from thalweg.experiments.paper.recipes import Recipe, looped, shift, shift_hard, single, text
 from thalweg.models.config import ModelConfig
-from thalweg.shift.criterion import AtStep, LookAhead, Plateau
+from thalweg.shift.criterion import AtStep, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Onset, Ramp
 from thalweg.shift.schedule import doubling
@@ -142,7 +142,7 @@ def early(recipe: Recipe) -> RunConfig:
     return switching(recipe, AtStep(1))
 
 
-def switching(recipe: Recipe, criterion: AtStep | LookAhead, onset: Onset | None = None) -> RunConfig:
+def switching(recipe: Recipe, criterion: AtStep, onset: Onset | None = None) -> RunConfig:
     """SHIFT in two stages with a criterion other than SCP, or another onset; None takes the recipe's ramp."""
     return replace(recipe.base, shift=ShiftConfig((1, recipe.loops), criterion, onset or recipe.ramp))
 
@@ -185,16 +185,10 @@ def thresholds(recipe: Recipe, grid: SweepPreset) -> list[Variant]:
 
 
 def shares(recipe: Recipe) -> list[Variant]:
-    """Switches after fixed shares of all updates, and one that is timed by the look-ahead criterion."""
+    """Switches after fixed shares of all updates."""
     steps = recipe.base.training.steps
     fixed = {f"share {share:g}": round(share * steps) for share in _SHARES}
-    variants = [Variant(name, "share", {"step": step}, switching(recipe, AtStep(step))) for name, step in fixed.items()]
-    every = max(4, steps // 15)
-    looking = LookAhead(every=every, updates=max(4, every // 5))
-    return [
-        *variants,
-        Variant("look ahead", "share", {"every": looking.every, "updates": looking.updates}, switching(recipe, looking)),
-    ]
+    return [Variant(name, "share", {"step": step}, switching(recipe, AtStep(step))) for name, step in fixed.items()]
 
 
 def onsets(recipe: Recipe) -> list[Variant]:
