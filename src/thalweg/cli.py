@@ -180,6 +180,7 @@ def frontier(
     jobs: _Jobs = 0,
     device: str = "auto",
     optimizer: str = "adamw",
+    text: str = "",
     json_: _Json = False,
 ) -> None:
     """Find the schedule of passes that ends lowest for the operations that can be paid.
@@ -194,9 +195,10 @@ def frontier(
     ----------
     source:
         What is learned: `markov` (the Markov language, where depth hardly pays), or, where it pays, `pointers` (roots of trees) or
-        `ancestors` (topmost marked ancestors).
+        `ancestors` (topmost marked ancestors), or `text` (bytes).
     preset:
-        `quick` (3 seeds, minutes) or `paper` (5 seeds, an hour or more); of markov `deep` too (12 passes).
+        `quick` (3 seeds, minutes) or `paper` (5 seeds, an hour or more); also `deep` (12 passes) of markov, and `gpu` (25 million
+        parameters) of text.
     arms:
         Some arms only, with commas: depth-1, depth-2, ..., plain-looped, shift, staged, staged-unscaled; when not given, all of
         these. Other ways to keep T passes trainable: looped-own-gains, looped-norm, looped-by-t, looped-deepnorm. The deepest
@@ -213,6 +215,8 @@ def frontier(
         `auto`, `cpu`, `cuda`, ...
     optimizer:
         Of every arm: `adamw`, or `muon` for the matrices of the blocks.
+    text:
+        File or folder for source `text`; the files of Python's standard library when not given.
     json_:
         Print the summary as JSON on standard output.
     """
@@ -220,13 +224,9 @@ def frontier(
     from thalweg.experiments.frontier.definition import FrontierStudy
     from thalweg.experiments.frontier.recipes import plan_frontier
 
-    plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer)
-    make(
-        FrontierStudy(plan),
-        out or Path("results") / f"frontier-{source}-{preset}{'' if optimizer == 'adamw' else f'-{optimizer}'}",
-        jobs,
-        json_,
-    )
+    plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer, text)
+    name = "-".join(["frontier", source, preset, *([] if optimizer == "adamw" else [optimizer])])
+    make(FrontierStudy(plan), out or Path("results") / name, jobs, json_)
 
 
 @_command

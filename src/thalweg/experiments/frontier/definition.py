@@ -62,6 +62,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             seeds=len(plan.seeds),
             device="" if plan.device == "auto" else plan.device,
             optimizer="" if plan.optimizer == "adamw" else plan.optimizer,
+            text=plan.text,
         )
 
     def check(self) -> None:
@@ -248,6 +249,10 @@ _DATA = {
     "ancestors": (
         "topmost marked ancestors in trees of pointers: 14 nodes in two trees, half of them marked, 6 queries at depths 1 to 6, "
         "drawn afresh for every update; scored on 2,000 held-out samples"
+    ),
+    "text": (
+        "bytes of a text, of Python's standard library if none is given; whole files are held out; as the best possible loss is not "
+        "known, the loss itself is compared"
     ),
 }
 _STABILISED = {

@@ -14,6 +14,7 @@ from typing import Literal
 
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig
+from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require, require_known
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
@@ -28,7 +29,7 @@ _DECAY = 0.4
 """Last share of the updates in which the rate falls to zero."""
 _FIRST_SEED, _FIRST_TUNING_SEED = 300, 900
 """Schedules were chosen on seeds below 300; what is reported rests on none of them."""
-SOURCES = ("markov", "pointers", "ancestors")
+SOURCES = ("markov", "pointers", "ancestors", "text")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Setting:
 class FrontierConfig:
     """The plan of a frontier."""
 
-    source: Literal["markov", "pointers", "ancestors"]
+    source: Literal["markov", "pointers", "ancestors", "text"]
     preset: str
     loops: int
     """T, the passes of Looped and of the last stage."""
@@ -62,6 +63,8 @@ class FrontierConfig:
     device: str = "auto"
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Of every arm."""
+    text: str = ""
+    """File or folder of source "text"; empty for Python's standard library."""
 
     def __post_init__(self) -> None:
         require(self.loops >= 2, "--loops", self.loops, "at least 2 passes")
@@ -98,9 +101,30 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("markov", "deep"): Preset(12, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), _NONE, 2, 5),
     ("ancestors", "quick"): Preset(5, (125, 250, 500), (3e-3, 5e-3), ((0.2, 0.5),), 1, 3),
     ("ancestors", "paper"): Preset(5, (250, 500, 1000), (3e-3, 5e-3), ((0.1, 0.4), (0.2, 0.5)), 2, 5),
+    ("text", "quick"): Preset(4, (100, 200, 400), (3e-3,), _NONE, 1, 3),
+    ("text", "paper"): Preset(4, (5000, 10_000, 20_000), (2e-3, 4e-3), _NONE, 1, 3),
+    ("text", "gpu"): Preset(6, (1_000_000, 2_000_000), (1e-3,), _NONE, 1, 2),
     ("pointers", "quick"): Preset(5, (60, 125, 250), (3e-3, 6e-3), ((0.2, 0.5),), 1, 3),
     ("pointers", "paper"): Preset(5, (125, 250, 500), (3e-3, 5e-3, 8e-3), ((0.1, 0.4), (0.2, 0.5)), 2, 5),
 }
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """Model and batches of a preset of source "text"."""
+
+    width: int
+    layers: int
+    """Blocks of a pass."""
+    ends: int
+    """Blocks of the prelude, and as many of the coda."""
+    length: int
+    """Bytes of a window, the last target included."""
+    batch: int
+
+
+TEXT_SIZES = {"quick": TextSize(32, 1, 1, 65, 16), "paper": TextSize(144, 2, 1, 65, 16), "gpu": TextSize(512, 4, 2, 257, 64)}
+"""Parameters: 0.06, 1.0 and 25 million."""
 
 
 def constant(depth: int) -> str:
@@ -138,21 +162,24 @@ def plan_frontier(
     loops: int = 0,
     device: str = "auto",
     optimizer: str = "adamw",
+    text: str = "",
 ) -> FrontierConfig:
     """The plan of a frontier.
 
     Args:
-        source: "markov", "pointers" or "ancestors".
-        preset: "quick" or "paper"; of markov "deep" too.
+        source: "markov", "pointers", "ancestors" or "text".
+        preset: "quick" or "paper"; of markov "deep", of text "gpu" too.
         arms: some of them; when empty all but those of `STABILISERS`. Looped at T passes is always there, as everything is
             compared with it.
         seeds: how many; 0 for the preset's.
         loops: T; 0 for the preset's.
         device: where it is trained.
         optimizer: "adamw" or "muon", for every arm.
+        text: file or folder of source "text"; empty for Python's standard library.
     Raises:
-        BadInputError: a source, preset, arm or optimizer that does not exist.
+        BadInputError: a source, preset, arm or optimizer that does not exist, or a text for another source.
     """
+    require(not text or source == "text", "--text", text, f"nothing: source {source!r} reads no text")
     require_known("optimizer", [optimizer], ("adamw", "muon"))
     require_known("source", [source], SOURCES)
     require_known("preset", [preset], presets_of(source))
@@ -174,6 +201,7 @@ def plan_frontier(
         seeds=tuple(range(_FIRST_SEED, _FIRST_SEED + count)),
         device=device,
         optimizer=optimizer,  # type: ignore[arg-type]
+        text=text,
     )
 
 
@@ -188,7 +216,7 @@ class Schedule:
 
 def staged(source: str, loops: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Coarse to fine: stages and shares of the operations after which they end, as recommended for the source."""
-    return recommended(loops, depth_pays=source != "markov")
+    return recommended(loops, depth_pays=source in ("pointers", "ancestors"))
 
 
 def schedule_of(source: str, arm: str, loops: int) -> Schedule:
@@ -207,7 +235,7 @@ def run_of(plan: FrontierConfig, arm: str, budget: float, setting: Setting, seed
     Raises:
         BadInputError: the budget does not pay for a warm-up, or not for every stage.
     """
-    model, batch = _model_of(plan, arm), 32
+    model, batch = _model_of(plan, arm), TEXT_SIZES[plan.preset].batch if plan.source == "text" else 32
 
     def price(loops: int) -> float:
         return cost(model, batch, model.length, loops).training_step
@@ -219,7 +247,7 @@ def run_of(plan: FrontierConfig, arm: str, budget: float, setting: Setting, seed
         stages = plan_stages(budget * GIGA, schedule.stages, schedule.shares, price)
         criteria = tuple(AtStep(step) for step in stages.switches)
         steps, shift = stages.steps, ShiftConfig(schedule.stages, criteria=criteria, onset=schedule.onset)  # type: ignore[arg-type]
-    warmup = max(20, round(0.05 * steps)) if plan.source == "markov" else 50
+    warmup = max(20, round(0.05 * steps)) if plan.source in ("markov", "text") else 50
     if steps < 2 * warmup:
         raise BadInputError(
             f"budget: given {budget:g} GFLOP, which pay for {steps} updates of arm {arm!r}; expected at least {2 * warmup}, "
@@ -261,6 +289,8 @@ def _model_of(plan: FrontierConfig, arm: str) -> ModelConfig:
     """The model of an arm: stabilised but for Single, the plain loop and the paper's schedule."""
     if plan.source == "markov":
         base, start = ModelConfig(vocabulary=16, length=11, width=64), 0.0
+    elif plan.source == "text":
+        base, start = _text_model(TEXT_SIZES[plan.preset]), 0.5
     else:
         data, deviation = PointersConfig(marks=plan.source == "ancestors"), 0.02 * math.sqrt(768 / 32)
         base = ModelConfig(vocabulary=data.vocabulary, length=data.length - 1, width=32, block="gpt", deviation=deviation)
@@ -281,8 +311,17 @@ def _model_of(plan: FrontierConfig, arm: str) -> ModelConfig:
     return replace(model, **changes)  # type: ignore[arg-type]
 
 
-def _data_of(plan: FrontierConfig, steps: int, setting: Setting) -> MarkovConfig | PointersConfig:
+def _text_model(size: TextSize) -> ModelConfig:
+    """A GPT-2-style model of bytes: blocks before, in and after the passes."""
+    width, length, heads = size.width, size.length - 1, max(1, size.width // 36)
+    shape = ModelConfig(vocabulary=256, length=length, width=width, heads=heads if width % heads == 0 else 4, block="gpt")
+    return replace(shape, layers=size.layers, prelude=size.ends, coda=size.ends, positions="rotary")
+
+
+def _data_of(plan: FrontierConfig, steps: int, setting: Setting) -> MarkovConfig | PointersConfig | TextConfig:
     """Fresh sequences for every update, and held-out ones."""
+    if plan.source == "text":
+        return TextConfig(plan.text, TEXT_SIZES[plan.preset].length)
     if plan.source == "markov":
         return MarkovConfig(sequences=400_000, held_out=8000, scored=1000)
     hold, grow = (round(share * steps) for share in setting.curriculum)
