@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from thalweg.experiments.drop import drop, paired_drops
 from thalweg.experiments.frontier.equal_loss import Curve, Ratios, equal_loss, loss_ratio
 from thalweg.experiments.frontier.recipes import PLAIN, STABILISERS, STAGED, TWO_STAGES, UNSCALED, FrontierConfig, constant
-from thalweg.experiments.metrics import sign_of, too_few
+from thalweg.experiments.metrics import Pairs, cell, sign_of, too_few
 from thalweg.records.run import Cell, Verdict
 
 Curves = dict[str, dict[int, Curve]]
 """Arm -> seed -> points."""
+_FALL = 0.5
+"""Percentage points of accuracy that may be lost at a switch."""
 _SAME = 0.99
 """Ratio of operations from which two runs cost the same but for whole updates."""
 
@@ -57,10 +60,12 @@ def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
 def _ratios(curves: Curves, plan: FrontierConfig, arm: str, rival: str) -> dict[float, Ratios]:
     """Budget of the rival -> operations at equal loss.
 
-    A budget is left out where all that is known is a bound of 1: the arm's cheapest run is already lower, or its dearest one is
-    still higher, and cost as much as the rival's.
+    The cheapest budget is left out, as no cheaper run of the arm was made that could end as low. So is a budget where all that is
+    known is a bound of 1: the arm's dearest run is still higher, and cost as much as the rival's.
     """
-    made = {budget: equal_loss(curves[arm], curves[rival], index) for index, budget in enumerate(plan.budgets)}
+    cheapest = 1 if len(plan.budgets) > 1 else 0
+    rivals = list(enumerate(plan.budgets))[cheapest:]
+    made = {budget: equal_loss(curves[arm], curves[rival], index) for index, budget in rivals}
     known = {budget: ratios for budget, ratios in made.items() if ratios is not None}
     informative = {budget: ratios for budget, ratios in known.items() if not _is_bound_of_one(ratios)}
     return informative or known
@@ -122,6 +127,37 @@ def _depth_pays(curves: Curves, plan: FrontierConfig) -> Verdict:
     return Verdict(question, few or f"{found}; {words}", numbers=numbers)
 
 
+def fall_at_switches(staged: Mapping[float, Pairs], looped: Mapping[float, Pairs]) -> Verdict:
+    """Whether held-out accuracy falls at the switches of staged training, beside Looped's own fall at the same updates.
+
+    Args:
+        staged: budget -> seed -> run of staged training.
+        looped: the same of T passes throughout.
+    """
+    claim = f"At a switch the held-out accuracy falls by at most {_FALL:g} points"
+    numbers, ends = {}, []
+    for budget, runs in staged.items():
+        drops = [lost for run in runs.values() if (lost := drop(run)) is not None]
+        own = [control for _, control in paired_drops(runs, looped.get(budget, {}))]
+        if drops:
+            numbers[f"fall at {budget:g} GFLOP (points)"] = cell(drops)
+            ends.append((len(drops), cell(drops)))
+        if own:
+            numbers[f"fall of T passes at the same updates, {budget:g} GFLOP (points)"] = cell(own)
+    few = too_few(min((count for count, _ in ends), default=0))
+    highs = [one.high for _, one in ends if one.high is not None]
+    lows = [one.low for _, one in ends if one.low is not None]
+    if few or len(highs) < len(ends):
+        verdict = few or "undecided"
+    else:
+        verdict = "supported" if max(highs) <= _FALL else "contradicted" if max(lows) > _FALL else "undecided"
+    test = (
+        "largest fall below the best accuracy so far, from before a switch until 400 updates after it; supported if the upper end "
+        f"of its interval is at most {_FALL:g} at every budget, contradicted if the lower end of one is above"
+    )
+    return Verdict(claim, verdict, test, numbers)
+
+
 def _factor(mean: float, low: float | None, high: float | None, n: int) -> Cell:
     """A ratio over seeds from the interval of its logarithm."""
     ends = [None if end is None else math.exp(end) for end in (low, high)]
@@ -147,6 +183,6 @@ def _against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_w
             numbers[f"loss at {budget:g} GFLOP, ratio"] = _factor(logs.mean, logs.low, logs.high, logs.n)
     test = (
         "operations at equal loss over the rival's, paired t-interval of the logarithm over seeds: supported if below 1 at every "
-        "budget, contradicted if above 1 at every budget"
+        "budget but the cheapest, contradicted if above 1 at each of them"
     )
     return Verdict(claim, verdict, test, numbers)

@@ -8,7 +8,7 @@ from thalweg.errors import FolderError
 from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
-from thalweg.experiments.frontier.answers import Curves, answers, best_constant
+from thalweg.experiments.frontier.answers import Curves, answers, best_constant, fall_at_switches
 from thalweg.experiments.frontier.recipes import (
     STAGED,
     FrontierConfig,
@@ -21,7 +21,7 @@ from thalweg.experiments.metrics import cell, final_loss
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
 from thalweg.experiments.words import command_words, model_words, summary_table
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
-from thalweg.records.run import RunRecord
+from thalweg.records.run import RunRecord, Verdict
 from thalweg.report.frontier.figures import frontier_figure
 from thalweg.report.user_experiment import Picture, write_own_report
 from thalweg.serialization import to_dict
@@ -173,7 +173,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             missing=missing,
             columns=headings,
             table=table,
-            verdicts=tuple(answers(curves, plan)),
+            verdicts=(*answers(curves, plan), *self._falls(records)),
             setup=self._setup(settings) | unplanned(jobs),
             provenance=some.summary.provenance,
             figures=(FigureRecord(picture.name, picture.heading, caption),),
@@ -181,6 +181,11 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         write_json(folder / "summary.json", to_dict(summary))
         write_own_report(summary, [picture], folder)
         return summary
+
+    def _falls(self, records: _Records) -> list[Verdict]:
+        """The answer about falls at switches, where staged training was trained."""
+        staged_runs = records.get(STAGED, {})
+        return [fall_at_switches(staged_runs, records[constant(self.plan.loops)])] if any(staged_runs.values()) else []
 
     def compared(self, folder: Path) -> Compared:
         trials = self.trials(folder)
@@ -251,8 +256,8 @@ _DATA = {
         "drawn afresh for every update; scored on 2,000 held-out samples"
     ),
     "text": (
-        "bytes of a text, of Python's standard library if none is given; whole files are held out; as the best possible loss is not "
-        "known, the loss itself is compared"
+        "bytes of a text, of Python's standard library if none is given; whole files are held out; the best possible loss is "
+        "not known, so that the loss itself is compared"
     ),
 }
 _STABILISED = {

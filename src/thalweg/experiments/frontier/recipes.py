@@ -123,7 +123,7 @@ class TextSize:
     batch: int
 
 
-TEXT_SIZES = {"quick": TextSize(32, 1, 1, 65, 16), "paper": TextSize(144, 2, 1, 65, 16), "gpu": TextSize(512, 4, 2, 257, 64)}
+TEXT_SIZES = {"quick": TextSize(32, 1, 1, 65, 16), "paper": TextSize(144, 2, 1, 65, 16), "gpu": TextSize(512, 4, 2, 257, 16)}
 """Parameters: 0.06, 1.0 and 25 million."""
 
 
