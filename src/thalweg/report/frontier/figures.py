@@ -8,10 +8,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from thalweg.intervals import interval
 
 _GIGA = 1e9
+_EQUAL = 1.02
+"""Ratio of operations below which two runs cost the same: budgets are rounded to whole updates."""
+_WORDS = {
+    "staged": "staged (Refine)",
+    "staged-unscaled": "staged, gain not scaled",
+    "shift": "the paper's SHIFT, with a ramp",
+    "plain-looped": "plain Looped",
+    "looped-own-gains": "Looped, a gain for each pass",
+    "looped-norm": "Looped, norm and injection",
+    "looped-by-t": "Looped, branches by 1 / T",
+    "looped-deepnorm": "Looped, DeepNorm-like",
+}
 
 
 def frontier_figure(
@@ -28,20 +41,25 @@ def frontier_figure(
     figure = Figure(figsize=(8.0, 4.8), layout="constrained")
     axes = figure.add_subplot()
     means: list[tuple[float, float]] = []
+    budgets: list[float] = []
     for arm, by_seed in curves.items():
         if not by_seed:
             continue
         points = [_over_seeds(budget) for budget in zip(*(sorted(curve) for curve in by_seed.values()), strict=True)]
         operations, loss, low, high = (np.array(column) for column in zip(*points, strict=True))
         colour, width, style = _look(arm, loops, staged, best)
-        axes.plot(operations, loss, style, color=colour, linewidth=width, marker="o", markersize=4, label=arm)
+        axes.plot(operations, loss, style, color=colour, linewidth=width, marker="o", markersize=4, label=arm_words(arm))
         axes.fill_between(operations, low, high, color=colour, alpha=0.12, linewidth=0)
+        budgets = budgets or operations.round(0).tolist()
         means += list(zip(operations.tolist(), loss.tolist(), strict=True))
     if means:
         frontier = lower_envelope(means)
-        axes.step(*zip(*frontier, strict=True), where="post", color="#999999", linewidth=5, alpha=0.35, label="frontier", zorder=0)
+        axes.plot(*zip(*frontier, strict=True), color="#999999", linewidth=8, alpha=0.35, label="frontier: lowest of all", zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(sorted(set(budgets))))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.3g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("counted operations of the whole run (GFLOP)")
     axes.set_ylabel("held-out loss above the best possible (nats)")
     axes.grid(True, which="both", linewidth=0.3, alpha=0.5)
@@ -49,8 +67,21 @@ def frontier_figure(
     return figure
 
 
+def arm_words(arm: str) -> str:
+    """What a legend calls an arm.
+
+    Example:
+        >>> arm_words("depth-5"), arm_words("staged-unscaled")
+        ('5 passes throughout', 'staged, gain not scaled')
+    """
+    if arm.startswith("depth-"):
+        depth = int(arm.removeprefix("depth-"))
+        return "1 pass (Single)" if depth == 1 else f"{depth} passes throughout"
+    return _WORDS.get(arm, arm)
+
+
 def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The lowest loss so far in order of the operations, where it falls.
+    """The lowest loss so far in order of the operations, where it falls; operations that differ by 2 % at most count as equal.
 
     Example:
         >>> lower_envelope([(1.0, 3.0), (2.0, 4.0), (3.0, 2.0)])
@@ -58,8 +89,11 @@ def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, f
     """
     kept: list[tuple[float, float]] = []
     for operations, loss in sorted(points):
-        if not kept or loss < kept[-1][1]:
-            kept.append((operations, loss))
+        if kept and loss >= kept[-1][1]:
+            continue
+        if kept and operations <= _EQUAL * kept[-1][0]:
+            kept.pop()
+        kept.append((operations, loss))
     return kept
 
 
