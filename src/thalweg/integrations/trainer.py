@@ -88,7 +88,8 @@ class _ShiftCallback(TrainerCallback):
         self.updates.begin()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.updates.see_norm(gradient_norm(self.trainer.model.parameters))  # counts where nothing was clipped
+        if self.updates.norm is None:  # max_grad_norm is 0, so that nothing was clipped
+            self.updates.see_norm(gradient_norm(self.trainer.model.parameters))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.updates.loss is None:

@@ -1,0 +1,72 @@
+"""SHIFT in Lightning, imported as ``lightning`` or as ``pytorch_lightning``. Needs the extra ``lightning``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thalweg.errors import require
+from thalweg.integrations.extras import require_extra
+from thalweg.integrations.looped_layers import LoopedLayers
+from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
+from thalweg.shift.schedule import Shift
+
+_pl = require_extra("lightning", "lightning.pytorch", "pytorch_lightning")
+
+
+class ShiftCallback(_pl.Callback):
+    """Lets a schedule set the passes of a looped model in a Lightning Trainer of either name.
+
+    Loss and gradient norm are those of whole updates: with accumulation, before clipping, over all ranks. The state of the schedule lies
+    in the checkpoints. ``loops``, ``loop_gain`` and ``shift_stage`` are logged in every update. Validation uses the passes of the stage.
+    The module must optimise automatically, with one optimizer. Learned gains belong into a parameter group without weight decay.
+
+    Args:
+        shift: the schedule, without a safety net.
+        looped: from `thalweg.integrations.huggingface.loop`.
+    Raises:
+        BadInputError: the schedule needs what a trainer cannot do; and in ``fit``, a module that optimises by hand, more than one
+            optimizer, or a checkpoint of another schedule.
+    """
+
+    state_key = STATE
+
+    def __init__(self, shift: Shift, looped: LoopedLayers) -> None:
+        self.updates = ShiftUpdates(shift, looped)
+        self._saved: dict[str, Any] | None = None
+        self._stepped = False
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        automatic, optimizers = pl_module.automatic_optimization, trainer.optimizers
+        require(automatic, "module", "manual optimization", "automatic_optimization = True, or Shift in your own training step")
+        require(len(optimizers) == 1, "optimizers", len(optimizers), "one")
+        self.updates.resume(self._saved, trainer.global_step)
+        self.updates.scale_rates(optimizers[0])
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.updates.begin()
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.updates.see_norm(gradient_norm(pl_module.parameters))
+        self._stepped = True
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.updates.add_loss(outputs["loss"] if isinstance(outputs, dict) else outputs)
+        if self._stepped:
+            self._stepped = False
+            self.updates.end(trainer.optimizers[0])
+            pl_module.log_dict(dict(self.updates.last))
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self.updates.evaluate()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.updates.stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.updates.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.updates.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved = state_dict
