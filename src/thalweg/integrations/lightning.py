@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from thalweg.errors import require
 from thalweg.integrations.extras import require_extra
 from thalweg.integrations.looped_layers import LoopedLayers
+from thalweg.integrations.metrics import Writer
 from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
 from thalweg.shift.schedule import Shift
 
@@ -23,6 +25,7 @@ class ShiftCallback(_pl.Callback):
     Args:
         shift: the schedule, without a safety net.
         looped: from `thalweg.integrations.huggingface.loop`.
+        writers: further places for the numbers of every update, see `thalweg.integrations.metrics`.
     Raises:
         BadInputError: the schedule needs what a trainer cannot do; and in ``fit``, a module that optimises by hand, more than one
             optimizer, or a checkpoint of another schedule.
@@ -30,8 +33,8 @@ class ShiftCallback(_pl.Callback):
 
     state_key = STATE
 
-    def __init__(self, shift: Shift, looped: LoopedLayers) -> None:
-        self.updates = ShiftUpdates(shift, looped)
+    def __init__(self, shift: Shift, looped: LoopedLayers, writers: Sequence[Writer] = ()) -> None:
+        self.updates = ShiftUpdates(shift, looped, writers)
         self._saved: dict[str, Any] | None = None
         self._stepped = False
 

@@ -211,6 +211,9 @@ class LoopedLayers(nn.Module):
 
     def _one_pass(self, number: int, states: Tensor, record: _Record) -> Tensor:
         """States after pass ``number``, counted from 0."""
+        first = self.block[0]
+        if torch.compiler.is_compiling() and first.training and getattr(first, "gradient_checkpointing", False):
+            torch._dynamo.graph_break()  # one graph over checkpointed passes keeps all their activations
         gain = self._gain(number, states)
         if isinstance(gain, float) and gain == 0:
             return states

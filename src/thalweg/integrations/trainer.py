@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from thalweg.errors import BadInputError, require
 from thalweg.integrations.extras import require_extra
 from thalweg.integrations.looped_layers import NAME, LoopedLayers
 from thalweg.integrations.saving import save_loops
+from thalweg.integrations.metrics import Writer
 from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
 from thalweg.shift.schedule import Shift
 
@@ -17,7 +19,7 @@ require_extra("hf", "transformers")
 from transformers import Trainer, TrainerCallback  # noqa: E402
 
 
-def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers) -> ShiftUpdates:
+def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers, writers: Sequence[Writer] = ()) -> ShiftUpdates:
     """Let a schedule set the passes of a looped model in a Trainer; call it before ``trainer.train``.
 
     Loss and gradient norm are those of whole updates, with accumulation and over all ranks. The state of the schedule lies in the
@@ -28,6 +30,7 @@ def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers) -> ShiftUpdates
         trainer: its model is looped; not yet trained.
         shift: the schedule, without a safety net.
         looped: from `thalweg.integrations.huggingface.loop`.
+        writers: further places for the numbers of every update, see `thalweg.integrations.metrics`.
     Returns:
         The updates; ``last`` holds the passes and gain of the last one.
     Raises:
@@ -38,7 +41,7 @@ def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers) -> ShiftUpdates
     attached = any(isinstance(callback, _ShiftCallback) for callback in trainer.callback_handler.callbacks)
     require(not attached, "attach", "a trainer that has a schedule", "a trainer without one; make a new Trainer")
     require(not trainer.is_deepspeed_enabled, "attach", "a trainer with DeepSpeed", "one process, DDP or FSDP")
-    updates = ShiftUpdates(shift, looped)
+    updates = ShiftUpdates(shift, looped, writers)
     if trainer.optimizer is not None:
         held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
         missing = [name for name, p in looped.named_parameters() if id(p) not in held]

@@ -6,7 +6,7 @@ clipping, and `end` after the optimizer's step. The learning rate is scaled by h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from thalweg import ranks
 from thalweg.errors import BadInputError, require
 from thalweg.integrations.looped_layers import LoopedLayers
+from thalweg.integrations.metrics import Writer, write
 from thalweg.shift.criterion import LookAhead
 from thalweg.shift.schedule import Shift
 from thalweg.train.step import hand_over
@@ -29,11 +30,12 @@ class ShiftUpdates:
     Args:
         shift: the schedule.
         looped: the handle of the model, from `thalweg.integrations.huggingface.loop`; or anything with ``set(loops, gains)``.
+        writers: where loss, norm, passes and gain of every update are written, see `thalweg.integrations.metrics`.
     Raises:
         BadInputError: the schedule has a safety net or a look-ahead, which need weights that are taken back.
     """
 
-    def __init__(self, shift: Shift, looped: LoopedLayers) -> None:
+    def __init__(self, shift: Shift, looped: LoopedLayers, writers: Sequence[Writer] = ()) -> None:
         require(isinstance(shift, Shift), "shift", shift, "a thalweg.Shift")
         expected = "0: this trainer cannot take weights back; leave net out, and use a Ramp, which does not raise the loss"
         require(shift.net.tries == 0, "SafetyNet tries", shift.net.tries, expected)
@@ -42,7 +44,7 @@ class ShiftUpdates:
         largest = max(shift.range_of(stage)[1] for stage in shift.stages)
         most = looped.options.most_loops if isinstance(looped, LoopedLayers) else None
         require(most is None or largest <= most, "shift loops", largest, f"at most most_loops of the looped layers, {most}")
-        self.shift, self.looped = shift, looped
+        self.shift, self.looped, self.writers = shift, looped, tuple(writers)
         self.loss: Tensor | None = None
         self.norm: Tensor | None = None
         self.last: dict[str, float] = {}
@@ -81,6 +83,7 @@ class ShiftUpdates:
         loss, norm = ranks.mean(torch.stack((self.loss, self.norm.to(self.loss.device)))).tolist()
         self.loss = self.norm = None
         switched = self.shift.update(loss, norm)
+        write(self.writers, {"loss": loss, "grad_norm": norm} | self.last, self.shift.step)
         if switched:
             hand_over(optimizer, self.shift.handover)
         self.evaluate()
@@ -107,7 +110,9 @@ class ShiftUpdates:
         self._hooks += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
 
     def stop(self) -> None:
-        """Take the hooks off the optimizer."""
+        """Take the hooks off the optimizer and close the writers."""
+        for writer in self.writers:
+            writer.close()
         while self._hooks:
             self._hooks.pop().remove()
 
