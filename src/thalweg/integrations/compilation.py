@@ -64,7 +64,7 @@ def build_graphs(model: Any, looped: LoopedLayers, shift: Shift, batch: Any, los
     depths = depths_of(shift)
     config.recompile_limit = max(config.recompile_limit, len(depths) + 8)
     with torch.random.fork_rng():
-        for depth in depths:
+        for depth in reversed(depths):  # the deepest first: a shallow graph may be compiled again after a deeper one
             before = graph_count()
             looped.set(depth)
             loss_of(model, batch).backward()
@@ -72,5 +72,5 @@ def build_graphs(model: Any, looped: LoopedLayers, shift: Shift, batch: Any, los
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     looped.set(*passes_before)
-    return built
+    return dict(sorted(built.items()))
 
