@@ -1,12 +1,13 @@
-"""SHIFT in Lightning, imported as ``lightning`` or as ``pytorch_lightning``. Needs the extra ``lightning``."""
+"""SHIFT and landscapes in Lightning, imported as ``lightning`` or as ``pytorch_lightning``. Needs the extra ``lightning``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from thalweg.errors import require
 from thalweg.integrations.extras import require_extra
+from thalweg.integrations.landscapes import LandscapeSeries, passes_of
 from thalweg.integrations.looped_layers import LoopedLayers
 from thalweg.integrations.metrics import Writer
 from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
@@ -73,3 +74,35 @@ class ShiftCallback(_pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict
+
+
+class LandscapeCallback(_pl.Callback):
+    """Measures the loss landscape along a training with Lightning, see `thalweg.integrations.landscapes.LandscapeSeries`.
+
+    Put it after `ShiftCallback` in the list, so that every point has the passes of its stage.
+
+    Args:
+        series: what is measured, when, and where it is written.
+        model_of: takes the model from the module; None takes ``module.model``, or the module itself without one.
+    """
+
+    def __init__(self, series: LandscapeSeries, model_of: Callable[[Any], Any] | None = None) -> None:
+        self.series = series
+        self.model_of = model_of or (lambda module: getattr(module, "model", module))
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.series.begin(trainer.global_step)
+        self._measure(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._measure(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        model = self.model_of(pl_module)
+        self.series.finish(model, trainer.global_step, passes_of(model))
+
+    def _measure(self, trainer: Any, pl_module: Any) -> None:
+        """Measure a point if one is due; with accumulation, several batches belong to one update."""
+        if self.series.due(trainer.global_step):
+            model = self.model_of(pl_module)
+            self.series.measure(model, trainer.global_step, passes_of(model))

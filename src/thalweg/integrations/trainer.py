@@ -1,4 +1,4 @@
-"""SHIFT in the Trainer of Hugging Face, and in those derived from it, such as TRL's. Needs the extra ``hf``."""
+"""SHIFT and landscapes in the Trainer of Hugging Face, and in those derived from it, such as TRL's. Needs the extra ``hf``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from thalweg.errors import BadInputError, require
 from thalweg.integrations.extras import require_extra
+from thalweg.integrations.landscapes import LandscapeSeries, passes_of
 from thalweg.integrations.looped_layers import NAME, LoopedLayers
 from thalweg.integrations.saving import save_loops
 from thalweg.integrations.metrics import Writer
@@ -107,3 +108,24 @@ class _ShiftCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.updates.stop()
+
+
+class LandscapeCallback(TrainerCallback):
+    """Measures the loss landscape along a training, see `thalweg.integrations.landscapes.LandscapeSeries`.
+
+    Call `attach` first, so that every point has the passes of its stage.
+    """
+
+    def __init__(self, series: LandscapeSeries) -> None:
+        self.series = series
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.series.begin(state.global_step)
+        self.on_step_end(args, state, control, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if self.series.due(state.global_step):
+            self.series.measure(model, state.global_step, passes_of(model))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.series.finish(model, state.global_step, passes_of(model))
