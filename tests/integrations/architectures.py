@@ -214,13 +214,17 @@ def checks(name: str) -> Iterator[tuple[str, Callable[[], bool]]]:
     yield "gain 0", lambda: torch.equal(logits(model), plain) and torch.equal(logits(model, use_cache=False), plain)
     looped.set(LOOPS)
     three = logits(model, use_cache=False)
-    yield "three loops", lambda: not torch.equal(three, plain) and torch.equal(three, logits(repeated(name, model), use_cache=False))
+    yield (
+        "three loops",
+        lambda: not torch.equal(three, plain) and torch.equal(three, logits(repeated(name, model), use_cache=False)),
+    )
     without = generated(model, use_cache=False)
     yield "cache", lambda: torch.equal(generated(model), without)
     mask = torch.ones_like(PROMPT)
     mask[0, :3] = 0
-    yield "padding", lambda: torch.equal(
-        generated(model, attention_mask=mask), generated(model, attention_mask=mask, use_cache=False)
+    yield (
+        "padding",
+        lambda: torch.equal(generated(model, attention_mask=mask), generated(model, attention_mask=mask, use_cache=False)),
     )
     beams = {"num_beams": 2, "max_new_tokens": 3}
     yield "beams", lambda: torch.equal(generated(model, **beams), generated(model, **beams, use_cache=False))

@@ -38,7 +38,9 @@ def test_injection_adds_the_states_that_entered_the_block() -> None:
     looped = loop(model, 1, 3, loops=2, injection=True)
     seen: list[torch.Tensor] = []
     handle = model.transformer.h[1].register_forward_pre_hook(lambda layer, args, kwargs: seen.append(args[0]), with_kwargs=True)
-    after = model.transformer.h[2].register_forward_hook(lambda layer, args, output: seen.append(output if torch.is_tensor(output) else output[0]))
+    after = model.transformer.h[2].register_forward_hook(
+        lambda layer, args, output: seen.append(output if torch.is_tensor(output) else output[0])
+    )
     logits(model)
     handle.remove()
     after.remove()
@@ -314,7 +316,11 @@ def test_loops_above_the_learned_gains_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("gains", "match"),
-    [((1, 1), "one number for each of the 3"), ((1, 1, float("nan")), "finite"), ((0.5, 1, 1), r"gains\[0\]: given 0.5, expected 1")],
+    [
+        ((1, 1), "one number for each of the 3"),
+        ((1, 1, float("nan")), "finite"),
+        ((0.5, 1, 1), r"gains\[0\]: given 0.5, expected 1"),
+    ],
 )
 def test_gains_that_do_not_fit_are_refused(gains: tuple[float, ...], match: str) -> None:
     looped = loop(gpt2(), 0, 1)

@@ -134,5 +134,5 @@ def test_measuring_along_lightning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [{"batches": []}, {"batches": BATCH}, {"batches": [BATCH], "every": 0}])
 def test_bad_series_are_refused(tmp_path: Path, given: dict[str, Any]) -> None:
-    with pytest.raises(BadInputError, match="batches|every"):
+    with pytest.raises(BadInputError, match=r"batches|every"):
         LandscapeSeries(tmp_path, **given)

@@ -86,7 +86,13 @@ def fit(
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     save = pl.callbacks.ModelCheckpoint(dirpath=str(folder), every_n_train_steps=1, save_top_k=-1, filename="{step}")
-    options = {"max_steps": STEPS, "accumulate_grad_batches": 2, "gradient_clip_val": 1e-3, "val_check_interval": 2, "limit_val_batches": 1}
+    options = {
+        "max_steps": STEPS,
+        "accumulate_grad_batches": 2,
+        "gradient_clip_val": 1e-3,
+        "val_check_interval": 2,
+        "limit_val_batches": 1,
+    }
     quietly = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(callbacks=[ShiftCallback(shift, looped), save], num_sanity_val_steps=0, **quietly, **options | more)
     module = Module()

@@ -1,8 +1,8 @@
 """``torch.compile`` of looped models: graphs built before training begins, and their number.
 
-A compiled looped model has one graph for each number of passes, as the gains are read from a tensor: a whole ramp needs no new graph. Every
-pass is computed there, also one with gain 0. Under activation checkpointing the graph is broken between the passes; the layers then have
-graphs of their own.
+A compiled looped model has one graph for each number of passes, as the gains are read from a tensor: a whole ramp needs no new
+graph. Every pass is computed there, also one with gain 0. Under activation checkpointing the graph is broken between the
+passes; the layers then have graphs of their own.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def hugging_face_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 def build_graphs(model: Any, looped: LoopedLayers, shift: Shift, batch: Any, loss_of: LossOf = hugging_face_loss) -> dict[int, int]:
     """Compile the forward and backward graphs of every number of passes of a schedule, so that no update has to wait.
 
-    Weights, gradients and random numbers stay as they are. PyTorch compiles one function for at most ``recompile_limit`` cases, 8 by default,
-    and then falls back to plain execution; the limit is raised if the schedule needs more.
+    Weights, gradients and random numbers stay as they are. PyTorch compiles one function for at most ``recompile_limit`` cases,
+    8 by default, and then falls back to plain execution; the limit is raised if the schedule needs more.
 
     Args:
         model: result of ``torch.compile(model)``, in the mode in which it is trained.
@@ -58,7 +58,8 @@ def build_graphs(model: Any, looped: LoopedLayers, shift: Shift, batch: Any, los
     Returns:
         Number of passes -> number of graphs that were compiled for it.
     """
-    config, passes_before, built = torch._dynamo.config, (looped.loops, looped.gains), {}
+    config: Any = torch._dynamo.config
+    passes_before, built = (looped.loops, looped.gains), {}
     parameters = list(model.parameters())
     gradients = [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters]
     depths = depths_of(shift)
@@ -73,4 +74,3 @@ def build_graphs(model: Any, looped: LoopedLayers, shift: Shift, batch: Any, los
         parameter.grad = gradient
     looped.set(*passes_before)
     return dict(sorted(built.items()))
-

@@ -1,7 +1,8 @@
 """Exit rules: how many passes a looped model uses at inference, decided for each batch.
 
-A rule is asked after every pass whether the batch may leave the loop. All sequences of a batch leave together, when the rule holds for each of
-them. In generation the first call decides, and the following tokens use as many passes, so that no slot of the cache stays empty.
+A rule is asked after every pass whether the batch may leave the loop. All sequences of a batch leave together, when the rule
+holds for each of them. In generation the first call decides, and the following tokens use as many passes, so that no slot of
+the cache stays empty.
 
 Shape letters: B batch, L tokens, D width, V vocabulary.
 """
@@ -75,8 +76,8 @@ class SmallChange:
 class Confidence:
     """Leave the loop when the most likely next token has at least this probability in every sequence.
 
-    The probability is that of the model's head on the state of the last token, without the layers after the block. It is a proxy: these
-    layers change the prediction.
+    The probability is that of the model's head on the state of the last token, without the layers after the block. It is a
+    proxy: these layers change the prediction.
     """
 
     probability: Annotated[float, Number(0, 1, "a probability above 0, at most 1", open_below=True)] = 0.9

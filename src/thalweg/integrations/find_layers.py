@@ -26,7 +26,9 @@ class Reader:
     def __call__(self, states: Tensor) -> Tensor:
         if self.head is None or self.norm is None:
             missing = "final norm" if self.norm is None else "head"
-            raise BadInputError(f"Confidence: given a model without a {missing} that is known, expected one; use SmallChange instead")
+            raise BadInputError(
+                f"Confidence: given a model without a {missing} that is known, expected one; use SmallChange instead"
+            )
         return self.head(self.norm(states))
 
 
@@ -37,7 +39,12 @@ def base_of(model: Any) -> PreTrainedModel:
         BadInputError: it is no decoder of transformers.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    require(isinstance(base, PreTrainedModel), "loop", type(base), "a decoder of transformers; for thalweg's own models set loops per call")
+    require(
+        isinstance(base, PreTrainedModel),
+        "loop",
+        type(base),
+        "a decoder of transformers; for thalweg's own models set loops per call",
+    )
     config = base.config
     encoder = getattr(config, "is_encoder_decoder", False)
     masked = config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)

@@ -38,8 +38,9 @@ def loop(
 ) -> LoopedLayers:
     """Repeat the layers ``first`` to ``last`` (excluded) of a decoder with the same weights.
 
-    Names, classes and parameters of the model stay as they are, so that plain transformers loads what it saves. With one loop, or with
-    gains of 0, the model computes bit for bit what it computed before. Only learned gains and the norm are added, as ``model.thalweg``.
+    Names, classes and parameters of the model stay as they are, so that plain transformers loads what it saves. With one loop,
+    or with gains of 0, the model computes bit for bit what it computed before. Only learned gains and the norm are added, as
+    ``model.thalweg``.
 
     Args:
         model: a causal decoder of transformers 5, with a PEFT adapter or without; changed in place.
@@ -50,8 +51,8 @@ def loop(
         learned_gains: None, "each" (a learned gain for every further pass) or "shared" (one for all). Given gains multiply them.
         gain_start: initial value of the learned gains. At 0 the model is unchanged until they have learned.
         most_loops: largest T that is ever set; needed for "each".
-        backprop: number of last passes that gradients flow through; None for all. Without ``injection``, embeddings and layers before
-            the block then have no gradient while T is larger.
+        backprop: number of last passes that gradients flow through; None for all. Without ``injection``, embeddings and layers
+            before the block then have no gradient while T is larger.
     Returns:
         The handle that sets passes and gains, and removes the loops.
     Raises:
@@ -100,7 +101,8 @@ def looped_layers_of(model: Any) -> LoopedLayers:
         BadInputError: the model is not looped.
     """
     layers = layers_of(base_of(model))[1]
-    found = next((layer._thalweg[0] for layer in layers if getattr(layer, "_thalweg", None) is not None), None)
+    places = [getattr(layer, "_thalweg", None) for layer in layers]
+    found = next((place[0] for place in places if place is not None), None)
     require(found is not None, "model", type(model), "a looped model; call loop(model, first, last) first")
     assert isinstance(found, LoopedLayers)
     return found

@@ -1,7 +1,7 @@
 """The loss landscape along a training with another library: when it is measured, and where the records lie.
 
-`LandscapeSeries` knows no trainer. The callbacks for the Trainer of Hugging Face and for Lightning hand it model and step. Its folder has the
-layout of `thalweg.records.landscape`, so that ``thalweg report FOLDER`` and `thalweg.plot` draw it.
+`LandscapeSeries` knows no trainer. The callbacks for the Trainer of Hugging Face and for Lightning hand it model and step. Its
+folder has the layout of `thalweg.records.landscape`, so that ``thalweg report FOLDER`` and `thalweg.plot` draw it.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def hugging_face_loss(model: Any, batch: Any) -> Tensor:
 class LandscapeSeries:
     """Measures the curvature of a model at chosen updates of a training and writes the records.
 
-    Training is not changed: the weights, gradients and random numbers are the same with and without it. The time it takes is on its own
-    clock, `seconds`.
+    Training is not changed: the weights, gradients and random numbers are the same with and without it. The time it takes is on
+    its own clock, `seconds`.
 
     Args:
         folder: of the run; the records lie in ``FOLDER/landscape``.

@@ -19,9 +19,10 @@ _pl = require_extra("lightning", "lightning.pytorch", "pytorch_lightning")
 class ShiftCallback(_pl.Callback):
     """Lets a schedule set the passes of a looped model in a Lightning Trainer of either name.
 
-    Loss and gradient norm are those of whole updates: with accumulation, before clipping, over all ranks. The state of the schedule lies
-    in the checkpoints. ``loops``, ``loop_gain`` and ``shift_stage`` are logged in every update. Validation uses the passes of the stage.
-    The module must optimise automatically, with one optimizer. Learned gains belong into a parameter group without weight decay.
+    Loss and gradient norm are those of whole updates: with accumulation, before clipping, over all ranks. The state of the
+    schedule lies in the checkpoints. ``loops``, ``loop_gain`` and ``shift_stage`` are logged in every update. Validation uses
+    the passes of the stage. The module must optimise automatically, with one optimizer. Learned gains belong into a parameter
+    group without weight decay.
 
     Args:
         shift: the schedule, without a safety net.

@@ -1,8 +1,9 @@
 """Layers of a decoder that are applied several times with the same weights, without a change to the decoder's code.
 
-The class of every layer is swapped for a subclass with the same name. When the model calls the block's layers, the first pass runs as usual,
-and the other arguments of every layer (masks, positions, cache) are recorded. After the block's last layer the further passes call the same
-layers with the recorded arguments, the caches shifted to slots of their own. Pass p moves the states h by its gain g_p:
+The class of every layer is swapped for a subclass with the same name. When the model calls the block's layers, the first pass
+runs as usual, and the other arguments of every layer (masks, positions, cache) are recorded. After the block's last layer the
+further passes call the same layers with the recorded arguments, the caches shifted to slots of their own. Pass p moves the
+states h by its gain g_p:
 
     h <- h + g_p (norm(block(h + injection)) - h)
 
@@ -128,7 +129,7 @@ class LoopedLayers(nn.Module):
             plain = getattr(type(layer), "_thalweg_of", None)
             require(plain is not None, "remove", type(layer), "layers whose class nothing else has changed since loop()")
         for layer in self.layers:
-            layer.__class__ = type(layer)._thalweg_of
+            layer.__class__ = type(layer)._thalweg_of  # type: ignore[attr-defined]
             layer.__dict__.pop("_thalweg")
         for model in self._holder:
             delattr(model, NAME)
@@ -253,7 +254,7 @@ class LoopedLayers(nn.Module):
 
 
 @functools.cache
-def looping(plain: type[nn.Module]) -> type[nn.Module]:
+def looping(plain: Any) -> type[nn.Module]:
     """The subclass of a layer's class that makes further passes; it has the same name, as libraries choose layers by the name."""
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -269,7 +270,7 @@ def looping(plain: type[nn.Module]) -> type[nn.Module]:
         )
 
     def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
-        copied = type(self).__new__(type(self))
+        copied = object.__new__(type(self))
         memo[id(self)] = copied
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return copied

@@ -1,7 +1,8 @@
 """A key-value cache with slots of its own for every pass of looped layers.
 
-Pass 1 uses the slots that the model itself uses. Pass p of block layer k uses slot ``n + (p - 2) * size + k``, where n is the number of layers
-of the model and ``size`` that of the block. The additional slots lie in the same cache object, so that beam search and resets reach them, too.
+Pass 1 uses the slots that the model itself uses. Pass p of block layer k uses slot ``n + (p - 2) * size + k``, where n is the
+number of layers of the model and ``size`` that of the block. The additional slots lie in the same cache object, so that beam
+search and resets reach them, too.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def caches_in(rest: Iterable[Any], named: dict[str, Any]) -> list[Cache]:
         foreign = type(value).__name__.endswith("Cache") or name in _NAMES
         if foreign and not (value is None or isinstance(value, Cache | bool | Tensor)):
             raise BadInputError(
-                f"cache of looped layers: given {type(value).__name__}, expected a Cache of transformers, which can hold a slot for "
-                "every pass; call the model with use_cache=False"
+                f"cache of looped layers: given {type(value).__name__}, expected a Cache of transformers, which can hold a slot "
+                "for every pass; call the model with use_cache=False"
             )
     return own_caches(rest, named)
 
@@ -123,7 +124,8 @@ def own_caches(rest: Iterable[Any], named: dict[str, Any]) -> list[Cache]:
 def prepare(cache: Cache, span: Span, passes: int, gains: tuple[float, ...] | None) -> None:
     """Add the slots of the further passes to a cache, and remember passes and gains in it.
 
-    The slots are copies of the block's own, which must still be empty: a cache that was begun with other passes lacks keys and values.
+    The slots are copies of the block's own, which must still be empty: a cache that was begun with other passes lacks keys and
+    values.
 
     Args:
         cache: changed in place.

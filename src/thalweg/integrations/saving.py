@@ -1,7 +1,7 @@
 """Saving a looped model and loading it with its loops: safetensors and JSON only.
 
-A folder holds what plain transformers saves, plus ``thalweg.json`` (span, options, passes and gains) and, where something is learned,
-``thalweg.safetensors``. Plain transformers ignores both files and loads the model without loops.
+A folder holds what plain transformers saves, plus ``thalweg.json`` (span, options, passes and gains) and, where something is
+learned, ``thalweg.safetensors``. Plain transformers ignores both files and loads the model without loops.
 """
 
 from __future__ import annotations

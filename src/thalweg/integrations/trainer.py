@@ -11,8 +11,8 @@ from thalweg.errors import BadInputError, require
 from thalweg.integrations.extras import require_extra
 from thalweg.integrations.landscapes import LandscapeSeries, passes_of
 from thalweg.integrations.looped_layers import NAME, LoopedLayers
-from thalweg.integrations.saving import save_loops
 from thalweg.integrations.metrics import Writer
+from thalweg.integrations.saving import save_loops
 from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
 from thalweg.shift.schedule import Shift
 
@@ -43,8 +43,9 @@ def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers, writers: Sequen
     require(not attached, "attach", "a trainer that has a schedule", "a trainer without one; make a new Trainer")
     require(not trainer.is_deepspeed_enabled, "attach", "a trainer with DeepSpeed", "one process, DDP or FSDP")
     updates = ShiftUpdates(shift, looped, writers)
-    if trainer.optimizer is not None:
-        held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    optimizer: Any = trainer.optimizer
+    if optimizer is not None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         missing = [name for name, p in looped.named_parameters() if id(p) not in held]
         require(not missing, "optimizer", f"one without {', '.join(missing)}", "one that is made after loop()")
     trainer.add_callback(_ShiftCallback(updates, trainer))
@@ -73,15 +74,13 @@ def _follow(trainer: Trainer, updates: ShiftUpdates) -> None:
     trainer.training_step = training_step
     trainer.accelerator.clip_grad_norm_ = clip_grad_norm_
     trainer.log = lambda logs, *args, **kwargs: log(logs | updates.last, *args, **kwargs)
-    trainer.get_decay_parameter_names = lambda model: [
-        name for name in decaying(model) if f".{NAME}." not in f".{name}"
-    ]
+    trainer.get_decay_parameter_names = lambda model: [name for name in decaying(model) if f".{NAME}." not in f".{name}"]
 
 
 class _ShiftCallback(TrainerCallback):
     """Calls the schedule at the events of a Trainer."""
 
-    def __init__(self, updates: ShiftUpdates, trainer: Trainer) -> None:
+    def __init__(self, updates: ShiftUpdates, trainer: Any) -> None:
         self.updates, self.trainer = updates, trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -97,7 +96,9 @@ class _ShiftCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.updates.loss is None:
-            raise BadInputError("attach: the trainer's own training loop does not call training_step, which SHIFT reads the loss from")
+            raise BadInputError(
+                "attach: the trainer's own training loop does not call training_step, which SHIFT reads the loss from"
+            )
         self.updates.end(self.trainer.optimizer)
         state.stateful_callbacks[STATE] = self.updates.state_dict()
 

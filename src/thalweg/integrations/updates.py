@@ -1,7 +1,8 @@
 """SHIFT in any trainer: what the integrations do around one update, for one schedule and one looped model.
 
-A trainer calls, in this order: `begin` before the update, `add_loss` after every micro-batch, `see_norm` with the norm of the gradient before
-clipping, and `end` after the optimizer's step. The learning rate is scaled by hooks of the optimizer, so that schedulers do not notice.
+A trainer calls, in this order: `begin` before the update, `add_loss` after every micro-batch, `see_norm` with the norm of the
+gradient before clipping, and `end` after the optimizer's step. The learning rate is scaled by hooks of the optimizer, so that
+schedulers do not notice.
 """
 
 from __future__ import annotations

@@ -30,10 +30,10 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
 
     Args:
         records: the folder of a run, what `thalweg.records.landscape.read_landscape` read from it, or the records that
-            `thalweg.LandscapeProbe` returned; for several runs a dict of names to these. A list as a value holds the seeds of one name,
-            which are drawn as mean and 95 % interval.
-        kind: "numbers" (entropy, extreme eigenvalues, change), "split" (loss, valley and river), "spectra" (heat maps of the eigenvalues) or
-            "slices" (planes of the loss). Spectra and slices need a run's folder.
+            `thalweg.LandscapeProbe` returned; for several runs a dict of names to these. A list as a value holds the seeds of
+            one name, which are drawn as mean and 95 % interval.
+        kind: "numbers" (entropy, extreme eigenvalues, change), "split" (loss, valley and river), "spectra" (heat maps of the
+            eigenvalues) or "slices" (planes of the loss). Spectra and slices need a run's folder.
     Returns:
         A figure of matplotlib; save it with ``figure.savefig``.
     Raises:
