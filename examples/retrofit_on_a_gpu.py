@@ -158,8 +158,9 @@ def main() -> None:
         first.train()
         before = bits(first)
         count = sum(p.numel() for p in model.parameters())
-        print(f"{count / 1e6:.1f}M parameters, {size.updates} updates: {before:.3f} bits per byte, {time.perf_counter() -
-        started:.0f} s") weights = {name: value.clone() for name, value in model.state_dict().items()}
+        seconds = time.perf_counter() - started
+        print(f"{count / 1e6:.1f}M parameters, {size.updates} updates: {before:.3f} bits per byte, {seconds:.0f} s")
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
         looped = loop(model, size.layers // 3, 2 * size.layers // 3)
         for seed in range(1, size.seeds + 1):
             for name, make in schedules(size).items():
