@@ -164,7 +164,7 @@ def logits(model: Any, **more: Any) -> Tensor:
 
 
 def generated(model: Any, **more: Any) -> Tensor:
-    options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "use_cache": True}
+    options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "use_cache": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model.generate(PROMPT, **options | more)
@@ -226,7 +226,7 @@ def checks(name: str) -> Iterator[tuple[str, Callable[[], bool]]]:
         "padding",
         lambda: torch.equal(generated(model, attention_mask=mask), generated(model, attention_mask=mask, use_cache=False)),
     )
-    beams = {"num_beams": 2, "max_new_tokens": 3}
+    beams = {"num_beams": 2}
     yield "beams", lambda: torch.equal(generated(model, **beams), generated(model, **beams, use_cache=False))
     static = {"cache_implementation": "static"}
     yield "static cache", lambda: torch.equal(generated(model, **static), without)

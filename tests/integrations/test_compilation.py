@@ -24,8 +24,8 @@ def test_depths_of_a_schedule() -> None:
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 def test_graphs_are_built_beforehand_and_a_ramp_needs_no_other(checkpointing: bool) -> None:
-    model = made("llama", num_hidden_layers=3, use_cache=False).train()
-    looped = loop(model, 1, 2)
+    model = made("llama", num_hidden_layers=2, use_cache=False).train()
+    looped = loop(model, 0, 1)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     shift = tw.Shift(loops=2, criterion=tw.AtStep(2), onset=tw.Ramp(3))
