@@ -31,7 +31,7 @@ try:
 
     from thalweg.integrations.huggingface import loop
     from thalweg.integrations.trainer import attach
-except (ImportError, tw.BadInputError) as error:
+except ImportError as error:
     print(f"not run: {error}")
     raise SystemExit(0) from None
 
@@ -153,7 +153,9 @@ def main() -> None:
         started = time.perf_counter()
         set_seed(0)
         shape = {"hidden_size": size.width, "intermediate_size": 3 * size.width, "num_hidden_layers": size.layers}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=256, num_attention_heads=max(2, size.width // 64), pad_token_id=None, **shape))
+        model = LlamaForCausalLM(
+            LlamaConfig(vocab_size=256, num_attention_heads=max(2, size.width // 64), pad_token_id=None, **shape)
+        )
         first = trainer_for(model, size, data, size.updates, 0, folder)
         first.train()
         before = bits(first)

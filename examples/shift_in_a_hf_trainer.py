@@ -18,7 +18,7 @@ try:
     from thalweg.integrations.huggingface import loop
     from thalweg.integrations.saving import load, save
     from thalweg.integrations.trainer import attach
-except (ImportError, tw.BadInputError) as error:
+except ImportError as error:
     print(f"not run: {error}")
     raise SystemExit(0) from None
 

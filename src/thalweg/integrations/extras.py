@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-from thalweg.errors import BadInputError
+from thalweg.errors import MissingExtraError
 
 
 def require_extra(extra: str, *modules: str) -> Any:
@@ -18,14 +18,14 @@ def require_extra(extra: str, *modules: str) -> Any:
     Returns:
         The module.
     Raises:
-        BadInputError: none of them is installed.
+        MissingExtraError: none of them is installed.
     Example:
         >>> require_extra("hf", "no_such_module")
         Traceback (most recent call last):
         ...
-        thalweg.errors.BadInputError: no_such_module is not installed; run: pip install 'thalweg[hf]'
+        thalweg.errors.MissingExtraError: no_such_module is not installed; run: pip install 'thalweg[hf]'
     """
     for name in modules:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             return importlib.import_module(name)
-    raise BadInputError(f"{' or '.join(modules)} is not installed; run: pip install 'thalweg[{extra}]'")
+    raise MissingExtraError(f"{' or '.join(modules)} is not installed; run: pip install 'thalweg[{extra}]'")
