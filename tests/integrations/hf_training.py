@@ -87,6 +87,8 @@ def main(folder: str) -> None:
     if one.is_world_process_zero():
         weights = {name: value.detach().clone() for name, value in one.model.state_dict().items()}
         torch.save((TRACE, weights), Path(folder) / "rank0.pt")
+    torch.distributed.barrier()  # so that no rank leaves while another still talks to it
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
