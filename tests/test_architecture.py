@@ -18,7 +18,7 @@ LEVELS = (
     ("shift", "theory"),
     ("landscape",),
     ("train", "verify"),
-    ("survey",),
+    ("survey", "integrations"),
     ("experiments",),
     ("cli",),
 )

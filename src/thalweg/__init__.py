@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from thalweg.models.cost import cost
     from thalweg.models.looped import LoopedTransformer
     from thalweg.records.run import Verdict
+    from thalweg.report.landscape.plot import plot
     from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
     from thalweg.shift.net import SafetyNet
     from thalweg.shift.onset import Handover, Hard, Ramp, Refine
@@ -62,6 +63,7 @@ _LAZY_IMPORTS = {
     "dense_hessian": "thalweg.curvature.dense",
     "doubling": "thalweg.shift.schedule",
     "eigenpairs": "thalweg.curvature.eigenpairs",
+    "plot": "thalweg.report.landscape.plot",
     "spectral_density": "thalweg.curvature.density",
     "train_run": "thalweg.train.trainer",
 }
@@ -99,6 +101,7 @@ __all__ = [
     "dense_hessian",
     "doubling",
     "eigenpairs",
+    "plot",
     "spectral_density",
     "train_run",
 ]

@@ -420,7 +420,8 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
     Parameters
     ----------
     folder:
-        Folder of the study: the --out folder of `thalweg study` or `thalweg shift-sweep`.
+        Folder of the study: the --out folder of `thalweg study` or `thalweg shift-sweep`. Or the folder of a landscape that was
+        measured along a training with another library; its figures are drawn.
     other:
         Folder of a second study of the same kind. If given, the command compares settings, numbers and verdicts of the two.
     out:
@@ -436,7 +437,10 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
         return
     from thalweg.experiments.engine import show
     from thalweg.experiments.registry import experiment_in
+    from thalweg.survey.command import figures_of_series
 
+    if figures_of_series(folder):
+        return
     experiment = experiment_in(folder)
     show(experiment, experiment.report(folder), folder, json_)
 

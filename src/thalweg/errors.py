@@ -32,6 +32,10 @@ class BadInputError(ThalwegError, ValueError):
     exit_code = 2
 
 
+class MissingExtraError(BadInputError, ImportError):
+    """An optional package is not installed; the message names the extra that installs it."""
+
+
 class FolderError(BadInputError):
     """A folder belongs to another run or study, or another process is writing to it."""
 

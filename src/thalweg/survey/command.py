@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from thalweg.records.landscape import LandscapePlan, LandscapeRecord, RunLandscape
+from thalweg.records.landscape import LandscapePlan, LandscapeRecord, RunLandscape, read_landscape
 from thalweg.report.landscape.figures import run_figures
 from thalweg.screen import Screen, complain, progress_bar, say, say_json
 from thalweg.serialization import to_dict
+from thalweg.storage import there
 from thalweg.survey.survey import config_of, plan_of, survey
 from thalweg.train.callbacks import Tenths
 
@@ -108,3 +109,22 @@ def _table_row(point: LandscapeRecord) -> tuple[str, ...]:
     if split is None:
         return (*cells, "-", "-", "-", "-", "-")
     return (*cells, f"{split.epsilon:.3g}", str(split.river), str(split.valley), str(split.ridge), split.name)
+
+
+def figures_of_series(folder: Path) -> bool:
+    """Draw the landscape that was measured along a training with another library, and print it.
+
+    Args:
+        folder: of the training.
+    Returns:
+        False if the folder holds no such landscape: it has none, or a config of thalweg's own trainer.
+    """
+    if there(folder / "config.toml") or not there(folder / "landscape" / "plan.json"):
+        return False
+    landscape = read_landscape(folder)
+    if landscape is None:
+        return False
+    show(landscape)
+    for path in run_figures(landscape, f"Measured along the training in {folder.name}."):
+        Screen(wide=160).say(str(path))
+    return True

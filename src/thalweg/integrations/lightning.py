@@ -1,0 +1,109 @@
+"""SHIFT and landscapes in Lightning, imported as ``lightning`` or as ``pytorch_lightning``. Needs the extra ``lightning``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from thalweg.errors import require
+from thalweg.integrations.extras import require_extra
+from thalweg.integrations.landscapes import LandscapeSeries, passes_of
+from thalweg.integrations.looped_layers import LoopedLayers
+from thalweg.integrations.metrics import Writer
+from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
+from thalweg.shift.schedule import Shift
+
+_pl = require_extra("lightning", "lightning.pytorch", "pytorch_lightning")
+
+
+class ShiftCallback(_pl.Callback):
+    """Lets a schedule set the passes of a looped model in a Lightning Trainer of either name.
+
+    Loss and gradient norm are those of whole updates: with accumulation, before clipping, over all ranks. The state of the
+    schedule lies in the checkpoints. ``loops``, ``loop_gain`` and ``shift_stage`` are logged in every update. Validation uses
+    the passes of the stage. The module must optimise automatically, with one optimizer. Learned gains belong into a parameter
+    group without weight decay.
+
+    Args:
+        shift: the schedule, without a safety net.
+        looped: from `thalweg.integrations.huggingface.loop`.
+        writers: further places for the numbers of every update, see `thalweg.integrations.metrics`.
+    Raises:
+        BadInputError: the schedule needs what a trainer cannot do; and in ``fit``, a module that optimises by hand, more than one
+            optimizer, or a checkpoint of another schedule.
+    """
+
+    state_key = STATE
+
+    def __init__(self, shift: Shift, looped: LoopedLayers, writers: Sequence[Writer] = ()) -> None:
+        self.updates = ShiftUpdates(shift, looped, writers)
+        self._saved: dict[str, Any] | None = None
+        self._stepped = False
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        automatic, optimizers = pl_module.automatic_optimization, trainer.optimizers
+        require(automatic, "module", "manual optimization", "automatic_optimization = True, or Shift in your own training step")
+        require(len(optimizers) == 1, "optimizers", len(optimizers), "one")
+        self.updates.resume(self._saved, trainer.global_step)
+        self.updates.scale_rates(optimizers[0])
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.updates.begin()
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.updates.see_norm(gradient_norm(pl_module.parameters))
+        self._stepped = True
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.updates.add_loss(outputs["loss"] if isinstance(outputs, dict) else outputs)
+        if self._stepped:
+            self._stepped = False
+            self.updates.end(trainer.optimizers[0])
+            pl_module.log_dict(dict(self.updates.last))
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self.updates.evaluate()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.updates.stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.updates.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.updates.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved = state_dict
+
+
+class LandscapeCallback(_pl.Callback):
+    """Measures the loss landscape along a training with Lightning, see `thalweg.integrations.landscapes.LandscapeSeries`.
+
+    Put it after `ShiftCallback` in the list, so that every point has the passes of its stage.
+
+    Args:
+        series: what is measured, when, and where it is written.
+        model_of: takes the model from the module; None takes ``module.model``, or the module itself without one.
+    """
+
+    def __init__(self, series: LandscapeSeries, model_of: Callable[[Any], Any] | None = None) -> None:
+        self.series = series
+        self.model_of = model_of or (lambda module: getattr(module, "model", module))
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.series.begin(trainer.global_step)
+        self._measure(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._measure(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        model = self.model_of(pl_module)
+        self.series.finish(model, trainer.global_step, passes_of(model))
+
+    def _measure(self, trainer: Any, pl_module: Any) -> None:
+        """Measure a point if one is due; with accumulation, several batches belong to one update."""
+        if self.series.due(trainer.global_step):
+            model = self.model_of(pl_module)
+            self.series.measure(model, trainer.global_step, passes_of(model))

@@ -1,0 +1,132 @@
+"""SHIFT and landscapes in the Trainer of Hugging Face, and in those derived from it, such as TRL's. Needs the extra ``hf``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from thalweg.errors import BadInputError, require
+from thalweg.integrations.extras import require_extra
+from thalweg.integrations.landscapes import LandscapeSeries, passes_of
+from thalweg.integrations.looped_layers import NAME, LoopedLayers
+from thalweg.integrations.metrics import Writer
+from thalweg.integrations.saving import save_loops
+from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
+from thalweg.shift.schedule import Shift
+
+require_extra("hf", "transformers")
+from transformers import Trainer, TrainerCallback  # noqa: E402
+
+
+def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers, writers: Sequence[Writer] = ()) -> ShiftUpdates:
+    """Let a schedule set the passes of a looped model in a Trainer; call it before ``trainer.train``.
+
+    Loss and gradient norm are those of whole updates, with accumulation and over all ranks. The state of the schedule lies in the
+    checkpoints of the Trainer. Its logs gain ``loops``, ``loop_gain`` and ``shift_stage``. Evaluation uses the passes of the stage.
+    Learned gains have no weight decay. Every checkpoint can be loaded with `thalweg.integrations.saving.load`.
+
+    Args:
+        trainer: its model is looped; not yet trained.
+        shift: the schedule, without a safety net.
+        looped: from `thalweg.integrations.huggingface.loop`.
+        writers: further places for the numbers of every update, see `thalweg.integrations.metrics`.
+    Returns:
+        The updates; ``last`` holds the passes and gain of the last one.
+    Raises:
+        BadInputError: something is attached already, the schedule needs what a Trainer cannot do, or the Trainer's own optimizer
+            lacks the learned gains. ``trainer.train`` raises it for a checkpoint of another schedule.
+    """
+    require(isinstance(trainer, Trainer), "trainer", type(trainer), "a Trainer of transformers")
+    attached = any(isinstance(callback, _ShiftCallback) for callback in trainer.callback_handler.callbacks)
+    require(not attached, "attach", "a trainer that has a schedule", "a trainer without one; make a new Trainer")
+    require(not trainer.is_deepspeed_enabled, "attach", "a trainer with DeepSpeed", "one process, DDP or FSDP")
+    updates = ShiftUpdates(shift, looped, writers)
+    optimizer: Any = trainer.optimizer
+    if optimizer is not None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [name for name, p in looped.named_parameters() if id(p) not in held]
+        require(not missing, "optimizer", f"one without {', '.join(missing)}", "one that is made after loop()")
+    trainer.add_callback(_ShiftCallback(updates, trainer))
+    _follow(trainer, updates)
+    return updates
+
+
+def _follow(trainer: Trainer, updates: ShiftUpdates) -> None:
+    """Read what callbacks are not told: the losses of micro-batches, and the norm before clipping."""
+    train, log, decaying = trainer.training_step, trainer.log, trainer.get_decay_parameter_names
+    clip = trainer.accelerator.clip_grad_norm_
+
+    @functools.wraps(train)
+    def training_step(*args: Any, **kwargs: Any) -> Any:
+        loss = train(*args, **kwargs)
+        updates.add_loss(loss)
+        return loss
+
+    @functools.wraps(clip)
+    def clip_grad_norm_(*args: Any, **kwargs: Any) -> Any:
+        norm = clip(*args, **kwargs)
+        if norm is not None:
+            updates.see_norm(norm)
+        return norm
+
+    trainer.training_step = training_step
+    trainer.accelerator.clip_grad_norm_ = clip_grad_norm_
+    trainer.log = lambda logs, *args, **kwargs: log(logs | updates.last, *args, **kwargs)
+    trainer.get_decay_parameter_names = lambda model: [name for name in decaying(model) if f".{NAME}." not in f".{name}"]
+
+
+class _ShiftCallback(TrainerCallback):
+    """Calls the schedule at the events of a Trainer."""
+
+    def __init__(self, updates: ShiftUpdates, trainer: Any) -> None:
+        self.updates, self.trainer = updates, trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.updates.resume(state.stateful_callbacks.get(STATE), state.global_step)
+        self.updates.scale_rates(getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.updates.begin()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.updates.norm is None:  # max_grad_norm is 0, so that nothing was clipped
+            self.updates.see_norm(gradient_norm(self.trainer.model.parameters))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.updates.loss is None:
+            raise BadInputError(
+                "attach: the trainer's own training loop does not call training_step, which SHIFT reads the loss from"
+            )
+        self.updates.end(self.trainer.optimizer)
+        state.stateful_callbacks[STATE] = self.updates.state_dict()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            save_loops(self.updates.looped, folder)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.updates.stop()
+
+
+class LandscapeCallback(TrainerCallback):
+    """Measures the loss landscape along a training, see `thalweg.integrations.landscapes.LandscapeSeries`.
+
+    Call `attach` first, so that every point has the passes of its stage.
+    """
+
+    def __init__(self, series: LandscapeSeries) -> None:
+        self.series = series
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.series.begin(state.global_step)
+        self.on_step_end(args, state, control, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if self.series.due(state.global_step):
+            self.series.measure(model, state.global_step, passes_of(model))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.series.finish(model, state.global_step, passes_of(model))

@@ -1,0 +1,137 @@
+"""SHIFT in any trainer: what the integrations do around one update, for one schedule and one looped model.
+
+A trainer calls, in this order: `begin` before the update, `add_loss` after every micro-batch, `see_norm` with the norm of the
+gradient before clipping, and `end` after the optimizer's step. The learning rate is scaled by hooks of the optimizer, so that
+schedulers do not notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thalweg import ranks
+from thalweg.errors import BadInputError, require
+from thalweg.integrations.looped_layers import LoopedLayers
+from thalweg.integrations.metrics import Writer, write
+from thalweg.shift.schedule import Shift
+from thalweg.train.step import hand_over
+
+STATE = "ThalwegShift"
+"""Name under which trainers keep the state of the schedule."""
+
+
+class ShiftUpdates:
+    """The schedule of a looped model over the updates of a trainer.
+
+    Args:
+        shift: the schedule.
+        looped: the handle of the model, from `thalweg.integrations.huggingface.loop`; or anything with ``set(loops, gains)``.
+        writers: where loss, norm, passes and gain of every update are written, see `thalweg.integrations.metrics`.
+    Raises:
+        BadInputError: the schedule has a safety net, which needs weights that are taken back.
+    """
+
+    def __init__(self, shift: Shift, looped: LoopedLayers, writers: Sequence[Writer] = ()) -> None:
+        require(isinstance(shift, Shift), "shift", shift, "a thalweg.Shift")
+        expected = "0: this trainer cannot take weights back; leave net out, and use a Ramp, which does not raise the loss"
+        require(shift.net.tries == 0, "SafetyNet tries", shift.net.tries, expected)
+        largest = max(shift.range_of(stage)[1] for stage in shift.stages)
+        most = looped.options.most_loops if isinstance(looped, LoopedLayers) else None
+        require(most is None or largest <= most, "shift loops", largest, f"at most most_loops of the looped layers, {most}")
+        self.shift, self.looped, self.writers = shift, looped, tuple(writers)
+        self.loss: Tensor | None = None
+        self.norm: Tensor | None = None
+        self.last: dict[str, float] = {}
+        """Passes, gain of the last pass and stage of the last update, for logs."""
+        self._hooks: list[Any] = []
+
+    def begin(self) -> None:
+        """Set passes and gains for the next update; safe to call several times."""
+        self.looped.set(self.shift.loops, self.shift.gains)
+
+    def add_loss(self, share: Tensor) -> None:
+        """Add the share of one micro-batch in the mean loss of the update."""
+        share = share.detach().double()
+        self.loss = share if self.loss is None else self.loss + share
+
+    def see_norm(self, norm: Any) -> None:
+        """Take in the norm of the update's gradient before clipping; only the first call in an update counts."""
+        if self.norm is None:
+            norm = norm.full_tensor() if hasattr(norm, "full_tensor") else torch.as_tensor(norm)
+            self.norm = norm.detach().double()
+
+    def end(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Finish an update: the schedule sees its loss and norm, averaged over ranks.
+
+        Afterwards the model has the passes of the current stage, for evaluation.
+
+        Args:
+            optimizer: its running means are changed at a switch as the schedule's handover says.
+        Returns:
+            True if the next update belongs to a new stage.
+        """
+        if self.loss is None or self.norm is None:
+            raise BadInputError("SHIFT: an update ended without a loss and a gradient norm; report both in every update")
+        gain = self.shift.gains[-1]
+        self.last = {"loops": self.shift.loops, "loop_gain": gain, "shift_stage": self.shift.stage + 1}
+        loss, norm = ranks.mean(torch.stack((self.loss, self.norm.to(self.loss.device)))).tolist()
+        self.loss = self.norm = None
+        switched = self.shift.update(loss, norm)
+        write(self.writers, {"loss": loss, "grad_norm": norm} | self.last, self.shift.step)
+        if switched:
+            hand_over(optimizer, self.shift.handover)
+        self.evaluate()
+        return switched
+
+    def evaluate(self) -> None:
+        """Set the passes and gains of the current stage, with which the model is evaluated and saved."""
+        self.looped.set(self.shift.depth, self.shift.depth_gains)
+
+    def scale_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Multiply the learning rates by the schedule's factor during every step of an optimizer, and restore them afterwards."""
+        kept: list[Any] = []
+
+        def before(*_: Any) -> None:
+            kept[:] = [group["lr"] for group in optimizer.param_groups]
+            if self.shift.rate_factor != 1:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["lr"] * self.shift.rate_factor
+
+        def after(*_: Any) -> None:
+            for group, rate in zip(optimizer.param_groups, kept, strict=True):
+                group["lr"] = rate
+
+        self._hooks += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+
+    def stop(self) -> None:
+        """Take the hooks off the optimizer and close the writers."""
+        for writer in self.writers:
+            writer.close()
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the schedule, JSON values only."""
+        return {"shift": self.shift.state_dict()}
+
+    def resume(self, saved: dict[str, Any] | None, step: int) -> None:
+        """Continue after ``step`` updates from a saved state.
+
+        Raises:
+            BadInputError: there is none although updates were made, or it belongs to another schedule.
+        """
+        if saved is None:
+            require(step == 0, "checkpoint", f"one after {step} updates without a state of SHIFT", "one that was trained with it")
+            return
+        self.shift.load_state_dict(saved["shift"])
+        require(self.shift.step == step, "checkpoint", f"a state of SHIFT after {self.shift.step} updates", f"one after {step}")
+        self.evaluate()
+
+
+def gradient_norm(parameters: Callable[[], Any]) -> Tensor:
+    """Euclidean norm of the gradients of some parameters."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters() if p.grad is not None])

@@ -1,0 +1,54 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import thalweg as tw
+from thalweg.errors import BadInputError
+from thalweg.records.landscape import LandscapeRecord
+
+
+def loss(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return model(x).square().mean() + 0.1 * sum(p.pow(4).sum() for p in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def points() -> list[LandscapeRecord]:
+    torch.manual_seed(0)
+    probe, model = tw.LandscapeProbe(top=1, forms=0), torch.nn.Linear(3, 2)
+    found = []
+    for step in range(3):
+        found.append(probe.measure(loss, model, [torch.eye(3)], step=step))
+        with torch.no_grad():
+            model.weight.mul_(0.7)
+    return found
+
+
+def test_lines_show_the_records(points: list[LandscapeRecord]) -> None:
+    figure = tw.plot(points)
+    lines = {axes.get_ylabel(): axes.lines[0].get_ydata() for axes in figure.axes}
+    assert list(lines["largest eigenvalue"]) == [point.largest[0] for point in points]
+    assert list(lines["matrix entropy $S_1$ (nats)"]) == [point.entropy.value for point in points]
+
+
+def test_several_runs_are_drawn_together(points: list[LandscapeRecord]) -> None:
+    figure = tw.plot({"a": points, "b": points[::-1]}, "split")
+    assert all(len(axes.lines) >= 2 for axes in figure.axes)
+
+
+@pytest.mark.parametrize("given", [[], 3, {}, [1, 2], "no such folder", {"a": []}])
+def test_what_is_no_landscape_is_refused(given: Any) -> None:
+    with pytest.raises(BadInputError, match="records"):
+        tw.plot(given)
+
+
+@pytest.mark.parametrize("kind", ["spectra", "slices"])
+def test_what_was_not_measured_is_refused(points: list[LandscapeRecord], kind: Any) -> None:
+    with pytest.raises(BadInputError, match=f"given 'no {kind}'"):
+        tw.plot(points, kind)
+
+
+def test_unknown_kinds_are_refused(points: list[LandscapeRecord], tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="did you mean 'spectra'"):
+        tw.plot(points, "spectrum")  # type: ignore[arg-type]
