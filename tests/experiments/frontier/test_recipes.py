@@ -1,0 +1,91 @@
+"""The arms of a frontier: what they cost, and what keeps their passes trainable."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from thalweg.errors import BadInputError
+from thalweg.experiments.frontier.recipes import (
+    GIGA,
+    PRESETS,
+    STABILISERS,
+    TEXT_SIZES,
+    TWO_STAGES,
+    Setting,
+    arms_of,
+    constant,
+    plan_frontier,
+    run_of,
+)
+from thalweg.models.cost import cost, parameters
+from thalweg.models.looped import LoopedTransformer
+
+SETTING = Setting(1e-3)
+
+
+def planned_operations(run, loops_of_stages):
+    """Counted operations of a run, stage by stage."""
+    edges = [0, *(rule.step for rule in run.shift.criteria), run.training.steps]
+    updates = [after - before for before, after in itertools.pairwise(edges)]
+    price = [cost(run.model, run.training.batch, run.model.length, loops).training_step for loops in loops_of_stages]
+    return sum(count * one for count, one in zip(updates, price, strict=True))
+
+
+@pytest.mark.parametrize(("source", "preset"), PRESETS)
+def test_every_arm_costs_its_budget(source, preset):
+    plan = plan_frontier(source, preset, arms_of(PRESETS[source, preset].loops))
+    for arm, budget in itertools.product(plan.arms, plan.budgets):
+        run = run_of(plan, arm, budget, SETTING, 0)
+        assert run.shift.stages[-1] == (int(arm[6:]) if arm.startswith("depth-") else plan.loops)
+        if arm != TWO_STAGES:
+            assert planned_operations(run, run.shift.stages) == pytest.approx(budget * GIGA, rel=0.02)
+
+
+def test_without_arms_all_but_the_other_stabilisers_are_trained():
+    assert set(arms_of(6)) - set(plan_frontier("markov", "quick").arms) == set(STABILISERS)
+
+
+@pytest.mark.parametrize("source", ["markov", "pointers", "text"])
+def test_each_stabiliser_is_what_its_source_says(source):
+    plan = plan_frontier(source, "quick", (*STABILISERS, "staged"))
+    loops = plan.loops
+    models = {arm: run_of(plan, arm, plan.budgets[0], SETTING, 0).model for arm in plan.arms}
+    ours = models[constant(loops)]
+    assert models["staged"] == ours
+    assert (ours.shared_gain, ours.loop_norm, ours.injection, ours.branch_scale) == (True, True, True, pytest.approx(loops**-0.5))
+    assert (models["looped-own-gains"].shared_gain, models["looped-own-gains"].learned_gains) == (False, loops)
+    assert models["looped-norm"].branch_scale == 1
+    assert models["looped-by-t"].branch_scale == pytest.approx(1 / loops)
+    assert models["looped-deepnorm"].branch_scale == pytest.approx((2 * loops) ** -0.25)
+    for arm in ("looped-norm", "looped-by-t", "looped-deepnorm"):
+        assert (models[arm].learned_gains, models[arm].loop_norm, models[arm].injection) == (0, True, True)
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("quick", 0.055), ("paper", 1.08), ("gpu", 25.5)])
+def test_text_models_have_the_size_that_is_said(preset, millions):
+    plan = plan_frontier("text", preset)
+    model = run_of(plan, "staged", plan.budgets[0], SETTING, 0).model
+    with torch.device("meta"):
+        assert parameters(LoopedTransformer(model)) == pytest.approx(1e6 * millions, rel=0.02)
+    assert (model.prelude, model.coda) == (TEXT_SIZES[preset].ends,) * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "markov", "text": "x"}, "--text: given 'x', expected nothing: source 'markov' reads no text"),
+        ({"source": "markov", "optimizer": "adam"}, "unknown optimizer 'adam'"),
+        ({"source": "text", "arms": ("looped-by-u",)}, "unknown arm 'looped-by-u'"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_refused(arguments, message):
+    with pytest.raises(BadInputError, match=message):
+        plan_frontier(**{"preset": "quick"} | arguments)
+
+
+def test_muon_is_the_optimizer_of_every_arm():
+    plan = plan_frontier("markov", "quick", optimizer="muon")
+    assert {run_of(plan, arm, plan.budgets[0], SETTING, 0).optimizer.name for arm in plan.arms} == {"muon"}
