@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from thalweg.experiments.drop import drop, paired_drops
 from thalweg.experiments.frontier.equal_loss import Curve, Ratios, equal_loss, loss_ratio
-from thalweg.experiments.frontier.recipes import PLAIN, STABILISERS, STAGED, TWO_STAGES, UNSCALED, FrontierConfig, constant
+from thalweg.experiments.frontier.recipes import PLAIN, STABILISERS, STAGED, TWO_STAGES, UNSCALED, FrontierConfig, constant, staged
 from thalweg.experiments.metrics import Pairs, cell, sign_of, too_few
 from thalweg.records.run import Cell, Verdict
 
@@ -89,8 +89,8 @@ def _sentence(curves: Curves, plan: FrontierConfig) -> Verdict:
         return Verdict(question, few)
     budget = max(ratios)  # cheaper budgets have fewer cheaper runs below them, so that only bounds are known there
     saved = (
-        f"To end as low as a model that runs {plan.loops} passes throughout for {budget:g} GFLOP, staged training needs "
-        f"{ratios[budget]} of its operations"
+        f"To end as low as a model that runs {plan.loops} passes throughout for {budget:g} GFLOP, staged training "
+        f"({', '.join(map(str, staged(plan.source, plan.loops)[0]))} passes in turn) needs {ratios[budget]} of its operations"
     )
     versus = ""
     difference = loss_ratio(curves[STAGED], curves[constant(best)], len(plan.budgets) - 1)
