@@ -47,7 +47,7 @@ def test_two_processes_sum_and_fail_together(python, tmp_path):
     first, second = (process.communicate(timeout=60)[0].splitlines() for process in started)
     assert first == [
         "0 2 [3.0, 20.0] [1.5, 10.0] [1.0, 10.0]",
-        "BadInputError rank 0: another rank refused its input; see its message",
+        "ElsewhereError rank 0: another rank refused its input; see its message",
         "both",
     ]
     assert second == ["1 2 [3.0, 20.0] [1.5, 10.0] [2.0, 10.0]", "KeyError 'mine'", "both"]

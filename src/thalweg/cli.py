@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, Token
 
-from thalweg.bounds import Seed, Threads, Whole, refuse
+from thalweg.bounds import Number, Seed, Threads, Whole, refuse
 from thalweg.errors import StudyError, ThalwegError, require, shown, unknown
 from thalweg.processes import end_with_parent
 from thalweg.screen import complain, say, say_json
@@ -295,11 +295,15 @@ def train(
     out: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     landscape: Annotated[bool, Parameter(negative="")] = False,
+    timeout: Annotated[float, Number(1, 10**6, "seconds, at least 1")] = 600.0,
     json_: _Json = False,
 ) -> None:
     """Train one model from a TOML config, or resume a run that was stopped.
 
-    Example: `thalweg train run.toml --out results/run --set training.steps=500`
+    Started by torchrun, several processes train one model: each takes a part of every batch, and the gradients are averaged.
+
+    Example: `thalweg train run.toml --out results/run --set training.steps=500`, or on two processes
+    `torchrun --nproc-per-node 2 -m thalweg train run.toml --out results/run`
 
     Parameters
     ----------
@@ -311,26 +315,35 @@ def train(
         Override a value of the config: section.key=value. May be given several times.
     landscape:
         Measure the loss landscape at every snapshot during training (needs training.snapshots); see `thalweg landscape`.
+    timeout:
+        Under torchrun: seconds that a process waits for another one before it ends with a message.
     json_:
         Print the run's summary as JSON on standard output.
     """
+    from thalweg import ranks
     from thalweg.serialization import to_dict
     from thalweg.train.callbacks import Callback, ProgressBar
     from thalweg.train.config import read_config
+    from thalweg.train.group import flat, joined, refuse_differences, started_ranks
     from thalweg.train.trainer import train as make_run
 
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
-        raise ThalwegError("train: started on several ranks, expected one process; start it without torchrun")
-    settings = read_config(config, set_)
+    require(not landscape or started_ranks() == 1, "--landscape", landscape, "one process; use `thalweg landscape` after the training")
     folder = out or Path("results") / config.stem
-    label = f"{settings.arm} seed {settings.seed}"
-    bar = ProgressBar(label)
-    callbacks: list[Callback] = [bar]
-    if landscape:
-        from thalweg.survey.callback import along
+    with joined(timeout):
+        with ranks.together():
+            settings = read_config(config, set_)
+        refuse_differences(flat(to_dict(settings)) | {"--out": str(folder)})
+        first = ranks.rank() == 0
+        label = f"{settings.arm} seed {settings.seed}"
+        bar = ProgressBar(label)
+        callbacks: list[Callback] = [bar] if first else []
+        if landscape:
+            from thalweg.survey.callback import along
 
-        callbacks.insert(0, along(folder, settings, bar.measuring))  # first, so that the bar stays while the end is measured
-    summary = make_run(settings, folder, callbacks)
+            callbacks.insert(0, along(folder, settings, bar.measuring))  # first, so that the bar stays while the end is measured
+        summary = make_run(settings, folder, callbacks)
+    if not first:
+        return
     if json_:
         say_json(to_dict(summary))
         return
@@ -526,7 +539,7 @@ def call(arguments: list[str]) -> int:
     except StudyError as error:
         return _fail(str(error), error.exit_code)
     except ThalwegError as error:
-        return _fail(" ".join(str(error).split()), error.exit_code)
+        return error.exit_code if error.told_elsewhere else _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted; give the same command again to go on", 130)
     except BrokenPipeError:
