@@ -87,6 +87,7 @@ def study(
     arms: Annotated[str, Parameter(name="--arms")] = "",
     seeds: _Seeds = 0,
     jobs: _Jobs = 0,
+    executor: str = "local",
     text: str = "",
     tasks: Annotated[str, Parameter(name="--task")] = "",
     device: str = "auto",
@@ -119,6 +120,9 @@ def study(
         Number of seeds; 0 takes the preset's number.
     jobs:
         Number of runs trained at the same time; 0 takes one per core.
+    executor:
+        Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
     text:
         For the study `text`: the file or folder to learn. Default: the sources of Python's standard library.
     tasks:
@@ -133,13 +137,14 @@ def study(
     json_:
         Print the summary as JSON on standard output.
     """
+    from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.experiment import Experiment
     from thalweg.experiments.paper.definition import PaperStudy
     from thalweg.experiments.paper.recipes import plan
 
     if ":" in task:
-        _make_own(task, seeds, out, jobs, json_, arms or text or tasks)
+        _make_own(task, seeds, out, jobs, json_, executor, arms or text or tasks)
         return
     if task not in _STUDIES:
         raise unknown("study", task, _STUDIES)
@@ -154,17 +159,18 @@ def study(
         experiment: Experiment = TaskStudy(plan_tasks(preset, _listed(tasks), chosen, seeds, device))
     else:
         experiment = PaperStudy(plan(task, preset, chosen, seeds, text, device, compile, landscape))
-    make(experiment, out or Path("results") / f"{task}-{preset}", jobs, json_)
+    make(experiment, out or Path("results") / f"{task}-{preset}", jobs, json_, executor_of(executor))
 
 
-def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, others: str) -> None:
+def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, executor: str, others: str) -> None:
     """Run the command `study` for the user's own experiment class."""
+    from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.user_experiment import find_experiment
 
     require(not others, "study", name, "an experiment of your own alone, without --arms, --text and --task: its class defines them")
     experiment = find_experiment(name, seeds)
-    make(experiment, out or Path("results") / name.rpartition(":")[2], jobs, as_json)
+    make(experiment, out or Path("results") / name.rpartition(":")[2], jobs, as_json, executor_of(executor))
 
 
 @_command
@@ -178,6 +184,7 @@ def frontier(
     seeds: _Seeds = 0,
     out: Path | None = None,
     jobs: _Jobs = 0,
+    executor: str = "local",
     device: str = "auto",
     optimizer: str = "adamw",
     text: str = "",
@@ -211,6 +218,9 @@ def frontier(
         Folder of the frontier; results/frontier-SOURCE-PRESET when not given.
     jobs:
         Runs at a time; 0 takes one for each core.
+    executor:
+        Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
     device:
         `auto`, `cpu`, `cuda`, ...
     optimizer:
@@ -220,13 +230,14 @@ def frontier(
     json_:
         Print the summary as JSON on standard output.
     """
+    from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.frontier.definition import FrontierStudy
     from thalweg.experiments.frontier.recipes import plan_frontier
 
     plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer, text)
     name = "-".join(["frontier", source, preset, *([] if optimizer == "adamw" else [optimizer])])
-    make(FrontierStudy(plan), out or Path("results") / name, jobs, json_)
+    make(FrontierStudy(plan), out or Path("results") / name, jobs, json_, executor_of(executor))
 
 
 @_command
@@ -240,6 +251,7 @@ def shift_sweep(
     seeds: _Seeds = 0,
     out: Path | None = None,
     jobs: _Jobs = 0,
+    executor: str = "local",
     text: str = "",
     device: str = "auto",
     json_: _Json = False,
@@ -271,6 +283,9 @@ def shift_sweep(
         Folder for the results. Default: results/TASK-shift-LOOPS-PRESET.
     jobs:
         Number of runs trained at the same time; 0 takes one per core.
+    executor:
+        Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
     text:
         For the task `text`: the file or folder to learn. Default: the sources of Python's standard library.
     device:
@@ -278,13 +293,20 @@ def shift_sweep(
     json_:
         Print the summary as JSON on standard output.
     """
+    from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.switching.definition import SwitchingSweep
     from thalweg.experiments.switching.variants import GROUPS, sweep_of
 
     chosen = tuple(group for group in _listed(groups) if group != "none") if groups else GROUPS
     planned = sweep_of(task, preset, loops, chosen, seeds, text, device)
-    make(SwitchingSweep(planned), out or Path("results") / f"{task}-shift-{planned.loops}-{preset}", jobs, json_)
+    make(
+        SwitchingSweep(planned),
+        out or Path("results") / f"{task}-shift-{planned.loops}-{preset}",
+        jobs,
+        json_,
+        executor_of(executor),
+    )
 
 
 @_command
@@ -327,7 +349,9 @@ def train(
     from thalweg.train.group import flat, joined, refuse_differences, started_ranks
     from thalweg.train.trainer import train as make_run
 
-    require(not landscape or started_ranks() == 1, "--landscape", landscape, "one process; use `thalweg landscape` after the training")
+    require(
+        not landscape or started_ranks() == 1, "--landscape", landscape, "one process; use `thalweg landscape` after the training"
+    )
     folder = out or Path("results") / config.stem
     with joined(timeout):
         with ranks.together():
@@ -527,6 +551,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     end_with_parent()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # PyTorch's C++ prints its stack besides our line where a rank is lost
     sys.exit(call(sys.argv[1:] if arguments is None else arguments))
 
 

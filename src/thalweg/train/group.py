@@ -50,8 +50,8 @@ def joined(seconds: float) -> Iterator[None]:
     missing = [name for name in _NEEDED if not os.environ.get(name)]
     if missing:
         raise BadInputError(
-            f"WORLD_SIZE is {started_ranks()}, but {', '.join(missing)} is not set; start the command with torchrun, which sets "
-            "them, or unset WORLD_SIZE for a single process"
+            f"WORLD_SIZE is {started_ranks()}, expected {', '.join(missing)} to be set too; start the command with torchrun, which "
+            "sets them, or unset WORLD_SIZE for a single process"
         )
     end_with_launcher()
     try:
