@@ -376,6 +376,47 @@ def train(
 
 
 @_command
+def plan(
+    config: Path,
+    /,
+    *,
+    ranks: Annotated[int, Whole(1, 10**6, "at least 1"), _Digits] = 1,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    rate: Annotated[float, Number(0, 1e20)] = 0.0,
+    bandwidth: Annotated[float, Number(1, 1e15)] = 1.25e9,
+    latency: Annotated[float, Number(0, 10)] = 2e-5,
+    json_: _Json = False,
+) -> None:
+    """Estimate what a run needs on several ranks: operations, memory, bytes over the network, and time of an update.
+
+    For data parallelism, which `thalweg train` does under torchrun, and for fully sharded data parallelism (FSDP2), for comparison.
+
+    Example: `thalweg plan run.toml --ranks 8 --rate 4e13 --bandwidth 2.5e10`
+
+    Parameters
+    ----------
+    config:
+        TOML file that describes the run.
+    ranks:
+        Number of processes, each with a device of its own.
+    set_:
+        Override a value of the config: section.key=value. May be given several times.
+    rate:
+        Counted floating-point operations per second of one device. 0 measures some updates on this machine.
+    bandwidth:
+        Bytes per second that a rank sends over the network. Default: that of 10 Gbit/s.
+    latency:
+        Seconds that one message takes besides.
+    json_:
+        Print the numbers as JSON on standard output.
+    """
+    from thalweg.train.config import read_config
+    from thalweg.train.rank_costs import print_plan
+
+    print_plan(read_config(config, set_), ranks, rate, bandwidth, latency, json_)
+
+
+@_command
 def landscape(
     run: Path,
     /,

@@ -82,8 +82,8 @@ def _unjoined(error: Exception, seconds: float) -> BadInputError:
         return BadInputError(f"ranks: the port of {place} is in use; give torchrun another --master-port")
     if "timed out" in str(error).lower() or "timeout" in str(error).lower():
         return BadInputError(
-            f"ranks: rank {os.environ['RANK']} waited {seconds:g} s at {place}, and not all {started_ranks()} ranks came; start all "
-            "of them with the same address"
+            f"ranks: rank {os.environ['RANK']} waited {seconds:g} s at {place}, and not all {started_ranks()} ranks came; "
+            "start all of them with the same address"
         )
     return BadInputError(f"ranks: rank {os.environ['RANK']} cannot join the others at {place} ({reason})")
 
@@ -102,8 +102,8 @@ def refuse_differences(given: dict[str, Any]) -> None:
         if others:
             number = others[0]
             error = BadInputError(
-                f"ranks: {name} is {everyone[number].get(name)!r} on rank {number} and {value!r} on rank 0; start all ranks with the "
-                "same command"
+                f"ranks: {name} is {everyone[number].get(name)!r} on rank {number} and {value!r} on rank 0; "
+                "start all ranks with the same command"
             )
             error.told_elsewhere = ranks.rank() > 0
             raise error
