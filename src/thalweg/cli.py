@@ -471,7 +471,9 @@ def landscape(
     from thalweg.records.landscape import LandscapePlan
     from thalweg.serialization import from_dict
     from thalweg.survey.command import measure_landscape
+    from thalweg.train.group import refuse_several
 
+    refuse_several("landscape")
     options = {
         "checkpoints": checkpoints,
         "sequences": sequences,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thalweg.integrations.extras import require_extra
 from thalweg.processes import LocalProcess
 
 _ENDING_SECONDS = 60.0
@@ -41,6 +42,4 @@ class RemoteCommand:
 
     def checkpoint(self, *_: Any) -> Any:
         """What submitit submits again when Slurm preempts the job or its time is over: the same command, which resumes its run."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
+        return require_extra("slurm", "submitit.helpers").DelayedSubmission(self)

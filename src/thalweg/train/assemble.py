@@ -13,9 +13,10 @@ from thalweg.data.pointers import PointersConfig, PointersData
 from thalweg.data.task_data import TaskConfig, TaskData
 from thalweg.data.text import TextData
 from thalweg.errors import BadInputError
+from thalweg.models.config import ModelConfig
 from thalweg.models.looped import LoopedTransformer
 from thalweg.streams import stream
-from thalweg.train.config import RunConfig
+from thalweg.train.config import OptimizerConfig, RunConfig
 
 AnyData = Data | TaskData | PointersData
 """Everything that a run can learn from."""

@@ -33,6 +33,18 @@ def started_ranks() -> int:
     return max(1, int(text))
 
 
+def refuse_several(command: str) -> None:
+    """Refuse a command that was started as several processes but is not made for it; rank 0 tells.
+
+    Raises:
+        BadInputError: several processes were started.
+    """
+    if started_ranks() > 1:
+        error = BadInputError(f"{command}: given {started_ranks()} ranks, expected one process; start it without torchrun")
+        error.told_elsewhere = os.environ.get("RANK", "0") != "0"
+        raise error
+
+
 @contextlib.contextmanager
 def joined(seconds: float) -> Iterator[None]:
     """Join the process group in the ``with`` block; no effect if a single process was started.

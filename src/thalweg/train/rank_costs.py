@@ -105,8 +105,9 @@ def measured_rate(config: RunConfig, folder: Path) -> float:
     """
     run = Run(config, folder)
     loops, spent = config.shift.stages[-1], []
-    for step in range(_UPDATES + 1):
-        batch, started = run.batch(step), time.perf_counter()
+    batch = run.batch(0)
+    for _ in range(_UPDATES + 1):
+        started = time.perf_counter()
         run.train_on(batch, loops, None)  # reads the loss, so that it waits for the device
         spent.append(time.perf_counter() - started)
     return run.flops(batch, loops) / sorted(spent[1:])[_UPDATES // 2]
@@ -119,11 +120,20 @@ def print_plan(config: RunConfig, ranks: int, rate: float, bandwidth: float, lat
     kinds: tuple[Literal["ddp", "fsdp"], ...] = ("ddp", "fsdp")
     rows = [costs for kind in kinds for costs in rank_costs(config, ranks, rate, bandwidth, latency, kind)]
     if as_json:
-        extras = [{"seconds": row.seconds, "efficiency": row.efficiency} for row in rows]
-        say_json({"rate": rate, "measured": measured, "costs": [to_dict(row) | extra for row, extra in zip(rows, extras, strict=True)]})
+        listed = [to_dict(row) | {"seconds": row.seconds, "efficiency": row.efficiency} for row in rows]
+        say_json({"rate": rate, "measured": measured, "costs": listed})
         return
     table = Table()
-    headings = ("parallel", "passes", "operations", "memory of a rank", "sent by a rank", "computes (ms)", "sends (ms)", "efficiency")
+    headings = (
+        "parallel",
+        "passes",
+        "operations",
+        "memory of a rank",
+        "sent by a rank",
+        "computes (ms)",
+        "sends (ms)",
+        "efficiency",
+    )
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left")
     for row in rows:
@@ -132,8 +142,9 @@ def print_plan(config: RunConfig, ranks: int, rate: float, bandwidth: float, lat
     console = Screen(wide=160)
     how = "measured here" if measured else "as given"
     console.say(
-        f"one update of {config.training.batch:,} samples on {ranks:,} ranks, at least {fewest_weights(config.model):,} parameters; "
-        f"{rate:.3g} operations/s a rank ({how}), {bandwidth:.3g} bytes/s and {latency:.2g} s a message (as given)"
+        f"one update of {config.training.batch:,} samples on {ranks:,} ranks, "
+        f"at least {fewest_weights(config.model):,} parameters; {rate:.3g} operations/s a rank ({how}), "
+        f"{bandwidth:.3g} bytes/s and {latency:.2g} s a message (as given)"
     )
     console.print(table)
 
