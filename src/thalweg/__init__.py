@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from thalweg.models.config import ModelConfig
     from thalweg.models.cost import cost
     from thalweg.models.looped import LoopedTransformer
+    from thalweg.ranks import alone
     from thalweg.records.run import Verdict
     from thalweg.report.landscape.plot import plot
     from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from thalweg.train.trainer import train as train_run
 
 _LAZY_IMPORTS = {
+    "alone": "thalweg.ranks",
     "AtFraction": "thalweg.shift.criterion",
     "AtStep": "thalweg.shift.criterion",
     "BadInputError": "thalweg.errors",
@@ -72,6 +74,7 @@ RENAMED = {"train_run": "train", "Experiment": "OwnExperiment"}
 """Public name -> its name in that module, where they differ: ``thalweg.train`` is a package, so that its function needs another."""
 
 __all__ = [
+    "alone",
     "Verdict",
     "AtFraction",
     "AtStep",

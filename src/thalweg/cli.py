@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, Token
 
-from thalweg.bounds import Seed, Threads, Whole, refuse
+from thalweg.bounds import Number, Seed, Threads, Whole, refuse
 from thalweg.errors import StudyError, ThalwegError, require, shown, unknown
 from thalweg.processes import end_with_parent
 from thalweg.screen import complain, say, say_json
@@ -87,6 +87,7 @@ def study(
     arms: Annotated[str, Parameter(name="--arms")] = "",
     seeds: _Seeds = 0,
     jobs: _Jobs = 0,
+    executor: str = "local",
     text: str = "",
     tasks: Annotated[str, Parameter(name="--task")] = "",
     device: str = "auto",
@@ -119,6 +120,9 @@ def study(
         Number of seeds; 0 takes the preset's number.
     jobs:
         Number of runs trained at the same time; 0 takes one per core.
+    executor:
+        Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
     text:
         For the study `text`: the file or folder to learn. Default: the sources of Python's standard library.
     tasks:
@@ -133,13 +137,14 @@ def study(
     json_:
         Print the summary as JSON on standard output.
     """
+    from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.experiment import Experiment
     from thalweg.experiments.paper.definition import PaperStudy
     from thalweg.experiments.paper.recipes import plan
 
     if ":" in task:
-        _make_own(task, seeds, out, jobs, json_, arms or text or tasks)
+        _make_own(task, seeds, out, jobs, json_, executor, arms or text or tasks)
         return
     if task not in _STUDIES:
         raise unknown("study", task, _STUDIES)
@@ -154,17 +159,18 @@ def study(
         experiment: Experiment = TaskStudy(plan_tasks(preset, _listed(tasks), chosen, seeds, device))
     else:
         experiment = PaperStudy(plan(task, preset, chosen, seeds, text, device, compile, landscape))
-    make(experiment, out or Path("results") / f"{task}-{preset}", jobs, json_)
+    make(experiment, out or Path("results") / f"{task}-{preset}", jobs, json_, executor_of(executor))
 
 
-def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, others: str) -> None:
+def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, executor: str, others: str) -> None:
     """Run the command `study` for the user's own experiment class."""
+    from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.user_experiment import find_experiment
 
     require(not others, "study", name, "an experiment of your own alone, without --arms, --text and --task: its class defines them")
     experiment = find_experiment(name, seeds)
-    make(experiment, out or Path("results") / name.rpartition(":")[2], jobs, as_json)
+    make(experiment, out or Path("results") / name.rpartition(":")[2], jobs, as_json, executor_of(executor))
 
 
 @_command
@@ -178,6 +184,7 @@ def frontier(
     seeds: _Seeds = 0,
     out: Path | None = None,
     jobs: _Jobs = 0,
+    executor: str = "local",
     device: str = "auto",
     optimizer: str = "adamw",
     text: str = "",
@@ -211,6 +218,9 @@ def frontier(
         Folder of the frontier; results/frontier-SOURCE-PRESET when not given.
     jobs:
         Runs at a time; 0 takes one for each core.
+    executor:
+        Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
     device:
         `auto`, `cpu`, `cuda`, ...
     optimizer:
@@ -220,13 +230,14 @@ def frontier(
     json_:
         Print the summary as JSON on standard output.
     """
+    from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.frontier.definition import FrontierStudy
     from thalweg.experiments.frontier.recipes import plan_frontier
 
     plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer, text)
     name = "-".join(["frontier", source, preset, *([] if optimizer == "adamw" else [optimizer])])
-    make(FrontierStudy(plan), out or Path("results") / name, jobs, json_)
+    make(FrontierStudy(plan), out or Path("results") / name, jobs, json_, executor_of(executor))
 
 
 @_command
@@ -240,6 +251,7 @@ def shift_sweep(
     seeds: _Seeds = 0,
     out: Path | None = None,
     jobs: _Jobs = 0,
+    executor: str = "local",
     text: str = "",
     device: str = "auto",
     json_: _Json = False,
@@ -271,6 +283,9 @@ def shift_sweep(
         Folder for the results. Default: results/TASK-shift-LOOPS-PRESET.
     jobs:
         Number of runs trained at the same time; 0 takes one per core.
+    executor:
+        Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
     text:
         For the task `text`: the file or folder to learn. Default: the sources of Python's standard library.
     device:
@@ -278,13 +293,20 @@ def shift_sweep(
     json_:
         Print the summary as JSON on standard output.
     """
+    from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.switching.definition import SwitchingSweep
     from thalweg.experiments.switching.variants import GROUPS, sweep_of
 
     chosen = tuple(group for group in _listed(groups) if group != "none") if groups else GROUPS
     planned = sweep_of(task, preset, loops, chosen, seeds, text, device)
-    make(SwitchingSweep(planned), out or Path("results") / f"{task}-shift-{planned.loops}-{preset}", jobs, json_)
+    make(
+        SwitchingSweep(planned),
+        out or Path("results") / f"{task}-shift-{planned.loops}-{preset}",
+        jobs,
+        json_,
+        executor_of(executor),
+    )
 
 
 @_command
@@ -295,11 +317,15 @@ def train(
     out: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     landscape: Annotated[bool, Parameter(negative="")] = False,
+    timeout: Annotated[float, Number(1, 10**6, "seconds, at least 1")] = 600.0,
     json_: _Json = False,
 ) -> None:
     """Train one model from a TOML config, or resume a run that was stopped.
 
-    Example: `thalweg train run.toml --out results/run --set training.steps=500`
+    Started by torchrun, several processes train one model: each takes a part of every batch, and the gradients are averaged.
+
+    Example: `thalweg train run.toml --out results/run --set training.steps=500`, or on two processes
+    `torchrun --nproc-per-node 2 -m thalweg train run.toml --out results/run`
 
     Parameters
     ----------
@@ -311,31 +337,83 @@ def train(
         Override a value of the config: section.key=value. May be given several times.
     landscape:
         Measure the loss landscape at every snapshot during training (needs training.snapshots); see `thalweg landscape`.
+    timeout:
+        Under torchrun: seconds that a process waits for another one before it ends with a message.
     json_:
         Print the run's summary as JSON on standard output.
     """
+    from thalweg import ranks
     from thalweg.serialization import to_dict
     from thalweg.train.callbacks import Callback, ProgressBar
     from thalweg.train.config import read_config
+    from thalweg.train.group import flat, joined, refuse_differences, started_ranks
     from thalweg.train.trainer import train as make_run
 
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
-        raise ThalwegError("train: started on several ranks, expected one process; start it without torchrun")
-    settings = read_config(config, set_)
+    require(
+        not landscape or started_ranks() == 1, "--landscape", landscape, "one process; use `thalweg landscape` after the training"
+    )
     folder = out or Path("results") / config.stem
-    label = f"{settings.arm} seed {settings.seed}"
-    bar = ProgressBar(label)
-    callbacks: list[Callback] = [bar]
-    if landscape:
-        from thalweg.survey.callback import along
+    with joined(timeout):
+        with ranks.together():
+            settings = read_config(config, set_)
+        refuse_differences(flat(to_dict(settings)) | {"--out": str(folder)})
+        first = ranks.rank() == 0
+        label = f"{settings.arm} seed {settings.seed}"
+        bar = ProgressBar(label)
+        callbacks: list[Callback] = [bar] if first else []
+        if landscape:
+            from thalweg.survey.callback import along
 
-        callbacks.insert(0, along(folder, settings, bar.measuring))  # first, so that the bar stays while the end is measured
-    summary = make_run(settings, folder, callbacks)
+            callbacks.insert(0, along(folder, settings, bar.measuring))  # first, so that the bar stays while the end is measured
+        summary = make_run(settings, folder, callbacks)
+    if not first:
+        return
     if json_:
         say_json(to_dict(summary))
         return
     scores = ", ".join(f"{name} loss {strata['all'].loss:.4f}" for name, strata in summary.final.items())
     say(f"{label}: {summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
+
+
+@_command
+def plan(
+    config: Path,
+    /,
+    *,
+    ranks: Annotated[int, Whole(1, 10**6, "at least 1"), _Digits] = 1,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    rate: Annotated[float, Number(0, 1e20)] = 0.0,
+    bandwidth: Annotated[float, Number(1, 1e15)] = 1.25e9,
+    latency: Annotated[float, Number(0, 10)] = 2e-5,
+    json_: _Json = False,
+) -> None:
+    """Estimate what a run needs on several ranks: operations, memory, bytes over the network, and time of an update.
+
+    For data parallelism, which `thalweg train` does under torchrun, and for fully sharded data parallelism (FSDP2), for comparison.
+
+    Example: `thalweg plan run.toml --ranks 8 --rate 4e13 --bandwidth 2.5e10`
+
+    Parameters
+    ----------
+    config:
+        TOML file that describes the run.
+    ranks:
+        Number of processes, each with a device of its own.
+    set_:
+        Override a value of the config: section.key=value. May be given several times.
+    rate:
+        Counted floating-point operations per second of one device. 0 measures some updates on this machine.
+    bandwidth:
+        Bytes per second that a rank sends over the network. Default: that of 10 Gbit/s.
+    latency:
+        Seconds that one message takes besides.
+    json_:
+        Print the numbers as JSON on standard output.
+    """
+    from thalweg.train.config import read_config
+    from thalweg.train.rank_costs import print_plan
+
+    print_plan(read_config(config, set_), ranks, rate, bandwidth, latency, json_)
 
 
 @_command
@@ -393,7 +471,9 @@ def landscape(
     from thalweg.records.landscape import LandscapePlan
     from thalweg.serialization import from_dict
     from thalweg.survey.command import measure_landscape
+    from thalweg.train.group import refuse_several
 
+    refuse_several("landscape")
     options = {
         "checkpoints": checkpoints,
         "sequences": sequences,
@@ -514,6 +594,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     end_with_parent()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # PyTorch's C++ prints its stack besides our line where a rank is lost
     sys.exit(call(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -526,7 +607,7 @@ def call(arguments: list[str]) -> int:
     except StudyError as error:
         return _fail(str(error), error.exit_code)
     except ThalwegError as error:
-        return _fail(" ".join(str(error).split()), error.exit_code)
+        return error.exit_code if error.told_elsewhere else _fail(" ".join(str(error).split()), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted; give the same command again to go on", 130)
     except BrokenPipeError:

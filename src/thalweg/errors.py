@@ -24,6 +24,8 @@ class ThalwegError(Exception):
     """Base class of all exceptions of thalweg."""
 
     exit_code = 1
+    told_elsewhere = False
+    """Whether another rank prints the message of this error."""
 
 
 class BadInputError(ThalwegError, ValueError):
@@ -34,6 +36,16 @@ class BadInputError(ThalwegError, ValueError):
 
 class MissingExtraError(BadInputError, ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
+
+
+class ElsewhereError(BadInputError):
+    """Another rank refused its input, so that this one cannot go on either."""
+
+    told_elsewhere = True
+
+
+class LostRankError(ThalwegError):
+    """Another process of the group has ended or does not answer."""
 
 
 class FolderError(BadInputError):

@@ -264,7 +264,11 @@ class Objective:
         """Evaluate and differentiate every batch once: the batches' weight, the mean loss and its gradient ``(P,)``.
 
         Everything that makes the loss no smooth function of the chosen weights alone is refused here.
+
+        Raises:
+            LostRankError: not all ranks build this operator.
         """
+        ranks.meet("an operator of the loss")
         values, counts, gradients = 0.0, [], torch.zeros_like(self.point)
         entered = [0.0] * len(self.layout.names)  # in how many batches each parameter has a gradient
         with ranks.together(), self.quiet(), _tracked(chosen):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from rich.table import Table as RichTable
@@ -33,7 +32,7 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
     Args:
         experiment: with its plan.
         folder: of the experiment. It is created when missing; one that holds this experiment is resumed or extended.
-        workers: number of runs at a time; 0 takes one for each core.
+        workers: number of runs at a time; 0 takes one for each core, or on a cluster all.
         as_json: print the summary as JSON instead of a table.
         executor: starts the runs; None takes processes on this machine.
     Raises:
@@ -42,13 +41,14 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
     """
     require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
     experiment.check()
+    executor = executor or LocalProcesses()
     with locked(folder, experiment.kind):
         claim(experiment, folder)
         failed: dict[str, str] = {}
         tried: set[str] = set()
         while jobs := [job for job in experiment.jobs(folder) if job.name not in tried]:
             prepare(jobs)
-            failed |= make_runs(jobs, workers or os.cpu_count() or 1, experiment.kind, executor or LocalProcesses())
+            failed |= make_runs(jobs, workers or executor.most_at_once, experiment.kind, executor)
             tried |= {job.name for job in jobs}
         if len(failed) == len(tried):
             raise _failure(failed, folder)

@@ -1,14 +1,17 @@
-"""Executors start the processes of runs: `LocalProcesses` on this machine, or any other class with `Executor.start`."""
+"""Executors start the processes of runs: `LocalProcesses` on this machine, `SlurmJobs` and `RayTasks` on a cluster."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from thalweg.bounds import Whole
 from thalweg.processes import LocalProcess
+from thalweg.serialization import checked
 from thalweg.storage import explained
 
 
@@ -36,6 +39,11 @@ class Handle(Protocol):
 class Executor(Protocol):
     """Starts commands of thalweg, for the queue."""
 
+    @property
+    def most_at_once(self) -> int:
+        """Number of commands at a time where the user names none."""
+        ...
+
     def start(self, arguments: Sequence[str], log: Path, workers: int, append: bool) -> Handle:
         """Start ``thalweg ARGUMENTS`` and write its standard error to a log.
 
@@ -48,8 +56,30 @@ class Executor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """What a cluster gives to each run."""
+
+    cpus: Annotated[int, Whole(1, 4096)] = 1
+    """CPU cores, and threads."""
+    gpus: Annotated[int, Whole(0, 64)] = 0
+    """GPUs."""
+    minutes: Annotated[int, Whole(1, 10**6)] = 60
+    """Time limit of a Slurm job. A run that reaches it goes on in a new job where Slurm allows the job to be requeued."""
+    partition: str = ""
+    """Slurm partition; empty for the default one."""
+
+    def __post_init__(self) -> None:
+        checked(self, "--executor ")
+
+
 class LocalProcesses:
     """Executor that starts subprocesses on this machine and divides its cores among them."""
+
+    @property
+    def most_at_once(self) -> int:
+        """One command for each core."""
+        return os.cpu_count() or 1
 
     def start(self, arguments: Sequence[str], log: Path, workers: int, append: bool) -> LocalProcess:
         """Start a subprocess, see `Executor.start`; it gets its share of the cores as threads, at least one."""

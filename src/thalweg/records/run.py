@@ -32,9 +32,11 @@ class Provenance:
     device: str
     dtype: str
     threads: int
+    ranks: int = 1
+    """Number of processes that shared the work when it ended."""
 
 
-def provenance(device: str, dtype: str, threads: int, torch: str) -> Provenance:
+def provenance(device: str, dtype: str, threads: int, torch: str, ranks: int = 1) -> Provenance:
     """The provenance of results made by this installation on this machine; ``torch`` is the version of torch."""
     return Provenance(
         version=metadata.version("thalweg"),
@@ -45,6 +47,7 @@ def provenance(device: str, dtype: str, threads: int, torch: str) -> Provenance:
         device=device,
         dtype=dtype,
         threads=threads,
+        ranks=ranks,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from thalweg import ranks
 from thalweg.data.task_data import BEYOND, IGNORED, TaskData, TaskSet
 from thalweg.records.run import Score, TaskLength
 from thalweg.train.step import Gains, TaskBatch, on_device
@@ -37,8 +38,10 @@ def answer_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def score_answers(model: nn.Module, samples: TaskSet, device: torch.device, cap: int, gains: Gains) -> dict[str, Score]:
-    """Exact match and loss over all samples ("all") and over those of each length.
+def score_answers(
+    model: nn.Module, samples: TaskSet, device: torch.device, cap: int, gains: Gains, rank: int = 0, world: int = 1
+) -> dict[str, Score]:
+    """Exact match and loss over all samples ("all") and over those of each length; ranks share the forward calls out.
 
     Args:
         model: called as ``model(inputs, loops=, gains=)``; on ``device``.
@@ -46,20 +49,28 @@ def score_answers(model: nn.Module, samples: TaskSet, device: torch.device, cap:
         device: device for the samples.
         cap: largest number of passes; shorter lengths take the T(n) that they need.
         gains: gain of each of ``cap`` passes; None for gains of 1.
+        rank, world: number of this process and of all processes that share the work.
     """
     hits: dict[str, Tensor] = {}
     losses: dict[str, Tensor] = {}
+    calls = 0
     for group in samples.groups:
         batch = on_device(group, device)
         assert isinstance(batch, TaskBatch)
         loops = min(cap, int(batch.loops[0]))
         group_hits, group_losses = [], []
         for inputs, targets in zip(batch.inputs.split(ROWS), batch.targets.split(ROWS), strict=True):
+            calls += 1
+            if calls % world != rank:  # of another rank
+                group_hits.append(torch.zeros(len(inputs), dtype=torch.float64, device=device))
+                group_losses.append(group_hits[-1])
+                continue
             logits = model(inputs, loops=loops, gains=None if gains is None else gains[:loops])
             group_hits.append(exact(logits, targets).double())
             group_losses.append(answer_losses(logits, targets))
         name = str(int(group.lengths[0]))
-        hits[name], losses[name] = torch.cat(group_hits).cpu(), torch.cat(group_losses).cpu()
+        own = torch.stack((torch.cat(group_hits), torch.cat(group_losses))).cpu()
+        hits[name], losses[name] = ranks.total(own) if world > 1 else own
     hits["all"], losses["all"] = (torch.cat(list(parts.values())) for parts in (hits, losses))
     return {name: Score(float(hits[name].mean()), float(losses[name].mean())) for name in hits}
 

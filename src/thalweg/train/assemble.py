@@ -13,9 +13,10 @@ from thalweg.data.pointers import PointersConfig, PointersData
 from thalweg.data.task_data import TaskConfig, TaskData
 from thalweg.data.text import TextData
 from thalweg.errors import BadInputError
+from thalweg.models.config import ModelConfig
 from thalweg.models.looped import LoopedTransformer
 from thalweg.streams import stream
-from thalweg.train.config import RunConfig
+from thalweg.train.config import OptimizerConfig, RunConfig
 
 AnyData = Data | TaskData | PointersData
 """Everything that a run can learn from."""
@@ -50,16 +51,22 @@ class Needs:
     """Activations kept for the backward pass of an update: the state before every block of every pass, and the logits."""
 
 
+def fewest_weights(model: ModelConfig) -> int:
+    """Lower bound on the number of parameters of a model, from its config alone."""
+    per_block = 2 * model.width**2 + (2 * model.expansion * model.width**2 if model.block == "gpt" else 0)
+    weights = model.vocabulary * model.width + (model.layers + model.prelude + model.coda) * per_block
+    return weights + (model.length * model.width if model.positions == "learned" else 0)
+
+
+def copies_of_weights(config: OptimizerConfig) -> int:
+    """Number of copies of the weights in a run: themselves, their gradient, and the running means of the optimizer."""
+    return 2 + {"adamw": 2, "muon": 1, "sgd": bool(config.momentum)}[config.name]
+
+
 def needs(config: RunConfig) -> Needs:
     """Estimate the memory of a run from its config alone."""
     model, data, size = config.model, config.data, config.training.batch
-    per_block = 2 * model.width**2 + (2 * model.expansion * model.width**2 if model.block == "gpt" else 0)
-    once = model.prelude + model.coda
-    weights = model.vocabulary * model.width + (model.layers + once) * per_block
-    if model.positions == "learned":
-        weights += model.length * model.width
-    # Copies of the weights: themselves, their gradient, and the running means of the optimizer.
-    copies = 2 + {"adamw": 2, "muon": 1, "sgd": bool(config.optimizer.momentum)}[config.optimizer.name]
+    once, weights, copies = model.prelude + model.coda, fewest_weights(model), copies_of_weights(config.optimizer)
     length, passes = data.length - 1, max(config.shift.stages)
     tokens, share = 0, 1.0
     if isinstance(data, MarkovConfig):

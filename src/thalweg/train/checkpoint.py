@@ -128,13 +128,18 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(facts | {"format": _FORMAT, "step": step, "sha256": digest(tensors)}, allow_nan=False)
     header = {"thalweg": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    path = folder / f"step-{step:09d}.safetensors"
+    path = path_of(folder, step)
     make_way(path)
     atomic_stream(path, [save(tensors, metadata=header)])
     for old in checkpoints(folder)[:-keep] if keep else ():
         if old.is_file() or old.is_symlink():
             old.unlink(missing_ok=True)
     return path
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Path of the checkpoint after a number of updates."""
+    return folder / f"step-{step:09d}.safetensors"
 
 
 def step_of(path: Path) -> int:

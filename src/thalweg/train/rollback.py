@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from thalweg import ranks
 from thalweg.errors import DamagedFileError
 from thalweg.records.run import RetreatRecord
 from thalweg.serialization import to_dict
-from thalweg.train.checkpoint import checkpoints, gather, read_checkpoint, save_checkpoint, scatter, step_of
+from thalweg.train.checkpoint import Checkpoint, checkpoints, read_checkpoint, scatter, step_of
 from thalweg.train.state import Run
 
 _FOLDER = "switches"
@@ -14,7 +15,7 @@ _FOLDER = "switches"
 def save_rollback_point(run: Run) -> None:
     """Save the state at the switch that was just made, if a safety net watches it."""
     if run.shift.watching:
-        save_checkpoint(run.folder / _FOLDER, run.shift.step, gather(run.model, run.optimizer), run.facts(), keep=1)
+        run.write(_FOLDER, keep=1)
 
 
 def roll_back(run: Run, reason: str | None = None) -> None:
@@ -29,10 +30,11 @@ def roll_back(run: Run, reason: str | None = None) -> None:
         DamagedFileError: the checkpoint of the switch is missing or cannot be read.
     """
     retreat = run.shift.go_back(reason)
-    saved = checkpoints(run.folder / _FOLDER)
-    if not saved:
-        raise DamagedFileError(f"damaged run {run.folder}: the checkpoint of the switch is missing; remove the folder")
-    scatter(read_checkpoint(saved[-1]), run.model, run.optimizer)
+    with ranks.together():
+        saved = _rollback_point(run) if run.rank == 0 else None
+    saved = ranks.same(saved)
+    assert saved is not None
+    scatter(saved, run.model, run.optimizer)
     record = RetreatRecord(retreat.step, retreat.back_to, retreat.reason, run.clock.seconds, run.clock.flops)
     run.retreats.append(record)
     run.record("retreat", to_dict(record))
@@ -45,7 +47,15 @@ def roll_back(run: Run, reason: str | None = None) -> None:
     # Checkpoints of the failed try are removed before one of this moment is written: it would count as the oldest and be removed
     # itself. They are removed newest first, so that a process killed in between resumes from an earlier one, fails in the same
     # manner, and comes here again.
-    for path in reversed(checkpoints(run.folder / "checkpoints")):
+    for path in reversed(checkpoints(run.folder / "checkpoints")) if run.rank == 0 else ():
         if step_of(path) > retreat.back_to:
             path.unlink()
     run.save()
+
+
+def _rollback_point(run: Run) -> Checkpoint:
+    """Read what `save_rollback_point` saved; raises `DamagedFileError` if it is missing or cannot be read."""
+    saved = checkpoints(run.folder / _FOLDER)
+    if not saved:
+        raise DamagedFileError(f"damaged run {run.folder}: the checkpoint of the switch is missing; remove the folder")
+    return read_checkpoint(saved[-1])

@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from thalweg import ranks
 from thalweg.data.task_data import TaskData
 from thalweg.errors import DamagedFileError
 from thalweg.models.cost import parameters
@@ -28,6 +29,15 @@ def finish(run: Run) -> RunSummary:
     run.check_folder()
     if isinstance(run.data, TaskData):
         _write_lengths(run, run.data)
+    with ranks.together():
+        summary = _write_summary(run) if run.rank == 0 else None
+    summary = ranks.same(summary)
+    assert summary is not None
+    return summary
+
+
+def _write_summary(run: Run) -> RunSummary:
+    """Write the summary and return it."""
     evaluations = read_run(run.folder).evaluations
     if not evaluations or evaluations[-1].step != run.shift.step:
         path = run.folder / "metrics.jsonl"
@@ -48,7 +58,7 @@ def finish(run: Run) -> RunSummary:
         final=evaluations[-1].scores,
         ceilings=ceilings_of(run.data),
         data=to_dict(run.data.facts()),
-        provenance=provenance(str(run.device), "float32", torch.get_num_threads(), torch.__version__),
+        provenance=provenance(str(run.device), "float32", torch.get_num_threads(), torch.__version__, run.world),
     )
     run.check_folder()
     write_json(run.folder / "summary.json", to_dict(summary))
@@ -59,7 +69,10 @@ def _write_lengths(run: Run, data: TaskData) -> None:
     """Score samples of every tested length of a task, and write the scores to lengths.json."""
     started = time.perf_counter()
     config, gains = data.config, run.shift.depth_gains
-    scores = [score_length(run.model, data, run.device, length, config.tests, gains) for length in config.tested_lengths]
+    own = config.tested_lengths[run.rank :: run.world]  # the ranks take the lengths in turn
+    scored = {length: score_length(run.model, data, run.device, length, config.tests, gains) for length in own}
+    scores = {length: score for part in ranks.gathered(scored) for length, score in part.items()}
     run.clock.evaluation_seconds += time.perf_counter() - started
-    make_way(run.folder / "lengths.json")
-    write_json(run.folder / "lengths.json", to_dict(scores))
+    if run.rank == 0:
+        make_way(run.folder / "lengths.json")
+        write_json(run.folder / "lengths.json", to_dict([scores[length] for length in config.tested_lengths]))

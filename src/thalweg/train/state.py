@@ -13,9 +13,10 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from thalweg import ranks
 from thalweg.data.batches import EvaluationSet
 from thalweg.data.task_data import TaskData
-from thalweg.errors import DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError
+from thalweg.errors import DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError, require
 from thalweg.models.cost import cost
 from thalweg.records.run import (
     EvaluationRecord,
@@ -28,7 +29,7 @@ from thalweg.serialization import fingerprint, from_dict, to_dict
 from thalweg.storage import Journal, read_journal, set_aside, there
 from thalweg.train.assemble import AnyData, check_fits, choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback
-from thalweg.train.checkpoint import Checkpoint, gather, newest_checkpoint, save_checkpoint, scatter
+from thalweg.train.checkpoint import Checkpoint, gather, newest_checkpoint, path_of, save_checkpoint, scatter
 from thalweg.train.config import RunConfig, TrainingConfig
 from thalweg.train.evaluate import evaluate
 from thalweg.train.graphs import Graphs
@@ -42,6 +43,7 @@ from thalweg.train.step import (
     TaskBatch,
     make_optimizer,
     on_device,
+    part_of,
     train_step,
 )
 
@@ -85,6 +87,9 @@ class Run:
 
     def __init__(self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: AnyData | None = None) -> None:
         self.config, self.folder, self.callbacks = config, folder, callbacks
+        self.rank, self.world = ranks.rank(), ranks.world()
+        enough = f"at least one sample for each of the {self.world} ranks"
+        require(config.training.batch >= self.world, "training.batch", config.training.batch, enough)
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.device = choose_device(config.training.device)
@@ -107,18 +112,28 @@ class Run:
     def resume(self) -> None:
         """Restore the state from the newest intact checkpoint and cut the journal back to it; without one, begin the run.
 
+        Rank 0 chooses the checkpoint and hands it to the others, which need not see the folder.
+
         Warns:
             DamagedRecordWarning: records of the run are damaged; the message says what is lost.
         """
-        path = self.folder / "metrics.jsonl"
-        checkpoint = newest_checkpoint(self.folder / "checkpoints", self._restore)
-        if checkpoint is None:
-            self._begin_journal(path)
-            return
-        self.journal, lost = reopen(path, checkpoint.facts)
+        path, checkpoint, lost = self.folder / "metrics.jsonl", None, ""
+        with ranks.together():
+            if self.rank == 0:
+                checkpoint = newest_checkpoint(self.folder / "checkpoints", self._restore)
+                if checkpoint is None:
+                    self._begin_journal(path)
+                else:
+                    self.journal, lost = reopen(path, checkpoint.facts)
+        if self.world > 1:
+            checkpoint = ranks.same(checkpoint)
+            if checkpoint is not None and self.rank > 0:
+                self._restore(checkpoint)
         if lost:
             warnings.warn(lost, DamagedRecordWarning, stacklevel=2)
-            self._evaluate_if_lost(path)
+        if ranks.same(bool(lost) and self._evaluation_lost(path)):
+            self.clock.evaluations -= 1
+            self.evaluate()
 
     def _begin_journal(self, path: Path) -> None:
         """Open an empty journal; the journal of an earlier run that has lost its checkpoints is set aside."""
@@ -151,14 +166,12 @@ class Run:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
             raise DamagedFileError(f"damaged checkpoint {checkpoint.path}: not a state of this run ({error})") from None
 
-    def _evaluate_if_lost(self, path: Path) -> None:
-        """Evaluate again if an evaluation was due at this update and its record was lost with the journal."""
+    def _evaluation_lost(self, path: Path) -> bool:
+        """Whether an evaluation was due at this update and its record was lost with the journal."""
         step, settings = self.shift.step, self.config.training
         due = step % settings.evaluate_every == 0 or step == settings.steps
         scored = [record["step"] for record in read_journal(path) if record["type"] == "evaluation"]
-        if due and step not in scored:
-            self.clock.evaluations -= 1
-            self.evaluate()
+        return due and step not in scored
 
     def recording_seconds(self) -> float:
         """Time spent on recording CUDA graphs; like compilation it does not count as training."""
@@ -166,8 +179,17 @@ class Run:
 
     def train_on(self, batch: Batch, loops: int, gains: Gains) -> Outcome:
         """Make one update of weights and optimizer at the current learning rate; schedule, clock and journal do not change."""
-        rate, clip, backward = self.rate(), self.config.optimizer.clip, self.graphs.backward if self.graphs else None
-        return train_step(self.forward, self.optimizer, batch, loops=loops, gains=gains, rate=rate, clip=clip, backward=backward)
+        return train_step(
+            self.forward,
+            self.optimizer,
+            batch,
+            loops=loops,
+            gains=gains,
+            rate=self.rate(),
+            clip=self.config.optimizer.clip,
+            backward=self.graphs.backward if self.graphs else None,
+            share=batch.share if isinstance(batch, TaskBatch) else len(batch) / self.config.training.batch,
+        )
 
     def rate(self) -> float:
         """Learning rate of the next update."""
@@ -184,19 +206,20 @@ class Run:
         return torch.tensor(gains, device=self.device) if self.config.training.compile else gains
 
     def batch(self, step: int) -> Batch:
-        """The batch of one step on the device; a task's lengths may follow the stage."""
-        size = self.config.training.batch
-        if isinstance(self.data, TaskData):
-            return on_device(self.data.batch(step, size, cap=self.shift.depth), self.device)
-        return on_device(self.data.batch(step, size), self.device)
+        """This rank's part of the batch of one step, on the device; a task's lengths may follow the stage."""
+        size, data = self.config.training.batch, self.data
+        whole = data.batch(step, size, cap=self.shift.depth) if isinstance(data, TaskData) else data.batch(step, size)
+        return on_device(whole, self.device) if self.world == 1 else part_of(whole, self.rank, self.world, self.device)
 
     def flops(self, batch: Batch, loops: int) -> float:
-        """Counted operations of one update; samples of a task have passes of their own, ``loops`` at most, masked or not."""
+        """Counted operations of one update of all ranks.
+
+        Samples of a task have passes of their own, ``loops`` at most, masked or not.
+        """
+        rows, model = self.config.training.batch, self.config.model
         if isinstance(batch, TaskBatch):
-            passes = batch.capped(loops).double().mean().item()
-            rows, length = batch.inputs.shape
-            return cost(self.config.model, rows, length, passes).training_step
-        return cost(self.config.model, len(batch), batch.shape[1] - 1, loops).training_step
+            return cost(model, rows, batch.inputs.shape[1], batch.mean_passes(loops)).training_step
+        return cost(model, rows, batch.shape[1] - 1, loops).training_step
 
     def evaluate(self) -> None:
         """Evaluate on all sets with the passes and gains of the current stage, and record the scores."""
@@ -214,7 +237,7 @@ class Run:
             DivergedError: a loss is not finite.
         """
         started = time.perf_counter()
-        scores = evaluate(self.model, self.data.evaluation, self.device, loops, gains)
+        scores = evaluate(self.model, self.data.evaluation, self.device, loops, gains, self.rank, self.world)
         self.clock.evaluation_seconds += time.perf_counter() - started
         losses = [score.loss for strata in scores.values() for score in strata.values()]
         if not all(math.isfinite(loss) for loss in losses):
@@ -241,27 +264,40 @@ class Run:
             callback.on_switch(record)
 
     def record(self, kind: str, values: dict) -> None:
-        """Append a record to the journal."""
-        assert self.journal is not None
-        self.journal.append({"type": kind} | values)
+        """Append a record to the journal, which rank 0 writes."""
+        if self.rank == 0:
+            assert self.journal is not None
+            self.journal.append({"type": kind} | values)
 
     def snapshot(self) -> None:
         """Write a checkpoint that is kept for good, if the config asks for one at this step."""
         if self.shift.step in self.snapshot_steps:
-            self.check_folder()
-            tensors, facts = gather(self.model, self.optimizer), self.facts()
-            path = save_checkpoint(self.folder / "snapshots", self.shift.step, tensors, facts)
+            path = self.write("snapshots")
+            ranks.same(None)  # the callbacks of no rank come before the file
             for callback in self.callbacks:
                 callback.on_snapshot(path)
 
     def save(self) -> None:
         """Write a checkpoint; the journal is synced to the disk first, as the checkpoint refers to it."""
-        assert self.journal is not None
-        self.check_folder()
-        self.journal.sync()
-        tensors = gather(self.model, self.optimizer)
-        save_checkpoint(self.folder / "checkpoints", self.shift.step, tensors, self.facts(), self.config.training.keep)
+        if self.journal is not None:
+            self.journal.sync()
+        self.write("checkpoints", self.config.training.keep)
         self.saved = True
+
+    def write(self, name: str, keep: int = 0) -> Path:
+        """Write the state into a folder of the run, on rank 0; see `save_checkpoint`.
+
+        Args:
+            name: name of the folder.
+            keep: number of newest files to keep; 0 keeps all.
+        Returns:
+            Path of the file, on every rank.
+        """
+        folder = self.folder / name
+        if self.rank == 0:
+            self.check_folder()
+            save_checkpoint(folder, self.shift.step, gather(self.model, self.optimizer), self.facts(), keep)
+        return path_of(folder, self.shift.step)
 
     def check_folder(self) -> None:
         """Stop if files of the run were removed during training: writing on would leave a folder that looks complete but is not.
@@ -269,7 +305,8 @@ class Run:
         Raises:
             ThalwegError: the message names what was removed.
         """
-        assert self.journal is not None
+        if self.journal is None:  # another rank than the one that writes
+            return
         self.journal.check()
         needed = [self.folder / "config.toml", *([self.folder / "checkpoints"] if self.saved else [])]
         for path in needed:
@@ -301,12 +338,14 @@ class Run:
         Raises:
             DivergedError: always; the message says what helps to find the cause.
         """
-        good = newest_checkpoint(self.folder / "checkpoints")
+        good = newest_checkpoint(self.folder / "checkpoints") if self.rank == 0 else None
         where = str(good.path) if good else "none yet"
-        raise DivergedError(
+        error = DivergedError(
             f"loss not finite in {when}: {values}, loops {self.shift.loops}; "
             f"last good checkpoint: {where}; lower optimizer.rate or optimizer.clip"
         )
+        error.told_elsewhere = self.rank > 0
+        raise error
 
     def close(self) -> None:
         """End the callbacks and close the journal."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from thalweg import ranks
 from thalweg.data.batches import Tokens
 from thalweg.data.task_data import IGNORED, Examples
 from thalweg.shift.onset import Handover
+from thalweg.train.averaging import average
 from thalweg.train.config import OptimizerConfig
 from thalweg.train.muon import MuonWithAdamW, is_hidden_matrix
 
@@ -28,7 +29,7 @@ _Backward = Callable[["Batch", int, Gains], Tensor]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one update: loss and gradient norm before the update, averaged over ranks."""
+    """Result of one update: loss and gradient norm of the whole batch before the update, equal on every rank."""
 
     loss: float
     """Mean loss of the batch in nats per token."""
@@ -57,10 +58,18 @@ class TaskBatch:
     """``(B, L)`` on the device; `IGNORED` where there is no target."""
     loops: Tensor
     """Number of passes of each sample, ``(B,)`` on the CPU."""
+    share: float = 1.0
+    """Share of the targets of the whole batch that these samples have; below 1 if ranks share the batch."""
+    whole: Tensor | None = None
+    """Number of passes of each sample of the whole batch; None if these samples are the whole batch."""
 
     def capped(self, cap: int) -> Tensor:
         """Number of passes of each sample, at most ``cap``."""
         return self.loops.clamp(max=cap)
+
+    def mean_passes(self, cap: int) -> float:
+        """Mean number of passes, at most ``cap`` each, over the samples of the whole batch."""
+        return (self.loops if self.whole is None else self.whole).clamp(max=cap).double().mean().item()
 
 
 Batch = Tensor | TaskBatch
@@ -73,6 +82,20 @@ def on_device(batch: Tokens | Examples, device: torch.device) -> Batch:
         inputs, targets = (torch.from_numpy(part).to(device, non_blocking=True) for part in (batch.inputs, batch.targets))
         return TaskBatch(inputs, targets, torch.from_numpy(batch.loops))
     return torch.from_numpy(batch).to(device, non_blocking=True)
+
+
+def part_of(batch: Tokens | Examples, rank: int, world: int, device: torch.device) -> Batch:
+    """The samples ``rank``, ``rank + world``, ... of a whole batch on a device; samples of a task know what share they are.
+
+    Samples of a task are sorted by length. Taken in turn, every rank gets about the same lengths and the same work.
+    """
+    if not isinstance(batch, Examples):
+        return on_device(batch[rank::world], device)
+    own = Examples(*(part[rank::world] for part in (batch.inputs, batch.targets, batch.lengths, batch.loops)))
+    share = float((own.targets != IGNORED).sum() / (batch.targets != IGNORED).sum())
+    samples = on_device(own, device)
+    assert isinstance(samples, TaskBatch)
+    return replace(samples, share=share, whole=torch.from_numpy(batch.loops))
 
 
 def answer_loss(model: Callable[..., Tensor], batch: TaskBatch, loops: int, gains: Gains = None) -> Tensor:
@@ -109,8 +132,11 @@ def train_step(
     rate: float,
     clip: float,
     backward: _Backward | None = None,
+    share: float | None = None,
 ) -> Outcome:
     """Make one update of the model in place; without effect if loss or gradient are not finite.
+
+    Under a process group the batch is this rank's part of the whole batch, and all ranks make the update of the whole batch.
 
     Args:
         model: called as ``model(tokens, loops=, gains=)``.
@@ -121,6 +147,7 @@ def train_step(
         rate: learning rate.
         clip: largest norm of the gradient; 0 for no clipping.
         backward: computes loss and gradients in place of the model, see `thalweg.train.graphs`.
+        share: share of the whole batch's targets that are in this rank's batch; None for equal shares.
     Returns:
         Loss and gradient norm before the update. Both are read in one transfer, the only point that waits for a GPU.
     """
@@ -131,8 +158,10 @@ def train_step(
         loss.backward()
     else:
         loss = backward(batch, loops, gains)
+    if ranks.world() > 1:
+        loss = average(loss, parameters, 1 / ranks.world() if share is None else share)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    outcome = Outcome(*ranks.mean(torch.stack((loss.detach(), norm))).tolist())
+    outcome = Outcome(*torch.stack((loss.detach(), norm)).tolist())
     if outcome.finite:
         if 0 < clip < outcome.grad_norm:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from thalweg import ranks
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError
 from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.onset import Ramp, Refine
@@ -30,7 +32,10 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
     """Train one model, or resume a run that was stopped.
 
     The same config gives the same weights to the last bit, however often the process was killed and resumed, on one machine with
-    the same number of threads. A complete run is not trained again; its summary is returned.
+    the same number of threads and ranks. A complete run is not trained again; its summary is returned.
+
+    Under a process group (`thalweg.train.group`) every rank calls this with the same config and folder. The ranks share every batch
+    and the evaluations; rank 0 alone writes to the folder. The callbacks of every rank are called.
 
     Args:
         config: config of the run.
@@ -45,14 +50,16 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
     Warns:
         DamagedRecordWarning: a file of the run is damaged and was repaired, or something is lost; the message says what.
     """
-    with locked(folder, "run"), recording_failure(folder):
-        new = claim(config, folder)
-        summary = None if new else ended(config, folder)
+    with ExitStack() as held:
+        with ranks.together():
+            new, summary = _take(config, folder, held) if ranks.rank() == 0 else (False, None)
+        new, summary = ranks.same((new, summary))
         if summary is not None:
             return summary
-        run = Run(config, folder, callbacks)  # refuses a missing device or text before anything is written
+        with ranks.together():
+            run = Run(config, folder, callbacks)  # refuses a missing device or text before anything is written
         try:
-            if new:
+            if new and run.rank == 0:
                 write_config(folder / "config.toml", config)
             run.resume()
             warm_up(run)
@@ -61,13 +68,25 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
         except BadInputError as error:
             if not new or candidates(folder / "checkpoints"):
                 error.exit_code = 1  # the run has begun, and its files are kept
-            else:  # nothing was trained: leave no files behind
+            elif run.rank == 0:  # nothing was trained: leave no files behind
                 run.close()
                 for name in ("metrics.jsonl", "config.toml"):
                     (folder / name).unlink(missing_ok=True)
             raise
         finally:
             run.close()
+
+
+def _take(config: RunConfig, folder: Path, held: ExitStack) -> tuple[bool, RunSummary | None]:
+    """Lock the folder of a run until ``held`` is closed, and check whose it is.
+
+    Returns:
+        Whether the run is new, and its summary if it is complete.
+    """
+    held.enter_context(locked(folder, "run"))
+    held.enter_context(recording_failure(folder))
+    new = claim(config, folder)
+    return new, None if new else ended(config, folder)
 
 
 def ended(config: RunConfig, folder: Path) -> RunSummary | None:

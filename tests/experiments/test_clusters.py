@@ -1,0 +1,120 @@
+"""Slurm with a stand-in for ``squeue``, and, where they are installed and running, a real Slurm and a real local Ray."""
+
+import pickle
+import shutil
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from thalweg.data.markov_data import MarkovConfig
+from thalweg.experiments.choose_executor import executor_of
+from thalweg.experiments.executors import LocalProcesses
+from thalweg.experiments.queue import Job, prepare, work_off
+from thalweg.experiments.remote_command import RemoteCommand
+from thalweg.experiments.slurm import SlurmJob
+from thalweg.models.config import ModelConfig
+from thalweg.records.run import RunSummary, recorded
+from thalweg.storage import read_json
+from thalweg.train.config import RunConfig, TrainingConfig
+
+
+class Submitted:
+    """Stands in for submitit's job."""
+
+    job_id = "7"
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = SimpleNamespace(result_pickle=folder / "result.pkl")
+
+    def _get_outcome_and_result(self):
+        return pickle.loads(self.paths.result_pickle.read_bytes())
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, str, str]) -> None:
+    """Have ``squeue`` give these answers: exit status, standard output and standard error; the last one again and again."""
+    left = list(answers)
+
+    def ask(command, **_):
+        code, out, err = left.pop(0) if len(left) > 1 else left[0]
+        return subprocess.CompletedProcess(command, code, out, err)
+
+    monkeypatch.setattr(subprocess, "run", ask)
+    monkeypatch.setattr("thalweg.experiments.slurm._ASK_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("answer", [(0, "RUNNING\n", ""), (0, "PENDING\n", ""), (1, "", "Unable to contact slurm controller")])
+def test_a_job_that_waits_runs_or_cannot_be_asked_for_has_not_ended(tmp_path: Path, monkeypatch, answer) -> None:
+    answering(monkeypatch, answer)
+    assert SlurmJob(Submitted(tmp_path)).poll() is None
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(("success", 0), 0), (("success", 2), 2), (("error", "Traceback"), 1)])
+def test_the_exit_status_is_that_of_the_command(tmp_path: Path, monkeypatch, outcome, code: int) -> None:
+    answering(monkeypatch, (1, "", "Invalid job id specified"))
+    (tmp_path / "result.pkl").write_bytes(pickle.dumps(outcome))
+    assert SlurmJob(Submitted(tmp_path)).poll() == code
+
+
+def test_a_cancelled_job_has_failed_and_a_requeued_one_has_not(tmp_path: Path, monkeypatch) -> None:
+    answering(monkeypatch, (0, "PENDING\n", ""), (0, "CANCELLED\n", ""))
+    job = SlurmJob(Submitted(tmp_path))
+    assert (job.poll(), job.poll()) == (None, 1)
+
+
+def test_a_result_that_a_shared_folder_shows_late_is_waited_for(tmp_path: Path, monkeypatch) -> None:
+    answering(monkeypatch, (0, "COMPLETED\n", ""))
+    job = SlurmJob(Submitted(tmp_path))
+    assert job.poll() is None
+    monkeypatch.setattr("thalweg.experiments.slurm._WRITE_SECONDS", -1.0)
+    assert job.poll() == 1
+
+
+def test_a_command_ended_by_its_cluster_leaves_no_result_before_the_job_ends(tmp_path: Path, monkeypatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("thalweg.experiments.remote_command.time.sleep", slept.append)
+    ended = SimpleNamespace(wait=lambda: -signal.SIGTERM)
+    monkeypatch.setattr("thalweg.experiments.remote_command.LocalProcess", lambda *_: ended)
+    assert RemoteCommand([], str(tmp_path / "log"), 1, False)() == -signal.SIGTERM
+    assert slept == [60.0]
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[Job]:
+    """Two runs in the folder ``cluster``, and the same in ``here``."""
+    config = RunConfig(
+        data=MarkovConfig(sequences=96, held_out=64),
+        model=ModelConfig(length=11, width=8),
+        training=TrainingConfig(steps=40, batch=16, evaluate_every=20, device="cpu", threads=1),
+    )
+    places = [(where, seed) for where in ("here", "cluster") for seed in (0, 1)]
+    return [Job(f"{where}-{seed}", replace(config, seed=seed), tmp_path / where / str(seed)) for where, seed in places]
+
+
+def made_on(executor: str, jobs: list[Job]) -> None:
+    prepare(jobs)
+    assert work_off(jobs[:2], 2, lambda *_: None, LocalProcesses()) == {}
+    assert work_off(jobs[2:], 2, lambda *_: None, executor_of(executor)) == {}
+    hashes = [recorded(RunSummary, read_json(j.folder / "summary.json"), j.folder).weights_sha256 for j in jobs]
+    assert hashes[:2] == hashes[2:]
+
+
+@pytest.mark.slow
+def test_a_real_slurm_makes_the_same_runs(jobs: list[Job]) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    if not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True).returncode:
+        pytest.skip("no Slurm answers here")
+    made_on("slurm:minutes=5", jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_local_ray_makes_the_same_runs(jobs: list[Job]) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    try:
+        made_on("ray", jobs)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,185 @@
+"""Two gloo ranks train what one process trains."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from thalweg.data.markov_data import MarkovConfig
+from thalweg.data.pointers import PointersConfig
+from thalweg.data.task_data import TaskConfig
+from thalweg.data.text import TextConfig
+from thalweg.models.config import ModelConfig
+from thalweg.records.run import RunSummary, recorded
+from thalweg.shift.criterion import AtStep, LossBelow, Plateau
+from thalweg.shift.net import SafetyNet
+from thalweg.shift.onset import Hard, Ramp
+from thalweg.storage import read_journal, read_json
+from thalweg.train.checkpoint import checkpoints, read_checkpoint
+from thalweg.train.config import RunConfig, ShiftConfig, TrainingConfig, config_text, read_config
+from thalweg.train.trainer import train
+
+APART = 2e-5
+"""Largest difference of a weight after 40 updates: sums of float32 in another order, and what the updates make of it."""
+WIDE = {"width": 8, "block": "gpt"}
+TASK = TaskConfig(task="parity", longest=6, samples=20, tested=(6, 8), tests=40)
+POINTERS = PointersConfig(nodes=8, queries=4, levels=3, samples=40)
+TRAINING = TrainingConfig(steps=40, batch=16, evaluate_every=10, checkpoint_every=7, log_every=5, device="cpu", threads=1)
+MARKOV = RunConfig(
+    data=MarkovConfig(sequences=600, held_out=64),
+    model=ModelConfig(length=11, width=8),
+    shift=ShiftConfig((1, 3), AtStep(12), Ramp(10)),
+    training=TRAINING,
+)
+PLATEAU = Plateau(delta_loss=1.0, delta_grad=9.0, patience=2, window=5)
+TASK_MODEL = ModelConfig(vocabulary=TASK.vocabulary, positions="rotary", learned_gains=20, **WIDE)
+NET = SafetyNet(tries=2, bound=0.01, within=5, window=5)
+CONFIGS = {
+    "markov": MARKOV,
+    "plateau": replace(MARKOV, shift=ShiftConfig((1, 3), PLATEAU, Hard())),
+    "loss-below": replace(MARKOV, shift=ShiftConfig((1, 3), LossBelow(2.6, window=5, most=20), Hard(), spread=0.5)),
+    "gains": replace(MARKOV, model=replace(MARKOV.model, learned_gains=3)),
+    "uneven": replace(MARKOV, training=replace(TRAINING, batch=17)),
+    "net": replace(
+        MARKOV, model=replace(MARKOV.model, norm="none", deviation=0.6), shift=ShiftConfig((1, 3), AtStep(12), Hard(), net=NET)
+    ),
+    "text": replace(MARKOV, data=TextConfig(length=17, windows=8), model=ModelConfig(vocabulary=256, length=16, heads=2, **WIDE)),
+    "task": replace(MARKOV, data=TASK, model=TASK_MODEL, shift=ShiftConfig((1, 6), AtStep(20), Ramp(10))),
+    "pointers": replace(
+        MARKOV,
+        data=POINTERS,
+        model=ModelConfig(vocabulary=POINTERS.vocabulary, length=12, **WIDE),
+        shift=ShiftConfig((1, 3), AtStep(20)),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Every config trained by two ranks, in ``two``, and by one process, in ``one``; and what the ranks printed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "corpus.txt").write_text("the river runs down the valley\n" * 90)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THALWEG_CACHE", str(folder / "cache"))
+        for name, config in CONFIGS.items():
+            data = replace(config.data, path=str(folder / "corpus.txt")) if isinstance(config.data, TextConfig) else config.data
+            (folder / f"{name}.toml").write_text(config_text(replace(config, data=data)))
+        run_two_ranks(folder)
+        for name in CONFIGS:
+            train(read_config(folder / f"{name}.toml"), folder / "one" / name)
+        yield folder
+
+
+def run_two_ranks(folder: Path) -> None:
+    script = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("ranked_runs.py"))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([*script, str(me), str(folder)], stdout=subprocess.PIPE, env=environment, text=True) for me in (0, 1)
+    ]
+    for me, process in enumerate(started):
+        (folder / f"said{me}").write_text(process.communicate(timeout=120)[0])
+    assert [process.returncode for process in started] == [0, 0]
+
+
+def last(run: Path):
+    return read_checkpoint(checkpoints(run / "checkpoints")[-1])
+
+
+def summary(run: Path) -> RunSummary:
+    return recorded(RunSummary, read_json(run / "summary.json"), run / "summary.json")
+
+
+def without_seconds(run: Path) -> list[dict]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in read_journal(run / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_ranks_end_where_one_process_ends(folder: Path, name: str) -> None:
+    one, two = last(folder / "one" / name).tensors, last(folder / "two" / name).tensors
+    assert max((one[key] - two[key]).abs().max().item() for key in one if key.startswith("model.")) < APART
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_ranks_switch_and_count_like_one_process(folder: Path, name: str) -> None:
+    one, two = summary(folder / "one" / name), summary(folder / "two" / name)
+    assert [(s.step, s.loops_after, s.onset) for s in one.switches] == [(s.step, s.loops_after, s.onset) for s in two.switches]
+    assert (one.flops, one.evaluations, len(one.retreats)) == (two.flops, two.evaluations, len(two.retreats))
+    assert (one.provenance.ranks, two.provenance.ranks) == (1, 2)
+
+
+def test_there_is_a_switch_in_every_run_and_a_retreat_in_one(folder: Path) -> None:
+    assert all(summary(folder / "two" / name).switches for name in CONFIGS)
+    assert summary(folder / "two" / "net").retreats
+
+
+@pytest.mark.parametrize("name", ["markov", "task"])
+def test_shared_evaluations_of_equal_weights_are_equal_to_the_last_bit(folder: Path, name: str) -> None:
+    first = [without_seconds(folder / ranks / name)[0] for ranks in ("one", "two")]
+    assert first[0]["type"] == "evaluation"
+    assert first[0] == first[1]
+
+
+def test_every_length_of_a_task_is_tested_once(folder: Path) -> None:
+    one, two = (read_json(folder / ranks / "task" / "lengths.json") for ranks in ("one", "two"))
+    assert [length["length"] for length in one] == [length["length"] for length in two] == [6, 8]
+
+
+def test_a_stopped_run_of_two_ranks_ends_bit_equal_to_one_that_was_not(folder: Path) -> None:
+    whole, cut = last(folder / "two" / "markov").tensors, last(folder / "cut").tensors
+    assert [name for name in whole if not name.startswith("random.") and not torch.equal(whole[name], cut[name])] == []
+    assert without_seconds(folder / "cut") == without_seconds(folder / "two" / "markov")
+
+
+def test_one_process_goes_on_with_a_run_of_two_ranks(folder: Path) -> None:
+    done = train(read_config(folder / "markov.toml"), folder / "fewer")
+    assert (done.steps, done.provenance.ranks, done.flops) == (40, 1, summary(folder / "one" / "markov").flops)
+
+
+def test_each_refusal_is_told_once_and_leaves_nothing(folder: Path) -> None:
+    told, silent = ((folder / f"said{me}").read_text().splitlines() for me in (0, 1))
+    small = "training.batch: given 1, expected at least one sample for each of the 2 ranks"
+    assert told[0].startswith("FolderError, told elsewhere: False: run")
+    assert silent[0] == "ElsewhereError, told elsewhere: True: rank 1: another rank refused its input; see its message"
+    assert told[1] == f"BadInputError, told elsewhere: False: {small}"
+    assert silent[1] == f"BadInputError, told elsewhere: True: {small}"
+    assert told[2].endswith("training.batch is 17 on rank 1 and 16 on rank 0; start all ranks with the same command")
+    assert told[3].startswith("DivergedError, told elsewhere: False: loss not finite in update")
+    assert silent[3].startswith("DivergedError, told elsewhere: True")
+    assert not (folder / "small").exists()
+
+
+@pytest.mark.slow
+def test_killed_ranks_that_torchrun_starts_again_change_no_bit(tmp_path: Path, python: str) -> None:
+    """SIGKILL of either rank, wherever it is: importing, training, evaluating, writing."""
+    config = replace(MARKOV, training=replace(TRAINING, steps=4000, checkpoint_every=3, evaluate_every=100))
+    (tmp_path / "run.toml").write_text(config_text(config))
+
+    def start(name: str) -> subprocess.Popen:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "9"]
+        command = [python, *launch, "--monitor-interval", "0.1", "-m", "thalweg", "train", str(tmp_path / "run.toml")]
+        return subprocess.Popen([*command, "--out", str(tmp_path / name)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    launcher, dice, kills = start("cut"), random.Random(0), 0
+    while kills < 3:
+        found = len(checkpoints(tmp_path / "cut" / "checkpoints"))
+        newest = checkpoints(tmp_path / "cut" / "checkpoints")[-1] if found else None
+        while launcher.poll() is None and (checkpoints(tmp_path / "cut" / "checkpoints")[-1:] or [None])[0] == newest:
+            time.sleep(0.01)
+        assert launcher.poll() is None, "the run ended before it was killed: make it longer"
+        time.sleep(dice.uniform(0, 0.4))
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(int(children[kills % 2]), signal.SIGKILL)
+        kills += 1
+        time.sleep(1)
+    assert launcher.wait() == 0
+    assert summary(tmp_path / "cut").weights_sha256 == summary(tmp_path / "whole").weights_sha256
+    assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
