@@ -25,7 +25,7 @@ _EVIDENCE = {
     ),
     False: (
         "Markov language, T = 6, five fresh seeds, rates tuned for each arm: 0.44 [0.37, 0.51] of the stabilised loop's operations "
-        "for its loss, with Muon 0.52 [0.37, 0.72] of the strongest loop's; no difference to the best constant depth, two, was found"
+        "for its loss, with Muon 0.52 [0.37, 0.72] of the strongest loop's; no saving was shown over the best constant depth, two"
     ),
 }
 
