@@ -84,11 +84,15 @@ def run_two_ranks(folder: Path) -> None:
     script = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("ranked_runs.py"))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen([*script, str(me), str(folder)], stdout=subprocess.PIPE, env=environment, text=True) for me in (0, 1)
+        subprocess.Popen(
+            [*script, str(me), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+        )
+        for me in (0, 1)
     ]
-    for me, process in enumerate(started):
-        (folder / f"said{me}").write_text(process.communicate(timeout=120)[0])
-    assert [process.returncode for process in started] == [0, 0]
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    for me, (output, _) in enumerate(said):
+        (folder / f"said{me}").write_text(output)
 
 
 def last(run: Path):
