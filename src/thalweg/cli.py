@@ -595,7 +595,13 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     end_with_parent()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # PyTorch's C++ prints its stack besides our line where a rank is lost
-    sys.exit(call(sys.argv[1:] if arguments is None else arguments))
+    code = call(sys.argv[1:] if arguments is None else arguments)
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+        # Threads of the process group sometimes abort the process while the interpreter is torn down; everything is written by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def call(arguments: list[str]) -> int:
