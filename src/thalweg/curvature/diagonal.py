@@ -64,14 +64,12 @@ def diagonal(
         return _exact(operator)
     require_probes(probes)
     # Sums of x = z * A z and of x^2 over probes, about the first x, so that the variance loses no digits.
-    samples = (z * (operator @ z) for z in blocks(operator, 0, probes, seed))
-    first: Tensor | None = None
-    total = squares = torch.zeros(operator.dim, dtype=torch.float64, device=operator.device)
-    for sample in samples:
-        first = sample[:, 0] if first is None else first
+    first, total, squares = torch.zeros(3, operator.dim, dtype=torch.float64, device=operator.device)
+    for number, probe in enumerate(blocks(operator, 0, probes, seed)):
+        sample = probe * (operator @ probe)
+        first = sample[:, 0] if number == 0 else first
         apart = sample - first.unsqueeze(1)
         total, squares = total + apart.sum(1), squares + apart.square().sum(1)
-    assert first is not None
     variance = ((squares - total.square() / probes) / (probes - 1)).clamp(min=0.0)
     return Diagonal(first + total / probes, (variance / probes).sqrt(), probes)
 

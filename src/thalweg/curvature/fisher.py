@@ -32,8 +32,8 @@ class EmpiricalFisher(OutputOperator):
     made of the derivative of the N losses along v and of one backward pass: no gradient of a single sample is formed.
 
     Args:
-        losses: ``(model, batch) -> (N,)``, for instance ``cross_entropy(model(x), y, reduction="none")``. What counts as a sample is
-            the caller's choice: a sequence, or each of its tokens.
+        losses: ``(model, batch) -> (N,)``, for instance ``cross_entropy(model(x), y, reduction="none")``. What counts as a sample
+            is the caller's choice: a sequence, or each of its tokens.
         model, batches, params, dtype, memory, check, mode, seed: as for `thalweg.curvature.hessian.Hessian`.
         method: "auto", "recorded" or "rebuilt".
     Raises:

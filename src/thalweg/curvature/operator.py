@@ -58,9 +58,9 @@ class Operator(abc.ABC):
     def __matmul__(self, vectors: Any) -> Any:
         """The product ``A v`` for a vector ``(P,)``, or ``A V`` for columns ``(P, k)``.
 
-        The result has the type, dtype and device of what was given: a tensor, or a numpy array. Where the operator knows the shapes
-        of the parameters, a vector may also be a list of tensors or arrays in these shapes, or a dict of them by name; with one more
-        last dimension k in every part it is k vectors. The result then has that form.
+        The result has the type, dtype and device of what was given: a tensor, or a numpy array. Where the operator knows the
+        shapes of the parameters, a vector may also be a list of tensors or arrays in these shapes, or a dict of them by name; with
+        one more last dimension k in every part it is k vectors. The result then has that form.
 
         Raises:
             ShapeMismatchError: the first dimension is not P.
