@@ -23,8 +23,11 @@ ROUNDING = 10
 """Units in the last place below which a residual is no direction; smaller than for quadrature, so that pairs get more accurate."""
 
 _SHARE_OF_CHANCE = 0.1
-"""Length of the random part of a first direction that is made of given vectors, over the length of the whole. Without it a direction
-in which the given vectors have no part (another sector of a symmetry) would never be seen; it costs 0 to 2 products (measured)."""
+"""Length of the random part of a first direction that is made of given vectors, over that of the other part.
+
+Without it, a direction in which the given vectors have no part (another sector of a symmetry) would never be seen. It costs 0 to 2
+products (measured).
+"""
 
 _COLUMNS = 1 << 16
 """Entries of each vector mixed at once when the basis is cut down; bounds the scratch memory."""
