@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thalweg.curvature.dense import dense_hessian
     from thalweg.curvature.density import spectral_density
+    from thalweg.curvature.diagonal import diagonal
     from thalweg.curvature.eigenpairs import eigenpairs
+    from thalweg.curvature.fisher import EmpiricalFisher
     from thalweg.curvature.gauss_newton import GaussNewton
     from thalweg.curvature.hessian import Hessian
+    from thalweg.curvature.solve import solve
+    from thalweg.curvature.trace import trace
     from thalweg.data.find_task import check_task
     from thalweg.data.markov import MarkovLanguage
     from thalweg.data.task import Task
@@ -39,6 +43,7 @@ _LAZY_IMPORTS = {
     "AtFraction": "thalweg.shift.criterion",
     "AtStep": "thalweg.shift.criterion",
     "BadInputError": "thalweg.errors",
+    "EmpiricalFisher": "thalweg.curvature.fisher",
     "Verdict": "thalweg.records.run",
     "Experiment": "thalweg.experiments.user_experiment",
     "GaussNewton": "thalweg.curvature.gauss_newton",
@@ -63,10 +68,13 @@ _LAZY_IMPORTS = {
     "check_task": "thalweg.data.find_task",
     "cost": "thalweg.models.cost",
     "dense_hessian": "thalweg.curvature.dense",
+    "diagonal": "thalweg.curvature.diagonal",
     "doubling": "thalweg.shift.schedule",
     "eigenpairs": "thalweg.curvature.eigenpairs",
     "plot": "thalweg.report.landscape.plot",
+    "solve": "thalweg.curvature.solve",
     "spectral_density": "thalweg.curvature.density",
+    "trace": "thalweg.curvature.trace",
     "train_run": "thalweg.train.trainer",
 }
 """Public name -> module that defines it."""
@@ -79,6 +87,7 @@ __all__ = [
     "AtFraction",
     "AtStep",
     "BadInputError",
+    "EmpiricalFisher",
     "Experiment",
     "GaussNewton",
     "Handover",
@@ -102,10 +111,13 @@ __all__ = [
     "check_task",
     "cost",
     "dense_hessian",
+    "diagonal",
     "doubling",
     "eigenpairs",
     "plot",
+    "solve",
     "spectral_density",
+    "trace",
     "train_run",
 ]
 

@@ -48,6 +48,12 @@ class Layout:
         ]
         return torch.cat(spans)
 
+    def subset(self, choice: str | Sequence[str]) -> Layout:
+        """The layout of the parameters that a name or pattern, or one of several, matches, in their order."""
+        chosen = set(_matching(self.names, choice))
+        kept = [(name, shape) for name, shape in zip(self.names, self.shapes, strict=True) if name in chosen]
+        return Layout(tuple(name for name, _ in kept), tuple(shape for _, shape in kept))
+
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Split a vector ``(P,)`` into views with the shapes of the parameters, by name.
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from thalweg.curvature.operator import Matrix, Operator
+from thalweg.curvature.probes import gaussian
 from thalweg.curvature.trace import frobenius, trace, trace_abs
 from thalweg.errors import BadInputError
 
@@ -129,3 +130,52 @@ def test_too_few_probes_for_thirds_are_refused():
 def test_an_unknown_method_is_refused():
     with pytest.raises(BadInputError, match=r"unknown method 'hutch\+'; did you mean 'hutch\+\+'"):
         trace(ENTRIES, method="hutch+")
+
+
+def test_xtrace_is_the_mean_over_left_out_probes():
+    """Against the definition: a factorisation for each probe that is left out."""
+    count, dim = 5, len(LAM)
+    operator = Matrix(ENTRIES)
+    probes = torch.stack([gaussian(operator, index, 3) for index in range(count)], 1)
+    values = []
+    for left_out in range(count):
+        others = [index for index in range(count) if index != left_out]
+        basis = torch.linalg.qr(ENTRIES @ probes[:, others]).Q
+        outside = torch.eye(dim) - basis @ basis.T
+        rest = outside @ probes[:, left_out]
+        scale = (dim - count + 1) / rest.square().sum()
+        values.append((basis.T @ ENTRIES @ basis).trace() + scale * (rest @ ENTRIES @ rest))
+    found = trace(ENTRIES, 10, "xtrace", seed=3)
+    assert math.isclose(found.value, float(torch.stack(values).mean()), rel_tol=FLOAT64)
+    assert math.isclose(found.standard_error, float(torch.stack(values).std()) / math.sqrt(count), rel_tol=1e-8)
+
+
+def test_xtrace_is_unbiased_and_its_standard_error_is_the_spread():
+    found = [trace(ENTRIES, 16, "xtrace", seed) for seed in range(SEEDS)]
+    values, errors = np.array([(one.value, one.standard_error) for one in found]).T
+    spread = values.std(ddof=1)
+    assert abs(values.mean() - LAM.sum()) < STANDARD_ERRORS * spread / math.sqrt(SEEDS)
+    assert abs((errors**2).mean() / spread**2 - 1) < 0.5  # the estimates of one sketch are not independent
+
+
+def test_xtrace_is_the_best_one_where_eigenvalues_fall_fast():
+    entries = rotated(0.7 ** np.arange(200))
+    errors = {
+        method: np.sqrt(np.mean([(trace(entries, 40, method, seed).value - 1 / 0.3) ** 2 for seed in range(20)]))
+        for method in ("xtrace", "hutch++")
+    }
+    assert errors["xtrace"] < errors["hutch++"] / 5
+
+
+def test_xtrace_is_exact_on_low_rank_and_small_matrices():
+    assert math.isclose(trace(rotated([5.0, -2.0, 1.0] + [0.0] * 40), 12, "xtrace").value, 4, abs_tol=FLOAT64)
+    small = trace(ENTRIES[:3, :3], 60, "xtrace")
+    assert math.isclose(small.value, float(ENTRIES[:3, :3].trace()), rel_tol=FLOAT64)
+    assert small.products == 3
+
+
+def test_xtrace_counts_its_products_and_refuses_too_few():
+    operator = Counting(ENTRIES)
+    assert trace(operator, 21, "xtrace").products == operator.products == 20
+    with pytest.raises(BadInputError, match="probes: given 3, expected at least 4 for XTrace"):
+        trace(ENTRIES, 3, "xtrace")

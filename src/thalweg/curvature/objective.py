@@ -184,7 +184,7 @@ class Objective:
 
     def part(self, batch: Any, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
         """Evaluate the loss function on one batch: ``(mean, None)`` or ``(total, count)``."""
-        return _scalar_and_count(self.call(self.loss_fn, batch, parameters))
+        return scalar_and_count(self.call(self.loss_fn, batch, parameters))
 
     def total(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Loss l_b of batch number ``index`` as the loss function returns it; its share of the mean is ``weight`` times l_b."""
@@ -195,7 +195,7 @@ class Objective:
         leaves = {name: part.detach().clone().requires_grad_() for name, part in self.layout.split(point).items()}
 
         def differentiate(model: nn.Module, given: Any) -> Tensor:
-            value = _scalar_and_count(self.loss_fn(model, given))[0]
+            value = scalar_and_count(self.loss_fn(model, given))[0]
             return joined(self.layout, self._gradients(value, leaves), point)
 
         return self.call(differentiate, batch, leaves)
@@ -222,7 +222,7 @@ class Objective:
         along = self.layout.split(direction)
 
         def differentiate(model: nn.Module, given: Any) -> Tensor:
-            value = _scalar_and_count(self.loss_fn(model, given))[0]
+            value = scalar_and_count(self.loss_fn(model, given))[0]
             restored = self._other_gradients_restored(value, leaves) if self.reaches_other_leaves else contextlib.nullcontext()
             with restored:
                 return joined(self.layout, _second_derivatives(value, leaves, along), point)
@@ -348,7 +348,7 @@ class Objective:
         def evaluate(model: nn.Module, batch: Any) -> tuple[float, Any, Sequence[Tensor | None]]:
             before = random_state()
             with log if index == 0 else contextlib.nullcontext(), kept, _recorded_warnings(messages):
-                value, count = _scalar_and_count(self.loss_fn(model, batch))
+                value, count = scalar_and_count(self.loss_fn(model, batch))
             self.observed.random |= before != random_state()
             if index == 0:
                 self.saved_bytes = log.alive()
@@ -581,7 +581,7 @@ def listed(batches: Iterable[Any]) -> list[Any]:
     return kept
 
 
-def _scalar_and_count(given: Any) -> tuple[Tensor, Any]:
+def scalar_and_count(given: Any) -> tuple[Tensor, Any]:
     """The loss function's result as ``(total, count)``, with count None for a bare mean; refuses what is no scalar."""
     value, count = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(value, Tensor):

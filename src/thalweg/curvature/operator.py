@@ -1,6 +1,9 @@
 """The interface of all symmetric operators: a dimension ``dim`` and products by ``@``.
 
-Shape letters: P dimension, k number of vectors.
+Operators form an algebra. With A and B operators of the same dimension and c a number, ``A + B``, ``A - B``, ``c * A``, ``A / c``,
+``-A``, ``A + c`` (a shift, ``A + c I``), ``A.deflate(values, vectors)`` and ``A["*query*"]`` are operators.
+
+Shape letters: P dimension, k number of vectors, r rank of what is deflated.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 import abc
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, final
 
 import numpy as np
@@ -18,6 +21,7 @@ from torch import Tensor
 from thalweg.curvature.context import undisturbed
 from thalweg.errors import BadInputError, NonFiniteError, NotSymmetricError, ShapeMismatchError, require
 from thalweg.streams import stream
+from thalweg.vectors import Layout
 
 _SYMMETRY_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Largest ``||A - A^T|| / ||A||`` (Frobenius) of a matrix that counts as symmetric."""
@@ -54,8 +58,9 @@ class Operator(abc.ABC):
     def __matmul__(self, vectors: Any) -> Any:
         """The product ``A v`` for a vector ``(P,)``, or ``A V`` for columns ``(P, k)``.
 
-        The result has the type, dtype and device of what was given: a tensor, or a numpy array. Where the operator knows the shapes
-        of the parameters, a list of tensors in these shapes gives a list of such tensors.
+        The result has the type, dtype and device of what was given: a tensor, or a numpy array. Where the operator knows the
+        shapes of the parameters, a vector may also be a list of tensors or arrays in these shapes, or a dict of them by name; with
+        one more last dimension k in every part it is k vectors. The result then has that form.
 
         Raises:
             ShapeMismatchError: the first dimension is not P.
@@ -65,6 +70,8 @@ class Operator(abc.ABC):
         if isinstance(vectors, np.ndarray):
             require(vectors.dtype.kind == "f", "vectors", f"an array of {vectors.dtype}", "floating-point numbers")
             return (self @ torch.from_numpy(np.array(vectors))).cpu().numpy()
+        if isinstance(vectors, Mapping):
+            return self._of_named_parts(vectors)
         if isinstance(vectors, list | tuple):
             return self._of_parts(vectors)
         require(isinstance(vectors, Tensor), "vectors", type(vectors).__name__, "a tensor (P,) or (P, k)")
@@ -85,38 +92,110 @@ class Operator(abc.ABC):
         product = product.to(vectors.device, vectors.dtype)
         return product[0] if vectors.dim() == 1 else product.T
 
-    def _of_parts(self, parts: Sequence[Any]) -> list[Tensor]:
-        """The product with a vector given as one tensor per parameter, in the same form."""
-        layout: Any = vars(self).get("layout")
-        if layout is None or not all(isinstance(part, Tensor) for part in parts):
-            raise BadInputError(f"vectors: given a {type(parts).__name__}, expected a tensor (P,) or (P, k)")
-        shapes = [tuple(part.shape) for part in parts]
-        if shapes != [tuple(shape) for shape in layout.shapes]:
+    @property
+    def parameters(self) -> Layout | None:
+        """Names and shapes of the parameters whose entries the vectors hold; None where the operator does not know them."""
+        return vars(self).get("layout")
+
+    def _of_parts(self, parts: Sequence[Any]) -> list[Any]:
+        """The product with a vector, or with k vectors, given as one tensor or array per parameter; in the same form."""
+        layout, kind = self.parameters, type(parts).__name__
+        tensors = all(isinstance(part, Tensor) for part in parts)
+        arrays = all(isinstance(part, np.ndarray) for part in parts)
+        mixed = any(isinstance(part, Tensor | np.ndarray) for part in parts) and not (tensors or arrays)
+        require(not mixed, "vectors", f"a {kind} of tensors and arrays", f"a {kind} of tensors, or of arrays")
+        if layout is None or not (tensors or arrays):
+            raise BadInputError(f"vectors: given a {kind}, expected a tensor (P,) or (P, k)")
+        given, shapes = [tuple(part.shape) for part in parts], [tuple(shape) for shape in layout.shapes]
+        # One more last dimension, the same in all parts, is the number of vectors.
+        columns = {shape[-1] for shape in given if shape} if [shape[:-1] for shape in given] == shapes else set()
+        if given != shapes and len(columns) != 1:
             raise ShapeMismatchError(
-                f"vectors: given a list of shapes {shapes[:4]}, expected the parameters' {len(layout.shapes)} shapes"
+                f"vectors: given a {kind} of shapes {given[:4]}, expected the parameters' {len(shapes)} shapes"
             )
-        return list(layout.split(self @ layout.join(parts)).values())
+        if arrays:
+            return [part.cpu().numpy() for part in self._of_parts([torch.from_numpy(np.array(part)) for part in parts])]
+        if given == shapes:
+            return list(layout.split(self @ layout.join(parts)).values())
+        product = self @ torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+        return [part.reshape(shape) for part, shape in zip(product.split(layout.sizes), given, strict=True)]
 
-    def __add__(self, other: Operator) -> Operator:
-        return Sum(self, other) if isinstance(other, Operator) else NotImplemented
+    def _of_named_parts(self, parts: Mapping[Any, Any]) -> dict[str, Any]:
+        """The product with vectors given as name -> tensor or array, in the same form."""
+        names = self.parameters.names if self.parameters is not None else ()
+        missing = [name for name in names if name not in parts]
+        foreign = [name for name in parts if name not in names]
+        if not names or missing or foreign:
+            wrong = f"without {missing[0]!r}" if missing else f"with {foreign[0]!r}" if foreign and names else ""
+            expected = f"the names of the {len(names)} parameters" if names else "a tensor (P,) or (P, k)"
+            raise BadInputError(f"vectors: given a {type(parts).__name__} {wrong}".rstrip() + f", expected {expected}")
+        return dict(zip(names, self._of_parts([parts[name] for name in names]), strict=True))
 
-    def __sub__(self, other: Operator) -> Operator:
-        return Sum(self, Scaled(other, -1.0)) if isinstance(other, Operator) else NotImplemented
+    __array_ufunc__ = None
+    """Makes numpy leave ``array @ A`` and ``number * A`` to this class."""
+
+    def __rmatmul__(self, vectors: Any) -> Any:
+        """``v^T A``, which is ``A v`` as A is symmetric; for rows ``(k, P)``, the rows of products."""
+        several = isinstance(vectors, Tensor | np.ndarray) and vectors.ndim == 2
+        return (self @ vectors.T).T if several else self @ vectors
+
+    def __add__(self, other: Operator | float) -> Operator:
+        if isinstance(other, Operator):
+            return Sum(self, other)
+        return Shifted(self, float(other)) if _is_number(other) else NotImplemented
+
+    def __radd__(self, other: float) -> Operator:
+        return self + other
+
+    def __sub__(self, other: Operator | float) -> Operator:
+        if isinstance(other, Operator):
+            return Sum(self, Scaled(other, -1.0))
+        return Shifted(self, -float(other)) if _is_number(other) else NotImplemented
+
+    def __rsub__(self, other: float) -> Operator:
+        return -self + other
 
     def __mul__(self, factor: float) -> Operator:
-        is_number = isinstance(factor, int | float | np.integer | np.floating) and not isinstance(factor, bool)
-        return Scaled(self, float(factor)) if is_number else NotImplemented
+        return Scaled(self, float(factor)) if _is_number(factor) else NotImplemented
 
     def __rmul__(self, factor: float) -> Operator:
         return self * factor
 
+    def __truediv__(self, divisor: float) -> Operator:
+        if not _is_number(divisor):
+            return NotImplemented
+        require(divisor != 0, "divisor", divisor, "a number other than 0")
+        return Scaled(self, 1.0 / float(divisor))
+
     def __neg__(self) -> Operator:
         return Scaled(self, -1.0)
 
-    def to_scipy(self) -> Any:
-        """This operator for ``scipy.sparse.linalg``, as a ``LinearOperator`` on float64 arrays."""
-        linalg: Any = importlib.import_module("scipy.sparse.linalg")
+    def __getitem__(self, choice: str | list[str]) -> Operator:
+        """The diagonal block of the parameters that a name or pattern, or a list of them, matches: ``A["*query*"]``.
 
+        A product with the block costs one product with A; building the operator with ``params=`` is cheaper.
+
+        Raises:
+            BadInputError: a pattern that matches nothing, a pair (a block off the diagonal), or an operator without names.
+        """
+        return Restricted(self, choice)
+
+    def deflate(self, values: Tensor, vectors: Tensor) -> Operator:
+        """``A - V diag(values) V^T``: with eigenpairs of A, the operator without them.
+
+        Args:
+            values: ``(r,)``.
+            vectors: V, ``(P, r)``.
+        """
+        return Deflated(self, values, vectors)
+
+    def to_scipy(self) -> Any:
+        """This operator for ``scipy.sparse.linalg``, as a ``LinearOperator`` on float64 arrays.
+
+        Raises:
+            BadInputError: scipy is not installed.
+        """
+        linalg = scipy_linalg()
         product = lambda array: self @ np.asarray(array, dtype=np.float64)  # noqa: E731
         flat = lambda array: product(np.ravel(array))  # noqa: E731
         return linalg.LinearOperator(self.shape, matvec=flat, rmatvec=flat, matmat=product, rmatmat=product, dtype=np.float64)
@@ -133,10 +212,67 @@ class Scaled(Operator):
     def __init__(self, inner: Operator, factor: float) -> None:
         require(math.isfinite(factor), "factor", factor, "a finite number")
         self.inner, self.factor = inner, factor
-        self.dim, self.dtype, self.device = inner.dim, inner.dtype, inner.device
+        _take_form(self, inner)
 
     def rows(self, vectors: Tensor) -> Tensor:
         return self.factor * self.inner.rows(vectors)
+
+
+class Shifted(Operator):
+    """An operator plus a multiple of the identity, ``A + c I``."""
+
+    def __init__(self, inner: Operator, shift: float) -> None:
+        require(math.isfinite(shift), "shift", shift, "a finite number")
+        self.inner, self.shift = inner, shift
+        _take_form(self, inner)
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        return torch.add(self.inner.rows(vectors), vectors, alpha=self.shift)
+
+
+class Deflated(Operator):
+    """``A - V diag(values) V^T``, see `Operator.deflate`.
+
+    Raises:
+        ShapeMismatchError: values and vectors of other shapes than ``(r,)`` and ``(P, r)``.
+        NonFiniteError: NaN or infinity among them.
+    """
+
+    def __init__(self, inner: Operator, values: Tensor, vectors: Tensor) -> None:
+        if values.dim() != 1 or tuple(vectors.shape) != (inner.dim, len(values)):
+            shapes = f"values {tuple(values.shape)} and vectors {tuple(vectors.shape)}"
+            raise ShapeMismatchError(f"deflate: given {shapes}, expected (r,) and ({inner.dim}, r)")
+        if not (torch.isfinite(values).all() and torch.isfinite(vectors).all()):
+            raise NonFiniteError("deflate: values or vectors hold NaN or infinity, expected finite numbers")
+        self.inner = inner
+        _take_form(self, inner)
+        self.values, self.vectors = (part.detach().to(inner.device, inner.dtype) for part in (values, vectors))
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        return self.inner.rows(vectors) - (vectors @ self.vectors * self.values) @ self.vectors.T
+
+
+class Restricted(Operator):
+    """The diagonal block of an operator that belongs to some of its parameters, see `Operator.__getitem__`."""
+
+    def __init__(self, inner: Operator, choice: str | list[str]) -> None:
+        if inner.parameters is None:
+            raise BadInputError("operator[...]: this operator has no parameter names, expected one made from a model")
+        if isinstance(choice, tuple):
+            raise BadInputError(
+                "operator[...]: given a pair, expected one pattern or a list [a, b] for the block of both; blocks off the diagonal "
+                "are those of dense_hessian(...)[rows, columns]"
+            )
+        patterns = isinstance(choice, str) or (isinstance(choice, list) and all(isinstance(one, str) for one in choice))
+        require(patterns and len(choice) > 0, "operator[...]", choice, "a name, a pattern with *, or a list of them")
+        self.inner = inner
+        _take_form(self, inner)
+        self.layout = inner.parameters.subset(choice)
+        self.dim, self.places = self.layout.dim, inner.parameters.places(choice).to(inner.device)
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        whole = vectors.new_zeros(len(vectors), self.inner.dim).index_copy(1, self.places, vectors)
+        return self.inner.rows(whole).index_select(1, self.places)
 
 
 class Sum(Operator):
@@ -149,7 +285,8 @@ class Sum(Operator):
         if first.dim != second.dim:
             raise ShapeMismatchError(f"operators: given dimensions {first.dim} and {second.dim}, expected the same")
         self.first, self.second = first, second
-        self.dim, self.device, self.dtype = first.dim, first.device, torch.promote_types(first.dtype, second.dtype)
+        _take_form(self, first if first.parameters is not None else second)
+        self.device, self.dtype = first.device, torch.promote_types(first.dtype, second.dtype)
 
     def rows(self, vectors: Tensor) -> Tensor:
         parts = [part.rows(vectors.to(part.device, part.dtype)) for part in (self.first, self.second)]
@@ -187,6 +324,58 @@ class Matrix(Operator):
         return vectors @ self.entries
 
 
+class FromFunction(Operator):
+    """A symmetric operator from one's own function, ``v -> A v`` on float64 or float32 tensors.
+
+    Construction costs two products, which check the symmetry; give ``check=False`` to trust it.
+
+    Args:
+        function: takes a tensor ``(P,)`` and returns ``A v``, ``(P,)``.
+        dim: P.
+        dtype: arithmetic of the function's argument, float32 or float64.
+        device: device of the function's argument.
+        layout: names and shapes of parameters, such as ``hessian.layout``, for products with lists and blocks by name; or None.
+        check: whether the symmetry is checked.
+    Raises:
+        BadInputError: no function, a dimension below 1, or a layout of another dimension.
+        ShapeMismatchError: the function returns another shape than ``(P,)``.
+        NotSymmetricError: ``u.Av`` and ``v.Au`` differ for two random vectors.
+    Example:
+        >>> halved = FromFunction(lambda v: v / 2, dim=3)
+        >>> (halved @ torch.ones(3)).tolist(), halved.shape
+        ([0.5, 0.5, 0.5], (3, 3))
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        dim: int,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+        layout: Layout | None = None,
+        check: bool = True,
+    ) -> None:
+        require(callable(function), "function", type(function).__name__, "a function v -> A v")
+        require(isinstance(dim, int) and dim >= 1, "dim", dim, "a whole number of at least 1, the length of v")
+        require(dtype in _SYMMETRY_TOLERANCE, "dtype", dtype, "torch.float32 or torch.float64")
+        require(layout is None or layout.dim == dim, "layout", f"{layout.dim if layout else 0} entries", f"{dim}, as dim says")
+        self.function, self.dim, self.dtype, self.device = function, dim, dtype, torch.device(device)
+        if layout is not None:
+            self.layout = layout
+        if check:
+            refuse_asymmetry(self)
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        products = []
+        for vector in vectors:
+            product = self.function(vector)
+            if not isinstance(product, Tensor) or product.shape != vector.shape:
+                given = f"shape {tuple(product.shape)}" if isinstance(product, Tensor) else f"a {type(product).__name__}"
+                raise ShapeMismatchError(f"function: gave {given}, expected a tensor ({self.dim},)")
+            products.append(product.detach().to(self.device, self.dtype))
+        return torch.stack(products)
+
+
 class Foreign(Operator):
     """A symmetric operator of another library: any object with ``shape`` and ``@`` on float64 numpy arrays.
 
@@ -203,15 +392,49 @@ class Foreign(Operator):
             raise ShapeMismatchError(f"operator: given shape {shape}, expected (P, P) with P of at least 1")
         self.inner, self.dim = inner, int(shape[0])
         self.dtype, self.device = torch.float64, torch.device("cpu")
-        u, v = (torch.from_numpy(stream(0, "probes", step=step).standard_normal(self.dim)) for step in (0, 1))
-        there, back = self @ v, self @ u
-        asymmetry, size = abs(float(u @ there - v @ back)), float(u.norm()) * float(there.norm())
-        if asymmetry > _SYMMETRY_TOLERANCE[torch.float64] * size:
-            raise NotSymmetricError(f"operator: |u.Av - v.Au| is {asymmetry / size:.1e} of its size, expected a symmetric operator")
+        refuse_asymmetry(self)
 
     def rows(self, vectors: Tensor) -> Tensor:
         product = np.asarray(self.inner @ vectors.T.numpy(), dtype=np.float64)
         return torch.from_numpy(np.ascontiguousarray(product.T))
+
+
+def refuse_asymmetry(operator: Operator) -> None:
+    """Compare ``u.Av`` with ``v.Au`` for two fixed random vectors; costs two products.
+
+    Raises:
+        NotSymmetricError: they differ by more than rounding.
+    """
+    draws = (stream(0, "probes", step=step).standard_normal(operator.dim) for step in (0, 1))
+    u, v = (torch.from_numpy(draw).to(operator.device) for draw in draws)
+    there, back = operator @ v, operator @ u
+    asymmetry, size = abs(float(u @ there - v @ back)), float(u.norm()) * float(there.norm())
+    if asymmetry > _SYMMETRY_TOLERANCE[operator.dtype] * size:
+        raise NotSymmetricError(f"operator: |u.Av - v.Au| is {asymmetry / size:.1e} of its size, expected a symmetric operator")
+
+
+def scipy_linalg() -> Any:
+    """The module ``scipy.sparse.linalg``.
+
+    Raises:
+        BadInputError: scipy is not installed.
+    """
+    try:
+        return importlib.import_module("scipy.sparse.linalg")
+    except ImportError as problem:
+        raise BadInputError("scipy: is not installed; run pip install scipy") from problem
+
+
+def _take_form(outer: Operator, inner: Operator) -> None:
+    """Give an operator the dimension, arithmetic, device and parameter names of the one that it is made of."""
+    outer.dim, outer.dtype, outer.device = inner.dim, inner.dtype, inner.device
+    if inner.parameters is not None:
+        vars(outer)["layout"] = inner.parameters
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a real number, of Python or numpy, and no flag."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def as_operator(given: Any) -> Operator:

@@ -97,6 +97,8 @@ class LandscapeProbe:
             Gradient norm and eigenvectors are those of the balanced weights.
         heads, rotary: heads and positions of every pair, see `thalweg.landscape.gauge.balance`.
         matrices: number of exact Hessians of this structure that are planned.
+        warm: whether the eigenpairs of a matrix-free point start from those of the point before, see ``after`` of
+            `thalweg.curvature.eigenpairs.eigenpairs`; the record's ``reason`` says so. The density's probes are always random.
         products: how Hessian-vector products are computed, the ``method`` of `thalweg.curvature.hessian.Hessian`; "differences" for
             operations without a second derivative.
     Raises:
@@ -126,6 +128,7 @@ class LandscapeProbe:
         rotary: bool = False,
         matrices: int = 1,
         products: Method = "auto",
+        warm: bool = True,
     ) -> None:
         for name, value, least in (("top", top, 1), ("lanczos", lanczos, 2), ("probes", probes, 2)):
             require(value >= least, name, value, f"a whole number of at least {least}")
@@ -137,13 +140,14 @@ class LandscapeProbe:
         self.exact_seconds, self.memory, self.dtype, self.method = exact_seconds, memory, dtype, method
         self.pairs, self.heads, self.rotary, self.matrices = tuple(pairs), heads, rotary, matrices
         require(products in get_args(Method), "products", products, "auto, recorded, rebuilt or differences")
-        self.products_method = products
+        self.products_method, self.warm = products, warm
         self.seconds_of: dict[tuple[Any, ...], float] = {}
         self.reset()
 
     def reset(self) -> None:
         """Begin a new series: the next point is compared with none, and chooses the variant again."""
         self.last_point: Point | None = None
+        self.last_pairs: dict[str, EigenPairs] = {}
         self.variant: _Variant | None = None
         self.first_step = 0
 
@@ -263,6 +267,8 @@ class LandscapeProbe:
             measurement, products = self.measure_exact(context, step, progress, noise), context.layout.dim + spent
         else:
             operator = operator or self.operator(context, progress)
+            if "largest" in self.last_pairs and self.last_point is not None:
+                reason += f"; eigenpairs started from those of step {self.last_point.step}"
             measurement = self.measure_matrix_free(context, step, operator)
             products = operator.products
         if self.variant is None:
@@ -279,12 +285,19 @@ class LandscapeProbe:
             split = split_record(spectrum.values, self.dtype, measurement.batches, self.seed)
             return exact_numbers(spectrum, spectrum.values) | {"split": split}, remark, 0
         assert spectrum.density is not None
-        smallest = eigenpairs(operator, 1, "smallest", _SMALLEST, None, self.memory, self.seed + 1, strict=False, verify=False)
+        options = {"strict": False, "verify": False, "after": self.last_pairs.get("smallest")}
+        smallest = eigenpairs(operator, 1, "smallest", _SMALLEST, None, self.memory, self.seed + 1, **options)
+        self.keep("smallest", smallest)
         if not smallest.converged:
             remark += f"; the smallest eigenvalue did not converge, it is within {float(smallest.residuals[0]):.1e} of one"
         fields = free_numbers(spectrum, spectrum.density, pairs, float(smallest.values[0]))
         fields |= sums(operator, spectrum.density, pairs, measurement.point, self.seed)
         return fields | {"split": None}, remark, smallest.products
+
+    def keep(self, end: str, pairs: EigenPairs) -> None:
+        """Keep the pairs of one end of the spectrum, on the CPU, as a start for the next point."""
+        if self.warm:
+            self.last_pairs[end] = replace(pairs, vectors=pairs.vectors.cpu(), values=pairs.values.cpu())
 
     def operator(self, context: MeasurementContext, progress: Progress | None) -> Counted:
         """The Hessian as an operator that counts its products; checked at the first point of a series only."""
@@ -355,11 +368,13 @@ class LandscapeProbe:
 
     def measure_matrix_free(self, context: MeasurementContext, step: int, operator: Counted) -> PointMeasurement:
         """Measure a point by products alone: a density, the top eigenpairs, and the images ``H Z`` of the series' common probes."""
-        pairs = eigenpairs(operator, min(self.top, operator.dim), "largest", None, None, self.memory, self.seed + 1, strict=False)
+        options = {"strict": False, "after": self.last_pairs.get("largest")}
+        pairs = eigenpairs(operator, min(self.top, operator.dim), "largest", None, None, self.memory, self.seed + 1, **options)
         density = _on_cpu(spectral_density(operator, self.lanczos, self.probes, self.seed))
         probes = torch.cat(list(blocks(operator, _FIRST_PROBE, _FIRST_PROBE + self.probes, self.seed)), 1)
         images = operator @ probes
         pairs = replace(pairs, values=pairs.values.cpu(), vectors=pairs.vectors.cpu(), residuals=pairs.residuals.cpu())
+        self.keep("largest", pairs)
         spectrum = spectrum_of(context.layout, pairs, self.dtype, density=density)
         hessian = operator.inner
         return PointMeasurement(
