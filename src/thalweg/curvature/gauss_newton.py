@@ -16,6 +16,7 @@ from torch.nn import functional
 from thalweg.bounds import of_their_kind
 from thalweg.curvature.check import CheckReport
 from thalweg.curvature.context import Mode, undisturbed
+from thalweg.curvature.head import HeadLogits, head_product
 from thalweg.curvature.loss_operator import Method, gaussian
 from thalweg.curvature.objective import scalar_and_count
 from thalweg.curvature.output_operator import OutputOperator, Outputs
@@ -108,12 +109,14 @@ class GaussNewton(OutputOperator):
         """What the function ``outputs`` returns for a batch, a pair."""
         pair = self.outputs(model, batch)
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-        is_pair = is_pair and isinstance(pair[0], Tensor) and (callable(self.loss) or isinstance(pair[1], Tensor))
+        is_pair = is_pair and isinstance(pair[0], Tensor | HeadLogits) and (callable(self.loss) or isinstance(pair[1], Tensor))
         form = "(logits (..., C), targets (...))" if self.loss == "cross-entropy" else "(outputs, targets)"
         require(is_pair, "outputs", f"a {type(pair).__name__}", f"a pair of tensors {form}")
-        return pair[0], pair[1]
+        outputs: Any = pair[0]
+        later = isinstance(outputs, HeadLogits) and self.loss != "cross-entropy"
+        return (outputs.whole() if later else outputs), pair[1]
 
-    def checked_logits(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def checked_logits(self, logits: Any, targets: Tensor) -> tuple[Any, Tensor]:
         """Logits ``(..., C)`` and class numbers ``(...)``, checked.
 
         Raises:
@@ -133,12 +136,19 @@ class GaussNewton(OutputOperator):
         return logits, targets.long()
 
     def split(self, model: nn.Module, batch: Any) -> tuple[Outputs, Any]:
-        """The outputs that count: logits ``(N, C)`` of the targets that count, or the outputs as they are, and their targets."""
+        """The outputs that count: logits ``(N, C)`` of the targets that count, or the outputs as they are, and their targets.
+
+        Where the head is computed in pieces, its states, weight and bias count as the outputs.
+        """
         outputs, targets = self.pair(model, batch)
         if self.loss == "cross-entropy":
             logits, targets = self.checked_logits(outputs, targets)
             counting = (targets.flatten() != self.ignore).nonzero().squeeze(-1)
-            return (logits.flatten(0, -2).index_select(0, counting),), None
+            rows = logits.flatten(0, -2).index_select(0, counting)
+            if not isinstance(rows, HeadLogits):
+                return (rows,), None
+            bias = rows.weight.new_zeros(len(rows.weight)) if rows.bias is None else rows.bias
+            return (rows.states, rows.weight, bias), None
         if not callable(self.loss):
             if outputs.shape != targets.shape:
                 shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
@@ -149,6 +159,10 @@ class GaussNewton(OutputOperator):
         return (outputs,), targets
 
     def curved(self, fixed: Any, outputs: Outputs, change: Outputs) -> Outputs:
+        if len(outputs) == 3:
+            states = outputs[0]
+            targets = torch.zeros(len(states), dtype=torch.long, device=states.device)  # all count, and C does not depend on them
+            return head_product(*outputs, targets, states.new_ones(()), *change, -1, True)[:3]
         (given,), (along,) = outputs, change
         if self.loss == "cross-entropy":
             return (_softmax_curvature(given, along),)

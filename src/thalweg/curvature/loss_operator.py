@@ -167,6 +167,7 @@ class LossOperator(Operator):
         clauses += [self.reason] if self.reason else []
         seen = self.objective.observed
         clauses += [f"casts of the loss to {', '.join(seen.casts)} left out"] if seen.casts else []
+        clauses += [f"cross-entropy of {seen.classes:,} classes in pieces"] if seen.classes else []
         clauses += [f"kinks left out: {', '.join(seen.kinks)}"] if seen.kinks else []
         return "; ".join(clauses)
 

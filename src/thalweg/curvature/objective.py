@@ -24,6 +24,7 @@ from thalweg.curvature import memory
 from thalweg.curvature.containers import cast, copied, map_tensors, shapes_in, tensors_in
 from thalweg.curvature.context import Mode, checked_mode, quiet, random_state, seeded, unchanged_attributes, undisturbed
 from thalweg.curvature.graph import captured, reached
+from thalweg.curvature.head import HeadInPieces
 from thalweg.curvature.kinks import OperationLog
 from thalweg.curvature.precision import KeepPrecision
 from thalweg.errors import (
@@ -58,6 +59,8 @@ class Observed:
     """Lower floating-point types that the loss casts to by itself; these casts are left out."""
     random: bool = False
     """Whether the loss draws random numbers from a global generator."""
+    classes: int = 0
+    """Number of classes of a head whose cross-entropy is computed in pieces, see `thalweg.curvature.head`; 0 where none is."""
     reentrant: bool = False
     """Whether the loss runs blocks under ``torch.utils.checkpoint`` with ``use_reentrant=True``."""
 
@@ -169,7 +172,10 @@ class Objective:
         bound = Bound(self.model, function)
         with unchanged_attributes(self.model), seeded(self.seed), self._arithmetic(dtype):
             weights = {f"model.{name}": value for name, value in {**frozen, **parameters}.items()}  # the names inside of `Bound`
-            return functional_call(bound, weights, (given,))
+            with HeadInPieces() as head:
+                result = functional_call(bound, weights, (given,))
+            self.observed.classes = max(self.observed.classes, head.classes)
+            return result
 
     @contextlib.contextmanager
     def _arithmetic(self, dtype: torch.dtype) -> Iterator[None]:

@@ -78,14 +78,18 @@ class OutputOperator(LossOperator):
 
         def differentiate(model: nn.Module, batch: Any) -> Tensor:
             outputs, fixed = self.split(model, batch)
-            outputs = tuple(part for part in outputs)
+            moving = [part for part in outputs if part.requires_grad]
             # J v by two backward passes: J^T u is linear in a dual u, and its derivative along v is J v.
-            duals = [torch.zeros_like(part, requires_grad=True) for part in outputs]
+            duals = [torch.zeros_like(part, requires_grad=True) for part in moving]
             options = {"allow_unused": True, "materialize_grads": True}
-            pulled_duals = torch.autograd.grad(outputs, list(leaves.values()), duals, create_graph=True, **options)
-            change = torch.autograd.grad(pulled_duals, duals, [along[name] for name in leaves], **options)
-            curved = self.curved(fixed, tuple(part.detach() for part in outputs), tuple(part.detach() for part in change))
-            return joined(layout, torch.autograd.grad(outputs, list(leaves.values()), curved, **options), direction)
+            pulled_duals = torch.autograd.grad(moving, list(leaves.values()), duals, create_graph=True, **options)
+            linear = [(pulled, along[name]) for pulled, name in zip(pulled_duals, leaves, strict=True) if pulled.requires_grad]
+            pulled, directions = zip(*linear, strict=True)
+            changes = iter(torch.autograd.grad(pulled, duals, directions, **options))
+            change = tuple(next(changes).detach() if part.requires_grad else torch.zeros_like(part) for part in outputs)
+            curved = self.curved(fixed, tuple(part.detach() for part in outputs), change)
+            weights = [value for part, value in zip(outputs, curved, strict=True) if part.requires_grad]
+            return joined(layout, torch.autograd.grad(moving, list(leaves.values()), weights, **options), direction)
 
         return self.objective.call(differentiate, self.objective.batches[index], leaves)
 

@@ -1,0 +1,139 @@
+"""Products with the head and the cross-entropy in pieces equal those of the whole logits, in float64."""
+
+import copy
+
+import pytest
+import torch
+from tests.curvature.cases import normal, stirred, whole
+from tests.curvature.oracle import Gradient
+from torch import nn
+from torch.nn import functional
+
+from thalweg import LoopedTransformer, ModelConfig
+from thalweg.curvature import head
+from thalweg.curvature.gauss_newton import GaussNewton
+from thalweg.curvature.hessian import Hessian
+
+EXACT, DIFFERENCES = 1e-12, 1e-8
+CLASSES, WIDTH = 23, 4
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Two positions in a piece."""
+    monkeypatch.setattr(head, "PIECE", 2 * CLASSES)
+
+
+def ours(tied=False):
+    shape = {"vocabulary": CLASSES, "length": 6, "width": WIDTH, "heads": 2, "expansion": 2, "block": "gpt"}
+    return stirred(LoopedTransformer(ModelConfig(**shape, tied=tied)), 0.5)
+
+
+def our_loss(model, tokens):
+    return functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def hugging_face():
+    import transformers
+
+    shape = {"vocab_size": CLASSES, "hidden_size": WIDTH, "intermediate_size": 6, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 16}
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return stirred(transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, **heads, **ends)))
+
+
+def hugging_face_loss(model, tokens):
+    return model(input_ids=tokens, labels=tokens.masked_fill(tokens == 3, -100)).loss
+
+
+def shifted_loss(model, batch):
+    """A head with a bias, the last position cut off by hand, targets that do not count, and a sum with its number."""
+    logits, targets = model(batch[0])[..., :-1, :].contiguous().float(), batch[1][..., 1:].masked_fill(batch[1][..., 1:] == 3, -100)
+    total = functional.cross_entropy(logits.view(-1, CLASSES), targets.reshape(-1), reduction="sum")
+    return total, (targets != -100).sum()
+
+
+TOKENS = [1 + whole(CLASSES - 1, 3, 6, seed=1), 1 + whole(CLASSES - 1, 3, 6, seed=2)]
+"""Without token 0, the padding of Llama's embedding."""
+CASES = {
+    "ours": lambda: (our_loss, ours(), TOKENS),
+    "ours, tied": lambda: (our_loss, ours(tied=True), TOKENS),
+    "Llama's own loss": lambda: (hugging_face_loss, hugging_face(), TOKENS),
+    "bias and shift": lambda: (
+        shifted_loss,
+        stirred(nn.Sequential(nn.Linear(3, WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES))),
+        [(normal(3, 6, 3, seed=i), tokens) for i, tokens in enumerate(TOKENS)],
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["recorded", "rebuilt"])
+@pytest.mark.parametrize("name", CASES)
+def test_hessian_products_equal_those_of_the_whole_logits(name, method, monkeypatch):
+    given = CASES[name]()
+    options = {"dtype": torch.float64, "method": method}
+    expected = Hessian(*given, **options)
+    monkeypatch.setattr(head, "PIECE", 2 * CLASSES)
+    found = Hessian(*given, **options)
+    v = torch.randn(found.dim, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert "23 classes in pieces" in found.explain()
+    assert "pieces" not in expected.explain()
+    assert (found @ v - expected @ v).norm() < EXACT * (expected @ v).norm()
+    assert abs(found.loss - expected.loss) < EXACT * expected.loss
+
+
+@pytest.mark.parametrize("method", ["recorded", "rebuilt"])
+@pytest.mark.parametrize("params", [None, lambda name, parameter: "head" not in name], ids=["all", "head frozen"])
+def test_gauss_newton_products_equal_those_of_the_whole_logits(method, params, monkeypatch):
+    outputs = lambda m, b: (m(b[:, :-1]), b[:, 1:].masked_fill(b[:, 1:] == 3, -100))  # noqa: E731
+    given, options = (outputs, ours(), TOKENS, params), {"dtype": torch.float64, "method": method}
+    expected = GaussNewton(*given, **options)
+    monkeypatch.setattr(head, "PIECE", 2 * CLASSES)
+    found = GaussNewton(*given, **options)
+    v = torch.randn(found.dim, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert "23 classes in pieces" in found.explain()
+    assert (found @ v - expected @ v).norm() < EXACT * (expected @ v).norm()
+
+
+def test_products_equal_differences_of_the_plain_gradient(small_pieces):
+    loss_fn, model, batches = CASES["ours"]()
+    gradient = Gradient(loss_fn, model, batches)
+    v = torch.randn(len(gradient.point), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = gradient.product(v / v.norm())
+    found = Hessian(loss_fn, model, batches, dtype=torch.float64) @ (v / v.norm())
+    assert (found - expected).norm() < DIFFERENCES * expected.norm()
+
+
+USES = {
+    "scaled": lambda z: z / 2 + 1,
+    "capped": lambda z: 3 * torch.tanh(z / 3),
+    "transposed": lambda z: z.transpose(1, 2).flatten(1, 2),
+    "classes cut": lambda z: z[..., :5],
+    "log softmax": lambda z: z.log_softmax(-1),
+    "rows in a loop": lambda z: torch.stack([row.square() for row in z]),
+    "mask": lambda z: z[torch.ones(3, 5, dtype=torch.bool)].exp(),
+    "one position": lambda z: z[:, -1].sin(),
+    "flat": lambda z: z.flatten(),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_any_other_use_computes_the_logits(name, small_pieces):
+    model, tokens = ours().double(), TOKENS[0][:, :-1]
+    with head.HeadInPieces():
+        delayed = model(tokens)
+        assert isinstance(delayed, head.HeadLogits)
+        found = USES[name](delayed)
+    assert (found - USES[name](model(tokens))).abs().max() < EXACT
+
+
+def test_no_tensor_of_all_positions_and_classes_is_kept():
+    """At 4,096 classes and 1,536 positions: memory that autograd keeps, and the constants of a recorded product."""
+    config = ModelConfig(vocabulary=4096, length=48, width=8, heads=2, block="gpt")
+    model, tokens = LoopedTransformer(config), whole(4096, 32, 49)
+    logits = 4 * 32 * 48 * 4096
+    found = Hessian(our_loss, copy.deepcopy(model), [tokens], check=False)
+    kept = sum(program.bytes() for program in found.programs.values())
+    print(f"logits {logits / 2**20:.0f} MiB, kept {kept / 2**20:.1f} MiB")
+    assert found.objective.saved_bytes < 0.5 * logits
+    assert 0 < kept < 0.5 * logits
