@@ -339,8 +339,7 @@ def test_a_series_keeps_its_way_until_it_is_reset():
     found.measure(quadratic, Point(), [matrix], step=5)
     found.exact_seconds = 1e9
     later = found.measure(quadratic, Point(), [matrix], step=6)
-    started = "; eigenpairs started from those of step 5"
-    assert (later.how, later.reason) == ("matrix-free", f"matrix-free: 40 parameters, as at step 5 of the same series{started}")
+    assert (later.how, later.reason) == ("matrix-free", "matrix-free: 40 parameters, as at step 5 of the same series")
     found.reset()
     assert found.spectrum is None
     assert found.measure(quadratic, Point(), [matrix], step=0).how == "exact"
@@ -348,7 +347,7 @@ def test_a_series_keeps_its_way_until_it_is_reset():
 
 def test_a_warm_start_changes_the_products_and_not_the_eigenvalues():
     values = torch.cat([torch.linspace(-0.1, 0.1, 36, dtype=torch.float64), torch.tensor([1.0, 2, 3, 4])])
-    cold, warm, matrix = probe("matrix-free", warm=False), probe("matrix-free"), with_values(values)
+    cold, warm, matrix = probe("matrix-free"), probe("matrix-free", warm=True), with_values(values)
     for one in (cold, warm):
         one.measure(quadratic, Point(), [matrix], step=0)
     expected, found = (one.measure(quadratic, Point(), [1.01 * matrix], step=1) for one in (cold, warm))

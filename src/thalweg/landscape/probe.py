@@ -98,7 +98,8 @@ class LandscapeProbe:
         heads, rotary: heads and positions of every pair, see `thalweg.landscape.gauge.balance`.
         matrices: number of exact Hessians of this structure that are planned.
         warm: whether the eigenpairs of a matrix-free point start from those of the point before, see ``after`` of
-            `thalweg.curvature.eigenpairs.eigenpairs`; the record's ``reason`` says so. The density's probes are always random.
+            `thalweg.curvature.eigenpairs.eigenpairs`; the record's ``reason`` says so. It takes fewer products, but a copy of an
+            eigenvalue that is new at a point is not searched for. The density's probes are always random.
         products: how Hessian-vector products are computed, the ``method`` of `thalweg.curvature.hessian.Hessian`; "differences" for
             operations without a second derivative.
     Raises:
@@ -128,7 +129,7 @@ class LandscapeProbe:
         rotary: bool = False,
         matrices: int = 1,
         products: Method = "auto",
-        warm: bool = True,
+        warm: bool = False,
     ) -> None:
         for name, value, least in (("top", top, 1), ("lanczos", lanczos, 2), ("probes", probes, 2)):
             require(value >= least, name, value, f"a whole number of at least {least}")
