@@ -8,6 +8,7 @@ from made import make_report, plan_in, run_sweep
 
 from thalweg import cli
 from thalweg.errors import FolderError
+from thalweg.experiments.executors import LocalProcesses
 from thalweg.experiments.switching import variants as switching
 from thalweg.experiments.switching.definition import jobs_of, summarise
 from thalweg.experiments.switching.variants import SweepPreset, sweep_of
@@ -108,4 +109,5 @@ def test_the_command_hands_over_what_was_asked(monkeypatch: pytest.MonkeyPatch) 
     first, second = asked
     assert first[0] == sweep_of("markov", "quick", 4, ("scp", "share"))
     assert (first[1], first[2], first[3]) == (Path("results/markov-shift-4-quick"), 3, False)
-    assert second == (sweep_of("text", "quick", 4, (), 1), Path("here"), 0, True)
+    assert second[:4] == (sweep_of("text", "quick", 4, (), 1), Path("here"), 0, True)
+    assert isinstance(second[4], LocalProcesses)
