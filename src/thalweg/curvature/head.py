@@ -336,9 +336,13 @@ class HeadInPieces(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def could_be_head(weight: Tensor) -> bool:
+    """Whether a matrix has so many more rows than columns that it may be the weight ``(V, D)`` of a head."""
+    return weight.dim() == 2 and len(weight) > _WIDER * weight.shape[1]
+
+
 def _is_head(states: Any, weight: Any) -> bool:
     """Whether a linear layer is a head with logits of more than one piece."""
-    if not (isinstance(states, Tensor) and isinstance(weight, Tensor)) or weight.dim() != 2 or states.dtype != weight.dtype:
+    if not (isinstance(states, Tensor) and isinstance(weight, Tensor)) or states.dtype != weight.dtype:
         return False
-    classes, width = weight.shape
-    return classes > _WIDER * width and states.numel() // max(1, width) * classes > PIECE
+    return could_be_head(weight) and states.numel() // max(1, weight.shape[1]) * len(weight) > PIECE

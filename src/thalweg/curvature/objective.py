@@ -24,7 +24,7 @@ from thalweg.curvature import memory
 from thalweg.curvature.containers import cast, copied, map_tensors, shapes_in, tensors_in
 from thalweg.curvature.context import Mode, checked_mode, quiet, random_state, seeded, unchanged_attributes, undisturbed
 from thalweg.curvature.graph import captured, reached
-from thalweg.curvature.head import HeadInPieces
+from thalweg.curvature.head import HeadInPieces, could_be_head
 from thalweg.curvature.kinks import OperationLog
 from thalweg.curvature.precision import KeepPrecision
 from thalweg.errors import (
@@ -129,6 +129,7 @@ class Objective:
         self.batches = [self.converted(batch, self.dtype) for batch in listed(batches)]
         tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         self.frozen = {name: cast(value.detach(), self.dtype).clone() for name, value in tensors.items() if name not in chosen}
+        self.may_have_head = any(map(could_be_head, tensors.values()))  # otherwise no call of the loss has to be watched for one
         self.buffers = {name for name, _ in self.model.named_buffers()}
         self.point = self.layout.join(value.detach().to(self.dtype) for value in chosen.values())
         self.observed = Observed()
@@ -172,6 +173,8 @@ class Objective:
         bound = Bound(self.model, function)
         with unchanged_attributes(self.model), seeded(self.seed), self._arithmetic(dtype):
             weights = {f"model.{name}": value for name, value in {**frozen, **parameters}.items()}  # the names inside of `Bound`
+            if not self.may_have_head:
+                return functional_call(bound, weights, (given,))
             with HeadInPieces() as head:
                 result = functional_call(bound, weights, (given,))
             self.observed.classes = max(self.observed.classes, head.classes)
