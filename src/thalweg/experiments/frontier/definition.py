@@ -226,7 +226,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             ),
             "Training": (
                 f"budgets {budgets} GFLOP, each with a complete schedule: warm-up, constant, linear to zero over the last 40 % of "
-                f"the updates; batch 32, {_OPTIMIZER[plan.optimizer]}, clip 1, float32, {plan.device}"
+                f"the updates; batch {base.training.batch}, {_OPTIMIZER[plan.optimizer]}, clip 1, float32, {plan.device}"
             ),
             "Arms": (
                 f"depth-k: k passes throughout; staged: {passes} passes, until {ends} of the operations, the shared gain times "

@@ -114,6 +114,7 @@ class TextSize:
     """Model and batches of a preset of source "text"."""
 
     width: int
+    heads: int
     layers: int
     """Blocks of a pass."""
     ends: int
@@ -123,7 +124,11 @@ class TextSize:
     batch: int
 
 
-TEXT_SIZES = {"quick": TextSize(32, 1, 1, 65, 16), "paper": TextSize(144, 2, 1, 65, 16), "gpu": TextSize(512, 4, 2, 257, 16)}
+TEXT_SIZES = {
+    "quick": TextSize(32, 1, 1, 1, 65, 16),
+    "paper": TextSize(144, 4, 2, 1, 65, 16),
+    "gpu": TextSize(512, 4, 4, 2, 257, 16),
+}
 """Parameters: 0.06, 1.0 and 25 million."""
 
 
@@ -313,8 +318,7 @@ def _model_of(plan: FrontierConfig, arm: str) -> ModelConfig:
 
 def _text_model(size: TextSize) -> ModelConfig:
     """A GPT-2-style model of bytes: blocks before, in and after the passes."""
-    width, length, heads = size.width, size.length - 1, max(1, size.width // 36)
-    shape = ModelConfig(vocabulary=256, length=length, width=width, heads=heads if width % heads == 0 else 4, block="gpt")
+    shape = ModelConfig(vocabulary=256, length=size.length - 1, width=size.width, heads=size.heads, block="gpt")
     return replace(shape, layers=size.layers, prelude=size.ends, coda=size.ends, positions="rotary")
 
 
