@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -20,6 +22,9 @@ _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables that torchrun sets besides WORLD_SIZE."""
 _SIGNAL_AT_PARENTS_END = 1
 """The option PR_SET_PDEATHSIG of Linux's ``prctl``."""
+
+_LOOKS_EVERY = 0.01
+"""Seconds between two looks of rank 0 at who has come."""
 
 
 def started_ranks() -> int:
@@ -67,13 +72,58 @@ def joined(seconds: float) -> Iterator[None]:
         )
     end_with_launcher()
     try:
-        dist.init_process_group(backend(), timeout=timedelta(seconds=seconds))
+        _join(seconds)
     except (RuntimeError, ValueError) as error:
         raise _unjoined(error, seconds) from None
     yield
     with ranks.reaching():
         dist.barrier()  # no rank leaves while another one still talks to it
     dist.destroy_process_group()
+
+
+def _join(seconds: float) -> None:
+    """Initialise the process group.
+
+    torchrun keeps one store for all its restarts, with the addresses of the ranks that it killed; a rank that read one of them would
+    wait for a process that is gone. So each group has keys of its own there.
+    """
+    limit = timedelta(seconds=seconds)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group(backend(), timeout=limit)
+        return
+    store, rank, world = next(iter(dist.rendezvous("env://", timeout=limit)))
+    store = unused_keys(store, rank, world, seconds)
+    dist.init_process_group(backend(), store=store, rank=rank, world_size=world, timeout=limit)
+
+
+def unused_keys(store: dist.Store, rank: int, world: int, seconds: float) -> dist.Store:
+    """The store with a prefix that the ranks agree on and that no earlier ranks used, whatever those left in the store.
+
+    Each rank asks under a name that it draws. Rank 0 answers each name with the prefix, until every rank has confirmed.
+
+    Args:
+        seconds: longest time that a rank waits.
+    Raises:
+        RuntimeError: timed out.
+    """
+    mine, others = uuid.uuid4().hex, set(range(1, world))
+    if rank:
+        store.set(f"thalweg/asks/{rank}", mine)
+        store.wait([f"thalweg/answer/{mine}"], timedelta(seconds=seconds))
+        prefix = store.get(f"thalweg/answer/{mine}").decode()
+        store.set(f"{prefix}/has/{rank}", "")
+        return dist.PrefixStore(prefix, store)
+    end = time.monotonic() + seconds
+    while others:
+        if time.monotonic() > end:
+            raise RuntimeError(f"timed out: no sign of rank {', '.join(map(str, sorted(others)))}")
+        for other in sorted(others):
+            if store.check([f"{mine}/has/{other}"]):
+                others.remove(other)
+            elif store.check([f"thalweg/asks/{other}"]):
+                store.set(f"thalweg/answer/{store.get(f'thalweg/asks/{other}').decode()}", mine)
+        time.sleep(_LOOKS_EVERY)
+    return dist.PrefixStore(mine, store)
 
 
 def backend() -> str:
