@@ -50,10 +50,10 @@ def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
     words = f"stabilised Looped (T = {plan.loops}{'' if looped == constant(plan.loops) else f', {looped}'})"
     for arm in (STAGED, UNSCALED, TWO_STAGES, PLAIN, *STABILISERS):
         if curves.get(arm) and arm != looped:
-            made.append(_against(curves, plan, arm, looped, words))
+            made.append(against(curves, plan, arm, looped, words))
             best = best_constant(curves, plan)
             if best is not None and best != plan.loops and arm not in STABILISERS:
-                made.append(_against(curves, plan, arm, constant(best), f"the best constant depth ({best})"))
+                made.append(against(curves, plan, arm, constant(best), f"the best constant depth ({best})"))
     return made
 
 
@@ -167,9 +167,9 @@ def _factor(mean: float, low: float | None, high: float | None, n: int) -> Cell:
     return Cell(math.exp(mean), ends[0], ends[1], n)
 
 
-def _against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_words: str) -> Verdict:
-    """Whether an arm needs fewer operations than a rival for the same loss."""
-    claim = f"{arm} needs fewer operations than {rival_words} for the same loss"
+def against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_words: str, measure: str = "loss") -> Verdict:
+    """Whether an arm needs fewer operations than a rival for the same value of a measure, the lower the better."""
+    claim = f"{arm} needs fewer operations than {rival_words} for the same {measure}"
     if not curves.get(rival):
         return Verdict(claim, "not measured", f"{rival} has no complete curve")
     ratios = _ratios(curves, plan, arm, rival)
@@ -179,13 +179,13 @@ def _against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_w
     numbers = {}
     for budget, one in ratios.items():
         bound = "at most" if one.upper_bounds else "at least" if one.lower_bounds else "ratio"
-        numbers[f"operations at the loss of {budget:g} GFLOP, {bound}"] = one.cell
+        numbers[f"operations at the {measure} of {budget:g} GFLOP, {bound}"] = one.cell
     for index, budget in enumerate(plan.budgets):
         logs = loss_ratio(curves[arm], curves[rival], index)
         if logs is not None:
-            numbers[f"loss at {budget:g} GFLOP, ratio"] = _factor(logs.mean, logs.low, logs.high, logs.n)
+            numbers[f"{measure} at {budget:g} GFLOP, ratio"] = _factor(logs.mean, logs.low, logs.high, logs.n)
     test = (
-        "operations at equal loss over the rival's, paired t-interval of the logarithm over seeds: supported if below 1 at every "
+        f"operations at equal {measure} over the rival's, paired t-interval of the logarithm over seeds: supported if below 1 at every "
         "budget but the cheapest, contradicted if above 1 at each of them"
     )
     return Verdict(claim, verdict, test, numbers)

@@ -17,11 +17,13 @@ from thalweg.experiments.frontier.recipes import (
     run_of,
     staged,
 )
+from thalweg.experiments.frontier.task_answers import error_curves, exact_match_answers, match_beyond, task_words
+from thalweg.experiments.frontier.task_runs import is_task, recipe_of
 from thalweg.experiments.metrics import cell, final_loss
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
 from thalweg.experiments.words import command_words, model_words, summary_table
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
-from thalweg.records.run import RunRecord, Verdict
+from thalweg.records.run import RunRecord, Verdict, read_lengths
 from thalweg.report.frontier.figures import frontier_figure
 from thalweg.report.user_experiment import Picture, write_own_report
 from thalweg.serialization import to_dict
@@ -120,7 +122,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         """Budget -> seed -> run."""
         return {
             budget: {
-                seed: _job(folder, f"{slug(arm)}-{budget:g}gf-seed{seed}", run_of(self.plan, arm, budget, setting, seed))
+                seed: _job(folder, _run_name(arm, budget, seed), run_of(self.plan, arm, budget, setting, seed))
                 for seed in self.plan.seeds
             }
             for budget in self.plan.budgets
@@ -173,7 +175,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             missing=missing,
             columns=headings,
             table=table,
-            verdicts=(*answers(curves, plan), *self._falls(records)),
+            verdicts=(*answers(curves, plan), *self._exact_matches(folder, records), *self._falls(records)),
             setup=self._setup(settings) | unplanned(jobs),
             provenance=some.summary.provenance,
             figures=(FigureRecord(picture.name, picture.heading, caption),),
@@ -181,6 +183,19 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         write_json(folder / "summary.json", to_dict(summary))
         write_own_report(summary, [picture], folder)
         return summary
+
+    def _exact_matches(self, folder: Path, records: _Records) -> list[Verdict]:
+        """The answers about exact matches, of a task."""
+        if not is_task(self.plan.source):
+            return []
+        plan, recipe = self.plan, recipe_of(self.plan.source)
+        beyond: dict[str, dict[int, float]] = {}
+        for arm in (STAGED, constant(plan.loops)):
+            runs = records.get(arm, {}).get(plan.budgets[-1], {})
+            tested = {seed: read_lengths(folder / "runs" / _run_name(arm, plan.budgets[-1], seed)) for seed in runs}
+            matches = {seed: match_beyond(lengths, recipe.data.longest) for seed, lengths in tested.items()}
+            beyond[arm] = {seed: match for seed, match in matches.items() if match is not None}
+        return exact_match_answers(error_curves(records, recipe.data.samples * recipe.data.longest), beyond, plan)
 
     def _falls(self, records: _Records) -> list[Verdict]:
         """The answer about falls at switches, where staged training was trained."""
@@ -197,7 +212,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             for budget, runs in by_budget.items():
                 heading = "held-out loss above the best possible (nats)"
                 values: dict[str, dict[int, float | None]] = {heading: {seed: excess(run) for seed, run in runs.items()}}
-                folders = [folder / "runs" / f"{slug(arm)}-{budget:g}gf-seed{seed}" for seed in runs]
+                folders = [folder / "runs" / _run_name(arm, budget, seed) for seed in runs]
                 arms[f"{arm}, {budget:g} GFLOP"] = ComparedArm(runs, values, stored(folders))
         return Compared(summary, "nats per token", arms, {})
 
@@ -218,7 +233,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         others = "".join(f"; {arm}: {words}" for arm, words in _STABILISED.items() if arm in plan.arms)
         tuning, passes = ", ".join(map(str, plan.tuning_seeds)), ", ".join(map(str, stages))
         return {
-            "Data": _DATA[plan.source],
+            "Data": _DATA.get(plan.source, ""),
             "Model": (
                 f"{model_words(base.model)}; depth-2 and more and staged: branches by 1 / sqrt(T), a norm after every pass, "
                 f"injection, one shared learned gain that begins at {base.model.gain_start:g}; depth-1: none of it; plain-looped "
@@ -241,7 +256,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
                 "operations: matrix products, backward = 2 x forward; at equal loss: log-linear between an arm's own budgets, "
                 "never outside of them; intervals: two-sided 95 % t-intervals of logarithms over seeds"
             ),
-        }
+        } | (task_words(plan, base.model) if is_task(plan.source) else {})
 
 
 _OPTIMIZER = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks and AdamW for the rest"}
@@ -266,6 +281,11 @@ _STABILISED = {
     "looped-by-t": "T passes, norm, injection, branches by 1 / T",
     "looped-deepnorm": "T passes, norm, injection, branches by (2 T) ** -0.25",
 }
+
+
+def _run_name(arm: str, budget: float, seed: int) -> str:
+    """Name of a run that is reported, and of its folder."""
+    return f"{slug(arm)}-{budget:g}gf-seed{seed}"
 
 
 def _job(folder: Path, name: str, config: RunConfig) -> Job:

@@ -14,8 +14,10 @@ from typing import Literal
 
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig
+from thalweg.data.tasks import TASKS
 from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, require, require_known
+from thalweg.experiments.frontier.task_runs import is_task, passes_of, task_run
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.shift.criterion import AtStep, Plateau
@@ -29,7 +31,7 @@ _DECAY = 0.4
 """Last share of the updates in which the rate falls to zero."""
 _FIRST_SEED, _FIRST_TUNING_SEED = 300, 900
 """Schedules were chosen on seeds below 300; what is reported rests on none of them."""
-SOURCES = ("markov", "pointers", "ancestors", "text")
+SOURCES = ("markov", "pointers", "ancestors", "text", *TASKS)
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,16 @@ class Setting:
     rate: float
     """Peak learning rate."""
     curriculum: tuple[float, float] = (0.0, 0.0)
-    """Shares of the updates at the first level, and over which the level then grows; of a source without levels both 0."""
+    """Shares of the updates at the first level, and over which the level then grows; of a source without levels both 0. The levels
+    of a task are its lengths, which grow from the first update on."""
 
 
 @dataclass(frozen=True)
 class FrontierConfig:
     """The plan of a frontier."""
 
-    source: Literal["markov", "pointers", "ancestors", "text"]
+    source: str
+    """One of `SOURCES`."""
     preset: str
     loops: int
     """T, the passes of Looped and of the last stage."""
@@ -67,9 +71,10 @@ class FrontierConfig:
     """File or folder of source "text"; empty for Python's standard library."""
 
     def __post_init__(self) -> None:
+        require_known("source", [self.source], SOURCES)
         require(self.loops >= 2, "--loops", self.loops, "at least 2 passes")
         require_known("preset", [self.preset], presets_of(self.source))
-        require_known("arm", self.arms, arms_of(self.loops))
+        require_known("arm", self.arms, arms_of(self.source, self.loops))
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -106,6 +111,13 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("text", "gpu"): Preset(6, (1_000_000, 2_000_000), (1e-3,), _NONE, 1, 2),
     ("pointers", "quick"): Preset(5, (60, 125, 250), (3e-3, 6e-3), ((0.2, 0.5),), 1, 3),
     ("pointers", "paper"): Preset(5, (125, 250, 500), (3e-3, 5e-3, 8e-3), ((0.1, 0.4), (0.2, 0.5)), 2, 5),
+}
+_OF_A_TASK = {"parity": 160, "copy": 600, "addition": 1300, "binary-sum": 440, "multiplication": 600, "unique-set": 600}
+"""GFLOP of the largest budget: those of Looped in the study of tasks, preset `quick`."""
+_GROWTHS = ((0.0, 0.25), (0.0, 0.5))
+PRESETS |= {
+    (task, "quick"): Preset(passes_of(task)[-1], (most / 4, most / 2, most), (2e-3, 4e-3), _GROWTHS, 1, 3)
+    for task, most in _OF_A_TASK.items()
 }
 
 
@@ -154,8 +166,10 @@ def presets_of(source: str) -> list[str]:
     return [name for kind, name in PRESETS if kind == source]
 
 
-def arms_of(loops: int) -> tuple[str, ...]:
-    """Every arm for T passes."""
+def arms_of(source: str, loops: int) -> tuple[str, ...]:
+    """Every arm of a source for T passes. Of a task, whose T passes are those of its longest length: Single, Looped and SHIFT."""
+    if is_task(source):
+        return (constant(1), constant(loops), STAGED)
     return (*(constant(depth) for depth in range(1, loops + 1)), *STABILISERS, PLAIN, TWO_STAGES, UNSCALED, STAGED)
 
 
@@ -172,12 +186,12 @@ def plan_frontier(
     """The plan of a frontier.
 
     Args:
-        source: "markov", "pointers", "ancestors" or "text".
+        source: "markov", "pointers", "ancestors", "text", or a built-in task.
         preset: "quick" or "paper"; of markov "deep", of text "gpu" too.
         arms: some of them; when empty all but those of `STABILISERS`. Looped at T passes is always there, as everything is
             compared with it.
         seeds: how many; 0 for the preset's.
-        loops: T; 0 for the preset's.
+        loops: T; 0 for the preset's. That of a task follows from its lengths.
         device: where it is trained.
         optimizer: "adamw" or "muon", for every arm.
         text: file or folder of source "text"; empty for Python's standard library.
@@ -190,7 +204,9 @@ def plan_frontier(
     require_known("preset", [preset], presets_of(source))
     chosen = PRESETS[source, preset]
     deepest = loops or chosen.loops
-    known = arms_of(deepest)
+    expected = f"{chosen.loops}, the passes that the longest length of {source!r} needs"
+    require(not is_task(source) or deepest == chosen.loops, "--loops", loops, expected)
+    known = arms_of(source, deepest)
     require_known("arm", arms, known)
     needed = {*arms, constant(deepest)} if arms else set(known) - set(STABILISERS)
     count = seeds or chosen.seeds
@@ -220,7 +236,12 @@ class Schedule:
 
 
 def staged(source: str, loops: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Coarse to fine: stages and shares of the operations after which they end, as recommended for the source."""
+    """Coarse to fine: stages and shares of the operations after which they end, as recommended for the source.
+
+    A stage of a task ends when its lengths are learned, so there are no shares.
+    """
+    if is_task(source):
+        return passes_of(source), ()
     return recommended(loops, depth_pays=source in ("pointers", "ancestors"))
 
 
@@ -240,6 +261,8 @@ def run_of(plan: FrontierConfig, arm: str, budget: float, setting: Setting, seed
     Raises:
         BadInputError: the budget does not pay for a warm-up, or not for every stage.
     """
+    if is_task(plan.source):
+        return _task_run_of(plan, arm, budget, setting, seed)
     model, batch = _model_of(plan, arm), TEXT_SIZES[plan.preset].batch if plan.source == "text" else 32
 
     def price(loops: int) -> float:
@@ -275,6 +298,13 @@ def run_of(plan: FrontierConfig, arm: str, budget: float, setting: Setting, seed
             device=plan.device,
         ),
     )
+
+
+def _task_run_of(plan: FrontierConfig, arm: str, budget: float, setting: Setting, seed: int) -> RunConfig:
+    """A run of a task; its budget pays for a warm-up at every preset."""
+    kind = "shift" if arm == STAGED else "single" if arm == constant(1) else "looped"
+    run = task_run(plan.source, kind, budget * GIGA, setting.rate, setting.curriculum[1], plan.device)
+    return replace(run, arm=arm, seed=seed, optimizer=replace(run.optimizer, name=plan.optimizer, decay_share=_DECAY))
 
 
 def _two_stages(plan: FrontierConfig, budget: float, price: Callable[[int], float]) -> tuple[int, ShiftConfig]:

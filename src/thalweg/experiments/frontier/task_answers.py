@@ -1,0 +1,92 @@
+"""What the frontier of a task says besides its loss: operations at equal exact match, and exact match beyond the trained lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from thalweg.experiments.frontier.answers import Curves, against
+from thalweg.experiments.frontier.recipes import STAGED, FrontierConfig, constant
+from thalweg.experiments.frontier.task_runs import passes_of, recipe_of
+from thalweg.experiments.metrics import by_sign, cell, too_few
+from thalweg.experiments.words import model_words
+from thalweg.intervals import interval
+from thalweg.models.config import ModelConfig
+from thalweg.records.run import RunRecord, TaskLength, Verdict
+
+_MARGIN = 0.02
+"""Exact match by which an arm may be lower and still count as no worse."""
+
+
+def error_curves(records: Mapping[str, Mapping[float, Mapping[int, RunRecord]]], samples: int) -> Curves:
+    """Arm -> seed -> operations and share of wrong answers on held-out samples of the trained lengths, by budget.
+
+    Half an answer is added to the wrong ones, so that the logarithm exists where none is wrong.
+
+    Args:
+        records: arm -> budget -> seed -> complete run; a seed that lacks a budget is left out.
+        samples: number of held-out answers that are scored.
+    """
+    curves: Curves = {}
+    for arm, by_budget in records.items():
+        seeds = set.intersection(*(set(runs) for runs in by_budget.values())) if by_budget else set()
+        lasts = {seed: [runs[seed].evaluations[-1] for runs in by_budget.values()] for seed in sorted(seeds)}
+        curves[arm] = {
+            seed: [(last.flops, 1 - last.scores["held-out"]["all"].accuracy + 0.5 / samples) for last in evaluations]
+            for seed, evaluations in lasts.items()
+        }
+    return curves
+
+
+def match_beyond(tested: Sequence[TaskLength], longest: int) -> float | None:
+    """Mean exact match over the tested lengths above the longest trained one; None where none was tested."""
+    beyond = [length.accuracy for length in tested if length.length > longest]
+    return sum(beyond) / len(beyond) if beyond else None
+
+
+def exact_match_answers(curves: Curves, beyond: Mapping[str, Mapping[int, float]], plan: FrontierConfig) -> list[Verdict]:
+    """Whether SHIFT along the lengths needs fewer operations than Looped for its exact match, and is no worse beyond the lengths.
+
+    Args:
+        curves: see `error_curves`.
+        beyond: arm -> seed -> exact match beyond the trained lengths, at the largest budget.
+        plan: of the frontier.
+    """
+    looped = constant(plan.loops)
+    if not curves.get(STAGED):
+        return []
+    differences = [beyond[STAGED][seed] - beyond[looped][seed] for seed in sorted(beyond[STAGED].keys() & beyond[looped].keys())]
+    change = interval(differences)
+    shifted = interval([difference + _MARGIN for difference in differences])
+    numbers = {
+        "exact match beyond, staged": cell(list(beyond[STAGED].values())),
+        f"exact match beyond, {looped}": cell(list(beyond[looped].values())),
+        "staged minus the other, paired": cell(differences),
+    }
+    return [
+        against(curves, plan, STAGED, looped, "T(n) passes", measure="share of wrong answers"),
+        Verdict(
+            f"Beyond the trained lengths staged is at most {100 * _MARGIN:g} points worse than T(n) passes at equal operations",
+            too_few(change.n) or by_sign(shifted),
+            "mean over the tested lengths that were not trained, at the largest budget; supported if the lower end of the paired "
+            f"interval is above -{_MARGIN:g}, contradicted if the upper end is below",
+            numbers,
+        ),
+    ]
+
+
+def task_words(plan: FrontierConfig, model: ModelConfig) -> dict[str, str]:
+    """What the page of a task says of data, model and arms, by topic."""
+    data = recipe_of(plan.source).data
+    first, *_, last = passes_of(plan.source)
+    return {
+        "Data": (
+            f"{plan.source}: samples of lengths 1 to {data.longest}, drawn afresh for every update; scored on {data.samples} held-out "
+            f"samples of each length; tested on {data.tests} of each of the lengths {', '.join(map(str, data.tested_lengths))}"
+        ),
+        "Model": f"{model_words(model)}; the embeddings are added again before every pass",
+        "Arms": (
+            f"{constant(1)}: one pass; {constant(plan.loops)}: the passes that a sample's length needs, {first} to {last}, on lengths "
+            "that grow over a share of the updates; staged: the same passes, and the next length comes in when the loss on the present "
+            "ones is below 0.02 nats, or at the latest after that share of the updates, and the rate falls to 0.4 over the stages"
+        ),
+    }
