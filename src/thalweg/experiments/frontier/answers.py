@@ -185,7 +185,7 @@ def against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_wo
         if logs is not None:
             numbers[f"{measure} at {budget:g} GFLOP, ratio"] = _factor(logs.mean, logs.low, logs.high, logs.n)
     test = (
-        f"operations at equal {measure} over the rival's, paired t-interval of the logarithm over seeds: supported if below 1 at every "
-        "budget but the cheapest, contradicted if above 1 at each of them"
+        f"operations at equal {measure} over the rival's, paired t-interval of the logarithm over seeds: supported if below 1 at "
+        "every budget but the cheapest, contradicted if above 1 at each of them"
     )
     return Verdict(claim, verdict, test, numbers)

@@ -1,4 +1,4 @@
-"""What the frontier of a task says besides its loss: operations at equal exact match, and exact match beyond the trained lengths."""
+"""What the frontier of a task says besides its loss: operations at equal exact match, and exact match beyond the lengths."""
 
 from __future__ import annotations
 
@@ -80,13 +80,14 @@ def task_words(plan: FrontierConfig, model: ModelConfig) -> dict[str, str]:
     first, *_, last = passes_of(plan.source)
     return {
         "Data": (
-            f"{plan.source}: samples of lengths 1 to {data.longest}, drawn afresh for every update; scored on {data.samples} held-out "
-            f"samples of each length; tested on {data.tests} of each of the lengths {', '.join(map(str, data.tested_lengths))}"
+            f"{plan.source}: samples of lengths 1 to {data.longest}, drawn afresh for every update; scored on {data.samples} "
+            f"held-out samples of each length; tested on {data.tests} of each of {', '.join(map(str, data.tested_lengths))}"
         ),
         "Model": f"{model_words(model)}; the embeddings are added again before every pass",
         "Arms": (
-            f"{constant(1)}: one pass; {constant(plan.loops)}: the passes that a sample's length needs, {first} to {last}, on lengths "
-            "that grow over a share of the updates; staged: the same passes, and the next length comes in when the loss on the present "
-            "ones is below 0.02 nats, or at the latest after that share of the updates, and the rate falls to 0.4 over the stages"
+            f"{constant(1)}: one pass; {constant(plan.loops)}: the passes that a sample's length needs, {first} to {last}, on "
+            "lengths that grow over a share of the updates; staged: the same passes, and the next length comes in when the loss on "
+            "the present ones is below 0.02 nats, or at the latest after that share of the updates, and the rate falls to 0.4 over "
+            "the stages"
         ),
     }
