@@ -78,7 +78,16 @@ def end_with_parent() -> None:
     """Start a thread that ends this process when its parent ends; does nothing unless `LocalProcess` started this process."""
     number = os.environ.pop(PARENT, "")
     if number.isdigit():
-        threading.Thread(target=_watch, args=(int(number),), daemon=True).start()
+        end_with(int(number))
+
+
+def end_with(reading: int) -> None:
+    """Start a thread that ends this process when the writing end of a pipe is closed.
+
+    Args:
+        reading: file descriptor of the reading end.
+    """
+    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
 
 
 def _watch(reading: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Protocol
 
 from thalweg.bounds import Whole
+from thalweg.experiments.forked import ForkedProcess, can_fork
 from thalweg.processes import LocalProcess
 from thalweg.serialization import checked
 from thalweg.storage import explained
@@ -74,16 +75,18 @@ class Allocation:
 
 
 class LocalProcesses:
-    """Executor that starts subprocesses on this machine and divides its cores among them."""
+    """Executor that starts processes on this machine and divides its cores among them."""
 
     @property
     def most_at_once(self) -> int:
         """One command for each core."""
         return os.cpu_count() or 1
 
-    def start(self, arguments: Sequence[str], log: Path, workers: int, append: bool) -> LocalProcess:
-        """Start a subprocess, see `Executor.start`; it gets its share of the cores as threads, at least one."""
+    def start(self, arguments: Sequence[str], log: Path, workers: int, append: bool) -> ForkedProcess | LocalProcess:
+        """Start a process, see `Executor.start`; it gets its share of the cores as threads, at least one."""
         threads = str(max(1, (os.cpu_count() or 1) // workers))
         environment = os.environ | {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         with explained(log):
+            if can_fork():
+                return ForkedProcess(arguments, log, environment, append)
             return LocalProcess([sys.executable, "-m", "thalweg", *arguments], log, environment, append)
