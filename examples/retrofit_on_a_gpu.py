@@ -5,7 +5,7 @@ byte with 95 % intervals, and by how much the loss rose when the loops were adde
 library, as bytes.
 
     python retrofit_on_a_gpu.py          # seconds on a CPU, to see that it works; its numbers mean nothing
-    python retrofit_on_a_gpu.py --quick  # 2M parameters, ten minutes of training before the loops on a CPU
+    python retrofit_on_a_gpu.py --quick  # 1.3M parameters, half an hour on one core
     python retrofit_on_a_gpu.py --gpu    # 100M parameters in ten minutes on one GPU
 
 Needs the extra ``hf``.
@@ -57,7 +57,7 @@ class Size:
 
 SIZES = {
     "demo": Size(32, 4, 8, 64, 20, 12, 3, 3e-3, 0.2, 16),
-    "quick": Size(192, 6, 16, 128, 2000, 400, 3, 2e-3, 16, 128),
+    "quick": Size(128, 6, 16, 128, 700, 150, 3, 2e-3, 16, 128),
     "gpu": Size(832, 12, 64, 512, 1500, 400, 3, 6e-4, 100, 256),
 }
 LOOPS = 3
@@ -141,7 +141,7 @@ def schedules(size: Size) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--quick", action="store_true", help="2M parameters, on a CPU")
+    choice.add_argument("--quick", action="store_true", help="1.3M parameters, half an hour on one core")
     choice.add_argument("--gpu", action="store_true", help="100M parameters, on one GPU")
     given = parser.parse_args()
     size = SIZES["gpu" if given.gpu else "quick" if given.quick else "demo"]
