@@ -130,14 +130,17 @@ class LossOperator(Operator):
 
     def rows(self, vectors: Tensor) -> Tensor:
         products = torch.zeros_like(vectors)
-        with torch.no_grad():
-            for index in range(len(self.objective.batches)):
-                if index in self.programs:
-                    products += self.replayed(self.programs[index], vectors)
-                else:
-                    with self.objective.quiet():
-                        products += torch.stack([self.product(index, vector) for vector in vectors])
+        for index in range(len(self.objective.batches)):
+            products += self.batch_rows(index, vectors)
         return ranks.total(products) * self.objective.weight
+
+    def batch_rows(self, index: int, vectors: Tensor) -> Tensor:
+        """Products of one batch of this rank with the rows of ``(k, P)``; the mean's is their sum times the objective's weight."""
+        with torch.no_grad():
+            if index in self.programs:
+                return self.replayed(self.programs[index], vectors)
+            with self.objective.quiet():
+                return torch.stack([self.product(index, vector) for vector in vectors])
 
     def replayed(self, program: Program, vectors: Tensor) -> Tensor:
         """Apply a program to the rows of ``(k, P)``, as many in one pass as the cache holds.
