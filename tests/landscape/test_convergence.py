@@ -144,7 +144,9 @@ def test_a_value_of_zero_is_never_within_a_share_of_itself():
 
 def test_pseudo_values_of_a_linear_function_are_its_values():
     rows = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(pseudo_values(rows, lambda mean: mean[..., 0] - 2 * mean[..., 2]), rows[:, 0] - 2 * rows[:, 2])
+    torch.testing.assert_close(
+        pseudo_values(rows, lambda mean, dim: mean[..., 0] - dim * mean[..., 2], 2), rows[:, 0] - 2 * rows[:, 2]
+    )
 
 
 def test_the_table_names_what_is_enough_and_what_is_not(regression):

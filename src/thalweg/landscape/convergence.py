@@ -10,7 +10,6 @@ Shape letters: P number of parameters, B batches, S sets of one level, n probes,
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -203,13 +202,13 @@ def _running(function: Callable[[Tensor, int], Tensor], density: SpectralDensity
     return tuple(float(function(rows[:count].mean(0), density.dim)) for count in counts)
 
 
-def pseudo_values(rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Jackknife pseudo-values ``n f - (n - 1) f_(-i)``, ``(n,)``, of a function f of the mean of rows ``(n, d)``.
+def pseudo_values(rows: Tensor, function: Callable[[Tensor, int], Tensor], dim: int) -> Tensor:
+    """Jackknife pseudo-values ``n f - (n - 1) f_(-i)``, ``(n,)``, of a function f of the mean of rows ``(n, d)`` and of P.
 
     For a linear function they are its values of the single rows; their mean is f up to 1 / n^2, their variance n times that of f.
     """
     count = len(rows)
-    return count * function(rows.mean(0)) - (count - 1) * function((rows.sum(0) - rows) / (count - 1))
+    return count * function(rows.mean(0), dim) - (count - 1) * function((rows.sum(0) - rows) / (count - 1), dim)
 
 
 def table(rows: Sequence[tuple[dict[str, float], SpectralDensity]]) -> _Table:
@@ -218,8 +217,7 @@ def table(rows: Sequence[tuple[dict[str, float], SpectralDensity]]) -> _Table:
     values = {name: torch.tensor([[numbers[name]] for numbers, _ in rows], dtype=torch.float64) for name in names}
     shared = [name for name in _MOMENTS if all(name in moments(density) for _, density in rows)]
     for name in shared:
-        of_dim = functools.partial(_MOMENTS[name], dim=rows[0][1].dim)
-        values[name] = torch.stack([pseudo_values(_sums(density), of_dim) for _, density in rows]).cpu()
+        values[name] = torch.stack([pseudo_values(_sums(density), _MOMENTS[name], density.dim) for _, density in rows]).cpu()
     return values
 
 

@@ -20,7 +20,7 @@ _FURTHEST = 4
 
 @matplotlib.rc_context(STYLE)
 def figure_convergence(report: Convergence) -> Figure:
-    """Half-widths of the 95 % intervals in percent of the value, over batches (left) and over probes (right), both axes logarithmic.
+    """Half-widths of the 95 % intervals in percent of the value, over batches (left) and over probes (right), on logarithmic axes.
 
     Lines are the fitted laws, dashed where they are extrapolated. Marks on the left are the spread of the measured sets of batches
     around the value of all of them; marks on the right are the distance of the first probes' value from that of all. A horizontal
