@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from thalweg.data.task_data import TaskConfig, TaskData
     from thalweg.errors import BadInputError, ThalwegError
     from thalweg.experiments.user_experiment import OwnExperiment as Experiment
+    from thalweg.landscape.layers import LayerProbe
     from thalweg.landscape.probe import LandscapeProbe
     from thalweg.models.config import ModelConfig
     from thalweg.models.cost import cost
@@ -50,6 +51,7 @@ _LAZY_IMPORTS = {
     "Handover": "thalweg.shift.onset",
     "Hard": "thalweg.shift.onset",
     "Hessian": "thalweg.curvature.hessian",
+    "LayerProbe": "thalweg.landscape.layers",
     "LandscapeProbe": "thalweg.landscape.probe",
     "LoopedTransformer": "thalweg.models.looped",
     "LossBelow": "thalweg.shift.criterion",
@@ -94,6 +96,7 @@ __all__ = [
     "Hard",
     "Hessian",
     "LandscapeProbe",
+    "LayerProbe",
     "LoopedTransformer",
     "LossBelow",
     "MarkovLanguage",
