@@ -56,7 +56,7 @@ class QuantityConvergence:
     """n, number of probes; 0 for a quantity without probes."""
 
     def batch_error(self, batches: int) -> float:
-        """Half-width ``|c| / k + t s / sqrt(k)`` of the 95 % interval from the choice of k batches alone, in the quantity's unit."""
+        """Half-width ``|c| / k + t s / sqrt(k)`` of the 95 % interval from the choice of k batches alone, in the value's unit."""
         return abs(self.bias) / batches + _factor(self.batches) * self.batch_deviation / math.sqrt(batches)
 
     def probe_error(self, probes: int, batches: int | None = None) -> float:
