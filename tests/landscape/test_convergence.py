@@ -113,11 +113,18 @@ def test_deviations_are_those_that_were_planted():
     assert mean("bias") == pytest.approx(3.0, rel=0.05)
 
 
-def test_the_variance_over_sets_is_cleared_of_the_probes():
+def test_the_variance_over_sets_holds_a_share_of_the_interaction():
     draw = torch.Generator().manual_seed(0)
     found = torch.tensor([components(torch.randn(50, 4, dtype=torch.float64, generator=draw)) for _ in range(200)])
     assert float(found[:, 1].mean()) == pytest.approx(1.0, rel=0.02)
-    assert float(found[:, 0].mean()) < 0.05  # without the correction: 1/4
+    assert float(found[:, 0].mean()) == pytest.approx(0.25, rel=4 * (2 / 49 / 200) ** 0.5)
+
+
+def test_sets_that_cannot_be_told_from_the_probes_keep_the_whole_variance():
+    """No variance over batches at all, but 1 of the interaction: the upper bound with 4 probes is 1/2, never 0."""
+    found = [quantity("q", drawn_table(seed, 16, 4, 10.0, 0.0, 0.7, 1.0, 0.0), ()).batch_deviation for seed in range(100)]
+    assert min(found) > 0.2
+    assert sum(found) / 100 == pytest.approx(0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("tolerance", [0.3, 0.05, 0.01])

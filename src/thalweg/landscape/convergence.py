@@ -233,7 +233,7 @@ def quantity(name: str, tables: Mapping[int, _Table], running: tuple[float, ...]
     columns = {size: measured[name] for size, measured in sorted(tables.items())}
     whole = columns[count][0]
     value, probes = float(whole.mean()), len(whole)
-    # Each level's variance over sets, times its size, estimates s^2; levels are pooled by their degrees of freedom.
+    # Each level's variance over sets, times its size, estimates s^2 + e^2 / n; levels are pooled by their degrees of freedom.
     freedom, spread, mixed = 0, 0.0, 0.0
     for size, values in columns.items():
         if len(values) > 1:
@@ -241,6 +241,9 @@ def quantity(name: str, tables: Mapping[int, _Table], running: tuple[float, ...]
             spread += (len(values) - 1) * size * between
             mixed += (len(values) - 1) * size * inner
             freedom += len(values) - 1
+    # Without the probes' part e^2 / n, but only where that leaves half of it: a small difference of two estimates could be anything.
+    own = spread - mixed / probes
+    spread = own if own > spread / 2 else spread
     # Bias: mean_k - value = c (1/k - 1/B), by least squares over the levels.
     shares = [(1 / size - 1 / count, float(values.mean()) - value) for size, values in columns.items() if size < count]
     bias = sum(share * shift for share, shift in shares) / sum(share**2 for share, _ in shares)
@@ -259,15 +262,14 @@ def quantity(name: str, tables: Mapping[int, _Table], running: tuple[float, ...]
 
 
 def components(values: Tensor) -> tuple[float, float]:
-    """Variance over sets, and that of the interaction of set and probe, of values ``(S, n)`` with S of at least 2.
+    """Variance of the sets' means, and that of the interaction of set and probe, of values ``(S, n)`` with S of at least 2.
 
-    The classical two-way analysis of variance without replication: with mean squares ``M_S`` of the sets and ``M_e`` of the
-    remainder, the variance over sets is ``(M_S - M_e) / n`` and the interaction's is ``M_e``. Both are unbiased; a negative
-    difference counts as 0. With one column there is no interaction.
+    The two-way analysis of variance without replication: the interaction's variance is the mean square of what row and column means
+    leave over. It enters the variance of the sets' means with a share of 1 / n. With one column there is no interaction.
     """
     if values.shape[1] == 1:
         return float(values.var()), 0.0
     row_means = values.mean(1, keepdim=True)
     remainder = values - row_means - values.mean(0, keepdim=True) + values.mean()
     inner = float(remainder.square().sum()) / ((values.shape[0] - 1) * (values.shape[1] - 1))
-    return max(0.0, float(row_means.var()) - inner / values.shape[1]), inner
+    return float(row_means.var()), inner
