@@ -241,7 +241,7 @@ def quantity(name: str, tables: Mapping[int, _Table], running: tuple[float, ...]
             spread += (len(values) - 1) * size * between
             mixed += (len(values) - 1) * size * inner
             freedom += len(values) - 1
-    # Without the probes' part e^2 / n, but only where that leaves half of it: a small difference of two estimates could be anything.
+    # Without the probes' part e^2 / n, but only where that leaves half of it: a small difference of two estimates is noise.
     own = spread - mixed / probes
     spread = own if own > spread / 2 else spread
     # Bias: mean_k - value = c (1/k - 1/B), by least squares over the levels.
