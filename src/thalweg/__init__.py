@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from thalweg.curvature.fisher import EmpiricalFisher
     from thalweg.curvature.gauss_newton import GaussNewton
     from thalweg.curvature.hessian import Hessian
+    from thalweg.curvature.low_precision import LowPrecision
     from thalweg.curvature.solve import solve
     from thalweg.curvature.trace import trace
     from thalweg.data.find_task import check_task
@@ -54,6 +55,7 @@ _LAZY_IMPORTS = {
     "LayerProbe": "thalweg.landscape.layers",
     "LandscapeProbe": "thalweg.landscape.probe",
     "LoopedTransformer": "thalweg.models.looped",
+    "LowPrecision": "thalweg.curvature.low_precision",
     "LossBelow": "thalweg.shift.criterion",
     "MarkovLanguage": "thalweg.data.markov",
     "ModelConfig": "thalweg.models.config",
@@ -99,6 +101,7 @@ __all__ = [
     "LayerProbe",
     "LoopedTransformer",
     "LossBelow",
+    "LowPrecision",
     "MarkovLanguage",
     "ModelConfig",
     "Plateau",
