@@ -172,8 +172,8 @@ class LowPrecision:
         """Refuse a number that is not much larger than the error of rounding."""
         if error > _HIDDEN * abs(value):
             raise ResolutionError(
-                f"{what}: the rounding of products in {self.low.rounded_to} leaves an error of {error:.2g} in {value:.3g}, expected "
-                f"at most {_HIDDEN:.0%}; use the operator in {self.hessian.dtype} itself, or more references"
+                f"{what}: the rounding of products in {self.low.rounded_to} leaves an error of {error:.2g} in {value:.3g}, "
+                f"expected at most {_HIDDEN:.0%}; use the operator in {self.hessian.dtype} itself, or more references"
             )
 
 
