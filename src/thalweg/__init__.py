@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from thalweg.curvature.fisher import EmpiricalFisher
     from thalweg.curvature.gauss_newton import GaussNewton
     from thalweg.curvature.hessian import Hessian
+    from thalweg.curvature.low_precision import LowPrecision
     from thalweg.curvature.solve import solve
     from thalweg.curvature.trace import trace
     from thalweg.data.find_task import check_task
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from thalweg.data.task_data import TaskConfig, TaskData
     from thalweg.errors import BadInputError, ThalwegError
     from thalweg.experiments.user_experiment import OwnExperiment as Experiment
+    from thalweg.landscape.layers import LayerProbe
     from thalweg.landscape.probe import LandscapeProbe
     from thalweg.models.config import ModelConfig
     from thalweg.models.cost import cost
@@ -50,8 +52,10 @@ _LAZY_IMPORTS = {
     "Handover": "thalweg.shift.onset",
     "Hard": "thalweg.shift.onset",
     "Hessian": "thalweg.curvature.hessian",
+    "LayerProbe": "thalweg.landscape.layers",
     "LandscapeProbe": "thalweg.landscape.probe",
     "LoopedTransformer": "thalweg.models.looped",
+    "LowPrecision": "thalweg.curvature.low_precision",
     "LossBelow": "thalweg.shift.criterion",
     "MarkovLanguage": "thalweg.data.markov",
     "ModelConfig": "thalweg.models.config",
@@ -94,8 +98,10 @@ __all__ = [
     "Hard",
     "Hessian",
     "LandscapeProbe",
+    "LayerProbe",
     "LoopedTransformer",
     "LossBelow",
+    "LowPrecision",
     "MarkovLanguage",
     "ModelConfig",
     "Plateau",

@@ -1,10 +1,15 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from tests.curvature.cases import normal, stirred
 
 from thalweg.curvature import memory
+from thalweg.curvature.gauss_newton import GaussNewton
+from thalweg.curvature.hessian import Hessian
 from thalweg.errors import BadInputError, MemoryLimitError
 
 PROGRAM = """
@@ -61,3 +66,65 @@ def test_a_limit_must_be_positive():
 
 def test_without_a_limit_half_of_what_is_free():
     assert 0.3 * memory.free() < memory.budget(None) < 0.7 * memory.free()
+
+
+def seen_by(loss_fn, sizes):
+    """The loss, with the number of samples of every call noted."""
+
+    def loss(model, batch):
+        sizes.append(len(batch[0]))
+        return loss_fn(model, batch)
+
+    return loss
+
+
+def rowwise(model, batch):
+    return (model(batch[0]) - batch[1]).square().sum(), batch[1].numel()
+
+
+def contrastive(model, batch):
+    states = model(batch[0])
+    return torch.nn.functional.cross_entropy(states @ states.T, torch.arange(len(states)), reduction="sum"), len(states)
+
+
+def one_long_batch():
+    model = stirred(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)))
+    return model, [(normal(96, 3), normal(96, 2, seed=1))]
+
+
+@pytest.mark.parametrize("kind", ["Hessian", "GaussNewton"])
+def test_a_product_that_does_not_fit_is_made_of_pieces(kind):
+    model, batches = one_long_batch()
+    sizes: list[int] = []
+    outputs = seen_by(lambda m, b: (m(b[0]), b[1]), sizes)
+
+    def made(**options):
+        if kind == "Hessian":
+            return Hessian(seen_by(rowwise, sizes), model, batches, dtype=torch.float64, **options)
+        return GaussNewton(outputs, model, batches, dtype=torch.float64, loss="squared-error", **options)
+
+    whole = made()
+    short = made(memory=4000)
+    assert "so it is made of" in short.explain()
+    v = normal(whole.dim).double()
+    sizes.clear()
+    product = short @ v
+    assert max(sizes) < 96 / 2
+    assert sum(sizes) >= 96
+    assert float((product - whole @ v).norm()) < 1e-12 * float(product.norm())
+    assert "so it is made of" not in whole.explain()
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (contrastive, "does not add up over samples"),
+        (lambda m, b: (m(b[0]) - b[1]).square().mean(), r"a bare mean, return \(total, "),
+    ],
+)
+def test_a_loss_that_cannot_be_divided_stays_whole_and_says_so(loss, words):
+    model, batches = one_long_batch()
+    short = Hessian(loss, model, batches, dtype=torch.float64, memory=4000)
+    assert re.search("and cannot be divided: .*" + words, short.explain())
+    v = normal(short.dim).double()
+    assert float((short @ v - Hessian(loss, model, batches, dtype=torch.float64) @ v).norm()) < 1e-12 * float((short @ v).norm())

@@ -2,9 +2,10 @@ from itertools import repeat
 
 import pytest
 import torch
-from tests.curvature.cases import CASES, apart, case_of, mlp, normal, pairs, squares, stirred
+from tests.curvature.cases import CASES, Case, apart, case_of, mlp, normal, pairs, squares, stirred
 from torch import nn
 
+from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.objective import Objective
 from thalweg.errors import BadInputError, MemoryLimitError, NonFiniteError, NotDifferentiableError, ShapeMismatchError
 
@@ -190,3 +191,15 @@ def test_gradients_of_tensors_that_are_not_ours_are_left_alone():
     objective.product_at(objective.point, torch.ones(8))
     assert torch.equal(outside.weight.grad, torch.ones(1, 2))
     assert outside.bias.grad is None
+
+
+def test_a_module_that_is_registered_twice_keeps_its_weights():
+    """PyTorch's own exchange of tied weights would leave other tensors in it."""
+    shared = nn.Linear(3, 3)
+    model = stirred(nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(3, 2)))
+    case, before = Case(model, squares, pairs(3, 2)), dict(model.named_parameters())
+    hessian = Hessian(*case.given)
+    product = hessian @ case.direction()
+    assert all(after is before[name] for name, after in model.named_parameters())
+    assert model[2].weight is before["0.weight"]
+    assert apart(product, case.product(case.direction())) < 1e-3

@@ -109,8 +109,8 @@ class Hessian(LossOperator):
 
         return along
 
-    def product(self, index: int, direction: Tensor) -> Tensor:
-        return self.objective.twice_differentiated(self.objective.batches[index], self.objective.point, direction)
+    def product(self, batch: Any, direction: Tensor) -> Tensor:
+        return self.objective.twice_differentiated(batch, self.objective.point, direction)
 
     def rows(self, vectors: Tensor) -> Tensor:
         if self.method != "differences":

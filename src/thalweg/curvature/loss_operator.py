@@ -9,6 +9,7 @@ Shape letters: P number of chosen parameters, k number of vectors.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from thalweg import ranks
 from thalweg.curvature import memory
 from thalweg.curvature.check import CheckReport
+from thalweg.curvature.containers import tensors_in
 from thalweg.curvature.context import Mode
 from thalweg.curvature.linear import CannotRecordError, Program, record
+from thalweg.curvature.microbatches import microbatches, pieces
 from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.shorten import shorten
@@ -31,6 +34,10 @@ Method = Literal["auto", "recorded", "rebuilt", "differences"]
 """How products are computed: recorded where possible, recorded or an error, by reverse mode, or by differences of the gradient."""
 CACHE_BYTES = 4 << 20
 """Largest intermediate of a pass over several vectors: about what stays in the last-level cache."""
+_TWICE = 5
+"""Memory of a product by double backward over what autograd keeps for a gradient (measured: 4.3 to 5.6 on a small GPT)."""
+_MOST_PIECES = 64
+"""Most pieces that a batch is divided into; more would cost more time than their memory is worth."""
 _VMAP = {torch.float32: 1e-4, torch.float64: 1e-10}
 """Largest relative distance of a product under ``vmap`` from the same product computed alone."""
 _WHILE_RECORDING = 4
@@ -47,6 +54,7 @@ class LossOperator(Operator):
         programs: batch number -> recorded product of that batch.
         reason: why not all batches are recorded; empty where they are.
         allowed: bytes that recorded programs may hold.
+        pieces: for each batch what is differentiated twice at a time: itself, or its parts where memory is short.
         vmapped: whether replays work under ``vmap``; None until that was tried.
     """
 
@@ -75,14 +83,35 @@ class LossOperator(Operator):
         self.vmapped: bool | None = None
         if method in ("auto", "recorded"):
             self.record_batches()
+        self.pieces = [[batch] for batch in self.objective.batches]
+        if method != "differences":
+            self.cut_batches()
 
     @abc.abstractmethod
     def derivative(self, index: int) -> Callable[..., Sequence[Tensor]]:
         """The product for one batch as a function ``(*parts of a direction) -> parts``, made of forward-mode derivatives."""
 
     @abc.abstractmethod
-    def product(self, index: int, direction: Tensor) -> Tensor:
-        """The product ``(P,)`` for one batch by reverse mode alone; nothing is kept."""
+    def product(self, batch: Any, direction: Tensor) -> Tensor:
+        """The product ``(P,)`` for one batch, or for a piece of one, by reverse mode alone; nothing is kept."""
+
+    def cut_batches(self) -> None:
+        """Divide batches for the products that are not recorded, where differentiating a whole one twice would not fit.
+
+        ``pieces`` then holds how; a loss that does not add up over samples is left whole, and ``reason`` says so.
+        """
+        batches, needed = self.objective.batches, _TWICE * self.objective.saved_bytes
+        if len(self.programs) == len(batches) or needed <= self.allowed:
+            return
+        size = max((len(tensor) for tensor in tensors_in(batches[0]) if tensor.dim()), default=1)
+        samples = max(1, math.ceil(size / _MOST_PIECES), int(size * self.allowed / needed))
+        _, why = microbatches(self.objective, samples, products=False)
+        cut = why.endswith(f"of at most {samples} samples")
+        self.pieces = [pieces(batch, samples) for batch in batches] if cut else [[batch] for batch in batches]
+        advice = "a bare mean, return (total, count)" if self.objective.is_bare_mean else why
+        short = f"a product of a batch needs about {memory.format_bytes(needed)}"
+        short += f", so it is made of {why}" if cut else f" and cannot be divided: {advice}"
+        self.reason = f"{self.reason}; {short}" if self.reason else short
 
     def record_batches(self) -> None:
         """Record a program for as many batches as fit into the memory allowed; ``reason`` says why not for all."""
@@ -130,14 +159,20 @@ class LossOperator(Operator):
 
     def rows(self, vectors: Tensor) -> Tensor:
         products = torch.zeros_like(vectors)
-        with torch.no_grad():
-            for index in range(len(self.objective.batches)):
-                if index in self.programs:
-                    products += self.replayed(self.programs[index], vectors)
-                else:
-                    with self.objective.quiet():
-                        products += torch.stack([self.product(index, vector) for vector in vectors])
+        for index in range(len(self.objective.batches)):
+            products += self.batch_rows(index, vectors)
         return ranks.total(products) * self.objective.weight
+
+    def batch_rows(self, index: int, vectors: Tensor) -> Tensor:
+        """Products of one batch of this rank with the rows of ``(k, P)``; the mean's is their sum times the objective's weight."""
+        with torch.no_grad():
+            if index in self.programs:
+                return self.replayed(self.programs[index], vectors)
+            products = torch.zeros_like(vectors)
+            with self.objective.quiet():
+                for piece in self.pieces[index]:
+                    products += torch.stack([self.product(piece, vector) for vector in vectors])
+            return products
 
     def replayed(self, program: Program, vectors: Tensor) -> Tensor:
         """Apply a program to the rows of ``(k, P)``, as many in one pass as the cache holds.

@@ -17,16 +17,22 @@ _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Largest relative distance between a product with a batch and the sum of those with its pieces."""
 
 
-def microbatches(objective: Objective, samples: int = 64) -> tuple[list[Any], str]:
+_APART = 0.03
+"""Distance of the second point at which gradients are compared, in units of the weights' size."""
+
+
+def microbatches(objective: Objective, samples: int = 64, products: bool = True) -> tuple[list[Any], str]:
     """The batches cut into pieces of at most ``samples`` samples, if the loss is a sum over samples; else as they are.
 
     All tensors of a batch that share their leading dimension are cut alike. Whether the loss adds up over samples cannot be known
     in advance (a contrastive loss does not, a graph cannot be cut). So the gradient and one product ``H v`` summed over the pieces
-    are compared with those of the batches. A bare mean does not add up and is never cut.
+    are compared with those of the batches. A bare mean does not add up and is never cut. Where a product with a whole batch would
+    not fit into memory, ``products=False`` compares gradients at two points instead.
 
     Args:
         objective: the loss and its batches.
         samples: largest number of samples in a piece.
+        products: whether products with whole batches are compared.
     Returns:
         The pieces or the batches, and a phrase that says which and why.
     """
@@ -42,7 +48,13 @@ def microbatches(objective: Objective, samples: int = 64) -> tuple[list[Any], st
     try:
         with objective.quiet():
             product, from_pieces = (
-                _summed(objective.twice_differentiated(batch, point, direction) for batch in parts) for parts in divisions
+                _summed(
+                    objective.twice_differentiated(batch, point, direction)
+                    if products
+                    else objective.gradient_of(batch, point + _APART * direction)
+                    for batch in parts
+                )
+                for parts in divisions
             )
             gradient, gradients_from_pieces = (
                 _summed(objective.gradient_of(batch, point) for batch in parts) for parts in divisions

@@ -131,6 +131,7 @@ class Objective:
         self.frozen = {name: cast(value.detach(), self.dtype).clone() for name, value in tensors.items() if name not in chosen}
         self.may_have_head = any(map(could_be_head, tensors.values()))  # otherwise no call of the loss has to be watched for one
         self.buffers = {name for name, _ in self.model.named_buffers()}
+        self.slots = slots_of(self.model)
         self.point = self.layout.join(value.detach().to(self.dtype) for value in chosen.values())
         self.observed = Observed()
         self.precise = torch.float32 if self.device.type == "mps" else torch.float64
@@ -172,11 +173,12 @@ class Objective:
         given = self.converted(given, dtype)
         bound = Bound(self.model, function)
         with unchanged_attributes(self.model), seeded(self.seed), self._arithmetic(dtype):
-            weights = {f"model.{name}": value for name, value in {**frozen, **parameters}.items()}  # the names inside of `Bound`
+            values = {**frozen, **parameters}
+            weights = {f"model.{slot}": values[name] for slot, name in self.slots.items()}  # the names inside of `Bound`
             if not self.may_have_head:
-                return functional_call(bound, weights, (given,))
+                return functional_call(bound, weights, (given,), tie_weights=False)
             with HeadInPieces() as head:
-                result = functional_call(bound, weights, (given,))
+                result = functional_call(bound, weights, (given,), tie_weights=False)
             self.observed.classes = max(self.observed.classes, head.classes)
             return result
 
@@ -539,6 +541,26 @@ def joined(layout: Layout, parts: Iterable[Tensor | None], like: Tensor) -> Tens
         for part, shape in zip(parts, layout.shapes, strict=True)
     ]
     return layout.join(filled).to(like.dtype)
+
+
+def slots_of(model: nn.Module) -> dict[str, str]:
+    """Every place that holds a parameter or a buffer, each once, with the name under which its tensor is known.
+
+    A tied weight has several places and one name. A module that is registered several times has one place only: PyTorch's own way
+    of exchanging tied weights (``tie_weights=True``) takes its name twice, and leaves the exchanged tensor in it for good.
+
+    Example:
+        >>> shared = nn.Linear(2, 2, bias=False)
+        >>> slots_of(nn.Sequential(shared, nn.Tanh(), shared))
+        {'0.weight': '0.weight'}
+    """
+    names = {id(value): name for name, value in (*model.named_parameters(), *model.named_buffers())}
+    slots = {}
+    for prefix, module in model.named_modules():
+        for name, value in (*module._parameters.items(), *module._buffers.items()):
+            if value is not None:
+                slots[f"{prefix}.{name}" if prefix else name] = names[id(value)]
+    return slots
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

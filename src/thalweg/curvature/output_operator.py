@@ -72,12 +72,12 @@ class OutputOperator(LossOperator):
 
         return along
 
-    def product(self, index: int, direction: Tensor) -> Tensor:
+    def product(self, batch: Any, direction: Tensor) -> Tensor:
         layout, along = self.layout, self.layout.split(direction)
         leaves = {name: part.clone().requires_grad_() for name, part in layout.split(self.objective.point).items()}
 
-        def differentiate(model: nn.Module, batch: Any) -> Tensor:
-            outputs, fixed = self.split(model, batch)
+        def differentiate(model: nn.Module, given: Any) -> Tensor:
+            outputs, fixed = self.split(model, given)
             moving = [part for part in outputs if part.requires_grad]
             # J v by two backward passes: J^T u is linear in a dual u, and its derivative along v is J v.
             duals = [torch.zeros_like(part, requires_grad=True) for part in moving]
@@ -91,7 +91,7 @@ class OutputOperator(LossOperator):
             weights = [value for part, value in zip(outputs, curved, strict=True) if part.requires_grad]
             return joined(layout, torch.autograd.grad(moving, list(leaves.values()), weights, **options), direction)
 
-        return self.objective.call(differentiate, self.objective.batches[index], leaves)
+        return self.objective.call(differentiate, batch, leaves)
 
     def quadratic_form(self, direction: Tensor, step: float) -> float:
         """``v.G v`` of this rank's batches from central differences of the outputs, without any derivative or product of ours.

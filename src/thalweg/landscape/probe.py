@@ -33,6 +33,7 @@ from thalweg.curvature.operator import Matrix, Operator
 from thalweg.curvature.probes import blocks, gaussian
 from thalweg.errors import require, unknown
 from thalweg.landscape.context import Gauge, MeasurementContext, measurement_context, refuse_other, refuse_unequal
+from thalweg.landscape.convergence import converge
 from thalweg.landscape.cost import Counted, Progress, column_seconds, duration, eigen_seconds, matrix_bytes
 from thalweg.landscape.gauge import Pair
 from thalweg.landscape.spectrum import (
@@ -46,6 +47,7 @@ from thalweg.landscape.spectrum import (
     split_record,
     sums,
 )
+from thalweg.records.convergence import Convergence
 from thalweg.records.landscape import LandscapeRecord
 from thalweg.vectors import Choice
 
@@ -233,6 +235,45 @@ class LandscapeProbe:
         """Measure a point only as far as the next one is compared with it, without a record; arguments as for `measure`."""
         context = self.context(loss_fn, model, batches, params, mode, seed)
         self.last_point = self.measure_point(context, step, progress, noise=False)[0].point
+
+    @undisturbed
+    @of_their_kind
+    def converge(
+        self,
+        loss_fn: LossFunction,
+        model: nn.Module,
+        batches: Iterable[Any],
+        tolerance: float = 0.05,
+        params: Choice = None,
+        progress: Progress | None = None,
+        mode: Mode = "eval",
+        seed: int | None = None,
+    ) -> Convergence:
+        """How many batches and probes are enough: every quantity of the point over disjoint sets of 1, 2, 4, ... and all batches.
+
+        Quantities: loss, gradient norm, curvature along the gradient, the k largest eigenvalues and the smallest, trace, Frobenius
+        norm, third and fourth moment of the density, entropy, and negative mass. All of them are computed from products, with the
+        probe's Lanczos steps and probes. Batches are taken as independent draws of equal size: give them in random order. The
+        report is printed as a table with a verdict in words; `thalweg.plot` draws it. It costs about log2(B) + 1 matrix-free
+        points. The errors of the quadrature and of the eigenvalues (1e-6 of the largest) are not part of it. The series is not
+        changed.
+
+        Args:
+            loss_fn, model, batches, params, progress, mode, seed: as for `measure`; at least 4 batches.
+            tolerance: relative half-width of a 95 % interval that counts as enough, from 0.001 to 1.
+        Raises:
+            BadInputError: fewer than 4 batches, several ranks, ``products="differences"``, or what `Hessian` refuses.
+        Example:
+            >>> x = torch.randn(8, 5, 3, generator=torch.Generator().manual_seed(0))
+            >>> report = LandscapeProbe(top=1).converge(lambda m, b: m(b).square().mean(), nn.Linear(3, 1), list(x))
+            >>> report.batches, [level.batches for level in report["trace"].levels]
+            (8, [1, 2, 4, 8])
+        """
+        gauge = Gauge(self.pairs, self.heads, self.rotary)
+        context = measurement_context(loss_fn, model, batches, params, self.dtype, gauge, mode, seed)
+        options = {"method": self.products_method, "memory": self.memory, "mode": context.mode, "seed": context.seed}
+        hessian = Hessian(context.loss_fn, context.model, context.batches, context.params, self.dtype, **options)
+        return converge(hessian, self.top, self.lanczos, self.probes, self.seed, tolerance, progress)
 
     def context(
         self,

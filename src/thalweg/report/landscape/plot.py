@@ -1,4 +1,4 @@
-"""`thalweg.plot`: a figure of the landscape of one run or of several, from their records."""
+"""`thalweg.plot`: a figure of the landscape of one run or of several, or of a convergence report, from their records."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from thalweg.errors import BadInputError, require, unknown
+from thalweg.records.convergence import Convergence
 from thalweg.records.landscape import LandscapePlan, LandscapeRecord, Measure, RunLandscape, read_landscape
+from thalweg.records.layers import LayerRecord
+from thalweg.report.landscape.convergence import figure_convergence
 from thalweg.report.landscape.curves import PANELS, Arms, Panel, draw_over_training, figure_landscape, taken
+from thalweg.report.landscape.layers import figure_layers
 from thalweg.report.landscape.slices import figure_planes, figure_spectra, has_plane
 from thalweg.report.panels import STYLE, labelled, legend_below
 
@@ -31,7 +35,8 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
     Args:
         records: the folder of a run, what `thalweg.records.landscape.read_landscape` read from it, or the records that
             `thalweg.LandscapeProbe` returned; for several runs a dict of names to these. A list as a value holds the seeds of
-            one name, which are drawn as mean and 95 % interval.
+            one name, which are drawn as mean and 95 % interval. Or what `LandscapeProbe.converge`
+            returned, or one or several records of a `LayerProbe`; these have one figure each.
         kind: "numbers" (entropy, extreme eigenvalues, change), "split" (loss, valley and river), "spectra" (heat maps of the
             eigenvalues) or "slices" (planes of the loss). Spectra and slices need a run's folder.
     Returns:
@@ -49,6 +54,11 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
     """
     if kind not in _KINDS:
         raise unknown("kind", str(kind), _KINDS)
+    if isinstance(records, Convergence):
+        return figure_convergence(records)
+    layered = [records] if isinstance(records, LayerRecord) else records
+    if isinstance(layered, Sequence) and layered and all(isinstance(record, LayerRecord) for record in layered):
+        return figure_layers(layered)
     named = records if isinstance(records, Mapping) else {"run": records}
     arms: Arms = {str(name): _runs(value) for name, value in named.items()}
     require(bool(arms) and all(arms.values()), "records", records, _EXPECTED)
