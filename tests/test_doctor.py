@@ -17,8 +17,7 @@ Version: 9.9
 Provides-Extra: hf
 Provides-Extra: ray
 Provides-Extra: test
-Requires-Dist: rich>=1
-{more}
+{required}
 Requires-Dist: pluggy>=1; extra == "hf"
 Requires-Dist: no-such-ray>=2; extra == "ray"
 Requires-Dist: no-such-tester; extra == "test"
@@ -32,9 +31,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def install(*more: str) -> None:
         folder = tmp_path / "thalweg-9.9.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(
-            METADATA.format(more="\n".join(f"Requires-Dist: {line}" for line in more)).replace("\n\n", "\n")
-        )
+        lines = "\n".join(f"Requires-Dist: {line}" for line in ("rich>=1", *more))
+        (folder / "METADATA").write_text(METADATA.format(required=lines))
         monkeypatch.syspath_prepend(str(tmp_path))
 
     return install
