@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -86,21 +87,26 @@ def as_page(text: str, source: str) -> str:
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:
     """Apply a change to everything but the fenced blocks of a text."""
-    return "".join(part if part.startswith("```") else change(part) for part in re.split(r"(^```.*?^```)", text, flags=re.M | re.S))
+    return "".join(
+        part if part.lstrip().startswith("```") else change(part)
+        for part in re.split(r"(^ *```.*?^ *```)", text, flags=re.M | re.S)
+    )
 
 
 def gallery() -> str:
     """One section for each example, in the order of the README: what it shows, its picture, its source."""
     readme = (ROOT / "README.md").read_text()
-    pages = ["# Gallery\n\nEvery picture is what `python examples/NAME.py` writes, at the size given under it.\n"]
+    captions = tomllib.loads((ROOT / "docs" / "gallery" / "captions.toml").read_text())
+    pages = [
+        "# Gallery\n\nEach example is one file that runs on a CPU and writes its picture. The command under a picture made it.\n"
+    ]
     for path in sorted(EXAMPLES, key=lambda path: readme.index(f"`{path.name}`")):
-        text = path.read_text()
+        text, caption = path.read_text(), captions[path.stem]
         title, _, rest = (ast.get_docstring(ast.parse(text)) or "").partition("\n")
-        picture = ROOT / "docs" / "gallery" / f"{path.stem}.png"
-        words = picture.with_suffix(".txt").read_text().strip() if picture.with_suffix(".txt").exists() else ""
-        image = f"![{words or title}](gallery/{picture.name})\n\n" if picture.exists() else ""
+        image = f"![{caption['shows']}](gallery/{path.stem}.png)\n\n*{caption['shows']}* `{caption['command']}`"
         code = "\n".join(f"    {line}".rstrip() for line in f"```python\n{text}```".splitlines())
-        pages.append(f"## {title.rstrip('.:')} {{#{path.stem}}}\n\n{image}{rest.strip()}\n\n??? note \"examples/{path.name}\"\n\n{code}\n")
+        parts = (f"## {title.rstrip('.:')} {{#{path.stem}}}", image, rest.strip(), f'??? note "examples/{path.name}"', code)
+        pages.append("\n\n".join(part for part in parts if part) + "\n")
     return "\n".join(pages)
 
 

@@ -17,4 +17,6 @@ class Sections(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Separate and rename the sections in the docstring of one object."""
         if obj.docstring is not None:
-            obj.docstring.value = _SECTION.sub(r"\n\n\1\2:", "\n" + obj.docstring.value).replace("\nExample:\n", "\nExamples:\n").strip()
+            obj.docstring.value = (
+                _SECTION.sub(r"\n\n\1\2:", "\n" + obj.docstring.value).replace("\nExample:\n", "\nExamples:\n").strip()
+            )
