@@ -27,6 +27,8 @@ OUTSIDE = {
     "SECURITY.md": "security.md",
 }
 """Sources outside docs/, and the pages that they become."""
+SHIM = "https://unpkg.com/iframe-worker/shim"
+"""What zensical loads so that search works without a server; the site has it beside its pages."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 _LINK = re.compile(r"(\]\()([^)#:\s]*)(#[^)\s]*)?\)")
 _EXAMPLE = re.compile(r"(?<![\[\w])`(?:examples/)?(\w+)\.py`")
@@ -36,7 +38,11 @@ def main() -> int:
     """Stage all pages and build them; the exit code is that of zensical, which fails on a broken link."""
     shutil.rmtree(STAGED.parent, ignore_errors=True)
     stage(STAGED)
-    return subprocess.run([sys.executable, "-m", "zensical", "build", "--strict", "--clean"], cwd=ROOT, check=False).returncode
+    code = subprocess.run([sys.executable, "-m", "zensical", "build", "--strict", "--clean"], cwd=ROOT, check=False).returncode
+    for page in (STAGED.parent / "html").rglob("*.html"):
+        here = os.path.relpath(STAGED.parent / "html" / "iframe-worker.js", page.parent)
+        page.write_text(page.read_text().replace(SHIM, here))
+    return code
 
 
 def stage(folder: Path) -> None:
@@ -46,7 +52,7 @@ def stage(folder: Path) -> None:
         page.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == ".md":
             page.write_text(as_page(source.read_text(), source.relative_to(ROOT).as_posix()))
-        elif source.suffix in (".png", ".css"):
+        elif source.suffix in (".png", ".css", ".js"):
             shutil.copy(source, page)
         elif source.suffix == ".ipynb":
             stage_notebook(json.loads(source.read_text()), page.with_suffix(".md"))
