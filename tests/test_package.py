@@ -44,5 +44,6 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: list[dict[str, byte
 def test_the_sdist_holds_what_the_tests_need(built: list[dict[str, bytes]], tmp_path: Path) -> None:
     name = next(name for name in built[0] if name.endswith(".tar.gz"))
     (tmp_path / name).write_bytes(built[0][name])
-    inside = {member.partition("/")[2] for member in tarfile.open(tmp_path / name).getnames()}
+    with tarfile.open(tmp_path / name) as archive:
+        inside = {member.partition("/")[2] for member in archive.getnames()}
     assert {"Makefile", "pyproject.toml", "README.md", "requirements/constraints.txt", "tests/conftest.py", "LICENSE"} <= inside
