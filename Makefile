@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt
 DEPENDS := pyproject.toml requirements/constraints.txt
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint docs package clean
 
 demo: .stamps/run
 	$(BIN)/thalweg study markov --preset quick --out results/markov-quick
@@ -21,12 +21,18 @@ lint: .stamps/lint .stamps/test
 bench: .stamps/bench .stamps/rivals
 	for claim in benchmarks/*_*.py; do $(BIN)/python $$claim || exit 1; done
 
+docs: .stamps/docs
+	$(BIN)/python docs/build.py
+
+package: .stamps/test
+	.ci/package
+
 .stamps/run: $(DEPENDS)
 	$(PYTHON) -m venv .venv
 	$(PIP) -e .
 	mkdir -p .stamps && touch $@
 
-.stamps/test .stamps/lint .stamps/bench: .stamps/%: .stamps/run
+.stamps/test .stamps/lint .stamps/bench .stamps/docs: .stamps/%: .stamps/run
 	$(PIP) -e '.[$*]'
 	touch $@
 
@@ -35,4 +41,4 @@ bench: .stamps/bench .stamps/rivals
 	touch $@
 
 clean:
-	rm -rf .venv .stamps results
+	rm -rf .venv .stamps .site dist results

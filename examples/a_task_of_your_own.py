@@ -11,6 +11,8 @@ trains every arm of the study of tasks on it, over several seeds.
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
 import thalweg as tw
 from thalweg.experiments.tasks.recipes import TaskPreset, looped, task_recipe
 from thalweg.records.run import read_lengths
@@ -55,5 +57,13 @@ if __name__ == "__main__":
         accuracy = summary.final["held-out"]["all"].accuracy
         print(f"After {summary.steps} updates {accuracy:.0%} of the answers are right on the trained lengths.")
         # Accuracy at each length, including lengths beyond the trained ones.
-        for scores in read_lengths(Path(folder) / "run"):
+        lengths = read_lengths(Path(folder) / "run")
+        for scores in lengths:
             print(f"length {scores.length}: {scores.accuracy:.2f} after {scores.loops} passes")
+
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot([scores.length for scores in lengths], [scores.accuracy for scores in lengths], "o-")
+    axes.axvline(3.5, color="gray", linestyle=":", label="longest trained length")
+    axes.set(xlabel="length", ylabel="exact match", ylim=(-0.05, 1.05))
+    axes.legend()
+    figure.savefig("a_task_of_your_own.png")

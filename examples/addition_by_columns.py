@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 import thalweg as tw
@@ -76,8 +77,19 @@ if __name__ == "__main__":
         summary = train(config, Path(folder) / "run")
         passes = summary.switches[-1].loops_after if summary.switches else recipe.ladder[0]
         print(f"{summary.steps} updates in {summary.seconds:.0f} s; the last stage has {passes} passes")
-        for scores in read_lengths(Path(folder) / "run"):
+        lengths = read_lengths(Path(folder) / "run")
+        for scores in lengths:
             print(
                 f"length {scores.length}: accuracy {scores.accuracy:.2f} after {scores.loops} passes, "
                 f"{scores.confident_batch:.2f} after the most confident pass"
             )
+
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot([scores.length for scores in lengths], [scores.accuracy for scores in lengths], "o-", label="T(n) passes")
+    axes.plot(
+        [scores.length for scores in lengths], [scores.confident_batch for scores in lengths], "s:", label="most confident pass"
+    )
+    axes.axvline(longest + 0.5, color="gray", linestyle=":", label="longest trained length")
+    axes.set(xlabel="digits", ylabel="exact match", ylim=(-0.05, 1.05), title=f"{steps} updates")
+    axes.legend()
+    figure.savefig("addition_by_columns.png")

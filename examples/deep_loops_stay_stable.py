@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import matplotlib.pyplot as plt
 import torch
 
 import thalweg as tw
@@ -99,9 +100,19 @@ def main(seeds: int = 1, updates: int = 15, *many: int) -> None:
     print(f"All further runs use rate {best:g}.")
 
     # Many loops at this rate, with each set of options.
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for loops in many or (2, 4):
+        ends = {}
         for name, config in variants(loops).items():
-            show(f"T = {loops}, {name}", [run(seed, updates, loops, best, **config) for seed in range(seeds)], single[best])
+            outcomes = [run(seed, updates, loops, best, **config) for seed in range(seeds)]
+            show(f"T = {loops}, {name}", outcomes, single[best])
+            ends[name] = [outcome.held_out for outcome in outcomes]
+        axes.plot([sum(found) / len(found) for found in ends.values()], list(ends), "o", label=f"T = {loops}")
+    axes.axvline(sum(outcome.held_out for outcome in single[best]) / seeds, color="gray", linestyle=":", label="one loop")
+    axes.set(xlabel=f"held-out loss after {updates} updates (nats, mean over seeds)")
+    axes.invert_yaxis()
+    axes.legend()
+    figure.savefig("deep_loops_stay_stable.png")
 
 
 if __name__ == "__main__":

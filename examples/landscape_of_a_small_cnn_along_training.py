@@ -4,6 +4,7 @@ A small convolutional network learns to distinguish stripes from checks. `thalwe
 points of its training. The spectra of this small model are exact; for a large model the same calls compute them matrix-free.
 """
 
+import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
@@ -34,9 +35,11 @@ def main(updates: int = 60) -> None:
     probe = tw.LandscapeProbe(top=3)
     # Loss, largest eigenvalue, matrix entropy, class of the valley, cosine with the Hessian of the previous point.
     print(f"{'step':>5} {'loss':>7} {'largest':>8} {'entropy':>8} {'class':>14} {'cosine to previous':>25}")
+    records = []
     for step in range(updates + 1):
         if step % (updates // 6) == 0:
             record = probe.measure(loss_fn, model, [fixed], step=step)
+            records.append(record)
             cosine = f"{record.change.cosine.value:.3f}" if record.change else "-"
             name = record.split.name if record.split else "-"
             print(f"{step:5} {record.loss:7.4f} {record.largest[0]:8.3f} {record.entropy.value:8.3f} {name:>14} {cosine:>25}")
@@ -44,6 +47,17 @@ def main(updates: int = 60) -> None:
         loss_fn(model, pictures(32, generator)).backward()
         optimizer.step()
     print(record.reason)
+
+    figure, panels = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+    steps = [record.step for record in records]
+    for axes, name, values in (
+        (panels[0], "loss (nats)", [record.loss for record in records]),
+        (panels[1], "largest eigenvalue", [record.largest[0] for record in records]),
+        (panels[2], "matrix entropy (nats)", [record.entropy.value for record in records]),
+    ):
+        axes.plot(steps, values, "o-")
+        axes.set(xlabel="update", title=name)
+    figure.savefig("landscape_of_a_small_cnn_along_training.png")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import inspect
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 import thalweg as tw
@@ -64,3 +65,12 @@ with tempfile.TemporaryDirectory() as folder:
         for name, one in (("loaded with loops", with_loops), ("loaded by plain transformers", plain)):
             print(f"{name}: loss {one.eval()(**batch).loss.item():.3f}")
     print(f"passes {again.loops}, gains {again.gains}")
+
+logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+figure, (above, below) = plt.subplots(2, 1, figsize=(6, 4), sharex=True, height_ratios=(2, 1), layout="constrained")
+above.plot([entry["step"] for entry in logged], [entry["loss"] for entry in logged], "o-")
+above.set(ylabel="loss (nats)")
+gains = [1 + (entry["loops"] - 1) * entry["loop_gain"] for entry in logged]  # the ramp raises the gains of all new passes together
+below.plot([entry["step"] for entry in logged], gains, "s-", color="tab:orange")
+below.set(xlabel="update", ylabel="sum of the gains")
+figure.savefig("shift_in_a_hf_trainer.png")

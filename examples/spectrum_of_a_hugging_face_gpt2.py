@@ -6,6 +6,7 @@ that do not count. The model is built from a config with random weights, so noth
 
 import sys
 
+import matplotlib.pyplot as plt
 import torch
 
 import thalweg as tw
@@ -13,7 +14,7 @@ import thalweg as tw
 try:
     from transformers import GPT2Config, GPT2LMHeadModel
 except ImportError:
-    sys.exit(print("This example needs Hugging Face transformers: pip install 'thalweg[bench]'"))
+    sys.exit(print("not run: this example needs Hugging Face transformers: pip install 'thalweg[bench]'"))
 
 torch.manual_seed(0)
 config = GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0, use_cache=False)
@@ -34,6 +35,9 @@ def loss_fn(model, batch):
     return total, int((targets != -100).sum())
 
 
+figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+
+
 def show(when):
     """Print the spectrum of the Hessian and of the Gauss-Newton matrix."""
     # For each product thalweg sets evaluation mode, and an attention kernel that has second derivatives.
@@ -45,6 +49,8 @@ def show(when):
         pairs = tw.eigenpairs(operator, 5, tolerance=1e-4)
         print(f"  {name}: largest in magnitude {pairs.values.numpy().round(3)}, {pairs.products} products")
     low, high = density.extremes
+    grid = torch.linspace(density.extremes[0] - 1, density.extremes[1] + 1, 400)
+    axes.semilogy(grid, density.curve(grid), label=when)
     share, error = density.mass(-density.resolution, density.resolution)
     print(f"  from {low:.3f} to {high:.3f}; within one resolution ({density.resolution:.3f}) of zero: {share:.1%} +- {error:.1%}")
 
@@ -57,3 +63,7 @@ for _ in range(60):
     (total / count).backward()
     optimizer.step()
 show("after 60 updates")
+
+axes.set(xlabel="eigenvalue of the Hessian", ylabel="density", ylim=(1e-4, None))
+axes.legend()
+figure.savefig("spectrum_of_a_hugging_face_gpt2.png")

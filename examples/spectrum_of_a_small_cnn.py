@@ -3,6 +3,7 @@
 The images are synthetic: the class is the quadrant that is brighter.
 """
 
+import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
@@ -59,3 +60,12 @@ values = torch.linalg.eigvalsh(exact["2.*", "2.*"].double())
 near_zero, negative = (values.abs() <= 1e-3).double().mean(), (values < -1e-3).sum()
 print(f"second layer, {len(values)} parameters, dense block ({exact.how}):")
 print(f"  largest {values[-1]:.3f}; {near_zero:.0%} of its eigenvalues within 1e-3 of zero, {negative} below")
+
+grid = torch.linspace(density.extremes[0] - 1, density.extremes[1] + 1, 400)
+figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+axes.semilogy(grid, density.curve(grid))
+axes.plot(top.values, [2e-4] * len(top.values), "v", label="largest eigenvalues")
+axes.plot(bottom.values, [2e-4] * len(bottom.values), "^", label="smallest eigenvalues")
+axes.set(xlabel="eigenvalue of the Hessian", ylabel="density", ylim=(1e-4, None))
+axes.legend()
+figure.savefig("spectrum_of_a_small_cnn.png")

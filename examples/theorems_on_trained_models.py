@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 import thalweg as tw
@@ -62,8 +63,20 @@ def column(arm: str, updates: int, sequences: int) -> list[TheoremsAt]:
 
 
 def main(updates: int = 300, sequences: int = 32) -> None:
-    for single, looped in zip(*(column(arm, updates, sequences) for arm in ("single", "looped")), strict=True):
+    columns = {arm: column(arm, updates, sequences) for arm in ("single", "looped")}
+    for single, looped in zip(*columns.values(), strict=True):
         show(single, looped)
+
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    names = ["lower bound", "measured force", "formula", "upper bound", "the paper's bound"]
+    for axes, *pair in zip(panels, *columns.values(), strict=True):
+        for arm, found in zip(columns, pair, strict=True):
+            sizes = [found.lower_best, found.force.measured, found.force.predicted, found.upper_best, found.upper_paper]
+            axes.semilogy(names, sizes, "o", label=arm)
+        axes.set(title=f"{found.steps} steps, rate {found.rate:.2g}", ylabel="force on the river")
+        axes.tick_params(axis="x", labelrotation=25)
+    panels[0].legend()
+    figure.savefig("theorems_on_trained_models.png")
 
 
 def show(single: TheoremsAt, looped: TheoremsAt) -> None:

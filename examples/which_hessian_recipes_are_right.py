@@ -4,6 +4,7 @@ Prints a Markdown table of relative errors (Frobenius norm, float64) for three m
 the gradient. Two other libraries are included if they are installed.
 """
 
+import matplotlib.pyplot as plt
 import torch
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
@@ -69,3 +70,11 @@ for name, model in models.items():
         columns[name] = errors(model, loss, data)
 for row in [["recipe", *columns], ["---"] * 4, *zip(columns[name], *(column.values() for column in columns.values()), strict=True)]:
     print("|", " | ".join(row), "|")
+
+figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+for (name, column), marker in zip(columns.items(), "osx", strict=True):
+    axes.semilogx([float(error) for error in column.values()], [recipe.replace("`", "") for recipe in column], marker, label=name)
+axes.set(xlabel="relative error of the matrix")
+axes.invert_yaxis()
+axes.legend()
+figure.savefig("which_hessian_recipes_are_right.png")

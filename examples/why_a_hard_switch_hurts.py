@@ -14,6 +14,7 @@ is the edge of stability for beta1 = 0.9; share of seeds whose gradient is clipp
 import copy
 import sys
 
+import matplotlib.pyplot as plt
 import torch
 
 import thalweg as tw
@@ -89,3 +90,12 @@ for name in runs[0]:
         ends = f" [{estimate.low:.3g}, {estimate.high:.3g}]" if estimate.low is not None else ""
         cells.append(f"{estimate.mean:.3g}{ends}")
     print(f"{name} | " + " | ".join(cells))
+
+figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+for name in ("hard", "ramp"):
+    after = [sum(rows[f"{name}, {age} updates after"][0] for rows in runs) / seeds for age in AFTER]
+    axes.semilogx(AFTER, after, "o-", label=f"{name} switch")
+axes.axhline(sum(rows["1 pass"][0] for rows in runs) / seeds, color="gray", linestyle=":", label="one pass, before the switch")
+axes.set(xlabel="updates after the switch", ylabel="loss (nats, mean over seeds)")
+axes.legend()
+figure.savefig("why_a_hard_switch_hurts.png")

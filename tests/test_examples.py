@@ -17,3 +17,5 @@ def test_example_runs_and_says_something(path: Path, tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert process.returncode == 0, process.stderr
     assert process.stdout
+    if not process.stdout.startswith("not run:"):
+        assert (tmp_path / f"{path.stem}.png").stat().st_size > 5000

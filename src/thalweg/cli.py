@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter, Token
 
 from thalweg.bounds import Number, Seed, Threads, Whole, refuse
-from thalweg.errors import StudyError, ThalwegError, require, shown, unknown
+from thalweg.errors import InstallationError, StudyError, ThalwegError, require, shown, unknown
 from thalweg.processes import end_with_parent
 from thalweg.screen import complain, say, say_json
 
@@ -580,6 +580,32 @@ def verify(*statements: str, json_: _Json = False) -> None:
     from thalweg.verify.commands import verify as try_all
 
     try_all(statements, json_)
+
+
+@_command
+def doctor(*, json_: _Json = False) -> None:
+    """Print versions, devices, threads and what is missing, on one screen to paste into a bug report.
+
+    Exits with code 1 if a package that thalweg requires is missing or too old.
+
+    Example: `thalweg doctor`
+
+    Parameters
+    ----------
+    json_:
+        Print the findings as JSON on standard output.
+    """
+    from thalweg.doctor import describe, diagnose
+    from thalweg.serialization import to_dict
+
+    found = diagnose()
+    if json_:
+        say_json(to_dict(found))
+    else:
+        for line in describe(found):
+            say(line)
+    if found.problems:
+        raise InstallationError(found.problems[0] + (f" (and {len(found.problems) - 1} more)" if found.problems[1:] else ""))
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -68,6 +68,10 @@ class StudyError(ThalwegError):
     """Some runs of a study failed; those that finished are kept."""
 
 
+class InstallationError(ThalwegError):
+    """A package that thalweg requires is missing, too old, or cannot be imported."""
+
+
 class VerificationError(ThalwegError):
     """A statement of the theory did not hold on this machine."""
 

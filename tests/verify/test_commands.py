@@ -130,3 +130,11 @@ def test_an_unknown_statement_is_bad_input(capsys):
 @pytest.mark.parametrize(("tried", "worst"), [(0, 0.0), (5, 2.0), (5, float("nan"))])
 def test_nothing_holds_without_a_case_above_what_is_allowed_or_as_nan(tried, worst):
     assert not Finding(tried, worst, 1.0).holds
+
+
+def test_a_statement_takes_two_lines_on_the_terminal(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "CE1"])
+    out = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 0
+    assert (out[0][:12], out[1][:20]) == ("holds  CE1  ", "             1 cases")

@@ -48,12 +48,12 @@ def run_check(statement: Statement) -> Line:
     return Line(statement.key, statement.words, statement.paper, finding.holds, finding, time.perf_counter() - begun)
 
 
-def _terminal_text(line: Line) -> str:
+def _terminal_text(line: Line) -> tuple[str, str]:
     """The two lines that the terminal shows for one statement."""
     finding = line.finding
     figures = f"{finding.tried} cases, largest error or violation {finding.worst:.1e} (tolerance {finding.allowed:.0e})"
     head = f"{'holds' if line.holds else 'FAILS':5}  {line.key:5} {line.words} [paper's version: {line.paper}]"
-    return f"{head}\n             {figures}, {line.seconds:.1f} s" + (f"; {finding.words}" if finding.words else "")
+    return head, f"{'':13}{figures}, {line.seconds:.1f} s" + (f"; {finding.words}" if finding.words else "")
 
 
 def select(keys: Sequence[str]) -> tuple[Statement, ...]:
@@ -100,7 +100,8 @@ def verify(keys: Sequence[str], as_json: bool) -> None:
             lines.append(run_check(statement))
             progress.advance(task)
             if not as_json:
-                say(_terminal_text(lines[-1]))
+                for text in _terminal_text(lines[-1]):
+                    say(text)
     failed = [line.key for line in lines if not line.holds]
     seconds = time.perf_counter() - begun
     if as_json:
