@@ -74,7 +74,8 @@ class LossOperator(Operator):
         self.programs: dict[int, Program] = {}
         self.vmapped: bool | None = None
         if method in ("auto", "recorded"):
-            self.record_batches()
+            with ranks.together():
+                self.record_batches()
 
     @abc.abstractmethod
     def derivative(self, index: int) -> Callable[..., Sequence[Tensor]]:
@@ -122,13 +123,17 @@ class LossOperator(Operator):
         try:
             return check()
         except (NonFiniteError, NotSymmetricError, WrongProductError) as problem:
-            if self.method != "auto" or not self.programs:
+            if self.method != "auto" or not any(ranks.gathered(bool(self.programs))):
                 raise
             self.programs = {}
             self.reason = f"recorded products were not used, as their check failed ({problem})"
             return check()
 
     def rows(self, vectors: Tensor) -> Tensor:
+        return ranks.total_of(lambda: self.own_rows(vectors), vectors) * self.objective.weight
+
+    def own_rows(self, vectors: Tensor) -> Tensor:
+        """Products of this rank's batches with the rows of ``(k, P)``, as rows; not yet divided by the counts of all batches."""
         products = torch.zeros_like(vectors)
         with torch.no_grad():
             for index in range(len(self.objective.batches)):
@@ -137,7 +142,7 @@ class LossOperator(Operator):
                 else:
                     with self.objective.quiet():
                         products += torch.stack([self.product(index, vector) for vector in vectors])
-        return ranks.total(products) * self.objective.weight
+        return products
 
     def replayed(self, program: Program, vectors: Tensor) -> Tensor:
         """Apply a program to the rows of ``(k, P)``, as many in one pass as the cache holds.

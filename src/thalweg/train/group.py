@@ -84,8 +84,8 @@ def joined(seconds: float) -> Iterator[None]:
 def _join(seconds: float) -> None:
     """Initialise the process group.
 
-    torchrun keeps one store for all its restarts, with the addresses of the ranks that it killed; a rank that read one of them would
-    wait for a process that is gone. So each group has keys of its own there.
+    torchrun keeps one store for all its restarts, with the addresses of the ranks that it killed; a rank that read one of them
+    would wait for a process that is gone. So each group has keys of its own there.
     """
     limit = timedelta(seconds=seconds)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
