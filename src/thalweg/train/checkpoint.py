@@ -3,8 +3,8 @@
 Tensors: ``model.<name>``, ``optimizer.<index>.<key>``, ``random.cpu``. The header holds the *facts*, one JSON text with step,
 schedule, clock, offset of the journal, config and a hash of all tensors, and a hash of that text. No pickle is written or read.
 
-A run whose weights are sharded writes folders instead, see `thalweg.train.sharded_checkpoint`, and one file of this kind at its end.
-Everything here reads both.
+A run whose weights are sharded writes folders instead, see `thalweg.train.sharded_checkpoint`, and one file of this kind at its
+end. Everything here reads both.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def write_sharded(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, An
     Args:
         path: the folder, ``step-<number>.dcp``; one that is there is replaced.
         tensors: name -> this rank's part of a sharded tensor, or a tensor that all ranks have.
-        facts: JSON values; those of rank 0 count.
+        facts: JSON values on rank 0; None on the others.
     Raises:
         LostRankError: another rank cannot be reached.
         DiskFullError, BadInputError, ThalwegError: see `thalweg.storage.explained`.
@@ -53,7 +53,7 @@ def write_sharded(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, An
         hashes = {file.name: _hash(file) for file in mine}
     everyone = ranks.gathered(hashes)
     with ranks.together(), explained(path):
-        if ranks.rank() == 0:
+        if facts is not None:
             text = json.dumps(facts | {_HASHES: {name: value for one in everyone for name, value in one.items()}}, allow_nan=False)
             write_json(part / _FACTS, {"thalweg": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
             if path.exists():

@@ -164,7 +164,9 @@ class Run:
     def _newest(self) -> Checkpoint | None:
         """The newest intact checkpoint, already restored in a run that is not sharded."""
         folder = self.folder / "checkpoints"
-        return newest_checkpoint(folder, self._refuse_foreign, verified) if self.sharded else newest_checkpoint(folder, self._restore)
+        if self.sharded:
+            return newest_checkpoint(folder, self._refuse_foreign, verified)
+        return newest_checkpoint(folder, self._restore)
 
     def _begin_journal(self, path: Path) -> None:
         """Open an empty journal; the journal of an earlier run that has lost its checkpoints is set aside."""
