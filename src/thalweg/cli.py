@@ -122,7 +122,7 @@ def study(
         Number of runs trained at the same time; 0 takes one per core.
     executor:
         Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
-        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`. `local:runs_per_gpu=4` puts four runs on each GPU of this machine.
     text:
         For the study `text`: the file or folder to learn. Default: the sources of Python's standard library.
     tasks:
@@ -220,7 +220,7 @@ def frontier(
         Runs at a time; 0 takes one for each core.
     executor:
         Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
-        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`. `local:runs_per_gpu=4` puts four runs on each GPU of this machine.
     device:
         `auto`, `cpu`, `cuda`, ...
     optimizer:
@@ -285,7 +285,7 @@ def shift_sweep(
         Number of runs trained at the same time; 0 takes one per core.
     executor:
         Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
-        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`. `local:runs_per_gpu=4` puts four runs on each GPU of this machine.
     text:
         For the task `text`: the file or folder to learn. Default: the sources of Python's standard library.
     device:
@@ -391,7 +391,7 @@ def plan(
 ) -> None:
     """Estimate what a run needs on several ranks: operations, memory, bytes over the network, and time of an update.
 
-    For data parallelism, which `thalweg train` does under torchrun, and for fully sharded data parallelism (FSDP2), for comparison.
+    For data parallelism (`--parallel ddp` of `thalweg train`) and for fully sharded data parallelism (`--parallel fsdp`).
 
     Example: `thalweg plan run.toml --ranks 8 --rate 4e13 --bandwidth 2.5e10`
 

@@ -1,11 +1,15 @@
 """Run by test_several_ranks.py as each of two ranks: trains every config of a folder, then meets bad input."""
 
+import json
 import os
 import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import torch
 import torch.distributed as dist
 
 from thalweg import ranks
@@ -14,10 +18,10 @@ from thalweg.records.landscape import LandscapePlan
 from thalweg.survey.survey import survey
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import checkpoints
-from thalweg.train.config import read_config
+from thalweg.train.config import RunConfig, read_config
 from thalweg.train.group import refuse_differences
+from thalweg.train.state import Run
 from thalweg.train.trainer import train
-
 
 PLAN = LandscapePlan(sequences=9, top=2, lanczos=8, probes=2, exact_seconds=0.0, replays=1, window=20, lengths=(1,))
 """A landscape that is measured in moments, of nine sequences, which two ranks do not share evenly."""
@@ -41,6 +45,28 @@ def refusal(work) -> None:
         print(f"{type(error).__name__}, told elsewhere: {error.told_elsewhere}: {error}")
 
 
+def collectives_of_an_update(config: RunConfig, folder: Path) -> dict[str, list[int]]:
+    """Name of a collective -> number of entries that each call in one update of a sharded run gathers or reduces."""
+    calls: dict[str, list[int]] = {}
+    kinds = ("all_gather", "reduce_scatter")  # PyTorch's versions have several functions of each
+
+    def counted(name: str) -> Any:
+        function = getattr(dist, name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            calls.setdefault(next(kind for kind in kinds if name.startswith(kind)), []).append(
+                max(t.numel() for t in (*given, *named.values()) if isinstance(t, torch.Tensor))
+            )
+            return function(*given, **named)
+
+        return call
+
+    run = Run(config, folder, parallel="fsdp")
+    with patch.multiple(dist, **{name: counted(name) for name in dir(dist) if name.startswith(kinds)}):
+        run.train_on(run.batch(0), 3, None)
+    return calls
+
+
 def main(folder: Path) -> None:
     for path in sorted(folder.glob("*.toml")):
         train(read_config(path), folder / "two" / path.stem)
@@ -57,6 +83,7 @@ def main(folder: Path) -> None:
     for name in ("loss-below", "text", "task"):
         train(read_config(folder / f"{name}.toml"), folder / "sharded" / name, parallel="fsdp")
     train(markov, folder / "sharded" / "markov", parallel="fsdp")
+    (folder / f"collectives{ranks.rank()}.json").write_text(json.dumps(collectives_of_an_update(markov, folder)))
     for name in ("sharded-cut", "sharded-torn", "sharded-fewer"):
         try:
             train(markov, folder / name, [StopAt(20)], parallel="fsdp")
