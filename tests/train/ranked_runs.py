@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
         train(markov, folder / "fewer", [StopAt(20)])  # one process goes on with it
     except KeyboardInterrupt:
         ranks.same(None)
-    for name in ("loss-below", "text", "task"):
+    for name in ("uneven", "text", "task", "few"):
         train(read_config(folder / f"{name}.toml"), folder / "sharded" / name, parallel="fsdp")
     train(markov, folder / "sharded" / "markov", parallel="fsdp")
     (folder / f"collectives{ranks.rank()}.json").write_text(json.dumps(collectives_of_an_update(markov, folder)))
