@@ -198,7 +198,7 @@ class LandscapeSeries:
             products=sum(record.products for record in self.records),
             seconds=self.seconds,
             training_seconds=spent,
-            provenance=provenance(device, self._plan().dtype, torch.get_num_threads(), torch.__version__),
+            provenance=provenance(device, self._plan().dtype, torch.get_num_threads(), torch.__version__, ranks.world()),
             parts={"spectra": self.seconds},
         )
 
@@ -211,6 +211,7 @@ def shared_out(batches: list[Any]) -> list[Any]:
     """
     if ranks.world() == 1:
         return batches
+    ranks.meet("a point of the landscape")
     total = hashlib.sha256()
     for tensor in tensors_in(batches):
         plain = tensor.detach().cpu().contiguous()
