@@ -85,34 +85,3 @@ def test_two_processes_sum_share_fail_and_miss_each_other(python, tmp_path):
         "0 [0, 1]",
         "0 1 [2.0, 10.0]",
     ]
-
-
-SWITCHING = """
-import sys
-import torch
-import torch.distributed as dist
-from thalweg import Hard, Plateau, Shift
-from thalweg.models.config import ModelConfig
-from thalweg.models.looped import LoopedTransformer
-from thalweg.train.config import OptimizerConfig
-from thalweg.train.step import make_optimizer, train_step
-me = int(sys.argv[1])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=me, world_size=2)
-model = LoopedTransformer(ModelConfig(length=11, width=8), torch.Generator().manual_seed(0))
-optimizer = make_optimizer(OptimizerConfig(rate=1e-9), model)
-shift = Shift(loops=2, criterion=Plateau(0.01, 10.0, patience=1, window=1), onset=Hard())
-for step in range(12):
-    tokens = torch.randint(16, (2, 12), generator=torch.Generator().manual_seed(7 * step + me))  # each rank sees its own
-    made = train_step(model, optimizer, tokens, loops=1, gains=None, rate=1e-9, clip=1.0)
-    shift.update(made.loss, made.grad_norm)
-print(made.loss, made.grad_norm, shift.switches)
-dist.destroy_process_group()
-"""
-
-
-def test_two_ranks_that_see_different_batches_switch_at_the_same_update(python, tmp_path):
-    script = [python, "-W", "ignore", "-c", SWITCHING]
-    started = [subprocess.Popen([*script, str(me), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True) for me in (0, 1)]
-    first, second = (process.communicate(timeout=60)[0] for process in started)
-    assert first == second
-    assert "Switch(step=" in first

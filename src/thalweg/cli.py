@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, Token
 
@@ -122,7 +122,7 @@ def study(
         Number of runs trained at the same time; 0 takes one per core.
     executor:
         Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
-        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`. `local:runs_per_gpu=4` puts four runs on each GPU of this machine.
     text:
         For the study `text`: the file or folder to learn. Default: the sources of Python's standard library.
     tasks:
@@ -220,7 +220,7 @@ def frontier(
         Runs at a time; 0 takes one for each core.
     executor:
         Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
-        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`. `local:runs_per_gpu=4` puts four runs on each GPU of this machine.
     device:
         `auto`, `cpu`, `cuda`, ...
     optimizer:
@@ -285,7 +285,7 @@ def shift_sweep(
         Number of runs trained at the same time; 0 takes one per core.
     executor:
         Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
-        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`.
+        `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`. `local:runs_per_gpu=4` puts four runs on each GPU of this machine.
     text:
         For the task `text`: the file or folder to learn. Default: the sources of Python's standard library.
     device:
@@ -317,6 +317,7 @@ def train(
     out: Path | None = None,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
     landscape: Annotated[bool, Parameter(negative="")] = False,
+    parallel: Literal["ddp", "fsdp"] = "ddp",
     timeout: Annotated[float, Number(1, 10**6, "seconds, at least 1")] = 600.0,
     json_: _Json = False,
 ) -> None:
@@ -337,6 +338,9 @@ def train(
         Override a value of the config: section.key=value. May be given several times.
     landscape:
         Measure the loss landscape at every snapshot during training (needs training.snapshots); see `thalweg landscape`.
+    parallel:
+        Under torchrun: what each process keeps. `ddp`: all weights, gradients and moments. `fsdp`: its part of them (FSDP2); the
+        weights are gathered for each update.
     timeout:
         Under torchrun: seconds that a process waits for another one before it ends with a message.
     json_:
@@ -346,17 +350,14 @@ def train(
     from thalweg.serialization import to_dict
     from thalweg.train.callbacks import Callback, ProgressBar
     from thalweg.train.config import read_config
-    from thalweg.train.group import flat, joined, refuse_differences, started_ranks
+    from thalweg.train.group import flat, joined, refuse_differences
     from thalweg.train.trainer import train as make_run
 
-    require(
-        not landscape or started_ranks() == 1, "--landscape", landscape, "one process; use `thalweg landscape` after the training"
-    )
     folder = out or Path("results") / config.stem
     with joined(timeout):
         with ranks.together():
             settings = read_config(config, set_)
-        refuse_differences(flat(to_dict(settings)) | {"--out": str(folder)})
+        refuse_differences(flat(to_dict(settings)) | {"--out": str(folder), "--landscape": landscape, "--parallel": parallel})
         first = ranks.rank() == 0
         label = f"{settings.arm} seed {settings.seed}"
         bar = ProgressBar(label)
@@ -364,8 +365,9 @@ def train(
         if landscape:
             from thalweg.survey.callback import along
 
-            callbacks.insert(0, along(folder, settings, bar.measuring))  # first, so that the bar stays while the end is measured
-        summary = make_run(settings, folder, callbacks)
+            # First, so that the bar stays while the end is measured.
+            callbacks.insert(0, along(folder, settings, bar.measuring if first else None))
+        summary = make_run(settings, folder, callbacks, parallel)
     if not first:
         return
     if json_:
@@ -389,7 +391,7 @@ def plan(
 ) -> None:
     """Estimate what a run needs on several ranks: operations, memory, bytes over the network, and time of an update.
 
-    For data parallelism, which `thalweg train` does under torchrun, and for fully sharded data parallelism (FSDP2), for comparison.
+    For data parallelism (`--parallel ddp` of `thalweg train`) and for fully sharded data parallelism (`--parallel fsdp`).
 
     Example: `thalweg plan run.toml --ranks 8 --rate 4e13 --bandwidth 2.5e10`
 
@@ -431,6 +433,7 @@ def landscape(
     slices: bool | None = None,
     dtype: str | None = None,
     threads: Annotated[Threads, _Digits] = 0,
+    timeout: Annotated[float, Number(1, 10**6, "seconds, at least 1")] = 3600.0,
     json_: _Json = False,
 ) -> None:
     """Measure the loss landscape along a finished run.
@@ -438,6 +441,8 @@ def landscape(
     Measured are: Hessian spectra, the split into river (flat) and valley (steep) directions, the alignment of one-pass and
     all-pass gradients, hopping between valley walls, accuracy on longer sequences, and slices of the loss. Records and figures go
     into RUN/landscape. To resume an interrupted measurement, give the same command again; without options it keeps its settings.
+
+    Started by torchrun, several processes share the batch out for the spectra, and take all other measurements in turn.
 
     Example: `thalweg landscape results/markov-quick/runs/looped-seed0`
 
@@ -465,15 +470,16 @@ def landscape(
         Arithmetic of the Hessian-vector products: `float32` or `float64`.
     threads:
         CPU threads; 0 leaves PyTorch's own choice.
+    timeout:
+        Under torchrun: seconds that a process waits for another one before it ends with a message.
     json_:
         Print all records as JSON on standard output.
     """
     from thalweg.records.landscape import LandscapePlan
     from thalweg.serialization import from_dict
     from thalweg.survey.command import measure_landscape
-    from thalweg.train.group import refuse_several
+    from thalweg.train.group import joined, refuse_differences
 
-    refuse_several("landscape")
     options = {
         "checkpoints": checkpoints,
         "sequences": sequences,
@@ -486,7 +492,9 @@ def landscape(
         "dtype": dtype,
     }
     chosen = {name: value for name, value in options.items() if value is not None}
-    measure_landscape(run, from_dict(LandscapePlan, chosen) if chosen else None, threads, json_)
+    with joined(timeout):
+        refuse_differences({"RUN": str(run)} | {f"--{name.replace('_', '-')}": value for name, value in options.items()})
+        measure_landscape(run, from_dict(LandscapePlan, chosen) if chosen else None, threads, json_)
 
 
 @_command

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import TypeVar
@@ -108,6 +108,41 @@ def total(value: Tensor) -> Tensor:
     return summed.to(value.device)
 
 
+def total_of(compute: Callable[[], Tensor], like: Tensor) -> Tensor:
+    """Sum over all ranks of the tensor that each computes; where the computation fails on one rank, it fails on all.
+
+    One all-reduce of the tensor and a flag for each rank, so that no rank waits for one that has failed.
+
+    Args:
+        compute: returns a tensor with the shape, dtype and device of ``like``.
+        like: any tensor of that kind; its values do not matter.
+    Raises:
+        Exception: the error of this rank.
+        ElsewhereError: another rank failed.
+        LostRankError: another rank cannot be reached.
+    """
+    if world() == 1:
+        return compute()
+    flat, failure = like.new_zeros(like.numel() + world()), None
+    try:
+        flat[: like.numel()] = compute().reshape(-1)
+    except Exception as error:
+        failure = error
+        flat[like.numel() + rank()] = 1.0
+    summed = total(flat)
+    _fail_alike(failure, summed[like.numel() :])
+    return summed[: like.numel()].view_as(like)
+
+
+def least(value: int) -> int:
+    """The smallest of the ranks' numbers, on every rank.
+
+    Raises:
+        LostRankError: another rank cannot be reached.
+    """
+    return min(gathered(value))
+
+
 def mean(value: Tensor) -> Tensor:
     """Mean of a tensor over all ranks, equal on every rank; the tensor itself without a process group.
 
@@ -191,7 +226,14 @@ def together() -> Iterator[None]:
         raise failure
     failed = torch.zeros(world())
     failed[rank()] = float(failure is not None)
-    first = next((number for number, fails in enumerate(total(failed).tolist()) if fails), None)
+    _fail_alike(failure, total(failed))
+
+
+def _fail_alike(failure: Exception | None, failed: Tensor) -> None:
+    """Raise this rank's error, or tell that another rank failed, given the flags of all ranks; the lowest tells the user."""
+    first = next((number for number, fails in enumerate(failed.tolist()) if fails), None)
+    if isinstance(failure, LostRankError):
+        raise failure
     if failure is not None:
         failure.told_elsewhere = first != rank()  # type: ignore[attr-defined]
         raise failure

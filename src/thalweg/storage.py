@@ -78,12 +78,12 @@ def atomic_stream(path: Path, chunks: Iterable[bytes]) -> None:
                 handle.flush()
                 os.fsync(handle.fileno())
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Sync a folder, so that a rename in it survives a power failure; not every platform can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

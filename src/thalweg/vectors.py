@@ -100,7 +100,8 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
     require(len(devices) == 1, "params", f"weights on {' and '.join(devices)}", "weights on one device; choose with params=")
     for name, parameter in chosen.items():
         require(parameter.is_floating_point(), f"parameter {name}", parameter.dtype, "floating-point weights")
-        if not torch.isfinite(parameter.detach()).all():
+        own = getattr(parameter, "to_local", parameter.detach)()  # of a sharded one, this rank's part
+        if not torch.isfinite(own).all():
             raise NonFiniteError(f"parameter {name}: holds NaN or infinity; load weights from before training diverged")
     return chosen
 

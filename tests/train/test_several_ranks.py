@@ -1,6 +1,7 @@
 """Two gloo ranks train what one process trains."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,20 +9,25 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.train.ranked_runs import PLAN
 
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
 from thalweg.models.config import ModelConfig
+from thalweg.records.landscape import read_landscape
 from thalweg.records.run import RunSummary, recorded
+from thalweg.serialization import to_dict
 from thalweg.shift.criterion import AtStep, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.storage import read_journal, read_json
+from thalweg.survey.survey import survey
 from thalweg.train.checkpoint import checkpoints, read_checkpoint
 from thalweg.train.config import RunConfig, ShiftConfig, TrainingConfig, config_text, read_config
 from thalweg.train.trainer import train
@@ -60,6 +66,8 @@ CONFIGS = {
     ),
 }
 
+# One sample for each rank: some updates need the gain of a pass on one rank only, some on none.
+CONFIGS["few"] = replace(CONFIGS["task"], training=replace(TRAINING, batch=2))
 LONG = replace(MARKOV, training=replace(TRAINING, steps=800, checkpoint_every=10, evaluate_every=100))
 
 
@@ -74,6 +82,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             data = replace(config.data, path=str(folder / "corpus.txt")) if isinstance(config.data, TextConfig) else config.data
             (folder / f"{name}.toml").write_text(config_text(replace(config, data=data)))
         (folder / "long.toml").write_text(config_text(LONG))
+        surveyed = replace(MARKOV, training=replace(TRAINING, snapshots=3))
+        train(surveyed, folder / "surveyed")
+        shutil.copytree(folder / "surveyed", folder / "surveyed-by-one")
         run_two_ranks(folder)
         for name in CONFIGS:
             train(read_config(folder / f"{name}.toml"), folder / "one" / name)
@@ -121,6 +132,63 @@ def test_two_ranks_switch_and_count_like_one_process(folder: Path, name: str) ->
     assert (one.provenance.ranks, two.provenance.ranks) == (1, 2)
 
 
+@pytest.mark.parametrize("name", ["markov", "uneven", "text", "task", "few"])
+def test_two_ranks_that_shard_the_weights_end_where_one_process_ends(folder: Path, name: str) -> None:
+    one, ours = last(folder / "one" / name), last(folder / "sharded" / name)
+    assert ours.path.suffix == ".safetensors"
+    assert max((one.tensors[key] - ours.tensors[key]).abs().max().item() for key in one.tensors if key.startswith("model.")) < APART
+    before, after = summary(folder / "one" / name), summary(folder / "sharded" / name)
+    assert [(s.step, s.loops_after) for s in before.switches] == [(s.step, s.loops_after) for s in after.switches]
+    assert before.flops == after.flops
+
+
+@pytest.mark.parametrize("name", ["sharded-cut", "sharded-torn"])
+def test_sharded_checkpoints_resume_bit_equal_and_a_damaged_one_is_left_out(folder: Path, name: str) -> None:
+    whole, cut = last(folder / "sharded" / "markov").tensors, last(folder / name).tensors
+    assert [key for key in whole if not key.startswith("random.") and not torch.equal(whole[key], cut[key])] == []
+    assert without_seconds(folder / name) == without_seconds(folder / "sharded" / "markov")
+
+
+def test_one_process_reads_and_goes_on_with_sharded_checkpoints(folder: Path) -> None:
+    path = checkpoints(folder / "sharded-fewer" / "checkpoints")[-1]
+    assert path.name == "step-000000014.dcp"
+    assert read_checkpoint(path).tensors["model.head.weight"].shape == (16, 8)
+    done = train(read_config(folder / "markov.toml"), folder / "sharded-fewer")
+    assert (done.steps, done.provenance.ranks) == (40, 1)
+    one, ours = last(folder / "one" / "markov").tensors, last(folder / "sharded-fewer").tensors
+    assert max((one[key] - ours[key]).abs().max().item() for key in one if key.startswith("model.")) < APART
+
+
+def test_a_sharded_update_gathers_the_weights_once_and_reduces_the_gradients_once(folder: Path) -> None:
+    weights = summary(folder / "one" / "markov").parameters
+    for me in (0, 1):
+        calls = read_json(folder / f"collectives{me}.json")
+        assert calls == {"all_gather": [pytest.approx(weights, abs=16)], "reduce_scatter": [pytest.approx(weights, abs=16)]}
+
+
+def numbers(value: Any, path: str = "") -> dict[str, float]:
+    """All numbers of a record but its times, by their places."""
+    if isinstance(value, dict):
+        items = [(f"{path}.{key}", inner) for key, inner in value.items() if key != "seconds"]
+    elif isinstance(value, list | tuple):
+        items = [(f"{path}[{index}]", inner) for index, inner in enumerate(value)]
+    else:
+        return {path: float(value)} if isinstance(value, int | float) else {}
+    return {place: number for where, inner in items for place, number in numbers(inner, where).items()}
+
+
+def test_two_ranks_measure_the_landscape_that_one_process_measures(folder: Path) -> None:
+    ours, one = read_landscape(folder / "surveyed"), survey(folder / "surveyed-by-one", PLAN)
+    assert ours is not None
+    assert ours.summary is not None
+    assert ours.summary.provenance.ranks == 2
+    assert (len(one.points), len(one.alignments), len(one.replays), len(one.notes)) == (3, 3, 1, 0)
+    given, expected = numbers(to_dict(ours.points)), numbers(to_dict(one.points))
+    assert given == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    for alone in ("alignments", "replays", "lengths"):  # by one rank each, in turn
+        assert numbers(to_dict(getattr(ours, alone))) == numbers(to_dict(getattr(one, alone)))
+
+
 def test_there_is_a_switch_in_every_run_and_a_retreat_in_one(folder: Path) -> None:
     assert all(summary(folder / "two" / name).switches for name in CONFIGS)
     assert summary(folder / "two" / "net").retreats
@@ -157,8 +225,10 @@ def test_each_refusal_is_told_once_and_leaves_nothing(folder: Path) -> None:
     assert told[1] == f"BadInputError, told elsewhere: False: {small}"
     assert silent[1] == f"BadInputError, told elsewhere: True: {small}"
     assert told[2].endswith("training.batch is 17 on rank 1 and 16 on rank 0; start all ranks with the same command")
-    assert told[3].startswith("DivergedError, told elsewhere: False: loss not finite in update")
-    assert silent[3].startswith("DivergedError, told elsewhere: True")
+    assert told[3].endswith("optimizer.name: given 'muon', expected adamw or sgd with --parallel fsdp")
+    assert not (folder / "muon").exists()
+    assert told[4].startswith("DivergedError, told elsewhere: False: loss not finite in update")
+    assert silent[4].startswith("DivergedError, told elsewhere: True")
     assert not (folder / "small").exists()
 
 

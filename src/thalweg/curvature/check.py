@@ -131,9 +131,11 @@ def check_gauss_newton(
     value = float(v.double() @ product.double())
 
     def distance(step: float) -> tuple[float, float]:
-        with objective.quiet():
-            form = torch.tensor(quadratic_form(v, step), dtype=torch.float64, device="cpu")
-        expected = float(ranks.total(form))
+        def of_this_rank() -> Tensor:
+            with objective.quiet():
+                return torch.tensor(quadratic_form(v, step), dtype=torch.float64, device="cpu")
+
+        expected = float(ranks.total_of(of_this_rank, torch.zeros((), dtype=torch.float64, device="cpu")))
         return abs(value - expected), abs(expected)
 
     limit, floor = DIFFERENCE[operator.dtype], _SQUARED_NOISE

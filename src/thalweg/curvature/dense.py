@@ -125,7 +125,8 @@ def dense_hessian(
     allowed = limits.budget(memory, objective.device)
     size = objective.point.element_size() * objective.dim**2
     advice = "choose fewer parameters with params=, or work matrix-free with Hessian"
-    limits.ensure(int(2.2 * size), allowed, f"dense Hessian of {objective.dim:,} parameters", advice)
+    with ranks.together():
+        limits.ensure(int(2.2 * size), allowed, f"dense Hessian of {objective.dim:,} parameters", advice)
     if objective.kinks:
         warn_of_kinks(objective.kinks)
     reason = f"asked for method={method!r}"
@@ -144,9 +145,10 @@ def dense_hessian(
 
 def _by_replays(objective: Objective, compile: _Compile, matrices: int, progress: Progress | None) -> DenseHessian:
     """The matrix by replays of recorded programs, block by block."""
-    pieces, division = microbatches(objective)
-    assembly = Assembly(objective, pieces, compile, matrices, progress)
-    assembly.fill()
+    with ranks.together():
+        pieces, division = microbatches(objective)
+        assembly = Assembly(objective, pieces, compile, matrices, progress)
+        assembly.fill()
     return assembly.finished(division)
 
 

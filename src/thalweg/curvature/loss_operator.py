@@ -82,10 +82,12 @@ class LossOperator(Operator):
         self.programs: dict[int, Program] = {}
         self.vmapped: bool | None = None
         if method in ("auto", "recorded"):
-            self.record_batches()
+            with ranks.together():
+                self.record_batches()
         self.pieces = [[batch] for batch in self.objective.batches]
         if method != "differences":
-            self.cut_batches()
+            with ranks.together():
+                self.cut_batches()
 
     @abc.abstractmethod
     def derivative(self, index: int) -> Callable[..., Sequence[Tensor]]:
@@ -151,17 +153,21 @@ class LossOperator(Operator):
         try:
             return check()
         except (NonFiniteError, NotSymmetricError, WrongProductError) as problem:
-            if self.method != "auto" or not self.programs:
+            if self.method != "auto" or not any(ranks.gathered(bool(self.programs))):
                 raise
             self.programs = {}
             self.reason = f"recorded products were not used, as their check failed ({problem})"
             return check()
 
     def rows(self, vectors: Tensor) -> Tensor:
+        return ranks.total_of(lambda: self.own_rows(vectors), vectors) * self.objective.weight
+
+    def own_rows(self, vectors: Tensor) -> Tensor:
+        """Products of this rank's batches with the rows of ``(k, P)``, as rows; not yet divided by the counts of all batches."""
         products = torch.zeros_like(vectors)
         for index in range(len(self.objective.batches)):
             products += self.batch_rows(index, vectors)
-        return ranks.total(products) * self.objective.weight
+        return products
 
     def batch_rows(self, index: int, vectors: Tensor) -> Tensor:
         """Products of one batch of this rank with the rows of ``(k, P)``; the mean's is their sum times the objective's weight."""

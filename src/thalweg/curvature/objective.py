@@ -27,6 +27,7 @@ from thalweg.curvature.graph import captured, reached
 from thalweg.curvature.head import HeadInPieces, could_be_head
 from thalweg.curvature.kinks import OperationLog
 from thalweg.curvature.precision import KeepPrecision
+from thalweg.curvature.sharded import gathered, is_sharded, refuse_other_shards, without_gathering
 from thalweg.errors import (
     BadInputError,
     MemoryLimitError,
@@ -75,7 +76,8 @@ class Objective:
 
     Args:
         loss_fn: ``(model, batch) -> mean loss``, or ``(total, count)`` for a mean weighted by what counts.
-        model: any module; wrappers for data parallelism and compilation are taken off, sharded modules are refused.
+        model: any module; wrappers for data parallelism and compilation are taken off. The parameters of one sharded by
+            ``fully_shard`` are gathered once, by all ranks; other sharded modules are refused.
         batches: a list (or other iterable that ends) of batches, see `thalweg.curvature.containers` for what they may be made of.
         params: which parameters, see `thalweg.vectors.select`.
         dtype: float32 or float64 for weights, buffers and inputs; None keeps the weights' own (float32 for half precision).
@@ -117,7 +119,13 @@ class Objective:
         _check_arguments(loss_fn, model)
         self.loss_fn, self.model, self.seed = loss_fn, unwrapped(model), seed
         self.mode: Mode = checked_mode(mode)
-        chosen = select(self.model, params)
+        self.is_sharded = is_sharded(self.model)
+        if self.is_sharded:
+            ranks.meet("an operator of the loss of a sharded model")
+        with ranks.together() if self.is_sharded else contextlib.nullcontext():
+            chosen = select(self.model, params)
+        tensors = gathered(self.model)
+        chosen = select(self.model, list(chosen)) if self.is_sharded else chosen  # the shards, whatever was in their place
         self.model_parameters = tuple(self.model.parameters())
         self.layout = layout(chosen)
         first = next(iter(chosen.values()))
@@ -127,12 +135,11 @@ class Objective:
         require(self.dtype in (torch.float32, torch.float64), "dtype", dtype, "torch.float32 or torch.float64")
         self.given_as_tuple = isinstance(batches, tuple)
         self.batches = [self.converted(batch, self.dtype) for batch in listed(batches)]
-        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         self.frozen = {name: cast(value.detach(), self.dtype).clone() for name, value in tensors.items() if name not in chosen}
         self.may_have_head = any(map(could_be_head, tensors.values()))  # otherwise no call of the loss has to be watched for one
         self.buffers = {name for name, _ in self.model.named_buffers()}
         self.slots = slots_of(self.model)
-        self.point = self.layout.join(value.detach().to(self.dtype) for value in chosen.values())
+        self.point = self.layout.join(tensors[name].to(self.dtype) for name in chosen)
         self.observed = Observed()
         self.precise = torch.float32 if self.device.type == "mps" else torch.float64
         self.rounds_below_float64 = self.reaches_other_leaves = False
@@ -172,7 +179,8 @@ class Objective:
         given = copied(batch) if self.writes_batches else batch
         given = self.converted(given, dtype)
         bound = Bound(self.model, function)
-        with unchanged_attributes(self.model), seeded(self.seed), self._arithmetic(dtype):
+        hooks_off = without_gathering(self.model) if self.is_sharded else contextlib.nullcontext()
+        with unchanged_attributes(self.model), hooks_off, seeded(self.seed), self._arithmetic(dtype):
             values = {**frozen, **parameters}
             weights = {f"model.{slot}": values[name] for slot, name in self.slots.items()}  # the names inside of `Bound`
             if not self.may_have_head:
@@ -215,11 +223,16 @@ class Objective:
     def gradient_at(self, point: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Gradient ``(P,)`` of the mean loss at any point ``(P,)``, computed in ``dtype`` and summed over ranks."""
         dtype = dtype or self.dtype
-        summed = torch.zeros_like(point, dtype=dtype)
-        with self.quiet():
-            for batch in self.batches:
-                summed += self.weight * self.gradient_of(batch, point.detach().to(dtype))
-        return ranks.total(summed)
+        here = point.detach().to(dtype)
+
+        def of_this_rank() -> Tensor:
+            summed = torch.zeros_like(here)
+            with self.quiet():
+                for batch in self.batches:
+                    summed += self.weight * self.gradient_of(batch, here)
+            return summed
+
+        return ranks.total_of(of_this_rank, here)
 
     def twice_differentiated(self, batch: Any, point: Tensor, direction: Tensor) -> Tensor:
         """``H_b v``, ``(P,)``, for the loss of one batch at any point, by double backward.
@@ -242,9 +255,13 @@ class Objective:
 
     def product_at(self, point: Tensor, direction: Tensor) -> Tensor:
         """``H v``, ``(P,)``, for the mean loss at any point by double backward, in the point's dtype; summed over ranks."""
-        with self.quiet():
-            parts = [self.weight * self.twice_differentiated(batch, point, direction) for batch in self.batches]
-        return ranks.total(torch.stack(parts).sum(0))
+
+        def of_this_rank() -> Tensor:
+            with self.quiet():
+                parts = [self.weight * self.twice_differentiated(batch, point, direction) for batch in self.batches]
+            return torch.stack(parts).sum(0)
+
+        return ranks.total_of(of_this_rank, point)
 
     def _gradients(self, value: Tensor, leaves: Mapping[str, Tensor]) -> Sequence[Tensor | None]:
         """Derivatives of a scalar with respect to the leaves; None for a leaf that does not enter.
@@ -294,11 +311,36 @@ class Objective:
         if self.seed is not None and self.observed.random and not self._same_draws():
             self.precise = self.dtype  # in another dtype the same seed would give another loss
         self.is_bare_mean = counts[0] is None
+        self._agree()
         self._refuse_unused(ranks.total(torch.tensor(entered, device="cpu")))
         # The mean over all batches of all ranks, L = sum_b l_b / sum_b n_b.
         total_count = sum(1.0 if count is None else count for count in counts)
         sums = ranks.total(torch.tensor([values, total_count], dtype=torch.float64, device="cpu")).tolist()
         return 1 / sums[1], sums[0] / sums[1], ranks.total(gradients) / sums[1]
+
+    def _agree(self) -> None:
+        """Give all ranks what the evaluation showed on any of them, as it decides how products are made and checked.
+
+        Raises:
+            BadInputError: a bare mean on some ranks and ``(total, count)`` on others, or a bare mean over different shapes.
+        """
+        if ranks.world() == 1:
+            return
+        shapes = {shapes_in(batch) for batch in self.batches}
+        everyone = ranks.gathered((self.observed, self.is_bare_mean, shapes, self.precise, self.rounds_below_float64))
+        seen = [observed for observed, *_ in everyone]
+        bare = {is_bare for _, is_bare, *_ in everyone}
+        require(len(bare) == 1, "loss_fn", "a bare mean on some ranks", "(total, count) on all ranks, or a bare mean on all")
+        ragged = self.is_bare_mean and len({shape for *_, shapes, _, _ in everyone for shape in shapes}) > 1
+        weighted = "a loss_fn that returns (total, count), so that the mean is weighted"
+        require(not ragged, "batches", "different shapes on the ranks with a bare mean", weighted)
+        union = lambda kind: tuple(sorted({name for observed in seen for name in getattr(observed, kind)}))  # noqa: E731
+        for kind in ("kinks", "custom", "cuts", "casts"):
+            setattr(self.observed, kind, union(kind))
+        self.observed.random = any(observed.random for observed in seen)
+        self.observed.reentrant = any(observed.reentrant for observed in seen)
+        self.precise = self.dtype if any(precise == self.dtype for *_, precise, _ in everyone) else self.precise
+        self.rounds_below_float64 = any(rounds for *_, rounds in everyone)
 
     def _evaluate_batch(self, index: int, chosen: Mapping[str, nn.Parameter]) -> tuple[float, Any, Sequence[Tensor | None]]:
         """Value, count and gradients of one batch's loss; an error that only our conversion causes is explained."""
@@ -318,7 +360,12 @@ class Objective:
             raise explained from problem
 
     def _explained(self, problem: Exception, index: int) -> Exception:
-        """The loss's own error if it fails on the unchanged model too; else a refusal that says what is done differently here."""
+        """The loss's own error if it fails on the unchanged model too; else a refusal that says what is done differently here.
+
+        A sharded model is not called again, as its forward pass would wait for the other ranks.
+        """
+        if self.is_sharded:
+            return problem
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
             with unchanged_attributes(self.model):
@@ -567,7 +614,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside the wrappers for data parallelism and compilation.
 
     Raises:
-        BadInputError: no module, a ScriptModule, or a module with sharded parameters.
+        BadInputError: no module, a ScriptModule, or a module whose parameters are sharded in another way than by ``fully_shard``.
     """
     while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
@@ -579,11 +626,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     )
     if isinstance(model, torch.jit.ScriptModule):
         raise BadInputError("model: given a ScriptModule, whose weights cannot be exchanged; give the module that it was made of")
-    sharded = any(type(module).__name__.startswith(("FSDP", "FullyShardedDataParallel")) for module in model.modules())
-    if sharded or any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
-        raise BadInputError(
-            "model: its parameters are sharded (FSDP); gather the full state dict into an unwrapped copy and give that"
-        )
+    refuse_other_shards(model)
     return model
 
 

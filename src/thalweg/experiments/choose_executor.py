@@ -15,7 +15,7 @@ def executor_of(text: str) -> Executor:
     """The executor that an option such as ``slurm:cpus=4,gpus=1`` names.
 
     Args:
-        text: a name out of `EXECUTORS`; for a cluster followed by a colon and fields of `Allocation`.
+        text: a name out of `EXECUTORS`, and perhaps a colon and fields of `Allocation`; of ``local`` only ``runs_per_gpu``.
     Raises:
         BadInputError: an unknown executor or field, or a value that is no number.
         MissingExtraError: the package of the executor is not installed.
@@ -27,15 +27,19 @@ def executor_of(text: str) -> Executor:
     name, _, fields = text.partition(":")
     if name not in EXECUTORS:
         raise unknown("executor", name, EXECUTORS)
-    if name == "local":
-        require(not fields, "--executor", text, "`local` alone; --jobs divides the cores of this machine")
-        return LocalProcesses()
     allocation = _allocation_of(fields, text)
+    if name == "local":
+        alone = allocation == Allocation(runs_per_gpu=allocation.runs_per_gpu)
+        require(alone, "--executor", text, "`local` or `local:runs_per_gpu=N`; --jobs divides the cores of this machine")
+        return LocalProcesses(allocation.runs_per_gpu)
     if name == "slurm":
+        require(not allocation.runs_per_gpu, "--executor", text, "no runs_per_gpu for slurm, whose jobs own their GPUs")
         from thalweg.experiments.slurm import SlurmJobs
 
         return SlurmJobs(allocation)
     require(not allocation.partition, "--executor", text, "no partition for ray")
+    shared = not allocation.runs_per_gpu or allocation.gpus == 1
+    require(shared, "--executor", text, "gpus=1 with runs_per_gpu, as each run has a part of one GPU")
     from thalweg.experiments.ray_tasks import RayTasks
 
     return RayTasks(allocation)

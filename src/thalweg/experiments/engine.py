@@ -18,6 +18,7 @@ from thalweg.screen import Screen, progress_bar, say_json
 from thalweg.serialization import to_dict
 from thalweg.storage import locked
 from thalweg.train.callbacks import Tenths
+from thalweg.train.group import refuse_several
 
 _WIDTH = 200
 """Characters in a line of the table where the output is not a terminal."""
@@ -39,6 +40,7 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
         FolderError: the folder holds something else, or another process has locked it.
         StudyError: some runs failed; the report of the others is made first.
     """
+    refuse_several(experiment.kind)
     require(workers >= 0, "--jobs", workers, "a whole number of at least 1, or 0 for one for each core")
     experiment.check()
     executor = executor or LocalProcesses()

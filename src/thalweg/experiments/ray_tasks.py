@@ -47,7 +47,7 @@ class RayTasks:
         """Start a task, see `Executor.start`."""
         given = self.allocation
         command = RemoteCommand([str(a) for a in arguments], str(log.absolute()), given.cpus, append)
-        options = {"num_cpus": given.cpus, "num_gpus": given.gpus, "max_retries": _RETRIES}
+        options = {"num_cpus": given.cpus, "num_gpus": given.gpus / max(1, given.runs_per_gpu), "max_retries": _RETRIES}
         return RayTask(self.ray, self.ray.remote(**options)(run).remote(command, os.getcwd()))
 
 

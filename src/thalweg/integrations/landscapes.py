@@ -6,6 +6,7 @@ folder has the layout of `thalweg.records.landscape`, so that ``thalweg report F
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from thalweg import ranks
 from thalweg.bounds import Whole
+from thalweg.curvature.containers import tensors_in
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.hessian import Hessian
 from thalweg.errors import BadInputError, require
@@ -55,7 +57,8 @@ class LandscapeSeries:
 
     Args:
         folder: of the run; the records lie in ``FOLDER/landscape``.
-        batches: fixed batches on which every point is measured; the mean loss over them is the landscape.
+        batches: fixed batches on which every point is measured; the mean loss over them is the landscape. Where several ranks are
+            given the same batches, they share them out, if there is one for each rank; else each rank's own enter the mean.
         every: number of updates between two points; None measures after 0, 1, 2, 4, 8, ... updates. The end is always measured.
         loss_of: (model, batch) -> mean loss; None takes the loss that a Hugging Face model returns.
         probe: how a point is measured; None takes `thalweg.LandscapeProbe` with its defaults.
@@ -84,6 +87,14 @@ class LandscapeSeries:
         """Time spent on measuring."""
         self.records: list[LandscapeRecord] = []
         self._started: float | None = None
+        self._own: list[Any] | None = None
+
+    @property
+    def own_batches(self) -> list[Any]:
+        """The batches that this rank computes; in a process group every rank must ask for them."""
+        if self._own is None:
+            self._own = shared_out(self.batches)
+        return self._own
 
     def begin(self, step: int) -> None:
         """Begin or resume after ``step`` updates: records of later updates are dropped, as these updates are made again."""
@@ -112,7 +123,7 @@ class LandscapeSeries:
         """
         began = time.perf_counter()
         with torch.random.fork_rng(), torch.enable_grad():
-            record = replace(self.probe.measure(self.loss_of, model, self.batches, step, self.params), loops=loops)
+            record = replace(self.probe.measure(self.loss_of, model, self.own_batches, step, self.params), loops=loops)
         self.records.append(record)
         if ranks.rank() == 0 and self.probe.spectrum is not None:
             arrays = {name: values.numpy() for name, values in self.probe.spectrum.tensors().items()}
@@ -135,12 +146,12 @@ class LandscapeSeries:
     def _plane(self, model: nn.Module, step: int) -> SliceRecord:
         """Compute the loss in the plane of the two steepest eigenvectors."""
         with torch.random.fork_rng(), torch.enable_grad():
-            operator = Hessian(self.loss_of, model, self.batches, self.params, check=False)
+            operator = Hessian(self.loss_of, model, self.own_batches, self.params, check=False)
             pairs = eigenpairs(operator, k=2, strict=False)
             ends = [math.sqrt(2 * _RISE / max(abs(float(value)), 1e-12)) for value in pairs.values]
             ticks = [torch.linspace(-end, end, _GRID, dtype=torch.float64) for end in ends]
             axes = (eigendirection(pairs, 0), eigendirection(pairs, 1))
-            plane = Slices(self.loss_of, model, self.batches, self.params).plane(axes, ticks[0], ticks[1])
+            plane = Slices(self.loss_of, model, self.own_batches, self.params).plane(axes, ticks[0], ticks[1])
         arrays = {"first": plane.first, "second": plane.second, "losses": plane.losses}
         if ranks.rank() == 0:
             content = arrays_bytes({name: values.cpu().numpy() for name, values in arrays.items()})
@@ -187,9 +198,26 @@ class LandscapeSeries:
             products=sum(record.products for record in self.records),
             seconds=self.seconds,
             training_seconds=spent,
-            provenance=provenance(device, self._plan().dtype, torch.get_num_threads(), torch.__version__),
+            provenance=provenance(device, self._plan().dtype, torch.get_num_threads(), torch.__version__, ranks.world()),
             parts={"spectra": self.seconds},
         )
+
+
+def shared_out(batches: list[Any]) -> list[Any]:
+    """This rank's share of batches that all ranks were given alike: number r, r + W, r + 2 W, ... for rank r of W.
+
+    All of them where the ranks were given different ones, or fewer batches than there are ranks. The mean loss over what all ranks
+    have is then the same as without sharing.
+    """
+    if ranks.world() == 1:
+        return batches
+    ranks.meet("a point of the landscape")
+    total = hashlib.sha256()
+    for tensor in tensors_in(batches):
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{tuple(plain.shape)} {plain.dtype}".encode() + plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    alike = len(set(ranks.gathered(total.hexdigest()))) == 1
+    return batches[ranks.rank() :: ranks.world()] if alike and len(batches) >= ranks.world() else batches
 
 
 def _count(batch: Any) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from thalweg.curvature.containers import shapes_in
 from thalweg.curvature.context import Mode
 from thalweg.curvature.objective import LossFunction, Objective, listed, unwrapped
+from thalweg.curvature.sharded import is_sharded
 from thalweg.errors import BadInputError, require
 from thalweg.landscape.gauge import Pair, balance, balance_weights, named
 from thalweg.vectors import Choice, Layout, layout, select
@@ -86,6 +87,7 @@ def balanced(model: nn.Module, gauge: Gauge, dtype: torch.dtype) -> tuple[nn.Mod
     """
     if not gauge.pairs:
         return model, None
+    require(not is_sharded(model), "pairs", "weights of a sharded model", "none, as they are balanced in a whole copy")
     model = copy.deepcopy(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = {name: named(parameters, name).detach().to(dtype) for pair in gauge.pairs for name in Pair(*pair) if name is not None}

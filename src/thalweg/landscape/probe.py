@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from thalweg import ranks
 from thalweg.bounds import of_their_kind
 from thalweg.curvature import memory as limits
 from thalweg.curvature.context import Mode, undisturbed
@@ -185,7 +186,8 @@ class LandscapeProbe:
             step: number of updates made so far, for the record.
             progress: see `Progress`.
             noise: whether the differences between batches enter the threshold of an exact point (one dense Hessian for each batch,
-                and their plain mean, so that all batches must have equal counts); no effect on a matrix-free point.
+                and their plain mean, so that all batches must have equal counts); no effect on a matrix-free point. One process
+                only.
             mode, seed: evaluation mode or training mode, and what fixes random parts of the loss, as for `Hessian`.
         Returns:
             The record of the point, with its change since the point before.
@@ -196,6 +198,7 @@ class LandscapeProbe:
             NonFiniteError: a number of the record is NaN or infinite.
         """
         started = time.perf_counter()
+        require(not noise or ranks.world() == 1, "noise", noise, "False on several ranks, which share the batches out")
         context = self.context(loss_fn, model, batches, params, mode, seed)
         measurement, reason, products = self.measure_point(context, step, progress, noise)
         numbers, remark, extra_products = self.record_fields(measurement)
@@ -328,7 +331,8 @@ class LandscapeProbe:
             return exact_numbers(spectrum, spectrum.values) | {"split": split}, remark, 0
         assert spectrum.density is not None
         options = {"strict": False, "verify": False, "after": self.last_pairs.get("smallest")}
-        smallest = eigenpairs(operator, 1, "smallest", _SMALLEST, None, self.memory, self.seed + 1, **options)
+        memory = ranks.least(limits.budget(self.memory, operator.device))
+        smallest = eigenpairs(operator, 1, "smallest", _SMALLEST, None, memory, self.seed + 1, **options)
         self.keep("smallest", smallest)
         if not smallest.converged:
             remark += f"; the smallest eigenvalue did not converge, it is within {float(smallest.residuals[0]):.1e} of one"
@@ -353,19 +357,22 @@ class LandscapeProbe:
     def choose_variant(
         self, context: MeasurementContext, noise: bool, progress: Progress | None
     ) -> tuple[_Variant, str, Counted | None]:
-        """Choose "exact" where the matrix fits and its expected time is allowed; returns the reason, and the operator if timed."""
+        """Choose "exact" where the matrix fits and its expected time is allowed; returns the reason, and the operator if timed.
+
+        Memory is that of the rank with the least; times are those of rank 0, so that all ranks choose alike.
+        """
         dim, device = context.layout.dim, context.device
-        parameters, allowed = f"{dim:,} parameters", limits.budget(self.memory, device)
+        parameters, allowed = f"{dim:,} parameters", ranks.least(limits.budget(self.memory, device))
         needed = matrix_bytes(dim, len(context.batches) if noise else 0)
         if needed > allowed:
             size = f"a dense matrix needs {limits.format_bytes(needed)} of {limits.format_bytes(allowed)} allowed"
             return "matrix-free", f"matrix-free: {parameters}, {size}", None
         # Expected time: that of an earlier point of this structure, else the eigenvalues' and, if still allowed, the columns'.
-        operator, known = None, self.seconds_of.get(context.key)
-        seconds = eigen_seconds(dim, device, noise) if known is None else known
+        operator, known = None, ranks.same(self.seconds_of.get(context.key))
+        seconds = ranks.same(eigen_seconds(dim, device, noise)) if known is None else known
         if known is None and seconds <= self.exact_seconds:
             operator = self.operator(context, progress)
-            seconds += dim * column_seconds(operator)
+            seconds += dim * ranks.same(column_seconds(operator))
         variant: _Variant = "matrix-free" if seconds > self.exact_seconds else "exact"
         estimate = f"about {duration(seconds)} expected" if known is None else f"{duration(seconds)} measured before"
         return variant, f"{variant}: {parameters}, {estimate} of {duration(self.exact_seconds)} allowed", operator
@@ -377,7 +384,8 @@ class LandscapeProbe:
         objective = Objective(loss_fn, model, context.batches, params, self.dtype, context.mode, context.seed)
         advice = "choose fewer parameters with params=, or method='matrix-free'"
         needed = matrix_bytes(dim, len(context.batches) if noise else 0)
-        limits.ensure(needed, limits.budget(self.memory, objective.device), f"spectrum of {dim:,} parameters", advice)
+        allowed = ranks.least(limits.budget(self.memory, objective.device))
+        limits.ensure(needed, allowed, f"spectrum of {dim:,} parameters", advice)
 
         def dense(batches: list[Any]) -> Tensor:
             options = {"memory": self.memory, "compile": "never", "matrices": self.matrices, "progress": progress}
@@ -411,7 +419,8 @@ class LandscapeProbe:
     def measure_matrix_free(self, context: MeasurementContext, step: int, operator: Counted) -> PointMeasurement:
         """Measure a point by products alone: a density, the top eigenpairs, and the images ``H Z`` of the series' common probes."""
         options = {"strict": False, "after": self.last_pairs.get("largest")}
-        pairs = eigenpairs(operator, min(self.top, operator.dim), "largest", None, None, self.memory, self.seed + 1, **options)
+        memory = ranks.least(limits.budget(self.memory, operator.device))
+        pairs = eigenpairs(operator, min(self.top, operator.dim), "largest", None, None, memory, self.seed + 1, **options)
         density = _on_cpu(spectral_density(operator, self.lanczos, self.probes, self.seed))
         probes = torch.cat(list(blocks(operator, _FIRST_PROBE, _FIRST_PROBE + self.probes, self.seed)), 1)
         images = operator @ probes

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from thalweg import ranks
 from thalweg.errors import require
 from thalweg.records.landscape import LandscapePlan
 from thalweg.survey.survey import Progress, Survey, plan_of, refuse_tasks
@@ -15,6 +16,8 @@ from thalweg.train.config import RunConfig
 
 class LandscapeCallback(Callback):
     """Measure the landscape of a run at each of its snapshots, as soon as the snapshot is written.
+
+    On several ranks every rank has one; all of them must see the folder of the run.
 
     Args:
         run: folder of the run; its config must ask for ``training.snapshots``.
@@ -31,11 +34,9 @@ class LandscapeCallback(Callback):
             if self.survey is None:
                 self.survey = Survey(self.run, self.plan, self.progress)
                 # Snapshots that a process before this one left unmeasured come first.
-                for earlier in self.survey.selected_states():
-                    if earlier != path:
-                        self.survey.measure_snapshot(earlier)
+                self.survey.measure_snapshots([earlier for earlier in self.survey.selected_states() if earlier != path])
             if path in self.survey.selected_states():
-                self.survey.measure_snapshot(path)
+                self.survey.measure_snapshots([path])
 
     def on_end(self) -> None:
         if self.survey is not None:
@@ -54,4 +55,8 @@ def along(run: Path, config: RunConfig, progress: Progress | None = None) -> Lan
     """
     refuse_tasks(config)
     require(config.training.snapshots > 0, "training.snapshots", 0, "at least 2 for a landscape along the run, such as 40")
-    return LandscapeCallback(run, plan_of(run, config), progress)
+    with ranks.together():
+        plan = plan_of(run, config) if ranks.rank() == 0 else None
+    plan = ranks.same(plan)
+    assert plan is not None
+    return LandscapeCallback(run, plan, progress)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from thalweg import ranks
 from thalweg.records.landscape import LandscapePlan, LandscapeRecord, RunLandscape, read_landscape
 from thalweg.report.landscape.figures import run_figures
 from thalweg.screen import Screen, complain, progress_bar, say, say_json
@@ -22,7 +23,7 @@ _ROWS = 12
 
 
 def measure_landscape(run: Path, plan: LandscapePlan | None, threads: int, as_json: bool) -> None:
-    """Measure a run's landscape, write its figures, and print a table of the points.
+    """Measure a run's landscape, write its figures, and print a table of the points; on several ranks, rank 0 draws and prints.
 
     Args:
         run: folder of a complete run.
@@ -32,7 +33,11 @@ def measure_landscape(run: Path, plan: LandscapePlan | None, threads: int, as_js
     """
     if threads:
         torch.set_num_threads(threads)
-    landscape = _measure_with_progress(run, plan or plan_of(run))
+    with ranks.together():
+        chosen = plan or plan_of(run)
+    landscape = _measure_with_progress(run, ranks.same(chosen))
+    if ranks.rank() > 0:
+        return
     figures = run_figures(landscape, caption(landscape))
     if as_json:
         say_json(to_dict(landscape) | {"folder": str(landscape.folder)})
@@ -48,7 +53,9 @@ def measure_landscape(run: Path, plan: LandscapePlan | None, threads: int, as_js
 
 
 def _measure_with_progress(run: Path, plan: LandscapePlan) -> RunLandscape:
-    """Measure with a progress bar on a terminal, and with plain lines elsewhere."""
+    """Measure with a progress bar on a terminal, and with plain lines elsewhere; the other ranks show nothing."""
+    if ranks.rank() > 0:
+        return survey(run, plan)
     console = Screen(stderr=True)
     tenths = Tenths(console)
     with progress_bar(console) as bar:

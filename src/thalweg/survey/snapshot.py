@@ -11,6 +11,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from thalweg import ranks
+from thalweg.curvature.objective import LossFunction
 from thalweg.landscape.gauge import Pair
 from thalweg.train.checkpoint import Checkpoint, load_weights, read_checkpoint
 from thalweg.train.config import RunConfig
@@ -29,6 +31,10 @@ class Passes:
     def loss(self, model: nn.Module, rows: Tensor) -> Tensor:
         """Mean next-token loss in nats of sequences ``(N, L)`` with these passes."""
         return next_token_loss(model, rows, self.loops, self.gains)
+
+    def total_loss(self, model: nn.Module, rows: Tensor) -> tuple[Tensor, int]:
+        """The loss times the number of sequences, and that number, so that a mean over parts of a batch is that of the batch."""
+        return self.loss(model, rows) * len(rows), len(rows)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,16 @@ class Snapshot:
     def loss(self) -> Callable[[nn.Module, Tensor], Tensor]:
         """The loss function ``(model, rows) -> mean loss`` with the passes of this step."""
         return self.passes.loss
+
+    @property
+    def shared_out(self) -> tuple[LossFunction, Tensor]:
+        """Loss function and this rank's part of the batch; its mean over all ranks is `loss` of the whole batch.
+
+        Rank r of W has the sequences r, r + W, r + 2 W, ...; in one process it is the whole batch.
+        """
+        if ranks.world() == 1:
+            return self.loss, self.batch
+        return self.passes.total_loss, self.batch[ranks.rank() :: ranks.world()]
 
 
 def read_snapshot(path: Path, config: RunConfig, model: nn.Module, batch: Tensor) -> Snapshot:

@@ -5,6 +5,10 @@ journal at once, so that an interrupted measurement resumes after its last recor
 
 The unit of work is a *part* at a step, such as ("spectra", 100). A part is done when its "cost" line stands in the journal; the
 records before that line are its results.
+
+Under a process group all ranks make the same calls. Spectra are measured by all ranks together, with the batch shared out. Every
+other part is measured by one rank alone, and the ranks take these parts in turn. All ranks read the folder; rank 0 alone locks it
+and writes the journal.
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from thalweg import ranks
 from thalweg.data.batches import Data
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig, PointersData
@@ -29,6 +34,7 @@ from thalweg.errors import (
     BadInputError,
     DamagedFileError,
     DamagedRecordWarning,
+    ElsewhereError,
     FolderError,
     InsufficientDataError,
     ThalwegError,
@@ -39,6 +45,7 @@ from thalweg.records.landscape import (
     KINDS,
     LandscapePlan,
     LandscapeSummary,
+    LengthRecord,
     NoteRecord,
     ReplayRecord,
     RunLandscape,
@@ -75,6 +82,8 @@ from thalweg.train.run_folder import config_in
 
 Progress = Callable[[int, int, str], None]
 """Called with (number of parts done, number of all parts, name of the part that is being measured)."""
+_Measure = Callable[[], list[tuple[str, Any]]]
+"""Measures a part and returns its records, each with its kind."""
 
 
 class Survey:
@@ -91,22 +100,33 @@ class Survey:
     """
 
     def __init__(self, run: Path, plan: LandscapePlan, progress: Progress | None = None) -> None:
-        self.run, self.plan, self.progress = run, plan, progress
+        self.run, self.plan = run, plan
+        self.first = ranks.rank() == 0
+        self.progress = progress if self.first else None
         self.config = config_of(run)
         self.folder = run / "landscape"
+        self.journal: Journal | None = None
+        path = self.folder / "journal.jsonl"
         with ExitStack() as opened:
-            opened.enter_context(locked(self.folder, "landscape"))
-            path = self.folder / "journal.jsonl"
-            lines = repaired_journal(path)
-            begun = claim(self.folder, plan, lines)
-            self.prepare(lines)  # refuses what cannot be measured, before anything is written
-            if not begun:
-                write_json(self.folder / "plan.json", to_dict(plan))
-            self.journal = Journal(path, _whole_bytes(path))
-            opened.callback(self.journal.close)
-            if not lines:
-                self.journal.append({"type": "plan", "plan": to_dict(plan)})
-            self.forget_damaged_parts()
+            lines, begun = [], False
+            with ranks.together():
+                if self.first:
+                    opened.enter_context(locked(self.folder, "landscape"))
+                    lines = repaired_journal(path)
+                    begun = claim(self.folder, plan, lines)
+            lines = ranks.same(lines)
+            with ranks.together():
+                self.prepare(lines)  # refuses what cannot be measured, before anything is written
+            with ranks.together():
+                if self.first:
+                    if not begun:
+                        write_json(self.folder / "plan.json", to_dict(plan))
+                    self.journal = Journal(path, _whole_bytes(path))
+                    opened.callback(self.journal.close)
+                    if not lines:
+                        self.journal.append({"type": "plan", "plan": to_dict(plan)})
+                    self.forget_damaged_parts()
+            self.done = ranks.same(self.done)
             self.opened = opened.pop_all()
 
     def forget_damaged_parts(self) -> None:
@@ -135,6 +155,8 @@ class Survey:
         tokens = self.data.evaluation[0].tokens
         most = f"at most the {len(tokens)} training sequences that the run scores"
         require(plan.sequences <= len(tokens), "sequences", plan.sequences, most)
+        enough = f"at least one sequence for each of the {ranks.world()} ranks"
+        require(plan.sequences >= ranks.world(), "sequences", plan.sequences, enough)
         self.batch = torch.from_numpy(tokens[: plan.sequences]).to(self.device)
         self.unreadable: dict[Path, bool] = {}
         names = [name for name, _ in self.model.named_parameters()]
@@ -165,52 +187,95 @@ class Survey:
         """The model with the weights, passes and gains of a snapshot."""
         return read_snapshot(path, self.config, self.model, self.batch)
 
-    def measure_snapshot(self, path: Path) -> None:
-        """Measure spectrum and alignment at one snapshot, unless they are done."""
+    def measure_snapshots(self, paths: Sequence[Path]) -> None:
+        """Measure spectrum and alignment at snapshots, unless they are done; as many snapshots at a time as there are ranks."""
+        for first in range(0, len(paths), ranks.world()):
+            group = paths[first : first + ranks.world()]
+            for path in group:
+                self.measure_spectrum(path)
+            if self.plan.alignment and self.loops > 1:
+                self.measure_in_turn([("alignment", step_of(path), self.alignment_at(path)) for path in group])
+
+    def measure_spectrum(self, path: Path) -> None:
+        """Measure the spectrum at one snapshot, unless it is done; all ranks share the batch."""
         step = step_of(path)
         previous, self.last = self.last, path
-        if ("spectra", step) not in self.done:
-            if previous is not None and self.in_probe != previous:  # an earlier process measured it
-                earlier = self.snapshot(previous)
-                self.probe.remember(earlier.loss, earlier.model, [earlier.batch], step=earlier.step)
-            with self.timed_part("spectra", step):
-                self.record_point(self.snapshot(path))
-            self.in_probe = path
-        if self.plan.alignment and self.loops > 1 and ("alignment", step) not in self.done:
-            with self.timed_part("alignment", step):
-                self.record("alignment", align(self.snapshot(path), self.loops))
+        if ("spectra", step) in self.done:
+            return
+        if previous is not None and self.in_probe != previous:  # an earlier process measured it
+            earlier = self.snapshot(previous)
+            loss, rows = earlier.shared_out
+            self.probe.remember(loss, earlier.model, [rows], step=earlier.step)
+        with self.timed_part("spectra", step):
+            self.record_point(self.snapshot(path))
+        self.in_probe = path
+
+    def alignment_at(self, path: Path) -> _Measure:
+        """The measurement of the alignment at one snapshot."""
+        return lambda: [("alignment", align(self.snapshot(path), self.loops))]
 
     def record_point(self, snapshot: Snapshot) -> None:
         """Measure the spectrum at a snapshot; write the arrays first, then the record that refers to them."""
-        point = self.probe.measure(snapshot.loss, snapshot.model, [snapshot.batch], step=snapshot.step)
+        loss, rows = snapshot.shared_out
+        point = self.probe.measure(loss, snapshot.model, [rows], step=snapshot.step)
         spectrum = self.probe.spectrum
         assert spectrum is not None
-        tensors = {name: values.cpu().numpy() for name, values in spectrum.tensors().items()}
-        atomic_stream(spectrum_path(self.folder, snapshot.step), [arrays_bytes(tensors)])
+        if self.first:
+            tensors = {name: values.cpu().numpy() for name, values in spectrum.tensors().items()}
+            atomic_stream(spectrum_path(self.folder, snapshot.step), [arrays_bytes(tensors)])
         self.record("point", replace(point, loops=snapshot.passes.loops))
+
+    def measure_in_turn(self, parts: Sequence[tuple[str, int, _Measure]]) -> None:
+        """Measure the parts that are not done, each on one rank alone; rank r of W takes the parts r, r + W, ... of them.
+
+        Args:
+            parts: name of a part, step, and function that returns its records as pairs of kind and record.
+        """
+        left = [part for part in parts if part[:2] not in self.done]
+        for first in range(0, len(left), ranks.world()):
+            group = left[first : first + ranks.world()]
+            self.report_progress(f"{group[0][0]} at step {group[0][1]}")
+            own = group[ranks.rank()] if ranks.rank() < len(group) else None
+            with ranks.together():
+                measured = self.measured_alone(*own) if own else ([], 0.0)
+            for (part, step, _), (records, seconds) in zip(group, ranks.gathered(measured), strict=False):
+                for kind, result in records:
+                    self.record(kind, result)
+                self.mark_done(part, step, seconds)
+
+    def measured_alone(self, part: str, step: int, measure: _Measure) -> tuple[list[tuple[str, Any]], float]:
+        """The records of a part and its time, measured by this process without the others; a note in place of bad input."""
+        started = time.perf_counter()
+        try:
+            with ranks.alone():
+                records = measure()
+        except ThalwegError as error:
+            records = [("note", _note(error, part, step))]
+        return records, time.perf_counter() - started
 
     def record(self, kind: str, result: Any) -> None:
         """Append a record to the journal, unless it is there: a process may have been killed between record and "cost" line."""
         line = {"type": kind} | to_dict(result)
-        if identity(line) not in self.written:
+        if self.journal is not None and identity(line) not in self.written:
             self.journal.append(line)
 
     @contextmanager
     def timed_part(self, part: str, step: int) -> Iterator[None]:
-        """Time a part and mark it as done.
-
-        Bad input (exit code 2), such as a loss that is not finite at one snapshot, becomes a note in the journal: one point
-        must not cost the run its whole landscape. All other errors are raised.
-        """
+        """Time a part that all ranks measure together and mark it as done; bad input becomes a note, see `_note`."""
         started = time.perf_counter()
         self.report_progress(f"{part} at step {step}")
         try:
             yield
         except ThalwegError as error:
-            if error.exit_code != 2 or isinstance(error, FolderError):
-                raise
-            self.record("note", NoteRecord(step, part, " ".join(str(error).split())))
-        self.journal.append({"type": "cost", "part": part, "step": step, "seconds": time.perf_counter() - started})
+            note = _note(error, part, step)
+            told = ranks.gathered(None if isinstance(error, ElsewhereError) else note)  # another rank may have the reason
+            self.record("note", next((other for other in told if other is not None), note))
+        self.mark_done(part, step, time.perf_counter() - started)
+
+    def mark_done(self, part: str, step: int, seconds: float) -> None:
+        """Append the "cost" line of a part."""
+        if self.journal is not None:
+            self.journal.append({"type": "cost", "part": part, "step": step, "seconds": seconds})
         self.done.add((part, step))
         self.parts_done += 1
 
@@ -237,9 +302,13 @@ class Survey:
         return [steps[index] for index in sorted({round(k * (len(steps) - 1) / (count - 1)) for k in range(count)})]
 
     def selected_states(self) -> list[Path]:
-        """The files of the selected steps that exist and can be read, oldest first."""
-        selected = set(self.selected_steps())
-        return [path for path in states(self.run) if step_of(path) in selected and self.is_readable(path)]
+        """The files of the selected steps that exist and that rank 0 can read, oldest first."""
+        selected: list[Path] = []
+        with ranks.together():
+            if self.first:
+                steps = set(self.selected_steps())
+                selected = [path for path in states(self.run) if step_of(path) in steps and self.is_readable(path)]
+        return ranks.same(selected)
 
     def is_readable(self, path: Path) -> bool:
         """Whether a checkpoint can be read; the first time that one cannot, a warning names it."""
@@ -267,7 +336,14 @@ class Survey:
             raise DamagedFileError(f"run {self.run}: none of its snapshots and checkpoints can be read; train it again")
         self.measure_replays(selected)
         self.measure_end(selected)
-        run_summary = recorded(RunSummary, read_json(path), path)
+        with ranks.together():
+            summary = self.write_summary(recorded(RunSummary, read_json(path), path)) if self.first else None
+        summary = ranks.same(summary)
+        assert summary is not None
+        return summary
+
+    def write_summary(self, run_summary: RunSummary) -> LandscapeSummary:
+        """Write the summary of the landscape and return it."""
         lines = read_journal(self.folder / "journal.jsonl")
         parts: dict[str, float] = {}
         for line in lines:
@@ -280,43 +356,53 @@ class Survey:
             products=sum(line["products"] for line in points),
             seconds=sum(parts.values()),
             training_seconds=run_summary.seconds,
-            provenance=provenance(str(self.device), self.plan.dtype, torch.get_num_threads(), torch.__version__),
+            provenance=provenance(str(self.device), self.plan.dtype, torch.get_num_threads(), torch.__version__, ranks.world()),
             parts=parts,
         )
+        assert self.journal is not None
         self.journal.check()
         write_json(self.folder / "summary.json", to_dict(summary))
         return summary
 
     def measure_replays(self, selected: list[Path]) -> None:
         """Replay windows of training, and test theorems 1 and 2 by gradient descent from the same snapshots."""
-        landscape = read_landscape(self.run)
+        with ranks.together():
+            landscape = read_landscape(self.run) if self.first else None
+        landscape = ranks.same(landscape)
         points = {point.step: point for point in landscape.points} if landscape else {}
         first_gradient = points[min(points)].gradient_norm if points else 1.0
+        parts: list[tuple[str, int, _Measure]] = []
         for path in replay_starts(selected, self.plan.replays, self.plan.window, self.config.training.steps):
             step, earlier = step_of(path), selected[selected.index(path) - 1]
             point = points.get(step)
-            if ("replays", step) not in self.done:
-                with self.timed_part("replays", step):
-                    self.record("replay", self.replay(self.snapshot(path), first_gradient, point.split if point else None))
+            parts.append(("replays", step, self.replay_from(path, first_gradient, point.split if point else None)))
             # The theorems need the dense Hessian, and the split of an earlier snapshot.
-            exact = point is not None and point.how == "exact"
-            if ("theorems", step) not in self.done and exact and earlier != path:
-                with self.timed_part("theorems", step):
-                    self.record("theorems", theorems(self.snapshot, earlier, path, self.plan))
+            if point is not None and point.how == "exact" and earlier != path:
+                parts.append(("theorems", step, self.theorems_at(earlier, path)))
+        self.measure_in_turn(parts)
+
+    def replay_from(self, path: Path, first_gradient: float, split: SplitRecord | None) -> _Measure:
+        """The measurement of a replay that starts at a snapshot."""
+        return lambda: [("replay", self.replay(self.snapshot(path), first_gradient, split))]
+
+    def theorems_at(self, earlier: Path, path: Path) -> _Measure:
+        """The measurement of theorems 1 and 2 at a snapshot, with the split of an earlier one."""
+        return lambda: [("theorems", theorems(self.snapshot, earlier, path, self.plan))]
 
     def measure_end(self, selected: list[Path]) -> None:
         """Measure what concerns the final weights: scores at other lengths, and planes of the loss."""
-        last = selected[-1]
-        if self.plan.lengths and ("lengths", step_of(last)) not in self.done:
-            with self.timed_part("lengths", step_of(last)):
-                end = self.snapshot(last)
-                loops, gains, multiples = end.passes.loops, end.passes.gains, self.plan.lengths
-                for scores in score_lengths(end.model, self.config, self.data, loops, end.step, multiples, gains=gains):
-                    self.record("length", scores)
-        if self.plan.slices and ("slices", step_of(last)) not in self.done:
-            with self.timed_part("slices", step_of(last)):
-                for plane in planes(self.snapshot, selected, self.folder):
-                    self.record("slice", plane)
+        last, parts = selected[-1], list[tuple[str, int, _Measure]]()
+        if self.plan.lengths:
+            parts.append(("lengths", step_of(last), lambda: [("length", scores) for scores in self.length_scores(last)]))
+        if self.plan.slices:
+            parts.append(("slices", step_of(last), lambda: [("slice", p) for p in planes(self.snapshot, selected, self.folder)]))
+        self.measure_in_turn(parts)
+
+    def length_scores(self, last: Path) -> list[LengthRecord]:
+        """Scores at the lengths of the plan with the weights of a snapshot."""
+        end = self.snapshot(last)
+        loops, gains, multiples = end.passes.loops, end.passes.gains, self.plan.lengths
+        return score_lengths(end.model, self.config, self.data, loops, end.step, multiples, gains=gains)
 
     def replay(self, snapshot: Snapshot, first_gradient: float, split: SplitRecord | None) -> ReplayRecord:
         """Replay one window and classify it, given the split into river and valley at its start."""
@@ -350,31 +436,44 @@ def survey(run: Path, plan: LandscapePlan, progress: Progress | None = None) -> 
         FolderError: no run, no snapshots, another plan, or another process is measuring it.
         InsufficientDataError: fewer snapshots than the plan asks for.
     """
-    config = config_of(run)
-    available = states(run)
-    if not available:
-        advice = f"expected snapshots; train it with --set training.snapshots=40 (it was {config.training.snapshots})"
-        raise FolderError(f"run {run}: no snapshots and no checkpoints in it; {advice}")
-    if plan.checkpoints > len(available):
-        raise InsufficientDataError(
-            f"run {run}: asked for {plan.checkpoints} checkpoints, it has {len(available)}; ask for fewer, or train with "
-            f"--set training.snapshots={plan.checkpoints}"
-        )
-    if whole(run):
-        claim(run / "landscape", plan, read_journal(run / "landscape" / "journal.jsonl"))
-    else:
-        with recording_failure(run / "landscape"):
+    complete = False
+    with ranks.together():
+        config = config_of(run)
+        available = states(run)
+        if not available:
+            advice = f"expected snapshots; train it with --set training.snapshots=40 (it was {config.training.snapshots})"
+            raise FolderError(f"run {run}: no snapshots and no checkpoints in it; {advice}")
+        if plan.checkpoints > len(available):
+            raise InsufficientDataError(
+                f"run {run}: asked for {plan.checkpoints} checkpoints, it has {len(available)}; ask for fewer, or train with "
+                f"--set training.snapshots={plan.checkpoints}"
+            )
+        if ranks.rank() == 0 and whole(run):
+            claim(run / "landscape", plan, read_journal(run / "landscape" / "journal.jsonl"))
+            complete = True
+    if not ranks.same(complete):
+        with recording_failure(run / "landscape") if ranks.rank() == 0 else nullcontext():
             _measure_all(Survey(run, plan, progress))
     landscape = read_landscape(run)
     assert landscape is not None
     return landscape
 
 
+def _note(error: ThalwegError, part: str, step: int) -> NoteRecord:
+    """The note of a part that could not be measured because of bad input; any other error is raised again.
+
+    Bad input (exit code 2) is, for instance, a loss that is not finite at one snapshot: one point must not cost the run its whole
+    landscape.
+    """
+    if error.exit_code != 2 or isinstance(error, FolderError):
+        raise error
+    return NoteRecord(step, part, " ".join(str(error).split()))
+
+
 def _measure_all(survey: Survey) -> None:
     """Measure all snapshots in order, then what concerns the whole run."""
     try:
-        for path in survey.selected_states():
-            survey.measure_snapshot(path)
+        survey.measure_snapshots(survey.selected_states())
         survey.finish()
     finally:
         survey.close()

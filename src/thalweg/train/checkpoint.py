@@ -2,15 +2,19 @@
 
 Tensors: ``model.<name>``, ``optimizer.<index>.<key>``, ``random.cpu``. The header holds the *facts*, one JSON text with step,
 schedule, clock, offset of the journal, config and a hash of all tensors, and a hash of that text. No pickle is written or read.
+
+A run whose weights are sharded writes folders instead, see `thalweg.train.sharded_checkpoint`, and one file of this kind at its
+end. Everything here reads both.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from thalweg.curvature.sharded import whole
 from thalweg.errors import DamagedFileError, shown
 from thalweg.storage import atomic_stream, make_way, parse_json, refuse_special
+from thalweg.train.sharded_checkpoint import SUFFIX, read_parts, read_whole, refuse_damaged, sharded_header, write_sharded
 
 _FORMAT = 1
 MOST = 1 << 42
@@ -52,8 +58,13 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a model by name; a tied weight appears once."""
+    """The parameters of a model by name; a tied weight appears once, and of a sharded one this rank has its part."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def whole_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by name, on the CPU; sharded ones are gathered one after another, which every rank has to ask for."""
+    return {name: whole(tensor).cpu() for name, tensor in tensors.items()}
 
 
 def gather(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -75,7 +86,20 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(_tensor_of(checkpoint, f"model.{name}", parameter))
+            fill(parameter, _tensor_of(checkpoint, f"model.{name}", parameter))
+
+
+def fill(target: Tensor, given: Tensor) -> None:
+    """Copy a tensor into another of its shape, in place; into a sharded one this rank's part, without waiting for other ranks."""
+    if not hasattr(target, "to_local"):
+        target.copy_(given)
+        return
+    own = target.to_local()  # type: ignore[attr-defined]
+    if hasattr(given, "to_local"):
+        own.copy_(given.to_local())  # type: ignore[attr-defined]
+    elif own.numel():  # rows in as many parts as there are ranks, the last ones smaller or empty
+        mesh = target.device_mesh  # type: ignore[attr-defined]
+        own.copy_(given.chunk(mesh.size())[mesh.get_local_rank()])
 
 
 def _tensor_of(checkpoint: Checkpoint, name: str, like: Tensor) -> Tensor:
@@ -106,7 +130,11 @@ def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             like = tensor if not tensor.dim() else weights[int(index)]
-            state.setdefault(int(index), {})[key] = _tensor_of(checkpoint, name, like).clone()
+            stored = _tensor_of(checkpoint, name, like)
+            kept = torch.empty_like(like, dtype=stored.dtype) if tensor.dim() else stored.clone()
+            if tensor.dim():
+                fill(kept, stored)
+            state.setdefault(int(index), {})[key] = kept
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(checkpoint.tensors["random.cpu"])
     if torch.cuda.is_available() and "random.cuda" in checkpoint.tensors:
@@ -131,14 +159,41 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: 
     path = path_of(folder, step)
     make_way(path)
     atomic_stream(path, [save(tensors, metadata=header)])
-    for old in checkpoints(folder)[:-keep] if keep else ():
-        if old.is_file() or old.is_symlink():
-            old.unlink(missing_ok=True)
+    remove_oldest(folder, keep)
     return path
 
 
+def save_sharded(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any] | None, keep: int = 0) -> Path:
+    """Write ``step-<number>.dcp`` into a folder, every rank its own parts; arguments as for `save_checkpoint`, on every rank.
+
+    Args:
+        facts: on rank 0; None on the others.
+    """
+    path = folder / f"step-{step:09d}{SUFFIX}"
+    write_sharded(path, tensors, None if facts is None else facts | {"format": _FORMAT, "step": step})
+    if facts is not None:
+        remove_oldest(folder, keep)
+    return path
+
+
+def remove_oldest(folder: Path, keep: int) -> None:
+    """Remove all checkpoints of a folder but the ``keep`` newest; 0 keeps all."""
+    for old in checkpoints(folder)[:-keep] if keep else ():
+        remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, a file or a folder."""
+    if path.suffix == SUFFIX and path.is_dir() and not path.is_symlink():
+        gone = path.with_name(f".{path.name}.old")  # in one step, so that no half of it can be taken for a checkpoint
+        path.replace(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    elif path.is_file() or path.is_symlink():
+        path.unlink(missing_ok=True)
+
+
 def path_of(folder: Path, step: int) -> Path:
-    """Path of the checkpoint after a number of updates."""
+    """Path of the checkpoint file after a number of updates."""
     return folder / f"step-{step:09d}.safetensors"
 
 
@@ -148,8 +203,8 @@ def step_of(path: Path) -> int:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint files in a folder, oldest first."""
-    return sorted(folder.glob("step-*.safetensors"))
+    """The checkpoints in a folder, oldest first; of the same update, the file comes after the folder of a sharded run."""
+    return sorted([*folder.glob("step-*.safetensors"), *folder.glob(f"step-*{SUFFIX}")], key=lambda path: (path.stem, path.suffix))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -159,6 +214,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         DamagedFileError: the file is cut short, not safetensors, of another format, or its bytes do not match its hash.
     """
     facts = read_facts(path)
+    if path.suffix == SUFFIX:
+        refuse_damaged(path, facts)
+        return Checkpoint(path, read_whole(path), facts)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -177,9 +235,12 @@ def read_facts(path: Path) -> dict[str, Any]:
         DamagedFileError: the file is cut short, not safetensors, of another format, or its header does not match its hash.
     """
     try:
-        refuse_special(path, MOST)
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+        if path.suffix == SUFFIX:
+            header = sharded_header(path)
+        else:
+            refuse_special(path, MOST)
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
         text = header["thalweg"]
         facts = parse_json(text)
     except KeyError:
@@ -196,7 +257,33 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def newest_checkpoint(folder: Path, take: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
+def verified(path: Path) -> Checkpoint:
+    """A checkpoint for a sharded run: of a folder only the facts, after a check of its files, as each rank reads its own parts."""
+    if path.suffix != SUFFIX:
+        return read_checkpoint(path)
+    facts = read_facts(path)
+    refuse_damaged(path, facts)
+    return Checkpoint(path, {}, facts)
+
+
+def own_parts(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> Checkpoint:
+    """The checkpoint with this rank's parts of its tensors, if `verified` left them out; every rank has to call it."""
+    if checkpoint.tensors:
+        return checkpoint
+    named = {f"model.{name}": weight for name, weight in model.named_parameters()}
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+
+    def like(name: str) -> Tensor | None:
+        return weights[int(name.split(".")[1])] if name.startswith("optimizer.") else named.get(name)
+
+    return replace(checkpoint, tensors=read_parts(checkpoint.path, like))
+
+
+def newest_checkpoint(
+    folder: Path,
+    take: Callable[[Checkpoint], None] | None = None,
+    read: Callable[[Path], Checkpoint] | None = None,
+) -> Checkpoint | None:
     """Read the newest checkpoint that is intact; None for a run without any.
 
     A damaged checkpoint gives a warning, and the next older one is tried; after all checkpoints the snapshots of the run, which
@@ -205,6 +292,7 @@ def newest_checkpoint(folder: Path, take: Callable[[Checkpoint], None] | None = 
     Args:
         folder: folder of the run's checkpoints.
         take: called with the checkpoint; if it raises `DamagedFileError`, the checkpoint counts as damaged.
+        read: reads and checks a checkpoint; None takes `read_checkpoint`.
     Raises:
         DamagedFileError: there are checkpoints, but none can be read.
     Warns:
@@ -213,7 +301,7 @@ def newest_checkpoint(folder: Path, take: Callable[[Checkpoint], None] | None = 
     last: DamagedFileError | None = None
     for path in candidates(folder):
         try:
-            checkpoint = read_checkpoint(path)
+            checkpoint = (read or read_checkpoint)(path)
             if take is not None:
                 take(checkpoint)
         except DamagedFileError as error:

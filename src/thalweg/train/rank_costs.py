@@ -2,12 +2,12 @@
 
 With W ranks, P parameters of 4 bytes, and a batch shared evenly, every rank makes 1 / W of the operations and sends
 
-    data parallel (one all-reduce of the gradients):                                    2 (W - 1) / W * 4 P bytes,
-    FSDP2, gathered once (all-gather in forward and backward, reduce-scatter):           3 (W - 1) / W * 4 P bytes.
+    data parallel (one all-reduce of the gradients):                                     2 (W - 1) / W * 4 P bytes,
+    FSDP2 (one all-gather of the weights and one reduce-scatter of the gradients):       2 (W - 1) / W * 4 P bytes.
 
-The first is what a ring, or halving and doubling, sends. An update takes
+That is what a ring, or halving and doubling, sends; an all-reduce is a reduce-scatter and an all-gather. An update takes
 
-    operations / (W rate) + bytes / bandwidth + messages * latency,    messages = 2 (W - 1) and 3 (W - 1),
+    operations / (W rate) + bytes / bandwidth + messages * latency,    messages = 2 (W - 1),
 
 as nothing is sent while a rank computes. The model leaves out that ranks wait for the slowest one, and the optimizer.
 """
@@ -33,6 +33,8 @@ _UPDATES = 8
 """Number of timed updates; the median counts."""
 _BYTES = 4
 """Bytes of a number."""
+_COLLECTIVES = 2
+"""Number of times that something of the size of the weights goes around the ring in an update."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,12 @@ def rank_costs(
     model = _BYTES * copies_of_weights(config.optimizer) * weights
     if parallel == "fsdp":  # the gathered weights and their whole gradient come on top of the own parts
         model = model // ranks + (2 * _BYTES * weights if ranks > 1 else 0)
-    collectives = 2 if parallel == "ddp" else 3
-    sent = collectives * (ranks - 1) * _BYTES * weights // ranks
+    sent = _COLLECTIVES * (ranks - 1) * _BYTES * weights // ranks
     costs = []
     for loops in config.shift.stages:
         flops = cost(config.model, config.training.batch, config.data.length - 1, loops).training_step
         memory = model + need.batch * loops // max(config.shift.stages) // ranks
-        network = sent / bandwidth + collectives * (ranks - 1) * latency
+        network = sent / bandwidth + _COLLECTIVES * (ranks - 1) * latency
         costs.append(RankCosts(parallel, ranks, loops, flops, memory, sent, flops / ranks / rate, network))
     return costs
 

@@ -6,7 +6,7 @@ from thalweg import ranks
 from thalweg.errors import DamagedFileError
 from thalweg.records.run import RetreatRecord
 from thalweg.serialization import to_dict
-from thalweg.train.checkpoint import Checkpoint, checkpoints, read_checkpoint, scatter, step_of
+from thalweg.train.checkpoint import Checkpoint, checkpoints, read_checkpoint, remove, scatter, step_of
 from thalweg.train.state import Run
 
 _FOLDER = "switches"
@@ -49,7 +49,7 @@ def roll_back(run: Run, reason: str | None = None) -> None:
     # manner, and comes here again.
     for path in reversed(checkpoints(run.folder / "checkpoints")) if run.rank == 0 else ():
         if step_of(path) > retreat.back_to:
-            path.unlink()
+            remove(path)
     run.save()
 
 

@@ -14,7 +14,8 @@ from thalweg.records.run import RunSummary, provenance, read_run
 from thalweg.serialization import fingerprint, to_dict
 from thalweg.storage import make_way, write_json
 from thalweg.train.answers import score_length
-from thalweg.train.checkpoint import digest, weights
+from thalweg.train.checkpoint import digest, weights, whole_tensors
+from thalweg.train.sharding import forward_alone
 from thalweg.train.state import Run, ceilings_of
 
 
@@ -29,15 +30,16 @@ def finish(run: Run) -> RunSummary:
     run.check_folder()
     if isinstance(run.data, TaskData):
         _write_lengths(run, run.data)
+    tensors = whole_tensors(weights(run.model))
     with ranks.together():
-        summary = _write_summary(run) if run.rank == 0 else None
+        summary = _write_summary(run, digest(tensors)) if run.rank == 0 else None
     summary = ranks.same(summary)
     assert summary is not None
     return summary
 
 
-def _write_summary(run: Run) -> RunSummary:
-    """Write the summary and return it."""
+def _write_summary(run: Run, weights_sha256: str) -> RunSummary:
+    """Write the summary, with the hash of the final weights, and return it."""
     evaluations = read_run(run.folder).evaluations
     if not evaluations or evaluations[-1].step != run.shift.step:
         path = run.folder / "metrics.jsonl"
@@ -51,7 +53,7 @@ def _write_summary(run: Run) -> RunSummary:
         evaluation_seconds=run.clock.evaluation_seconds,
         flops=run.clock.flops,
         parameters=parameters(run.model),
-        weights_sha256=digest(weights(run.model)),
+        weights_sha256=weights_sha256,
         evaluations=run.clock.evaluations,
         switches=tuple(run.switches),
         retreats=tuple(run.retreats),
@@ -70,7 +72,8 @@ def _write_lengths(run: Run, data: TaskData) -> None:
     started = time.perf_counter()
     config, gains = data.config, run.shift.depth_gains
     own = config.tested_lengths[run.rank :: run.world]  # the ranks take the lengths in turn
-    scored = {length: score_length(run.model, data, run.device, length, config.tests, gains) for length in own}
+    with forward_alone(run.model):
+        scored = {length: score_length(run.model, data, run.device, length, config.tests, gains) for length in own}
     scores = {length: score for part in ranks.gathered(scored) for length, score in part.items()}
     run.clock.evaluation_seconds += time.perf_counter() - started
     if run.rank == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
@@ -29,13 +30,26 @@ from thalweg.serialization import fingerprint, from_dict, to_dict
 from thalweg.storage import Journal, read_journal, set_aside, there
 from thalweg.train.assemble import AnyData, check_fits, choose_device, make_data, make_model
 from thalweg.train.callbacks import Callback
-from thalweg.train.checkpoint import Checkpoint, gather, newest_checkpoint, path_of, save_checkpoint, scatter
+from thalweg.train.checkpoint import (
+    Checkpoint,
+    gather,
+    newest_checkpoint,
+    own_parts,
+    path_of,
+    save_checkpoint,
+    save_sharded,
+    scatter,
+    verified,
+    whole_tensors,
+)
 from thalweg.train.config import RunConfig, TrainingConfig
 from thalweg.train.evaluate import evaluate
 from thalweg.train.graphs import Graphs
 from thalweg.train.rates import rate_at
 from thalweg.train.repair import begun_before, reopen
 from thalweg.train.run_folder import config_of_facts
+from thalweg.train.sharding import Parallel, forward_alone, shard
+from thalweg.train.sharding import backward as sharded_backward
 from thalweg.train.step import (
     Batch,
     Gains,
@@ -80,12 +94,20 @@ class Run:
         folder: folder of the run.
         callbacks: called by the trainer.
         data: data of the run if it is loaded already; None builds it from the config.
+        parallel: what each of several ranks keeps, see `thalweg.train.sharding`.
     Raises:
         BadInputError: device or data do not exist.
         MemoryLimitError: the run cannot fit into the memory.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), data: AnyData | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        callbacks: Sequence[Callback] = (),
+        data: AnyData | None = None,
+        parallel: Parallel = "ddp",
+    ) -> None:
         self.config, self.folder, self.callbacks = config, folder, callbacks
         self.rank, self.world = ranks.rank(), ranks.world()
         enough = f"at least one sample for each of the {self.world} ranks"
@@ -93,13 +115,17 @@ class Run:
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         self.device = choose_device(config.training.device)
-        check_fits(config, self.device)
+        self.sharded = parallel == "fsdp" and self.world > 1
+        if not self.sharded:
+            check_fits(config, self.device)
         self.data = make_data(config) if data is None else data
         self.model = make_model(config).to(self.device)
+        if self.sharded:
+            shard(self.model, config)
         # Not dynamic: one graph for each number of loops, instead of one that is traced again for each new number.
         compiled = config.training.compile
         self.forward: Callable[..., Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
-        self.graphs = Graphs(self.model) if by_graphs(config.training, self.device) else None
+        self.graphs = Graphs(self.model) if by_graphs(config.training, self.device) and not self.sharded else None
         self.optimizer = make_optimizer(config.optimizer, self.model)
         self.shift = config.shift.schedule(config.seed)
         self.switches: list[SwitchRecord] = []
@@ -120,20 +146,27 @@ class Run:
         path, checkpoint, lost = self.folder / "metrics.jsonl", None, ""
         with ranks.together():
             if self.rank == 0:
-                checkpoint = newest_checkpoint(self.folder / "checkpoints", self._restore)
+                checkpoint = self._newest()
                 if checkpoint is None:
                     self._begin_journal(path)
                 else:
                     self.journal, lost = reopen(path, checkpoint.facts)
         if self.world > 1:
             checkpoint = ranks.same(checkpoint)
-            if checkpoint is not None and self.rank > 0:
-                self._restore(checkpoint)
+            if checkpoint is not None and (self.rank > 0 or self.sharded):
+                self._restore(own_parts(checkpoint, self.model, self.optimizer) if self.sharded else checkpoint)
         if lost:
             warnings.warn(lost, DamagedRecordWarning, stacklevel=2)
         if ranks.same(bool(lost) and self._evaluation_lost(path)):
             self.clock.evaluations -= 1
             self.evaluate()
+
+    def _newest(self) -> Checkpoint | None:
+        """The newest intact checkpoint, already restored in a run that is not sharded."""
+        folder = self.folder / "checkpoints"
+        if self.sharded:
+            return newest_checkpoint(folder, self._refuse_foreign, verified)
+        return newest_checkpoint(folder, self._restore)
 
     def _begin_journal(self, path: Path) -> None:
         """Open an empty journal; the journal of an earlier run that has lost its checkpoints is set aside."""
@@ -151,10 +184,8 @@ class Run:
         Raises:
             DamagedFileError: the checkpoint is not one of this run.
         """
+        self._refuse_foreign(checkpoint)
         facts = checkpoint.facts
-        stored = config_of_facts(facts)
-        if stored is not None and stored != self.config:
-            raise DamagedFileError(f"checkpoint {checkpoint.path}: made with another config")
         try:
             scatter(checkpoint, self.model, self.optimizer)
             self.shift = self.config.shift.schedule(self.config.seed)
@@ -165,6 +196,16 @@ class Run:
             int(facts["journal"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
             raise DamagedFileError(f"damaged checkpoint {checkpoint.path}: not a state of this run ({error})") from None
+
+    def _refuse_foreign(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint that was made with another config.
+
+        Raises:
+            DamagedFileError: it was.
+        """
+        stored = config_of_facts(checkpoint.facts)
+        if stored is not None and stored != self.config:
+            raise DamagedFileError(f"checkpoint {checkpoint.path}: made with another config")
 
     def _evaluation_lost(self, path: Path) -> bool:
         """Whether an evaluation was due at this update and its record was lost with the journal."""
@@ -179,6 +220,8 @@ class Run:
 
     def train_on(self, batch: Batch, loops: int, gains: Gains) -> Outcome:
         """Make one update of weights and optimizer at the current learning rate; schedule, clock and journal do not change."""
+        share = batch.share if isinstance(batch, TaskBatch) else len(batch) / self.config.training.batch
+        of_parts = lambda batch, loops, gains: sharded_backward(self.model, batch, loops, gains, share)  # noqa: E731
         return train_step(
             self.forward,
             self.optimizer,
@@ -187,8 +230,9 @@ class Run:
             gains=gains,
             rate=self.rate(),
             clip=self.config.optimizer.clip,
-            backward=self.graphs.backward if self.graphs else None,
-            share=batch.share if isinstance(batch, TaskBatch) else len(batch) / self.config.training.batch,
+            backward=of_parts if self.sharded else self.graphs.backward if self.graphs else None,
+            share=share,
+            averaged=self.sharded,
         )
 
     def rate(self) -> float:
@@ -237,7 +281,8 @@ class Run:
             DivergedError: a loss is not finite.
         """
         started = time.perf_counter()
-        scores = evaluate(self.model, self.data.evaluation, self.device, loops, gains, self.rank, self.world)
+        with forward_alone(self.model):
+            scores = evaluate(self.model, self.data.evaluation, self.device, loops, gains, self.rank, self.world)
         self.clock.evaluation_seconds += time.perf_counter() - started
         losses = [score.loss for strata in scores.values() for score in strata.values()]
         if not all(math.isfinite(loss) for loss in losses):
@@ -281,22 +326,29 @@ class Run:
         """Write a checkpoint; the journal is synced to the disk first, as the checkpoint refers to it."""
         if self.journal is not None:
             self.journal.sync()
-        self.write("checkpoints", self.config.training.keep)
+        last = self.shift.step == self.config.training.steps
+        self.write("checkpoints", self.config.training.keep, in_parts=self.sharded and not last)
         self.saved = True
 
-    def write(self, name: str, keep: int = 0) -> Path:
+    def write(self, name: str, keep: int = 0, in_parts: bool = False) -> Path:
         """Write the state into a folder of the run, on rank 0; see `save_checkpoint`.
 
         Args:
             name: name of the folder.
             keep: number of newest files to keep; 0 keeps all.
+            in_parts: whether every rank writes its own parts, see `thalweg.train.sharded_checkpoint`.
         Returns:
-            Path of the file, on every rank.
+            Path of the checkpoint, on every rank.
         """
-        folder = self.folder / name
-        if self.rank == 0:
+        folder, tensors = self.folder / name, gather(self.model, self.optimizer)
+        with ranks.together() if self.sharded else contextlib.nullcontext():
             self.check_folder()
-            save_checkpoint(folder, self.shift.step, gather(self.model, self.optimizer), self.facts(), keep)
+        if in_parts:
+            return save_sharded(folder, self.shift.step, tensors, self.facts() if self.rank == 0 else None, keep)
+        if self.sharded:
+            tensors = whole_tensors(tensors)
+        if self.rank == 0:
+            save_checkpoint(folder, self.shift.step, tensors, self.facts(), keep)
         return path_of(folder, self.shift.step)
 
     def check_folder(self) -> None:

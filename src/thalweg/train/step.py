@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thalweg import ranks
+from thalweg.curvature.sharded import whole
 from thalweg.data.batches import Tokens
 from thalweg.data.task_data import IGNORED, Examples
 from thalweg.shift.onset import Handover
@@ -133,6 +134,7 @@ def train_step(
     clip: float,
     backward: _Backward | None = None,
     share: float | None = None,
+    averaged: bool = False,
 ) -> Outcome:
     """Make one update of the model in place; without effect if loss or gradient are not finite.
 
@@ -148,6 +150,7 @@ def train_step(
         clip: largest norm of the gradient; 0 for no clipping.
         backward: computes loss and gradients in place of the model, see `thalweg.train.graphs`.
         share: share of the whole batch's targets that are in this rank's batch; None for equal shares.
+        averaged: whether ``backward`` gives loss and gradients of the whole batch, not of this rank's part.
     Returns:
         Loss and gradient norm before the update. Both are read in one transfer, the only point that waits for a GPU.
     """
@@ -158,10 +161,10 @@ def train_step(
         loss.backward()
     else:
         loss = backward(batch, loops, gains)
-    if ranks.world() > 1:
+    if ranks.world() > 1 and not averaged:
         loss = average(loss, parameters, 1 / ranks.world() if share is None else share)
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    outcome = Outcome(*torch.stack((loss.detach(), norm)).tolist())
+    outcome = Outcome(*torch.stack((loss.detach(), whole(norm))).tolist())
     if outcome.finite:
         if 0 < clip < outcome.grad_norm:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)

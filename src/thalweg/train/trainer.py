@@ -24,11 +24,12 @@ from thalweg.train.repair import refuse_changed, refuse_changed_lengths, refuse_
 from thalweg.train.rollback import roll_back, save_rollback_point
 from thalweg.train.run_folder import claim
 from thalweg.train.run_summary import finish
+from thalweg.train.sharding import Parallel
 from thalweg.train.state import Run
 from thalweg.train.step import Outcome, hand_over, mean_loss
 
 
-def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> RunSummary:
+def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), parallel: Parallel = "ddp") -> RunSummary:
     """Train one model, or resume a run that was stopped.
 
     The same config gives the same weights to the last bit, however often the process was killed and resumed, on one machine with
@@ -41,6 +42,8 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
         config: config of the run.
         folder: folder of the run; created if it does not exist.
         callbacks: called during the training.
+        parallel: what each of several ranks keeps of weights, gradients and moments, see `thalweg.train.sharding`. A run may be
+            resumed with the other kind.
     Returns:
         The summary of the run.
     Raises:
@@ -57,7 +60,7 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
         if summary is not None:
             return summary
         with ranks.together():
-            run = Run(config, folder, callbacks)  # refuses a missing device or text before anything is written
+            run = Run(config, folder, callbacks, parallel=parallel)  # refuses a missing device or text before anything is written
         try:
             if new and run.rank == 0:
                 write_config(folder / "config.toml", config)
