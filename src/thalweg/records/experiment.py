@@ -192,6 +192,22 @@ class FigureRecord:
     name: str
     heading: str
     caption: str
+    alt: str = ""
+    """What it shows, for readers who do not see it; empty in records of earlier versions."""
+
+
+@dataclass(frozen=True)
+class FirstScreen:
+    """What a page says before anything else, in plain sentences."""
+
+    asked: str
+    """The question, and who raised it, with a link."""
+    found: tuple[str, ...]
+    """The findings, one sentence or two each."""
+    sure: str
+    """What the numbers rest on, and what they leave open."""
+    advice: str
+    """What a reader can do with it."""
 
 
 @dataclass(frozen=True)
@@ -218,3 +234,7 @@ class ExperimentSummary:
     figures: tuple[FigureRecord, ...] = ()
     command: str = ""
     """The command that repeats it."""
+    first: FirstScreen | None = None
+    """The first screen of the page; None where the experiment makes none."""
+    arm_words: dict[str, str] = field(default_factory=dict)
+    """Arm -> its definition."""

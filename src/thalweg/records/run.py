@@ -273,6 +273,10 @@ class Verdict:
     """Name of the number, with its unit -> value."""
     topic: str = ""
     """Section of the page that it belongs to."""
+    seeds_needed: int = 0
+    """Seeds that would decide an undecided claim at the spread seen (see `thalweg.intervals.seeds_to_decide`); 0 if not known."""
+    source: str = ""
+    """Who makes the claim: "paper", "ours" or "control"; empty for a question."""
 
 
 @dataclass(frozen=True)
