@@ -106,6 +106,8 @@ class SweepSummary:
     provenance: Provenance
     curves: dict[str, str] = field(default_factory=dict)
     """Name of an outcome -> arm whose runs are drawn as curves."""
+    arm_words: dict[str, str] = field(default_factory=dict)
+    """Baseline -> its definition; what a variant changes stands in its settings."""
     unit: Literal["nats", "bits"] = "nats"
     """Unit of every loss, for each token; a token of text is a byte."""
     command: str = ""
@@ -183,6 +185,8 @@ class TaskStudySummary:
     provenance: Provenance
     command: str = ""
     """The command that repeats it."""
+    arm_words: dict[str, str] = field(default_factory=dict)
+    """Arm -> its definition."""
 
 
 @dataclass(frozen=True)

@@ -314,5 +314,7 @@ class StudySummary:
     provenance: Provenance
     phases: tuple[PhaseRecord, ...] = ()
     """Phases of the runs with enough checkpoints."""
+    arm_words: dict[str, str] = field(default_factory=dict)
+    """Arm -> its definition."""
     command: str = ""
     """The command that repeats it."""

@@ -47,6 +47,7 @@ def write_own_report(summary: ExperimentSummary, pictures: Sequence[Picture], fo
         study=summary,
         setup_text=setup_text,
         figures=[(figure, data_address(figure)) for figure in figures],
+        addresses={figure.name: data_address(figure) for figure in figures},
     )
     write_text(folder / "report.html", page)
 

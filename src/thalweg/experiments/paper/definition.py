@@ -141,6 +141,7 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
         target=_TARGET,
         provenance=first.provenance,
         phases=phases,
+        arm_words=_arms_in_words(study, recipe_of(study)),
     )
     write_json(folder / "summary.json", to_dict(summary))
     write_json(folder / "verdicts.json", to_dict(summary.verdicts))
@@ -256,18 +257,29 @@ def _setup_by_topic(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str,
             f"{optimizer.clip:g}, float32, next-token loss at all positions; scored every {settings.evaluate_every} updates, "
             f"{settings.threads or 'all'} thread(s) a run"
         ),
-        "Arms": (
-            f"single = 1 pass; looped = {recipe.loops} passes; shift = 1 then {recipe.loops}, when SCP fires (delta_loss "
-            f"{rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} updates), "
-            f"with a ramp of {recipe.ramp.steps} updates; shift-hard = the same without a ramp; single-rescaled = 1 pass with "
-            f"W_V and its rate times {recipe.loops}; single-flops = 1 pass for as many updates as looped's operations pay for"
-        ),
         "Seeds": f"{len(study.seeds)} ({', '.join(map(str, study.seeds))}), paired over arms: same data, weights and batches",
         "Figures of merit": (
             "final values are means of the last 3 evaluations; intervals are two-sided 95 % t-intervals over seeds; training "
             "seconds leave out evaluation and checkpoints; FLOPs count matrix products, backward = 2 x forward"
         ),
     }
+
+
+def _arms_in_words(study: StudyConfig, recipe: Recipe) -> dict[str, str]:
+    """Arm of the study -> its definition."""
+    rule, many = recipe.criterion, recipe.loops
+    words = {
+        "single": "1 pass throughout (the paper's Single-Attn)",
+        "looped": f"{many} passes throughout (the paper's Looped-Attn)",
+        "shift": (
+            f"1 pass, then {many} when the criterion SCP fires (delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, "
+            f"patience {rule.patience} checks of {rule.window} updates), with a ramp of {recipe.ramp.steps} updates, which is ours"
+        ),
+        "shift-hard": f"the paper's SHIFT: 1 pass, then {many} when the same criterion fires, without a ramp",
+        "single-rescaled": f"control: 1 pass with W_V and its rate times {many}",
+        "single-flops": "control: 1 pass for as many updates as looped's operations pay for",
+    }
+    return {arm: words[arm] for arm in study.arms if arm in words}
 
 
 def compared(study: StudyConfig, folder: Path) -> Compared:
