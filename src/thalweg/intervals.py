@@ -116,7 +116,7 @@ _WIDE, _STEPS = 9.0, 1200
 
 
 def power_of_t_test(effect: float, n: int, level: float = 0.95) -> float:
-    """Probability that the two-sided t-test of ``n`` Gaussian values finds a mean that is ``effect`` standard deviations from the bar.
+    """Power of the two-sided t-test of ``n`` Gaussian values whose mean is ``effect`` standard deviations from the bar.
 
     The statistic has a noncentral t distribution with noncentrality delta = effect sqrt(n). With a chi-distributed u,
 

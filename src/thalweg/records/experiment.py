@@ -108,6 +108,8 @@ class SweepSummary:
     """Name of an outcome -> arm whose runs are drawn as curves."""
     arm_words: dict[str, str] = field(default_factory=dict)
     """Baseline -> its definition; what a variant changes stands in its settings."""
+    disturbed: str = ""
+    """What other work the seconds met; empty for none that is known."""
     unit: Literal["nats", "bits"] = "nats"
     """Unit of every loss, for each token; a token of text is a byte."""
     command: str = ""
@@ -187,6 +189,8 @@ class TaskStudySummary:
     """The command that repeats it."""
     arm_words: dict[str, str] = field(default_factory=dict)
     """Arm -> its definition."""
+    disturbed: str = ""
+    """What other work the seconds met; empty for none that is known."""
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,20 @@ class FailureRecord:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What else the machine did while a run trained, since its process began or was last resumed."""
+
+    waiting: float
+    """Share of the time in which the training thread was ready to go on and no core was free."""
+    steal: float
+    """Share of the time of all cores that the hypervisor gave to other machines."""
+    load: float
+    """Processes that ran or waited for a core, mean over the last minute of the run."""
+    cores: int
+    """Cores that the run may use."""
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The summary of a complete run: its identity, its cost and its final scores."""
 
@@ -154,6 +168,8 @@ class RunSummary:
     data: dict[str, Any]
     provenance: Provenance
     retreats: tuple[RetreatRecord, ...] = ()
+    surroundings: Surroundings | None = None
+    """None where the system does not tell, and in records of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -316,5 +332,7 @@ class StudySummary:
     """Phases of the runs with enough checkpoints."""
     arm_words: dict[str, str] = field(default_factory=dict)
     """Arm -> its definition."""
+    disturbed: str = ""
+    """What other work the seconds met, see `thalweg.experiments.disturbance.disturbance`; empty for none that is known."""
     command: str = ""
     """The command that repeats it."""

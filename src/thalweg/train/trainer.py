@@ -26,6 +26,7 @@ from thalweg.train.run_folder import claim
 from thalweg.train.run_summary import finish
 from thalweg.train.state import Run
 from thalweg.train.step import Outcome, hand_over, mean_loss
+from thalweg.train.surroundings import Watch
 
 
 def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -> RunSummary:
@@ -63,8 +64,9 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
                 write_config(folder / "config.toml", config)
             run.resume()
             warm_up(run)
+            watch = Watch()
             _train_to_end(run)
-            return finish(run)
+            return finish(run, watch.read())
         except BadInputError as error:
             if not new or candidates(folder / "checkpoints"):
                 error.exit_code = 1  # the run has begun, and its files are kept

@@ -121,7 +121,10 @@ def test_claims_whose_arms_are_missing_are_left_out() -> None:
 
 def test_seconds_decide_nothing() -> None:
     runs = {"looped": seeds(falling(0.8, 0.001)), "shift": seeds(falling(0.7, 0.002))}
-    slow = {seed: replace(r, evaluations=tuple(replace(e, seconds=99 * e.seconds) for e in r.evaluations)) for seed, r in runs["shift"].items()}
+    slow = {
+        seed: replace(r, evaluations=tuple(replace(e, seconds=99 * e.seconds) for e in r.evaluations))
+        for seed, r in runs["shift"].items()
+    }
     assert cheaper({**runs, "shift": slow}, "shift", "looped") == cheaper(runs, "shift", "looped")
 
 
@@ -130,7 +133,9 @@ def test_an_undecided_claim_says_how_many_seeds_would_decide_it() -> None:
     runs = {"single": seeds(flat(0.6)), "looped": seeds(lambda s: flat(0.6 + gaps[s])(s))}
     found = better(runs, "looped", "single", "train", "high", "x")
     effect = np.mean(gaps) / np.std(gaps, ddof=1)
-    power = {n: stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, effect * n**0.5) for n in (found.seeds_needed - 1, found.seeds_needed)}
+    power = {
+        n: stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, effect * n**0.5) for n in (found.seeds_needed - 1, found.seeds_needed)
+    }
     assert found.verdict == "undecided"
     assert power[found.seeds_needed - 1] < 0.8 <= power[found.seeds_needed] + 1e-3
 

@@ -63,7 +63,9 @@ def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
             made.append(_against(curves, plan, arm, looped, words))
             best = best_constant(curves, plan)
             if best is not None and best != plan.loops and arm not in STABILISERS:
-                made.append(_against(curves, plan, arm, constant(best), f"the best constant depth ({plural(best, 'pass', 'passes')})"))
+                made.append(
+                    _against(curves, plan, arm, constant(best), f"the best constant depth ({plural(best, 'pass', 'passes')})")
+                )
     return made
 
 

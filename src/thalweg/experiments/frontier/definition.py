@@ -174,8 +174,8 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             "Loss over operations",
             frontier_figure(curves, names, plan.loops, STAGED, best_arm),
             f"{loss} over counted operations, both on logarithmic axes: lower and further left is better. Points: mean over seeds; "
-            "bands: 95 % t-interval without what all arms of a seed share, as arms are compared at the same seeds; grey: the lowest "
-            "of all arms.",
+            "bands: 95 % t-interval without what all arms of a seed share, as arms are compared at the same seeds; grey: the "
+            "lowest of all arms.",
             frontier_alt(curves, names, loss.lower()),
         )
         summary = ExperimentSummary(
@@ -194,7 +194,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             provenance=some.summary.provenance,
             figures=(FigureRecord(picture.name, picture.heading, picture.caption, picture.alt),),
             first=first_screen(curves, plan, some.summary.parameters),
-            arm_words={arm: words[arm][1] for arm in table},
+            arm_words={arm: words[arm][1] for arm in table} | {"stabilised": STABILISED},
         )
         write_json(folder / "summary.json", to_dict(summary))
         write_own_report(summary, [picture], folder)
@@ -238,8 +238,8 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         return {
             "Data": _DATA[plan.source],
             "Model": (
-                f"{model_words(base.model)}; stabilised means: {STABILISED}, which begins at {base.model.gain_start:g}; one pass has "
-                "none of it"
+                f"{model_words(base.model)}; stabilised means: {STABILISED}, which begins at {base.model.gain_start:g}; one "
+                "pass has none of it"
             ),
             "Training": (
                 f"budgets {budgets} GFLOP, each with a complete schedule: warm-up, constant, linear to zero over the last 40 % of "
@@ -253,7 +253,6 @@ class FrontierStudy(Experiment[ExperimentSummary]):
                 "never outside of them; intervals: two-sided 95 % t-intervals of logarithms over seeds"
             ),
         }
-
 
     def _settings_in_words(self, settings: _Settings) -> str:
         """How the rate of each arm was chosen, and on the tree sources how fast the trees grow."""
@@ -289,6 +288,7 @@ _DATA = {
         "not known, so that the loss itself is compared"
     ),
 }
+
 
 def _job(folder: Path, name: str, config: RunConfig) -> Job:
     """One run in the queue."""

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 
 from thalweg.experiments.frontier.answers import Curves, best_constant, depths_of, operations_needed, strongest_looped
-from thalweg.experiments.frontier.equal_loss import Ratios, loss_ratio
+from thalweg.experiments.frontier.equal_loss import loss_ratio
 from thalweg.experiments.frontier.recipes import STAGED, FrontierConfig, arm_words, constant, in_turn, staged
 from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of
 from thalweg.experiments.words import listed
@@ -20,7 +19,8 @@ from thalweg.report.page import plural, seeds_words
 
 _ASKED = (
     "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same blocks "
-    "several times, keeps learning hard sequences where one pass stalls. It proposes to train with one pass first and to loop later. "
+    "several times, keeps learning hard sequences where one pass stalls. It proposes to train with one pass first and to loop "
+    "later. "
     "thalweg asks what a user has to decide: for the same number of operations, how many passes end with the lowest loss on "
     "unseen sequences, and does training in stages save operations?"
 )
@@ -111,9 +111,12 @@ def _sure(curves: Curves, plan: FrontierConfig, parameters: int) -> str:
     """What the numbers rest on, and what they leave open."""
     seeds = max((len(by_seed) for by_seed in curves.values()), default=0)
     few = "" if seeds >= MIN_SEEDS else f" At least {MIN_SEEDS} seeds are needed for any answer."
-    floor = "" if plan.source == "text" else " Loss means held-out loss above the best possible loss, which is known for this source."
+    floor = (
+        "" if plan.source == "text" else " Loss means held-out loss above the best possible loss, which is known for this source."
+    )
     return (
-        f"Numbers are means over {plural(seeds, 'seed')}; a 95 % interval stands in brackets.{few}{floor} Operations are counted, not "
+        f"Numbers are means over {plural(seeds, 'seed')}; a 95 % interval stands in brackets.{few}{floor} Operations are "
+        "counted, not "
         f"timed, so a slow or busy machine gives the same numbers. They hold for {_SOURCES[plan.source]} and models of "
         f"{parameters:,} weights; the best depth was picked on the same seeds."
     )
@@ -130,8 +133,8 @@ def _advice(curves: Curves, plan: FrontierConfig) -> str:
         first = f"Train in stages of {stages} passes: no constant depth that was tried ends as low for the same operations."
     else:
         first = (
-            f"If you may choose the depth, take {plural(best, 'pass', 'passes')} throughout: it is simple, and nothing that was tried "
-            "here was shown to end lower."
+            f"If you may choose the depth, take {plural(best, 'pass', 'passes')} throughout: it is simple, and nothing that "
+            "was tried here was shown to end lower."
         )
         ratios = operations_needed(curves, plan, STAGED, strongest_looped(curves, plan))
         if best != plan.loops and ratios and ratios[max(ratios)].is_below_one:

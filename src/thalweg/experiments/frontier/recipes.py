@@ -148,7 +148,8 @@ STABILISERS: dict[str, dict[str, float | bool]] = {
     "looped-by-t": {"learned_gains": 0, "residual_power": 1.0},
     "looped-deepnorm": {"learned_gains": 0, "residual_power": 0.25},
 }
-"""Other ways to keep T passes trainable, as changes of `ModelConfig.for_loops`; `arm_words` says them in words, with their sources."""
+"""Other ways to keep T passes trainable, as changes of `ModelConfig.for_loops`; `arm_words` says them in words, with their "
+"sources."""
 STABILISED = "residual branches times 1 / sqrt(T), a norm after every pass, injection, and one learned gain that all passes share"
 """What keeps the passes of a constant depth of 2 or more, and of staged training, trainable."""
 _WORDS: dict[str, tuple[str, str]] = {
@@ -247,7 +248,9 @@ def plan_frontier(
     deepest = loops or chosen.loops
     known = arms_of(deepest)
     require_known("arm", arms, known)
-    few = {*(constant(depth) for depth in chosen.depths if depth <= deepest), STAGED} if chosen.depths else {*known} - {*STABILISERS}
+    few = (
+        {*(constant(depth) for depth in chosen.depths if depth <= deepest), STAGED} if chosen.depths else {*known} - {*STABILISERS}
+    )
     needed = {*(arms or few), constant(deepest)}
     count = seeds or chosen.seeds
     return FrontierConfig(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thalweg.errors import DamagedFileError, FolderError
 from thalweg.experiments.compared import NEVER, Compared, ComparedArm, Numbers, by_seed, stored
+from thalweg.experiments.disturbance import disturbance
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.metrics import bits_per_byte, cell, cost_to_target, final, in_bits
 from thalweg.experiments.paper.claims import landscape_verdicts
@@ -142,6 +143,7 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
         provenance=first.provenance,
         phases=phases,
         arm_words=_arms_in_words(study, recipe_of(study)),
+        disturbed=disturbance(run for seeds in runs.values() for run in seeds.values()),
     )
     write_json(folder / "summary.json", to_dict(summary))
     write_json(folder / "verdicts.json", to_dict(summary.verdicts))
@@ -245,7 +247,7 @@ def _ceiling_of(run: RunRecord, where: str, stratum: str) -> Score:
 
 def _setup_by_topic(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str, str]:
     """Topic -> sentence: everything that is needed to repeat the study; ``data`` is what a run recorded of its data."""
-    base, rule = recipe.base, recipe.criterion
+    base = recipe.base
     model, settings, optimizer = base.model, base.training, base.optimizer
     describe: Callable[[RunConfig, dict], str] = markov_words if study.task == "markov" else text_words
     return {

@@ -90,9 +90,9 @@ def lower_loss(runs: Runs, arm: str, other: str, claim: str) -> Verdict:
 def cheaper(runs: Runs, arm: str, other: str) -> Verdict:
     """Claim: one arm reaches the other's final held-out loss with fewer counted operations than the other spends on it.
 
-    The log of the share of the operations is tested against 0, paired by seed. Operations do not depend on the machine, and seconds
-    that other work disturbed decide nothing. The claim is supported only if every seed gets there, and contradicted also if at least
-    `MIN_SEEDS` seeds ran and none does. An arm that never switched leaves it undecided.
+    The log of the share of the operations is tested against 0, paired by seed. Operations do not depend on the machine, as seconds
+    do. The claim is supported only if every seed gets there, and contradicted also if at least `MIN_SEEDS` seeds ran and none does.
+    An arm that never switched leaves it undecided.
     """
     source = PAPER if arm == "shift-hard" else OURS
     switched = Cell(float(sum(bool(run.switches) for run in runs[arm].values())), n=len(runs[arm]))

@@ -13,13 +13,23 @@ from pathlib import Path
 
 from thalweg.errors import DamagedFileError, FolderError
 from thalweg.experiments.compared import SWITCHING, Compared, ComparedArm, Numbers, by_seed, stored
+from thalweg.experiments.disturbance import disturbance
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
 from thalweg.experiments.metrics import Pairs, in_bits
 from thalweg.experiments.outcomes import outcome_of
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
 from thalweg.experiments.switching.answers import verdicts_of
-from thalweg.experiments.switching.variants import SHORT, SweepConfig, Variant, at_step, fires_at, recipe_of, references, variants_of
+from thalweg.experiments.switching.variants import (
+    SHORT,
+    SweepConfig,
+    Variant,
+    at_step,
+    fires_at,
+    recipe_of,
+    references,
+    variants_of,
+)
 from thalweg.experiments.words import cell_text, command_words, markov_words, model_words, text_words
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.records.run import Cell, RunRecord
@@ -258,6 +268,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         provenance=first.summary.provenance,
         unit="bits" if sweep.task == "text" else "nats",
         arm_words=_arms_in_words(sweep),
+        disturbed=disturbance(run for seeds in runs.values() for run in seeds.values()),
     )
     write_json(folder / "summary.json", to_dict(summary))
     return summary
@@ -265,8 +276,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
 
 def _setup_by_topic(sweep: SweepConfig, data: dict) -> dict[str, str]:
     """Topic -> sentence: everything that is needed to repeat the sweep; ``data`` is what a run recorded of its data."""
-    recipe = recipe_of(sweep)
-    base, rule, ramp = recipe.base, recipe.criterion, recipe.ramp
+    base = recipe_of(sweep).base
     settings, optimizer = base.training, base.optimizer
     describe: Callable[[RunConfig, dict], str] = markov_words if sweep.task == "markov" else text_words
     return {

@@ -115,6 +115,8 @@ def reached(outcomes: dict[str, TaskOutcome]) -> str:
     phrases = []
     for cost, field in (("time", "share_seconds"), ("operations", "share_flops")):
         shares: dict[str, Share | None] = {task: getattr(outcome, field) for task, outcome in outcomes.items()}
+        if field == "share_seconds" and not any(shares.values()):
+            continue  # other work disturbed the seconds
         known = {task: s for task, s in shares.items() if s and not s.censored and not too_few(s.n)}
         cheap = {task: s for task, s in known.items() if s.value is not None and s.value <= GOAL}
         names = [task + (" (its interval holds 1)" if s.high is not None and s.high >= 1 else "") for task, s in cheap.items()]

@@ -11,6 +11,7 @@ from pathlib import Path
 from thalweg.data.find_task import own
 from thalweg.errors import BadInputError, FolderError, require
 from thalweg.experiments.compared import SWITCHING, Compared, ComparedArm, Numbers, by_seed, stored
+from thalweg.experiments.disturbance import disturbance
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
 from thalweg.experiments.metrics import Pairs, final
@@ -158,6 +159,7 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[_Key, Job], reco
         verdicts=tuple(task_verdicts(outcomes, runs, longest)),
         setup=task_setup(study, recipes) | unplanned(jobs.values()),
         arm_words=_arms_in_words(study, recipes[_plainest(study)]),
+        disturbed=disturbance(records.values()),
         provenance=first.summary.provenance,
     )
     write_json(folder / "summary.json", to_dict(summary))
@@ -262,13 +264,14 @@ def _arms_in_words(study: TaskStudyConfig, recipe: TaskRecipe) -> dict[str, str]
         "looped": "T(n) passes, a number that the task sets for each length n",
         "shift": (
             f"stages of one more length each; the next begins when the mean loss of {learned.window} updates is below "
-            f"{learned.loss:g} nats or after {learned.most} updates, so that no sample has fewer than T(n) passes; the rate falls to 0.4"
+            f"{learned.loss:g} nats or after {learned.most} updates, so that no sample has fewer than T(n) passes; the rate "
+            "falls to 0.4"
         ),
         "shift-short": f"shift over {SHORT:.0%} of the updates",
         "shift-scp": (
             "all lengths; the stage caps T(n), at 1 first, and the cap is lifted when the criterion SCP fires (delta_loss "
-            f"{rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} updates), with a "
-            f"ramp of {ramp.steps} updates, passes {ramp.order}"
+            f"{rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} updates), "
+            f"with a ramp of {ramp.steps} updates, passes {ramp.order}"
         ),
         "shift-hard": "shift-scp without the ramp",
         "looped-fast": f"control: looped whose lengths grow over {recipe.fast} updates",

@@ -19,6 +19,8 @@ _SIZE = 10.5
 """Points of every label: readable where the figure is half a page or a phone wide."""
 _EQUAL = 1.02
 """Ratio of operations below which two runs cost the same: budgets are rounded to whole updates."""
+
+
 def frontier_figure(
     curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]],
     names: Mapping[str, str],
@@ -86,7 +88,8 @@ def frontier_alt(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]
     first, last = ends[ranked[0]]
     order = "; ".join(f"{name} {ends[name][1][1]:.3g}" for name in ranked)
     return (
-        f"A line for each arm shows the {loss} against the operations that were spent. All lines fall to the right. At the right end, at "
+        f"A line for each arm shows the {loss} against the operations that were spent. All lines fall to the right. At the "
+        "right end, at "
         f"about {last[0]:,.3g} GFLOP, {ranked[0]} lies lowest and {ranked[-1]} highest: {order} nats. At the left end, at about "
         f"{first[0]:,.3g} GFLOP, {min(ends, key=lambda name: ends[name][0][1])} lies lowest."
         if len(ends) > 1 and last[0] > first[0]

@@ -153,16 +153,18 @@ def first_screen(summary: StudySummary) -> FirstScreen:
     return FirstScreen(
         asked=(
             "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same "
-            "blocks several times, keeps learning hard sequences where one pass stalls, and explains it by the shape of the loss. It "
+            "blocks several times, keeps learning hard sequences where one pass stalls, and explains it by the shape of the "
+            "loss. It "
             "proposes SHIFT: train with one pass first and loop later. This study repeats it over seeds, with controls, and judges "
             "each claim."
         ),
         found=(*(_in_a_sentence(verdict) for verdict in main), _totals(counts)),
         sure=(
-            f"Every number is a mean over {plural(len(summary.seeds), 'seed')} with its 95 % interval in brackets; all arms share the "
+            f"Every number is a mean over {plural(len(summary.seeds), 'seed')} with its 95 % interval in brackets; all arms "
+            "share the "
             f"seeds. A claim is decided where its interval excludes the bar of its test, else it is undecided. The study covers "
-            f"{'one text' if text else 'one synthetic language'} and one size of model. Costs are counted operations unless seconds "
-            "are named."
+            f"{'one text' if text else 'one synthetic language'} and one size of model. Costs are counted operations unless "
+            "seconds are named."
         ),
         advice=(
             "Read a verdict with its test, which is given below each claim. To see which number of passes ends lowest for the "

@@ -17,8 +17,8 @@ from thalweg.storage import write_text
 
 _ASKED = (
     "arXiv 2409.15647 (https://arxiv.org/abs/2409.15647) trains looped transformers on algorithmic tasks that generalise to longer "
-    "inputs, and arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) trains with one pass first and more later (SHIFT). thalweg asks "
-    "which tasks generalise, whether stages get there sooner, and what simpler controls do."
+    "inputs, and arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) trains with one pass first and more later (SHIFT). "
+    "thalweg asks which tasks generalise, whether stages get there sooner, and what simpler controls do."
 )
 
 
