@@ -15,7 +15,7 @@ NOISE = (0.02, -0.02, 0.0)
 
 
 def curves(needs: dict[str, float], noise: tuple[float, ...] = NOISE) -> dict:
-    """Power laws: an arm that needs ``factor`` times the operations of 6 passes for the same loss, with noise that seeds do not share."""
+    """Power laws: an arm that needs ``factor`` times the operations of 6 passes for the same loss; seeds share no noise."""
 
     def of(number: int, factor: float) -> dict:
         return {
@@ -32,7 +32,9 @@ def screen(single: float, two: float, staged: float, noise: tuple[float, ...] = 
 
 def test_planted_answers_are_found() -> None:
     looping, staging, depth = screen(4.0, 0.3, 0.6).found
-    assert looping.startswith(f"Looping helps. For {PLAN.budgets[-1]:g} GFLOP, 2 passes end with 0.27 [")  # (0.3 / 4) ** 0.5
+    assert looping.startswith(
+        f"Looping helps. For the same {PLAN.budgets[-1]:g} GFLOP (billion operations), 2 passes end with 0.27 ["
+    )  # (0.3 / 4) ** 0.5
     assert staging.startswith("Training in stages saves operations. A model trained with 2, 3, then 6 passes needs 0.6")
     assert "2 passes at 105, 211 and 422 GFLOP" in depth
     assert "ends with a higher loss than 2 passes throughout: 1.4" in depth  # (0.6 / 0.3) ** 0.5

@@ -53,5 +53,5 @@ def test_the_alt_text_names_the_best_and_the_worst() -> None:
 
 
 def test_every_arm_is_in_the_legend() -> None:
-    legend = frontier_figure(curves(0.1), NAMES, 6, "a", "b").legends[0]
+    legend = frontier_figure(curves(0.1), NAMES, "a", "b").legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["one", "two", "lowest of all"]

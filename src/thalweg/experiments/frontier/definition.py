@@ -172,7 +172,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         picture = Picture(
             "frontier",
             "Loss over operations",
-            frontier_figure(curves, names, plan.loops, STAGED, best_arm),
+            frontier_figure(curves, names, STAGED, best_arm),
             f"{loss} over counted operations, both on logarithmic axes: lower and further left is better. Points: mean over seeds; "
             "bands: 95 % t-interval without what all arms of a seed share, as arms are compared at the same seeds; grey: the "
             "lowest of all arms.",

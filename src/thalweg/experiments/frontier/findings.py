@@ -20,9 +20,8 @@ from thalweg.report.page import plural, seeds_words
 _ASKED = (
     "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same blocks "
     "several times, keeps learning hard sequences where one pass stalls. It proposes to train with one pass first and to loop "
-    "later. "
-    "thalweg asks what a user has to decide: for the same number of operations, how many passes end with the lowest loss on "
-    "unseen sequences, and does training in stages save operations?"
+    "later (SHIFT). thalweg asks what a user has to decide: for the same number of operations, how many passes end with the lowest "
+    "loss on unseen sequences, and does training in stages save operations?"
 )
 _SOURCES = {
     "markov": "a synthetic Markov language",
@@ -57,7 +56,7 @@ def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
     if gap is None:
         return []
     starts = {-1: "Looping helps.", 0: "Whether looping helps is not decided.", 1: "Looping does not help here."}
-    sentence = f"For {plan.budgets[last]:g} GFLOP, {best} passes end with {factor(gap)} times the loss of one pass"
+    sentence = f"For the same {plan.budgets[last]:g} GFLOP (billion operations), {best} passes end with {factor(gap)} times the loss of one pass"
     return [f"{starts[sign_of(gap)]} {sentence}{_open(gap)}."]
 
 

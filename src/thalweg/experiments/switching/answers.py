@@ -10,7 +10,7 @@ import itertools
 
 from thalweg.experiments.disturbance import costs_of
 from thalweg.experiments.drop import drop, paired_drops
-from thalweg.experiments.metrics import Measure, Pairs, as_cell, sign_of, smoothed, too_few
+from thalweg.experiments.metrics import Measure, Pairs, as_cell, seeds_needed, sign_of, smoothed, too_few
 from thalweg.experiments.outcomes import difference
 from thalweg.experiments.paper.verdicts import Runs
 from thalweg.experiments.share import logs, operations, reaches, share_over_seeds, shares
@@ -139,7 +139,8 @@ def _as_good(runs: Runs) -> Verdict:
     for arm in ("shift-scp", "shift-hard", "single"):
         if runs.get(arm, {}).keys() & runs["looped"].keys():
             numbers[f"final loss, {arm} - looped"] = as_cell(difference(runs[arm], runs["looped"]))
-    return Verdict("Is SHIFT as good as Looped after as many updates?", _gap_to_looped_answer(shift_gap), numbers=numbers)
+    question, needed = "Is SHIFT as good as Looped after as many updates?", seeds_needed((shift_gap, 0.0))
+    return Verdict(question, _gap_to_looped_answer(shift_gap), numbers=numbers, seeds_needed=needed)
 
 
 def _short_run_matches(runs: Runs) -> Verdict:
@@ -155,7 +156,7 @@ def _short_run_matches(runs: Runs) -> Verdict:
         ratios = [spent(short[seed].evaluations[-1]) / spent(looped[seed].evaluations[-1]) for seed in seeds]
         numbers[f"{unit} of the whole run as a share of looped's"] = as_cell(interval(ratios))
     question = f"Is SHIFT as good as Looped after {SHORT:.0%} of its updates, the rate's schedule fitted into them?"
-    return Verdict(question, _gap_to_looped_answer(gap), numbers=numbers)
+    return Verdict(question, _gap_to_looped_answer(gap), numbers=numbers, seeds_needed=seeds_needed((gap, 0.0)))
 
 
 def _gap_to_looped_answer(gap: Interval) -> str:
@@ -185,7 +186,8 @@ def against(runs: Runs, name: str) -> Verdict:
     numbers = {f"loss at equal {unit}, {name} - shift-scp": as_cell(gap) for unit, gap in gaps.items()}
     numbers |= {f"final loss, {name} - shift-scp": as_cell(difference(other, scp))}
     equal = "wall-clock" if judged == "seconds" else judged
-    return Verdict(f"SCP against “{name}”, at equal {equal}?", answer, numbers=numbers)
+    needed = seeds_needed((gaps[judged], 0.0))
+    return Verdict(f"SCP against “{name}”, at equal {equal}?", answer, numbers=numbers, seeds_needed=needed)
 
 
 def _rivals_of(base: str, names: list[str], change: str, runs: Runs) -> Verdict:

@@ -24,7 +24,6 @@ _EQUAL = 1.02
 def frontier_figure(
     curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]],
     names: Mapping[str, str],
-    loops: int,
     staged: str,
     best: str,
 ) -> Figure:
@@ -32,8 +31,7 @@ def frontier_figure(
 
     Args:
         curves: arm -> seed -> (operations, loss) by budget.
-        names: arm -> its name in the legend.
-        loops: T; constant depths 1 to T are shaded from light to dark.
+        names: arm -> its name in the legend; constant depths are shaded from light to dark.
         staged: the arm of staged training, drawn in colour.
         best: the best constant depth, drawn thicker; empty for none.
     """
@@ -42,10 +40,11 @@ def frontier_figure(
     means: list[tuple[float, float]] = []
     budgets: list[float] = []
     paired = without_seeds(curves)
+    depths = sorted((arm for arm in paired if arm.startswith("depth-")), key=lambda arm: int(arm.removeprefix("depth-")))
     for arm, by_seed in paired.items():
         points = [_over_seeds(budget) for budget in zip(*(sorted(curve) for curve in by_seed.values()), strict=True)]
         operations, loss, low, high = (np.array(column) for column in zip(*points, strict=True))
-        colour, width, style = _look(arm, loops, staged, best)
+        colour, width, style = _look(arm, depths, staged, best)
         axes.plot(operations, loss, style, color=colour, linewidth=width, marker="o", markersize=4, label=names[arm])
         axes.fill_between(operations, low, high, color=colour, alpha=0.12, linewidth=0)
         budgets = budgets or operations.round(0).tolist()
@@ -153,12 +152,11 @@ def _over_seeds(points: Sequence[tuple[float, float]]) -> tuple[float, float, fl
     return sum(operations for operations, _ in points) / len(points) / _GIGA, mean, ends[0], ends[1]
 
 
-def _look(arm: str, loops: int, staged: str, best: str) -> tuple[object, float, str]:
+def _look(arm: str, depths: Sequence[str], staged: str, best: str) -> tuple[object, float, str]:
     """Colour, width and dashes of an arm."""
     if arm == staged:
         return "#c0392b", 2.4, "-"
     if arm.startswith("depth-"):
-        depth = int(arm.removeprefix("depth-"))
-        shade = colormaps["viridis"](0.75 - 0.7 * (depth - 1) / max(1, loops - 1))
+        shade = colormaps["viridis"](0.75 - 0.7 * depths.index(arm) / max(1, len(depths) - 1))
         return shade, 2.4 if arm == best else 1.2, "-"
     return {"staged-unscaled": "#e08e79", "shift": "#8e44ad"}.get(arm, "#555555"), 1.4, "--"
