@@ -152,6 +152,7 @@ def test_one_seed_fewer_has_too_little_power():
     [
         ([1.0], 0.0, 0),  # one seed shows no spread
         ([1.0, 1.0], 0.0, 3),
+        ([1.0, 1.0], 1.0, 0),  # equal to the bar at every seed: there is nothing to decide
         ([-1.0, 1.0], 0.0, MOST_SEEDS + 1),
         ([0.0, 1.0, 2.0], 0.999, MOST_SEEDS + 1),
     ],

@@ -162,7 +162,8 @@ def seeds_to_decide(estimate: Interval, bar: float = 0.0, power: float = 0.8) ->
         bar: the value that the interval must exclude.
         power: probability of excluding it, between 0 and 1.
     Returns:
-        At least 3; `MOST_SEEDS` + 1 where more than `MOST_SEEDS` are needed; 0 where a single seed shows no spread.
+        At least 3; `MOST_SEEDS` + 1 where more than `MOST_SEEDS` are needed; 0 where a single seed shows no
+        spread, or where all seeds lie on the bar.
 
     Example:
         >>> seeds_to_decide(interval([-0.2, 0.3, 0.5]))  # mean 0.2, standard deviation 0.36
@@ -175,7 +176,7 @@ def seeds_to_decide(estimate: Interval, bar: float = 0.0, power: float = 0.8) ->
     deviation = half * math.sqrt(estimate.n) / student_quantile(0.975, estimate.n - 1)
     distance = abs(estimate.mean - bar)
     if distance == 0:
-        return MOST_SEEDS + 1
+        return MOST_SEEDS + 1 if deviation else 0
     if deviation == 0:
         return 3
     low, high = 2, 3  # the power rises with n: double, then bisect

@@ -136,14 +136,14 @@ class FailureRecord:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What else the machine did while a run trained, since its process began or was last resumed."""
+    """What else the machine did while a run trained."""
 
     waiting: float
     """Share of the time in which the training thread was ready to go on and no core was free."""
     steal: float
     """Share of the time of all cores that the hypervisor gave to other machines."""
     load: float
-    """Processes that ran or waited for a core, mean over the last minute of the run."""
+    """Processes that ran or waited for a core, mean over the last minute before the last checkpoint."""
     cores: int
     """Cores that the run may use."""
 

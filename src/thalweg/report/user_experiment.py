@@ -26,6 +26,27 @@ class Picture:
     """What it shows, for readers who do not see it; the heading where none is given."""
 
 
+def in_words(heading: str, figure: Any) -> str:
+    """What a user's figure plots, from the words that are in it: for readers who do not see it.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> axes = (figure := Figure()).subplots()
+        >>> _ = axes.plot([1, 2], [3, 1], label="mine"), axes.set_xlabel("updates"), axes.set_ylabel("loss")
+        >>> in_words("Who learns faster?", figure)
+        'Who learns faster? A figure of loss over updates, showing mine (from 3 to 1).'
+    """
+    panels = []
+    for axes in getattr(figure, "axes", []):
+        over = f" over {axes.get_xlabel()}" if axes.get_xlabel() else ""
+        lines = [line for line in axes.get_lines() if not line.get_label().startswith("_") and len(line.get_ydata())]
+        shown = ", ".join(f"{line.get_label()} (from {line.get_ydata()[0]:.3g} to {line.get_ydata()[-1]:.3g})" for line in lines)
+        what = axes.get_ylabel() or axes.get_title() or "numbers"
+        panels.append(f"{what}{over}{f', showing {shown}' if shown else ''}")
+    mark = "" if heading[-1:] in ".?!" else "."
+    return f"{heading}{mark} A figure of {'; and of '.join(panels)}." if panels else heading
+
+
 def write_own_report(summary: ExperimentSummary, pictures: Sequence[Picture], folder: Path) -> None:
     """Write the figures to ``figures/`` (SVG and PNG) and the page to ``report.html``.
 

@@ -10,7 +10,7 @@ from thalweg import ranks
 from thalweg.data.task_data import TaskData
 from thalweg.errors import DamagedFileError
 from thalweg.models.cost import parameters
-from thalweg.records.run import RunSummary, Surroundings, provenance, read_run
+from thalweg.records.run import RunSummary, provenance, read_run
 from thalweg.serialization import fingerprint, to_dict
 from thalweg.storage import make_way, write_json
 from thalweg.train.answers import score_length
@@ -18,14 +18,11 @@ from thalweg.train.checkpoint import digest, weights
 from thalweg.train.state import Run, ceilings_of
 
 
-def finish(run: Run, surroundings: Surroundings | None = None) -> RunSummary:
+def finish(run: Run) -> RunSummary:
     """Test a trained task at every length, then write the summary of a run and return it.
 
     The summary is written last: a run is complete if and only if it has a summary.
 
-    Args:
-        run: after its last update.
-        surroundings: what else the machine did meanwhile.
     Raises:
         DamagedFileError: metrics.jsonl lacks the scores of the last update.
     """
@@ -33,13 +30,13 @@ def finish(run: Run, surroundings: Surroundings | None = None) -> RunSummary:
     if isinstance(run.data, TaskData):
         _write_lengths(run, run.data)
     with ranks.together():
-        summary = _write_summary(run, surroundings) if run.rank == 0 else None
+        summary = _write_summary(run) if run.rank == 0 else None
     summary = ranks.same(summary)
     assert summary is not None
     return summary
 
 
-def _write_summary(run: Run, surroundings: Surroundings | None) -> RunSummary:
+def _write_summary(run: Run) -> RunSummary:
     """Write the summary and return it."""
     evaluations = read_run(run.folder).evaluations
     if not evaluations or evaluations[-1].step != run.shift.step:
@@ -62,7 +59,7 @@ def _write_summary(run: Run, surroundings: Surroundings | None) -> RunSummary:
         ceilings=ceilings_of(run.data),
         data=to_dict(run.data.facts()),
         provenance=provenance(str(run.device), "float32", torch.get_num_threads(), torch.__version__, run.world),
-        surroundings=surroundings,
+        surroundings=run.clock.surroundings,
     )
     run.check_folder()
     write_json(run.folder / "summary.json", to_dict(summary))

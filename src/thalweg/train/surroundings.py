@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-
-from thalweg.records.run import Surroundings
 
 _NANO = 1e-9
 _STEAL, _KINDS = 7, 8
 """Place of the stolen time in the first line of ``/proc/stat``, and number of kinds that add up to all time."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a watch saw between two readings."""
+
+    seconds: float
+    """Time between the readings."""
+    waited: float
+    """Seconds in which the thread was ready to go on and no core was free."""
+    stolen: float
+    """Seconds that the hypervisor took from an average core."""
+    load: float
+    """Processes that ran or waited for a core, mean over the last minute."""
+    cores: int
+    """Cores that the process may use."""
+
+
 class Watch:
-    """Watches the surroundings of the thread that makes it, from then on.
+    """Watches the surroundings of the thread that reads it.
 
     Args:
         processes: where the system shows its counters; ``/proc`` on Linux.
@@ -26,23 +41,25 @@ class Watch:
 
     def __init__(self, processes: Path = Path("/proc")) -> None:
         self._processes = processes
-        self._began = time.monotonic()
-        self._counters = self._read()
+        self._began, self._counters = time.monotonic(), self._count()
 
-    def read(self) -> Surroundings | None:
-        """The surroundings since the watch was made; None where the system has no such counters."""
-        counters, seconds = self._read(), time.monotonic() - self._began
-        if self._counters is None or counters is None or seconds <= 0:
+    def read(self) -> Seen | None:
+        """What happened since the watch was made or last read; None where the system has no such counters."""
+        before, began = self._counters, self._began
+        self._began, self._counters = time.monotonic(), self._count()
+        seconds = self._began - began
+        if before is None or self._counters is None or seconds <= 0:
             return None
-        waited, stolen, spent = (now - before for now, before in zip(counters, self._counters, strict=True))
-        return Surroundings(
-            waiting=min(1.0, max(0.0, waited * _NANO / seconds)),
-            steal=max(0.0, stolen / spent) if spent > 0 else 0.0,
+        waited, stolen, spent = (now - then for now, then in zip(self._counters, before, strict=True))
+        return Seen(
+            seconds=seconds,
+            waited=min(seconds, max(0.0, waited * _NANO)),
+            stolen=seconds * max(0.0, stolen / spent) if spent > 0 else 0.0,
             load=round(os.getloadavg()[0], 2),
             cores=len(os.sched_getaffinity(0)),
         )
 
-    def _read(self) -> tuple[int, int, int] | None:
+    def _count(self) -> tuple[int, int, int] | None:
         """Nanoseconds that this thread waited for a core; ticks stolen from all cores; ticks of all kinds."""
         try:
             waited = int((self._processes / "thread-self" / "schedstat").read_text().split()[1])

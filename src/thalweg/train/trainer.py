@@ -64,9 +64,9 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = ()) -
                 write_config(folder / "config.toml", config)
             run.resume()
             warm_up(run)
-            watch = Watch()
+            run.watch = Watch()  # loading and compiling are no part of it
             _train_to_end(run)
-            return finish(run, watch.read())
+            return finish(run)
         except BadInputError as error:
             if not new or candidates(folder / "checkpoints"):
                 error.exit_code = 1  # the run has begun, and its files are kept

@@ -56,7 +56,8 @@ def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
     if gap is None:
         return []
     starts = {-1: "Looping helps.", 0: "Whether looping helps is not decided.", 1: "Looping does not help here."}
-    sentence = f"For the same {plan.budgets[last]:g} GFLOP (billion operations), {best} passes end with {factor(gap)} times the loss of one pass"
+    budget = f"{plan.budgets[last]:g} GFLOP (billion operations)"
+    sentence = f"For the same {budget}, {best} passes end with {factor(gap)} times the loss of one pass"
     return [f"{starts[sign_of(gap)]} {sentence}{_open(gap)}."]
 
 

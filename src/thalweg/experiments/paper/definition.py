@@ -270,14 +270,15 @@ def _setup_by_topic(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str,
 def _arms_in_words(study: StudyConfig, recipe: Recipe) -> dict[str, str]:
     """Arm of the study -> its definition."""
     rule, many = recipe.criterion, recipe.loops
+    scp = (
+        f"the criterion SCP fires (delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks "
+        f"of {rule.window} updates)"
+    )
     words = {
         "single": "1 pass throughout (the paper's Single-Attn)",
         "looped": f"{many} passes throughout (the paper's Looped-Attn)",
-        "shift": (
-            f"1 pass, then {many} when the criterion SCP fires (delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, "
-            f"patience {rule.patience} checks of {rule.window} updates), with a ramp of {recipe.ramp.steps} updates, which is ours"
-        ),
-        "shift-hard": f"the paper's SHIFT: 1 pass, then {many} when the same criterion fires, without a ramp",
+        "shift": f"1 pass, then {many} when {scp}, with a ramp of {recipe.ramp.steps} updates, which is ours",
+        "shift-hard": f"the paper's SHIFT: 1 pass, then {many} when {scp}, without a ramp",
         "single-rescaled": f"control: 1 pass with W_V and its rate times {many}",
         "single-flops": "control: 1 pass for as many updates as looped's operations pay for",
     }

@@ -259,23 +259,23 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
 def _arms_in_words(study: TaskStudyConfig, recipe: TaskRecipe) -> dict[str, str]:
     """Arm of the study -> its definition."""
     learned, rule, ramp = recipe.learned, recipe.criterion, recipe.ramp
+    stages = (
+        f"stages of one more length each; the next begins when the mean loss of {learned.window} updates is below {learned.loss:g} "
+        f"nats or after {learned.most} updates, so that no sample has fewer than T(n) passes; the rate falls to 0.4"
+    )
+    capped = (
+        "all lengths; the stage caps T(n), at 1 first, and the cap is lifted when the criterion SCP fires (delta_loss "
+        f"{rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} updates)"
+    )
     words = {
         "single": "1 pass",
         "looped": "T(n) passes, a number that the task sets for each length n",
-        "shift": (
-            f"stages of one more length each; the next begins when the mean loss of {learned.window} updates is below "
-            f"{learned.loss:g} nats or after {learned.most} updates, so that no sample has fewer than T(n) passes; the rate "
-            "falls to 0.4"
-        ),
-        "shift-short": f"shift over {SHORT:.0%} of the updates",
-        "shift-scp": (
-            "all lengths; the stage caps T(n), at 1 first, and the cap is lifted when the criterion SCP fires (delta_loss "
-            f"{rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} updates), "
-            f"with a ramp of {ramp.steps} updates, passes {ramp.order}"
-        ),
-        "shift-hard": "shift-scp without the ramp",
-        "looped-fast": f"control: looped whose lengths grow over {recipe.fast} updates",
-        "looped-short": f"control: looped whose lengths grow as much faster, over {SHORT:.0%} of the updates",
+        "shift": stages,
+        "shift-short": f"{stages}; all of it over {SHORT:.0%} of the updates",
+        "shift-scp": f"{capped}, with a ramp of {ramp.steps} updates, passes {ramp.order}",
+        "shift-hard": f"{capped}, without a ramp",
+        "looped-fast": f"control: T(n) passes, lengths that grow over {recipe.fast} updates",
+        "looped-short": f"control: T(n) passes, lengths that grow as much faster, over {SHORT:.0%} of the updates",
         "next-token": "1 pass, one token of the answer after the other",
         "fixed": "the longest training length's T at every length",
         "random": "T(n) to 1.5 T(n) passes in training",

@@ -87,8 +87,7 @@ def frontier_alt(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]
     first, last = ends[ranked[0]]
     order = "; ".join(f"{name} {ends[name][1][1]:.3g}" for name in ranked)
     return (
-        f"A line for each arm shows the {loss} against the operations that were spent. All lines fall to the right. At the "
-        "right end, at "
+        f"A line for each arm shows the {loss} against the operations that were spent. At the right end, at "
         f"about {last[0]:,.3g} GFLOP, {ranked[0]} lies lowest and {ranked[-1]} highest: {order} nats. At the left end, at about "
         f"{first[0]:,.3g} GFLOP, {min(ends, key=lambda name: ends[name][0][1])} lies lowest."
         if len(ends) > 1 and last[0] > first[0]

@@ -235,7 +235,10 @@ def hopping_drawn(arms: Arms, caption: str) -> Drawn | None:
         records = [record for seed in seeds for record in seed]
         decided = ", ".join(f"{sum(map(take, records))} {decision}" for decision, take in _DECISIONS)
         counts.append(f"{arm}: of {len(records)} {decided}")
-    alt = f"Windows by arm. {'; '.join(counts)}."
+    alt = (
+        "Panels over updates with a point for each seed and replayed window; at the bottom a mark where a window hops, "
+        f"flows or is trapped. {'; '.join(counts)}."
+    )
     return drawn(figure, "hopping", "Does training hop across the valley?", full_caption, alt)
 
 

@@ -56,8 +56,8 @@ def lead_drawn(summary: StudySummary, grouped: Grouped, caption: str) -> Drawn |
     ends = {arm: sum(measure(run.evaluations[-1]) for run in runs) / len(runs) for arm, runs in shown.items()}
     ranked = sorted(ends, key=lambda arm: ends[arm], reverse=strata)
     alt = (
-        f"A line for each arm shows the {what} over training. {'They rise' if strata else 'They fall'} steeply at first and then "
-        f"level off. At the end {ranked[0]} is best: {', '.join(f'{arm} {ends[arm]:.3f}' for arm in ranked)}."
+        f"A line for each arm shows the {what} over training. "
+        f"At the end {ranked[0]} is best: {', '.join(f'{arm} {ends[arm]:.3f}' for arm in ranked)}."
     )
     full = f"{what[:1].upper()}{what[1:]} over training. Lines: mean over seeds; bands: 95 % t-interval. {caption}"
     return drawn(figure, LEAD, "What do the arms learn?", full, alt)
