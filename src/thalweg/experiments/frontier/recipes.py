@@ -95,12 +95,12 @@ class Preset:
     depths: tuple[int, ...] = ()
     """Constant depths that are trained when no arms are named, with staged training alone; empty for every arm."""
     scores: int = 20
-    """Evaluations of a run, about."""
+    """Evaluations of a run, about, without those at its beginning and at its switches; the last update is always scored."""
 
 
 _NONE = ((0.0, 0.0),)
 PRESETS: dict[tuple[str, str], Preset] = {
-    ("markov", "quick"): Preset(6, (53, 105, 211), (5e-3,), _NONE, 1, 3, depths=(1, 2, 6), scores=4),
+    ("markov", "quick"): Preset(6, (53, 105, 211), (5e-3,), _NONE, 1, 3, depths=(1, 2, 6), scores=1),
     ("markov", "paper"): Preset(6, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), _NONE, 2, 5),
     ("markov", "deep"): Preset(12, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), _NONE, 2, 5),
     ("ancestors", "quick"): Preset(5, (125, 250, 500), (3e-3, 5e-3), ((0.2, 0.5),), 1, 3),
