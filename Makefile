@@ -7,7 +7,7 @@ DEPENDS := pyproject.toml requirements/constraints.txt
 .PHONY: demo test bench lint docs package clean
 
 demo: .stamps/run
-	$(BIN)/thalweg study markov --preset quick --out results/markov-quick
+	$(BIN)/thalweg frontier markov --preset quick --out results/demo
 
 test: .stamps/test .stamps/rivals
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

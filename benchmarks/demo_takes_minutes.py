@@ -1,4 +1,4 @@
-"""The demonstration, `thalweg study markov --preset quick`, takes at most four minutes on two cores.
+"""The demonstration, `thalweg frontier markov --preset quick`, takes at most four minutes on two cores.
 
 The installed command runs once (or `--rounds` times) in a temporary folder, with two runs at a time. On systems that can set it,
 the process is restricted to two cores. There is no rival. "report and start" is the time outside the runs: before the first and
@@ -20,8 +20,8 @@ import timing
 
 
 def demo(folder: Path, extra: list[str]) -> dict[str, float]:
-    """Run the study once; return the seconds of the whole and of its parts."""
-    command = [str(Path(sys.executable).parent / "thalweg"), "study", "markov", "--preset", "quick", "--jobs", "2"]
+    """Run the frontier once; return the seconds of the whole and of its parts."""
+    command = [str(Path(sys.executable).parent / "thalweg"), "frontier", "markov", "--preset", "quick", "--jobs", "2"]
     wall, clock = time.time(), time.perf_counter()
     subprocess.run([*command, "--out", str(folder), *extra], check=True, stdout=subprocess.DEVNULL)
     total = time.perf_counter() - clock
@@ -29,7 +29,7 @@ def demo(folder: Path, extra: list[str]) -> dict[str, float]:
     summaries = [json.loads(path.read_text()) for path in paths]
     runs = max(path.stat().st_mtime for path in paths) - wall
     return {
-        "whole study": total,
+        "whole demonstration": total,
         "all runs": runs,
         "report and start": total - runs,
         f"training, {len(paths)} runs / 2": sum(summary["seconds"] for summary in summaries) / 2,
@@ -49,9 +49,9 @@ def main() -> None:
     parts: dict[str, list[float]] = {}
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            for name, spent in demo(Path(folder) / "study", extra).items():
+            for name, spent in demo(Path(folder) / "frontier", extra).items():
                 parts.setdefault(name, []).append(spent)
-    whole = statistics.median(parts["whole study"])
+    whole = statistics.median(parts["whole demonstration"])
     timing.print_table(
         ["part", "seconds [lowest, highest]", "share"],
         [[name, timing.spread(v, unit=1), f"{statistics.median(v) / whole:.0%}"] for name, v in parts.items()],

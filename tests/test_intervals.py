@@ -5,7 +5,16 @@ import pytest
 import scipy.stats
 
 from thalweg.errors import BadInputError
-from thalweg.intervals import Interval, interval, slope, student_cdf, student_quantile
+from thalweg.intervals import (
+    MOST_SEEDS,
+    Interval,
+    interval,
+    power_of_t_test,
+    seeds_to_decide,
+    slope,
+    student_cdf,
+    student_quantile,
+)
 
 FREEDOMS = range(1, 31)
 FLOAT64 = 1e-12  # relative; about 5000 units in the last place, for two series of at most 30 terms
@@ -111,3 +120,49 @@ def test_the_slope_of_a_line_far_from_the_origin_is_exact():
 def test_a_slope_without_two_different_points_is_refused(x, y):
     with pytest.raises(BadInputError, match=r"points: given \d, expected at least two points that differ in x"):
         slope(x, y)
+
+
+QUADRATURE = 1e-4  # absolute, of a probability
+
+
+@pytest.mark.parametrize("effect", [0.1, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("n", [2, 3, 5, 20, 60])
+def test_the_power_is_that_of_the_noncentral_t_distribution(effect, n):
+    critical, delta = scipy.stats.t.ppf(0.975, n - 1), effect * math.sqrt(n)
+    exact = scipy.stats.nct.sf(critical, n - 1, delta) + scipy.stats.nct.cdf(-critical, n - 1, delta)
+    assert math.isnan(exact) or abs(power_of_t_test(effect, n) - exact) < QUADRATURE  # scipy gives nan where the power is 1
+
+
+def test_so_many_seeds_decide_in_four_of_five_simulated_studies():
+    seen = interval([-0.2, 0.3, 0.5, 0.4])
+    n, deviation = seeds_to_decide(seen, bar=0.1), float(np.std([-0.2, 0.3, 0.5, 0.4], ddof=1))
+    studies = np.random.default_rng(0).normal(seen.mean, deviation, (4000, n))
+    decided = np.mean(scipy.stats.ttest_1samp(studies, 0.1, axis=1).pvalue < 0.05)
+    assert abs(decided - 0.8) < 0.005 + STANDARD_ERRORS * math.sqrt(0.8 * 0.2 / 4000)
+
+
+def test_one_seed_fewer_has_too_little_power():
+    seen = interval([-0.2, 0.3, 0.5, 0.4])
+    n, effect = seeds_to_decide(seen), seen.mean / float(np.std([-0.2, 0.3, 0.5, 0.4], ddof=1))
+    assert power_of_t_test(effect, n - 1) < 0.8 <= power_of_t_test(effect, n)
+
+
+@pytest.mark.parametrize(
+    ("values", "bar", "needed"),
+    [
+        ([1.0], 0.0, 0),  # one seed shows no spread
+        ([1.0, 1.0], 0.0, 3),
+        ([1.0, 1.0], 1.0, 0),  # equal to the bar at every seed: there is nothing to decide
+        ([-1.0, 1.0], 0.0, MOST_SEEDS + 1),
+        ([0.0, 1.0, 2.0], 0.999, MOST_SEEDS + 1),
+    ],
+)
+def test_seeds_to_decide_at_the_edges(values, bar, needed):
+    assert seeds_to_decide(interval(values), bar) == needed
+
+
+def test_a_power_of_one_is_refused():
+    with pytest.raises(BadInputError, match="power: given 1, expected a number between 0 and 1"):
+        seeds_to_decide(interval([0.0, 1.0]), power=1)
+    with pytest.raises(BadInputError, match="number of values: given 1, expected at least 2"):
+        power_of_t_test(1.0, 1)

@@ -208,8 +208,9 @@ def frontier(
         parameters) of text.
     arms:
         Some arms only, with commas: depth-1, depth-2, ..., plain-looped, shift, staged, staged-unscaled; when not given, all of
-        these. Other ways to keep T passes trainable: looped-own-gains, looped-norm, looped-by-t, looped-deepnorm. The deepest
-        constant arm is always there, as everything is compared with it.
+        these, or for `quick` of markov depth-1, depth-2, depth-6 and staged. Other ways to keep T passes trainable:
+        looped-own-gains, looped-norm, looped-by-t, looped-deepnorm. The deepest constant arm is always there, as everything is
+        compared with it.
     loops:
         T, the passes of the last stage; 0 takes the preset's.
     seeds:

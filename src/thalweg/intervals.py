@@ -109,6 +109,87 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, int(data.size))
 
 
+MOST_SEEDS = 1000
+"""Most seeds that `seeds_to_decide` names."""
+_WIDE, _STEPS = 9.0, 1200
+"""Half-width, in standard deviations, and steps of the quadrature over the chi distribution in `power_of_t_test`."""
+
+
+def power_of_t_test(effect: float, n: int, level: float = 0.95) -> float:
+    """Power of the two-sided t-test of ``n`` Gaussian values whose mean is ``effect`` standard deviations from the bar.
+
+    The statistic has a noncentral t distribution with noncentrality delta = effect sqrt(n). With a chi-distributed u,
+
+        power = E_u [ Phi(delta - c u / sqrt(n - 1)) + Phi(-delta - c u / sqrt(n - 1)) ],
+
+    where c is the critical value. The mean over u is a trapezoidal sum.
+
+    Args:
+        effect: mean minus bar, over the standard deviation.
+        n: number of values, at least 2.
+        level: coverage of the interval that decides, between 0 and 1.
+
+    Example:
+        >>> round(power_of_t_test(1.0, 10), 3)
+        0.803
+
+    Source:
+        J. Cohen, Statistical power analysis for the behavioral sciences (1988), chapter 2.
+    """
+    require(n >= 2, "number of values", n, "at least 2")
+    freedom, delta = n - 1, abs(effect) * math.sqrt(n)
+    critical = student_quantile((1 + level) / 2, freedom) / math.sqrt(freedom)
+    middle = math.sqrt(freedom)
+    u = np.linspace(max(1e-9, middle - _WIDE), middle + _WIDE, _STEPS + 1)
+    log_density = (freedom - 1) * np.log(u) - u**2 / 2 - (freedom / 2 - 1) * math.log(2) - math.lgamma(freedom / 2)
+    found = np.array([_gaussian_cdf(delta - critical * value) + _gaussian_cdf(-delta - critical * value) for value in u])
+    heights = np.exp(log_density) * found
+    return float((heights[1:] + heights[:-1]) @ np.diff(u)) / 2
+
+
+def _gaussian_cdf(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def seeds_to_decide(estimate: Interval, bar: float = 0.0, power: float = 0.8) -> int:
+    """Number of seeds at which the 95 % t-interval excludes a bar with the given power, at the mean and the spread seen so far.
+
+    The standard deviation follows from the width of the interval. Mean and spread are themselves estimates from few seeds, so the
+    number is a guide to the size of the next study and no promise.
+
+    Args:
+        estimate: 95 % t-interval of a mean, of at least two seeds.
+        bar: the value that the interval must exclude.
+        power: probability of excluding it, between 0 and 1.
+    Returns:
+        At least 3; `MOST_SEEDS` + 1 where more than `MOST_SEEDS` are needed; 0 where a single seed shows no
+        spread, or where all seeds lie on the bar.
+
+    Example:
+        >>> seeds_to_decide(interval([-0.2, 0.3, 0.5]))  # mean 0.2, standard deviation 0.36
+        28
+    """
+    require(0 < power < 1, "power", power, "a number between 0 and 1")
+    if estimate.low is None or estimate.high is None or estimate.n < 2:
+        return 0
+    half = (estimate.high - estimate.low) / 2
+    deviation = half * math.sqrt(estimate.n) / student_quantile(0.975, estimate.n - 1)
+    distance = abs(estimate.mean - bar)
+    if distance == 0:
+        return MOST_SEEDS + 1 if deviation else 0
+    if deviation == 0:
+        return 3
+    low, high = 2, 3  # the power rises with n: double, then bisect
+    while power_of_t_test(distance / deviation, high) < power:
+        if high >= MOST_SEEDS:
+            return MOST_SEEDS + 1
+        low, high = high, min(2 * high, MOST_SEEDS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power_of_t_test(distance / deviation, middle) >= power else (middle, high)
+    return high
+
+
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Least-squares slope of ``y`` on ``x``, in units of y per unit of x.
 

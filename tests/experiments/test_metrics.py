@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from thalweg.experiments.metrics import bits_per_byte, cell, cost_to_target, final, in_bits, last_third_rise, paired
+from thalweg.experiments.metrics import bits_per_byte, cell, cost_to_target, final, in_bits, last_third_rise, paired, seeds_needed
+from thalweg.intervals import interval, seeds_to_decide
 from thalweg.records.run import EvaluationRecord, RunRecord, Score, SwitchRecord
 
 
@@ -74,3 +75,16 @@ def test_a_run_in_bits_differs_by_its_losses_alone() -> None:
     assert [s["held-out"]["all"].loss for s in (switch.scores_before, switch.scores_after)] == pytest.approx([1, 3])
     assert switch.scores_before["held-out"]["all"].accuracy == 0.4
     assert (switch.step, found.summary) == (1, made.summary)
+
+
+def test_seeds_needed_is_that_of_the_hardest_open_test() -> None:
+    decided, easy, hard = interval([1.0, 1.1, 0.9]), interval([1.0, 1.5, -0.2]), interval([0.1, 1.5, -1.0])
+    assert seeds_needed((decided, 0.0)) == 0
+    assert seeds_needed((decided, 0.0), (easy, 0.0)) == seeds_to_decide(easy)
+    assert seeds_needed((easy, 0.0), (hard, 0.0)) == seeds_to_decide(hard) > seeds_to_decide(easy)
+    assert seeds_needed((decided, 1.05)) == seeds_to_decide(decided, 1.05) > 3  # decided against 0, not against 1.05
+
+
+def test_seeds_needed_is_not_known_from_a_single_seed() -> None:
+    assert seeds_needed((interval([1.0]), 0.0), (interval([1.0, 1.5, -0.2]), 0.0)) == 0
+    assert seeds_needed((interval([1.0, 1.01]), 0.0)) == 3  # two seeds decide nothing

@@ -15,8 +15,13 @@ SOFTWARE = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swifts
 
 
 def leaving(page: str) -> list[str]:
-    """Addresses that a page would ask for outside of its own folder."""
-    found = [value for _, attributes in Tags(page).found for name, value in attributes.items() if name in ("src", "href")]
+    """Addresses that a page would ask for outside of its own folder; the links to papers are asked for by no one but the reader."""
+    found = [
+        value
+        for tag, attributes in Tags(page).found
+        for name, value in attributes.items()
+        if name in ("src", "href") and not (tag == "a" and value.startswith("https://arxiv.org/abs/"))
+    ]
     return [one for one in found if one.startswith(("/", "..")) or (":" in one and not one.startswith("data:"))]
 
 

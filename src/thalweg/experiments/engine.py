@@ -22,6 +22,8 @@ from thalweg.train.group import refuse_several
 
 _WIDTH = 200
 """Characters in a line of the table where the output is not a terminal."""
+_NAMED = 12
+"""Missing runs that the terminal names."""
 
 
 def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, executor: Executor | None = None) -> None:
@@ -108,5 +110,6 @@ def show(experiment: Experiment, summary: Summary, folder: Path, as_json: bool) 
     for line in experiment.lines(summary):
         console.say(line)
     if summary.missing:
-        console.say(f"missing: {', '.join(summary.missing)}")
+        more = f" and {len(summary.missing) - _NAMED} more, listed on the page" if len(summary.missing) > _NAMED else ""
+        console.say(f"missing: {', '.join(summary.missing[:_NAMED])}{more}")
     console.say(f"page: {folder / 'report.html'}")

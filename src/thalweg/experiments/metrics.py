@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from thalweg.intervals import Interval, interval, slope
+from thalweg.intervals import Interval, interval, seeds_to_decide, slope
 from thalweg.records.run import Cell, EvaluationRecord, RunRecord, Scores, Verdict
 
 LAST = 3
@@ -169,6 +169,25 @@ def too_few(seeds: int) -> str:
     return "" if seeds >= MIN_SEEDS else f"undecided: {seeds} of at least {MIN_SEEDS} seeds"
 
 
+def seeds_needed(*tests: tuple[Interval, float]) -> int:
+    """Seeds at which every one of some t-tests would be decided, at the spread seen so far (see `seeds_to_decide`).
+
+    Args:
+        tests: estimate and the bar that its interval must exclude.
+    Returns:
+        0 where every test is decided, or where one has too few seeds to show a spread.
+    """
+    open_tests = [(estimate, bar) for estimate, bar in tests if not _excludes(estimate, bar)]
+    needed = [seeds_to_decide(estimate, bar) for estimate, bar in open_tests]
+    return max(needed, default=0) if all(needed) else 0
+
+
+def _excludes(estimate: Interval, bar: float) -> bool:
+    """Whether an interval over enough seeds lies on one side of a bar."""
+    enough = estimate.n >= MIN_SEEDS and estimate.low is not None and estimate.high is not None
+    return enough and (estimate.low > bar or estimate.high < bar)  # type: ignore[operator]
+
+
 def answer_by_sign(question: str, differences: Sequence[float], what: str) -> Verdict:
     """Answer a question of the form "is it greater than zero?" from one difference for each seed.
 
@@ -181,4 +200,9 @@ def answer_by_sign(question: str, differences: Sequence[float], what: str) -> Ve
     """
     estimate = interval(differences) if differences else None
     answer = {1: "yes", 0: "undecided", -1: "no"}[sign_of(estimate) if estimate else 0]
-    return Verdict(question, too_few(len(differences)) or answer, numbers={what: as_cell(estimate)} if estimate else {})
+    return Verdict(
+        question,
+        too_few(len(differences)) or answer,
+        numbers={what: as_cell(estimate)} if estimate else {},
+        seeds_needed=seeds_needed((estimate, 0.0)) if estimate else 0,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from thalweg.experiments.disturbance import costs_of
 from thalweg.experiments.drop import drop, jump
 from thalweg.experiments.metrics import Pairs, cell, final, paired
 from thalweg.experiments.share import loss_at_end, operations, seconds, share_over_seeds, shares
@@ -55,6 +56,7 @@ def outcome_of(name: str, group: str, settings: dict, runs: Pairs, single: Pairs
     records = list(runs.values())
     switched = [run for run in records if run.switches]
     ideals = [ideal(runs[s], single[s], looped[s]) for s in sorted(runs.keys() & single.keys() & looped.keys())]
+    by_seconds = "seconds" in costs_of(runs, looped)
     return Outcome(
         name=name,
         group=group,
@@ -66,7 +68,7 @@ def outcome_of(name: str, group: str, settings: dict, runs: Pairs, single: Pairs
         final_loss=cell([loss_at_end(run) for run in records]),
         final_accuracy=cell([final(run, "held-out", "all", "accuracy") for run in records]),
         difference=cell(paired(runs, looped, loss_at_end)),
-        share_seconds=share_over_seeds(list(shares(runs, looped, seconds).values())),
+        share_seconds=share_over_seeds(list(shares(runs, looped, seconds).values())) if by_seconds else None,
         share_flops=share_over_seeds(list(shares(runs, looped, operations).values())),
         ideal_flops=cell(ideals),
         seconds=cell([run.evaluations[-1].seconds for run in records]),

@@ -34,7 +34,7 @@ from thalweg.experiments.queue import Job, unplanned
 from thalweg.experiments.words import command_words, run_words, summary_table
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
 from thalweg.records.run import Cell, Verdict, recorded
-from thalweg.report.user_experiment import Picture, write_own_report
+from thalweg.report.user_experiment import Picture, in_words, write_own_report
 from thalweg.serialization import to_dict
 from thalweg.storage import read_json, write_json
 from thalweg.train.config import RunConfig
@@ -166,9 +166,10 @@ class OwnExperiment(_UserExperiment):
             columns=tuple(dict.fromkeys(heading for row in table.values() for heading in row)),
             table=table,
             verdicts=answers,
-            setup={arm: run_words(config) for arm, config in self.configs.items()} | unplanned(jobs),
+            setup=unplanned(jobs),
+            arm_words={arm: run_words(config) for arm, config in self.configs.items()},
             provenance=first.summary.provenance,
-            figures=tuple(FigureRecord(picture.name, picture.heading, "") for picture in figures),
+            figures=tuple(FigureRecord(picture.name, picture.heading, "", picture.alt) for picture in figures),
         )
         write_json(folder / "summary.json", to_dict(summary))
         write_own_report(summary, figures, folder)
@@ -195,7 +196,11 @@ class OwnExperiment(_UserExperiment):
             drawings = dict(self.figures(runs))
         valid = all(slug(str(heading)) and hasattr(figure, "savefig") for heading, figure in drawings.items())
         require(valid, f"{what}: figures()", drawings, "a dict of matplotlib figures by heading")
-        return table, answers, [Picture(slug(heading), heading, figure) for heading, figure in drawings.items()]
+        return (
+            table,
+            answers,
+            [Picture(slug(heading), heading, figure, alt=in_words(heading, figure)) for heading, figure in drawings.items()],
+        )
 
     def compared(self, folder: Path) -> Compared:
         summary, runs = self.report(folder), {arm: pairs for arm, pairs in self.complete_runs(folder).items() if pairs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from thalweg.experiments.experiment import Table
 from thalweg.models.config import ModelConfig
@@ -27,6 +28,16 @@ def command_words(*parts: str, **options: str | int | bool) -> str:
     for name, value in options.items():
         arguments += [] if not value else [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join(arguments)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them.
+
+    Example:
+        >>> listed(["a"]), listed(["a", "b", "c"])
+        ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def markov_words(base: RunConfig, data: dict) -> str:

@@ -106,6 +106,10 @@ class SweepSummary:
     provenance: Provenance
     curves: dict[str, str] = field(default_factory=dict)
     """Name of an outcome -> arm whose runs are drawn as curves."""
+    arm_words: dict[str, str] = field(default_factory=dict)
+    """Baseline -> its definition; what a variant changes stands in its settings."""
+    disturbed: str = ""
+    """What other work the seconds met; empty for none that is known."""
     unit: Literal["nats", "bits"] = "nats"
     """Unit of every loss, for each token; a token of text is a byte."""
     command: str = ""
@@ -183,6 +187,10 @@ class TaskStudySummary:
     provenance: Provenance
     command: str = ""
     """The command that repeats it."""
+    arm_words: dict[str, str] = field(default_factory=dict)
+    """Arm -> its definition."""
+    disturbed: str = ""
+    """What other work the seconds met; empty for none that is known."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +200,22 @@ class FigureRecord:
     name: str
     heading: str
     caption: str
+    alt: str = ""
+    """What it shows, for readers who do not see it; empty in records of earlier versions."""
+
+
+@dataclass(frozen=True)
+class FirstScreen:
+    """What a page says before anything else, in plain sentences."""
+
+    asked: str
+    """The question, and who raised it, with a link."""
+    found: tuple[str, ...]
+    """The findings, one sentence or two each."""
+    sure: str
+    """What the numbers rest on, and what they leave open."""
+    advice: str
+    """What a reader can do with it."""
 
 
 @dataclass(frozen=True)
@@ -218,3 +242,7 @@ class ExperimentSummary:
     figures: tuple[FigureRecord, ...] = ()
     command: str = ""
     """The command that repeats it."""
+    first: FirstScreen | None = None
+    """The first screen of the page; None where the experiment makes none."""
+    arm_words: dict[str, str] = field(default_factory=dict)
+    """Arm -> its definition."""

@@ -135,6 +135,20 @@ class FailureRecord:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What else the machine did while a run trained."""
+
+    waiting: float
+    """Share of the time in which the training thread was ready to go on and no core was free."""
+    steal: float
+    """Share of the time of all cores that the hypervisor gave to other machines."""
+    load: float
+    """Processes that ran or waited for a core, mean over the last minute before the last checkpoint."""
+    cores: int
+    """Cores that the run may use."""
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The summary of a complete run: its identity, its cost and its final scores."""
 
@@ -154,6 +168,8 @@ class RunSummary:
     data: dict[str, Any]
     provenance: Provenance
     retreats: tuple[RetreatRecord, ...] = ()
+    surroundings: Surroundings | None = None
+    """None where the system does not tell, and in records of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -273,6 +289,10 @@ class Verdict:
     """Name of the number, with its unit -> value."""
     topic: str = ""
     """Section of the page that it belongs to."""
+    seeds_needed: int = 0
+    """Seeds that would decide an undecided claim at the spread seen (see `thalweg.intervals.seeds_to_decide`); 0 if not known."""
+    source: str = ""
+    """Who makes the claim: "paper", "ours" or "control"; empty for a question."""
 
 
 @dataclass(frozen=True)
@@ -310,5 +330,9 @@ class StudySummary:
     provenance: Provenance
     phases: tuple[PhaseRecord, ...] = ()
     """Phases of the runs with enough checkpoints."""
+    arm_words: dict[str, str] = field(default_factory=dict)
+    """Arm -> its definition."""
+    disturbed: str = ""
+    """What other work the seconds met, see `thalweg.experiments.disturbance.disturbance`; empty for none that is known."""
     command: str = ""
     """The command that repeats it."""

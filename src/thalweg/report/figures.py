@@ -179,7 +179,11 @@ def _accuracy_by_stratum(summary: StudySummary, grouped: Grouped) -> Drawn:
         f"{setup(summary)}"
     )
     ends = "; ".join(f"{arm} {_last_accuracy(runs, 'train', 'high'):.3f}" for arm, runs in shown.items())
-    alt = f"Four panels of accuracy over updates. Final training accuracy on high-information sequences: {ends}."
+    alt = (
+        "Four panels in two rows show accuracy over updates: hard sequences above and easy ones below, training on the left and "
+        "held-out on the right. A dashed line is the best possible accuracy. At the "
+        f"end, on hard training sequences: {ends}."
+    )
     return drawn(figure, "accuracy-by-stratum", "Who keeps learning the hard sequences?", caption, alt)
 
 
@@ -213,7 +217,13 @@ def _loss_against_cost(summary: StudySummary, grouped: Grouped) -> Drawn:
     ends = "; ".join(
         f"{arm} {row['seconds'].mean:.1f} s and {row['teraflops'].mean:.3g} TFLOP in all" for arm, row in summary.table.items()
     )
-    return drawn(figure, "loss-against-cost", "What does it cost?", caption, f"Two panels of held-out loss. {ends}.")
+    return drawn(
+        figure,
+        "loss-against-cost",
+        "What does it cost?",
+        caption,
+        f"Two panels show the held-out loss, on the left over seconds and on the right over operations. Whole cost: {ends}.",
+    )
 
 
 def zoom(runs: list[RunRecord], factor: float) -> tuple[float, float]:
@@ -251,7 +261,14 @@ def switches(summary: StudySummary, grouped: Grouped) -> Drawn:
         "a ramp the new passes begin with gain 0, so circle and arrow coincide. "
         f"Decided by {', '.join(reasons) or 'no criterion yet'}. {setup(summary)}"
     )
-    return drawn(figure, "switches", "What happens at the switch?", caption, f"Switches: {'; '.join(jumps) or 'none'}.")
+    return drawn(
+        figure,
+        "switches",
+        "What happens at the switch?",
+        caption,
+        "One row for each arm that switches. A line leads from the loss before the switch to the loss after it: "
+        f"{'; '.join(jumps) or 'none'}.",
+    )
 
 
 def long_tail(summary: StudySummary, grouped: Grouped) -> Drawn:
@@ -281,7 +298,11 @@ def long_tail(summary: StudySummary, grouped: Grouped) -> Drawn:
         f"{tail['skewness']:.2f}; the top quarter of the sequences holds {tail['top_quarter_share']:.0%} of the bits, the top "
         f"tenth {tail['top_tenth_share']:.0%}. {summary.setup['Data']}."
     )
-    alt = f"Histogram of information content with skewness {tail['skewness']:.2f}, and Bayes accuracy by position and stratum."
+    alt = (
+        f"On the left a histogram of how many bits the sequences hold, with a skewness of {tail['skewness']:.2f} (above 0: a long "
+        "tail to the right). Two vertical lines cut off the easy and the hard quarter. On the right the best possible accuracy at "
+        "each position of easy, of hard and of all sequences."
+    )
     return drawn(figure, "long-tail", "What is there to learn?", caption, alt)
 
 
@@ -303,4 +324,10 @@ def _bits_over_training(summary: StudySummary, grouped: Grouped) -> Drawn:
         f"switch of each seed of shift. {summary.setup['Data']}. {setup(summary)}"
     )
     ends = "; ".join(f"{arm} {row['held-out bits'].mean:.3f}" for arm, row in summary.table.items())
-    return drawn(figure, "bits-over-training", "Who compresses better?", caption, f"Final held-out bits per byte: {ends}.")
+    return drawn(
+        figure,
+        "bits-over-training",
+        "Who compresses better?",
+        caption,
+        f"Two panels show bits per byte over updates, on training files and on held-out files. Held-out at the end: {ends}.",
+    )

@@ -7,6 +7,7 @@ import io
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from thalweg.intervals import MOST_SEEDS
 from thalweg.records.run import Cell
 from thalweg.report.figures import Drawn
 
@@ -51,4 +52,28 @@ def show(cell: Cell) -> str:
     return f"{number(cell.mean)} [{number(cell.low)}, {number(cell.high)}]"
 
 
-PAGES.globals |= {"show": show, "number": number, "first": NUMBERS}
+def seeds_words(needed: int) -> str:
+    """How many seeds would decide an undecided comparison, as a clause; empty for 0, where it is not known.
+
+    Example:
+        >>> seeds_words(12), seeds_words(1001)
+        ('about 12 seeds would decide it at the spread seen', 'more than 1,000 seeds would be needed at the spread seen')
+    """
+    if not needed:
+        return ""
+    if needed > MOST_SEEDS:
+        return f"more than {MOST_SEEDS:,} seeds would be needed at the spread seen"
+    return f"about {needed} seeds would decide it at the spread seen"
+
+
+def plural(count: int, noun: str, more: str = "") -> str:
+    """A number with its noun, in the plural unless it is 1.
+
+    Example:
+        >>> plural(1, "seed"), plural(3, "seed"), plural(2, "pass", "passes")
+        ('1 seed', '3 seeds', '2 passes')
+    """
+    return f"{count:,} {noun if count == 1 else more or noun + 's'}"
+
+
+PAGES.globals |= {"show": show, "number": number, "first": NUMBERS, "seeds_words": seeds_words, "plural": plural}

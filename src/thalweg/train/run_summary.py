@@ -61,6 +61,7 @@ def _write_summary(run: Run, weights_sha256: str) -> RunSummary:
         ceilings=ceilings_of(run.data),
         data=to_dict(run.data.facts()),
         provenance=provenance(str(run.device), "float32", torch.get_num_threads(), torch.__version__, run.world),
+        surroundings=run.clock.surroundings,
     )
     run.check_folder()
     write_json(run.folder / "summary.json", to_dict(summary))

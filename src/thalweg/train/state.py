@@ -24,6 +24,7 @@ from thalweg.records.run import (
     RetreatRecord,
     Score,
     Scores,
+    Surroundings,
     SwitchRecord,
 )
 from thalweg.serialization import fingerprint, from_dict, to_dict
@@ -60,6 +61,7 @@ from thalweg.train.step import (
     part_of,
     train_step,
 )
+from thalweg.train.surroundings import Watch
 
 
 @dataclass
@@ -73,6 +75,31 @@ class Clock:
     """Counted floating-point operations of the training, see `thalweg.models.cost`."""
     evaluations: int = 0
     """Number of evaluations."""
+    watched: float = 0.0
+    """Seconds over which the surroundings were watched, see `thalweg.train.surroundings`."""
+    waited: float = 0.0
+    """Seconds of these in which the training thread waited for a core."""
+    stolen: float = 0.0
+    """Seconds of these that the hypervisor took from an average core."""
+    load: float = 0.0
+    """Load of the machine at the last checkpoint."""
+    cores: int = 0
+    """Cores that the run may use."""
+
+    @property
+    def surroundings(self) -> Surroundings | None:
+        """What else the machine did so far, over all sessions of the run; None where the system does not tell."""
+        if not self.watched:
+            return None
+        return Surroundings(self.waited / self.watched, self.stolen / self.watched, self.load, self.cores)
+
+    def look_around(self, watch: Watch) -> None:
+        """Add what a watch saw since it was last read."""
+        if (seen := watch.read()) is not None:
+            self.watched += seen.seconds
+            self.waited += seen.waited
+            self.stolen += seen.stolen
+            self.load, self.cores = seen.load, seen.cores
 
 
 def ceilings_of(data: AnyData) -> Scores:
@@ -130,7 +157,7 @@ class Run:
         self.shift = config.shift.schedule(config.seed)
         self.switches: list[SwitchRecord] = []
         self.retreats: list[RetreatRecord] = []
-        self.clock = Clock()
+        self.clock, self.watch = Clock(), Watch()
         self.snapshot_steps = frozenset(config.training.snapshot_steps)
         self.journal: Journal | None = None
         self.saved = False
@@ -326,6 +353,7 @@ class Run:
         """Write a checkpoint; the journal is synced to the disk first, as the checkpoint refers to it."""
         if self.journal is not None:
             self.journal.sync()
+        self.clock.look_around(self.watch)
         last = self.shift.step == self.config.training.steps
         self.write("checkpoints", self.config.training.keep, in_parts=self.sharded and not last)
         self.saved = True

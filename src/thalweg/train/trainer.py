@@ -27,6 +27,7 @@ from thalweg.train.run_summary import finish
 from thalweg.train.sharding import Parallel
 from thalweg.train.state import Run
 from thalweg.train.step import Outcome, hand_over, mean_loss
+from thalweg.train.surroundings import Watch
 
 
 def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), parallel: Parallel = "ddp") -> RunSummary:
@@ -66,6 +67,7 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), p
                 write_config(folder / "config.toml", config)
             run.resume()
             warm_up(run)
+            run.watch = Watch()  # loading and compiling are no part of it
             _train_to_end(run)
             return finish(run)
         except BadInputError as error:

@@ -25,9 +25,12 @@ def test_a_small_frontier_is_made_and_reported_again(tmp_path: Path, capsys: pyt
     assert summary["complete"]
     assert set(summary["table"]) == {"depth-2", "depth-5", "staged"}
     assert summary["verdicts"][0]["verdict"] == "undecided: 1 of at least 3 seeds"
+    assert "At least 3 seeds are needed for any answer." in summary["first"]["sure"]
+    assert set(summary["arm_words"]) == {*summary["table"], "stabilised"}
     assert (tmp_path / "made" / "figures" / "frontier.svg").exists()
     page = (tmp_path / "made" / "report.html").read_bytes()
     assert b"which schedule of passes ends with the lowest held-out loss" in page
+    assert b'href="https://arxiv.org/abs/2510.10089"' in page
     runs = {path.parent.name for path in (tmp_path / "made" / "runs").glob("*/summary.json")}
     assert len([name for name in runs if name.startswith("tuning-")]) == 3 * 2
     assert cli.call(["report", str(tmp_path / "made")]) == 0

@@ -73,7 +73,7 @@ def said(made: dict) -> dict[str, str]:
 
 
 def test_a_plant_that_saves_is_supported_and_one_that_wastes_is_contradicted() -> None:
-    claim = "staged needs fewer operations than stabilised Looped (T = 6) for the same loss"
+    claim = "staged needs fewer operations than the strongest loop (6 passes) for the same loss, at every budget but the cheapest"
     assert said(curves(2.0, 0.6))[claim] == "supported"
     assert said(curves(2.0, 1.5))[claim] == "contradicted"
     assert said(curves(2.0, 0.6, seeds=2))[claim] == "undecided"
@@ -84,14 +84,6 @@ def test_depth_pays_only_where_one_and_two_passes_are_shown_to_be_worse() -> Non
     question = "Which constant depth is the best?"
     assert "depth pays" in said(curves(2.0, 1.0))[question]
     assert "not shown" in said(curves(0.5, 1.0))[question]
-
-
-def test_the_sentence_names_the_stages_and_the_largest_budget() -> None:
-    sentence = said(curves(2.0, 0.6))["In one sentence?"]
-    start = (
-        f"To end as low as a model that runs 6 passes throughout for {PLAN.budgets[-1]:g} GFLOP, staged training (2, 3, 6 passes"
-    )
-    assert sentence.startswith(start)
 
 
 @pytest.mark.parametrize("arm", PLAN.arms)

@@ -15,6 +15,7 @@ from thalweg.experiments.frontier.recipes import (
     TEXT_SIZES,
     TWO_STAGES,
     Setting,
+    arm_words,
     arms_of,
     constant,
     plan_frontier,
@@ -46,7 +47,19 @@ def test_every_arm_costs_its_budget(source, preset):
 
 
 def test_without_arms_all_but_the_other_stabilisers_are_trained():
-    assert set(arms_of("markov", 6)) - set(plan_frontier("markov", "quick").arms) == set(STABILISERS)
+    assert set(arms_of("markov", 6)) - set(plan_frontier("markov", "paper").arms) == set(STABILISERS)
+
+
+def test_the_demonstration_trains_a_few_arms_and_any_that_is_named():
+    assert plan_frontier("markov", "quick").arms == ("depth-1", "depth-2", "depth-6", "staged")
+    assert plan_frontier("markov", "quick", ("depth-3",)).arms == ("depth-3", "depth-6")
+
+
+@pytest.mark.parametrize("arm", arms_of("markov", 6))
+def test_every_arm_has_a_short_name_and_a_definition(arm):
+    name, definition = arm_words(arm, "markov", 6)
+    assert len(name) <= 30 < len(definition) + 10
+    assert "{" not in name + definition
 
 
 @pytest.mark.parametrize("source", ["markov", "pointers", "text"])

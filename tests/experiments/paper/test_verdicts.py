@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from thalweg.experiments.paper.verdicts import better, by_sign, lower_loss, markov_verdicts, smooth_switch, sooner, stalls
+from thalweg.experiments.paper.verdicts import better, by_sign, cheaper, lower_loss, markov_verdicts, smooth_switch, stalls
 from thalweg.intervals import Interval
 from thalweg.records.run import EvaluationRecord, RunRecord, Score, SwitchRecord
 
@@ -78,22 +80,22 @@ def test_lower_loss_is_supported_for_the_lower_one() -> None:
     assert lower_loss(runs, "looped", "single", "x").verdict == "supported"
 
 
-def test_sooner_is_supported_when_every_seed_is_faster() -> None:
+def test_cheaper_is_supported_when_every_seed_needs_fewer_operations() -> None:
     runs = {"looped": seeds(falling(0.8, 0.001)), "shift": seeds(falling(0.7, 0.002))}
-    found = sooner(runs, "shift", "looped")
+    found = cheaper(runs, "shift", "looped")
     assert found.verdict == "supported"
-    assert found.numbers["share of the time"].mean < 0.6  # type: ignore[operator]
+    assert found.numbers["share of the operations"].mean < 0.6  # type: ignore[operator]
 
 
 def test_never_reaching_it_contradicts_and_is_counted() -> None:
     runs = {"looped": seeds(falling(0.8, 0.01)), "shift": seeds(falling(0.9, 0.01))}
-    found = sooner(runs, "shift", "looped")
+    found = cheaper(runs, "shift", "looped")
     assert (found.verdict, found.numbers["seeds that never reached it"].mean) == ("contradicted", 5)
 
 
 def test_a_shift_that_never_switched_proves_nothing() -> None:
     runs = {"looped": seeds(falling(0.8, 0.001)), "shift": seeds(falling(0.7, 0.002, jump=None))}
-    found = sooner(runs, "shift", "looped")
+    found = cheaper(runs, "shift", "looped")
     assert (found.verdict, found.numbers["seeds that switched"].mean) == ("undecided", 0)
 
 
@@ -102,7 +104,7 @@ def test_one_seed_that_never_reaches_it_leaves_it_undecided() -> None:
         "looped": seeds(falling(0.8, 0.01)),
         "shift": seeds(lambda s: falling(0.9 if s == 2 else 0.7, 0.01)(s)),
     }
-    assert sooner(runs, "shift", "looped").verdict == "undecided"
+    assert cheaper(runs, "shift", "looped").verdict == "undecided"
 
 
 def test_a_ramp_that_does_not_jump_beats_a_hard_switch_that_does() -> None:
@@ -115,3 +117,31 @@ def test_a_ramp_that_does_not_jump_beats_a_hard_switch_that_does() -> None:
 
 def test_claims_whose_arms_are_missing_are_left_out() -> None:
     assert [v.claim.split()[0] for v in markov_verdicts({"single": seeds(flat(0.6))})] == ["single", "single"]
+
+
+def test_seconds_decide_nothing() -> None:
+    runs = {"looped": seeds(falling(0.8, 0.001)), "shift": seeds(falling(0.7, 0.002))}
+    slow = {
+        seed: replace(r, evaluations=tuple(replace(e, seconds=99 * e.seconds) for e in r.evaluations))
+        for seed, r in runs["shift"].items()
+    }
+    assert cheaper({**runs, "shift": slow}, "shift", "looped") == cheaper(runs, "shift", "looped")
+
+
+def test_an_undecided_claim_says_how_many_seeds_would_decide_it() -> None:
+    gaps = [0.03, -0.01, 0.02, 0.0, 0.01]
+    runs = {"single": seeds(flat(0.6)), "looped": seeds(lambda s: flat(0.6 + gaps[s])(s))}
+    found = better(runs, "looped", "single", "train", "high", "x")
+    effect = np.mean(gaps) / np.std(gaps, ddof=1)
+    power = {
+        n: stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, effect * n**0.5) for n in (found.seeds_needed - 1, found.seeds_needed)
+    }
+    assert found.verdict == "undecided"
+    assert power[found.seeds_needed - 1] < 0.8 <= power[found.seeds_needed] + 1e-3
+
+
+def test_a_decided_claim_asks_for_no_seeds_and_names_who_makes_it() -> None:
+    runs = {"single": seeds(flat(0.6, 0.02)), "looped": seeds(lambda s: flat(0.65 + 1e-4 * (-1) ** s, 0.02)(s))}
+    found = better(runs, "looped", "single", "train", "high", "x")
+    assert (found.verdict, found.seeds_needed, found.source) == ("supported", 0, "paper")
+    assert better(runs, "looped", "single", "train", "high", "x", "controls").source == "control"

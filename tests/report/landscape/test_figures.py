@@ -266,9 +266,9 @@ def test_hostile_slice_writes_into_the_figures_folder_only(tmp_path: Path) -> No
 
 def test_not_measured_has_a_style_of_its_own(study: Path) -> None:
     text = (study / "report.html").read_text()
-    assert '<td class="not-measured">not measured</td>' in text
+    assert '<td><span class="not-measured">not measured</span></td>' in text
     assert re.search(r"\.not-measured \{[^}]*italic", text)
-    assert "In all 1 claims supported, 0 contradicted, 0 undecided, 1 not measured" in text
+    assert "Of 2 claims, 1 supported, 0 contradicted, 0 undecided, 1 not measured." in text
 
 
 def test_a_heavy_drawing_is_shown_as_pixels(one: RunLandscape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

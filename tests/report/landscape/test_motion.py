@@ -351,3 +351,8 @@ def test_all_figures_come_in_the_order_of_the_page(paired: Arms) -> None:
 def test_figures_without_records_are_left_out() -> None:
     assert [figure.name for figure in valley_figures(ARMS)] == ["hopping", "forces"]
     assert valley_figures({}) == []
+
+
+def test_one_replayed_window_and_one_comparison_make_no_figure():
+    once = {arm: [replace(run, replays=run.replays[:1], theorems=run.theorems[:1]) for run in runs] for arm, runs in ARMS.items()}
+    assert valley_figures(once) == []

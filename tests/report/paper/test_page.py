@@ -9,10 +9,15 @@ from made_up_landscapes import make_landscape
 from made_up_records import make_summary, run
 from pages import CHROMIUM, HOSTILE, Tags, chart, laid_out, leaving, opened, slid, turned
 
-from thalweg.records.run import RunRecord, StudySummary
+from thalweg.records.run import Cell, RunRecord, StudySummary, Verdict
 from thalweg.report.paper.page import write_report
 
-NAMES = {"accuracy-by-stratum", "loss-against-cost", "switches", "long-tail"} | {"verdicts", "accuracy-against-cost", "step-time"}
+NAMES = {"accuracy-by-stratum", "loss-against-cost", "switches", "long-tail"} | {
+    "verdicts",
+    "accuracy-against-cost",
+    "step-time",
+    "lead",
+}
 """Figures of a study without landscapes, and without what its source is."""
 
 
@@ -21,7 +26,7 @@ def test_page_has_every_figure_inside_with_words_for_the_blind(
 ) -> None:
     tags = Tags(write_report(summary, runs, tmp_path).read_text()).found
     images = [attributes for tag, attributes in tags if tag == "img"]
-    assert len(images) == len(NAMES) + 1  # the first of them on the first screen too
+    assert len(images) == len(NAMES)
     assert all(i["src"].startswith("data:image/") and len(i["alt"]) > 20 for i in images)
 
 
@@ -42,7 +47,44 @@ def test_names_of_users_are_inert(summary: StudySummary, runs: dict[str, RunReco
 
 def test_what_is_missing_is_named(summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path) -> None:
     page = write_report(replace(summary, complete=False, missing=("looped-seed2",)), runs, tmp_path).read_text()
-    assert "Missing runs: looped-seed2." in page
+    assert "This study is not complete: 1 run is missing." in page
+    assert "looped-seed2" in page
+
+
+def test_an_undecided_claim_tells_its_seeds_and_whose_it_is(
+    summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path
+) -> None:
+    claims = (
+        Verdict("x is y", "undecided", numbers={"difference": Cell(0.1, -0.1, 0.3, 3)}, seeds_needed=17, source="ours"),
+        Verdict("y is z", "supported", seeds_needed=0, source="control"),
+    )
+    page = write_report(replace(summary, verdicts=claims), runs, tmp_path).read_text()
+    assert page.count("about 17 seeds would decide it at the spread seen") == 1
+    assert "(our claim)" in page
+    assert "(a control)" in page
+
+
+def test_the_first_screen_says_who_asked_and_what_was_found(
+    summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path
+) -> None:
+    claim = "looped ends with a lower held-out loss than single"
+    found = Verdict(claim, "supported", numbers={"difference": Cell(0.1, 0.05, 0.15, 3)}, source="paper")
+    page = write_report(replace(summary, verdicts=(found,)), runs, tmp_path).read_text()
+    assert 'href="https://arxiv.org/abs/2510.10089"' in page
+    assert f"The paper&#39;s claim that {claim} is supported (difference 0.1 [0.05, 0.15])." in page
+    assert page.index("What was found") < page.index("<table")
+
+
+def test_other_work_on_the_machine_is_told(summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path) -> None:
+    page = write_report(replace(summary, disturbed="Other work ran beside 2 of 3 runs."), runs, tmp_path).read_text()
+    assert page.index("Other work ran beside 2 of 3 runs.") < page.index("What was found")
+
+
+def test_nothing_of_a_page_waits_to_be_scrolled_to_but_charts(
+    summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path
+) -> None:
+    tags = Tags(write_report(summary, runs, tmp_path).read_text()).found
+    assert all("loading" not in attributes for tag, attributes in tags if tag == "img")
 
 
 def test_figures_are_kept_as_files_too(summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path) -> None:
@@ -106,7 +148,7 @@ def test_page_in_a_real_browser(runs: dict[str, RunRecord], tmp_path: Path, widt
     with opened(page_file, width) as (page, wrong):
         sizes, overflow, title = laid_out(page)
     assert wrong == []
-    assert len(sizes) == len(NAMES) + 1
+    assert len(sizes) == len(NAMES)
     assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in sizes[1:])
     assert overflow <= 0
     assert HOSTILE in title

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from made_up_tasks import ARMS, TASKS, make_task_runs, make_tasks
-from pages import CHROMIUM, HOSTILE, Tags, laid_out, opened
+from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened
 
 from thalweg.records.experiment import TaskOutcome
 from thalweg.records.run import Cell, Verdict
@@ -56,7 +56,7 @@ def row_of(page: str, task: str, arm: str) -> str:
 
 
 def cells_of(page: str, task: str, arm: str) -> list[str]:
-    return re.findall(r"<td>(.*?)</td>", row_of(page, task, arm), re.DOTALL)
+    return re.findall(r"<td data-label=\"[^\"]+\"><span>(.*?)</span></td>", row_of(page, task, arm), re.DOTALL)
 
 
 def test_page_has_every_figure_inside_with_words_for_the_blind(page) -> None:
@@ -71,7 +71,7 @@ def test_figures_are_kept_as_files_too(folder) -> None:
 
 
 def test_page_asks_the_network_for_nothing(page) -> None:
-    assert not re.search(r"(src|href)=[\"'](?!data:)", page)
+    assert leaving(page) == []
     assert "<script" not in page
 
 
@@ -117,6 +117,11 @@ def test_arms_stand_in_the_order_of_the_study(study) -> None:
     assert [[one.arm for one, _ in table.rows] for table in task_tables(mixed)] == [list(ARMS)] * 2
 
 
+def test_a_phone_names_every_number_as_the_head_of_the_table_does(page) -> None:
+    headings = re.findall(r'<th scope="col">([^<]*)', table_of(page, "copy"))
+    assert re.findall(r'<td data-label="([^"]*)"', row_of(page, "copy", "shift-hard")) == headings[1:]
+
+
 def test_numbers_that_are_not_there_are_dashes(page) -> None:
     cells = cells_of(page, "copy", "single")
     assert cells[5:7] == ["-", "-"]  # drop and jump
@@ -136,7 +141,7 @@ def test_missing_and_failed_runs_are_said(study) -> None:
     whole = [o for o in study.outcomes if o.task == "parity" and o.arm == "looped"]
     some = replace(study, complete=False, missing=("parity-shift-seed1",), outcomes=(*whole, failed), verdicts=())
     page = render_tasks(some, [])
-    assert "This study is not complete. Missing runs: parity-shift-seed1." in page
+    assert "This study is not complete: 1 run is missing.<details><summary>their names</summary>parity-shift-seed1<" in page
     assert "0 of 2 seeds" in row_of(page, "parity", "shift")
     assert "2 failed" in row_of(page, "parity", "shift")
     assert cells_of(page, "parity", "shift") == ["-"] * 9

@@ -1,4 +1,4 @@
-"""What the frontier says: operations at equal loss against the stabilised loop and the best constant depth; does depth pay?"""
+"""What the frontier says, claim by claim: operations at equal loss against the stabilised loop and the best constant depth."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from collections.abc import Mapping
 
 from thalweg.experiments.drop import drop, paired_drops
 from thalweg.experiments.frontier.equal_loss import Curve, Ratios, equal_loss, loss_ratio
-from thalweg.experiments.frontier.recipes import PLAIN, STABILISERS, STAGED, TWO_STAGES, UNSCALED, FrontierConfig, constant, staged
-from thalweg.experiments.metrics import Pairs, cell, sign_of, too_few
+from thalweg.experiments.frontier.recipes import (
+    PLAIN,
+    STABILISERS,
+    STAGED,
+    TWO_STAGES,
+    UNSCALED,
+    FrontierConfig,
+    arm_words,
+    constant,
+)
+from thalweg.experiments.metrics import Pairs, cell, seeds_needed, sign_of, too_few
 from thalweg.records.run import Cell, Verdict
+from thalweg.report.page import plural
 
 Curves = dict[str, dict[int, Curve]]
 """Arm -> seed -> points."""
@@ -44,20 +54,21 @@ def strongest_looped(curves: Mapping[str, Mapping[int, Curve]], plan: FrontierCo
 
 
 def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
-    """One answer in a sentence, then each comparison with its numbers."""
-    made = [_sentence(curves, plan), _depth_pays(curves, plan)]
+    """Which depth is the best, then each comparison with its numbers."""
+    made = [_depth_pays(curves, plan)]
     looped = strongest_looped(curves, plan)
-    words = f"stabilised Looped (T = {plan.loops}{'' if looped == constant(plan.loops) else f', {looped}'})"
+    words = f"the strongest loop ({arm_words(looped, plan.source, plan.loops)[0]})"
     for arm in (STAGED, UNSCALED, TWO_STAGES, PLAIN, *STABILISERS):
         if curves.get(arm) and arm != looped:
             made.append(against(curves, plan, arm, looped, words))
             best = best_constant(curves, plan)
             if best is not None and best != plan.loops and arm not in STABILISERS:
-                made.append(against(curves, plan, arm, constant(best), f"the best constant depth ({best})"))
+                depth_words = f"the best constant depth ({plural(best, 'pass', 'passes')})"
+                made.append(against(curves, plan, arm, constant(best), depth_words))
     return made
 
 
-def _ratios(curves: Curves, plan: FrontierConfig, arm: str, rival: str) -> dict[float, Ratios]:
+def operations_needed(curves: Curves, plan: FrontierConfig, arm: str, rival: str) -> dict[float, Ratios]:
     """Budget of the rival -> operations at equal loss.
 
     The cheapest budget is left out, as no cheaper run of the arm was made that could end as low. So is a budget where all that is
@@ -75,38 +86,6 @@ def _is_bound_of_one(ratios: Ratios) -> bool:
     """Whether every seed gives a bound only, and that bound is 1 but for whole updates."""
     bounded = ratios.n in (ratios.upper_bounds, ratios.lower_bounds)
     return bounded and _SAME < ratios.value < 1 / _SAME
-
-
-def _sentence(curves: Curves, plan: FrontierConfig) -> Verdict:
-    """What a reader takes home who reads nothing else."""
-    question = "In one sentence?"
-    looped, best = strongest_looped(curves, plan), best_constant(curves, plan)
-    if not curves.get(STAGED) or not curves.get(looped) or best is None:
-        return Verdict(question, f"{STAGED} or {looped} has no complete curve yet")
-    ratios = _ratios(curves, plan, STAGED, looped)
-    few = too_few(min((one.n for one in ratios.values()), default=0))
-    if few:
-        return Verdict(question, few)
-    budget = max(ratios)  # cheaper budgets have fewer cheaper runs below them, so that only bounds are known there
-    saved = (
-        f"To end as low as a model that runs {plan.loops} passes throughout for {budget:g} GFLOP, staged training "
-        f"({', '.join(map(str, staged(plan.source, plan.loops)[0]))} passes in turn) needs {ratios[budget]} of its operations"
-    )
-    versus = ""
-    difference = loss_ratio(curves[STAGED], curves[constant(best)], len(plan.budgets) - 1)
-    if difference is not None:
-        factor = math.exp(difference.mean)
-        words = {1: "higher", -1: "lower", 0: "not measurably different"}[sign_of(difference)]
-        versus = (
-            f"; against the best constant depth, {best}, its loss at equal operations is {words} "
-            f"({factor:.2f} times{_ends(difference.low, difference.high)})"
-        )
-    return Verdict(question, f"{saved}{versus}.")
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    """The interval of a ratio whose logarithm has this one."""
-    return "" if low is None or high is None else f" [{math.exp(low):.2f}, {math.exp(high):.2f}]"
 
 
 def _depth_pays(curves: Curves, plan: FrontierConfig) -> Verdict:
@@ -158,7 +137,7 @@ def fall_at_switches(staged: Mapping[float, Pairs], looped: Mapping[float, Pairs
         "largest fall below the best accuracy so far, from before a switch until 400 updates after it; supported if the upper end "
         f"of its interval is at most {_FALL:g} at every budget, contradicted if the lower end of one is above"
     )
-    return Verdict(claim, verdict, test, numbers)
+    return Verdict(claim, verdict, test, numbers, source="ours")
 
 
 def _factor(mean: float, low: float | None, high: float | None, n: int) -> Cell:
@@ -169,10 +148,10 @@ def _factor(mean: float, low: float | None, high: float | None, n: int) -> Cell:
 
 def against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_words: str, measure: str = "loss") -> Verdict:
     """Whether an arm needs fewer operations than a rival for the same value of a measure, the lower the better."""
-    claim = f"{arm} needs fewer operations than {rival_words} for the same {measure}"
+    claim = f"{arm} needs fewer operations than {rival_words} for the same {measure}, at every budget but the cheapest"
     if not curves.get(rival):
         return Verdict(claim, "not measured", f"{rival} has no complete curve")
-    ratios = _ratios(curves, plan, arm, rival)
+    ratios = operations_needed(curves, plan, arm, rival)
     few = too_few(min((one.n for one in ratios.values()), default=0))
     below, above = (all(getattr(one, name) for one in ratios.values()) for name in ("is_below_one", "is_above_one"))
     verdict = "undecided" if few else "supported" if ratios and below else "contradicted" if ratios and above else "undecided"
@@ -180,6 +159,7 @@ def against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_wo
     for budget, one in ratios.items():
         bound = "at most" if one.upper_bounds else "at least" if one.lower_bounds else "ratio"
         numbers[f"operations at the {measure} of {budget:g} GFLOP, {bound}"] = one.cell
+    needed = seeds_needed(*((one.logs, 0.0) for one in ratios.values() if one.logs is not None)) if _may_be_decided(ratios) else 0
     for index, budget in enumerate(plan.budgets):
         logs = loss_ratio(curves[arm], curves[rival], index)
         if logs is not None:
@@ -188,4 +168,9 @@ def against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_wo
         f"operations at equal {measure} over the rival's, paired t-interval of the logarithm over seeds: supported if below 1 at "
         "every budget but the cheapest, contradicted if above 1 at each of them"
     )
-    return Verdict(claim, verdict, test, numbers)
+    return Verdict(claim, verdict, test, numbers, seeds_needed=needed if verdict == "undecided" else 0, source="ours")
+
+
+def _may_be_decided(ratios: Mapping[float, Ratios]) -> bool:
+    """Whether more seeds can decide: a ratio at every budget, all on the same side of 1."""
+    return all(one.logs is not None for one in ratios.values()) and len({one.value > 1 for one in ratios.values()}) == 1

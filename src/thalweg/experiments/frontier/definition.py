@@ -9,10 +9,14 @@ from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
 from thalweg.experiments.frontier.answers import Curves, answers, best_constant, fall_at_switches
+from thalweg.experiments.frontier.findings import first_screen
 from thalweg.experiments.frontier.recipes import (
+    PRESETS,
+    STABILISED,
     STAGED,
     FrontierConfig,
     Setting,
+    arm_words,
     constant,
     run_of,
     staged,
@@ -21,10 +25,10 @@ from thalweg.experiments.frontier.task_answers import error_curves, exact_match_
 from thalweg.experiments.frontier.task_runs import is_task, recipe_of
 from thalweg.experiments.metrics import cell, final_loss
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
-from thalweg.experiments.words import command_words, model_words, summary_table
+from thalweg.experiments.words import command_words, listed, model_words, summary_table
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
 from thalweg.records.run import RunRecord, Verdict, read_lengths
-from thalweg.report.frontier.figures import frontier_figure
+from thalweg.report.frontier.figures import frontier_alt, frontier_figure
 from thalweg.report.user_experiment import Picture, write_own_report
 from thalweg.serialization import to_dict
 from thalweg.storage import write_json
@@ -37,6 +41,8 @@ _Settings = dict[str, Setting]
 """Arm -> the setting that was chosen for it."""
 _Records = dict[str, dict[float, dict[int, RunRecord]]]
 """Arm -> budget -> seed -> complete run."""
+_ENOUGH_SCORES = 20
+"""Evaluations of a run below which a fall after a switch could be missed."""
 _QUESTION = "For the operations that can be paid, which schedule of passes ends with the lowest held-out loss?"
 
 
@@ -162,8 +168,18 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             if any(by_budget.values())
         }
         best = best_constant(curves, plan)
-        caption = "Held-out loss above the best possible over counted operations"
-        picture = Picture("frontier", "The frontier", frontier_figure(curves, plan.loops, STAGED, constant(best) if best else ""))
+        words = {arm: arm_words(arm, plan.source, plan.loops) for arm in plan.arms}
+        names, best_arm = {arm: name for arm, (name, _) in words.items()}, constant(best) if best else ""
+        loss = "Held-out loss" if plan.source == "text" else "Held-out loss above the best possible"
+        picture = Picture(
+            "frontier",
+            "Loss over operations",
+            frontier_figure(curves, names, STAGED, best_arm),
+            f"{loss} over counted operations, both on logarithmic axes: lower and further left is better. Points: mean over seeds; "
+            "bands: 95 % t-interval without what all arms of a seed share, as arms are compared at the same seeds; grey: the "
+            "lowest of all arms.",
+            frontier_alt(curves, names, loss.lower()),
+        )
         summary = ExperimentSummary(
             name=folder.resolve().name,
             command=self.command,
@@ -178,7 +194,9 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             verdicts=(*answers(curves, plan), *self._exact_matches(folder, records), *self._falls(records)),
             setup=self._setup(settings) | unplanned(jobs),
             provenance=some.summary.provenance,
-            figures=(FigureRecord(picture.name, picture.heading, caption),),
+            figures=(FigureRecord(picture.name, picture.heading, picture.caption, picture.alt),),
+            first=first_screen(curves, plan, some.summary.parameters),
+            arm_words={arm: words[arm][1] for arm in table} | ({} if is_task(plan.source) else {"stabilised": STABILISED}),
         )
         write_json(folder / "summary.json", to_dict(summary))
         write_own_report(summary, [picture], folder)
@@ -198,8 +216,9 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         return exact_match_answers(error_curves(records, recipe.data.samples * recipe.data.longest), beyond, plan)
 
     def _falls(self, records: _Records) -> list[Verdict]:
-        """The answer about falls at switches, where staged training was trained."""
-        staged_runs = records.get(STAGED, {})
+        """The answer about falls at switches, where staged training was trained and scored often enough to see them."""
+        often = PRESETS[self.plan.source, self.plan.preset].scores >= _ENOUGH_SCORES
+        staged_runs = records.get(STAGED, {}) if often else {}
         return [fall_at_switches(staged_runs, records[constant(self.plan.loops)])] if any(staged_runs.values()) else []
 
     def compared(self, folder: Path) -> Compared:
@@ -219,38 +238,30 @@ class FrontierStudy(Experiment[ExperimentSummary]):
     def table(self, summary: ExperimentSummary) -> Table:
         return summary_table(summary, "held-out loss above the best possible, ")
 
+    def lines(self, summary: ExperimentSummary) -> list[str]:
+        """What was found, then the claims with their verdicts."""
+        found = list(summary.first.found) if summary.first else []
+        return [*found, *super().lines(summary)]
+
     def _setup(self, settings: _Settings) -> dict[str, str]:
         """Everything that is needed to repeat the experiment, by topic."""
         plan = self.plan
-        rates = "; ".join(
-            f"{arm} {setting.rate:g}" + (f", levels {setting.curriculum}" if any(setting.curriculum) else "")
-            for arm, setting in settings.items()
-        )
         stages, shares = staged(plan.source, plan.loops)
         base = run_of(plan, constant(plan.loops), plan.budgets[0], plan.settings[0], 0)
-        ends = ", ".join(f"{share:.0%}" for share in shares)
-        budgets = ", ".join(f"{budget:g}" for budget in plan.budgets)
-        others = "".join(f"; {arm}: {words}" for arm, words in _STABILISED.items() if arm in plan.arms)
-        tuning, passes = ", ".join(map(str, plan.tuning_seeds)), ", ".join(map(str, stages))
+        first, ends = ", ".join(map(str, stages[:-1])), ", ".join(f"{share:.0%}" for share in shares)
+        budgets = listed([f"{budget:g}" for budget in plan.budgets])
         return {
             "Data": _DATA.get(plan.source, ""),
             "Model": (
-                f"{model_words(base.model)}; depth-2 and more and staged: branches by 1 / sqrt(T), a norm after every pass, "
-                f"injection, one shared learned gain that begins at {base.model.gain_start:g}; depth-1: none of it; plain-looped "
-                "and shift: injection alone"
+                f"{model_words(base.model)}; stabilised means: {STABILISED}, which begins at {base.model.gain_start:g}; one "
+                "pass has none of it"
             ),
             "Training": (
                 f"budgets {budgets} GFLOP, each with a complete schedule: warm-up, constant, linear to zero over the last 40 % of "
                 f"the updates; batch {base.training.batch}, {_OPTIMIZER[plan.optimizer]}, clip 1, float32, {plan.device}"
+                + (f"; staged training ends its stages of {first} passes at {ends} of the operations" if ends else "")
             ),
-            "Arms": (
-                f"depth-k: k passes throughout; staged: {passes} passes, until {ends} of the operations, the shared gain times "
-                "(T - 1) / (k - 1) at k passes; staged-unscaled: the same without that factor; shift: the paper's, 1 pass until "
-                f"SCP fires, then {plan.loops}, with a ramp{others}"
-            ),
-            "Settings": (
-                f"chosen for each arm at {plan.tuning_budget:g} GFLOP on seeds {tuning} among {len(plan.settings)}: {rates}"
-            ),
+            "Settings": self._settings_in_words(settings),
             "Seeds": f"{len(plan.seeds)} ({', '.join(map(str, plan.seeds))}), paired over arms",
             "Figures of merit": (
                 "operations: matrix products, backward = 2 x forward; at equal loss: log-linear between an arm's own budgets, "
@@ -258,7 +269,26 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             ),
         } | (task_words(plan, base.model) if is_task(plan.source) else {})
 
+    def _settings_in_words(self, settings: _Settings) -> str:
+        """How the rate of each arm was chosen, and on the tree sources how fast the trees grow."""
+        plan = self.plan
+        if len(plan.settings) == 1:
+            return f"{_in_words(plan.settings[0])} for every arm, not tuned{_TUNED_BEFORE.get(plan.source, '')}"
+        chosen = "; ".join(f"{arm} {_in_words(setting)}" for arm, setting in settings.items())
+        seeds = listed([str(seed) for seed in plan.tuning_seeds])
+        return f"chosen for each arm at {plan.tuning_budget:g} GFLOP on seeds {seeds} among {len(plan.settings)}: {chosen}"
 
+
+def _in_words(setting: Setting) -> str:
+    """A setting as text."""
+    hold, grow = setting.curriculum
+    if grow and not hold:
+        return f"rate {setting.rate:g}, lengths growing over {grow:.0%} of the updates"
+    levels = f", trees at the first level for {hold:.0%} of the updates and growing over {grow:.0%}" if hold or grow else ""
+    return f"rate {setting.rate:g}{levels}"
+
+
+_TUNED_BEFORE = {"markov": "; the preset `paper` chooses it for each arm among three rates, and has always chosen 0.005"}
 _OPTIMIZER = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks and AdamW for the rest"}
 _DATA = {
     "markov": "the Markov language: vocabulary 16, order 2, 12 tokens, 400,000 training and 8,000 held-out sequences",
@@ -274,12 +304,6 @@ _DATA = {
         "bytes of a text, of Python's standard library if none is given; whole files are held out; the best possible loss is "
         "not known, so that the loss itself is compared"
     ),
-}
-_STABILISED = {
-    "looped-own-gains": "T passes, a learned gain for each",
-    "looped-norm": "T passes, norm and injection alone",
-    "looped-by-t": "T passes, norm, injection, branches by 1 / T",
-    "looped-deepnorm": "T passes, norm, injection, branches by (2 T) ** -0.25",
 }
 
 

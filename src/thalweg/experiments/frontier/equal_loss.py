@@ -52,6 +52,14 @@ class Ratios:
         return self.n >= MIN_SEEDS and not self.upper_bounds and self.low is not None and self.low > 1
 
     @property
+    def logs(self) -> Interval | None:
+        """Mean and interval of the logarithm; None where a seed gives a bound only."""
+        bounded = self.lower_bounds or self.upper_bounds
+        if bounded or self.low is None or self.high is None:
+            return None
+        return Interval(math.log(self.value), math.log(self.low), math.log(self.high), self.n)
+
+    @property
     def cell(self) -> Cell:
         """Mean and interval; a bound at every seed, or one from below at any, has no interval, only its mean."""
         bounded = self.lower_bounds or self.upper_bounds == self.n

@@ -97,11 +97,15 @@ class Preset:
     curricula: tuple[tuple[float, float], ...]
     tuning_seeds: int
     seeds: int
+    depths: tuple[int, ...] = ()
+    """Constant depths that are trained when no arms are named, with staged training alone; empty for every arm."""
+    scores: int = 20
+    """Evaluations of a run, about, without those at its beginning and at its switches; the last update is always scored."""
 
 
 _NONE = ((0.0, 0.0),)
 PRESETS: dict[tuple[str, str], Preset] = {
-    ("markov", "quick"): Preset(6, (13, 26, 53), (5e-3, 1e-2), _NONE, 1, 3),
+    ("markov", "quick"): Preset(6, (53, 105, 211), (5e-3,), _NONE, 1, 3, depths=(1, 2, 6), scores=1),
     ("markov", "paper"): Preset(6, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), _NONE, 2, 5),
     ("markov", "deep"): Preset(12, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), _NONE, 2, 5),
     ("ancestors", "quick"): Preset(5, (125, 250, 500), (3e-3, 5e-3), ((0.2, 0.5),), 1, 3),
@@ -156,9 +160,79 @@ STABILISERS: dict[str, dict[str, float | bool]] = {
     "looped-by-t": {"learned_gains": 0, "residual_power": 1.0},
     "looped-deepnorm": {"learned_gains": 0, "residual_power": 0.25},
 }
-"""Other ways to keep T passes trainable, as changes of `ModelConfig.for_loops`: a learned gain for each pass; norm and injection
-alone (arXiv 2502.05171); with branches by 1 / T (arXiv 2606.18524); with branches by (2 T) ** -0.25, which after a norm is
-DeepNorm's larger residual (arXiv 2203.00555; for loops arXiv 2607.13491)."""
+"""Other ways to keep T passes trainable, as changes of `ModelConfig.for_loops`; `arm_words` says them in words, with their
+sources."""
+STABILISED = "residual branches times 1 / sqrt(T), a norm after every pass, injection, and one learned gain that all passes share"
+"""What keeps the passes of a constant depth of 2 or more, and of staged training, trainable."""
+_WORDS: dict[str, tuple[str, str]] = {
+    STAGED: (
+        "staged: {stages} passes",
+        "training in stages of {stages} passes, stabilised; the shared gain is multiplied by (T - 1) / (k - 1) while k passes run",
+    ),
+    UNSCALED: ("staged, gain not scaled", "the same stages without that factor on the gain"),
+    TWO_STAGES: (
+        "the paper's SHIFT, with a ramp",
+        "the paper's SHIFT: 1 pass until its criterion SCP fires, then {loops} passes, which come in with a ramp; injection alone",
+    ),
+    PLAIN: ("{loops} passes, plain", "{loops} passes throughout, with injection alone: not stabilised (the paper's Looped)"),
+    "looped-own-gains": ("{loops} passes, own gains", "{loops} passes throughout, stabilised, with a learned gain for each pass"),
+    "looped-norm": ("{loops} passes, norm alone", "{loops} passes throughout, with norm and injection alone (arXiv 2502.05171)"),
+    "looped-by-t": (
+        "{loops} passes, branches by 1 / T",
+        "{loops} passes throughout, with norm, injection and residual branches times 1 / T (arXiv 2606.18524)",
+    ),
+    "looped-deepnorm": (
+        "{loops} passes, as DeepNorm",
+        "{loops} passes throughout, with norm, injection and residual branches times (2 T) ** -0.25, which after a norm is the "
+        "larger residual of DeepNorm (arXiv 2203.00555; for loops arXiv 2607.13491)",
+    ),
+}
+"""Arm -> its name in a legend, and its definition."""
+_WORDS_OF_TASKS: dict[str, tuple[str, str]] = {
+    STAGED: (
+        "staged along the lengths",
+        "SHIFT along the lengths: the passes that a sample's length needs, as in the arm before; the next length comes in when the "
+        "loss on the present ones is below 0.02 nats, or at the latest after the tuned share of the updates; the rate falls to "
+        "0.4 of its value over the stages",
+    ),
+    "looped": (
+        "{loops} passes at most",
+        "the passes that a sample's length needs, at most {loops}, on lengths that grow over a tuned share of the updates",
+    ),
+    "single": ("1 pass", "1 pass at every length, on lengths that grow over a tuned share of the updates (the paper's Single)"),
+}
+"""The same for algorithmic tasks."""
+
+
+def arm_words(arm: str, source: str, loops: int) -> tuple[str, str]:
+    """The name of an arm in a legend, and its definition in a sentence.
+
+    Example:
+        >>> arm_words("depth-5", "markov", 6)[0], arm_words("staged", "markov", 6)[0]
+        ('5 passes', 'staged: 2, 3, then 6 passes')
+    """
+    if is_task(source):
+        key = arm if arm == STAGED else "single" if arm == constant(1) else "looped"
+        name, definition = _WORDS_OF_TASKS[key]
+        return name.format(loops=loops), definition.format(loops=loops)
+    if arm.startswith("depth-"):
+        depth = int(arm.removeprefix("depth-"))
+        if depth == 1:
+            return "1 pass", "1 pass throughout: a transformer without a loop (the paper's Single)"
+        return f"{depth} passes", f"{depth} passes throughout, stabilised"
+    stages = in_turn(staged(source, loops)[0])
+    name, definition = _WORDS[arm]
+    return name.format(loops=loops, stages=stages), definition.format(loops=loops, stages=stages)
+
+
+def in_turn(stages: Sequence[int]) -> str:
+    """The passes of stages, in words.
+
+    Example:
+        >>> in_turn((2, 3, 6)), in_turn((2,))
+        ('2, 3, then 6', '2')
+    """
+    return ", then ".join(filter(None, (", ".join(map(str, stages[:-1])), str(stages[-1]))))
 
 
 def presets_of(source: str) -> list[str]:
@@ -188,8 +262,8 @@ def plan_frontier(
     Args:
         source: "markov", "pointers", "ancestors", "text", or a built-in task.
         preset: "quick" or "paper"; of markov "deep", of text "gpu" too.
-        arms: some of them; when empty all but those of `STABILISERS`. Looped at T passes is always there, as everything is
-            compared with it.
+        arms: some of them; when empty those of the preset, or all but those of `STABILISERS`. Looped at T passes is always
+            there, as everything is compared with it.
         seeds: how many; 0 for the preset's.
         loops: T; 0 for the preset's. That of a task follows from its lengths.
         device: where it is trained.
@@ -208,7 +282,10 @@ def plan_frontier(
     require(not is_task(source) or deepest == chosen.loops, "--loops", loops, expected)
     known = arms_of(source, deepest)
     require_known("arm", arms, known)
-    needed = {*arms, constant(deepest)} if arms else set(known) - set(STABILISERS)
+    few = (
+        {*(constant(depth) for depth in chosen.depths if depth <= deepest), STAGED} if chosen.depths else {*known} - {*STABILISERS}
+    )
+    needed = {*(arms or few), constant(deepest)}
     count = seeds or chosen.seeds
     return FrontierConfig(
         source=source,  # type: ignore[arg-type]
@@ -291,7 +368,7 @@ def run_of(plan: FrontierConfig, arm: str, budget: float, setting: Setting, seed
         training=TrainingConfig(
             steps=steps,
             batch=batch,
-            evaluate_every=max(1, steps // 20),
+            evaluate_every=max(1, steps // PRESETS[plan.source, plan.preset].scores),
             checkpoint_every=steps,
             log_every=max(1, steps // 50),
             threads=1,

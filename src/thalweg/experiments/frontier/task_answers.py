@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from thalweg.experiments.frontier.answers import Curves, against
 from thalweg.experiments.frontier.recipes import STAGED, FrontierConfig, constant
-from thalweg.experiments.frontier.task_runs import passes_of, recipe_of
+from thalweg.experiments.frontier.task_runs import recipe_of
 from thalweg.experiments.metrics import by_sign, cell, too_few
 from thalweg.experiments.words import model_words
 from thalweg.intervals import interval
@@ -75,19 +75,12 @@ def exact_match_answers(curves: Curves, beyond: Mapping[str, Mapping[int, float]
 
 
 def task_words(plan: FrontierConfig, model: ModelConfig) -> dict[str, str]:
-    """What the page of a task says of data, model and arms, by topic."""
+    """What the page of a task says of data and model, by topic."""
     data = recipe_of(plan.source).data
-    first, *_, last = passes_of(plan.source)
     return {
         "Data": (
             f"{plan.source}: samples of lengths 1 to {data.longest}, drawn afresh for every update; scored on {data.samples} "
             f"held-out samples of each length; tested on {data.tests} of each of {', '.join(map(str, data.tested_lengths))}"
         ),
         "Model": f"{model_words(model)}; the embeddings are added again before every pass",
-        "Arms": (
-            f"{constant(1)}: one pass; {constant(plan.loops)}: the passes that a sample's length needs, {first} to {last}, on "
-            "lengths that grow over a share of the updates; staged: the same passes, and the next length comes in when the loss on "
-            "the present ones is below 0.02 nats, or at the latest after that share of the updates, and the rate falls to 0.4 over "
-            "the stages"
-        ),
     }

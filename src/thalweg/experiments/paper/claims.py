@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from thalweg.experiments.paper.claims_dominance import smaller_one_by_one
 from thalweg.experiments.paper.claims_motion import aligned_early, drives, force_pays, hops, larger_force, trapped
 from thalweg.experiments.paper.claims_samples import easier, explained_away, longer, two_phases
 from thalweg.experiments.paper.claims_spectra import freezes, steeper, three_phases, uneven, valley_is
 from thalweg.experiments.paper.evidence import Evidence, Finding, Rule, conjunction, judged
-from thalweg.experiments.paper.verdicts import verdict
+from thalweg.experiments.paper.verdicts import CONTROL, OURS, PAPER, verdict
 from thalweg.records.run import Cell, Verdict
 
 U, _TRAPPED = "single's valley is a U", "single is trapped"
@@ -24,12 +26,8 @@ def conjecture_2(e: Evidence) -> Finding:
 
     It is the conjunction of the three claims; the comparison of the two valleys' unevenness is reported with it.
     """
-    driven = judged(drives, e)
-    if driven.decision == "contradicted":
-        # The ablation is plain gradient descent and the run may use another optimizer, so the ablation cannot refute.
-        driven = Finding("undecided", driven.test, driven.numbers)
-    conjecture = together({V: judged(valley_is("looped", "V"), e), _HOPS: judged(hops, e), _DRIVES: driven})
-    return Finding(conjecture.decision, conjecture.test, conjecture.numbers | judged(uneven, e).numbers)
+    conjecture = together({V: judged(valley_is("looped", "V"), e), _HOPS: judged(hops, e), _DRIVES: judged(drives, e)})
+    return replace(conjecture, numbers=conjecture.numbers | judged(uneven, e).numbers)
 
 
 def together(parts: dict[str, Finding]) -> Finding:
@@ -45,7 +43,9 @@ def together(parts: dict[str, Finding]) -> Finding:
         f"{claim}: {part.decision}{f' ({part.test})' if part.decision == 'not measured' else ''}" for claim, part in parts.items()
     )
     decision = conjunction(part.decision for part in parts.values())
-    return Finding(decision, f"supported if all parts are, contradicted if one is: {decisions}", numbers)
+    open_parts = [part.seeds_needed for part in parts.values() if part.decision == "undecided"]
+    needed = max(open_parts, default=0) if all(open_parts) else 0
+    return Finding(decision, f"supported if all parts are, contradicted if one is: {decisions}", numbers, needed)
 
 
 CLAIMS: dict[str, dict[str, Rule]] = {
@@ -84,12 +84,22 @@ CLAIMS: dict[str, dict[str, Rule]] = {
     },
 }
 """Section of the page -> claim -> the rule that judges it."""
+_NOT_THE_PAPERS: dict[Rule, str] = {explained_away: CONTROL, easier: CONTROL, steeper: OURS, uneven: OURS}
+"""Rules of claims that the paper does not make -> who makes them."""
 
 
 def landscape_verdicts(evidence: Evidence) -> list[Verdict]:
     """The verdict on every claim in `CLAIMS`; "not measured" where the records do not suffice."""
     return [
-        verdict(claim, finding.decision, finding.test, finding.numbers, topic)
+        verdict(
+            claim,
+            finding.decision,
+            finding.test,
+            finding.numbers,
+            topic,
+            _NOT_THE_PAPERS.get(rule, PAPER),
+            finding.seeds_needed,
+        )
         for topic, rules in CLAIMS.items()
         for claim, rule in rules.items()
         for finding in (judged(rule, evidence),)

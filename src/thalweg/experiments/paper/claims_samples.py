@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thalweg.errors import InsufficientDataError
-from thalweg.experiments.metrics import LAST, MIN_SEEDS, as_cell, cell, final
+from thalweg.experiments.metrics import LAST, MIN_SEEDS, as_cell, cell, final, seeds_needed
 from thalweg.experiments.paper.evidence import Evidence, Finding, beyond, conjunction, known, log_ratio, mean, over_seeds, shown
 from thalweg.intervals import interval
 from thalweg.records.landscape import LengthRecord, RunLandscape
@@ -103,7 +103,8 @@ def two_phases(e: Evidence) -> Finding:
         f"t-intervals over seeds of log(t_high / t_low) against 0 and of the high accuracy gained after t_low against {_GAIN:g}: "
         f"supported if both lie above, contradicted if one lies below; a seed without t_high cannot support"
     )
-    return Finding(decision, test, numbers)
+    needed = seeds_needed((after, _GAIN), (interval(ratios), 0.0)) if len(ratios) == len(looped) else 0
+    return Finding(decision, test, numbers, needed)
 
 
 def lengths(landscape: RunLandscape) -> dict[int, LengthRecord]:
@@ -137,7 +138,7 @@ def longer(e: Evidence) -> Finding:
         f"accuracy ({stratum}) at the end of the run, mean over the lengths above the training length, looped minus single, "
         f"paired 95 % t-interval over seeds against 0"
     )
-    return Finding(beyond(gap), test, numbers)
+    return Finding(beyond(gap), test, numbers, seeds_needed((gap, 0.0)))
 
 
 def _at_length(records: list[LengthRecord], stratum: str) -> Cell:
@@ -178,7 +179,7 @@ def easier(e: Evidence) -> Finding:
         f"first and fall of the second from the training length to {largest} times it, 95 % t-intervals over seeds: supported if "
         f"both lie above 0, contradicted if one lies below"
     )
-    return Finding(conjunction((beyond(more), beyond(fewer))), test, numbers)
+    return Finding(conjunction((beyond(more), beyond(fewer))), test, numbers, seeds_needed((more, 0.0), (fewer, 0.0)))
 
 
 def explained_away(e: Evidence) -> Finding:
@@ -202,9 +203,10 @@ def explained_away(e: Evidence) -> Finding:
         f"not above 0"
     )
     if beyond(gap) != "supported" or min(single for single, _ in gaps) <= 0:
-        return Finding("undecided", f"{test}: there is no sure gap to explain", numbers)
+        return Finding("undecided", f"{test}: there is no sure gap to explain", numbers, seeds_needed((gap, 0.0)))
     explained = over_seeds([1 - rescaled / single for single, rescaled in gaps], "seeds")
-    return Finding(beyond(explained, _HALF), test, {"share explained": as_cell(explained)} | numbers)
+    needed = seeds_needed((explained, _HALF))
+    return Finding(beyond(explained, _HALF), test, {"share explained": as_cell(explained)} | numbers, needed)
 
 
 def _held_out_loss(run: RunRecord) -> float | None:

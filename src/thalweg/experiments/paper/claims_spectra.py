@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InsufficientDataError
-from thalweg.experiments.metrics import MIN_SEEDS, as_cell
+from thalweg.experiments.metrics import MIN_SEEDS, as_cell, seeds_needed
 from thalweg.experiments.paper.evidence import LATE, Evidence, Finding, Rule, beyond, known, log_ratio, mean, over_seeds, shown
 from thalweg.intervals import Interval, slope
 from thalweg.landscape.phases import LEAST_POINTS, THREE, PhasesOverSeeds, phases_over_seeds
@@ -58,7 +58,9 @@ def freezes(e: Evidence) -> Finding:
         f"t-interval over seeds: supported if all of it lies within +-{tolerance:.3g}, contradicted if all of it lies outside, on "
         f"one side; the tolerance is {_STILL:.0%} of the range of the entropies of all runs of {' and '.join(arms)}"
     )
-    return Finding(_equivalent(single_rise, tolerance), test, numbers)
+    # The interval must clear the end of the tolerance that is nearer to the mean.
+    needed = seeds_needed((single_rise, math.copysign(tolerance, single_rise.mean)))
+    return Finding(_equivalent(single_rise, tolerance), test, numbers, needed)
 
 
 def _equivalent(estimate: Interval, tolerance: float) -> str:
@@ -229,7 +231,7 @@ def _larger_in_looped(name: str, quantity: str, number: Callable[[LandscapeRecor
             f"minus single, paired 95 % t-interval over seeds against 0; also reported: p of the sign-flip test, at least "
             f"{2.0 ** (1 - gap.n):.2g}"
         )
-        return Finding(beyond(gap), test, numbers)
+        return Finding(beyond(gap), test, numbers, seeds_needed((gap, 0.0)))
 
     return rule
 

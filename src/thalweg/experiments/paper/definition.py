@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thalweg.errors import DamagedFileError, FolderError
 from thalweg.experiments.compared import NEVER, Compared, ComparedArm, Numbers, by_seed, stored
+from thalweg.experiments.disturbance import disturbance
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.metrics import bits_per_byte, cell, cost_to_target, final, in_bits
 from thalweg.experiments.paper.claims import landscape_verdicts
@@ -141,6 +142,8 @@ def summary_of(study: StudyConfig, folder: Path, jobs: list[Job], runs: Runs, la
         target=_TARGET,
         provenance=first.provenance,
         phases=phases,
+        arm_words=_arms_in_words(study, recipe_of(study)),
+        disturbed=disturbance(run for seeds in runs.values() for run in seeds.values()),
     )
     write_json(folder / "summary.json", to_dict(summary))
     write_json(folder / "verdicts.json", to_dict(summary.verdicts))
@@ -244,7 +247,7 @@ def _ceiling_of(run: RunRecord, where: str, stratum: str) -> Score:
 
 def _setup_by_topic(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str, str]:
     """Topic -> sentence: everything that is needed to repeat the study; ``data`` is what a run recorded of its data."""
-    base, rule = recipe.base, recipe.criterion
+    base = recipe.base
     model, settings, optimizer = base.model, base.training, base.optimizer
     describe: Callable[[RunConfig, dict], str] = markov_words if study.task == "markov" else text_words
     return {
@@ -256,18 +259,30 @@ def _setup_by_topic(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str,
             f"{optimizer.clip:g}, float32, next-token loss at all positions; scored every {settings.evaluate_every} updates, "
             f"{settings.threads or 'all'} thread(s) a run"
         ),
-        "Arms": (
-            f"single = 1 pass; looped = {recipe.loops} passes; shift = 1 then {recipe.loops}, when SCP fires (delta_loss "
-            f"{rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} updates), "
-            f"with a ramp of {recipe.ramp.steps} updates; shift-hard = the same without a ramp; single-rescaled = 1 pass with "
-            f"W_V and its rate times {recipe.loops}; single-flops = 1 pass for as many updates as looped's operations pay for"
-        ),
         "Seeds": f"{len(study.seeds)} ({', '.join(map(str, study.seeds))}), paired over arms: same data, weights and batches",
         "Figures of merit": (
             "final values are means of the last 3 evaluations; intervals are two-sided 95 % t-intervals over seeds; training "
             "seconds leave out evaluation and checkpoints; FLOPs count matrix products, backward = 2 x forward"
         ),
     }
+
+
+def _arms_in_words(study: StudyConfig, recipe: Recipe) -> dict[str, str]:
+    """Arm of the study -> its definition."""
+    rule, many = recipe.criterion, recipe.loops
+    scp = (
+        f"the criterion SCP fires (delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks "
+        f"of {rule.window} updates)"
+    )
+    words = {
+        "single": "1 pass throughout (the paper's Single-Attn)",
+        "looped": f"{many} passes throughout (the paper's Looped-Attn)",
+        "shift": f"1 pass, then {many} when {scp}, with a ramp of {recipe.ramp.steps} updates, which is ours",
+        "shift-hard": f"the paper's SHIFT: 1 pass, then {many} when {scp}, without a ramp",
+        "single-rescaled": f"control: 1 pass with W_V and its rate times {many}",
+        "single-flops": "control: 1 pass for as many updates as looped's operations pay for",
+    }
+    return {arm: words[arm] for arm in study.arms if arm in words}
 
 
 def compared(study: StudyConfig, folder: Path) -> Compared:

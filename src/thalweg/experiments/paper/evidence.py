@@ -119,6 +119,8 @@ class Finding:
     test: str
     """How it was decided; of "not measured" what is missing."""
     numbers: dict[str, Cell] = field(default_factory=dict)
+    seeds_needed: int = 0
+    """Seeds that would decide it at the spread seen; 0 where it is decided, or where seeds alone cannot decide it."""
 
 
 Rule = Callable[[Evidence], Finding]

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable
 
 from thalweg.experiments.drop import jump
-from thalweg.experiments.metrics import MIN_SEEDS, Pairs, as_cell, by_sign, final, last_third_rise, paired
-from thalweg.experiments.share import seconds, shares
+from thalweg.experiments.metrics import MIN_SEEDS, Pairs, as_cell, by_sign, final, last_third_rise, paired, seeds_needed
+from thalweg.experiments.share import operations, shares
 from thalweg.intervals import Interval, interval
 from thalweg.records.run import Cell, Verdict
 
@@ -23,9 +23,15 @@ Runs = dict[str, Pairs]
 """Arm -> seed -> complete run."""
 
 
-def verdict(claim: str, decision: str, test: str, numbers: dict[str, Cell], topic: str) -> Verdict:
+PAPER, OURS, CONTROL = "paper", "ours", "control"
+"""Who makes a claim, see `thalweg.records.run.Verdict.source`."""
+
+
+def verdict(
+    claim: str, decision: str, test: str, numbers: dict[str, Cell], topic: str, source: str, seeds_needed: int = 0
+) -> Verdict:
     """The record of a verdict; ``topic`` is a section of the page, see `thalweg.report.paper.sections`."""
-    return Verdict(claim, decision, test, numbers, topic)
+    return Verdict(claim, decision, test, numbers, topic, seeds_needed if decision == "undecided" else 0, source)
 
 
 def stalls(runs: Runs, arm: str, where: str, topic: str = "samples") -> Verdict:
@@ -50,7 +56,10 @@ def stalls(runs: Runs, arm: str, where: str, topic: str = "samples") -> Verdict:
         f"seeds: supported if it contains 0 and ends below {_STALL_MARGIN:g}; contradicted if above "
         f"0 with mean >= {_STALL_MARGIN:g}"
     )
-    return verdict(f"{arm} stalls on high-information sequences ({where})", decision, test, {"rise": as_cell(rises)}, topic)
+    # Towards "supported" the interval must end below the margin, towards "contradicted" it must lie above 0.
+    needed = seeds_needed((rises, 0.0 if rises.mean >= _STALL_MARGIN else _STALL_MARGIN))
+    claim = f"{arm} stalls on high-information sequences ({where})"
+    return verdict(claim, decision, test, {"rise": as_cell(rises)}, topic, PAPER if arm == "single" else CONTROL, needed)
 
 
 def better(runs: Runs, arm: str, other: str, where: str, stratum: str, claim: str, topic: str = "samples") -> Verdict:
@@ -67,38 +76,43 @@ def better(runs: Runs, arm: str, other: str, where: str, stratum: str, claim: st
     """
     gap = interval(paired(runs[arm], runs[other], lambda run: final(run, where, stratum, "accuracy")))
     test = f"final {where} accuracy ({stratum}), {arm} minus {other}, paired t-interval over seeds against 0"
-    return verdict(claim, by_sign(gap), test, {"difference": as_cell(gap)}, topic)
+    source = CONTROL if topic == "controls" else PAPER
+    return verdict(claim, by_sign(gap), test, {"difference": as_cell(gap)}, topic, source, seeds_needed((gap, 0.0)))
 
 
 def lower_loss(runs: Runs, arm: str, other: str, claim: str) -> Verdict:
     """Claim: one arm ends with a lower held-out loss than the other, paired by seed; ``claim`` is its text."""
     gap = interval(paired(runs[other], runs[arm], lambda run: final(run, "held-out", "all", "loss")))
     test = f"final held-out loss, {other} minus {arm} (nats), paired t-interval over seeds against 0"
-    return verdict(claim, by_sign(gap), test, {"difference": as_cell(gap)}, "samples")
+    return verdict(claim, by_sign(gap), test, {"difference": as_cell(gap)}, "samples", PAPER, seeds_needed((gap, 0.0)))
 
 
-def sooner(runs: Runs, arm: str, other: str) -> Verdict:
-    """Claim: one arm reaches the other's final held-out loss in less training time than the other takes.
+def cheaper(runs: Runs, arm: str, other: str) -> Verdict:
+    """Claim: one arm reaches the other's final held-out loss with fewer counted operations than the other spends on it.
 
-    The log of the share of the time is tested against 0, paired by seed. The claim is supported only if every seed gets there, and
-    contradicted also if at least `MIN_SEEDS` seeds ran and none does. An arm that never switched leaves it undecided.
+    The log of the share of the operations is tested against 0, paired by seed. Operations do not depend on the machine, as seconds
+    do. The claim is supported only if every seed gets there, and contradicted also if at least `MIN_SEEDS` seeds ran and none does.
+    An arm that never switched leaves it undecided.
     """
+    source = PAPER if arm == "shift-hard" else OURS
     switched = Cell(float(sum(bool(run.switches) for run in runs[arm].values())), n=len(runs[arm]))
-    time_shares = list(shares(runs[arm], runs[other], seconds).values())
-    logs = [math.log(share) for share, reached in time_shares if reached]
-    missed = len(time_shares) - len(logs)
-    claim = f"{arm} reaches {other}'s final held-out loss in less time than {other} takes"
-    test = f"log of (time to target / {other}'s time to it), paired by seed, t-interval against 0; every seed must reach it"
+    spent = list(shares(runs[arm], runs[other], operations).values())
+    logs = [math.log(share) for share, reached in spent if reached]
+    missed = len(spent) - len(logs)
+    claim = f"{arm} reaches {other}'s final held-out loss with fewer operations than {other} spends"
+    test = f"log of (operations to target / {other}'s to it), paired by seed, t-interval against 0; every seed must reach it"
     if not switched.mean:
-        return verdict(claim, "undecided", f"{test}; no seed of {arm} has switched", {"seeds that switched": switched}, "cost")
+        test = f"{test}; no seed of {arm} has switched"
+        return verdict(claim, "undecided", test, {"seeds that switched": switched}, "cost", source)
     if not logs or missed:
         numbers = {"seeds that never reached it": Cell(float(missed), n=missed + len(logs))}
-        return verdict(claim, "undecided" if logs or missed < MIN_SEEDS else "contradicted", test, numbers, "cost")
+        return verdict(claim, "undecided" if logs or missed < MIN_SEEDS else "contradicted", test, numbers, "cost", source)
     log_share = interval(logs)
     ends = (None if end is None else math.exp(end) for end in (log_share.low, log_share.high))
     share = Cell(math.exp(log_share.mean), *ends, n=log_share.n)
-    # "Less time" means a negative log, and `by_sign` judges "greater than zero": so the interval is negated.
-    return verdict(claim, by_sign(_negated(log_share)), test, {"share of the time": share}, "cost")
+    needed = seeds_needed((log_share, 0.0))
+    # "Fewer" means a negative log, and `by_sign` judges "greater than zero": so the interval is negated.
+    return verdict(claim, by_sign(_negated(log_share)), test, {"share of the operations": share}, "cost", source, needed)
 
 
 def _negated(estimate: Interval) -> Interval:
@@ -114,8 +128,9 @@ def smooth_switch(runs: Runs, arm: str, other: str) -> Verdict:
     numbers = {f"jump of {a}": as_cell(interval(values)) for a, values in zip((arm, other), jumps, strict=True) if values}
     differences = paired(runs[other], runs[arm], jump)
     decision = by_sign(interval(differences)) if differences else "undecided"
+    needed = seeds_needed((interval(differences), 0.0)) if differences else 0
     test = f"held-out loss after minus before the switch, same weights: {other} minus {arm}, paired t-interval against 0"
-    return verdict(f"the ramp of {arm} avoids the jump in loss of {other}", decision, test, numbers, "cost")
+    return verdict(f"the ramp of {arm} avoids the jump in loss of {other}", decision, test, numbers, "cost", OURS, needed)
 
 
 def markov_verdicts(runs: Runs) -> list[Verdict]:
@@ -173,8 +188,8 @@ def text_verdicts(runs: Runs) -> list[Verdict]:
             {"single", "looped"},
             lambda: lower_loss(runs, "looped", "single", "looped ends with a lower held-out loss than single"),
         ),
-        ({"shift", "looped"}, lambda: sooner(runs, "shift", "looped")),
-        ({"shift-hard", "looped"}, lambda: sooner(runs, "shift-hard", "looped")),
+        ({"shift", "looped"}, lambda: cheaper(runs, "shift", "looped")),
+        ({"shift-hard", "looped"}, lambda: cheaper(runs, "shift-hard", "looped")),
         ({"shift", "shift-hard"}, lambda: smooth_switch(runs, "shift", "shift-hard")),
     ]
     return decided(rules, runs)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 
+from thalweg.experiments.disturbance import costs_of
 from thalweg.experiments.drop import drop, paired_drops
-from thalweg.experiments.metrics import Measure, Pairs, as_cell, sign_of, smoothed, too_few
+from thalweg.experiments.metrics import Measure, Pairs, as_cell, seeds_needed, sign_of, smoothed, too_few
 from thalweg.experiments.outcomes import difference
 from thalweg.experiments.paper.verdicts import Runs
-from thalweg.experiments.share import logs, operations, reaches, seconds, share_over_seeds, shares
+from thalweg.experiments.share import logs, operations, reaches, share_over_seeds, shares
 from thalweg.experiments.switching.scp_region import region
 from thalweg.experiments.switching.variants import SHORT, Variant
 from thalweg.intervals import Interval, interval
@@ -28,6 +29,8 @@ _BASES = {
     "model": ("another model (looped or in stages)", "shift"),
 }
 """Group -> what its variants change, and the variant that they are compared with."""
+_SHIFTS = ("shift", "shift-scp", "shift-hard")
+"""Arms of SHIFT whose cost is compared with Looped's."""
 _NETS = {"shift-hard": "hard, net", "hard half way": "hard half way, net"}
 """Variant with a hard switch -> the same variant with the safety net."""
 
@@ -74,16 +77,19 @@ def verdicts_of(variants: list[Variant], runs: Runs, default: Plateau) -> list[V
 def sooner(runs: Runs) -> Verdict:
     """Judge whether SHIFT reaches Looped's final loss within the goal of 0.45 of Looped's training time.
 
-    "yes" needs the geometric mean of the share of seconds at or below 0.45, the upper end of its 95 % interval below 0.6, and every
-    seed to reach the loss. The shares of operations and those of the other SHIFT arms are reported with it.
+    Where other work disturbed the seconds, operations are judged instead. "yes" needs the geometric mean of the share at or below
+    0.45, the upper end of its 95 % interval below 0.6, and every seed to reach the loss. The shares of operations and those of the
+    other SHIFT arms are reported with it.
     """
     numbers: dict[str, Cell] = {}
-    for unit, spent in (("seconds", seconds), ("operations", operations)):
-        for arm in ("shift", "shift-scp", "shift-hard"):
+    costs = costs_of(runs["looped"], *(runs.get(arm, {}) for arm in _SHIFTS))
+    for unit, spent in costs.items():
+        for arm in _SHIFTS:
             share = share_over_seeds(list(shares(runs[arm], runs["looped"], spent).values())) if runs.get(arm) else None
             if share is not None:
                 numbers[f"share of {unit}, {arm}"] = Cell(share.value, share.low, share.high, share.n - share.censored)
-    share = share_over_seeds(list(shares(runs["shift"], runs["looped"], seconds).values()))
+    judged = next(iter(costs))
+    share = share_over_seeds(list(shares(runs["shift"], runs["looped"], costs[judged]).values()))
     assert share is not None
     if share.censored:
         answer = f"not in every run: {share.censored} of {share.n} never reached it"
@@ -92,8 +98,8 @@ def sooner(runs: Runs) -> Verdict:
     elif share.value is not None and share.high is not None and share.value <= _GOAL and share.high < _GOAL_HIGH:
         answer = "yes"
     else:
-        answer = f"no: {share.value:.2f} of its time, up to {share.high:.2f}"
-    question = f"Does SHIFT reach Looped's final loss in {_GOAL:.0%} of Looped's time to it (upper end below {_GOAL_HIGH:.0%})?"
+        answer = f"no: {share.value:.2f} of its {judged}, up to {share.high:.2f}"
+    question = f"Does SHIFT reach Looped's final loss in {_GOAL:.0%} of Looped's {judged} to it (upper end below {_GOAL_HIGH:.0%})?"
     return Verdict(question, answer, numbers=numbers)
 
 
@@ -133,7 +139,8 @@ def _as_good(runs: Runs) -> Verdict:
     for arm in ("shift-scp", "shift-hard", "single"):
         if runs.get(arm, {}).keys() & runs["looped"].keys():
             numbers[f"final loss, {arm} - looped"] = as_cell(difference(runs[arm], runs["looped"]))
-    return Verdict("Is SHIFT as good as Looped after as many updates?", _gap_to_looped_answer(shift_gap), numbers=numbers)
+    question, needed = "Is SHIFT as good as Looped after as many updates?", seeds_needed((shift_gap, 0.0))
+    return Verdict(question, _gap_to_looped_answer(shift_gap), numbers=numbers, seeds_needed=needed)
 
 
 def _short_run_matches(runs: Runs) -> Verdict:
@@ -145,11 +152,11 @@ def _short_run_matches(runs: Runs) -> Verdict:
     seeds = sorted(short.keys() & looped.keys())
     gap = difference(short, looped)
     numbers = {"final loss, shift-short - looped": as_cell(gap)}
-    for unit, spent in (("seconds", seconds), ("operations", operations)):
+    for unit, spent in costs_of(short, looped).items():
         ratios = [spent(short[seed].evaluations[-1]) / spent(looped[seed].evaluations[-1]) for seed in seeds]
         numbers[f"{unit} of the whole run as a share of looped's"] = as_cell(interval(ratios))
     question = f"Is SHIFT as good as Looped after {SHORT:.0%} of its updates, the rate's schedule fitted into them?"
-    return Verdict(question, _gap_to_looped_answer(gap), numbers=numbers)
+    return Verdict(question, _gap_to_looped_answer(gap), numbers=numbers, seeds_needed=seeds_needed((gap, 0.0)))
 
 
 def _gap_to_looped_answer(gap: Interval) -> str:
@@ -161,23 +168,26 @@ def _gap_to_looped_answer(gap: Interval) -> str:
 def against(runs: Runs, name: str) -> Verdict:
     """Compare SCP with another switching time under the same ramp: held-out loss when both have used equal training time.
 
-    The comparison at equal counted operations is reported with it, because other load on the machine does not disturb it.
+    The comparison at equal counted operations is reported with it, and stands alone where other work disturbed the seconds.
 
     Args:
         runs: variant -> seed -> complete run.
         name: the variant that switches at another time.
     """
     scp, other = runs["shift-scp"], runs[name]
-    gaps = {"seconds": at_equal_cost(scp, other, seconds), "operations": at_equal_cost(scp, other, operations)}
+    gaps = {unit: at_equal_cost(scp, other, spent) for unit, spent in costs_of(scp, other).items()}
     answers = {
         unit: too_few(gap.n) or {1: "SCP is better", 0: "no difference was found", -1: f"“{name}” is better"}[sign_of(gap)]
         for unit, gap in gaps.items()
     }
-    same = answers["seconds"] == answers["operations"]
-    answer = answers["seconds"] if same else f"{answers['seconds']}; at equal operations {answers['operations']}"
+    judged = next(iter(answers))
+    same = answers[judged] == answers["operations"]
+    answer = answers[judged] if same else f"{answers[judged]}; at equal operations {answers['operations']}"
     numbers = {f"loss at equal {unit}, {name} - shift-scp": as_cell(gap) for unit, gap in gaps.items()}
     numbers |= {f"final loss, {name} - shift-scp": as_cell(difference(other, scp))}
-    return Verdict(f"SCP against “{name}”, at equal wall-clock?", answer, numbers=numbers)
+    equal = "wall-clock" if judged == "seconds" else judged
+    needed = seeds_needed((gaps[judged], 0.0))
+    return Verdict(f"SCP against “{name}”, at equal {equal}?", answer, numbers=numbers, seeds_needed=needed)
 
 
 def _rivals_of(base: str, names: list[str], change: str, runs: Runs) -> Verdict:

@@ -13,13 +13,23 @@ from pathlib import Path
 
 from thalweg.errors import DamagedFileError, FolderError
 from thalweg.experiments.compared import SWITCHING, Compared, ComparedArm, Numbers, by_seed, stored
+from thalweg.experiments.disturbance import disturbance
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
 from thalweg.experiments.metrics import Pairs, in_bits
 from thalweg.experiments.outcomes import outcome_of
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
 from thalweg.experiments.switching.answers import verdicts_of
-from thalweg.experiments.switching.variants import SweepConfig, Variant, at_step, fires_at, recipe_of, references, variants_of
+from thalweg.experiments.switching.variants import (
+    SHORT,
+    SweepConfig,
+    Variant,
+    at_step,
+    fires_at,
+    recipe_of,
+    references,
+    variants_of,
+)
 from thalweg.experiments.words import cell_text, command_words, markov_words, model_words, text_words
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.records.run import Cell, RunRecord
@@ -257,6 +267,8 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         setup=_setup_by_topic(sweep, first.summary.data) | unplanned(jobs),
         provenance=first.summary.provenance,
         unit="bits" if sweep.task == "text" else "nats",
+        arm_words=_arms_in_words(sweep),
+        disturbed=disturbance(run for seeds in runs.values() for run in seeds.values()),
     )
     write_json(folder / "summary.json", to_dict(summary))
     return summary
@@ -264,8 +276,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
 
 def _setup_by_topic(sweep: SweepConfig, data: dict) -> dict[str, str]:
     """Topic -> sentence: everything that is needed to repeat the sweep; ``data`` is what a run recorded of its data."""
-    recipe = recipe_of(sweep)
-    base, rule, ramp = recipe.base, recipe.criterion, recipe.ramp
+    base = recipe_of(sweep).base
     settings, optimizer = base.training, base.optimizer
     describe: Callable[[RunConfig, dict], str] = markov_words if sweep.task == "markov" else text_words
     return {
@@ -275,13 +286,6 @@ def _setup_by_topic(sweep: SweepConfig, data: dict) -> dict[str, str]:
             f"{settings.steps} updates of {settings.batch} sequences, {optimizer.name} at rate {optimizer.rate:g} "
             f"({optimizer.schedule}, warm-up {optimizer.warmup}), weight decay {optimizer.weight_decay:g}, clip "
             f"{optimizer.clip:g}, float32; scored every {settings.evaluate_every} updates, {settings.threads or 'all'} thread(s)"
-        ),
-        "Arms": (
-            f"single = 1 pass; looped = {recipe.loops} passes; shift = 1 then {recipe.loops} from the first update on, a "
-            f"{ramp.shape} ramp of {ramp.steps} updates, passes {ramp.order}; shift-scp = the same ramp when SCP fires "
-            f"(delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} "
-            "updates); shift-hard = the paper's: the same SCP, all passes at once; shift-short = shift with 45 % of the updates, "
-            "ramp and rate schedule fitted into them"
         ),
         "SCP's grid": (
             "a setting is replayed over Single's journal, and each update at which any setting fires is trained once: until the "
@@ -296,6 +300,25 @@ def _setup_by_topic(sweep: SweepConfig, data: dict) -> dict[str, str]:
             "evaluations before the switch until 400 updates after its onset; ideal = the share of Looped's operations if every "
             "update were as good as Looped's"
         ),
+    }
+
+
+def _arms_in_words(sweep: SweepConfig) -> dict[str, str]:
+    """Baseline of the sweep -> its definition."""
+    recipe = recipe_of(sweep)
+    rule, ramp, many = recipe.criterion, recipe.ramp, recipe.loops
+    return {
+        "single": "1 pass throughout (Single)",
+        "looped": f"{many} passes throughout (Looped)",
+        "shift": (
+            f"1 pass, then {many} from the first update on, with a {ramp.shape} ramp of {ramp.steps} updates, passes {ramp.order}"
+        ),
+        "shift-scp": (
+            f"the same ramp when the criterion SCP fires (delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience "
+            f"{rule.patience} checks of {rule.window} updates)"
+        ),
+        "shift-hard": "the paper's SHIFT: the same criterion, all passes at once",
+        "shift-short": f"shift with {SHORT:.0%} of the updates, ramp and rate schedule fitted into them",
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thalweg.experiments.drop import paired_drops
-from thalweg.experiments.metrics import Pairs, as_cell, paired, sign_of, too_few
+from thalweg.experiments.metrics import Pairs, as_cell, paired, seeds_needed, sign_of, too_few
 from thalweg.experiments.tasks.outcomes import LEARNED, trained_accuracy
 from thalweg.intervals import interval
 from thalweg.records.experiment import ALONG, CONTROLS, GOAL, GOAL_DROP, HALTING, SWITCHING, Share, Table, TaskOutcome
@@ -115,6 +115,8 @@ def reached(outcomes: dict[str, TaskOutcome]) -> str:
     phrases = []
     for cost, field in (("time", "share_seconds"), ("operations", "share_flops")):
         shares: dict[str, Share | None] = {task: getattr(outcome, field) for task, outcome in outcomes.items()}
+        if field == "share_seconds" and not any(shares.values()):
+            continue  # other work disturbed the seconds
         known = {task: s for task, s in shares.items() if s and not s.censored and not too_few(s.n)}
         cheap = {task: s for task, s in known.items() if s.value is not None and s.value <= GOAL}
         names = [task + (" (its interval holds 1)" if s.high is not None and s.high >= 1 else "") for task, s in cheap.items()]
@@ -164,7 +166,8 @@ def _against_looped(question: str, what: str, differences: dict[str, list[float]
     lower = [task for task, gap in by_task.items() if sign_of(gap) < 0]
     answer = f"it is lower on {listed(lower)}" if lower else "no difference was found, or it is better"
     numbers = {f"{what}, {task}": as_cell(gap) for task, gap in by_task.items()}
-    return Verdict(question, answered(answer, {task: gap.n for task, gap in by_task.items()}), numbers=numbers)
+    words = answered(answer, {task: gap.n for task, gap in by_task.items()})
+    return Verdict(question, words, numbers=numbers, seeds_needed=seeds_needed(*((gap, 0.0) for gap in by_task.values())))
 
 
 def _out_of_range(outcome: TaskOutcome, longest: int) -> dict[int, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from thalweg.data.find_task import own
 from thalweg.errors import BadInputError, FolderError, require
 from thalweg.experiments.compared import SWITCHING, Compared, ComparedArm, Numbers, by_seed, stored
+from thalweg.experiments.disturbance import disturbance
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
 from thalweg.experiments.metrics import Pairs, final
@@ -157,6 +158,8 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[_Key, Job], reco
         outcomes=tuple(outcome for outcome in outcomes if outcome.seeds or outcome.failed),
         verdicts=tuple(task_verdicts(outcomes, runs, longest)),
         setup=task_setup(study, recipes) | unplanned(jobs.values()),
+        arm_words=_arms_in_words(study, recipes[_plainest(study)]),
+        disturbed=disturbance(records.values()),
         provenance=first.summary.provenance,
     )
     write_json(folder / "summary.json", to_dict(summary))
@@ -227,8 +230,7 @@ def _differing(study: TaskStudyConfig) -> str:
 def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[str, str]:
     """Topic -> sentence: everything that is needed to repeat the study; ``recipes`` holds one recipe for each task."""
     recipe = recipes[_plainest(study)]
-    settings, optimizer, rule, ramp = recipe.base.training, recipe.base.optimizer, recipe.criterion, recipe.ramp
-    learned = recipe.learned
+    settings, optimizer = recipe.base.training, recipe.base.optimizer
     models = {task: recipes[task].base.model for task in recipes}
     layers = ", ".join(f"{task} {model.layers} layer(s) of width {model.width}" for task, model in models.items())
     return {
@@ -243,18 +245,6 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
             f"({optimizer.schedule}, warm-up {optimizer.warmup}), clip {optimizer.clip:g}, float32; scored every "
             f"{settings.evaluate_every} updates on {recipe.data.samples} held-out samples of each trained length{_differing(study)}"
         ),
-        "Arms": (
-            "single = 1 pass; looped = T(n) passes, a number that the task sets for each length; shift = stages of one more length "
-            f"each, the next when the mean loss of {learned.window} updates is below {learned.loss:g} nats or after "
-            f"{learned.most} updates in it, so that no sample has fewer than T(n) passes, the rate falling to 0.4; "
-            f"looped-fast = looped whose lengths grow over {recipe.fast} updates; shift-short and looped-short = shift, and looped "
-            f"with lengths that grow faster by as much, over {SHORT:.0%} of the updates; shift-scp = all lengths, the stage caps "
-            "T(n), 1 at first, without a cap when SCP fires "
-            f"(delta_loss {rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} "
-            f"updates), a ramp of {ramp.steps} updates, passes {ramp.order}; shift-hard = shift-scp without the ramp; next-token = "
-            "1 pass, one token after the other; fixed = the longest training length's T at every length; random = T(n) to 1.5 T(n) "
-            "in training"
-        ),
         "Seeds": f"{len(study.seeds)} ({', '.join(map(str, study.seeds))}), paired: same data, weights and batches",
         "Figures of merit": (
             f"exact match = the whole answer is right; tested on {recipe.data.tests} samples a length, drawn apart from those of "
@@ -264,6 +254,33 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
             "400 updates after its onset, of several switches the largest"
         ),
     } | _shrunk(study)
+
+
+def _arms_in_words(study: TaskStudyConfig, recipe: TaskRecipe) -> dict[str, str]:
+    """Arm of the study -> its definition."""
+    learned, rule, ramp = recipe.learned, recipe.criterion, recipe.ramp
+    stages = (
+        f"stages of one more length each; the next begins when the mean loss of {learned.window} updates is below {learned.loss:g} "
+        f"nats or after {learned.most} updates, so that no sample has fewer than T(n) passes; the rate falls to 0.4"
+    )
+    capped = (
+        "all lengths; the stage caps T(n), at 1 first, and the cap is lifted when the criterion SCP fires (delta_loss "
+        f"{rule.delta_loss:g}, delta_grad {rule.delta_grad:g}, patience {rule.patience} checks of {rule.window} updates)"
+    )
+    words = {
+        "single": "1 pass",
+        "looped": "T(n) passes, a number that the task sets for each length n",
+        "shift": stages,
+        "shift-short": f"{stages}; all of it over {SHORT:.0%} of the updates",
+        "shift-scp": f"{capped}, with a ramp of {ramp.steps} updates, passes {ramp.order}",
+        "shift-hard": f"{capped}, without a ramp",
+        "looped-fast": f"control: T(n) passes, lengths that grow over {recipe.fast} updates",
+        "looped-short": f"control: T(n) passes, lengths that grow as much faster, over {SHORT:.0%} of the updates",
+        "next-token": "1 pass, one token of the answer after the other",
+        "fixed": "the longest training length's T at every length",
+        "random": "T(n) to 1.5 T(n) passes in training",
+    }
+    return {arm: words[arm] for arm in study.arms if arm in words}
 
 
 def _shrunk(study: TaskStudyConfig) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from thalweg.experiments.disturbance import costs_of
 from thalweg.experiments.drop import drop, jump
 from thalweg.experiments.metrics import Measure, Pairs, cell, final, held_out_errors
 from thalweg.experiments.share import operations, seconds, share_over_seeds, shares
@@ -53,7 +54,7 @@ def task_outcome(task: str, arm: str, runs: Pairs, lengths: Lengths, looped: Pai
         switch_step=cell([float(run.switches[0].step) for run in records if run.switches]),
         drop=cell([drop(run) for run in records]),
         jump=cell([jump(run) for run in records]),
-        share_seconds=_share_of(runs, looped, seconds),
+        share_seconds=_share_of(runs, looped, seconds) if "seconds" in costs_of(runs, looped) else None,
         share_flops=_share_of(runs, looped, operations),
         seconds=cell([seconds(run.evaluations[-1]) for run in records]),
         teraflops=cell([operations(run.evaluations[-1]) / 1e12 for run in records]),

@@ -12,72 +12,118 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from thalweg.intervals import interval
 
+Curves = dict[str, dict[int, list[tuple[float, float]]]]
+"""Arm -> seed -> (operations, loss) by budget."""
 _GIGA = 1e9
+_SIZE = 10.5
+"""Points of every label: readable where the figure is half a page or a phone wide."""
 _EQUAL = 1.02
 """Ratio of operations below which two runs cost the same: budgets are rounded to whole updates."""
-_WORDS = {
-    "staged": "staged (Refine)",
-    "staged-unscaled": "staged, gain not scaled",
-    "shift": "the paper's SHIFT, with a ramp",
-    "plain-looped": "plain Looped",
-    "looped-own-gains": "Looped, a gain for each pass",
-    "looped-norm": "Looped, norm and injection",
-    "looped-by-t": "Looped, branches by 1 / T",
-    "looped-deepnorm": "Looped, DeepNorm-like",
-}
 
 
 def frontier_figure(
-    curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]], loops: int, staged: str, best: str
+    curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]],
+    names: Mapping[str, str],
+    staged: str,
+    best: str,
 ) -> Figure:
     """Held-out loss above the best possible over counted operations, both logarithmic.
 
     Args:
         curves: arm -> seed -> (operations, loss) by budget.
-        loops: T; constant depths 1 to T are shaded from light to dark.
+        names: arm -> its name in the legend; constant depths are shaded from light to dark.
         staged: the arm of staged training, drawn in colour.
         best: the best constant depth, drawn thicker; empty for none.
     """
-    figure = Figure(figsize=(8.0, 4.8), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.9), layout="constrained")
     axes = figure.add_subplot()
     means: list[tuple[float, float]] = []
     budgets: list[float] = []
-    for arm, by_seed in curves.items():
-        if not by_seed:
-            continue
+    paired = without_seeds(curves)
+    depths = sorted((arm for arm in paired if arm.startswith("depth-")), key=lambda arm: int(arm.removeprefix("depth-")))
+    for arm, by_seed in paired.items():
         points = [_over_seeds(budget) for budget in zip(*(sorted(curve) for curve in by_seed.values()), strict=True)]
         operations, loss, low, high = (np.array(column) for column in zip(*points, strict=True))
-        colour, width, style = _look(arm, loops, staged, best)
-        axes.plot(operations, loss, style, color=colour, linewidth=width, marker="o", markersize=4, label=arm_words(arm))
+        colour, width, style = _look(arm, depths, staged, best)
+        axes.plot(operations, loss, style, color=colour, linewidth=width, marker="o", markersize=4, label=names[arm])
         axes.fill_between(operations, low, high, color=colour, alpha=0.12, linewidth=0)
         budgets = budgets or operations.round(0).tolist()
         means += list(zip(operations.tolist(), loss.tolist(), strict=True))
     if means:
         frontier = lower_envelope(means)
-        axes.plot(*zip(*frontier, strict=True), color="#999999", linewidth=8, alpha=0.35, label="frontier: lowest of all", zorder=0)
+        axes.plot(*zip(*frontier, strict=True), color="#999999", linewidth=8, alpha=0.35, label="lowest of all", zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(budgets))))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.3g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("counted operations of the whole run (GFLOP)")
-    axes.set_ylabel("held-out loss above the best possible (nats)")
+    axes.set_xlabel("operations of the whole run (GFLOP)", fontsize=_SIZE)
+    axes.set_ylabel("loss above the best possible (nats)", fontsize=_SIZE)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
+    axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:.2g}"))
+    axes.tick_params(which="both", labelsize=_SIZE)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="both", linewidth=0.3, alpha=0.5)
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(loc="outside lower center", fontsize=_SIZE, ncols=2, frameon=False)
     return figure
 
 
-def arm_words(arm: str) -> str:
-    """What a legend calls an arm.
+def frontier_alt(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]], names: Mapping[str, str], loss: str) -> str:
+    """What the figure shows, as one would tell it on the phone.
 
-    Example:
-        >>> arm_words("depth-5"), arm_words("staged-unscaled")
-        ('5 passes throughout', 'staged, gain not scaled')
+    Args:
+        curves: as in `frontier_figure`.
+        names: arm -> its name.
+        loss: what the vertical axis shows.
     """
-    if arm.startswith("depth-"):
-        depth = int(arm.removeprefix("depth-"))
-        return "1 pass (Single)" if depth == 1 else f"{depth} passes throughout"
-    return _WORDS.get(arm, arm)
+    ends = {}
+    for arm, by_seed in without_seeds(curves).items():
+        if by_seed:
+            points = [_over_seeds(budget) for budget in zip(*(sorted(curve) for curve in by_seed.values()), strict=True)]
+            ends[names[arm]] = points[0], points[-1]
+    if not ends:
+        return "An empty figure: no arm has a complete curve yet."
+    ranked = sorted(ends, key=lambda name: ends[name][1][1])
+    first, last = ends[ranked[0]]
+    order = "; ".join(f"{name} {ends[name][1][1]:.3g}" for name in ranked)
+    return (
+        f"A line for each arm shows the {loss} against the operations that were spent. At the right end, at "
+        f"about {last[0]:,.3g} GFLOP, {ranked[0]} lies lowest and {ranked[-1]} highest: {order} nats. At the left end, at about "
+        f"{first[0]:,.3g} GFLOP, {min(ends, key=lambda name: ends[name][0][1])} lies lowest."
+        if len(ends) > 1 and last[0] > first[0]
+        else f"The {loss} against the operations that were spent: {order} nats."
+    )
+
+
+def without_seeds(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]) -> Curves:
+    """The same curves without what all arms of a seed have in common, so that bands show what comparisons of arms rest on.
+
+    At each budget the logarithm of the loss is moved by the difference between the mean over all arms and seeds and the mean over
+    the arms of its seed, and its deviations from the arm's own mean are widened by sqrt(M / (M - 1)), M the number of arms. Only
+    seeds that every arm has are kept; where there are none, or one arm, the curves are returned as they are.
+
+    Returns:
+        Arm -> seed -> (operations, loss) by budget; arms without a curve are left out.
+
+    Source:
+        D. Cousineau, Tutorials in Quantitative Methods for Psychology 1 (2005) 42; R. Morey, ibid. 4 (2008) 61.
+    """
+    drawn = {arm: {seed: sorted(curve) for seed, curve in by_seed.items()} for arm, by_seed in curves.items() if by_seed}
+    common = set.intersection(*(set(by_seed) for by_seed in drawn.values())) if drawn else set()
+    if len(drawn) < 2 or not common or len({len(curve) for by_seed in drawn.values() for curve in by_seed.values()}) > 1:
+        return drawn
+    seeds = sorted(common)
+    logs = np.array([[[math.log(loss) for _, loss in by_seed[seed]] for seed in seeds] for by_seed in drawn.values()])  # (M, S, B)
+    centred = logs - logs.mean(axis=0, keepdims=True) + logs.mean(axis=(0, 1), keepdims=True)
+    means = centred.mean(axis=1, keepdims=True)
+    losses = np.exp(means + math.sqrt(len(drawn) / (len(drawn) - 1)) * (centred - means))
+    return {
+        arm: {
+            seed: [(operations, float(loss)) for (operations, _), loss in zip(by_seed[seed], losses[index, row], strict=True)]
+            for row, seed in enumerate(seeds)
+        }
+        for index, (arm, by_seed) in enumerate(drawn.items())
+    }
 
 
 def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -105,12 +151,11 @@ def _over_seeds(points: Sequence[tuple[float, float]]) -> tuple[float, float, fl
     return sum(operations for operations, _ in points) / len(points) / _GIGA, mean, ends[0], ends[1]
 
 
-def _look(arm: str, loops: int, staged: str, best: str) -> tuple[object, float, str]:
+def _look(arm: str, depths: Sequence[str], staged: str, best: str) -> tuple[object, float, str]:
     """Colour, width and dashes of an arm."""
     if arm == staged:
         return "#c0392b", 2.4, "-"
     if arm.startswith("depth-"):
-        depth = int(arm.removeprefix("depth-"))
-        shade = colormaps["viridis"](0.9 - 0.8 * (depth - 1) / max(1, loops - 1))
+        shade = colormaps["viridis"](0.75 - 0.7 * depths.index(arm) / max(1, len(depths) - 1))
         return shade, 2.4 if arm == best else 1.2, "-"
     return {"staged-unscaled": "#e08e79", "shift": "#8e44ad"}.get(arm, "#555555"), 1.4, "--"

@@ -61,7 +61,10 @@ def _landscape_drawn(arms: Arms, setup: str) -> list[Drawn]:
             f"{runs_in_words(arms)} {measured(runs)} {setup}"
         )
         last = "; ".join(f"{' '.join(p.label.replace('$', '').split())}: {ends(arms, p)}" for p in PANELS if taken(arms, p))
-        alt = f"Panels over updates, one line an arm. Last values: {last}."
+        alt = (
+            "Panels over updates with a line for each arm and a band around it: how the eigenvalues of the Hessian change. "
+            f"Last values: {last}."
+        )
         figures.append(drawn(figure_landscape(arms), "landscape", "How does the curvature change?", caption, alt))
     if groups := groups_of(arms):
         caption = (
@@ -77,7 +80,10 @@ def _landscape_drawn(arms: Arms, setup: str) -> list[Drawn]:
             f"{group}: " + ", ".join(f"{arm} {curve.mean[-1]:.2f}" for arm, curve in curves.items())
             for group, curves in cosines.items()
         )
-        alt = f"Cosine and share of opposed samples over updates, by matrix. Last cosines: {last}."
+        alt = (
+            "A column for each weight matrix: above, the cosine of the two gradients over updates, 1 where they agree; "
+            f"below, the share of samples that disagree. Last cosines: {last}."
+        )
         figures.append(drawn(figure_alignment(arms), "alignment", "Do one pass and many pull the same way?", caption, alt))
     return figures
 
@@ -96,7 +102,7 @@ def _spectra_drawn(runs: dict[str, RunLandscape], setup: str) -> list[Drawn]:
         f"{title}: from {run.points[-1].smallest:.3g} to {run.points[-1].largest[0]:.3g} at update {run.points[-1].step}"
         for title, run in kept.items()
     )
-    alt = f"Heat maps of the eigenvalue distribution over checkpoints. {ranges}."
+    alt = f"A heat map for each arm: updates go to the right, eigenvalues go up, brighter where more of them lie. {ranges}."
     return [drawn(figure_spectra(kept), "spectra", "Where do the eigenvalues lie?", caption, alt)]
 
 
@@ -118,7 +124,10 @@ def _planes_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], name: str
         f"projected into the plane and cut off far outside of it. {descriptions}. "
         f"{_shown({title: run for title, (run, _) in planes.items()})} {setup}"
     )
-    alt = f"Contour maps of the loss with the path of training. {descriptions}."
+    alt = (
+        "Maps of the loss like those of a landscape, darker where it is lower; a line shows how training walked from a "
+        f"circle to a star. {descriptions}."
+    )
     return drawn(figure_planes(planes), name, "What does the ground look like?", caption, alt)
 
 

@@ -235,7 +235,10 @@ def hopping_drawn(arms: Arms, caption: str) -> Drawn | None:
         records = [record for seed in seeds for record in seed]
         decided = ", ".join(f"{sum(map(take, records))} {decision}" for decision, take in _DECISIONS)
         counts.append(f"{arm}: of {len(records)} {decided}")
-    alt = f"Windows by arm. {'; '.join(counts)}."
+    alt = (
+        "Panels over updates with a point for each seed and replayed window; at the bottom a mark where a window hops, "
+        f"flows or is trapped. {'; '.join(counts)}."
+    )
     return drawn(figure, "hopping", "Does training hop across the valley?", full_caption, alt)
 
 
@@ -326,9 +329,16 @@ def dominance_drawn(arms: Arms, caption: str) -> Drawn | None:
 def valley_figures(arms: Arms, caption: str = "") -> list[Drawn]:
     """Draw everything about river and valley that the landscapes of a study allow, in the order of the page.
 
+    What was replayed or compared with the theory at a single step has no curve; its numbers stand beside the claims.
+
     Args:
         arms: the runs of each arm, one a seed.
         caption: the set-up, which ends every caption.
     """
+    runs = [run for group in arms.values() for run in group]
+    several = {
+        hopping_drawn: len({replay.step for run in runs for replay in run.replays}) > 1,
+        forces_drawn: len({theorem.step for run in runs for theorem in run.theorems}) > 1,
+    }
     every = (ridges_drawn, split_drawn, threshold_drawn, condition_drawn, dominance_drawn, hopping_drawn, forces_drawn)
-    return [figure for draw in every if (figure := draw(arms, caption)) is not None]
+    return [figure for draw in every if several.get(draw, True) and (figure := draw(arms, caption)) is not None]

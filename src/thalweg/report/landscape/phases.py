@@ -65,7 +65,7 @@ def phases_drawn(phases: Sequence[PhaseRecord], arms: Arms, caption: str) -> Dra
         f"{caption}"
     )
     by_arm = "; ".join(f"{arm}: {sequences(phases, arm)}" for arm in shown)
-    alt = f"Curves of the matrix entropy and bars of its phases. {by_arm}."
+    alt = f"Above, the matrix entropy over updates, a thin line for each run; below, coloured bars for its phases. {by_arm}."
     return drawn(figure, "phases", "Does the spectrum go through phases?", full_caption, alt)
 
 

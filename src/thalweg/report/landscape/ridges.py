@@ -103,7 +103,10 @@ def ridges_drawn(arms: Arms, caption: str) -> Drawn | None:
         f"Shown: {', '.join(run.folder.parent.name for run in runs.values())}. {caption}"
     )
     ranges = "; ".join(f"{arm} {_ends_in_words(ridges)}" for arm, ridges in columns.items())
-    alt = f"Ridge plots of the eigenvalue distribution, one column an arm, one ridge a checkpoint. {ranges}."
+    alt = (
+        "A column for each arm, a hill for each checkpoint, the first at the back: it is high where many eigenvalues lie. "
+        f"{ranges}."
+    )
     return drawn(figure, "ridges", "How do the spectra move?", full_caption, alt)
 
 

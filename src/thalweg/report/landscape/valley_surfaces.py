@@ -177,7 +177,10 @@ def valleys_drawn(planes: dict[str, tuple[RunLandscape, SliceRecord]], caption: 
         f"{arm}, losses {np.nanmin(plane['losses']):.3g} to {np.nanmax(plane['losses']):.3g} nats" for arm, plane in arrays.items()
     )
     descents = "; ".join(f"{_LABELS[arm]}: {_motion_in_words(descend(stages_of(arm)))}" for arm in arms)
-    alt = f"Landscapes. Measured: {losses}. Theory: {descents}."
+    alt = (
+        f"Surfaces in three dimensions with the path of training. Above, measured: {losses}. Below, the wide U and the "
+        f"narrow V of the theory: {descents}."
+    )
     return drawn(figure, "valleys", "Which valley does each arm train in?", full_caption, alt)
 
 

@@ -169,7 +169,10 @@ def accuracy_against_cost(summary: StudySummary, grouped: Grouped, caption: str)
     measures = (score("held-out", strata[0], "accuracy"), *SPENT.values())
     last = {arm: [np.mean([take(run.evaluations[-1]) for run in runs]) for take in measures] for arm, runs in shown.items()}
     ends = "; ".join(f"{arm} {y:.3f} after {s:.1f} s and {t:.3g} TFLOP" for arm, (y, s, t) in last.items())
-    alt = f"Held-out accuracy over seconds and operations. At the end ({strata[0]}): {ends}."
+    alt = (
+        "Panels of held-out accuracy, on the left over seconds and on the right over operations: the further left a line "
+        f"rises, the cheaper the arm. At the end ({strata[0]}): {ends}."
+    )
     return drawn(figure, "accuracy-against-cost", "What does accuracy cost?", full_caption, alt)
 
 
@@ -267,7 +270,10 @@ def step_time(runs: dict[str, RunRecord], caption: str) -> Drawn | None:
         f"{1e-9 * median(c.flops for c in costs if c.loops == loops):.3g} GFLOP"
         for loops in sorted({c.loops for c in costs})
     )
-    alt = f"Time and counted operations of an update over the number of loops. Medians over runs by loops: {by_loops}."
+    alt = (
+        "Two panels of points, one for each run, with a dashed straight line through them: seconds (left) and operations "
+        f"(right) of an update over its number of loops. Medians over runs by loops: {by_loops}."
+    )
     return drawn(figure, "step-time", "What does a loop cost?", full_caption, alt)
 
 

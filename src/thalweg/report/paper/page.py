@@ -16,6 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from thalweg.records.experiment import FirstScreen
 from thalweg.records.landscape import RunLandscape
 from thalweg.records.run import RunRecord, StudySummary, Verdict
 from thalweg.report.curves import by_arm
@@ -26,16 +27,17 @@ from thalweg.report.landscape.length_generalisation import figure_lengths
 from thalweg.report.landscape.motion import valley_figures
 from thalweg.report.landscape.phases import phases_drawn
 from thalweg.report.landscape.valley_surfaces import valleys_drawn
-from thalweg.report.page import PAGES, data_address, show
+from thalweg.report.page import PAGES, data_address, plural, seeds_words, show
 from thalweg.report.paper.charts import curves_chart, planes_chart, spectra_chart, styles
 from thalweg.report.paper.data_source import source_drawn
 from thalweg.report.paper.figures import accuracy_against_cost, step_time, verdicts_drawn
+from thalweg.report.paper.lead import LEAD, lead_drawn
 from thalweg.report.paper.sections import counted, sections
 from thalweg.storage import write_text
 
 _QUESTION = (
     ("looped rises above single on high-information sequences (held-out)", "looped ends with a lower held-out loss than single"),
-    ("shift reaches looped's final held-out loss in less time than looped takes",),
+    ("shift reaches looped's final held-out loss with fewer operations than looped spends",),
 )
 """Claims that answer the two parts of the page's question."""
 _CHART_HEADINGS = {
@@ -73,6 +75,7 @@ def _draw_study(summary: StudySummary, runs: dict[str, RunRecord], arms: Arms) -
     setup_text, grouped = setup(summary), by_arm(runs, summary.arms)
     first_run = next(iter(grouped.values()))[0].summary
     optional = [
+        lead_drawn(summary, grouped, setup_text),
         verdicts_drawn(summary, setup_text),
         source_drawn(first_run.data, setup_text) if first_run is not None else None,
         accuracy_against_cost(summary, grouped, setup_text),
@@ -110,9 +113,9 @@ def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts
     return PAGES.get_template("report.html").render(
         study=summary,
         setup_text=setup(summary),
-        lead=figures[0] if figures else None,
+        lead=by_name.get(LEAD) or (figures[0] if figures else None),
         figures=by_name,
-        sections=sections(summary.verdicts, list(by_name), list(charts)),
+        sections=sections(summary.verdicts, [name for name in by_name if name != LEAD], list(charts)),
         colours={arm: style["colour"] for arm, style in styles(summary.arms).items()},
         charts=_in_script(charts),
         chart_headings=_CHART_HEADINGS,
@@ -120,7 +123,7 @@ def render(summary: StudySummary, figures: Sequence[Drawn], folder: Path, charts
         script=Markup(PAGES.get_template("page.js").render()),
         addresses={name: data_address(figure) for name, figure in by_name.items()},
         again=shlex.join(["thalweg", "report", str(folder)]),
-        answer=answer(summary),
+        screen=first_screen(summary),
     )
 
 
@@ -138,23 +141,49 @@ def packed_plotly() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def answer(summary: StudySummary) -> str:
-    """The answer at the top of the page: the claims on both parts of its question, and how many claims have which verdict."""
+def first_screen(summary: StudySummary) -> FirstScreen:
+    """What the page says before anything else, from the verdicts.
+
+    It gives the claims on both parts of the page's question, and how many claims have which verdict.
+    """
     by_claim = {verdict.claim: verdict for verdict in summary.verdicts}
     main = [by_claim[claim] for part in _QUESTION for claim in part if claim in by_claim]
-    return ". ".join([*(_in_a_sentence(verdict) for verdict in main), _totals(summary)])
+    counts = counted(summary.verdicts)
+    text = summary.task == "text"
+    return FirstScreen(
+        asked=(
+            "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same "
+            "blocks several times, keeps learning hard sequences where one pass stalls, and explains it by the shape of the "
+            "loss. It "
+            "proposes SHIFT: train with one pass first and loop later. This study repeats it over seeds, with controls, and judges "
+            "each claim."
+        ),
+        found=(*(_in_a_sentence(verdict) for verdict in main), _totals(counts)),
+        sure=(
+            f"Every number is a mean over {plural(len(summary.seeds), 'seed')} with its 95 % interval in brackets; all arms "
+            "share the "
+            f"seeds. A claim is decided where its interval excludes the bar of its test, else it is undecided. The study covers "
+            f"{'one text' if text else 'one synthetic language'} and one size of model. Costs are counted operations unless "
+            "seconds are named."
+        ),
+        advice=(
+            "Read a verdict with its test, which is given below each claim. To see which number of passes ends lowest for the "
+            f"operations that you can pay, run thalweg frontier {summary.task}."
+        ),
+    )
 
 
 def _in_a_sentence(verdict: Verdict) -> str:
-    """A claim with its verdict and its first number."""
+    """A claim with who makes it, its verdict and its first number, and how many seeds would decide it."""
     name, cell = next(iter(verdict.numbers.items()), ("", None))
-    number_text = "" if cell is None else f" ({name} {show(cell)})"
-    return f"{verdict.claim[:1].upper()}{verdict.claim[1:]}: {verdict.verdict}{number_text}"
+    number_text = "" if cell is None else f"{name} {show(cell)}"
+    details = "; ".join(filter(None, (number_text, seeds_words(verdict.seeds_needed))))
+    owner = {"paper": "The paper's claim that", "ours": "Our claim that", "control": "The control that"}.get(verdict.source, "That")
+    return f"{owner} {verdict.claim} is {verdict.verdict}{f' ({details})' if details else ''}."
 
 
-def _totals(summary: StudySummary) -> str:
+def _totals(counts: Mapping[str, int]) -> str:
     """How many claims have which verdict, as a sentence."""
-    counts = counted(summary.verdicts)
     last = f", {counts['not measured']} not measured" if counts["not measured"] else ""
-    first = f"{counts['supported']} claims supported, {counts['contradicted']} contradicted, {counts['undecided']} undecided"
-    return f"In all {first}{last}"
+    decided = f"{counts['supported']} supported, {counts['contradicted']} contradicted"
+    return f"Of {plural(sum(counts.values()), 'claim')}, {decided}, {counts['undecided']} undecided{last}."

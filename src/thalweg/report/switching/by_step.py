@@ -127,7 +127,10 @@ def by_step_drawn(summary: SweepSummary) -> list[Drawn]:
     )
     steps = sorted(o.switch_step.mean or 0.0 for o in shown)
     best = min(((o.share_flops.value, o.switch_step.mean) for o in shown if o.share_flops and o.share_flops.value), default=None)
-    alt = f"Two scatter plots of {len(shown)} settings that switch after {steps[0]:.0f} to {steps[-1]:.0f} updates."
+    alt = (
+        "Two scatter plots: the update of the switch goes to the right, what came of it goes up, a point for each of "
+        f"{len(shown)} settings that switch after {steps[0]:.0f} to {steps[-1]:.0f} updates."
+    )
     if best is not None:
         alt += f" Smallest share of operations {best[0]:.2f}, switch after {best[1]:.0f} updates."
     return [drawn(figure_by_step(summary), "outcome-by-step", "When is the time to switch?", caption, alt)]

@@ -187,7 +187,10 @@ def dots_drawn(summary: SweepSummary) -> list[Drawn]:
         f'"-": no number, for example because no seed switched. {setup(summary)}'
     )
     numbers = "; ".join(f"{outcome.name} {_row_in_words(outcome)}" for outcomes in groups.values() for outcome in outcomes)
-    alt = f"Three columns of dots. Share of Looped's operations, loss difference in {summary.unit}, drop in points: {numbers}."
+    alt = (
+        "A row for each variant with a dot in each of three columns, further left is better: share of Looped's operations, loss "
+        f"difference in {summary.unit}, drop in points. {numbers}."
+    )
     return [drawn(figure_dots(summary), "other-ways", "What else changes the outcome?", caption, alt)]
 
 

@@ -83,7 +83,7 @@ def curves_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
     ends = "; ".join(
         f"{name} {last(runs, 'loss'):.3f} {summary.unit} after {seconds(runs):.0f} s" for name, runs in grouped.items()
     )
-    alt = f"Curves of held-out loss and accuracy. Last loss: {ends}." + (
+    alt = f"Held-out loss and accuracy over training, a line for each arm. Last loss: {ends}." + (
         "" if goal is None else f" Looped's final loss: {goal:.3f}."
     )
     return [drawn(figure, "loss-over-time", "How fast is each way?", caption, alt)]
@@ -189,7 +189,10 @@ def switch_drawn(summary: SweepSummary, grouped: Grouped) -> list[Drawn]:
         numbers.append("default: " + ", ".join(f"ends at {100 * last(runs, 'accuracy'):.1f} %" for runs in early.values()))
     panels[0].set_ylabel("held-out accuracy (%)")
     caption = f"{'. '.join(parts)}. {setup(summary)}"
-    alt = f"Curves of held-out accuracy around the switch. {'; '.join(numbers)}."
+    alt = (
+        "Held-out accuracy just before and after the switch, a line for each arm, with a gap where the passes change. "
+        f"{'; '.join(numbers)}."
+    )
     return [drawn(figure, "switch-enlarged", "What does a switch do to the accuracy?", caption, alt)]
 
 

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.report.figures import Drawn, drawn, setup
+from thalweg.report.page import plural
 from thalweg.report.panels import WIDTH
 
 AXES = ("delta_loss", "delta_grad", "patience")
@@ -250,7 +251,10 @@ def maps_drawn(summary: SweepSummary) -> list[Drawn]:
     framed = f"Framed: the recipe's own point ({default})" if shown else f"The recipe's own point ({default}) is not shown"
     for quantity in QUANTITIES:
         caption = f"{quantity.caption.format(unit=summary.unit)}. {framed}. White: not run. {setup(summary)}"
-        alt = f"Heat maps over delta_loss and delta_grad, {len(summary.axes['patience'])} panels. {_extremes(summary, quantity)}"
+        alt = (
+            f"{plural(len(summary.axes['patience']), 'heat map')}, one for each patience, with delta_loss across and "
+            f"delta_grad up; every square is a setting of SCP. {_extremes(summary, quantity)}"
+        )
         figures.append(drawn(figure_map(summary, quantity), quantity.name, quantity.heading, caption, alt))
     return figures
 

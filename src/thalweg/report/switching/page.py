@@ -13,6 +13,11 @@ from thalweg.report.switching.dot_plots import GROUPS, TITLES
 from thalweg.report.switching.figures import draw_sweep
 from thalweg.storage import write_text
 
+_ASKED = (
+    "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) trains a transformer with one pass first and with several later "
+    "(SHIFT), and switches when a criterion on loss and gradient fires (SCP). thalweg asks when to switch, how to bring in the new "
+    "passes, and what to do with the optimizer; every variant differs from a baseline in one setting."
+)
 _ORDER = ("reference", *GROUPS, "scp")
 """Groups in the order of the page; all others come after them."""
 _MANY = 16
@@ -37,6 +42,7 @@ def _render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
     return PAGES.get_template("sweep.html").render(
         sweep=summary,
         setup_text=setup(summary),
+        asked=_ASKED,
         figures=[(figure, data_address(figure)) for figure in figures],
         groups=by_group(summary),
         titles=TITLES,

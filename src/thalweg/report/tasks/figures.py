@@ -93,7 +93,9 @@ def _lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
         f"{task}: " + "; ".join(ends_in_words(outcome, summary.longest[task]) for outcome in arms.values())
         for task, arms in outcomes.items()
     )
-    alt = f"Curves of exact match over length n, a panel for each task. Means over seeds. {ends}."
+    alt = (
+        f"A panel for each task: exact match against length, a line for each arm. A shaded part marks the trained lengths. {ends}."
+    )
     return drawn(figure, "accuracy-over-length", "How far do the arms generalise?", caption, alt)
 
 
@@ -181,7 +183,10 @@ def loops_drawn(summary: TaskStudySummary) -> Drawn | None:
         "title, in order of the legend). Lines: mean over seeds; large marks: at T(n), the passes that the task needs for this "
         f"length; faint marks there: every seed. {setup(summary)}"
     )
-    alt = f"Curves of exact match over passes, a panel for each task. {'. '.join(numbers)}."
+    alt = (
+        "A panel for each task: exact match against the number of passes, a line for each length, with a mark at T(n). "
+        f"{'. '.join(numbers)}."
+    )
     return drawn(figure, "accuracy-over-loops", "Do more passes than T(n) help or harm?", caption, alt)
 
 
@@ -258,7 +263,10 @@ def times_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Drawn
         f"cover; bands: 95 % t-interval, cut at the axis. {setup(summary)}"
     )
     numbers = "; ".join(f"{task}, {arm} {_end_in_words(runs)}" for task, arms in by_task.items() for arm, runs in arms.items())
-    alt = f"Curves of held-out exact match over seconds, a panel for each task. At the end, means over seeds: {numbers}."
+    alt = (
+        "A panel for each task: held-out exact match over seconds, a line for each arm; further left is sooner. At the "
+        f"end: {numbers}."
+    )
     return drawn(figure, "accuracy-over-time", "Who gets there first?", caption, alt)
 
 
@@ -299,7 +307,10 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
         f"{setup(summary)}"
     )
     span = "; ".join(numbers)
-    alt = f"Curves of the difference over length, a panel for each task. Least and most over lengths and seeds: {span}."
+    alt = (
+        "A panel for each task: how much exact match a halting rule gains or loses against T(n) passes, over length. Least "
+        f"and most: {span}."
+    )
     return drawn(figure, "halting", "Can the model tell by itself when to halt?", caption, alt)
 
 

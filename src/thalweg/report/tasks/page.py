@@ -15,6 +15,12 @@ from thalweg.report.switching.page import share_in_words, short
 from thalweg.report.tasks.figures import draw_tasks, shown_lengths
 from thalweg.storage import write_text
 
+_ASKED = (
+    "arXiv 2409.15647 (https://arxiv.org/abs/2409.15647) trains looped transformers on algorithmic tasks that generalise to longer "
+    "inputs, and arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) trains with one pass first and more later (SHIFT). "
+    "thalweg asks which tasks generalise, whether stages get there sooner, and what simpler controls do."
+)
+
 
 @dataclass(frozen=True)
 class Tested:
@@ -53,6 +59,7 @@ def render_tasks(summary: TaskStudySummary, figures: Sequence[Drawn]) -> str:
     return PAGES.get_template("tasks.html").render(
         study=summary,
         setup_text=setup(summary),
+        asked=_ASKED,
         figures=[(figure, data_address(figure)) for figure in figures],
         tables=task_tables(summary),
         share=share_in_words,

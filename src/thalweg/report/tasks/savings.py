@@ -55,7 +55,10 @@ def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
         f'it. "-": no number. {setup(summary)}'
     )
     numbers = "; ".join(f"{outcome.task}, {outcome.arm}: {_saved_in_words(outcome)}" for outcome in rows.values())
-    alt = f"Three columns of dots: shares of Looped's time and operations, and drop in percentage points. {numbers}."
+    alt = (
+        "A row for each task and arm with a dot in each of three columns, further left is better: share of Looped's time, "
+        f"share of its operations, drop in percentage points. {numbers}."
+    )
     return drawn(figure_saved(rows), "cost-saved", "How much does SHIFT save, and what does a switch cost?", caption, alt)
 
 

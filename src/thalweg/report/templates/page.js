@@ -125,10 +125,12 @@
       place.textContent = "This browser cannot unpack the script that draws here. The figures of this section show the same records.";
       return;
     }
+    const waiting = place.querySelector("p");
+    target.classList.add("open"); // its full height, which the library measures; the words stay until the chart is there
     const draw = kinds[target.dataset.chart](place, target.querySelector(".controls"), data[target.dataset.chart]);
-    place.replaceChildren();
     redraws.set(place, draw);
     await draw();
+    waiting?.remove();
     target.dataset.drawn = "yes";
   }), { rootMargin: "300px" });
   document.querySelectorAll("[data-chart]").forEach(place => seen.observe(place));

@@ -1,0 +1,166 @@
+"""The first screen of a frontier's page: what was asked and by whom, what was found, how sure it is, and what to do with it.
+
+Every sentence follows from held-out losses and counted operations, never from seconds, so a busy machine gives the same ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from thalweg.experiments.frontier.answers import Curves, best_constant, depths_of, operations_needed, strongest_looped
+from thalweg.experiments.frontier.equal_loss import loss_ratio
+from thalweg.experiments.frontier.recipes import STAGED, FrontierConfig, arm_words, constant, in_turn, staged
+from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of
+from thalweg.experiments.words import listed
+from thalweg.intervals import Interval
+from thalweg.records.experiment import FirstScreen
+from thalweg.report.page import plural, seeds_words
+
+_ASKED = (
+    "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same blocks "
+    "several times, keeps learning hard sequences where one pass stalls. It proposes to train with one pass first and to loop "
+    "later (SHIFT). thalweg asks what a user has to decide: for the same number of operations, how many passes end with the lowest "
+    "loss on unseen sequences, and does training in stages save operations?"
+)
+_SOURCES = {
+    "markov": "a synthetic Markov language",
+    "pointers": "roots of trees of pointers",
+    "ancestors": "topmost marked ancestors in trees of pointers",
+    "text": "bytes of a text",
+}
+
+
+def first_screen(curves: Curves, plan: FrontierConfig, parameters: int) -> FirstScreen:
+    """What a reader takes home who reads nothing else.
+
+    Args:
+        curves: arm -> seed -> points.
+        plan: of the frontier.
+        parameters: weights of a model, the smallest and the largest may differ by the gains alone.
+    """
+    found = [*_looping(curves, plan), *_staging(curves, plan), *_best_depth(curves, plan)]
+    return FirstScreen(_ASKED, tuple(found), _sure(curves, plan, parameters), _advice(curves, plan))
+
+
+def _best_loop(curves: Curves, plan: FrontierConfig) -> int | None:
+    """The constant depth of 2 or more with the lowest loss at the largest budget."""
+    looped = {arm: by_seed for arm, by_seed in curves.items() if arm != constant(1)}
+    return best_constant(looped, plan)
+
+
+def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
+    """Does the best loop end lower than one pass at equal operations?"""
+    best, last = _best_loop(curves, plan), len(plan.budgets) - 1
+    gap = None if best is None else loss_ratio(curves[constant(best)], curves.get(constant(1), {}), last)
+    if gap is None:
+        return []
+    starts = {-1: "Looping helps.", 0: "Whether looping helps is not decided.", 1: "Looping does not help here."}
+    budget = f"{plan.budgets[last]:g} GFLOP (billion operations)"
+    sentence = f"For the same {budget}, {best} passes end with {factor(gap)} times the loss of one pass"
+    return [f"{starts[sign_of(gap)]} {sentence}{_open(gap)}."]
+
+
+def _staging(curves: Curves, plan: FrontierConfig) -> list[str]:
+    """What does staged training save against the strongest loop of T passes?"""
+    strongest = strongest_looped(curves, plan)
+    if not curves.get(STAGED) or not curves.get(strongest):
+        return []
+    ratios = operations_needed(curves, plan, STAGED, strongest)
+    if not ratios:
+        return []
+    budget = max(ratios)  # cheaper budgets have fewer cheaper runs below them, so that only bounds are known there
+    one = ratios[budget]
+    start = {
+        -1: "Training in stages saves operations.",
+        0: "Whether training in stages saves operations is not decided.",
+        1: "Training in stages costs operations.",
+    }[one.is_above_one - one.is_below_one]
+    stages = in_turn(staged(plan.source, plan.loops)[0])
+    kind = "" if strongest == constant(plan.loops) else f" ({arm_words(strongest, plan.source, plan.loops)[0]})"
+    return [
+        f"{start} A model trained with {stages} passes needs {one} times the operations to end as low as the strongest model "
+        f"trained with {plan.loops} passes throughout{kind} for {budget:g} GFLOP{_open(one.logs)}."
+    ]
+
+
+def _best_depth(curves: Curves, plan: FrontierConfig) -> list[str]:
+    """The best constant depth at each budget, and staged training beside it."""
+    depths = depths_of(curves, plan.loops)
+    best = best_constant(curves, plan)
+    if best is None or len(depths) < 2:
+        return []
+    by_budget = [(best_constant(curves, plan, index), budget) for index, budget in enumerate(plan.budgets)]
+    runs = [
+        (depth, [f"{budget:g}" for _, budget in group]) for depth, group in itertools.groupby(by_budget, key=lambda pair: pair[0])
+    ]
+    where = "; ".join(f"{plural(depth or 0, 'pass', 'passes')} at {listed(budgets)} GFLOP" for depth, budgets in runs)
+    sentence = f"The best constant depth of those tried ({listed([str(depth) for depth in depths])}): {where}."
+    gap = loss_ratio(curves.get(STAGED, {}), curves[constant(best)], len(plan.budgets) - 1)
+    if gap is None:
+        return [sentence]
+    than = {
+        -1: f"a lower loss than {plural(best, 'pass', 'passes')} throughout",
+        0: f"a loss that cannot be told from that of {plural(best, 'pass', 'passes')} throughout",
+        1: f"a higher loss than {plural(best, 'pass', 'passes')} throughout",
+    }[sign_of(gap)]
+    return [f"{sentence} At {plan.budgets[-1]:g} GFLOP staged training ends with {than}: {factor(gap)} times{_open(gap)}."]
+
+
+def _sure(curves: Curves, plan: FrontierConfig, parameters: int) -> str:
+    """What the numbers rest on, and what they leave open."""
+    seeds = max((len(by_seed) for by_seed in curves.values()), default=0)
+    few = "" if seeds >= MIN_SEEDS else f" At least {MIN_SEEDS} seeds are needed for any answer."
+    floor = (
+        "" if plan.source == "text" else " Loss means held-out loss above the best possible loss, which is known for this source."
+    )
+    source = _SOURCES.get(plan.source, f"the task {plan.source}")
+    return (
+        f"Numbers are means over {plural(seeds, 'seed')}; a 95 % interval stands in brackets.{few}{floor} Operations are "
+        "counted, not "
+        f"timed, so a slow or busy machine gives the same numbers. They hold for {source} and models of "
+        f"{parameters:,} weights; the best depth was picked on the same seeds."
+    )
+
+
+def _advice(curves: Curves, plan: FrontierConfig) -> str:
+    """What a user can do with it."""
+    best, last = best_constant(curves, plan), len(plan.budgets) - 1
+    if best is None or not curves.get(STAGED):
+        return "Train staged training and at least two constant depths to compare them."
+    gap = loss_ratio(curves[STAGED], curves[constant(best)], last)
+    stages = in_turn(staged(plan.source, plan.loops)[0])
+    if gap is not None and sign_of(gap) < 0:
+        first = f"Train in stages of {stages} passes: no constant depth that was tried ends as low for the same operations."
+    else:
+        first = (
+            f"If you may choose the depth, take {plural(best, 'pass', 'passes')} throughout: it is simple, and nothing that "
+            "was tried here was shown to end lower."
+        )
+        ratios = operations_needed(curves, plan, STAGED, strongest_looped(curves, plan))
+        if best != plan.loops and ratios and ratios[max(ratios)].is_below_one:
+            first += f" If the model must run {plan.loops} passes, train it in stages of {stages} passes."
+    return f"{first} For a source and a model of your own, measure again: whether depth pays depends on the source."
+
+
+def _open(gap: Interval | None) -> str:
+    """How many seeds would decide a comparison that is not decided; empty where it is, or where no spread is known."""
+    words = "" if gap is None or not seeds_needed((gap, 0.0)) else seeds_words(seeds_needed((gap, 0.0)))
+    return f"; {words}" if words else ""
+
+
+def factor(logs: Interval) -> str:
+    """A ratio and its interval, from the interval of its logarithm.
+
+    Example:
+        >>> factor(Interval(0.0, -0.6931471805599453, 0.6931471805599453, 3))
+        '1.00 [0.50, 2.00]'
+    """
+    ends = "" if logs.low is None or logs.high is None else f" [{_ratio(logs.low)}, {_ratio(logs.high)}]"
+    return f"{_ratio(logs.mean)}{ends}"
+
+
+def _ratio(log: float) -> str:
+    """A ratio from its logarithm: two decimals, or two digits where it is below 0.01 or above 100."""
+    value = math.exp(min(log, 700.0))
+    return f"{value:.2f}" if 0.01 <= value < 100 else f"{value:.1e}"

@@ -1,0 +1,97 @@
+"""The first screen of a frontier's page, on curves whose answers are planted."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from thalweg.experiments.frontier.findings import factor, first_screen
+from thalweg.experiments.frontier.recipes import STAGED, constant, plan_frontier
+from thalweg.intervals import Interval
+
+PLAN = plan_frontier("markov", "paper")
+NOISE = (0.02, -0.02, 0.0)
+
+
+def curves(needs: dict[str, float], noise: tuple[float, ...] = NOISE) -> dict:
+    """Power laws: an arm that needs ``factor`` times the operations of 6 passes for the same loss; seeds share no noise."""
+
+    def of(number: int, factor: float) -> dict:
+        return {
+            seed: [(b * 1e9, math.exp(noise[(seed + number) % 3]) * (b / factor) ** -0.5) for b in PLAN.budgets]
+            for seed in range(3)
+        }
+
+    return {arm: of(number, factor) for number, (arm, factor) in enumerate(needs.items())}
+
+
+def screen(single: float, two: float, staged: float, noise: tuple[float, ...] = NOISE):
+    return first_screen(curves({constant(1): single, constant(2): two, constant(6): 1.0, STAGED: staged}, noise), PLAN, 15_000)
+
+
+def test_planted_answers_are_found() -> None:
+    looping, staging, depth = screen(4.0, 0.3, 0.6).found
+    assert looping.startswith(
+        f"Looping helps. For the same {PLAN.budgets[-1]:g} GFLOP (billion operations), 2 passes end with 0.27 ["
+    )  # (0.3 / 4) ** 0.5
+    assert staging.startswith("Training in stages saves operations. A model trained with 2, 3, then 6 passes needs 0.6")
+    assert "2 passes at 105, 211 and 422 GFLOP" in depth
+    assert "ends with a higher loss than 2 passes throughout: 1.4" in depth  # (0.6 / 0.3) ** 0.5
+
+
+def test_the_opposite_plant_gives_the_opposite_sentences() -> None:
+    looping, staging, depth = screen(0.3, 2.0, 1.6).found
+    assert looping.startswith("Looping does not help here.")
+    assert staging.startswith("Training in stages costs operations.")
+    assert "1 pass at 105, 211 and 422 GFLOP" in depth
+
+
+def test_what_noise_hides_is_not_decided_and_asks_for_seeds() -> None:
+    noise = (0.3, -0.25, 0.05)
+    found = screen(1.2, 1.1, 0.9, noise).found
+    assert found[0].startswith("Whether looping helps is not decided.")
+    # The loop that is compared is the best of those with 2 or 6 passes: the arms in second and third place.
+    logs = [0.5 * math.log(1.0 / 1.2) + noise[(seed + 2) % 3] - noise[seed % 3] for seed in range(3)]
+    effect = abs(np.mean(logs)) / np.std(logs, ddof=1)
+    needed = next(n for n in range(3, 5000) if _power(effect, n) >= 0.8)
+    words = "more than 1,000 seeds would be needed" if needed > 1000 else f"about {needed} seeds would decide it"
+    assert words in found[0]
+
+
+def _power(effect: float, n: int) -> float:
+    critical, delta = scipy.stats.t.ppf(0.975, n - 1), effect * math.sqrt(n)
+    return float(scipy.stats.nct.sf(critical, n - 1, delta) + scipy.stats.nct.cdf(-critical, n - 1, delta))
+
+
+@pytest.mark.parametrize(
+    ("needs", "advice"),
+    [
+        ((4.0, 2.0, 0.5), "Train in stages of 2, 3, then 6 passes"),
+        ((4.0, 0.3, 0.6), "If you may choose the depth, take 2 passes throughout"),
+        ((0.2, 2.0, 1.6), "If you may choose the depth, take 1 pass throughout"),
+    ],
+)
+def test_the_advice_follows_from_what_was_found(needs: tuple, advice: str) -> None:
+    assert screen(*needs).advice.startswith(advice)
+
+
+def test_a_model_that_must_be_deep_is_trained_in_stages_only_where_that_saves() -> None:
+    assert "If the model must run 6 passes, train it in stages" in screen(4.0, 0.3, 0.6).advice
+    assert "must run 6 passes" not in screen(4.0, 0.3, 1.5).advice
+
+
+def test_who_asked_is_named_with_a_link_and_the_limits_are_told() -> None:
+    made = screen(4.0, 0.3, 0.6)
+    assert "https://arxiv.org/abs/2510.10089" in made.asked
+    assert all(words in made.sure for words in ("3 seeds", "15,000 weights", "counted, not timed", "picked on the same seeds"))
+
+
+def test_arms_that_were_not_trained_leave_their_sentences_out() -> None:
+    made = first_screen(curves({constant(6): 1.0}), PLAN, 15_000)
+    assert made.found == ()
+    assert made.advice == "Train staged training and at least two constant depths to compare them."
+
+
+def test_a_single_seed_has_a_ratio_without_an_interval() -> None:
+    assert factor(Interval(math.log(0.5), None, None, 1)) == "0.50"
