@@ -120,7 +120,10 @@ def command_line() -> str:
     """The reference of the command line, from the docstrings that are its help."""
     from thalweg.cli import app
 
-    return app.generate_docs(output_format="markdown", heading_level=1)
+    text = app.generate_docs(output_format="markdown", heading_level=1)
+    return re.sub(r"^## Table of Contents\n.*?(?=^\*\*Commands)", "", text, flags=re.M | re.S).replace(
+        "# thalweg\n", "# Command line\n", 1
+    )
 
 
 def stage_notebook(notebook: dict, page: Path) -> None:
