@@ -51,6 +51,7 @@ def test_runs_are_placed_on_the_gpu_with_the_fewest(tmp_path: Path, monkeypatch:
         def poll(self) -> int | None:
             return 0 if self.number in ended else None
 
+    monkeypatch.setattr(executors, "ForkedProcess", Started)
     monkeypatch.setattr(executors, "LocalProcess", Started)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
     executor = executor_of("local:runs_per_gpu=2")
