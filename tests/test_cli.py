@@ -93,15 +93,6 @@ def test_several_ranks_without_an_address_are_refused(
     assert "WORLD_SIZE is 2, expected RANK, MASTER_ADDR, MASTER_PORT to be set too; start the command with torchrun" in err
 
 
-def test_a_landscape_during_training_is_refused_on_several_ranks(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, err = said(capsys, "train", str(tmp_path / "x.toml"), "--landscape")
-    assert code == 2
-    assert "--landscape: given True, expected one process; use `thalweg landscape` after the training" in err
-
-
 def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -202,10 +202,11 @@ def frontier(
     ----------
     source:
         What is learned: `markov` (the Markov language, where depth hardly pays), or, where it pays, `pointers` (roots of trees) or
-        `ancestors` (topmost marked ancestors), or `text` (bytes).
+        `ancestors` (topmost marked ancestors), or `text` (bytes), or an algorithmic task, such as `parity`, for SHIFT along its
+        lengths.
     preset:
-        `quick` (3 seeds, minutes) or `paper` (5 seeds, an hour or more); also `deep` (12 passes) of markov, and `gpu` (25 million
-        parameters) of text.
+        `quick` (3 seeds, minutes; of a task up to an hour) or `paper` (5 seeds, an hour or more, not of tasks); also `deep` (12
+        passes) of markov, and `gpu` (25 million parameters) of text.
     arms:
         Some arms only, with commas: depth-1, depth-2, ..., plain-looped, shift, staged, staged-unscaled; when not given, all of
         these, or for `quick` of markov depth-1, depth-2, depth-6 and staged. Other ways to keep T passes trainable:

@@ -46,6 +46,11 @@ class LocalProcess:
             os.close(reading)
 
     @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
+    @property
     def returncode(self) -> int | None:
         """Exit status at the last `poll` or `wait`; None if it was running."""
         return self._process.returncode

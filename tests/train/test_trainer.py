@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from thalweg.errors import BadInputError, DamagedRecordWarning, DiskFullError, DivergedError, FolderError
+from thalweg.experiments.executors import LocalProcesses
 from thalweg.models.cost import cost
 from thalweg.records.run import read_run
 from thalweg.shift.criterion import AtStep, Plateau
@@ -84,20 +85,20 @@ def test_text_resumes_bit_for_bit(tmp_path: Path, tiny_text: RunConfig) -> None:
 
 
 @pytest.mark.slow
-def test_five_kills_at_random_moments_change_no_bit(tmp_path: Path, tiny: RunConfig, python: str) -> None:
-    """SIGKILL from outside, wherever the process happens to be: importing, training, writing."""
-    config = replace(tiny, training=replace(tiny.training, steps=3000, checkpoint_every=3, evaluate_every=50))
+def test_five_kills_at_random_moments_change_no_bit(tmp_path: Path, tiny: RunConfig) -> None:
+    """SIGKILL from outside, wherever the process happens to be: starting, training, writing."""
+    config = replace(tiny, training=replace(tiny.training, steps=2000, checkpoint_every=3, evaluate_every=50))
     whole = train(config, tmp_path / "whole")
     (tmp_path / "run.toml").write_text(config_text(config))
-    command = [python, "-m", "thalweg", "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "cut")]
+    arguments = ["train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "cut")]
     dice, kills = random.Random(0), 0
     while kills < 5:
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = LocalProcesses().start(arguments, tmp_path / "log", 2, append=False)
         began = time.monotonic()
         while not (tmp_path / "cut" / "checkpoints").exists() and time.monotonic() - began < 60:
             time.sleep(0.01)
-        time.sleep(dice.uniform(0.0, 0.6) + (2.0 if kills else 0.0))
-        process.send_signal(signal.SIGKILL)
+        time.sleep(dice.uniform(0.0, 0.6) + (0.2 if kills else 0.0))
+        os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the run ended before it was killed: make it longer"
         kills += 1
     assert train(config, tmp_path / "cut").weights_sha256 == whole.weights_sha256
