@@ -54,7 +54,7 @@ def provenance(device: str, dtype: str, threads: int, torch: str, ranks: int = 1
 @functools.cache
 def commit() -> str:
     """Commit of the source tree, followed by "+" when the tree has changes; empty for an installed package."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return ""
     try:
