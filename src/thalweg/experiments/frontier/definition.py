@@ -288,7 +288,7 @@ def _in_words(setting: Setting) -> str:
     return f"rate {setting.rate:g}{levels}"
 
 
-_TUNED_BEFORE = {"markov": "; the preset `paper` chooses it for each arm among three rates, and has always chosen 0.005"}
+_TUNED_BEFORE = {"markov": "; the preset `paper` chooses it for each arm among three rates"}
 _OPTIMIZER = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks and AdamW for the rest"}
 _DATA = {
     "markov": "the Markov language: vocabulary 16, order 2, 12 tokens, 400,000 training and 8,000 held-out sequences",
