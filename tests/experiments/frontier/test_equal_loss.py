@@ -73,7 +73,7 @@ def said(made: dict) -> dict[str, str]:
 
 
 def test_a_plant_that_saves_is_supported_and_one_that_wastes_is_contradicted() -> None:
-    claim = "staged needs fewer operations than the strongest loop (6 passes) for the same loss, at every budget but the cheapest"
+    claim = "staged needs fewer operations than 6 passes for the same loss, at every budget but the cheapest"
     assert said(curves(2.0, 0.6))[claim] == "supported"
     assert said(curves(2.0, 1.5))[claim] == "contradicted"
     assert said(curves(2.0, 0.6, seeds=2))[claim] == "undecided"

@@ -33,24 +33,30 @@ def screen(single: float, two: float, staged: float, noise: tuple[float, ...] = 
 def test_planted_answers_are_found() -> None:
     looping, staging, depth = screen(4.0, 0.3, 0.6).found
     assert looping.startswith(
-        f"Looping helps. For the same {PLAN.budgets[-1]:g} GFLOP (billion operations), 2 passes end with 0.27 ["
-    )  # (0.3 / 4) ** 0.5
-    assert staging.startswith("Training in stages saves operations. A model trained with 2, 3, then 6 passes needs 0.6")
-    assert "2 passes at 105, 211 and 422 GFLOP" in depth
-    assert "ends with a higher loss than 2 passes throughout: 1.4" in depth  # (0.6 / 0.3) ** 0.5
+        f"2 passes are better than one. For the same {PLAN.budgets[-1]:g} GFLOP (billion operations of a whole training), 2 passes "
+        "end with 0.27 ["  # (0.3 / 4) ** 0.5
+    )
+    assert "; 6 passes throughout end with 0.50 [" in looping  # (1 / 4) ** 0.5
+    assert staging.startswith(
+        "If the model must run 6 passes, training in stages saves operations. To reach the loss that 6 passes"
+    )
+    assert "training with 2, 3, then 6 passes needs 0.6" in staging
+    assert depth.startswith("Of 1, 2 and 6 passes throughout, 2 had the lowest mean loss at every budget.")
+    assert "Training in stages has 1.4" in depth  # (0.6 / 0.3) ** 0.5
+    assert depth.endswith("times the loss of 2 passes throughout at 422 GFLOP: it ends higher.")
 
 
 def test_the_opposite_plant_gives_the_opposite_sentences() -> None:
     looping, staging, depth = screen(0.3, 2.0, 1.6).found
-    assert looping.startswith("Looping does not help here.")
-    assert staging.startswith("Training in stages costs operations.")
-    assert "1 pass at 105, 211 and 422 GFLOP" in depth
+    assert looping.startswith("No number of passes that was tried is better than one.")
+    assert staging.startswith("If the model must run 6 passes, training in stages costs operations.")
+    assert "1 had the lowest mean loss at every budget" in depth
 
 
 def test_what_noise_hides_is_not_decided_and_asks_for_seeds() -> None:
     noise = (0.3, -0.25, 0.05)
     found = screen(1.2, 1.1, 0.9, noise).found
-    assert found[0].startswith("Whether looping helps is not decided.")
+    assert found[0].startswith("Whether 6 passes are better than one is not decided.")
     # The loop that is compared is the best of those with 2 or 6 passes: the arms in second and third place.
     logs = [0.5 * math.log(1.0 / 1.2) + noise[(seed + 2) % 3] - noise[seed % 3] for seed in range(3)]
     effect = abs(np.mean(logs)) / np.std(logs, ddof=1)
@@ -85,6 +91,7 @@ def test_who_asked_is_named_with_a_link_and_the_limits_are_told() -> None:
     made = screen(4.0, 0.3, 0.6)
     assert "https://arxiv.org/abs/2510.10089" in made.asked
     assert all(words in made.sure for words in ("3 seeds", "15,000 weights", "counted, not timed", "picked on the same seeds"))
+    assert made.sure.endswith("The paper's own schedule was not trained here.")
 
 
 def test_arms_that_were_not_trained_leave_their_sentences_out() -> None:
@@ -95,3 +102,16 @@ def test_arms_that_were_not_trained_leave_their_sentences_out() -> None:
 
 def test_a_single_seed_has_a_ratio_without_an_interval() -> None:
     assert factor(Interval(math.log(0.5), None, None, 1)) == "0.50"
+
+
+def test_one_constant_depth_alone_gives_no_advice_about_depth() -> None:
+    made = first_screen(curves({constant(6): 1.0, STAGED: 1.2}), PLAN, 15_000)
+    assert made.advice.startswith("Train a second constant depth, such as one pass, to see whether depth pays here.")
+
+
+def test_of_a_task_the_passes_of_each_length_are_named() -> None:
+    plan = plan_frontier("parity", "quick")
+    by_seed = {arm: {seed: [(b * 1e9, 1 / b + seed / 1e5) for b in plan.budgets] for seed in range(3)} for arm in plan.arms}
+    made = first_screen(by_seed, plan, 15_000)
+    assert any("the passes of each length, at most 10, reach" in sentence for sentence in made.found)
+    assert "the task parity" in made.sure

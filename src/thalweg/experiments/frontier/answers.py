@@ -57,7 +57,9 @@ def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
     """Which depth is the best, then each comparison with its numbers."""
     made = [_depth_pays(curves, plan)]
     looped = strongest_looped(curves, plan)
-    words = f"the strongest loop ({arm_words(looped, plan.source, plan.loops)[0]})"
+    words = arm_words(looped, plan.source, plan.loops)[0]
+    if any(curves.get(arm) for arm in STABILISERS):
+        words = f"the strongest loop ({words})"
     for arm in (STAGED, UNSCALED, TWO_STAGES, PLAIN, *STABILISERS):
         if curves.get(arm) and arm != looped:
             made.append(against(curves, plan, arm, looped, words))

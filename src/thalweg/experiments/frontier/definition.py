@@ -43,7 +43,7 @@ _Records = dict[str, dict[float, dict[int, RunRecord]]]
 """Arm -> budget -> seed -> complete run."""
 _ENOUGH_SCORES = 20
 """Evaluations of a run below which a fall after a switch could be missed."""
-_QUESTION = "For the operations that can be paid, which schedule of passes ends with the lowest held-out loss?"
+_QUESTION = "For a given number of operations, which schedule of passes ends with the lowest held-out loss?"
 
 
 class FrontierStudy(Experiment[ExperimentSummary]):
@@ -175,9 +175,9 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             "frontier",
             "Loss over operations",
             frontier_figure(curves, names, STAGED, best_arm),
-            f"{loss} over counted operations, both on logarithmic axes: lower and further left is better. Points: mean over seeds; "
-            "bands: 95 % t-interval without what all arms of a seed share, as arms are compared at the same seeds; grey: the "
-            "lowest of all arms.",
+            f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
+            "better. Points: mean over seeds; bands: 95 % interval of the logarithm after removing what all arms of a seed have in "
+            "common, so they differ from the intervals of the table; grey: the lowest of all arms.",
             frontier_alt(curves, names, loss.lower()),
         )
         summary = ExperimentSummary(
@@ -248,7 +248,9 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         plan = self.plan
         stages, shares = staged(plan.source, plan.loops)
         base = run_of(plan, constant(plan.loops), plan.budgets[0], plan.settings[0], 0)
-        first, ends = ", ".join(map(str, stages[:-1])), ", ".join(f"{share:.0%}" for share in shares)
+        until = ", ".join(
+            f"{passes} passes until {share:.0%} of the operations" for passes, share in zip(stages, shares, strict=False)
+        )
         budgets = listed([f"{budget:g}" for budget in plan.budgets])
         return {
             "Data": _DATA.get(plan.source, ""),
@@ -259,7 +261,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             "Training": (
                 f"budgets {budgets} GFLOP, each with a complete schedule: warm-up, constant, linear to zero over the last 40 % of "
                 f"the updates; batch {base.training.batch}, {_OPTIMIZER[plan.optimizer]}, clip 1, float32, {plan.device}"
-                + (f"; staged training ends its stages of {first} passes at {ends} of the operations" if ends else "")
+                + (f"; staged training: {until}, then {stages[-1]}" if until else "")
             ),
             "Settings": self._settings_in_words(settings),
             "Seeds": f"{len(plan.seeds)} ({', '.join(map(str, plan.seeds))}), paired over arms",

@@ -10,7 +10,8 @@ import math
 
 from thalweg.experiments.frontier.answers import Curves, best_constant, depths_of, operations_needed, strongest_looped
 from thalweg.experiments.frontier.equal_loss import loss_ratio
-from thalweg.experiments.frontier.recipes import STAGED, FrontierConfig, arm_words, constant, in_turn, staged
+from thalweg.experiments.frontier.recipes import STAGED, TWO_STAGES, FrontierConfig, arm_words, constant, in_turn, staged
+from thalweg.experiments.frontier.task_runs import is_task
 from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of
 from thalweg.experiments.words import listed
 from thalweg.intervals import Interval
@@ -19,9 +20,9 @@ from thalweg.report.page import plural, seeds_words
 
 _ASKED = (
     "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same blocks "
-    "several times, keeps learning hard sequences where one pass stalls. It proposes to train with one pass first and to loop "
-    "later (SHIFT). thalweg asks what a user has to decide: for the same number of operations, how many passes end with the lowest "
-    "loss on unseen sequences, and does training in stages save operations?"
+    "several times, keeps learning sequences on which one pass stops improving. It proposes to train with one pass first and to loop "
+    "later (SHIFT). thalweg, a library for such models, asks what a user has to decide: for the same number of operations, how many "
+    "passes end with the lowest loss on unseen sequences, and does training in stages save operations?"
 )
 _SOURCES = {
     "markov": "a synthetic Markov language",
@@ -55,10 +56,16 @@ def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
     gap = None if best is None else loss_ratio(curves[constant(best)], curves.get(constant(1), {}), last)
     if gap is None:
         return []
-    starts = {-1: "Looping helps.", 0: "Whether looping helps is not decided.", 1: "Looping does not help here."}
-    budget = f"{plan.budgets[last]:g} GFLOP (billion operations)"
+    starts = {
+        -1: f"{best} passes are better than one.",
+        0: f"Whether {best} passes are better than one is not decided.",
+        1: "No number of passes that was tried is better than one.",
+    }
+    budget = f"{plan.budgets[last]:g} GFLOP (billion operations of a whole training)"
     sentence = f"For the same {budget}, {best} passes end with {factor(gap)} times the loss of one pass"
-    return [f"{starts[sign_of(gap)]} {sentence}{_open(gap)}."]
+    deepest = loss_ratio(curves.get(constant(plan.loops), {}), curves[constant(1)], last) if best != plan.loops else None
+    rest = "" if deepest is None else f"; {plan.loops} passes throughout end with {factor(deepest)} times that loss"
+    return [f"{starts[sign_of(gap)]} {sentence}{_open(gap)}{rest}."]
 
 
 def _staging(curves: Curves, plan: FrontierConfig) -> list[str]:
@@ -72,16 +79,22 @@ def _staging(curves: Curves, plan: FrontierConfig) -> list[str]:
     budget = max(ratios)  # cheaper budgets have fewer cheaper runs below them, so that only bounds are known there
     one = ratios[budget]
     start = {
-        -1: "Training in stages saves operations.",
-        0: "Whether training in stages saves operations is not decided.",
-        1: "Training in stages costs operations.",
+        -1: "training in stages saves operations.",
+        0: "whether training in stages saves operations is not decided.",
+        1: "training in stages costs operations.",
     }[one.is_above_one - one.is_below_one]
-    stages = in_turn(staged(plan.source, plan.loops)[0])
     kind = "" if strongest == constant(plan.loops) else f" ({arm_words(strongest, plan.source, plan.loops)[0]})"
-    return [
-        f"{start} A model trained with {stages} passes needs {one} times the operations to end as low as the strongest model "
-        f"trained with {plan.loops} passes throughout{kind} for {budget:g} GFLOP{_open(one.logs)}."
-    ]
+    if is_task(plan.source):
+        own, theirs, given = "in stages along the lengths", f"the passes of each length, at most {plan.loops},", ""
+    else:
+        own, theirs = f"with {in_turn(staged(plan.source, plan.loops)[0])} passes", f"{plan.loops} passes throughout"
+        given = f"if the model must run {plan.loops} passes, "
+    sentence = (
+        f"To reach the loss that {theirs}{kind} reach with {budget:g} GFLOP, training {own} needs {one} times the operations"
+        f"{_open(one.logs)}."
+    )
+    opening = f"{given}{start}"
+    return [f"{opening[0].upper()}{opening[1:]} {sentence}"]
 
 
 def _best_depth(curves: Curves, plan: FrontierConfig) -> list[str]:
@@ -94,17 +107,21 @@ def _best_depth(curves: Curves, plan: FrontierConfig) -> list[str]:
     runs = [
         (depth, [f"{budget:g}" for _, budget in group]) for depth, group in itertools.groupby(by_budget, key=lambda pair: pair[0])
     ]
-    where = "; ".join(f"{plural(depth or 0, 'pass', 'passes')} at {listed(budgets)} GFLOP" for depth, budgets in runs)
-    sentence = f"The best constant depth of those tried ({listed([str(depth) for depth in depths])}): {where}."
+    tried = f"Of {listed([str(depth) for depth in depths])} passes throughout,"
+    if len(runs) == 1:
+        sentence = f"{tried} {best} had the lowest mean loss at every budget."
+    else:
+        where = "; ".join(f"{depth} at {listed(budgets)} GFLOP" for depth, budgets in runs)
+        sentence = f"{tried} the lowest mean loss had: {where}."
     gap = loss_ratio(curves.get(STAGED, {}), curves[constant(best)], len(plan.budgets) - 1)
     if gap is None:
         return [sentence]
-    than = {
-        -1: f"a lower loss than {plural(best, 'pass', 'passes')} throughout",
-        0: f"a loss that cannot be told from that of {plural(best, 'pass', 'passes')} throughout",
-        1: f"a higher loss than {plural(best, 'pass', 'passes')} throughout",
-    }[sign_of(gap)]
-    return [f"{sentence} At {plan.budgets[-1]:g} GFLOP staged training ends with {than}: {factor(gap)} times{_open(gap)}."]
+    passes = plural(best, "pass", "passes")
+    end = {-1: "it ends lower", 0: "the two cannot be told apart", 1: "it ends higher"}[sign_of(gap)]
+    return [
+        f"{sentence} Training in stages has {factor(gap)} times the loss of {passes} throughout at {plan.budgets[-1]:g} GFLOP: {end}"
+        f"{_open(gap)}."
+    ]
 
 
 def _sure(curves: Curves, plan: FrontierConfig, parameters: int) -> str:
@@ -115,11 +132,12 @@ def _sure(curves: Curves, plan: FrontierConfig, parameters: int) -> str:
         "" if plan.source == "text" else " Loss means held-out loss above the best possible loss, which is known for this source."
     )
     source = _SOURCES.get(plan.source, f"the task {plan.source}")
+    paper = "" if curves.get(TWO_STAGES) or is_task(plan.source) else " The paper's own schedule was not trained here."
     return (
         f"Numbers are means over {plural(seeds, 'seed')}; a 95 % interval stands in brackets.{few}{floor} Operations are "
-        "counted, not "
-        f"timed, so a slow or busy machine gives the same numbers. They hold for {source} and models of "
-        f"{parameters:,} weights; the best depth was picked on the same seeds."
+        "counted, not timed, so a slow or busy machine gives the same numbers. All of this holds for one source of data, "
+        f"{source}, and models of {parameters:,} weights. The best number of passes was picked on the same seeds, so its lead may "
+        f"be overstated a little.{paper}"
     )
 
 
@@ -132,6 +150,8 @@ def _advice(curves: Curves, plan: FrontierConfig) -> str:
     stages = in_turn(staged(plan.source, plan.loops)[0])
     if gap is not None and sign_of(gap) < 0:
         first = f"Train in stages of {stages} passes: no constant depth that was tried ends as low for the same operations."
+    elif len(depths_of(curves, plan.loops)) < 2:
+        first = "Train a second constant depth, such as one pass, to see whether depth pays here."
     else:
         first = (
             f"If you may choose the depth, take {plural(best, 'pass', 'passes')} throughout: it is simple, and nothing that "
@@ -140,7 +160,7 @@ def _advice(curves: Curves, plan: FrontierConfig) -> str:
         ratios = operations_needed(curves, plan, STAGED, strongest_looped(curves, plan))
         if best != plan.loops and ratios and ratios[max(ratios)].is_below_one:
             first += f" If the model must run {plan.loops} passes, train it in stages of {stages} passes."
-    return f"{first} For a source and a model of your own, measure again: whether depth pays depends on the source."
+    return f"{first} For a source and a model of your own, measure again: how many passes pay depends on the data."
 
 
 def _open(gap: Interval | None) -> str:

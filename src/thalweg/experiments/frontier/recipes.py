@@ -167,7 +167,8 @@ STABILISED = "residual branches times 1 / sqrt(T), a norm after every pass, inje
 _WORDS: dict[str, tuple[str, str]] = {
     STAGED: (
         "staged: {stages} passes",
-        "training in stages of {stages} passes, stabilised; the shared gain is multiplied by (T - 1) / (k - 1) while k passes run",
+        "training in stages of {stages} passes, stabilised; the shared gain is multiplied by (T - 1) / (k - 1) while k of the T "
+        "passes run",
     ),
     UNSCALED: ("staged, gain not scaled", "the same stages without that factor on the gain"),
     TWO_STAGES: (
