@@ -20,9 +20,9 @@ from thalweg.report.page import plural, seeds_words
 
 _ASKED = (
     "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same blocks "
-    "several times, keeps learning sequences on which one pass stops improving. It proposes to train with one pass first and to loop "
-    "later (SHIFT). thalweg, a library for such models, asks what a user has to decide: for the same number of operations, how many "
-    "passes end with the lowest loss on unseen sequences, and does training in stages save operations?"
+    "several times, keeps learning sequences on which one pass stops improving. It proposes to train with one pass first and to "
+    "loop later (SHIFT). thalweg, a library for such models, asks what a user has to decide: for the same number of operations, "
+    "how many passes end with the lowest loss on unseen sequences, and does training in stages save operations?"
 )
 _SOURCES = {
     "markov": "a synthetic Markov language",
@@ -119,8 +119,8 @@ def _best_depth(curves: Curves, plan: FrontierConfig) -> list[str]:
     passes = plural(best, "pass", "passes")
     end = {-1: "it ends lower", 0: "the two cannot be told apart", 1: "it ends higher"}[sign_of(gap)]
     return [
-        f"{sentence} Training in stages has {factor(gap)} times the loss of {passes} throughout at {plan.budgets[-1]:g} GFLOP: {end}"
-        f"{_open(gap)}."
+        f"{sentence} Training in stages has {factor(gap)} times the loss of {passes} throughout at {plan.budgets[-1]:g} GFLOP: "
+        f"{end}{_open(gap)}."
     ]
 
 
