@@ -159,6 +159,20 @@ def test_attaching_twice_is_refused(tmp_path: Path) -> None:
         attach(one, ramped(), loop(made("llama"), 1, 3))
 
 
+def test_loops_of_another_model_are_refused(tmp_path: Path) -> None:
+    one = trainer(tmp_path, ramped())
+    plain = type(one)(model=made("llama"), args=one.args)
+    with pytest.raises(BadInputError, match=r"looped: given 'the loops of another model', expected what loop\(\) returned"):
+        attach(plain, ramped(), loop(made("llama"), 1, 3))
+
+
+def test_a_schedule_is_for_one_training(tmp_path: Path) -> None:
+    one = trainer(tmp_path, ramped(), max_steps=2)
+    one.train()
+    with pytest.raises(BadInputError, match="shift: given 'a schedule that has made 2 updates', expected a new one"):
+        one.train()
+
+
 def test_an_optimizer_without_the_gains_is_refused(tmp_path: Path) -> None:
     transformers = quiet()
     model = made("llama")

@@ -41,6 +41,9 @@ def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers, writers: Sequen
     require(isinstance(trainer, Trainer), "trainer", type(trainer), "a Trainer of transformers")
     attached = any(isinstance(callback, _ShiftCallback) for callback in trainer.callback_handler.callbacks)
     require(not attached, "attach", "a trainer that has a schedule", "a trainer without one; make a new Trainer")
+    modules: Any = trainer.model.modules() if trainer.model is not None else ()
+    within = any((getattr(module, "_thalweg", None) or (None,))[0] is looped for module in modules)
+    require(within, "looped", "the loops of another model", "what loop() returned for the trainer's own model")
     require(not trainer.is_deepspeed_enabled, "attach", "a trainer with DeepSpeed", "one process, DDP or FSDP")
     updates = ShiftUpdates(shift, looped, writers)
     optimizer: Any = trainer.optimizer

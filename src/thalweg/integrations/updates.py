@@ -122,10 +122,14 @@ class ShiftUpdates:
         """Continue after ``step`` updates from a saved state.
 
         Raises:
-            BadInputError: there is none although updates were made, or it belongs to another schedule.
+            BadInputError: there is none although trainer or schedule made updates, or it belongs to another schedule.
         """
         if saved is None:
             require(step == 0, "checkpoint", f"one after {step} updates without a state of SHIFT", "one that was trained with it")
+            used = f"a schedule that has made {self.shift.step} updates"
+            require(
+                self.shift.step == 0, "shift", used, "a new one, as a schedule is for one training; or resume from a checkpoint"
+            )
             return
         self.shift.load_state_dict(saved["shift"])
         require(self.shift.step == step, "checkpoint", f"a state of SHIFT after {self.shift.step} updates", f"one after {step}")
