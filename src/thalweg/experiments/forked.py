@@ -16,7 +16,6 @@ import types
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from thalweg.processes import end_with
 
@@ -49,9 +48,8 @@ class ForkedProcess:
         reading, self._lifeline = context.Pipe(duplex=False)
         given = (list(arguments), os.fspath(log.absolute()), environment, os.getcwd(), reading)
         self._process = context.Process(target=_run, args=given)
-        with _main_hidden(), _variables({name: environment[name] for name in _FIXED if name in environment}):
+        with reading, _main_hidden(), _variables({name: environment[name] for name in _FIXED if name in environment}):
             self._process.start()
-        reading.close()
 
     @property
     def pid(self) -> int:
@@ -66,7 +64,7 @@ class ForkedProcess:
 
     def poll(self) -> int | None:
         """Exit status, or minus the signal that ended the process; None while it is running."""
-        return self._process.exitcode
+        return self.returncode
 
     def terminate(self) -> None:
         """Ask the process to end, by SIGTERM."""
@@ -115,7 +113,7 @@ def _main_hidden() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _variables(values: dict[str, Any]) -> Iterator[None]:
+def _variables(values: dict[str, str]) -> Iterator[None]:
     """Set environment variables in the ``with`` block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from thalweg.experiments.drop import drop, paired_drops
 from thalweg.experiments.frontier.equal_loss import Curve, Ratios, equal_loss, loss_ratio
@@ -17,8 +17,8 @@ from thalweg.experiments.frontier.recipes import (
     arm_words,
     constant,
 )
-from thalweg.experiments.metrics import Pairs, cell, seeds_needed, sign_of, too_few
-from thalweg.records.run import Cell, Verdict
+from thalweg.experiments.metrics import Pairs, cell, final_loss, seeds_needed, sign_of, too_few
+from thalweg.records.run import Cell, RunRecord, Verdict
 from thalweg.report.page import plural
 
 Curves = dict[str, dict[int, Curve]]
@@ -27,6 +27,31 @@ _FALL = 0.5
 """Percentage points of accuracy that may be lost at a switch."""
 _SAME = 0.99
 """Ratio of operations from which two runs cost the same but for whole updates."""
+
+
+def excess(run: RunRecord) -> float:
+    """Held-out loss above the best possible one where that is known, else above zero."""
+    assert run.summary is not None
+    ceilings = run.summary.ceilings.get("held-out", {})
+    return final_loss(run) - (ceilings["all"].loss if "all" in ceilings else 0.0)
+
+
+def curves_of(records: Mapping[str, Mapping[float, Pairs]], measure: Callable[[RunRecord], float] = excess) -> Curves:
+    """Arm -> seed -> points by budget; only seeds at which every budget of the arm is complete and its measure above zero.
+
+    Args:
+        records: arm -> budget -> seed -> complete run.
+        measure: number of a run, the lower the better.
+    """
+    curves: Curves = {}
+    for arm, by_budget in records.items():
+        seeds = set.intersection(*(set(runs) for runs in by_budget.values())) if by_budget else set()
+        curves[arm] = {}
+        for seed in sorted(seeds):
+            points = [(runs[seed].evaluations[-1].flops, measure(runs[seed])) for runs in by_budget.values()]
+            if all(value > 0 for _, value in points):
+                curves[arm][seed] = points
+    return curves
 
 
 def depths_of(curves: Mapping[str, Mapping[int, Curve]], loops: int) -> dict[int, Mapping[int, Curve]]:

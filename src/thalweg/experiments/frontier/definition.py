@@ -8,7 +8,7 @@ from thalweg.errors import FolderError
 from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
-from thalweg.experiments.frontier.answers import Curves, answers, best_constant, fall_at_switches
+from thalweg.experiments.frontier.answers import answers, best_constant, curves_of, excess, fall_at_switches
 from thalweg.experiments.frontier.findings import first_screen
 from thalweg.experiments.frontier.recipes import (
     PRESETS,
@@ -317,23 +317,3 @@ def _run_name(arm: str, budget: float, seed: int) -> str:
 def _job(folder: Path, name: str, config: RunConfig) -> Job:
     """One run in the queue."""
     return Job(name, config, folder / "runs" / name)
-
-
-def excess(run: RunRecord) -> float:
-    """Held-out loss above the best possible one where that is known, else above zero."""
-    assert run.summary is not None
-    ceilings = run.summary.ceilings.get("held-out", {})
-    return final_loss(run) - (ceilings["all"].loss if "all" in ceilings else 0.0)
-
-
-def curves_of(records: _Records) -> Curves:
-    """Arm -> seed -> points by budget; only seeds at which every budget of the arm is complete and above the best possible loss."""
-    curves: Curves = {}
-    for arm, by_budget in records.items():
-        seeds = set.intersection(*(set(runs) for runs in by_budget.values())) if by_budget else set()
-        curves[arm] = {}
-        for seed in sorted(seeds):
-            points = [(runs[seed].evaluations[-1].flops, excess(runs[seed])) for runs in by_budget.values()]
-            if all(loss > 0 for _, loss in points):
-                curves[arm][seed] = points
-    return curves

@@ -117,11 +117,10 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("pointers", "paper"): Preset(5, (125, 250, 500), (3e-3, 5e-3, 8e-3), ((0.1, 0.4), (0.2, 0.5)), 2, 5),
 }
 _OF_A_TASK = {"parity": 160, "copy": 600, "addition": 1300, "binary-sum": 440, "multiplication": 600, "unique-set": 600}
-"""GFLOP of the largest budget: those of Looped in the study of tasks, preset `quick`."""
+"""GFLOP of the largest budget: those of Looped in the study of tasks, preset `quick`. T is that of the longest length."""
 _GROWTHS = ((0.0, 0.25), (0.0, 0.5))
 PRESETS |= {
-    (task, "quick"): Preset(passes_of(task)[-1], (most / 4, most / 2, most), (2e-3, 4e-3), _GROWTHS, 1, 3)
-    for task, most in _OF_A_TASK.items()
+    (task, "quick"): Preset(0, (most / 4, most / 2, most), (2e-3, 4e-3), _GROWTHS, 1, 3) for task, most in _OF_A_TASK.items()
 }
 
 
@@ -278,9 +277,10 @@ def plan_frontier(
     require_known("source", [source], SOURCES)
     require_known("preset", [preset], presets_of(source))
     chosen = PRESETS[source, preset]
-    deepest = loops or chosen.loops
-    expected = f"{chosen.loops}, the passes that the longest length of {source!r} needs"
-    require(not is_task(source) or deepest == chosen.loops, "--loops", loops, expected)
+    usual = passes_of(source)[-1] if is_task(source) else chosen.loops
+    deepest = loops or usual
+    expected = f"{usual}, the passes that the longest length of {source!r} needs"
+    require(not is_task(source) or deepest == usual, "--loops", loops, expected)
     known = arms_of(source, deepest)
     require_known("arm", arms, known)
     few = (

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from thalweg.experiments.frontier.answers import Curves, against
+from thalweg.experiments.frontier.answers import Curves, against, curves_of
 from thalweg.experiments.frontier.recipes import STAGED, FrontierConfig, constant
 from thalweg.experiments.frontier.task_runs import recipe_of
-from thalweg.experiments.metrics import by_sign, cell, too_few
+from thalweg.experiments.metrics import Pairs, by_sign, cell, too_few
 from thalweg.experiments.words import model_words
 from thalweg.intervals import interval
 from thalweg.models.config import ModelConfig
-from thalweg.records.run import RunRecord, TaskLength, Verdict
+from thalweg.records.run import TaskLength, Verdict
 
 _MARGIN = 0.02
 """Exact match by which an arm may be lower and still count as no worse."""
 
 
-def error_curves(records: Mapping[str, Mapping[float, Mapping[int, RunRecord]]], samples: int) -> Curves:
+def error_curves(records: Mapping[str, Mapping[float, Pairs]], samples: int) -> Curves:
     """Arm -> seed -> operations and share of wrong answers on held-out samples of the trained lengths, by budget.
 
     Half an answer is added to the wrong ones, so that the logarithm exists where none is wrong.
@@ -26,15 +26,7 @@ def error_curves(records: Mapping[str, Mapping[float, Mapping[int, RunRecord]]],
         records: arm -> budget -> seed -> complete run; a seed that lacks a budget is left out.
         samples: number of held-out answers that are scored.
     """
-    curves: Curves = {}
-    for arm, by_budget in records.items():
-        seeds = set.intersection(*(set(runs) for runs in by_budget.values())) if by_budget else set()
-        lasts = {seed: [runs[seed].evaluations[-1] for runs in by_budget.values()] for seed in sorted(seeds)}
-        curves[arm] = {
-            seed: [(last.flops, 1 - last.scores["held-out"]["all"].accuracy + 0.5 / samples) for last in evaluations]
-            for seed, evaluations in lasts.items()
-        }
-    return curves
+    return curves_of(records, lambda run: 1 - run.evaluations[-1].scores["held-out"]["all"].accuracy + 0.5 / samples)
 
 
 def match_beyond(tested: Sequence[TaskLength], longest: int) -> float | None:

@@ -6,6 +6,7 @@ present ones are learned (`thalweg.experiments.tasks.recipes.shift`). Rate and g
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from thalweg.train.config import RunConfig
 ARMS: dict[str, Callable[[TaskRecipe], RunConfig]] = {"single": single, "looped": looped, "shift": shift}
 
 
+@functools.cache
 def recipe_of(task: str, device: str = "auto") -> TaskRecipe:
     """The recipe of a built-in task at the size of the study's preset ``quick``."""
     return task_recipe(task, PRESETS["quick"], device)
