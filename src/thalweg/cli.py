@@ -235,7 +235,7 @@ def frontier(
     from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.frontier.definition import FrontierStudy
-    from thalweg.experiments.frontier.recipes import plan_frontier
+    from thalweg.experiments.frontier.plan import plan_frontier
 
     plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer, text)
     name = "-".join(["frontier", source, preset, *([] if optimizer == "adamw" else [optimizer])])

@@ -10,7 +10,7 @@ from thalweg import cli
 from thalweg.experiments.engine import make
 from thalweg.experiments.frontier import definition
 from thalweg.experiments.frontier.definition import FrontierStudy
-from thalweg.experiments.frontier.recipes import plan_frontier
+from thalweg.experiments.frontier.plan import plan_frontier
 
 
 def small(seeds: int = 1):

@@ -9,7 +9,9 @@ import pytest
 from thalweg.data.tasks import TASKS
 from thalweg.errors import BadInputError
 from thalweg.experiments.frontier.definition import FrontierStudy
-from thalweg.experiments.frontier.recipes import GIGA, Setting, plan_frontier, run_of
+from thalweg.experiments.frontier.plan import plan_frontier
+from thalweg.experiments.frontier.source import GIGA, Setting
+from thalweg.experiments.frontier.sources import source_of
 from thalweg.experiments.frontier.task_answers import error_curves, exact_match_answers, match_beyond
 from thalweg.records.run import TaskLength, read_run
 from thalweg.storage import read_json
@@ -36,7 +38,7 @@ def frontier(tmp_path_factory):
 def test_every_arm_has_a_complete_schedule_and_the_same_lengths(task):
     plan = plan_frontier(task, "quick")
     for arm in plan.arms:
-        run = run_of(plan, arm, plan.budgets[0], SETTING, 300)
+        run = source_of(task).run(plan, arm, plan.budgets[0], SETTING, 300)
         assert (run.arm, run.seed, run.optimizer.schedule, run.optimizer.decay_share) == (arm, 300, "wsd", 0.4)
         assert run.training.steps > 2 * run.optimizer.warmup
         assert run.data.grow == (0 if arm == "staged" else round(0.5 * run.training.steps))

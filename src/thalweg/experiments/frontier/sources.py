@@ -1,0 +1,23 @@
+"""The sources of data that a frontier can be measured on, by name."""
+
+from __future__ import annotations
+
+from thalweg.data.tasks import TASKS
+from thalweg.errors import require_known
+from thalweg.experiments.frontier.source import Source
+from thalweg.experiments.frontier.task_source import TaskSource
+from thalweg.experiments.frontier.token_sources import Ancestors, Markov, Pointers, Text
+
+SOURCES: dict[str, Source] = {
+    source.name: source for source in (Markov(), Pointers(), Ancestors(), Text(), *(TaskSource(task) for task in TASKS))
+}
+
+
+def source_of(name: str) -> Source:
+    """A source by its name.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    require_known("source", [name], tuple(SOURCES))
+    return SOURCES[name]
