@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import math
 import os
 import sys
 import typing
@@ -188,6 +189,7 @@ def frontier(
     device: str = "auto",
     optimizer: str = "adamw",
     text: str = "",
+    budgets: Annotated[str, Parameter(name="--budgets")] = "",
     json_: _Json = False,
 ) -> None:
     """Find the schedule of passes that ends lowest for the operations that can be paid.
@@ -229,6 +231,8 @@ def frontier(
         Of every arm: `adamw`, or `muon` for the matrices of the blocks.
     text:
         File or folder for source `text`; the files of Python's standard library when not given.
+    budgets:
+        Operations of a run in GFLOP (1e9 operations), rising, with commas; the preset's when not given.
     json_:
         Print the summary as JSON on standard output.
     """
@@ -237,7 +241,8 @@ def frontier(
     from thalweg.experiments.frontier.definition import FrontierStudy
     from thalweg.experiments.frontier.plan import plan_frontier
 
-    plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer, text)
+    paid = _numbers("--budgets", budgets)
+    plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer, text, paid)
     name = "-".join(["frontier", source, preset, *([] if optimizer == "adamw" else [optimizer])])
     make(FrontierStudy(plan), out or Path("results") / name, jobs, json_, executor_of(executor))
 
@@ -621,6 +626,20 @@ def doctor(*, json_: _Json = False) -> None:
 def _listed(text: str) -> tuple[str, ...]:
     """Split a comma-separated list, without empty items."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    """Numbers of a comma-separated list.
+
+    Raises:
+        BadInputError: something in it is no finite number.
+    """
+    try:
+        numbers = tuple(float(item) for item in _listed(text))
+    except ValueError:
+        numbers = (math.inf,)
+    require(all(map(math.isfinite, numbers)), option, text, "numbers with commas between them")
+    return numbers
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -95,6 +95,10 @@ def test_a_plan_that_cannot_be_made_is_refused(arguments, message):
         plan_frontier(**{"preset": "quick"} | arguments)
 
 
+def test_budgets_of_ones_own_take_the_place_of_the_presets():
+    assert plan_frontier("text", "paper", budgets=(1250, 2500)).budgets == (1250.0, 2500.0)
+
+
 def test_muon_is_the_optimizer_of_every_arm():
     plan = plan_frontier("markov", "quick", optimizer="muon")
     assert {source_of(plan.source).run(plan, arm, plan.budgets[0], SETTING, 0).optimizer.name for arm in plan.arms} == {"muon"}

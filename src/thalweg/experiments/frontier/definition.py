@@ -55,7 +55,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
 
     @property
     def command(self) -> str:
-        plan = self.plan
+        plan, usual = self.plan, self.source.presets[self.plan.preset].budgets
         return command_words(
             "frontier",
             plan.source,
@@ -66,6 +66,9 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             device="" if plan.device == "auto" else plan.device,
             optimizer="" if plan.optimizer == "adamw" else plan.optimizer,
             text=plan.text,
+            budgets=""
+            if plan.budgets == self.source.presets[plan.preset].budgets
+            else ",".join(f"{one:g}" for one in plan.budgets),
         )
 
     def check(self) -> None:

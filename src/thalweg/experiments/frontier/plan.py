@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from thalweg.errors import require, require_known
@@ -22,6 +23,7 @@ def plan_frontier(
     device: str = "auto",
     optimizer: str = "adamw",
     text: str = "",
+    budgets: Sequence[float] = (),
 ) -> FrontierConfig:
     """The plan of a frontier.
 
@@ -35,8 +37,10 @@ def plan_frontier(
         device: where it is trained.
         optimizer: "adamw" or "muon", for every arm.
         text: file or folder of source "text"; empty for Python's standard library.
+        budgets: GFLOP of a run, rising; empty for the preset's.
     Raises:
-        BadInputError: a source, preset, arm or optimizer that does not exist, or a text for another source.
+        BadInputError: a source, preset, arm or optimizer that does not exist, a text for another source, or budgets that are
+            not above zero or do not rise.
     """
     kind = source_of(source)
     require(not text or kind.reads_text, "--text", text, f"nothing: source {source!r} reads no text")
@@ -51,12 +55,14 @@ def plan_frontier(
     )
     needed = {*(arms or few), constant(deepest)}
     count = seeds or chosen.seeds
+    rising = all(before < after for before, after in itertools.pairwise((0.0, *budgets)))
+    require(rising, "--budgets", ", ".join(f"{budget:g}" for budget in budgets), "numbers of GFLOP above 0 that rise")
     return FrontierConfig(
         source=source,
         preset=preset,
         loops=deepest,
         arms=tuple(arm for arm in known if arm in needed),
-        budgets=tuple(float(budget) for budget in chosen.budgets),
+        budgets=tuple(float(budget) for budget in budgets or chosen.budgets),
         rates=chosen.rates,
         curricula=chosen.curricula,
         tuning_seeds=tuple(range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + chosen.tuning_seeds)),

@@ -259,7 +259,7 @@ class Text(_Tokens):
     )
     presets: Mapping[str, Preset] = {
         "quick": Preset(4, (100, 200, 400), (3e-3,), NO_LEVELS, 1, 3),
-        "paper": Preset(4, (5000, 10_000, 20_000), (2e-3, 4e-3), NO_LEVELS, 1, 3),
+        "paper": Preset(4, (5000, 10_000, 20_000), (2e-3, 4e-3), NO_LEVELS, 1, 3, scores=2),
         "gpu": Preset(6, (1_000_000, 2_000_000), (1e-3,), NO_LEVELS, 1, 2),
     }
 
