@@ -66,9 +66,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             device="" if plan.device == "auto" else plan.device,
             optimizer="" if plan.optimizer == "adamw" else plan.optimizer,
             text=plan.text,
-            budgets=""
-            if plan.budgets == self.source.presets[plan.preset].budgets
-            else ",".join(f"{one:g}" for one in plan.budgets),
+            budgets=",".join(f"{one:g}" for one in plan.budgets) if plan.budgets != usual else "",
         )
 
     def check(self) -> None:
