@@ -204,8 +204,8 @@ def frontier(
     ----------
     source:
         What is learned: `markov` (the Markov language, where depth hardly pays), or, where it pays, `pointers` (roots of trees) or
-        `ancestors` (topmost marked ancestors), or `text` (bytes), or an algorithmic task, such as `parity`, for SHIFT along its
-        lengths.
+        `ancestors` (topmost marked ancestors), or `text` (bytes), or an algorithmic task, such as `parity` or your own as
+        module:attribute, for SHIFT along its lengths.
     preset:
         `quick` (3 seeds, minutes; of a task up to an hour) or `paper` (5 seeds, an hour or more, not of tasks); also `deep` (12
         passes) of markov, and `gpu` (25 million parameters) of text.
@@ -238,12 +238,13 @@ def frontier(
     """
     from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
+    from thalweg.experiments.folder import slug
     from thalweg.experiments.frontier.definition import FrontierStudy
     from thalweg.experiments.frontier.plan import plan_frontier
 
     paid = _numbers("--budgets", budgets)
     plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer, text, paid)
-    name = "-".join(["frontier", source, preset, *([] if optimizer == "adamw" else [optimizer])])
+    name = "-".join(["frontier", slug(source), preset, *([] if optimizer == "adamw" else [optimizer])])
     make(FrontierStudy(plan), out or Path("results") / name, jobs, json_, executor_of(executor))
 
 

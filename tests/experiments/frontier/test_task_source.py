@@ -106,3 +106,35 @@ def test_the_match_beyond_is_the_mean_over_longer_lengths():
 def test_what_a_task_has_not_is_refused(arguments, message):
     with pytest.raises(BadInputError, match=message.replace("(", r"\(")):
         plan_frontier(**{"source": "parity", "preset": "quick"} | arguments)
+
+
+OWN = """
+class Largest:
+    name, symbols = "largest", 10
+    def query(self, length, count, rng):
+        return rng.integers(10, size=(count, length))
+    def answer(self, query, length):
+        return query.max(1, keepdims=True)
+    def oracle(self, query, length):
+        return [sorted(query)[-1]]
+    def slots(self, length):
+        return 1
+    def loops(self, length):
+        return length
+"""
+
+
+def test_a_task_of_ones_own_has_a_frontier(tmp_path, monkeypatch):
+    (tmp_path / "largest_of_n.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    plan = plan_frontier("largest_of_n:Largest", "quick")
+    assert plan.arms == ("depth-1", f"depth-{plan.loops}", "staged")
+    run = FrontierStudy(plan).source.run(plan, "staged", plan.budgets[0], SETTING, 300)
+    assert run.data.task == "largest_of_n:Largest"
+    with pytest.raises(BadInputError, match="expected module:attribute that can be imported"):
+        plan_frontier("largest_of_n:Smallest", "quick")
+
+
+@pytest.mark.parametrize(("task", "most"), [("parity", 170), ("addition", 1300)])
+def test_the_largest_budget_is_what_looped_costs_in_the_study_of_tasks(task, most):
+    assert plan_frontier(task, "quick").budgets == (most / 4, most / 2, most)

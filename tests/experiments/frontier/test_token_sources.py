@@ -28,10 +28,7 @@ def planned_operations(run, loops_of_stages):
     return sum(count * one for count, one in zip(updates, price, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("source", "preset"),
-    [(name, preset) for name, source in SOURCES.items() if not source.along_lengths for preset in source.presets],
-)
+@pytest.mark.parametrize(("source", "preset"), PRESETS)
 def test_every_arm_costs_its_budget(source, preset):
     plan = plan_frontier(source, preset, source_of(source).arms(source_of(source).passes(preset, 0)))
     for arm, budget in itertools.product(plan.arms, plan.budgets):

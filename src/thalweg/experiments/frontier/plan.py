@@ -28,7 +28,7 @@ def plan_frontier(
     """The plan of a frontier.
 
     Args:
-        source: "markov", "pointers", "ancestors", "text", or a built-in task.
+        source: "markov", "pointers", "ancestors", "text", or a task: a built-in one, or the user's own as ``module:attribute``.
         preset: "quick" or "paper"; of markov "deep", of text "gpu" too.
         arms: some of them; when empty those of the preset, or all but those of `STABILISERS`. Looped at T passes is always
             there, as everything is compared with it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thalweg.data.find_task import find_task, own
 from thalweg.data.tasks import TASKS
 from thalweg.errors import require_known
 from thalweg.experiments.frontier.source import Source
@@ -14,10 +15,13 @@ SOURCES: dict[str, Source] = {
 
 
 def source_of(name: str) -> Source:
-    """A source by its name.
+    """A source by its name, or the user's own task as ``module:attribute``.
 
     Raises:
         BadInputError: there is none.
     """
+    if own(name):
+        find_task(name)  # refused here, before anything else needs it
+        return TaskSource(name)
     require_known("source", [name], tuple(SOURCES))
     return SOURCES[name]

@@ -20,8 +20,6 @@ from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.train.config import RunConfig
 
-LARGEST = {"parity": 160, "copy": 600, "addition": 1300, "binary-sum": 440, "multiplication": 600, "unique-set": 600}
-"""GFLOP of the largest budget of a task: those of Looped in the study of tasks, preset `quick`."""
 _GROWTHS = ((0.0, 0.25), (0.0, 0.5))
 _SINGLE = constant(1)
 _RECIPES: dict[str, Callable[[TaskRecipe], RunConfig]] = {_SINGLE: single, STAGED: shift}
@@ -42,20 +40,30 @@ _LOOPED = (
 
 
 class TaskSource(Source):
-    """A built-in task at the size of the study's preset ``quick``; T is that of the longest length."""
+    """A task at the size of the study's preset ``quick``; T is that of the longest length.
+
+    Args:
+        task: name of a built-in task, or ``module:attribute`` of the user's own.
+    """
 
     along_lengths = True
 
     def __init__(self, task: str) -> None:
         self.name: str = task
         self.words: str = f"the task {task}"
-        most = LARGEST[task]
-        self.presets: Mapping[str, Preset] = {"quick": Preset(0, (most / 4, most / 2, most), (2e-3, 4e-3), _GROWTHS, 1, 3)}
 
     @functools.cached_property
     def recipe(self) -> TaskRecipe:
         """Model, data and passes of the task."""
         return task_recipe(self.name, PRESETS["quick"], "auto")
+
+    @functools.cached_property
+    def presets(self) -> Mapping[str, Preset]:  # type: ignore[override]
+        """The largest budget is what Looped costs in the study of tasks, to two digits."""
+        run = looped(self.recipe)
+        updates, grow = run.training.steps, run.data.grow  # type: ignore[union-attr]
+        most = float(f"{updates * self._mean_price(grow / updates, self.recipe.loops) / GIGA:.2g}")
+        return {"quick": Preset(0, (most / 4, most / 2, most), (2e-3, 4e-3), _GROWTHS, 1, 3)}
 
     def passes(self, preset: str, asked: int) -> int:
         usual = self.recipe.loops
@@ -81,10 +89,7 @@ class TaskSource(Source):
         """
         recipe, grow = self.recipe, setting.curriculum[1]
         base, data = recipe.base, recipe.data
-        deepest = 1 if arm == _SINGLE else recipe.loops
-        prices = [_price(recipe, longest, deepest) for longest in range(data.start, data.longest + 1)]
-        mean = grow * sum(prices) / len(prices) + (1 - grow) * prices[-1]
-        steps = max(1, round(budget * GIGA / mean))
+        steps = max(1, round(budget * GIGA / self._mean_price(grow, 1 if arm == _SINGLE else recipe.loops)))
         growth = round(grow * steps)
         training = replace(
             base.training,
@@ -112,6 +117,12 @@ class TaskSource(Source):
             ),
             "Model": f"{model_words(model)}; the embeddings are added again before every pass",
         }
+
+    def _mean_price(self, grow: float, deepest: int) -> float:
+        """Operations of an update, the mean over a run whose lengths grow evenly over a share of the updates."""
+        data = self.recipe.data
+        prices = [_price(self.recipe, longest, deepest) for longest in range(data.start, data.longest + 1)]
+        return grow * sum(prices) / len(prices) + (1 - grow) * prices[-1]
 
 
 def _price(recipe: TaskRecipe, longest: int, deepest: int) -> float:
