@@ -7,7 +7,7 @@ T, as all passes use the same weights. The gradients are reduced to parts once.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -37,7 +37,7 @@ def shard(model: nn.Module, config: RunConfig) -> None:
     fully_shard(model)
 
 
-def backward(model: nn.Module, batch: Batch, loops: int, gains: Gains, share: float) -> Tensor:
+def backward(model: nn.Module, forward: Callable[..., Tensor], batch: Batch, loops: int, gains: Gains, share: float) -> Tensor:
     """Replace the gradients in a sharded model by its parts of the whole batch's gradient, and return the whole batch's loss.
 
     A weight that this rank does not use but another one does, such as the gain of a pass that only longer samples need, gets a
@@ -45,6 +45,7 @@ def backward(model: nn.Module, batch: Batch, loops: int, gains: Gains, share: fl
 
     Args:
         model: a sharded `thalweg.models.looped.LoopedTransformer`.
+        forward: computes the model's logits, perhaps in another precision.
         batch: this rank's part of the batch.
         loops: number of passes; of a task, the largest number.
         gains: gain of each pass; None for gains of 1.
@@ -53,7 +54,7 @@ def backward(model: nn.Module, batch: Batch, loops: int, gains: Gains, share: fl
         LostRankError: another rank cannot be reached.
     """
     model.zero_grad(set_to_none=True)
-    loss = mean_loss(model, batch, loops, gains)
+    loss = mean_loss(forward, batch, loops, gains)
     leaves = {id(leaf) for leaf in reached(loss).leaves}
     whole = list(model.parameters())  # gathered by the forward pass
     used = torch.tensor([id(weight) in leaves for weight in whole], dtype=torch.float32)

@@ -123,6 +123,29 @@ def mean_loss(model: Callable[..., Tensor], batch: Batch, loops: int, gains: Gai
     return (next_token_loss if isinstance(batch, Tensor) else answer_loss)(model, batch, loops, gains)  # type: ignore[arg-type]
 
 
+class InBFloat16:
+    """A model that computes its matrix products in bfloat16, by autocast; logits and the gradients of the weights are float32.
+
+    Autocast keeps no cast weights: each pass casts them anew, so that the gradients of the passes are added in float32.
+
+    Args:
+        model: called as ``model(tokens, loops=, gains=)``; compiled or not.
+        device: of the model.
+    """
+
+    def __init__(self, model: Callable[..., Tensor], device: torch.device) -> None:
+        self.model, self.device = model, device
+
+    def __call__(self, tokens: Tensor, loops: int | Tensor, gains: Gains = None) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            return self.model(tokens, loops=loops, gains=gains).float()
+
+    def forward_masked(self, tokens: Tensor, loops: Tensor, passes: int, gains: Gains = None) -> Tensor:
+        """As `thalweg.models.looped.LoopedTransformer.forward_masked`."""
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            return self.model.forward_masked(tokens, loops, passes, gains).float()  # type: ignore[attr-defined]
+
+
 def train_step(
     model: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,

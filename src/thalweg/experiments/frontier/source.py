@@ -41,6 +41,8 @@ class Preset:
     seeds: int
     depths: tuple[int, ...] = ()
     """Constant depths that are trained when no arms are named, with staged training alone; empty for every arm."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products of the updates."""
     scores: int = 20
     """Evaluations of a run, about, without those at its beginning and at its switches; the last update is always scored."""
 

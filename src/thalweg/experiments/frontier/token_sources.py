@@ -105,6 +105,7 @@ class _Tokens(Source):
                 log_every=max(1, steps // 50),
                 threads=1,
                 device=plan.device,
+                precision=self.presets[plan.preset].precision,
             ),
         )
 
@@ -260,7 +261,7 @@ class Text(_Tokens):
     presets: Mapping[str, Preset] = {
         "quick": Preset(4, (100, 200, 400), (3e-3,), NO_LEVELS, 1, 3),
         "paper": Preset(4, (5000, 10_000, 20_000), (2e-3, 4e-3), NO_LEVELS, 1, 3, scores=2),
-        "gpu": Preset(6, (1_000_000, 2_000_000), (1e-3,), NO_LEVELS, 1, 2),
+        "gpu": Preset(6, (1_000_000, 2_000_000), (1e-3,), NO_LEVELS, 1, 2, precision="bfloat16"),
     }
 
     def model(self, preset: str) -> ModelConfig:
