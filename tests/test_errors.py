@@ -1,10 +1,14 @@
+import contextlib
+import inspect
 import re
 
 import numpy as np
 import pytest
 
-from thalweg import errors
+import thalweg
+from thalweg import errors, serialization
 from thalweg.errors import BadInputError, FolderError, ThalwegError, escape_hidden, require, shown, unknown
+from thalweg.train.config import RunConfig
 
 PUBLIC = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
 WARNINGS = [error for error in PUBLIC if issubclass(error, Warning)]
@@ -49,6 +53,30 @@ def test_unknown_suggests_the_nearest_name():
 
 def test_unknown_suggests_nothing_when_nothing_is_near():
     assert str(unknown("arm", "zzz", ["single", "looped"])) == "unknown arm 'zzz'; Known: looped, single"
+
+
+def test_unknown_prefers_a_synonym_to_a_name_that_is_spelled_alike():
+    assert "did you mean 'rate'?" in str(unknown("key", "learning_rate", ["value_rate", "rate", "warmup"]))
+    assert "did you mean 'rate'?" in str(unknown("key", "Learning-Rate", ["value_rate", "rate", "warmup"]))
+    assert "did you mean 'learning_rates'?" in str(unknown("key", "learning_rate", ["learning_rates"]))
+
+
+def test_unknown_prefers_a_synonym_here_to_the_same_name_elsewhere_and_that_to_a_name_spelled_alike():
+    elsewhere = {"lr": ["'a.lr'"], "steps": ["'b.steps'", "'c.steps'"]}
+    assert "did you mean 'rate'?" in str(unknown("key", "lr", ["rate"], elsewhere))
+    assert "did you mean 'a.lr'?" in str(unknown("key", "lr", ["lrs"], elsewhere))
+    assert "did you mean 'b.steps' or 'c.steps'?" in str(unknown("key", "n_steps", ["n_stepz"], elsewhere))
+
+
+def test_every_group_of_synonyms_leads_to_a_name_of_ours():
+    ours = set()
+    for name in thalweg.__all__:
+        value = getattr(thalweg, name)
+        for function in (value, *(vars(value).values() if isinstance(value, type) else ())):
+            with contextlib.suppress(TypeError, ValueError):
+                ours |= set(inspect.signature(function).parameters)
+    ours |= {path[-1] for path in serialization._paths(RunConfig, {})}
+    assert [group for group in errors._SYNONYMS if not ours & set(group)] == []
 
 
 def test_unknown_lists_the_known_names_in_order():

@@ -250,7 +250,7 @@ def split_record(values: Tensor, precision: torch.dtype, batches: Batches | None
         kappa=number(spectrum_shape.kappa),
         kappa_q=number(spectrum_shape.kappa_q),
         spread=number(spectrum_shape.spread),
-        negative_mass=spectrum_shape.negative_mass,
+        ridge_mass=spectrum_shape.ridge_mass,
         name=verdict.name,
         conditions=held((*verdict.conditions, *(noise.conditions if noise else ()))),
     )

@@ -45,7 +45,7 @@ class Parts:
     """The threshold, in units of the eigenvalues."""
 
     @property
-    def negative_mass(self) -> float:
+    def ridge_mass(self) -> float:
         """``sum |lam|`` over eigenvalues below -epsilon, as a share of the whole; 0 for a zero spectrum."""
         below = self.ridge if len(self.ridge) else self.valley[self.valley < 0]
         total = sum(float(part.abs().sum()) for part in (self.valley, self.river, self.ridge))

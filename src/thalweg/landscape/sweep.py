@@ -33,7 +33,7 @@ class Sweep:
     """Condition number; NaN where the valley is empty."""
     kappa_q: Tensor
     """Condition number by quantiles; NaN where the valley is empty."""
-    negative_mass: Tensor
+    ridge_mass: Tensor
     """Share of ``sum |lam|`` below -epsilon."""
     classes: tuple[str, ...]
     """U, V, saddle or indeterminate, by the rules of `valley.classify`, which require a plateau too."""
@@ -81,7 +81,7 @@ def sweep(values: Tensor, chosen: float | None = None, precision: torch.dtype | 
         torch.tensor([row.ridge for row in rows]),
         torch.tensor([row.kappa for row in rows], dtype=torch.float64),
         torch.tensor([row.kappa_q for row in rows], dtype=torch.float64),
-        torch.tensor([row.negative_mass for row in rows], dtype=torch.float64),
+        torch.tensor([row.ridge_mass for row in rows], dtype=torch.float64),
         tuple(classify_shape(row).name for row in rows),
         tuple(sorted(plateaus(values, precision), key=lambda each: -each.decades)),
         gap,

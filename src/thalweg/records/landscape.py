@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -96,6 +96,7 @@ class ConditionRecord:
 class SplitRecord:
     """The split of one exact spectrum into valley and river."""
 
+    EARLIER: ClassVar[dict[str, str]] = {"negative_mass": "ridge_mass"}
     epsilon: float
     """Threshold between the eigenvalues of valley and river."""
     rule: str
@@ -116,7 +117,7 @@ class SplitRecord:
     """90 % over 10 % quantile of the valley's eigenvalues; kappa where it has fewer than 10."""
     spread: float | None
     """Standard deviation of log lam over the valley, nats."""
-    negative_mass: float
+    ridge_mass: float
     """Sum of |lam| over the eigenvalues below -epsilon as a share of all."""
     name: str
     """Class of this one spectrum: U, V, saddle or indeterminate."""

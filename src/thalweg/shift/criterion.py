@@ -8,6 +8,7 @@ update whose loss or norm is NaN or infinite is skipped.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -142,8 +143,12 @@ class AtFraction:
         return {}
 
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
-        reached = step >= self.share * self.total_steps - 1e-9  # 0.07 * 100 is slightly above 7 in floating point
-        return state, f"{self.share:.0%} of {self.total_steps} updates were made" if reached else None
+        return state, f"{self.share:.0%} of {self.total_steps} updates were made" if step >= self.first_step else None
+
+    @property
+    def first_step(self) -> int:
+        """The first update after which the share is reached, at least 1."""
+        return max(1, math.ceil(self.share * self.total_steps - 1e-9))  # 0.07 * 100 is slightly above 7 in floating point
 
 
 @dataclass(frozen=True)

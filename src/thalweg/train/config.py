@@ -6,6 +6,7 @@ The docstring under a field is its documentation for users: `thalweg recipe` pri
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -237,7 +238,15 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     try:
         return from_dict(RunConfig, values)
     except BadInputError as error:
-        raise BadInputError(f"config {path}: {error}") from None
+        raise BadInputError(f"config {path}{_blamed(changes, str(error))}: {error}") from None
+
+
+def _blamed(changes: Sequence[str], message: str) -> str:
+    """The changes whose key a message is about, as ", --set KEY=VALUE"."""
+    subject = message.partition(";")[0]
+    keys = [change.partition("=")[0].strip().split(".") for change in changes]
+    told = [key[-1] in re.findall(r"\w+", subject) or any(repr(part) in subject for part in key) for key in keys]
+    return "".join(f", --set {change}" for change, ours in zip(changes, told, strict=True) if ours)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
