@@ -70,6 +70,17 @@ class BadInputError(ThalwegError, ValueError):
     exit_code = 2
 
 
+class UnknownNameError(BadInputError, KeyError):
+    """An object that is read by names has none of this name; the message suggests one and lists them. A ``KeyError`` too."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError would quote its message
+
+
+class UnknownArgumentError(BadInputError, TypeError):
+    """A function has no argument of this name; the message suggests one and lists them. A ``TypeError`` too."""
+
+
 class MissingExtraError(BadInputError, ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
 
@@ -279,7 +290,7 @@ def unknown(what: str, given: str, known: Iterable[str], elsewhere: Mapping[str,
     """Build the error for an unknown name; its message suggests a known one and lists them.
 
     The suggestion is, in this order: a common synonym of the given name; the same name in another place; a synonym in another
-    place; the name that is spelled most alike.
+    place; the only name that begins so; the name that is spelled most alike.
 
     Args:
         what: kind of the name, such as "arm".
@@ -307,6 +318,9 @@ def _likely(given: str, names: Sequence[str], places: Mapping[str, Sequence[str]
         return [repr(here)]
     if there := next((name for name in (given, *meant) if name in places), None):
         return places[there]
+    begun = [name for name in names if len(given) > 2 and name.startswith(given)]
+    if len(begun) == 1:
+        return [repr(begun[0])]
     # A name in another place has to be nearer, as there are many.
     near = difflib.get_close_matches(given, names, 1, 0.5) + difflib.get_close_matches(given, list(places), 1, 0.75)
     best = max(near, key=lambda name: difflib.SequenceMatcher(None, name, given).ratio(), default=None)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from thalweg import ranks
-from thalweg.bounds import of_their_kind
+from thalweg.bounds import named_arguments, of_their_kind
 from thalweg.curvature import eigenpairs as search
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.operator import Operator
@@ -65,6 +65,7 @@ class ProductNoise:
     """Products in low precision, and as many precise ones."""
 
 
+@named_arguments
 class LowPrecision:
     """The Hessian's products computed in bfloat16 or float16, never returned without the measured error of their rounding.
 

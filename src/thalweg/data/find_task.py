@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from thalweg.bounds import named_arguments
 from thalweg.data.batches import Tokens
 from thalweg.data.task import Task
 from thalweg.data.tasks import TASKS
@@ -193,6 +194,7 @@ class Guarded:
         return f"task {self.name}, length {length}: {member}"
 
 
+@named_arguments
 def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int = 50, seed: int = 0) -> None:
     """Check that a task is consistent at some lengths, and that its oracle agrees with its answers.
 

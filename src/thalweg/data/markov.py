@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, require
 from thalweg.streams import stream
 
@@ -32,6 +33,7 @@ class Bayes:
     loss: _Floats
 
 
+@named_arguments
 class MarkovLanguage:
     """A Markov source of any order and vocabulary with a random transition tensor.
 

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from thalweg.bounds import LARGEST_SEED, Number, Share, Whole
+from thalweg.bounds import LARGEST_SEED, Number, Share, Whole, named_arguments
 from thalweg.data.batches import Ceiling, EvaluationSet, Longer, Tokens, shuffled_rows
 from thalweg.data.markov import MarkovLanguage, long_tail
 from thalweg.data.source_facts import source_facts
@@ -23,6 +23,7 @@ _Quartered = Annotated[int, Whole(4, 10**9, "at least 4, one for each quarter")]
 """A number of sequences, enough to divide them into quarters."""
 
 
+@named_arguments
 @dataclass(frozen=True)
 class MarkovConfig:
     """A Markov language, and how many sequences of it are drawn."""

@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from thalweg.bounds import Whole
+from thalweg.bounds import Whole, named_arguments
 from thalweg.data.task_data import IGNORED, Examples, TaskSet
 from thalweg.errors import require
 from thalweg.serialization import checked
@@ -33,6 +33,7 @@ EVERY_PASS = 10**6
 """Passes of a sample that has none of its own: as many as the stage has."""
 
 
+@named_arguments
 @dataclass(frozen=True)
 class PointersConfig:
     """Trees of pointers, how deep they are, and how fast the depth grows in training."""

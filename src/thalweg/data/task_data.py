@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
-from thalweg.bounds import Whole
+from thalweg.bounds import Whole, named_arguments
 from thalweg.data.batches import Tokens
 from thalweg.data.find_task import check_name, checked_task, find_task, own
 from thalweg.data.task import Task
@@ -59,6 +59,7 @@ class TaskSet:
     """Samples of one length each."""
 
 
+@named_arguments
 @dataclass(frozen=True)
 class TaskConfig:
     """An algorithmic task, its lengths, and the form of its samples.
@@ -159,6 +160,7 @@ class TaskConfig:
         return tuple(sorted({*range(1, self.longest + 1), *self.tested_lengths}))
 
 
+@named_arguments
 class TaskData:
     """Samples of a task; those of an update are a function of its number and the seed.
 

@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar, NoReturn
 
 import numpy as np
 
-from thalweg.bounds import Number, Whole
+from thalweg.bounds import Number, Whole, named_arguments
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
 from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, escape_hidden, require
 from thalweg.serialization import checked
@@ -35,6 +35,7 @@ CLOSE = 0.05
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 
 
+@named_arguments
 @dataclass(frozen=True)
 class TextConfig:
     """Text as bytes, from a file or folder."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, require
 from thalweg.integrations.extras import require_extra
 from thalweg.integrations.landscapes import LandscapeSeries, passes_of
@@ -20,6 +21,7 @@ require_extra("hf", "transformers")
 from transformers import Trainer, TrainerCallback  # noqa: E402
 
 
+@named_arguments
 def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers, writers: Sequence[Writer] = ()) -> ShiftUpdates:
     """Let a schedule set the passes of a looped model in a Trainer; call it before ``trainer.train``.
 

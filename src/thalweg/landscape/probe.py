@@ -262,10 +262,10 @@ class LandscapeProbe:
         changed.
 
         Args:
-            loss_fn, model, batches, params, progress, mode, seed: as for `measure`; at least 4 batches.
+            loss_fn, model, batches, params, progress, mode, seed: as for `measure`; at least 4 batches that differ.
             tolerance: relative half-width of a 95 % interval that counts as enough, from 0.001 to 1.
         Raises:
-            BadInputError: fewer than 4 batches, several ranks, ``products="differences"``, or what `Hessian` refuses.
+            BadInputError: fewer than 4 batches that differ, several ranks, ``products="differences"``, or what `Hessian` refuses.
         Example:
             >>> x = torch.randn(8, 5, 3, generator=torch.Generator().manual_seed(0))
             >>> report = LandscapeProbe(top=1).converge(lambda m, b: m(b).square().mean(), nn.Linear(3, 1), list(x))

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from thalweg.bounds import Number, Rate, Whole
+from thalweg.bounds import Number, Rate, Whole, named_arguments
 from thalweg.errors import DamagedFileError, DamagedRecordWarning, require
 from thalweg.records.run import Provenance, Score, recorded
 from thalweg.serialization import checked
@@ -32,6 +32,7 @@ _MOST_ARRAYS = 1 << 40
 _CHECKPOINTS = "0 for all, or at least 2"
 
 
+@named_arguments
 @dataclass(frozen=True)
 class LandscapePlan:
     """What is measured along a run, and how finely."""

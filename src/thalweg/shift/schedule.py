@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from thalweg.bounds import LARGEST_SEED, Whole
+from thalweg.bounds import LARGEST_SEED, Whole, named_arguments
 from thalweg.errors import BadInputError, NonFiniteLossWarning, require
 from thalweg.shift.arguments import checked_answer, checked_gains, criteria_of, instance_of, integer, kind_of, ladder, onset_of
 from thalweg.shift.criterion import AtStep, Criterion, Plateau, State, as_number, usable
@@ -24,6 +24,7 @@ from thalweg.streams import stream
 _LOOPS = Whole(1, 2**63 - 1)
 
 
+@named_arguments
 def doubling(loops: int) -> tuple[int, ...]:
     """The stages 1, 2, 4, ... up to ``loops`` passes.
 
@@ -47,6 +48,7 @@ class PlannedShift:
     """What was measured, where, with intervals."""
 
 
+@named_arguments
 class Shift:
     """A schedule of staged training: few passes first, more passes later.
 

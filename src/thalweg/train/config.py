@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tomlkit
 
-from thalweg.bounds import Number, Rate, Seed, Threads, Updates, Whole
+from thalweg.bounds import Number, Rate, Seed, Threads, Updates, Whole, named_arguments
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig
 from thalweg.data.task_data import TaskConfig
@@ -38,6 +38,7 @@ SNAPSHOTS_FOR_CURVES = 6
 _SNAPSHOTS = "0, or from 2 to one more than training.steps"
 
 
+@named_arguments
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How a gradient becomes an update."""
@@ -69,6 +70,7 @@ class OptimizerConfig:
         checked(self, "optimizer.")
 
 
+@named_arguments
 @dataclass(frozen=True)
 class ShiftConfig:
     """The stages of a run, each with a number of passes; a single stage is plain training."""
@@ -105,6 +107,7 @@ class ShiftConfig:
         )
 
 
+@named_arguments
 @dataclass(frozen=True)
 class TrainingConfig:
     """Length of a run, how often it is evaluated and saved, and where it is computed."""
@@ -162,6 +165,7 @@ def log_spaced(last: int, count: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+@named_arguments
 @dataclass(frozen=True)
 class RunConfig:
     """The complete config of one run."""

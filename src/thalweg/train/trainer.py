@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from thalweg import ranks
+from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError
 from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.onset import Ramp, Refine
@@ -30,6 +31,7 @@ from thalweg.train.step import Outcome, hand_over, mean_loss
 from thalweg.train.surroundings import Watch
 
 
+@named_arguments
 def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), parallel: Parallel = "ddp") -> RunSummary:
     """Train one model, or resume a run that was stopped.
 
