@@ -15,7 +15,7 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar, Union
+from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar, Union, cast
 
 from thalweg.errors import UnknownArgumentError, require, unknown
 
@@ -186,7 +186,7 @@ def named_arguments(target: C) -> C:
         ...
         thalweg.errors.UnknownArgumentError: unknown argument of train 'batch_size'; did you mean 'batch'? Known: batch
     """
-    function: Any = target.__init__ if isinstance(target, type) else target  # pyright: ignore[reportUnknownMemberType]
+    function: Any = target.__init__ if isinstance(target, type) else target
     refuse_others = _refusal(target.__name__, function)
 
     @functools.wraps(function)
@@ -194,10 +194,10 @@ def named_arguments(target: C) -> C:
         refuse_others(kwargs)
         return function(*args, **kwargs)
 
-    if not isinstance(target, type):
-        return with_known_names  # pyright: ignore[reportReturnType]
-    target.__init__ = with_known_names
-    return target
+    if isinstance(target, type):
+        target.__init__ = with_known_names
+        return cast(C, target)
+    return cast(C, with_known_names)
 
 
 def _refusal(name: str, function: Any) -> Callable[[Iterable[str]], None]:

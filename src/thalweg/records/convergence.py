@@ -171,8 +171,8 @@ class Convergence:
 
     def _probes(self, count: int | None) -> str:
         """A number of probes for the table; "exact" where more are needed than were measured and an exact spectrum is cheaper."""
-        more = count is not None and count > self.probes
-        return "exact" if more and self.exact_is_cheaper(count) else _count(count)
+        dear = count is not None and count > self.probes and self.exact_is_cheaper(count)
+        return "exact" if dear else _count(count)
 
 
 @functools.cache
