@@ -7,9 +7,13 @@ failed, 2 if its input was bad.
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
+import sys
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 _LONGEST = 200
 """Largest number of characters of a value in a message."""
@@ -221,6 +225,55 @@ class NonFiniteLossWarning(UserWarning):
 
 class SkippedFilesWarning(UserWarning):
     """Something in a folder of text is not a readable file, and was left out."""
+
+
+_GIVEN: set[tuple[str, type[Warning], str, int]] = set()
+"""Text, category, file and line of the warnings that were given."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Give a warning that points to the line outside of thalweg that led to it; once for each line, see `warn_at`.
+
+    ``stacklevel`` would count frames, whose number depends on the way that a call took through thalweg.
+
+    Args:
+        message: one line.
+        category: its class.
+    """
+    frame, ours = sys._getframe(1), str(Path(__file__).parent) + os.sep
+    file = frame.f_code.co_filename
+    while frame.f_back is not None and (file.startswith(ours) or file.endswith("contextlib.py")):
+        frame = frame.f_back
+        file = frame.f_code.co_filename
+    warn_at(message, category, file, frame.f_lineno, frame.f_globals.get("__name__", ""))
+
+
+def warn_at(message: str | Warning, category: type[Warning], filename: str, line: int, module: str = "") -> None:
+    """Give a warning for a line of a file; where the filters show a warning once for each line, only the first time.
+
+    Python forgets which warnings it gave whenever the filters change, and ``warnings.catch_warnings`` changes them, as PyTorch and
+    we do at many places. So a warning in a loop would be repeated in every turn.
+
+    Args:
+        message: text, or the warning itself.
+        category: its class.
+        filename, line: where it belongs.
+        module: its name, for the filters; where it is empty, that of the file.
+    """
+    place, module = (str(message), category, filename, line), module or filename
+    if place in _GIVEN and _once_for_each_line(*place, module):
+        return
+    _GIVEN.add(place)
+    warnings.warn_explicit(message, category, filename, line, module)
+
+
+def _once_for_each_line(text: str, category: type[Warning], filename: str, line: int, module: str) -> bool:
+    """Whether the first filter that fits a warning asks for one in each place."""
+    for action, text_like, kind, module_like, number in warnings.filters:
+        fits = (text_like is None or text_like.match(text)) and (module_like is None or module_like.match(module))
+        if fits and issubclass(category, kind) and number in (0, line):
+            return action in ("default", "module", "once")
+    return True
 
 
 def shown(value: object) -> str:

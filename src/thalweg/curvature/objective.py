@@ -36,6 +36,7 @@ from thalweg.errors import (
     ShapeMismatchError,
     ThalwegError,
     require,
+    warn_at,
 )
 from thalweg.vectors import Choice, Layout, layout, select
 
@@ -750,7 +751,7 @@ def _recorded_warnings(messages: list[str]) -> Iterator[None]:
     messages += [str(warning.message) for warning in caught]
     for warning in caught:
         if "None of the inputs have requires_grad" not in str(warning.message):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            warn_at(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _all_finite(part: Tensor) -> bool:

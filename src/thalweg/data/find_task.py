@@ -14,7 +14,6 @@ import operator
 import os
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from thalweg.bounds import named_arguments
 from thalweg.data.batches import Tokens
 from thalweg.data.task import Task
 from thalweg.data.tasks import TASKS
-from thalweg.errors import BadInputError, format_error, require, shown, unknown
+from thalweg.errors import BadInputError, format_error, require, shown, unknown, warn
 
 _NEEDED = ("name", "symbols", "query", "answer", "oracle", "slots", "loops")
 PATIENCE = 1.0
@@ -229,7 +228,7 @@ def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int 
         task.loops(length)
         if oracle_is_fast and not _oracle_agrees(task, query.tolist(), answer.tolist(), length):
             oracle_is_fast = False
-            warnings.warn(f"task {task.name}: its oracle is slow and was not called beyond length {length}", stacklevel=2)
+            warn(f"task {task.name}: its oracle is slow and was not called beyond length {length}")
     again = positive_integer(getattr(task.task, "symbols", 0), f"task {task.name}: symbols")
     require(again == task.symbols, f"task {task.name}: symbols", again, f"the same number as before, {task.symbols}")
     if has_several and not varies:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import stat
 import sysconfig
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import numpy as np
 
 from thalweg.bounds import Number, Whole, named_arguments
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
-from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, escape_hidden, require
+from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, escape_hidden, require, warn
 from thalweg.serialization import checked
 from thalweg.storage import atomic_stream, file_type
 from thalweg.streams import stream
@@ -227,7 +226,7 @@ class _Source:
             raise BadInputError(f"text: given {given}, a folder without text files{details}; expected at least one")
         if parts:
             message = f"text {self.name}: left out {parts}; {count} files are used"
-            warnings.warn(message, SkippedFilesWarning, stacklevel=4)
+            warn(message, SkippedFilesWarning)
 
 
 def _find_files(path: str) -> _Source:

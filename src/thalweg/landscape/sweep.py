@@ -6,13 +6,12 @@ Shape letters: n number of eigenvalues, t thresholds.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from thalweg.errors import NoPlateauWarning, require
+from thalweg.errors import NoPlateauWarning, require, warn
 from thalweg.landscape.threshold import PLATEAU, Plateau, machine_floor, plateau, plateaus, sizes
 from thalweg.landscape.valley import classify_shape, shape
 
@@ -87,10 +86,9 @@ def sweep(values: Tensor, chosen: float | None = None, precision: torch.dtype | 
         gap,
     )
     if gap is not None and not table.separated:
-        warnings.warn(
+        warn(
             f"threshold {chosen:.3g}: only {gap.decades:.2f} decades around it have no eigenvalue, expected at least {PLATEAU:g}; "
             "river and valley are not separate there, so choose another threshold for a class",
             NoPlateauWarning,
-            stacklevel=2,
         )
     return table

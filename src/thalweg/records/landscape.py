@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from thalweg.bounds import Number, Rate, Whole, named_arguments
-from thalweg.errors import DamagedFileError, DamagedRecordWarning, require
+from thalweg.errors import DamagedFileError, DamagedRecordWarning, require, warn
 from thalweg.records.run import Provenance, Score, recorded
 from thalweg.serialization import checked
 from thalweg.storage import read_journal, read_json, refuse_special, there
@@ -528,7 +527,7 @@ def plan_in(folder: Path, lines: Sequence[dict[str, Any]]) -> LandscapePlan:
         if begun is None:
             damage = str(error).partition("; ")[0]
             raise DamagedFileError(f"{damage}; nothing tells what was measured: move {folder} away and measure again") from None
-        warnings.warn(f"{str(error).partition('; ')[0]}; the plan is taken from the journal", DamagedRecordWarning, stacklevel=2)
+        warn(f"{str(error).partition('; ')[0]}; the plan is taken from the journal", DamagedRecordWarning)
         return begun
     if begun not in (None, stored):
         raise DamagedFileError(f"damaged record {path}: not the plan that the journal was begun with; remove it and run again")
