@@ -24,6 +24,7 @@ from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import gaussian, rademacher, require_probes
 from thalweg.errors import ResolutionError, require
 from thalweg.intervals import student_quantile
+from thalweg.reprs import describe
 
 _LOW = (torch.bfloat16, torch.float16)
 _HIDDEN = 0.5
@@ -89,6 +90,9 @@ class LowPrecision:
         require(hessian.method != "differences", "hessian", "one by differences", "auto, recorded or rebuilt")
         require(dtype in _LOW, "dtype", dtype, "torch.bfloat16 or torch.float16")
         self.hessian, self.low = hessian, _Rounded(hessian, dtype)
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.hessian), str(self.low.rounded_to).removeprefix("torch."))
 
     @of_their_kind
     def noise(self, samples: int = 8, seed: int = 0) -> ProductNoise:

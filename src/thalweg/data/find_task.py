@@ -25,6 +25,7 @@ from thalweg.data.batches import Tokens
 from thalweg.data.task import Task
 from thalweg.data.tasks import TASKS
 from thalweg.errors import BadInputError, format_error, require, shown, unknown, warn
+from thalweg.reprs import describe
 
 _NEEDED = ("name", "symbols", "query", "answer", "oracle", "slots", "loops")
 PATIENCE = 1.0
@@ -106,6 +107,9 @@ class Guarded:
         """(member, length) -> the number that it returned: width of the queries, slots or loops."""
         self.calls: Counter[str] = Counter()
         """Member -> how often it was called."""
+
+    def __repr__(self) -> str:
+        return describe(self, f"task {self.name}", f"symbols={self.symbols}")
 
     def query(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
         """Queries ``(count, Q)``; Q must be that of earlier calls with this length. Some calls are repeated, see `repeat_due`."""

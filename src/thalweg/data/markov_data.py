@@ -16,6 +16,7 @@ from thalweg.data.batches import Ceiling, EvaluationSet, Longer, Tokens, shuffle
 from thalweg.data.markov import MarkovLanguage, long_tail
 from thalweg.data.source_facts import source_facts
 from thalweg.errors import require
+from thalweg.reprs import describe
 from thalweg.serialization import checked
 
 _Sure = Annotated[float, Number(0, 1, "a probability between 0 and 1", open_below=True, open_above=True)]
@@ -80,6 +81,9 @@ class MarkovData:
         self.histogram = histogram(information)
         first = self.tokens[: config.scored] if config.scored else self.tokens
         self.evaluation = (self.scored("train", first), self.scored("held-out", held_out))
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.source), f"{len(self.tokens):,} sequences of {self.length}", f"seed={self.seed}")
 
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
         rows = shuffled_rows(len(self.tokens), self.seed, step, size, rank, world)

@@ -23,6 +23,7 @@ import numpy as np
 from thalweg.bounds import Number, Whole, named_arguments
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
 from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, escape_hidden, require, warn
+from thalweg.reprs import describe, short_repr
 from thalweg.serialization import checked
 from thalweg.storage import atomic_stream, file_type
 from thalweg.streams import stream
@@ -78,6 +79,9 @@ class TextData:
                 )
         self.evaluation = (self.scored("train", self.corpus.train), self.scored("held-out", self.corpus.held_out))
 
+    def __repr__(self) -> str:
+        return describe(self, repr(self.corpus), f"windows of {self.length} bytes", f"seed={self.seed}")
+
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
         rng = stream(self.seed, "windows", step, rank)
         return windows(self.corpus.train, rng.integers(len(self.corpus.train) - self.length + 1, size=size), self.length)
@@ -124,6 +128,7 @@ class TextData:
         }
 
 
+@short_repr
 @dataclass(frozen=True)
 class Corpus:
     """A text, split into two memory-mapped byte arrays."""

@@ -15,6 +15,7 @@ from thalweg.integrations.looped_layers import NAME, LoopedLayers
 from thalweg.integrations.metrics import Writer
 from thalweg.integrations.saving import save_loops
 from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
+from thalweg.reprs import describe
 from thalweg.shift.schedule import Shift
 
 require_extra("hf", "transformers")
@@ -124,6 +125,9 @@ class LandscapeCallback(TrainerCallback):
 
     def __init__(self, series: LandscapeSeries) -> None:
         self.series = series
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.series))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.series.begin(state.global_step)

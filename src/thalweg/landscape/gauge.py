@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import GaugeWarning, ShapeMismatchError, require, unknown, warn
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import finite
 
 _UNBALANCED = 2.0
@@ -35,6 +36,7 @@ class Pair(NamedTuple):
     query_bias: str | None = None
 
 
+@short_repr
 @dataclass(frozen=True)
 class Imbalance:
     """How far the query and key weights of each head are from balance."""
@@ -50,6 +52,7 @@ class Imbalance:
         return float(self.directions.max())
 
 
+@short_repr
 @dataclass(frozen=True)
 class Balanced:
     """Balanced weights, ``W_K W_K^T = W_Q W_Q^T`` in every head, in float64."""
@@ -66,6 +69,7 @@ class Balanced:
     """Imbalance of the weights before."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Transform:
     """The matrices that balance each head: ``W_Q -> G W_Q``, ``W_K -> G^-T W_K``."""

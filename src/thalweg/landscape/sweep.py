@@ -14,8 +14,10 @@ from torch import Tensor
 from thalweg.errors import NoPlateauWarning, require, warn
 from thalweg.landscape.threshold import PLATEAU, Plateau, machine_floor, plateau, plateaus, sizes
 from thalweg.landscape.valley import classify_shape, shape
+from thalweg.reprs import short_repr
 
 
+@short_repr
 @dataclass(frozen=True)
 class Sweep:
     """A table with one row for each threshold; all tensors are ``(t,)``."""

@@ -23,6 +23,7 @@ from thalweg.intervals import Interval, interval, student_quantile
 from thalweg.landscape.noise import Batches, dense_batches
 from thalweg.landscape.split import parts
 from thalweg.landscape.threshold import PLATEAU, plateau, threshold
+from thalweg.reprs import short_repr
 from thalweg.streams import stream
 from thalweg.theory.inputs import Condition
 
@@ -311,6 +312,7 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     return float((sums >= float(observed.sum().abs()) - 1e-12 * float(observed.abs().sum())).double().mean())
 
 
+@short_repr
 @dataclass(frozen=True)
 class Contrast:
     """The valleys of two models compared without any bound of a class."""

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import GrowthWarning, NonFiniteError, ShapeMismatchError, require, warn
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, finite
 
 
+@short_repr
 @dataclass(frozen=True)
 class Attention:
     """Weights of the linear model, float64. Gradients have the same form, with a leading dimension S for every sample."""

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.errors import EigenSplitCouplingWarning, EmptySubspaceError, IndefiniteModelWarning, warn
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import frame, shaped, symmetric
 
 ZERO = 1e-10
 """Share of the largest absolute eigenvalue below which an eigenvalue counts as zero."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Quadratic:
     """``m(x, r) = g_V.x + g_R.r + 1/2 x^T A x + x^T B r + 1/2 r^T D r``, in float64.
@@ -124,6 +126,7 @@ def in_frames(hessian: Operator | Tensor, gradient: Tensor, valley: Tensor, rive
     return Quadratic(block[:width, :width], block[:width, width:], block[width:, width:], projected[:width], projected[width:])
 
 
+@short_repr
 @dataclass(frozen=True)
 class Consistency:
     """Whether the coupling of a model is possible in a positive semidefinite Hessian."""
