@@ -94,12 +94,15 @@ class Guarded:
 
     def __init__(self, task: object, given: str = "") -> None:
         given = given or type(task).__name__
+        if isinstance(task, type):
+            raise BadInputError(f"task: given the class {task.__name__}, expected an object of it: {task.__name__}()")
         try:
             missing = [member for member in _NEEDED if not hasattr(task, member)]
             name, symbols = getattr(task, "name", ""), getattr(task, "symbols", 1)
         except (Exception, SystemExit) as error:  # the code is the user's: anything may go wrong in it
             raise BadInputError(f"task {given}: its name and symbols failed with {format_error(error)}") from error
-        require(not missing, "task", given, f"an object that has {', '.join(_NEEDED)} (missing: {', '.join(missing)})")
+        other = f"; it is an experiment: give `thalweg study {given}`" if hasattr(task, "arms") else ""
+        require(not missing, "task", given, f"an object that has {', '.join(_NEEDED)} (missing: {', '.join(missing)}){other}")
         require(isinstance(name, str) and name.isprintable() and name.strip() != "", "task name", name, "a line of text")
         self.task, self.name = task, name
         self.symbols = positive_integer(symbols, f"task {name}: symbols")

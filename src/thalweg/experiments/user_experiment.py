@@ -261,7 +261,9 @@ def find_experiment(name: str, seeds: int = 0) -> OwnExperiment:
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise BadInputError(f"experiment {name}: cannot be imported ({format_error(error)}); {expected}") from None
     derived = isinstance(cls, type) and issubclass(cls, OwnExperiment)
-    require(derived, f"experiment {name}", cls, "a class derived from thalweg.Experiment")
+    is_task = all(hasattr(cls, member) for member in ("query", "answer", "oracle"))
+    task = f"; it is a task: give `thalweg study tasks --task {name}`" if is_task else ""
+    require(derived, f"experiment {name}", cls, f"a class derived from thalweg.Experiment{task}")
     lacking = sorted(getattr(cls, "__abstractmethods__", ()))
     if lacking:
         raise BadInputError(
