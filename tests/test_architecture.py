@@ -12,7 +12,7 @@ ROOT = Path(thalweg.__file__).parent
 LEVELS = (
     ("errors",),
     ("bounds",),
-    ("serialization", "storage", "streams", "intervals", "vectors", "ranks", "screen", "processes", "doctor"),
+    ("serialization", "storage", "streams", "intervals", "vectors", "ranks", "screen", "processes", "doctor", "reprs"),
     ("records",),
     ("data", "models", "curvature", "report"),
     ("shift", "theory"),

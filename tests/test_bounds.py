@@ -1,15 +1,18 @@
+import inspect
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Annotated
 
 import numpy as np
 import pytest
 
-from thalweg.bounds import Bound, Number, Whole, bound_in, bounds_of, check, of_their_kind
+import thalweg
+from thalweg.bounds import Bound, Number, Whole, bound_in, bounds_of, check, named_arguments, of_their_kind
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
-from thalweg.errors import BadInputError
+from thalweg.errors import BadInputError, UnknownArgumentError
 from thalweg.models.config import ModelConfig
 from thalweg.records.landscape import LandscapePlan
 from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
@@ -125,3 +128,41 @@ def test_a_function_refuses_what_is_no_number_where_it_takes_one(arguments: dict
 def test_a_function_takes_numbers_of_every_library_and_none_where_it_says_so() -> None:
     assert rolled(np.int64(6), None, 3, "coin") == (6, None, 3, "coin")
     assert rolled(6, weight=np.float32(0.5)) == (6, 1, 0.5, "die")
+
+
+CALLED = [name for name in thalweg.__all__ if name not in {"BadInputError", "ThalwegError", "Experiment", "Task", "alone"}]
+
+
+@pytest.mark.parametrize("name", CALLED)
+def test_every_public_name_says_which_arguments_it_has(name: str) -> None:
+    with pytest.raises(TypeError, match=r"^unknown argument of \w+ 'no_such_thing'; Known: ") as caught:
+        getattr(thalweg, name)(no_such_thing=1)
+    assert isinstance(caught.value, BadInputError)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: thalweg.ModelConfig(d_model=4), "unknown argument of ModelConfig 'd_model'; did you mean 'width'"),
+        (lambda: thalweg.Shift(n_loops=4), "unknown argument of Shift 'n_loops'; did you mean 'loops'"),
+        (lambda: thalweg.Plateau(patiense=4), "unknown argument of Plateau 'patiense'; did you mean 'patience'"),
+        (lambda: thalweg.trace(None, num_samples=4), "unknown argument of trace 'num_samples'; did you mean 'probes'"),
+        (
+            lambda: thalweg.LandscapeProbe().measure(dataloader=[]),
+            r"unknown argument of .*measure 'dataloader'; did you mean 'batches'",
+        ),
+        (lambda: replace(thalweg.ModelConfig(), n_heads=2), "unknown argument of ModelConfig 'n_heads'; did you mean 'heads'"),
+    ],
+)
+def test_an_argument_by_another_s_name_leads_to_ours(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(UnknownArgumentError, match=message):
+        call()
+
+
+def test_what_takes_any_argument_and_what_is_given_by_place_is_left_alone() -> None:
+    @named_arguments
+    def kept(first: int, /, second: int = 0, **others: int) -> tuple[int, int, dict[str, int]]:
+        return first, second, others
+
+    assert kept(1, 2, third=3) == (1, 2, {"third": 3})
+    assert inspect.signature(thalweg.ModelConfig).parameters["width"].default == thalweg.ModelConfig().width

@@ -2,12 +2,15 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from thalweg import cli
-from thalweg.train.config import RunConfig, config_text
+from thalweg.experiments.frontier.definition import FrontierStudy
+from thalweg.experiments.frontier.recipes import plan_frontier
+from thalweg.train.config import RunConfig, config_text, read_config
 
 
 def said(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
@@ -52,6 +55,15 @@ def test_importing_thalweg_does_not_import_torch() -> None:
         (["shift-sweep", "markov", "--loops", "1"], "--loops: given 1, expected at least 2 passes"),
         (["shift-sweep", "text", "--text", "/no/such/place", "--out", "OUT"], "/no/such/place"),
         (["recipe", "markov", "--arm", "shfit"], "unknown arm 'shfit'; did you mean 'shift'"),
+        (["recipe", "pointers", "--arm", "depth-6"], "unknown arm 'depth-6'; did you mean 'depth-5'"),
+        (["recipe", "pointer"], "unknown recipe 'pointer'; did you mean 'pointers'"),
+        (["study", "parity"], "unknown study 'parity'; give `thalweg study tasks --task parity`. Known: markov, text, tasks"),
+        (["study", "pointers"], "unknown study 'pointers'; give `thalweg frontier pointers`. Known"),
+        (["study", "thalweg.data.tasks.copy:Copy"], "it is a task: give `thalweg study tasks --task thalweg.data.tasks.copy:Copy`"),
+        (
+            ["recipe", "tests.test_reprs:Widths"],
+            "it is an experiment: give `thalweg study tests.test_reprs:Widths`",
+        ),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(
@@ -73,6 +85,20 @@ def test_recipe_prints_a_config_that_train_accepts(capsys: pytest.CaptureFixture
     code, out, _ = said(capsys, "train", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run"), *small, "--json")
     assert code == 0
     assert (json.loads(out)["seed"], json.loads(out)["steps"]) == (4, 6)
+
+
+@pytest.mark.parametrize(("source", "arm", "stages"), [("pointers", "", (5,)), ("ancestors", "staged", (2, 3, 5))])
+def test_a_recipe_of_a_source_that_only_a_frontier_has_is_one_of_its_runs(
+    source: str, arm: str, stages: tuple[int, ...], capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    code, out, _ = said(capsys, "recipe", source, *(["--arm", arm] if arm else []), "--seed", "4")
+    assert code == 0
+    (tmp_path / "run.toml").write_text(out)
+    config = read_config(tmp_path / "run.toml")
+    assert (config.arm, config.seed, config.shift.stages) == (arm or "depth-5", 4, stages)
+    plan = plan_frontier(source, "quick", (arm,) if arm else (), seeds=1)
+    jobs = FrontierStudy(plan).runs_of(tmp_path, config.arm, plan.settings[1])
+    assert replace(config, seed=plan.seeds[0]) == jobs[plan.budgets[-1]][plan.seeds[0]].config
 
 
 def test_a_run_from_the_command_line_is_the_run_from_python(capsys: pytest.CaptureFixture, tmp_path: Path, tiny: RunConfig) -> None:

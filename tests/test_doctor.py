@@ -56,7 +56,7 @@ def test_extras_are_installed_or_say_what_to_run(installed) -> None:
         f"extra hf          installed: pluggy {version('pluggy')}",
         "extra ray         not installed; pip install 'thalweg[ray]': no-such-ray missing",
     ]
-    assert lines[-1] == "nothing is missing"
+    assert lines[-1] == "nothing that thalweg needs is missing"
 
 
 def test_a_missing_and_an_old_package_are_problems_and_the_exit_code_is_1(installed, capsys: pytest.CaptureFixture) -> None:

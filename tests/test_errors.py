@@ -1,10 +1,17 @@
+import contextlib
+import inspect
 import re
+import warnings
 
 import numpy as np
 import pytest
+import torch
 
-from thalweg import errors
+import thalweg
+from thalweg import errors, serialization
+from thalweg.curvature.objective import _recorded_warnings
 from thalweg.errors import BadInputError, FolderError, ThalwegError, escape_hidden, require, shown, unknown
+from thalweg.train.config import RunConfig
 
 PUBLIC = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
 WARNINGS = [error for error in PUBLIC if issubclass(error, Warning)]
@@ -51,6 +58,30 @@ def test_unknown_suggests_nothing_when_nothing_is_near():
     assert str(unknown("arm", "zzz", ["single", "looped"])) == "unknown arm 'zzz'; Known: looped, single"
 
 
+def test_unknown_prefers_a_synonym_to_a_name_that_is_spelled_alike():
+    assert "did you mean 'rate'?" in str(unknown("key", "learning_rate", ["value_rate", "rate", "warmup"]))
+    assert "did you mean 'rate'?" in str(unknown("key", "Learning-Rate", ["value_rate", "rate", "warmup"]))
+    assert "did you mean 'learning_rates'?" in str(unknown("key", "learning_rate", ["learning_rates"]))
+
+
+def test_unknown_prefers_a_synonym_here_to_the_same_name_elsewhere_and_that_to_a_name_spelled_alike():
+    elsewhere = {"lr": ["'a.lr'"], "steps": ["'b.steps'", "'c.steps'"]}
+    assert "did you mean 'rate'?" in str(unknown("key", "lr", ["rate"], elsewhere))
+    assert "did you mean 'a.lr'?" in str(unknown("key", "lr", ["lrs"], elsewhere))
+    assert "did you mean 'b.steps' or 'c.steps'?" in str(unknown("key", "n_steps", ["n_stepz"], elsewhere))
+
+
+def test_every_group_of_synonyms_leads_to_a_name_of_ours():
+    ours = set()
+    for name in thalweg.__all__:
+        value = getattr(thalweg, name)
+        for function in (value, *(vars(value).values() if isinstance(value, type) else ())):
+            with contextlib.suppress(TypeError, ValueError):
+                ours |= set(inspect.signature(function).parameters)
+    ours |= {path[-1] for path in serialization._paths(RunConfig, {})}
+    assert [group for group in errors._SYNONYMS if not ours & set(group)] == []
+
+
 def test_unknown_lists_the_known_names_in_order():
     assert str(unknown("arm", "?", iter("cab"))).endswith("Known: a, b, c")
 
@@ -80,3 +111,62 @@ def test_a_value_is_shown_in_one_line(value, told):
 def test_text_that_cannot_be_printed_is_escaped_and_other_text_is_left_alone():
     assert escape_hidden("a\tb\udce9\x1b[0m\u202e") == r"a\tb\udce9\x1b[0m\u202e"
     assert escape_hidden(r"ünï \n € 'quoted'") == r"ünï \n € 'quoted'"
+
+
+def given(action: str, call) -> list[warnings.WarningMessage]:
+    """The warnings that a call gives while the filters say ``action``."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter(action)
+        call()
+    return caught
+
+
+def test_a_warning_points_to_the_line_of_the_user_however_deep_it_is_given():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    batches = [torch.eye(2)]
+
+    def one() -> None:
+        thalweg.Hessian(lambda m, x: m(x).square().mean(), model, batches)
+
+    def two() -> None:
+        thalweg.LandscapeProbe(top=1, forms=0, method="matrix-free", lanczos=3).measure(
+            lambda m, x: m(x).square().mean(), model, batches
+        )
+
+    def three() -> None:
+        thalweg.LayerProbe(probe=thalweg.LandscapeProbe(top=1, forms=0, method="matrix-free", lanczos=3)).measure(
+            lambda m, x: m(x).square().mean(), model, batches
+        )
+
+    for call in (one, two, three):
+        for warning in given("always", call):
+            assert (warning.category, warning.filename) == (errors.KinkWarning, __file__)
+            assert warning.lineno == call.__code__.co_firstlineno + 1
+
+
+def test_a_warning_is_given_once_for_each_line_though_the_filters_change_in_between():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
+    probe = thalweg.LandscapeProbe(top=1, forms=0, method="matrix-free", lanczos=3)
+
+    def series() -> None:
+        for step in range(3):
+            probe.measure(lambda m, x: m(x).square().mean(), model, [torch.eye(2)], step=step)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+        for _ in range(2):
+            thalweg.Hessian(lambda m, x: m(x).square().mean(), model, [torch.eye(2)])
+
+    assert [warning.lineno - series.__code__.co_firstlineno for warning in given("default", series)] == [2, 6]
+    assert len(given("always", series)) >= 5
+    with pytest.raises(errors.KinkWarning):
+        given("error", series)
+
+
+def test_what_a_loss_warns_of_while_it_is_first_evaluated_is_repeated_once_for_its_line():
+    def evaluate() -> None:
+        for _ in range(3):
+            with _recorded_warnings([]):
+                warnings.warn("the loss is odd", stacklevel=1)
+
+    found = given("default", evaluate)
+    assert [warning.lineno - evaluate.__code__.co_firstlineno for warning in found] == [3]

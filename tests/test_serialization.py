@@ -90,6 +90,18 @@ def test_an_unknown_key_deep_inside_is_refused_with_its_place():
     refused({"count": 1, "inner": {"nam": "x"}}, r"unknown key in run\.toml\.inner 'nam'; did you mean 'name'", place="run.toml")
 
 
+@dataclass(frozen=True)
+class Renamed:
+    EARLIER: ClassVar[dict[str, str]] = {"old": "new"}
+    new: int = 1
+
+
+def test_a_key_of_an_earlier_version_is_read_and_written_under_its_new_name():
+    assert from_dict(Renamed, {"old": 5}) == from_dict(Renamed, {"new": 5}) == Renamed(5)
+    assert to_dict(Renamed(5)) == {"new": 5}
+    refused({"older": 5}, "unknown key in Renamed 'older'", cls=Renamed)
+
+
 def test_a_kind_is_an_unknown_key_for_a_class_without_kinds():
     refused({"kind": "inner"}, "unknown key in Inner 'kind'", cls=Inner)
 

@@ -14,13 +14,14 @@ import inspect
 import numbers
 import types
 import typing
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar, Union
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ClassVar, ParamSpec, TypeVar, Union, cast
 
-from thalweg.errors import require
+from thalweg.errors import UnknownArgumentError, require, unknown
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C", bound=Callable[..., Any])
 LARGEST_SEED = 2**63 - 1
 _TINY = 1e-30
 """Smallest absolute value that is accepted beside 0 itself: float32 rounds much smaller ones to 0."""
@@ -172,13 +173,56 @@ def refuse(hint: Any, value: Any, place: str, given: Any = None) -> None:
         require(encodable, place, value, "text that can be written as UTF-8")
 
 
+def named_arguments(target: C) -> C:
+    """Decorate a class or a function so that an unknown keyword argument is refused with a suggestion and the known ones.
+
+    Place it above ``@dataclass``. `of_their_kind` does the same.
+
+    Example:
+        >>> @named_arguments
+        ... def train(batch: int = 8) -> None: ...
+        >>> train(batch_size=4)
+        Traceback (most recent call last):
+        ...
+        thalweg.errors.UnknownArgumentError: unknown argument of train 'batch_size'; did you mean 'batch'? Known: batch
+    """
+    function: Any = target.__init__ if isinstance(target, type) else target
+    refuse_others = _refusal(target.__name__, function)
+
+    @functools.wraps(function)
+    def with_known_names(*args: Any, **kwargs: Any) -> Any:
+        refuse_others(kwargs)
+        return function(*args, **kwargs)
+
+    if isinstance(target, type):
+        target.__init__ = with_known_names
+        return cast(C, target)
+    return cast(C, with_known_names)
+
+
+def _refusal(name: str, function: Any) -> Callable[[Iterable[str]], None]:
+    """A function that raises `UnknownArgumentError` for the first of some argument names that a function does not have."""
+    parameters = inspect.signature(function).parameters
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    known = [one.name for one in parameters.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    known = [one for one in known if one != "self"]
+
+    def refuse_others(given: Iterable[str]) -> None:
+        for argument in given:
+            if argument not in known and not takes_any:
+                raise UnknownArgumentError(str(unknown(f"argument of {name}", argument, known)))
+
+    return refuse_others
+
+
 def of_their_kind(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function so that arguments annotated ``int`` or ``float`` (or None besides) must be numbers of that kind.
 
     Numbers of numpy are accepted; ``bool``, text, and a fraction where an integer is expected are refused before the function
-    compares or computes with them.
+    compares or computes with them. So is an unknown keyword argument.
     """
     signature = inspect.signature(function)
+    refuse_others = _refusal(function.__qualname__.removesuffix(".__init__"), function)
 
     @functools.cache
     def number_arguments() -> dict[str, tuple[type, bool]]:
@@ -193,6 +237,7 @@ def of_their_kind(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def with_checked_numbers(*args: P.args, **kwargs: P.kwargs) -> R:
+        refuse_others(kwargs)
         kinds = number_arguments()
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in kinds:

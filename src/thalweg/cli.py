@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter, Token
 
 from thalweg.bounds import Number, Seed, Threads, Whole, refuse
-from thalweg.errors import InstallationError, StudyError, ThalwegError, require, shown, unknown
+from thalweg.errors import BadInputError, InstallationError, StudyError, ThalwegError, require, shown, unknown
 from thalweg.processes import end_with_parent
 from thalweg.screen import complain, say, say_json
 
@@ -108,9 +108,9 @@ def study(
         What the models learn: `markov` (a synthetic Markov language), `text` (bytes of real text) or `tasks` (algorithmic tasks
         such as addition). Or your own experiment as module:Class; `examples/an_experiment_of_your_own.py` shows one.
     preset:
-        Size of the study. All tasks: `quick` (3 seeds, a few minutes) and `paper` (all arms; for markov and text also 5 seeds and
-        curvature spectra). For text also `large` (a million parameters). For tasks also `gpu` (at most an hour on one GPU) and
-        `source` (the size used in arXiv 2409.15647; days).
+        Size of the study: `quick` (3 seeds; on two cores minutes for markov and text, an hour for all six tasks) or `paper` (all
+        arms; for markov and text 5 seeds and curvature spectra; hours). For text also `large` (a million parameters). For tasks
+        also `gpu` (at most an hour on one GPU) and `source` (the size used in arXiv 2409.15647; days of a GPU).
     out:
         Folder for the results. Default: results/TASK-PRESET.
     arms:
@@ -148,7 +148,7 @@ def study(
         _make_own(task, seeds, out, jobs, json_, executor, arms or text or tasks)
         return
     if task not in _STUDIES:
-        raise unknown("study", task, _STUDIES)
+        raise _no_study(task)
     chosen = _listed(arms)
     require(not tasks or task == "tasks", "--task", tasks, "to go with the study `tasks`")
     if task == "tasks":
@@ -161,6 +161,18 @@ def study(
     else:
         experiment = PaperStudy(plan(task, preset, chosen, seeds, text, device, compile, landscape))
     make(experiment, out or Path("results") / f"{task}-{preset}", jobs, json_, executor_of(executor))
+
+
+def _no_study(task: str) -> BadInputError:
+    """The error for a name that no study has; it names the command that has it, if one does."""
+    from thalweg.data.tasks import TASKS
+    from thalweg.experiments.frontier.one_run import SOURCES_WITHOUT_STUDY
+
+    commands = dict.fromkeys(TASKS, f"thalweg study tasks --task {task}")
+    commands |= dict.fromkeys(SOURCES_WITHOUT_STUDY, f"thalweg frontier {task}")
+    if task not in commands:
+        return unknown("study", task, _STUDIES)
+    return BadInputError(f"unknown study {task!r}; give `{commands[task]}`. Known: {', '.join(_STUDIES)}")
 
 
 def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, executor: str, others: str) -> None:
@@ -542,7 +554,7 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
 
 
 @_command
-def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: Annotated[Seed, _Digits] = 0) -> None:
+def recipe(task: str, /, *, arm: str = "", preset: str = "quick", seed: Annotated[Seed, _Digits] = 0) -> None:
     """Print the config of one run as TOML, with the meaning and range of every key; edit it and give it to `thalweg train`.
 
     For markov and text the config keeps snapshots, so that `thalweg landscape` can draw curves.
@@ -552,29 +564,37 @@ def recipe(task: str, /, *, arm: str = "looped", preset: str = "quick", seed: An
     Parameters
     ----------
     task:
-        What the model learns: `markov`, `text`, or an algorithmic task: parity, copy, addition, binary-sum, multiplication,
-        unique-set, or your own as module:attribute.
+        What the model learns: `markov`, `text`, `pointers`, `ancestors`, or an algorithmic task: parity, copy, addition,
+        binary-sum, multiplication, unique-set, or your own as module:attribute.
     arm:
-        Variant of the training: single, looped, shift, shift-hard, single-rescaled or single-flops; for a task also shift-short,
-        shift-scp, looped-fast, looped-short, next-token, fixed or random.
+        Variant of the training. For markov and text: single, looped (the default), shift, shift-hard, single-rescaled,
+        single-flops. For a task: single, looped (the default), shift, shift-hard, shift-short, shift-scp, looped-fast,
+        looped-short, next-token, fixed, random. For pointers and ancestors the arms of `thalweg frontier`: depth-1, ..., depth-5
+        (the default), plain-looped, shift, staged, staged-unscaled.
     preset:
         Size of the run: `quick` or `paper`; for a task also `gpu` or `source`.
     seed:
         Seed from which all random numbers of the run are derived.
     """
     from thalweg.data.tasks import TASKS
+    from thalweg.experiments.frontier.one_run import SOURCES_WITHOUT_STUDY
+    from thalweg.experiments.frontier.one_run import recipe as frontier_recipe
     from thalweg.experiments.paper.recipes import plan, runs_of
     from thalweg.experiments.tasks.recipes import plan_tasks, task_runs
     from thalweg.train.config import SNAPSHOTS_FOR_CURVES
     from thalweg.train.config_comments import explained_text
 
-    if task in TASKS or ":" in task:
+    if task in SOURCES_WITHOUT_STUDY:
+        run = frontier_recipe(task, arm, preset)
+    elif task in TASKS or ":" in task:
+        arm = arm or "looped"
         run = task_runs(plan_tasks(preset, (task,), (arm,), seeds=1))[task, arm, 0]
     elif task in _STUDIES[:2]:
+        arm = arm or "looped"
         run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
         run = replace(run, training=replace(run.training, snapshots=run.training.snapshots or SNAPSHOTS_FOR_CURVES))
     else:
-        raise unknown("recipe", task, (*_STUDIES[:2], *TASKS))
+        raise unknown("recipe", task, (*_STUDIES[:2], *SOURCES_WITHOUT_STUDY, *TASKS))
     sys.stdout.write(explained_text(replace(run, seed=seed)))
 
 

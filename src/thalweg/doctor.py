@@ -140,7 +140,11 @@ def describe(found: Diagnosis) -> list[str]:
         missing = [package for package in packages if package.problem]
         state = f"not installed; pip install 'thalweg[{extra}]'" if missing else "installed"
         lines += _row(f"extra {extra}", f"{state}: {', '.join(map(_told, missing or packages))}")
-    return [*lines, *(f"problem: {line}" for line in found.problems), *([] if found.problems else ["nothing is missing"])]
+    return [
+        *lines,
+        *(f"problem: {line}" for line in found.problems),
+        *([] if found.problems else ["nothing that thalweg needs is missing"]),
+    ]
 
 
 def _told(package: Package) -> str:

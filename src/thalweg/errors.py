@@ -7,9 +7,13 @@ failed, 2 if its input was bad.
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
+import sys
 import unicodedata
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 _LONGEST = 200
 """Largest number of characters of a value in a message."""
@@ -18,6 +22,42 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 3, _LONGEST, _LONGEST
 SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = SHORT.maxset = SHORT.maxfrozenset = 20
+_SYNONYMS: tuple[tuple[str, ...], ...] = (
+    ("rate", "learning_rate", "lr", "base_lr", "max_lr", "peak_lr", "step_size", "eta"),
+    ("loops", "stages", "n_loops", "num_loops", "loop_count", "passes", "n_passes", "num_passes", "depth", "recurrences"),
+    ("width", "hidden_size", "hidden_dim", "d_model", "n_embd", "embed_dim", "embedding_dim", "model_dim", "dim"),
+    ("layers", "n_layers", "n_layer", "num_layers", "num_hidden_layers", "blocks", "n_blocks", "num_blocks"),
+    ("heads", "n_heads", "n_head", "nhead", "num_heads", "num_attention_heads"),
+    ("vocabulary", "vocab", "vocab_size", "n_vocab", "num_tokens"),
+    ("length", "seq_len", "seq_length", "sequence_length", "context_length", "block_size", "n_ctx", "max_length", "max_seq_len"),
+    ("expansion", "mlp_ratio", "ffn_ratio", "mlp_expansion"),
+    ("tied", "tie_weights", "tie_embeddings", "tie_word_embeddings", "weight_tying"),
+    ("positions", "pos_emb", "pos_encoding", "position_embedding", "positional_encoding"),
+    ("deviation", "std", "init_std", "initializer_range"),
+    ("batch", "batch_size", "bs", "train_batch_size", "per_device_train_batch_size"),
+    ("steps", "max_steps", "num_steps", "n_steps", "train_steps", "total_steps", "iterations", "max_iters", "updates", "epochs"),
+    ("warmup", "warmup_steps", "num_warmup_steps", "warmup_iters"),
+    ("schedule", "scheduler", "lr_schedule", "lr_scheduler", "lr_scheduler_type"),
+    ("clip", "grad_clip", "gradient_clip", "gradient_clip_val", "clip_grad", "clip_grad_norm", "max_grad_norm"),
+    ("weight_decay", "wd", "l2"),
+    ("beta1", "adam_beta1", "b1"),
+    ("beta2", "adam_beta2", "b2"),
+    ("name", "optimizer", "optim", "type"),
+    ("evaluate_every", "eval_every", "eval_steps", "eval_interval", "eval_freq"),
+    ("checkpoint_every", "save_every", "save_steps", "save_interval", "checkpoint_interval"),
+    ("log_every", "logging_steps", "log_steps", "log_interval"),
+    ("keep", "save_total_limit", "keep_last"),
+    ("threads", "num_threads", "n_threads", "num_workers"),
+    ("seed", "random_seed", "random_state", "manual_seed"),
+    ("compile", "torch_compile"),
+    ("k", "top", "num_eigenvalues", "n_eigenvalues", "num_eigs", "neig"),
+    ("probes", "num_probes", "n_probes", "num_samples", "n_samples", "n_vectors", "num_vectors"),
+    ("steps", "lanczos", "lanczos_steps", "num_lanczos_steps", "n_lanczos"),
+    ("batches", "data", "dataloader", "loader", "data_loader"),
+    ("loss_fn", "loss", "criterion", "loss_function", "objective"),
+    ("params", "parameters", "names"),
+)
+"""Names that the field uses for one thing, so that a key from elsewhere leads to ours; the first that exists is suggested."""
 
 
 class ThalwegError(Exception):
@@ -32,6 +72,17 @@ class BadInputError(ThalwegError, ValueError):
     """An input cannot be used; nothing was changed."""
 
     exit_code = 2
+
+
+class UnknownNameError(BadInputError, KeyError):
+    """An object that is read by names has none of this name; the message suggests one and lists them. A ``KeyError`` too."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError would quote its message
+
+
+class UnknownArgumentError(BadInputError, TypeError):
+    """A function has no argument of this name; the message suggests one and lists them. A ``TypeError`` too."""
 
 
 class MissingExtraError(BadInputError, ImportError):
@@ -176,6 +227,55 @@ class SkippedFilesWarning(UserWarning):
     """Something in a folder of text is not a readable file, and was left out."""
 
 
+_GIVEN: set[tuple[str, type[Warning], str, int]] = set()
+"""Text, category, file and line of the warnings that were given."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Give a warning that points to the line outside of thalweg that led to it; once for each line, see `warn_at`.
+
+    ``stacklevel`` would count frames, whose number depends on the way that a call took through thalweg.
+
+    Args:
+        message: one line.
+        category: its class.
+    """
+    frame, ours = sys._getframe(1), str(Path(__file__).parent) + os.sep
+    file = frame.f_code.co_filename
+    while frame.f_back is not None and (file.startswith(ours) or file.endswith("contextlib.py")):
+        frame = frame.f_back
+        file = frame.f_code.co_filename
+    warn_at(message, category, file, frame.f_lineno, frame.f_globals.get("__name__", ""))
+
+
+def warn_at(message: str | Warning, category: type[Warning], filename: str, line: int, module: str = "") -> None:
+    """Give a warning for a line of a file; where the filters show a warning once for each line, only the first time.
+
+    Python forgets which warnings it gave whenever the filters change, and ``warnings.catch_warnings`` changes them, as PyTorch and
+    we do at many places. So a warning in a loop would be repeated in every turn.
+
+    Args:
+        message: text, or the warning itself.
+        category: its class.
+        filename, line: where it belongs.
+        module: its name, for the filters; where it is empty, that of the file.
+    """
+    place, module = (str(message), category, filename, line), module or filename
+    if place in _GIVEN and _once_for_each_line(*place, module):
+        return
+    _GIVEN.add(place)
+    warnings.warn_explicit(message, category, filename, line, module)
+
+
+def _once_for_each_line(text: str, category: type[Warning], filename: str, line: int, module: str) -> bool:
+    """Whether the first filter that fits a warning asks for one in each place."""
+    for action, text_like, kind, module_like, number in warnings.filters:
+        fits = (text_like is None or text_like.match(text)) and (module_like is None or module_like.match(module))
+        if fits and issubclass(category, kind) and number in (0, line):
+            return action in ("default", "module", "once")
+    return True
+
+
 def shown(value: object) -> str:
     """Format a value as one line that is safe to print: its ``repr``, shortened if it is long or deep; a class by its name.
 
@@ -239,22 +339,45 @@ def require(ok: bool, what: str, given: object, expected: str) -> None:
         raise BadInputError(f"{what}: given {shown(given)}, expected {expected}")
 
 
-def unknown(what: str, given: str, known: Iterable[str]) -> BadInputError:
-    """Build the error for an unknown name; its message suggests a similar name and lists the known ones.
+def unknown(what: str, given: str, known: Iterable[str], elsewhere: Mapping[str, Sequence[str]] | None = None) -> BadInputError:
+    """Build the error for an unknown name; its message suggests a known one and lists them.
+
+    The suggestion is, in this order: a common synonym of the given name; the same name in another place; a synonym in another
+    place; the only name that begins so; the name that is spelled most alike.
 
     Args:
         what: kind of the name, such as "arm".
         given: the name that was given.
         known: the names that exist.
+        elsewhere: names that exist in other places -> phrases that say where, such as "steps" -> ("'training.steps'",).
 
     Example:
         >>> print(unknown("arm", "lopped", ["single", "looped"]))
         unknown arm 'lopped'; did you mean 'looped'? Known: looped, single
+        >>> print(unknown("key", "max_steps", ["seed"], {"steps": ["'training.steps'"]}))
+        unknown key 'max_steps'; did you mean 'training.steps'? Known: seed
     """
-    names = sorted(known)
-    near = difflib.get_close_matches(str(given)[:_LONGEST], names, n=1, cutoff=0.5)
-    suggestion = f"did you mean {near[0]!r}? " if near else ""
+    names, places = sorted(known), elsewhere or {}
+    likely = " or ".join(_likely(str(given)[:_LONGEST], names, places))
+    suggestion = f"did you mean {likely}? " if likely else ""
     return BadInputError(f"unknown {what} {shown(given)}; {suggestion}Known: {', '.join(names) or 'none'}")
+
+
+def _likely(given: str, names: Sequence[str], places: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """The known name that was probably meant, or the places of one that exists elsewhere; empty where nothing is near."""
+    plain = given.lower().replace("-", "_")
+    meant = [name for group in _SYNONYMS if plain in group for name in group]
+    if here := next((name for name in meant if name in names), None):
+        return [repr(here)]
+    if there := next((name for name in (given, *meant) if name in places), None):
+        return places[there]
+    begun = [name for name in names if len(given) > 2 and name.startswith(given)]
+    if len(begun) == 1:
+        return [repr(begun[0])]
+    # A name in another place has to be nearer, as there are many.
+    near = difflib.get_close_matches(given, names, 1, 0.5) + difflib.get_close_matches(given, list(places), 1, 0.75)
+    best = max(near, key=lambda name: difflib.SequenceMatcher(None, name, given).ratio(), default=None)
+    return [] if best is None else [repr(best)] if best in names else places[best]
 
 
 def require_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -1,7 +1,8 @@
 """Conversion of dataclasses to and from plain JSON and TOML values.
 
 The same strict reader is used for configs and records: unknown keys, wrong types and missing values are refused, with a message
-that names the key, what was expected and a similar key. A field that may hold one of several dataclasses has a key ``kind``.
+that names the key, what was expected and a similar key. A field that may hold one of several dataclasses has a key ``kind``. A
+class whose keys were renamed has a class variable ``EARLIER``.
 """
 
 from __future__ import annotations
@@ -14,12 +15,21 @@ import math
 import numbers
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar, Union
 
 from thalweg.bounds import check
 from thalweg.errors import BadInputError, shown, unknown
 
 T = TypeVar("T")
+
+
+class _UnknownKeyError(BadInputError):
+    """A section has a key that its dataclass has not; `from_dict` says in which other section the key exists."""
+
+    def __init__(self, what: str, key: str, known: Iterable[str]) -> None:
+        super().__init__(str(unknown(what, key, known)))
+        self.what, self.key, self.known = what, key, tuple(known)
 
 
 def to_dict(value: Any) -> Any:
@@ -45,22 +55,59 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
     Raises:
         BadInputError: an unknown or missing key, or a value of another type.
     """
+    try:
+        return _build(cls, values, place)
+    except _UnknownKeyError as error:
+        raise unknown(error.what, error.key, error.known, _places(cls, values, place)) from None
+
+
+def _build(cls: type[T], values: Any, place: str) -> T:
+    """`from_dict` for a section within another one."""
     if not isinstance(values, dict):
         raise BadInputError(f"{place or cls.__name__}: given {shown(values)}, expected a section with keys")
     hints, fields = _hints_of(cls), {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     known: dict[str, Any] = {}
-    for key, value in values.items():
+    earlier = getattr(cls, "EARLIER", {})  # keys of files that an earlier version wrote -> their names now
+    for key, value in ((earlier.get(key, key), value) for key, value in values.items()):
         if key == "kind" and hasattr(cls, "kind"):
             if value != cls.kind:  # pyright: ignore[reportAttributeAccessIssue]
                 raise BadInputError(f"{place or cls.__name__}: given kind {shown(value)}, expected {cls.kind!r}")  # pyright: ignore[reportAttributeAccessIssue]
             continue
         if key not in fields:
-            raise unknown(f"key in {place or cls.__name__}", str(key), fields)
+            raise _UnknownKeyError(f"key in {place or cls.__name__}", str(key), fields)
         known[key] = convert(hints[key], value, f"{place}.{key}" if place else key)
     for name, f in fields.items():
         if name not in known and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BadInputError(f"{place or cls.__name__}: key {name!r} is missing; expected {describe(hints[name])}")
     return cls(**known)
+
+
+def _places(cls: type, values: Any, place: str) -> dict[str, list[str]]:
+    """Key -> where a dataclass has it, as phrases for a message; only the outermost sections that have it."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for path in _paths(cls, values):
+        found.setdefault(path[-1], []).append(path)
+    return {
+        name: [
+            repr(".".join(filter(None, (place, *path)))) + ("" if path[1:] else ", in no section")
+            for path in paths
+            if len(path) == min(map(len, paths))
+        ]
+        for name, paths in found.items()
+    }
+
+
+def _paths(cls: Any, values: Any) -> Iterator[tuple[str, ...]]:
+    """Every key of a dataclass and of the sections inside it as a path of names; of a union, those of the kind that is used."""
+    hints = _hints_of(cls)
+    for f in dataclasses.fields(cls):
+        yield (f.name,)
+        section = values.get(f.name) if isinstance(values, dict) else None
+        kind = section.get("kind") if isinstance(section, dict) else getattr(f.default_factory, "kind", None)
+        choices = [one for one in (hints[f.name], *typing.get_args(hints[f.name])) if dataclasses.is_dataclass(one)]
+        for choice in choices:
+            if len(choices) == 1 or getattr(choice, "kind", None) == kind:
+                yield from ((f.name, *path) for path in _paths(choice, section))
 
 
 def checked(value: Any, prefix: str) -> None:
@@ -158,7 +205,7 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value
-        return from_dict(hint, value, place)  # type: ignore[arg-type]
+        return _build(hint, value, place)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(convert(options[0], item, f"{place}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
@@ -209,7 +256,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, place: str) -> Any:
         raise BadInputError(f"{place}: expected a section with kind = one of {', '.join(sorted(kinds))}")
     if not isinstance(value["kind"], str) or value["kind"] not in kinds:
         raise unknown(f"kind in {place}", value["kind"] if isinstance(value["kind"], str) else shown(value["kind"]), kinds)
-    return from_dict(kinds[value["kind"]], value, place)
+    return _build(kinds[value["kind"]], value, place)
 
 
 def describe(hint: Any) -> str:

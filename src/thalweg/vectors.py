@@ -29,6 +29,10 @@ class Layout:
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
 
+    def __repr__(self) -> str:
+        few = ", ".join(f"{name} {tuple(shape)}" for name, shape in zip(self.names[:3], self.shapes[:3], strict=True))
+        return f"Layout({self.dim:,} entries of {len(self.names):,} parameters: {few}{', ...' if self.names[3:] else ''})"
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of entries of each parameter."""

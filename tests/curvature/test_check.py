@@ -1,6 +1,7 @@
 import pytest
 import torch
 from tests.curvature.cases import CASES, case_of, mlp, normal, pairs, squares
+from torch import nn
 from torch.nn import functional
 
 from thalweg.curvature.check import check_hessian
@@ -181,3 +182,46 @@ def test_a_recorded_product_that_is_wrong_is_replaced_by_one_in_reverse_mode(mon
     hessian = Hessian(*case.given)
     assert "recorded products were not used, as their check failed" in hessian.explain()
     assert torch.equal(hessian @ torch.ones(32), right)
+
+
+class Padded(nn.Module):
+    """A next-token model whose embedding has a padding token."""
+
+    def __init__(self, padding_idx: int | None) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3, padding_idx=padding_idx)
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            scale = self.head.weight.norm() * 0 + 1  # a value out of the graph, which is not the cause
+        return self.head(torch.tanh(self.embedding(tokens))) * scale
+
+
+def next_token(model, tokens):
+    return nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=0)
+
+
+@pytest.mark.parametrize("padding_idx", [0, -5])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, tokens: Hessian(next_token, model, [tokens]),
+        lambda model, tokens: Hessian(next_token, model, [tokens], method="differences"),
+    ],
+    ids=["recorded", "differences"],
+)
+def test_a_padding_token_that_is_looked_up_is_named_as_the_cause_and_nothing_else(make, padding_idx):
+    torch.manual_seed(0)
+    with pytest.raises((WrongProductError, NotSymmetricError)) as caught:
+        make(Padded(padding_idx), torch.tensor([[0, 1, 2], [3, 4, 0]]))
+    told = str(caught.value)
+    assert "an embedding with padding_idx=0 looks up token 0, whose weights change the loss but get no gradient" in told
+    assert "no_grad" not in told
+    assert "usual cause" not in told
+
+
+def test_a_padding_token_that_is_not_looked_up_or_left_out_changes_nothing():
+    torch.manual_seed(0)
+    assert Hessian(next_token, Padded(0), [torch.tensor([[3, 1, 2], [3, 4, 0]])]).report is not None
+    assert Hessian(next_token, Padded(None), [torch.tensor([[0, 1, 2], [3, 4, 0]])]).report is not None

@@ -132,6 +132,11 @@ class Spawns(Mine):
         return rng.spawn(1)[0].integers(2, size=(count, length))
 
 
+def test_a_class_in_place_of_an_object_is_refused_in_one_line():
+    with pytest.raises(BadInputError, match=r"^task: given the class Mine, expected an object of it: Mine\(\)$"):
+        check_task(Mine)
+
+
 @pytest.mark.parametrize("task", [OneQuery(symbols=1), SeedsAnother(), Parity()], ids=lambda task: type(task).__name__)
 @pytest.mark.parametrize("count", [1, 2, 20])
 def test_a_task_that_is_a_function_of_its_generator_is_taken(task, count):

@@ -13,6 +13,8 @@ from torch import nn
 from thalweg.errors import BadInputError
 from thalweg.integrations.exits import Confidence, Fixed, SmallChange
 from thalweg.integrations.huggingface import loop, looped_layers_of
+from thalweg.integrations.updates import ShiftUpdates
+from thalweg.shift.schedule import Shift
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -31,6 +33,14 @@ def test_gains_scale_the_step_of_a_pass() -> None:
         logits(model)
     one, two, quarter = states
     torch.testing.assert_close(quarter, one + 0.25 * (two - one))
+
+
+def test_the_handle_tells_layers_passes_and_gains() -> None:
+    looped = loop(gpt2(), 1, 3, loops=2)
+    assert repr(looped) == "LoopedLayers(layers 1 to 2 of 4, loops=2, gains=(1, 1))"
+    updates = repr(ShiftUpdates(Shift(loops=2), looped))
+    assert updates.startswith("ShiftUpdates(Shift(stage 1 of 2 in (1, 2), ")
+    assert updates.endswith("LoopedLayers(layers 1 to 2 of 4, loops=2, gains=(1, 1)))")
 
 
 def test_injection_adds_the_states_that_entered_the_block() -> None:

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,8 @@ import pytest
 pytest.importorskip("transformers", reason="the extra hf is not installed")
 
 import torch
+import transformers
+from safetensors.torch import save_file
 from tests.integrations.architectures import logits, made, quiet
 
 from thalweg.errors import BadInputError, DamagedFileError
@@ -38,6 +41,30 @@ def test_plain_transformers_loads_every_key(tmp_path: Path) -> None:
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert torch.equal(logits(loaded.eval()), logits(made("llama")))
+
+
+@pytest.mark.parametrize("foreign", [False, True], ids=["ours", "and another's"])
+def test_keys_of_ours_in_a_checkpoint_are_not_reported_and_others_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    model = saved(tmp_path / "model")
+    weights = model.state_dict() | ({"another.weight": torch.ones(1)} if foreign else {})
+    assert any(name.startswith("thalweg.") for name in weights)
+    save_file(
+        {name: value.contiguous() for name, value in weights.items()}, tmp_path / "model" / "model.safetensors", {"format": "pt"}
+    )
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    transformers.logging.set_verbosity_warning()
+    with caplog.at_level(logging.WARNING):
+        loaded, _ = load(tmp_path / "model")
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert ("another.weight" in told, "UNEXPECTED" in told, "thalweg." in told) == (foreign, foreign, False)
+    assert torch.equal(logits(loaded.eval()), logits(model))
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert "thalweg." in "\n".join(record.getMessage() for record in caplog.records)  # plain transformers is left as it is
+    transformers.logging.set_verbosity_error()
 
 
 def test_nothing_but_the_folder_is_left(tmp_path: Path) -> None:

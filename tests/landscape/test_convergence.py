@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -135,13 +137,45 @@ def test_the_number_that_is_named_is_the_first_that_is_enough(tolerance):
         assert needed == 1 or error(needed - 1) > tolerance * abs(one.value)
 
 
-def test_equal_batches_need_no_second_one():
+@pytest.mark.parametrize(("copies", "differ"), [(6, 1), (3, 2), (2, 3)])
+def test_equal_batches_are_refused_as_they_do_not_tell_how_much_batches_differ(copies, differ):
+    probe = LandscapeProbe(top=1, probes=2, dtype=torch.float64)
+    drawn = batches()[:differ] * copies
+    with pytest.raises(
+        BadInputError, match=rf"^batches: given '6 batches of which {differ} differ', expected at least 4 different"
+    ):
+        probe.converge(squares, nn.Linear(WIDTH, 1, bias=False).double(), drawn)
+
+
+def test_an_unknown_quantity_is_a_key_error_that_says_which_there_are(regression):
+    with pytest.raises(KeyError) as caught:
+        regression[1]["sharpness"]
+    assert str(caught.value).startswith("unknown quantity 'sharpness'; did you mean 'sharpness (largest eigenvalue)'? Known: Frob")
+    assert isinstance(caught.value, BadInputError)
+
+
+def test_batches_whose_losses_and_gradients_are_zero_differ_by_their_tensors():
     model = nn.Linear(2, 1, bias=False).double()
-    report = LandscapeProbe(top=1, probes=2, dtype=torch.float64).converge(
-        lambda m, x: (m(x) - 1).square().mean(), model, [torch.eye(2, dtype=torch.float64)] * 4
+    with torch.no_grad():
+        model.weight.zero_()
+    drawn = [torch.eye(2, dtype=torch.float64) * (index + 1) for index in range(4)]
+    report = LandscapeProbe(top=1, probes=2, dtype=torch.float64).converge(lambda m, x: m(x).square().mean(), model, drawn)
+    assert report["sharpness (largest eigenvalue)"].error > 0
+
+
+def test_where_an_exact_spectrum_costs_no_more_products_than_the_probes_it_is_advised(regression):
+    report = regression[1]
+    needed = report["trace"].probes_for(0.05)
+    assert needed > report.probes  # more probes are needed than were measured, and P is 5
+    assert report.exact_is_cheaper(needed)
+    assert (
+        "that is no less than an exact spectrum, 5 products: measure with method='exact' where the matrix fits." in report.verdict
     )
-    assert {one.batches_for(0.01) for one in report.quantities} == {1}
-    assert report.verdict.startswith("1 batch is enough for 5 % of loss, gradient norm,")
+    row = next(line for line in str(report).splitlines() if line.startswith("trace "))
+    assert row.split()[-1] == "exact"
+    large = replace(report, dim=needed * (report.lanczos + 1) + 1)
+    assert not large.exact_is_cheaper(needed)
+    assert next(line for line in str(large).splitlines() if line.startswith("trace ")).split()[-1] == f"{needed:,}"
 
 
 def test_a_value_of_zero_is_never_within_a_share_of_itself():

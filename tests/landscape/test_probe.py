@@ -113,7 +113,7 @@ def test_an_exact_record_splits_at_the_planted_gap():
     assert split.epsilon == pytest.approx(math.sqrt(0.5 * 2e-3))
     assert split.plateau == pytest.approx(math.log10(0.5 / 2e-3))
     assert (split.kappa, split.kappa_q) == pytest.approx((4, 4))
-    assert split.negative_mass == pytest.approx(float(0.5 / VALUES.abs().sum()))
+    assert split.ridge_mass == pytest.approx(float(0.5 / VALUES.abs().sum()))
     assert split.rules["relative"] == pytest.approx(8e-3)
     assert split.rules["machine_floor"] == pytest.approx(8 * DIM * torch.finfo(torch.float64).eps)
 

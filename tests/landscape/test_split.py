@@ -12,7 +12,12 @@ from thalweg.errors import (
     OrthonormalityError,
     ShapeMismatchError,
 )
+from thalweg.landscape.entropy import matrix_entropy
+from thalweg.landscape.spectrum import split_record
 from thalweg.landscape.split import block_split, blocks, coordinates, coupling, crossfit, eigen_split, frozen, made_of, parts
+from thalweg.landscape.valley import shape
+from thalweg.records.landscape import SplitRecord
+from thalweg.serialization import from_dict, to_dict
 
 
 def symmetric(seed, *shape):
@@ -46,11 +51,26 @@ def test_the_three_parts_and_their_merge():
     assert [part.tolist() for part in (found.valley, found.ridge)] == [[5.0], [-3.0]]
     assert merged.valley.tolist() == [-3.0, 5.0]
     assert len(merged.ridge) == 0
-    assert found.negative_mass == merged.negative_mass == pytest.approx(3 / 8.2)
+    assert found.ridge_mass == merged.ridge_mass == pytest.approx(3 / 8.2)
 
 
-def test_a_zero_spectrum_has_no_negative_mass():
-    assert parts(torch.zeros(3), 0.0).negative_mass == 0
+def test_ridge_mass_leaves_out_negative_eigenvalues_of_the_river_and_negative_mass_does_not():
+    values = torch.tensor([5.0, -3.0, -1.0], dtype=torch.float64)
+    assert shape(values, 2.0).ridge_mass == parts(values, 2.0).ridge_mass == pytest.approx(3 / 9)
+    assert matrix_entropy(values).negative_mass == pytest.approx(4 / 9)
+
+
+def test_a_split_that_an_earlier_version_recorded_is_read():
+    record = split_record(
+        torch.tensor([5.0, 4.0, -3.5, 3.0, 0.02, 0.015, 0.01, 0.01], dtype=torch.float64), torch.float64, None, seed=0
+    )
+    written = to_dict(record)
+    assert written["ridge_mass"] == pytest.approx(3.5 / 15.555)
+    assert from_dict(SplitRecord, {"negative_mass": written.pop("ridge_mass")} | written) == record
+
+
+def test_a_zero_spectrum_has_no_ridge_mass():
+    assert parts(torch.zeros(3), 0.0).ridge_mass == 0
 
 
 def test_frames_are_the_eigenvectors_of_their_part():

@@ -53,6 +53,8 @@ def test_a_message_names_class_field_value_and_what_is_expected(made, message):
 
 ONSET = r"expected an onset such as Ramp\(200\) or Hard\(\)"
 RULE = r"expected a criterion such as Plateau\(\) or AtStep\(1000\)"
+LADDER = {"loops": None, "stages": (1, 2, 3, 4)}
+RISING = "expected one criterion for each of 3 changes, with updates that rise: they count from the start of the run"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,12 @@ RULE = r"expected a criterion such as Plateau\(\) or AtStep\(1000\)"
         ({"loops": None, "stages": (1, 2.5)}, r"stages\[1\]: given 2\.5, expected a whole number"),
         ({"loops": None, "stages": (True, 3)}, r"stages\[0\]: given True, expected a whole number"),
         ({"loops": None, "stages": ("1", "3")}, r"stages\[0\]: given '1', expected a whole number"),
+        (LADDER | {"criterion": AtStep(9)}, rf"criterion updates: given \(9, 9, 9\), {RISING}"),
+        (LADDER | {"criterion": AtFraction(0.1)}, rf"criterion updates: given \(100, 100, 100\), {RISING}"),
+        (LADDER | {"criterion": [AtStep(9), AtStep(5), AtStep(20)]}, rf"criterion updates: given \(9, 5, 20\), {RISING}"),
+        (LADDER | {"criterion": [AtStep(9), Plateau(), AtStep(9)]}, rf"criterion updates: given \(9, 9\), {RISING}"),
+        (LADDER | {"criterion": [AtStep(9), AtFraction(0.1, 90), Plateau()]}, rf"criterion updates: given \(9, 9\), {RISING}"),
+        (LADDER | {"criterion": [AtFraction(1e-6, 50), AtStep(1), Plateau()]}, rf"criterion updates: given \(1, 1\), {RISING}"),
     ],
     ids=str,
 )
@@ -192,14 +200,14 @@ def test_a_way_back_asks_for_a_text():
 
 
 def test_a_schedule_says_where_it_stands():
-    shift = Shift(stages=(1, 2, 4), criterion=AtStep(4), onset=Ramp(5), net=SafetyNet(tries=1))
+    shift = Shift(stages=(1, 2, 4), criterion=[AtStep(4), AtStep(20)], onset=Ramp(5), net=SafetyNet(tries=1))
     assert repr(shift).startswith(
         "Shift(stage 1 of 3 in (1, 2, 4), loops 1, update 0, criterion AtStep(step=4), onset Ramp(steps=5, "
     )
     for _ in range(6):
         shift.update(1.0, 1.0)
     told = repr(shift)
-    assert "stage 2 of 3 in (1, 2, 4), loops 2, update 6, the last switch is watched, criterion AtStep(step=4)" in told
+    assert "stage 2 of 3 in (1, 2, 4), loops 2, update 6, the last switch is watched, criterion AtStep(step=20)" in told
     assert "onset Ramp(steps=5, shape='linear', order='together') under way, net SafetyNet(tries=1, " in told
 
 

@@ -31,7 +31,7 @@ def test_the_summed_step_is_the_same_at_every_depth(loops: int) -> None:
 
 
 def test_a_schedule_has_the_larger_steps_of_its_stage_and_is_settled_throughout() -> None:
-    shift = Shift(stages=(1, 2, 6), criterion=AtStep(1), onset=Refine())
+    shift = Shift(stages=(1, 2, 6), criterion=[AtStep(1), AtStep(2)], onset=Refine())
     seen = []
     for _ in range(3):
         seen.append((shift.gains, shift.depth_gains, shift.settled))

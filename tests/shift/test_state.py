@@ -15,8 +15,8 @@ from thalweg.shift.schedule import Shift
 
 RULES = {
     "plateau": Plateau(0.05, 0.1, patience=2, window=3),
-    "at-step": AtStep(4),
-    "at-fraction": AtFraction(0.2, 30),
+    "at-step": [AtStep(4), AtStep(5)],
+    "at-fraction": [AtFraction(0.2, 30), AtFraction(0.25, 30)],
     "loss-below": LossBelow(0.5, 3, most=6),
 }
 NET = SafetyNet(tries=2, within=4, window=2)
@@ -55,7 +55,7 @@ def test_the_state_of_another_onset_or_net_is_refused():
 
 
 def test_other_thresholds_of_the_same_kind_go_on_from_the_state():
-    shift = Shift(stages=(1, 2, 4), criterion=AtStep(40), onset=Ramp(9))
+    shift = Shift(stages=(1, 2, 4), criterion=[AtStep(40), AtStep(50)], onset=Ramp(9))
     shift.load_state_dict(trained(3).state_dict())
     assert shift.step == 3
 

@@ -74,6 +74,10 @@ def test_changes_are_applied_on_top_of_the_file(tmp_path: Path) -> None:
         ("[data]\nkind = 'markov'\nvocabulary = 8", "model.vocabulary: given 16, expected the data's 8 tokens"),
         ("[data]\nkind = 'markov'\nlength = 20", "model.length: given 12, expected at least 19"),
         ("[shift]\nstages = [3, 1]", "stages: given .*expected loop counts of at least 1 that rise"),
+        (
+            "[shift]\nstages = [1, 2, 3]\ncriterion = {kind = 'at-step', step = 5}",
+            r"criterion updates: given \(5, 5\), expected one c",
+        ),
         ("[shift]\nstages = [0, 2]", "expected loop counts of at least 1 that rise"),
         ("[shift.criterion]\nkind = 'plateau'\npatience = 0", "patience: given 0, expected a whole number of at least 1"),
         ("[shift.onset]\nkind = 'ramp'\nsteps = 0", "ramp steps: given 0, expected a whole number of at least 1"),
@@ -102,6 +106,43 @@ def test_missing_config_says_where_to_get_one(tmp_path: Path) -> None:
 def test_a_change_without_a_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"--set: given 'training.steps', expected section.key=value"):
         read_config(written(tmp_path, "seed = 0"), ["training.steps"])
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ("steps=60", "'training.steps'"),
+        ("max_steps=60", "'training.steps'"),
+        ("batch_size=8", "'training.batch'"),
+        ("learning_rate=0.1", "'optimizer.rate'"),
+        ("training.lr=0.1", "'optimizer.rate'"),
+        ("optimizer.learning_rate=0.1", "'rate'"),
+        ("n_loops=4", "'shift.stages'"),
+        ("depth=4", "'shift.stages'"),
+        ("d_model=8", "'model.width'"),
+        ("model.hidden_size=8", "'width'"),
+        ("num_heads=2", "'model.heads'"),
+        ("patience=2", "'shift.criterion.patience'"),
+        ("order=3", "'data.order'"),
+        ("length=3", "'data.length' or 'model.length'"),
+        ("model.seed=1", "'seed', in no section"),
+        ("step=60", "'training.steps'"),
+        ("modle.width=4", "'model'"),
+    ],
+)
+def test_a_key_in_the_wrong_section_or_by_another_s_name_leads_to_ours(tmp_path: Path, change: str, place: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        read_config(written(tmp_path, config_text(RunConfig())), [change, "arm=x"])
+    assert f", --set {change}: unknown key in " in str(caught.value)
+    assert f"; did you mean {place}? Known: " in str(caught.value)
+    assert "--set arm=x" not in str(caught.value)
+
+
+def test_a_key_of_another_kind_of_data_is_not_suggested(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"unknown key in RunConfig 'longest'; Known: arm"):
+        read_config(written(tmp_path, config_text(RunConfig())), ["longest=6"])
+    with pytest.raises(BadInputError, match=r"unknown key in RunConfig 'longest'; did you mean 'data.longest'"):
+        read_config(written(tmp_path, "[data]\nkind = 'task'"), ["longest=6"])
 
 
 def test_fraction_of_another_length_is_refused() -> None:

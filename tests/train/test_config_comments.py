@@ -5,13 +5,15 @@ import pytest
 
 from thalweg.experiments.paper.recipes import plan, runs_of
 from thalweg.experiments.tasks.recipes import plan_tasks, task_runs
-from thalweg.train.config import RunConfig, SafetyNet, read_config
+from thalweg.shift.criterion import AtStep, Plateau
+from thalweg.train.config import RunConfig, SafetyNet, ShiftConfig, read_config
 from thalweg.train.config_comments import docs_of, explained_text
 
 RUNS = {
     "markov": runs_of(plan("markov", "quick", ("shift",), 1))["shift-seed0"],
     "text": runs_of(plan("text", "quick", ("shift-hard",), 1))["shift-hard-seed0"],
     "parity": task_runs(plan_tasks("quick", ("parity",), ("shift",), 1))["parity", "shift", 0],
+    "ladder": replace(RunConfig(), shift=ShiftConfig((1, 2, 4), criteria=(AtStep(5), Plateau(patience=2)))),
 }
 
 

@@ -30,7 +30,7 @@ SWITCHES = {
     "cosine in turn": ShiftConfig((1, 4), AtStep(9), Ramp(12, "cosine", "in turn")),
     "moments reset": ShiftConfig((1, 3), AtStep(9), Ramp(8), Handover(moments="reset")),
     "moments scaled, rate lower, warmed up": ShiftConfig((1, 3), AtStep(9), Hard(), Handover(0.5, 6, "scale")),
-    "rates": ShiftConfig((1, 2, 3), AtStep(9), Hard(), Handover(rates=(1.0, 0.5, 2.0))),
+    "rates": ShiftConfig((1, 2, 3), onset=Hard(), handover=Handover(rates=(1.0, 0.5, 2.0)), criteria=(AtStep(9), AtStep(10))),
     "net": ShiftConfig((1, 3), AtStep(16), Hard(), Handover(rate=1e-3), NET),
     "random depth": ShiftConfig((2, 4), AtStep(9), Ramp(6), spread=0.5),
     "doubling ladder": ShiftConfig((1, 2, 4), Plateau(delta_loss=1.0, delta_grad=9.0, patience=1, window=3), Ramp(4)),

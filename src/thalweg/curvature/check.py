@@ -143,8 +143,8 @@ def check_gauss_newton(
     gap, size, agrees = _nearest(distance, torch.float64, operator.dim, within)
     if not agrees:
         raise WrongProductError(
-            f"product: v.G v differs from central differences of the outputs by {_relative(gap, size):.1e}; {_cause(objective)}"
-            f"an operation with a wrong derivative{_custom(objective)} is the usual cause"
+            f"product: v.G v differs from central differences of the outputs by {_relative(gap, size):.1e}; "
+            + _reason(objective, f"an operation with a wrong derivative{_custom(objective)} is the usual cause")
         )
     return CheckReport(symmetric(operator, objective, u, v, product), _relative(gap, size), repeat)
 
@@ -237,8 +237,11 @@ def differing(
         return _relative(gap, size), True
     raise WrongProductError(
         f"product: differs from the central difference of the gradient by {_relative(gap, size):.1e} of its size; "
-        f"{_cause(objective)}an operation with a custom or wrong second derivative{_custom(objective)} is the usual cause: "
-        "use method='differences'"
+        + _reason(
+            objective,
+            f"an operation with a custom or wrong second derivative{_custom(objective)} is the usual cause: "
+            "use method='differences'",
+        )
     )
 
 
@@ -341,7 +344,8 @@ def symmetric(operator: Operator, objective: Objective, u: Tensor, v: Tensor, pr
     floor = _FLOOR * torch.finfo(operator.dtype).eps * _natural_size(objective, sizes) / operator.dim
     if not gap <= max(SYMMETRY[operator.dtype], 10 * operator.difference_error) * size + floor:
         several_ranks = f"rank {ranks.rank()} of {ranks.world()}: have all ranks the same weights?"
-        one_rank = _cause(objective) + "the gradient of a loss has a symmetric derivative, so this gradient is not one of a loss"
+        no_loss = "the gradient of a loss has a symmetric derivative, so this gradient is not one of a loss"
+        one_rank = _reason(objective, no_loss)
         raise NotSymmetricError(
             f"operator: |u.Hv - v.Hu| is {_relative(gap, size):.1e} of its size, expected a symmetric operator; "
             f"{several_ranks if ranks.world() > 1 else one_rank}"
@@ -354,8 +358,15 @@ def _natural_size(objective: Objective, sizes: Tensor) -> float:
     return abs(objective.value) + float((sizes.double() * objective.gradient.double()).norm())
 
 
-def _cause(objective: Objective) -> str:
-    """What the first evaluation showed of the loss that may be the reason, as clauses of a message."""
+def _reason(objective: Objective, usual: str) -> str:
+    """Why a check failed, for a message: what is known for sure, else what may be the reason, and the usual one."""
+    if objective.observed.padded:
+        token = objective.observed.padded[0]
+        return (
+            f"an embedding with padding_idx={token} looks up token {token}, whose weights change the loss but get no gradient, so "
+            "that the gradient is not the derivative of the loss; leave these positions out of the loss and of attention, or set "
+            "padding_idx of the embedding to None"
+        )
     clauses = []
     # PyTorch runs the forward pass of a custom function under no_grad, so there it tells nothing.
     cuts = [cut for cut in objective.observed.cuts if cut != "no_grad" or not objective.observed.custom]
@@ -370,7 +381,7 @@ def _cause(objective: Objective) -> str:
         )
     if objective.rounds_below_float64:
         clauses.append("the loss rounds to a lower precision inside; ")
-    return "".join(clauses)
+    return "".join([*clauses, usual])
 
 
 def _custom(objective: Objective) -> str:

@@ -36,6 +36,7 @@ from thalweg.curvature.microbatches import microbatches
 from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.shorten import shorten
 from thalweg.errors import KinkWarning, MemoryLimitError, NonFiniteError, NotSymmetricError, require
+from thalweg.reprs import short_repr
 from thalweg.vectors import Choice, Layout
 
 Progress = Callable[[int, int], None]
@@ -49,6 +50,7 @@ _COMPILE_GAIN = 2.5
 """Expected quotient of replayed over compiled time (measured: 2.2 to 2.9)."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class DenseHessian:
     """A Hessian with all its entries, and what its checks measured.

@@ -21,8 +21,10 @@ from thalweg.curvature.lanczos import lanczos
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.probes import gaussian, require_probes
 from thalweg.errors import ResolutionError, require
+from thalweg.reprs import short_repr
 
 
+@short_repr
 @dataclass(frozen=True)
 class SpectralDensity:
     """The eigenvalue distribution as n sets of weighted nodes, by stochastic Lanczos quadrature."""

@@ -15,12 +15,14 @@ from thalweg.bounds import of_their_kind
 from thalweg.curvature.operator import Matrix, Operator, as_operator
 from thalweg.curvature.probes import blocks, require_probes
 from thalweg.errors import unknown
+from thalweg.reprs import short_repr
 
 _METHODS = ("auto", "exact", "probes")
 _AT_ONCE = 64
 """Unit vectors multiplied in one call."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Diagonal:
     """The diagonal of an operator, with the standard error of every entry."""

@@ -28,6 +28,7 @@ from thalweg.curvature import memory as limits
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.search import ORDERS, Search
 from thalweg.errors import NotConvergedError, ShapeMismatchError, require, unknown
+from thalweg.reprs import short_repr
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-8}
 """Largest residual over the largest absolute eigenvalue, by the dtype of the products.
@@ -43,6 +44,7 @@ Progress = Callable[[int, float], None]
 """Called with the products so far and the worst residual over its bound (1 or less: converged; infinity: too early)."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class EigenPairs:
     """k eigenpairs, in the order of the end of the spectrum that was chosen."""

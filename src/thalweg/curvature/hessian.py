@@ -5,7 +5,6 @@ Shape letters: P number of chosen parameters, k number of vectors.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.differences import LADDER, second_difference
 from thalweg.curvature.loss_operator import LossOperator, Method, Parts
 from thalweg.curvature.objective import LossFunction
-from thalweg.errors import KinkWarning, WrongProductError
+from thalweg.errors import KinkWarning, WrongProductError, warn
 from thalweg.vectors import Choice
 
 _UNSURE, _UNSURE_ROUGH = 1e-3, 0.05
@@ -155,4 +154,4 @@ class Hessian(LossOperator):
 
 def warn_of_kinks(kinks: Sequence[str]) -> None:
     """Warn that the loss has kinks, and name them: second derivatives then describe its smooth pieces only."""
-    warnings.warn(f"the loss has kinks ({', '.join(kinks)}): curvature is that of its smooth pieces", KinkWarning, stacklevel=4)
+    warn(f"the loss has kinks ({', '.join(kinks)}): curvature is that of its smooth pieces", KinkWarning)

@@ -20,8 +20,10 @@ from torch import Tensor
 from thalweg.bounds import of_their_kind
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.errors import NonFiniteError, ShapeMismatchError, require
+from thalweg.reprs import short_repr
 
 
+@short_repr
 @dataclass(frozen=True)
 class Krylov:
     """The result of m Lanczos steps, in float64: ``A Q = Q T + r e_m^T`` with Q the transposed ``basis``."""

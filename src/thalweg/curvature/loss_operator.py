@@ -138,6 +138,12 @@ class LossOperator(Operator):
             held += self.programs[index].bytes()
         require(not (self.method == "recorded" and self.reason), "method", "recorded", f"'auto' or 'rebuilt' ({self.reason})")
 
+    def made_of(self) -> list[str]:
+        batches = len(self.objective.batches)
+        how = "differences" if self.method == "differences" else f"{len(self.programs)} recorded"
+        loss = f"loss {self.objective.value:.4g}"
+        return [f"of {type(self.objective.model).__name__}", loss, f"{batches} {'batch' if batches == 1 else 'batches'}, {how}"]
+
     def recorded(self, index: int) -> Program:
         """The shortened program of one batch's product."""
         with self.objective.quiet(), torch.no_grad():

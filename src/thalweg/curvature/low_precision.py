@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from thalweg import ranks
-from thalweg.bounds import of_their_kind
+from thalweg.bounds import named_arguments, of_their_kind
 from thalweg.curvature import eigenpairs as search
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import gaussian, rademacher, require_probes
 from thalweg.errors import ResolutionError, require
 from thalweg.intervals import student_quantile
+from thalweg.reprs import describe
 
 _LOW = (torch.bfloat16, torch.float16)
 _HIDDEN = 0.5
@@ -65,6 +66,7 @@ class ProductNoise:
     """Products in low precision, and as many precise ones."""
 
 
+@named_arguments
 class LowPrecision:
     """The Hessian's products computed in bfloat16 or float16, never returned without the measured error of their rounding.
 
@@ -88,6 +90,9 @@ class LowPrecision:
         require(hessian.method != "differences", "hessian", "one by differences", "auto, recorded or rebuilt")
         require(dtype in _LOW, "dtype", dtype, "torch.bfloat16 or torch.float16")
         self.hessian, self.low = hessian, _Rounded(hessian, dtype)
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.hessian), str(self.low.rounded_to).removeprefix("torch."))
 
     @of_their_kind
     def noise(self, samples: int = 8, seed: int = 0) -> ProductNoise:

@@ -36,6 +36,7 @@ from thalweg.errors import (
     ShapeMismatchError,
     ThalwegError,
     require,
+    warn_at,
 )
 from thalweg.vectors import Choice, Layout, layout, select
 
@@ -56,6 +57,8 @@ class Observed:
     """Names of the classes derived from ``torch.autograd.Function``."""
     cuts: tuple[str, ...] = ()
     """How values that depend on the weights leave the autograd graph: "detach", "no_grad"."""
+    padded: tuple[int, ...] = ()
+    """Tokens that an embedding with ``padding_idx`` looks up, whose weights get no gradient."""
     casts: tuple[str, ...] = ()
     """Lower floating-point types that the loss casts to by itself; these casts are left out."""
     random: bool = False
@@ -335,7 +338,7 @@ class Objective:
         weighted = "a loss_fn that returns (total, count), so that the mean is weighted"
         require(not ragged, "batches", "different shapes on the ranks with a bare mean", weighted)
         union = lambda kind: tuple(sorted({name for observed in seen for name in getattr(observed, kind)}))  # noqa: E731
-        for kind in ("kinks", "custom", "cuts", "casts"):
+        for kind in ("kinks", "custom", "cuts", "padded", "casts"):
             setattr(self.observed, kind, union(kind))
         self.observed.random = any(observed.random for observed in seen)
         self.observed.reentrant = any(observed.reentrant for observed in seen)
@@ -442,6 +445,7 @@ class Objective:
         observed.kinks = tuple(sorted({*observed.kinks, *log.kinks}))
         observed.custom = tuple(sorted({*observed.custom, *custom}))
         observed.cuts = tuple(sorted({*observed.cuts, *kept.cuts}))
+        observed.padded = tuple(sorted({*observed.padded, *kept.padded}))
         observed.casts = tuple(sorted({*observed.casts, *(str(dtype) for dtype in kept.casts)}))
 
     def _check_value(self, value: Tensor, index: int, messages: Sequence[str]) -> None:
@@ -750,7 +754,7 @@ def _recorded_warnings(messages: list[str]) -> Iterator[None]:
     messages += [str(warning.message) for warning in caught]
     for warning in caught:
         if "None of the inputs have requires_grad" not in str(warning.message):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            warn_at(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _all_finite(part: Tensor) -> bool:

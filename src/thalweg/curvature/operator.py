@@ -20,6 +20,7 @@ from torch import Tensor
 
 from thalweg.curvature.context import undisturbed
 from thalweg.errors import BadInputError, NonFiniteError, NotSymmetricError, ShapeMismatchError, require
+from thalweg.reprs import describe
 from thalweg.streams import stream
 from thalweg.vectors import Layout
 
@@ -47,6 +48,15 @@ class Operator(abc.ABC):
     @abc.abstractmethod
     def rows(self, vectors: Tensor) -> Tensor:
         """Products with each row of ``(k, P)``, as the rows of ``(k, P)``; both in ``dtype`` on ``device``."""
+
+    def __repr__(self) -> str:
+        """Kind, dimension, arithmetic and device, and what the operator is made of."""
+        kind = str(self.dtype).removeprefix("torch.")
+        return describe(self, f"{self.dim:,} x {self.dim:,}", f"{kind} on {self.device}", *self.made_of())
+
+    def made_of(self) -> list[str]:
+        """Phrases for the repr about what the operator is made of; by default its parts that are operators."""
+        return [f"{name}={part!r}" for name, part in vars(self).items() if isinstance(part, Operator)]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -214,6 +224,9 @@ class Scaled(Operator):
         self.inner, self.factor = inner, factor
         _take_form(self, inner)
 
+    def made_of(self) -> list[str]:
+        return [f"{self.factor:g} * {self.inner!r}"]
+
     def rows(self, vectors: Tensor) -> Tensor:
         return self.factor * self.inner.rows(vectors)
 
@@ -225,6 +238,9 @@ class Shifted(Operator):
         require(math.isfinite(shift), "shift", shift, "a finite number")
         self.inner, self.shift = inner, shift
         _take_form(self, inner)
+
+    def made_of(self) -> list[str]:
+        return [f"{self.inner!r} + {self.shift:g}"]
 
     def rows(self, vectors: Tensor) -> Tensor:
         return torch.add(self.inner.rows(vectors), vectors, alpha=self.shift)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -43,6 +43,8 @@ class KeepPrecision(TorchFunctionMode):
         self.rounded: set[str] = set()
         self.autocast: torch.dtype | None = None
         self.cuts: set[str] = set()
+        self.padded: set[int] = set()
+        """Tokens that an embedding with ``padding_idx`` looked up: their weights get no gradient."""
         self.noting = True
         """Whether cuts are noted: in the loss itself, not in the backward passes of its operations."""
 
@@ -54,6 +56,8 @@ class KeepPrecision(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._note_autocast_and_cuts(func, args)
+        if func is nn.functional.embedding and self.noting:
+            self._note_padding(*args, **kwargs)
         # Casts by method: x.float(), x.type_as(y), x.to(y), x.type("...FloatTensor").
         if func in _SHORTHANDS and _SHORTHANDS[func] in self.lower:
             return self._recast(args[0], _SHORTHANDS[func])
@@ -88,6 +92,11 @@ class KeepPrecision(TorchFunctionMode):
                 self.cuts.add("detach")
             elif not torch.is_grad_enabled():
                 self.cuts.add("no_grad")
+
+    def _note_padding(self, tokens: Tensor, weight: Tensor, padding_idx: int | None = None, *_: Any, **__: Any) -> None:
+        """Note the token of ``padding_idx`` if it is looked up in weights that are differentiated for."""
+        if padding_idx is not None and weight.requires_grad and bool((tokens == padding_idx % len(weight)).any()):
+            self.padded.add(padding_idx)
 
     def _recast(self, tensor: Tensor, wanted: torch.dtype) -> Tensor:
         """``tensor.float()`` and similar methods, without the loss of precision."""

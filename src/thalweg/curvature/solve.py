@@ -14,8 +14,10 @@ from torch import Tensor
 from thalweg.bounds import of_their_kind
 from thalweg.curvature.operator import Operator, as_operator, scipy_linalg
 from thalweg.errors import BadInputError, NonFiniteError, NotConvergedError, ShapeMismatchError, require
+from thalweg.reprs import short_repr
 
 
+@short_repr
 @dataclass(frozen=True)
 class Solution:
     """An approximate solution of ``A x = b``."""

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from thalweg.reprs import short_repr
 from thalweg.streams import stream
 
 Tokens = NDArray[np.int64]
@@ -31,6 +32,7 @@ class Ceiling:
     loss_by_position: tuple[float, ...] = ()
 
 
+@short_repr
 @dataclass(frozen=True)
 class EvaluationSet:
     """Fixed sequences for evaluation, in strata (subsets) that may overlap."""

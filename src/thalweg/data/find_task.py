@@ -14,17 +14,18 @@ import operator
 import os
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from thalweg.bounds import named_arguments
 from thalweg.data.batches import Tokens
 from thalweg.data.task import Task
 from thalweg.data.tasks import TASKS
-from thalweg.errors import BadInputError, format_error, require, shown, unknown
+from thalweg.errors import BadInputError, format_error, require, shown, unknown, warn
+from thalweg.reprs import describe
 
 _NEEDED = ("name", "symbols", "query", "answer", "oracle", "slots", "loops")
 PATIENCE = 1.0
@@ -93,12 +94,15 @@ class Guarded:
 
     def __init__(self, task: object, given: str = "") -> None:
         given = given or type(task).__name__
+        if isinstance(task, type):
+            raise BadInputError(f"task: given the class {task.__name__}, expected an object of it: {task.__name__}()")
         try:
             missing = [member for member in _NEEDED if not hasattr(task, member)]
             name, symbols = getattr(task, "name", ""), getattr(task, "symbols", 1)
         except (Exception, SystemExit) as error:  # the code is the user's: anything may go wrong in it
             raise BadInputError(f"task {given}: its name and symbols failed with {format_error(error)}") from error
-        require(not missing, "task", given, f"an object that has {', '.join(_NEEDED)} (missing: {', '.join(missing)})")
+        other = f"; it is an experiment: give `thalweg study {given}`" if hasattr(task, "arms") else ""
+        require(not missing, "task", given, f"an object that has {', '.join(_NEEDED)} (missing: {', '.join(missing)}){other}")
         require(isinstance(name, str) and name.isprintable() and name.strip() != "", "task name", name, "a line of text")
         self.task, self.name = task, name
         self.symbols = positive_integer(symbols, f"task {name}: symbols")
@@ -106,6 +110,9 @@ class Guarded:
         """(member, length) -> the number that it returned: width of the queries, slots or loops."""
         self.calls: Counter[str] = Counter()
         """Member -> how often it was called."""
+
+    def __repr__(self) -> str:
+        return describe(self, f"task {self.name}", f"symbols={self.symbols}")
 
     def query(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
         """Queries ``(count, Q)``; Q must be that of earlier calls with this length. Some calls are repeated, see `repeat_due`."""
@@ -193,6 +200,7 @@ class Guarded:
         return f"task {self.name}, length {length}: {member}"
 
 
+@named_arguments
 def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int = 50, seed: int = 0) -> None:
     """Check that a task is consistent at some lengths, and that its oracle agrees with its answers.
 
@@ -227,7 +235,7 @@ def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int 
         task.loops(length)
         if oracle_is_fast and not _oracle_agrees(task, query.tolist(), answer.tolist(), length):
             oracle_is_fast = False
-            warnings.warn(f"task {task.name}: its oracle is slow and was not called beyond length {length}", stacklevel=2)
+            warn(f"task {task.name}: its oracle is slow and was not called beyond length {length}")
     again = positive_integer(getattr(task.task, "symbols", 0), f"task {task.name}: symbols")
     require(again == task.symbols, f"task {task.name}: symbols", again, f"the same number as before, {task.symbols}")
     if has_several and not varies:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, require
+from thalweg.reprs import describe
 from thalweg.streams import stream
 
 Tokens = NDArray[np.int64]
@@ -32,6 +34,7 @@ class Bayes:
     loss: _Floats
 
 
+@named_arguments
 class MarkovLanguage:
     """A Markov source of any order and vocabulary with a random transition tensor.
 
@@ -77,6 +80,9 @@ class MarkovLanguage:
         self._rows = self.transitions.reshape(-1, vocabulary)
         self._cumulative = np.cumsum(self._rows, axis=1)
         self._cumulative[:, -1] = 1.0
+
+    def __repr__(self) -> str:
+        return describe(self, f"vocabulary={self.vocabulary}", f"order={self.order}", f"{self.simple_tokens} simple tokens")
 
     def sample(self, n: int, length: int, seed: int, name: str = "train", step: int = 0, rank: int = 0) -> Tokens:
         """Draw sequences ``(N, L)``; the first k tokens are uniform.

@@ -11,11 +11,12 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from thalweg.bounds import LARGEST_SEED, Number, Share, Whole
+from thalweg.bounds import LARGEST_SEED, Number, Share, Whole, named_arguments
 from thalweg.data.batches import Ceiling, EvaluationSet, Longer, Tokens, shuffled_rows
 from thalweg.data.markov import MarkovLanguage, long_tail
 from thalweg.data.source_facts import source_facts
 from thalweg.errors import require
+from thalweg.reprs import describe
 from thalweg.serialization import checked
 
 _Sure = Annotated[float, Number(0, 1, "a probability between 0 and 1", open_below=True, open_above=True)]
@@ -23,6 +24,7 @@ _Quartered = Annotated[int, Whole(4, 10**9, "at least 4, one for each quarter")]
 """A number of sequences, enough to divide them into quarters."""
 
 
+@named_arguments
 @dataclass(frozen=True)
 class MarkovConfig:
     """A Markov language, and how many sequences of it are drawn."""
@@ -79,6 +81,9 @@ class MarkovData:
         self.histogram = histogram(information)
         first = self.tokens[: config.scored] if config.scored else self.tokens
         self.evaluation = (self.scored("train", first), self.scored("held-out", held_out))
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.source), f"{len(self.tokens):,} sequences of {self.length}", f"seed={self.seed}")
 
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
         rows = shuffled_rows(len(self.tokens), self.seed, step, size, rank, world)

@@ -21,9 +21,10 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from thalweg.bounds import Whole
+from thalweg.bounds import Whole, named_arguments
 from thalweg.data.task_data import IGNORED, Examples, TaskSet
 from thalweg.errors import require
+from thalweg.reprs import describe
 from thalweg.serialization import checked
 from thalweg.streams import stream
 
@@ -33,6 +34,7 @@ EVERY_PASS = 10**6
 """Passes of a sample that has none of its own: as many as the stage has."""
 
 
+@named_arguments
 @dataclass(frozen=True)
 class PointersConfig:
     """Trees of pointers, how deep they are, and how fast the depth grows in training."""
@@ -84,6 +86,9 @@ class PointersData:
         self.vocabulary, self.length = config.vocabulary, config.length
         held_out = draw(config, config.levels, config.samples, stream(seed, "task-held-out"))
         self.evaluation = (TaskSet("held-out", (held_out,)),)
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.config), f"seed={self.seed}")
 
     def level_at(self, step: int) -> int:
         """Deepest query in the batch of a step."""

@@ -15,11 +15,12 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
-from thalweg.bounds import Whole
+from thalweg.bounds import Whole, named_arguments
 from thalweg.data.batches import Tokens
 from thalweg.data.find_task import check_name, checked_task, find_task, own
 from thalweg.data.task import Task
 from thalweg.errors import require
+from thalweg.reprs import describe, short_repr
 from thalweg.serialization import checked
 from thalweg.streams import stream
 
@@ -36,6 +37,7 @@ def with_extra(loops: int) -> int:
     return loops + int(_EXTRA * loops)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Examples:
     """Samples of a task, padded at the end with the end token."""
@@ -59,6 +61,7 @@ class TaskSet:
     """Samples of one length each."""
 
 
+@named_arguments
 @dataclass(frozen=True)
 class TaskConfig:
     """An algorithmic task, its lengths, and the form of its samples.
@@ -159,6 +162,7 @@ class TaskConfig:
         return tuple(sorted({*range(1, self.longest + 1), *self.tested_lengths}))
 
 
+@named_arguments
 class TaskData:
     """Samples of a task; those of an update are a function of its number and the seed.
 
@@ -178,6 +182,10 @@ class TaskData:
         self.vocabulary, self.length, self.deepest = config.vocabulary, config.length, config.deepest
         groups = [self.drawn(n, config.samples, stream(seed, "task-held-out", n)) for n in range(1, config.longest + 1)]
         self.evaluation = (TaskSet("held-out", tuple(groups)),)
+
+    def __repr__(self) -> str:
+        lengths = f"lengths 1 to {self.config.longest}"
+        return describe(self, f"task {self.name}", lengths, f"at most {self.deepest} passes", f"seed={self.seed}")
 
     def longest_at(self, step: int, cap: int | None = None) -> int:
         """Largest length in the batch of a step; ``cap`` is the stage's number of passes, None if it suffices for all lengths."""

@@ -12,7 +12,6 @@ import hashlib
 import os
 import stat
 import sysconfig
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +20,10 @@ from typing import Annotated, ClassVar, NoReturn
 
 import numpy as np
 
-from thalweg.bounds import Number, Whole
+from thalweg.bounds import Number, Whole, named_arguments
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
-from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, escape_hidden, require
+from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, escape_hidden, require, warn
+from thalweg.reprs import describe, short_repr
 from thalweg.serialization import checked
 from thalweg.storage import atomic_stream, file_type
 from thalweg.streams import stream
@@ -35,6 +35,7 @@ CLOSE = 0.05
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 
 
+@named_arguments
 @dataclass(frozen=True)
 class TextConfig:
     """Text as bytes, from a file or folder."""
@@ -77,6 +78,9 @@ class TextData:
                     "(data.length); give more text or a shorter length"
                 )
         self.evaluation = (self.scored("train", self.corpus.train), self.scored("held-out", self.corpus.held_out))
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.corpus), f"windows of {self.length} bytes", f"seed={self.seed}")
 
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1) -> Tokens:
         rng = stream(self.seed, "windows", step, rank)
@@ -124,6 +128,7 @@ class TextData:
         }
 
 
+@short_repr
 @dataclass(frozen=True)
 class Corpus:
     """A text, split into two memory-mapped byte arrays."""
@@ -226,7 +231,7 @@ class _Source:
             raise BadInputError(f"text: given {given}, a folder without text files{details}; expected at least one")
         if parts:
             message = f"text {self.name}: left out {parts}; {count} files are used"
-            warnings.warn(message, SkippedFilesWarning, stacklevel=4)
+            warn(message, SkippedFilesWarning)
 
 
 def _find_files(path: str) -> _Source:

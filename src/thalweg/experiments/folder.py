@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError, shown
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError, shown, warn
 from thalweg.experiments.experiment import Experiment
 from thalweg.experiments.queue import Job
 from thalweg.records.run import recorded
@@ -52,7 +51,7 @@ def claim(experiment: Experiment, folder: Path) -> None:
         kept = f"; what was there is kept as {set_aside(path).name}" if there(path) else ""
         write_json(path, to_dict(experiment.plan))
         message = f"{str(error).partition('; ')[0]}; its runs are those of this {kind}, so it was written anew{kept}"
-        warnings.warn(message, DamagedRecordWarning, stacklevel=2)
+        warn(message, DamagedRecordWarning)
 
 
 def _refuse_other_plan(experiment: Experiment, before: Any, folder: Path) -> None:

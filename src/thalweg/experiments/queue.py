@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, ThalwegError
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, ThalwegError, warn
 from thalweg.experiments.executors import Executor, Handle
 from thalweg.models.cost import cost
 from thalweg.records.landscape import LandscapePlan, RunLandscape, broken_arrays, read_landscape
@@ -211,7 +210,7 @@ def _prepare_landscape(run: Path, plan: LandscapePlan) -> None:
     try:
         begun = claim(folder, plan, intact(folder / "journal.jsonl")[0])
     except DamagedFileError as error:
-        warnings.warn(f"{error}; measured again", DamagedRecordWarning, stacklevel=2)
+        warn(f"{error}; measured again", DamagedRecordWarning)
         set_aside(folder)
         begun = False
     if not begun:

@@ -35,6 +35,7 @@ from thalweg.experiments.words import command_words, run_words, summary_table
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
 from thalweg.records.run import Cell, Verdict, recorded
 from thalweg.report.user_experiment import Picture, in_words, write_own_report
+from thalweg.reprs import describe
 from thalweg.serialization import to_dict
 from thalweg.storage import read_json, write_json
 from thalweg.train.config import RunConfig
@@ -94,6 +95,9 @@ class OwnExperiment(_UserExperiment):
         self.configs = self.checked_arms()
         home = name or f"{type(self).__module__}:{type(self).__qualname__}"
         self.plan = OwnPlan(home, tuple(self.configs), tuple(range(count)))
+
+    def __repr__(self) -> str:
+        return describe(self, f"arms {', '.join(self.plan.arms)}", f"{len(self.plan.seeds)} seeds")
 
     @abc.abstractmethod
     def arms(self) -> Mapping[str, RunConfig]:
@@ -257,7 +261,9 @@ def find_experiment(name: str, seeds: int = 0) -> OwnExperiment:
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise BadInputError(f"experiment {name}: cannot be imported ({format_error(error)}); {expected}") from None
     derived = isinstance(cls, type) and issubclass(cls, OwnExperiment)
-    require(derived, f"experiment {name}", cls, "a class derived from thalweg.Experiment")
+    is_task = all(hasattr(cls, member) for member in ("query", "answer", "oracle"))
+    task = f"; it is a task: give `thalweg study tasks --task {name}`" if is_task else ""
+    require(derived, f"experiment {name}", cls, f"a class derived from thalweg.Experiment{task}")
     lacking = sorted(getattr(cls, "__abstractmethods__", ()))
     if lacking:
         raise BadInputError(

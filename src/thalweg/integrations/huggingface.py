@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from thalweg.bounds import Whole, require_kind
+from thalweg.bounds import Whole, named_arguments, require_kind
 from thalweg.errors import BadInputError, require
 from thalweg.integrations.exits import Confidence, Fixed, SmallChange
 from thalweg.integrations.find_layers import base_of, layers_of, reader_of
@@ -22,6 +22,7 @@ from thalweg.integrations.pass_cache import Span
 __all__ = ["Confidence", "Fixed", "LoopedLayers", "SmallChange", "loop", "looped_layers_of"]
 
 
+@named_arguments
 def loop(
     model: Any,
     first: int,

@@ -36,6 +36,7 @@ from thalweg.records.landscape import (
     spectrum_path,
 )
 from thalweg.records.run import provenance, recorded
+from thalweg.reprs import describe
 from thalweg.serialization import to_dict
 from thalweg.storage import Journal, atomic_stream, read_journal, there, write_json
 
@@ -88,6 +89,10 @@ class LandscapeSeries:
         self.records: list[LandscapeRecord] = []
         self._started: float | None = None
         self._own: list[Any] | None = None
+
+    def __repr__(self) -> str:
+        every = "after 0, 1, 2, 4, ... updates" if self.every is None else f"every {self.every} updates"
+        return describe(self, repr(str(self.folder.parent)), f"{len(self.batches)} batches", every, f"{len(self.records)} points")
 
     @property
     def own_batches(self) -> list[Any]:

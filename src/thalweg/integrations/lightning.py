@@ -11,6 +11,7 @@ from thalweg.integrations.landscapes import LandscapeSeries, passes_of
 from thalweg.integrations.looped_layers import LoopedLayers
 from thalweg.integrations.metrics import Writer
 from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
+from thalweg.reprs import describe
 from thalweg.shift.schedule import Shift
 
 _pl = require_extra("lightning", "lightning.pytorch", "pytorch_lightning")
@@ -39,6 +40,9 @@ class ShiftCallback(_pl.Callback):
         self.updates = ShiftUpdates(shift, looped, writers)
         self._saved: dict[str, Any] | None = None
         self._stepped = False
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.updates))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         automatic, optimizers = pl_module.automatic_optimization, trainer.optimizers
@@ -90,6 +94,9 @@ class LandscapeCallback(_pl.Callback):
     def __init__(self, series: LandscapeSeries, model_of: Callable[[Any], Any] | None = None) -> None:
         self.series = series
         self.model_of = model_of or (lambda module: getattr(module, "model", module))
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.series))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.series.begin(trainer.global_step)

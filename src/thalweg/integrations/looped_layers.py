@@ -27,6 +27,7 @@ from thalweg.errors import BadInputError, require
 from thalweg.integrations import pass_cache
 from thalweg.integrations.exits import ExitRule, Read
 from thalweg.integrations.pass_cache import Span
+from thalweg.reprs import brief
 
 NAME = "thalweg"
 """Name under which the model holds learned gains and the norm, if there are any."""
@@ -95,6 +96,12 @@ class LoopedLayers(nn.Module):
             layer.__class__ = looping(type(layer))
             inside = span.first <= place < span.last
             object.__setattr__(layer, "_thalweg", (self, place - span.first) if inside else None)
+
+    def extra_repr(self) -> str:
+        """The layers, their passes and gains, for the repr."""
+        learned = "" if self.pass_gains is None else f", {len(self.pass_gains)} learned gains"
+        span = self.span
+        return f"layers {span.first} to {span.last - 1} of {span.total}, loops={self.loops}, gains={brief(self.gains)}{learned}"
 
     def set(self, loops: int, gains: Sequence[float] | None = None) -> None:
         """Set the passes of the following calls.

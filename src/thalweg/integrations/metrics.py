@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from thalweg import ranks
 from thalweg.integrations.extras import require_extra
 from thalweg.records.run import EvaluationRecord, SwitchRecord
+from thalweg.reprs import describe
 from thalweg.storage import atomic_stream
 from thalweg.train.callbacks import Callback, StepFacts
 
@@ -39,6 +40,9 @@ class CsvWriter:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._begun = False
+
+    def __repr__(self) -> str:
+        return describe(self, repr(str(self.path)))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         if not self._begun:
@@ -72,6 +76,9 @@ class TensorBoardWriter:
 
         self._writer = SummaryWriter(str(folder))
 
+    def __repr__(self) -> str:
+        return describe(self, repr(self._writer.log_dir))
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
@@ -90,6 +97,9 @@ class RunWriter:
     def __init__(self, run: Any) -> None:
         self._run = run
 
+    def __repr__(self) -> str:
+        return describe(self, type(self._run).__name__)
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
@@ -107,6 +117,9 @@ class RunMetrics(Callback):
 
     def __init__(self, writers: Sequence[Writer], every: int = 1) -> None:
         self.writers, self.every = tuple(writers), every
+
+    def __repr__(self) -> str:
+        return describe(self, repr(list(self.writers)), f"every={self.every}")
 
     def on_step(self, facts: StepFacts) -> None:
         if facts.step % self.every == 0 or facts.step == facts.steps:

@@ -6,11 +6,12 @@ learned, ``thalweg.safetensors``. Plain transformers ignores both files and load
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,11 +110,37 @@ def load(folder: str | Path, from_pretrained: Callable[..., Any] | None = None, 
         saved = from_dict(_Saved, read_json(path), "thalweg.json")
     except BadInputError as error:
         raise DamagedFileError(f"damaged record {path}: {error}; save the model again") from None
-    model = (from_pretrained or AutoModelForCausalLM.from_pretrained)(source, **options)
+    with _our_keys_are_expected():
+        model = (from_pretrained or AutoModelForCausalLM.from_pretrained)(source, **options)
     looped = loop(model, **{field.name: getattr(saved, field.name) for field in dataclasses.fields(saved)})
     if expected_names := set(looped.state_dict()):
         _load_weights(looped, source / _WEIGHTS, expected_names)
     return model, looped
+
+
+@contextlib.contextmanager
+def _our_keys_are_expected() -> Iterator[None]:
+    """Inside, transformers does not report our keys as unexpected; a Trainer's checkpoint holds them among the model's weights.
+
+    The patterns that a model ignores are collected from its class and its parts when it is made, and read after its weights were
+    loaded. Ours is added in between. Keys of others are reported as before.
+    """
+    from transformers import PreTrainedModel
+
+    adjust: Any = vars(PreTrainedModel).get("_adjust_missing_and_unexpected_keys")
+    if adjust is None:  # a version that does it elsewhere: its report is only longer
+        yield
+        return
+
+    def adjust_without_ours(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), rf"^{NAME}\."}
+        return adjust(self, *args, **kwargs)
+
+    PreTrainedModel._adjust_missing_and_unexpected_keys = adjust_without_ours
+    try:
+        yield
+    finally:
+        PreTrainedModel._adjust_missing_and_unexpected_keys = adjust
 
 
 def _load_weights(looped: LoopedLayers, path: Path, names: set[str]) -> None:

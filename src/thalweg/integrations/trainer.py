@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, require
 from thalweg.integrations.extras import require_extra
 from thalweg.integrations.landscapes import LandscapeSeries, passes_of
@@ -14,12 +15,14 @@ from thalweg.integrations.looped_layers import NAME, LoopedLayers
 from thalweg.integrations.metrics import Writer
 from thalweg.integrations.saving import save_loops
 from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
+from thalweg.reprs import describe
 from thalweg.shift.schedule import Shift
 
 require_extra("hf", "transformers")
 from transformers import Trainer, TrainerCallback  # noqa: E402
 
 
+@named_arguments
 def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers, writers: Sequence[Writer] = ()) -> ShiftUpdates:
     """Let a schedule set the passes of a looped model in a Trainer; call it before ``trainer.train``.
 
@@ -122,6 +125,9 @@ class LandscapeCallback(TrainerCallback):
 
     def __init__(self, series: LandscapeSeries) -> None:
         self.series = series
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.series))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.series.begin(state.global_step)

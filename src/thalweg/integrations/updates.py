@@ -17,6 +17,7 @@ from thalweg import ranks
 from thalweg.errors import BadInputError, require
 from thalweg.integrations.looped_layers import LoopedLayers
 from thalweg.integrations.metrics import Writer, write
+from thalweg.reprs import describe
 from thalweg.shift.schedule import Shift
 from thalweg.train.step import hand_over
 
@@ -48,6 +49,9 @@ class ShiftUpdates:
         self.last: dict[str, float] = {}
         """Passes, gain of the last pass and stage of the last update, for logs."""
         self._hooks: list[Any] = []
+
+    def __repr__(self) -> str:
+        return describe(self, repr(self.shift), repr(self.looped), f"{len(self.writers)} writers" if self.writers else "")
 
     def begin(self) -> None:
         """Set passes and gains for the next update; safe to call several times."""

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from thalweg.errors import EmptySubspaceError, NonFiniteError, ShapeMismatchError, require
 from thalweg.landscape.flips import checked_frames
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import finite, positive_rate, positive_steps, shaped
 
 _SETTLE = 100
 """Steps at a quarter of the rate that move a start to the valley's floor; a hopping direction needs about ten."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Progress:
     """How far one run moved along the river."""

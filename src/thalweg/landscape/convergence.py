@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from thalweg import ranks
+from thalweg.curvature.containers import tensors_in
 from thalweg.curvature.density import SpectralDensity, spectral_density
 from thalweg.curvature.eigenpairs import EigenPairs, eigenpairs
 from thalweg.curvature.hessian import Hessian
@@ -102,6 +103,21 @@ class Sampling:
         with objective.quiet():
             self.gradients = [objective.gradient_of(batch, objective.point) for batch in objective.batches]
 
+    def different(self) -> int:
+        """The number of different batches; equal ones have the same tensors, loss and gradient."""
+        groups: dict[tuple[float, float], list[int]] = {}
+        for index, (loss, gradient) in enumerate(zip(self.losses, self.gradients, strict=True)):
+            kept = groups.setdefault((loss, float(gradient.norm())), [])
+            if not any(self._equal(index, other) for other in kept):
+                kept.append(index)
+        return sum(map(len, groups.values()))
+
+    def _equal(self, one: int, other: int) -> bool:
+        """Whether two batches hold the same tensors and give the same gradient."""
+        ours, theirs = (tensors_in(self.hessian.objective.batches[index]) for index in (one, other))
+        pairs = [*zip(ours, theirs, strict=False), (self.gradients[one], self.gradients[other])]
+        return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in pairs)
+
     def measure(self, chosen: Sequence[int]) -> tuple[dict[str, float], SpectralDensity]:
         """Numbers that take no probes, by name, and the density, of one set of batches."""
         operator = BatchSet(self.hessian, chosen, self.counts)
@@ -137,6 +153,9 @@ def converge(
         seed: seed of all probes.
         tolerance: relative half-width of a 95 % interval that counts as enough, from 0.001 to 1.
         progress: called with (sets done, sets in all).
+    Raises:
+        BadInputError: fewer than `LEAST_BATCHES` batches that differ, several ranks, products by differences, or a tolerance out of
+            its range.
     """
     started = time.perf_counter()
     count = len(hessian.objective.batches)
@@ -146,6 +165,9 @@ def converge(
     require(0.001 <= tolerance <= 1, "tolerance", tolerance, "a number from 0.001 to 1, such as 0.05 for 5 %")
     require_probes(probes)
     sampling = Sampling(hessian, min(top, hessian.dim), lanczos, probes, seed)
+    differ = sampling.different()
+    wanted = f"at least {LEAST_BATCHES} different ones, drawn independently: equal batches do not tell how much batches differ"
+    require(differ >= LEAST_BATCHES, "batches", f"{count} batches of which {differ} differ", wanted)
     # All batches first: the other searches start from their eigenvectors.
     sets = {size: list(batched(count, size)) for size in sizes(count)[::-1]}
     tables: dict[int, _Table] = {}
@@ -169,6 +191,7 @@ def converge(
         dim=hessian.dim,
         products=sampling.products,
         seconds=time.perf_counter() - started,
+        lanczos=lanczos,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from thalweg.curvature.eigenpairs import EigenPairs
 from thalweg.errors import BadInputError, EmptySubspaceError, InsufficientDataError, ShapeMismatchError, require, unknown
+from thalweg.reprs import short_repr
 from thalweg.streams import stream
 from thalweg.theory.inputs import finite, shaped
 from thalweg.vectors import Layout
@@ -25,6 +26,7 @@ _PARALLEL = 1 - 1e-6
 """Absolute cosine above which two directions span no plane."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Direction:
     """A direction in parameter space, with a name."""
@@ -132,6 +134,7 @@ def river_and_valley(river: Tensor, valley: Tensor) -> tuple[Direction, Directio
     return unit(river, len(river), "river"), unit(valley, len(valley), "valley")
 
 
+@short_repr
 @dataclass(frozen=True)
 class Principal:
     """The plane that contains the largest share of a trajectory's squared displacement."""

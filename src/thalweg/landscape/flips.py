@@ -25,6 +25,7 @@ from thalweg.errors import (
     require,
 )
 from thalweg.intervals import student_quantile
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, finite
 
 SHORTEST = 20
@@ -65,6 +66,7 @@ def checked_frames(name: str, frames: Tensor, dim: int, steps: int | None = None
     return columns
 
 
+@short_repr
 @dataclass(frozen=True)
 class AlignedFrames:
     """Frames of a window in which each direction keeps its sign from step to step."""
@@ -138,6 +140,7 @@ def along(gradients: Tensor, frames: Tensor, block: bool = False, most_degrees: 
     return torch.einsum("wp,wpk->wk", g, continued.frames)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Flips:
     """How often each direction's gradient changes its sign, and the curvature that follows."""

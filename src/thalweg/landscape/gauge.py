@@ -10,7 +10,6 @@ Shape letters: m width of a head, h heads, d width of the model, r = h m rows.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -18,7 +17,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from thalweg.errors import GaugeWarning, ShapeMismatchError, require, unknown
+from thalweg.errors import GaugeWarning, ShapeMismatchError, require, unknown, warn
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import finite
 
 _UNBALANCED = 2.0
@@ -36,6 +36,7 @@ class Pair(NamedTuple):
     query_bias: str | None = None
 
 
+@short_repr
 @dataclass(frozen=True)
 class Imbalance:
     """How far the query and key weights of each head are from balance."""
@@ -51,6 +52,7 @@ class Imbalance:
         return float(self.directions.max())
 
 
+@short_repr
 @dataclass(frozen=True)
 class Balanced:
     """Balanced weights, ``W_K W_K^T = W_Q W_Q^T`` in every head, in float64."""
@@ -67,6 +69,7 @@ class Balanced:
     """Imbalance of the weights before."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Transform:
     """The matrices that balance each head: ``W_Q -> G W_Q``, ``W_K -> G^-T W_K``."""
@@ -155,11 +158,10 @@ def imbalance(key: Tensor, query: Tensor, heads: int = 1, rotary: bool = False) 
     pair = _pair_of(key, query, heads)
     outcome = _imbalance_of(*pair, _rotary_transform(*pair) if rotary else _transform(*pair))
     if outcome.worst > _UNBALANCED:
-        warnings.warn(
+        warn(
             f"query and key: one is larger than the other by a factor of {outcome.worst:.3g}, expected at most {_UNBALANCED:g}; "
             "balance the weights before comparing spectra",
             GaugeWarning,
-            stacklevel=2,
         )
     return outcome
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from thalweg.errors import InsufficientDataError, ShapeMismatchError, require
 from thalweg.landscape.flips import SHORTEST, aligned, checked_frames
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import finite, positive_steps
 
 
@@ -31,6 +32,7 @@ class Path:
         return ratio(self.length, self.net)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Geometry:
     """A window's path across the valley and along the river."""

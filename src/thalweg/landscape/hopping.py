@@ -18,6 +18,7 @@ from thalweg.intervals import Interval, interval, slope
 from thalweg.landscape.edge import Edge
 from thalweg.landscape.flips import SHORTEST, Flips, checked_frames
 from thalweg.landscape.geometry import Geometry, path
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, finite, shaped
 
 _TORTUOUS, _STRAIGHT = 2.0, 1.5
@@ -27,6 +28,7 @@ _BLOCKS = 10
 """Number of blocks of steps whose means the t-test of the river's motion treats as independent."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Hopping:
     """Whether a window hops across its valley."""

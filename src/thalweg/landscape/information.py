@@ -6,7 +6,6 @@ Shape letters: n samples, d features, P dimension, k columns of a frame.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import gaussian
-from thalweg.errors import NegativeMIWarning, ShapeMismatchError, require
+from thalweg.errors import NegativeMIWarning, ShapeMismatchError, require, warn
 from thalweg.landscape.entropy import renyi
 from thalweg.landscape.similarity import pair
 from thalweg.streams import stream
@@ -147,7 +146,7 @@ def mutual_information(first: Tensor, second: Tensor, order: float = 1.0) -> flo
         raise ShapeMismatchError(f"grams: given shapes {tuple(first.shape)} and {tuple(second.shape)}, expected the same")
     if order != 1:
         message = f"order: given {order}, mutual information may be negative for orders other than 1; use order=1"
-        warnings.warn(message, NegativeMIWarning, stacklevel=2)
+        warn(message, NegativeMIWarning)
     a, b = _density_matrix("first", first), _density_matrix("second", second)
     return _density_matrix_entropy(a, order) + _density_matrix_entropy(b, order) - _joint_entropy(a, b, order)
 
@@ -246,5 +245,5 @@ def sorted_pairs_information(first: Tensor, second: Tensor, permutations: int = 
         SortedPairsWarning: always.
     """
     message = "sorted: eigenvalues paired by rank look dependent whatever they are; use quadratic_form_information"
-    warnings.warn(message, SortedPairsWarning, stacklevel=2)
+    warn(message, SortedPairsWarning)
     return sample_information(first.sort().values, second.sort().values, permutations, None, seed)

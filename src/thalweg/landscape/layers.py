@@ -14,6 +14,7 @@ from thalweg.curvature.objective import LossFunction, listed, unwrapped
 from thalweg.errors import BadInputError, EmptySubspaceError, unknown
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.records.layers import By, LayerRecord
+from thalweg.reprs import describe
 from thalweg.vectors import Choice, select
 
 
@@ -49,6 +50,9 @@ class LayerProbe:
         self.by: By = by
         self.template = probe or LandscapeProbe(forms=0)
         self.probes: dict[str, LandscapeProbe] = {}
+
+    def __repr__(self) -> str:
+        return describe(self, f"by={self.by!r}", f"probe={self.template!r}", f"{len(self.probes):,} groups" if self.probes else "")
 
     def reset(self) -> None:
         """Begin a new series: the next point is compared with none."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.errors import InsufficientDataError, ShapeMismatchError, require
+from thalweg.reprs import short_repr
 from thalweg.streams import stream
 from thalweg.theory.inputs import Condition
 
@@ -68,6 +69,7 @@ def noise_weights(batches: int, count: int, seed: int) -> Tensor:
     return balanced_signs(batches, count, seed) / math.sqrt(even * batches)
 
 
+@short_repr
 @dataclass(frozen=True)
 class NoiseFloor:
     """The largest eigenvalue of the mean Hessian that noise alone can produce."""

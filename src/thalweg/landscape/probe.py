@@ -50,6 +50,7 @@ from thalweg.landscape.spectrum import (
 )
 from thalweg.records.convergence import Convergence
 from thalweg.records.landscape import LandscapeRecord
+from thalweg.reprs import describe, short_repr
 from thalweg.vectors import Choice
 
 _Variant = Literal["exact", "matrix-free"]
@@ -59,6 +60,7 @@ _SMALLEST = 1e-4
 """Relative residual of the most negative eigenvalue; the relative error of the value itself is about its square."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class PointMeasurement:
     """What was measured at one point, before the numbers of its record are computed."""
@@ -147,6 +149,11 @@ class LandscapeProbe:
         self.products_method, self.warm = products, warm
         self.seconds_of: dict[tuple[Any, ...], float] = {}
         self.reset()
+
+    def __repr__(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.")
+        parts = [f"top={self.top}", f"lanczos={self.lanczos}", f"probes={self.probes}", f"method={self.method!r}", kind]
+        return describe(self, *parts, "no point" if self.last_point is None else f"{self.variant} at step {self.last_point.step}")
 
     def reset(self) -> None:
         """Begin a new series: the next point is compared with none, and chooses the variant again."""
@@ -262,10 +269,10 @@ class LandscapeProbe:
         changed.
 
         Args:
-            loss_fn, model, batches, params, progress, mode, seed: as for `measure`; at least 4 batches.
+            loss_fn, model, batches, params, progress, mode, seed: as for `measure`; at least 4 batches that differ.
             tolerance: relative half-width of a 95 % interval that counts as enough, from 0.001 to 1.
         Raises:
-            BadInputError: fewer than 4 batches, several ranks, ``products="differences"``, or what `Hessian` refuses.
+            BadInputError: fewer than 4 batches that differ, several ranks, ``products="differences"``, or what `Hessian` refuses.
         Example:
             >>> x = torch.randn(8, 5, 3, generator=torch.Generator().manual_seed(0))
             >>> report = LandscapeProbe(top=1).converge(lambda m, b: m(b).square().mean(), nn.Linear(3, 1), list(x))

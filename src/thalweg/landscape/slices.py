@@ -22,6 +22,7 @@ from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.errors import NotDeterministicError, ShapeMismatchError, require
 from thalweg.landscape.directions import Direction, cosine_between, direction, projected
+from thalweg.reprs import describe, short_repr
 from thalweg.theory.inputs import finite, shaped
 from thalweg.vectors import Choice, Layout
 
@@ -40,6 +41,7 @@ _MOST_PER_PASS = 16
 """Largest number of points in one pass on a CPU: by then the overhead of a pass is small for each point. Not studied carefully."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Line:
     """Loss along a direction, ``L(centre + a d)``."""
@@ -52,6 +54,7 @@ class Line:
     """Name of the direction."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Plane:
     """Loss over a plane, ``L(centre + a d + b e)``."""
@@ -135,6 +138,11 @@ class Slices:
         self.together, self.how = self.choose_pass_size(together, limits.budget(memory, self.objective.device))
         self.vmap_agrees = self.with_gradients = False
         self.check_centre()
+
+    def __repr__(self) -> str:
+        return describe(
+            self, f"of {type(self.objective.model).__name__}", f"{self.objective.dim:,} parameters", f"loss {self.loss:.4g}"
+        )
 
     def check_centre(self) -> None:
         """Check that the loss evaluated for slices equals the loss of the objective at the model's weights.

@@ -25,6 +25,7 @@ from thalweg.landscape.similarity import compared, image_rows, log_spectrum_dist
 from thalweg.landscape.threshold import machine_floor, threshold
 from thalweg.landscape.valley import classify_shape, shape
 from thalweg.records.landscape import ChangeRecord, ConditionRecord, Measure, SplitRecord, number
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition
 from thalweg.vectors import Layout
 
@@ -38,6 +39,7 @@ _ENTROPIES: dict[str, tuple[str, float]] = {
 """Key of a record's entropies -> sign rule, order. Order 0 counts what lies above the machine floor, and needs eigenvalues."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Spectrum:
     """The spectrum of the Hessian at one point: either all eigenvalues, or a density."""
@@ -80,6 +82,7 @@ class Spectrum:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
+@short_repr
 @dataclass(frozen=True)
 class Point:
     """Everything of a point that the next point is compared with."""
@@ -250,7 +253,7 @@ def split_record(values: Tensor, precision: torch.dtype, batches: Batches | None
         kappa=number(spectrum_shape.kappa),
         kappa_q=number(spectrum_shape.kappa_q),
         spread=number(spectrum_shape.spread),
-        negative_mass=spectrum_shape.negative_mass,
+        ridge_mass=spectrum_shape.ridge_mass,
         name=verdict.name,
         conditions=held((*verdict.conditions, *(noise.conditions if noise else ()))),
     )

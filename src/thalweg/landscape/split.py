@@ -20,6 +20,7 @@ from thalweg.curvature.operator import Operator, as_operator
 from thalweg.errors import ShapeMismatchError, require
 from thalweg.landscape.noise import Batches, dense_batches, noise_weights
 from thalweg.landscape.threshold import machine_floor, threshold
+from thalweg.reprs import short_repr
 from thalweg.streams import stream
 from thalweg.theory.inputs import frame, shaped, spectrum
 from thalweg.theory.quadratic import Quadratic, in_frames
@@ -31,6 +32,7 @@ SAME = 10.0
 """Number of rounding errors of a product, ``sqrt(n) u rho`` each, within which eigenvectors count as those of a Hessian."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Parts:
     """A spectrum in three parts, each in rising order."""
@@ -45,7 +47,7 @@ class Parts:
     """The threshold, in units of the eigenvalues."""
 
     @property
-    def negative_mass(self) -> float:
+    def ridge_mass(self) -> float:
         """``sum |lam|`` over eigenvalues below -epsilon, as a share of the whole; 0 for a zero spectrum."""
         below = self.ridge if len(self.ridge) else self.valley[self.valley < 0]
         total = sum(float(part.abs().sum()) for part in (self.valley, self.river, self.ridge))
@@ -79,6 +81,7 @@ def masks(lam: Tensor, epsilon: float, merge_ridge: bool) -> tuple[Tensor, Tenso
     return (~river, river, ridge & False) if merge_ridge else (~river & ~ridge, river, ridge)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Split:
     """Frames of valley, river and ridge, orthonormal together."""
@@ -227,6 +230,7 @@ def coupling(split: Split, hessian: Operator | Tensor, of_itself: bool | None = 
     return blocks(split, hessian, of_itself=of_itself).coupling
 
 
+@short_repr
 @dataclass(frozen=True)
 class Crossfit:
     """The coupling of one set of batches in the eigenvectors of another set, and the coupling that noise alone gives."""

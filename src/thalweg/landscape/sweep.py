@@ -6,17 +6,18 @@ Shape letters: n number of eigenvalues, t thresholds.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from thalweg.errors import NoPlateauWarning, require
+from thalweg.errors import NoPlateauWarning, require, warn
 from thalweg.landscape.threshold import PLATEAU, Plateau, machine_floor, plateau, plateaus, sizes
 from thalweg.landscape.valley import classify_shape, shape
+from thalweg.reprs import short_repr
 
 
+@short_repr
 @dataclass(frozen=True)
 class Sweep:
     """A table with one row for each threshold; all tensors are ``(t,)``."""
@@ -33,7 +34,7 @@ class Sweep:
     """Condition number; NaN where the valley is empty."""
     kappa_q: Tensor
     """Condition number by quantiles; NaN where the valley is empty."""
-    negative_mass: Tensor
+    ridge_mass: Tensor
     """Share of ``sum |lam|`` below -epsilon."""
     classes: tuple[str, ...]
     """U, V, saddle or indeterminate, by the rules of `valley.classify`, which require a plateau too."""
@@ -81,16 +82,15 @@ def sweep(values: Tensor, chosen: float | None = None, precision: torch.dtype | 
         torch.tensor([row.ridge for row in rows]),
         torch.tensor([row.kappa for row in rows], dtype=torch.float64),
         torch.tensor([row.kappa_q for row in rows], dtype=torch.float64),
-        torch.tensor([row.negative_mass for row in rows], dtype=torch.float64),
+        torch.tensor([row.ridge_mass for row in rows], dtype=torch.float64),
         tuple(classify_shape(row).name for row in rows),
         tuple(sorted(plateaus(values, precision), key=lambda each: -each.decades)),
         gap,
     )
     if gap is not None and not table.separated:
-        warnings.warn(
+        warn(
             f"threshold {chosen:.3g}: only {gap.decades:.2f} decades around it have no eigenvalue, expected at least {PLATEAU:g}; "
             "river and valley are not separate there, so choose another threshold for a class",
             NoPlateauWarning,
-            stacklevel=2,
         )
     return table

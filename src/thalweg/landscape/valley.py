@@ -23,6 +23,7 @@ from thalweg.intervals import Interval, interval, student_quantile
 from thalweg.landscape.noise import Batches, dense_batches
 from thalweg.landscape.split import parts
 from thalweg.landscape.threshold import PLATEAU, plateau, threshold
+from thalweg.reprs import short_repr
 from thalweg.streams import stream
 from thalweg.theory.inputs import Condition
 
@@ -32,7 +33,7 @@ FOR_QUANTILES = 10
 """Number of valley directions from which on quantiles replace the largest and smallest eigenvalue."""
 _MIN_VALLEY = 3
 """Fewest valley directions of a class."""
-_MAX_NEGATIVE = 0.05
+_MAX_RIDGE = 0.05
 """Share of ``sum |lam|`` below -epsilon, above which the point is a saddle."""
 MIN_SEEDS = 5
 """Fewest seeds of an interval or a test."""
@@ -60,7 +61,7 @@ class Shape:
     """Whether kappa_q comes from quantiles."""
     spread: float
     """Standard deviation of ``log lam`` over the valley, in nats; NaN where it is empty."""
-    negative_mass: float
+    ridge_mass: float
     """``sum |lam|`` over eigenvalues below -epsilon, as a share of the sum over all."""
     plateau: float
     """Width of the range around epsilon without an eigenvalue, in decades."""
@@ -72,7 +73,7 @@ class Shape:
 
 
 def shape(values: Tensor, epsilon: float, precision: torch.dtype | None = None) -> Shape:
-    """Describe a spectrum that is split at a threshold: counts, condition numbers, negative mass and plateau.
+    """Describe a spectrum that is split at a threshold: counts, condition numbers, ridge mass and plateau.
 
     Args:
         values: eigenvalues ``(n,)`` in any order, not all zero.
@@ -100,7 +101,7 @@ def shape(values: Tensor, epsilon: float, precision: torch.dtype | None = None) 
         kappa_q=kappa if quantiles is None else float(quantiles[1] / quantiles[0]),
         by_quantiles=by_quantiles,
         spread=float(valley.log().std(unbiased=False)) if len(valley) else math.nan,
-        negative_mass=split.negative_mass,
+        ridge_mass=split.ridge_mass,
         plateau=gap.decades,
     )
 
@@ -137,7 +138,7 @@ class Class:
     shapes: tuple[Shape, ...]
     """Shapes of the spectrum, or of every seed; for batches, of their mean and of every mean with one left out."""
     conditions: tuple[Condition, ...]
-    """Conditions on negative mass, plateau and size of the valley, each for the worst seed."""
+    """Conditions on ridge mass, plateau and size of the valley, each for the worst seed."""
 
 
 def classify_shapes(
@@ -150,7 +151,7 @@ def classify_shapes(
     """Decide the class of a valley from the shapes of its spectra and the interval of kappa_q.
 
     U where the whole interval lies at or below ``flat``, V where it lies at or above ``steep``, else indeterminate. Indeterminate
-    too where a condition fails, except that the class is saddle where every spectrum has too much negative mass.
+    too where a condition fails, except that the class is saddle where every spectrum has too much ridge mass.
 
     Args:
         shapes: shapes of all spectra.
@@ -160,15 +161,15 @@ def classify_shapes(
         steep: smallest kappa_q of a V, above ``flat``.
     """
     require(1 <= flat < steep, "flat, steep", (flat, steep), "1 <= flat < steep")
-    masses = [each.negative_mass for each in shapes]
+    masses = [each.ridge_mass for each in shapes]
     narrow, few = min(each.plateau for each in shapes), min(each.valley for each in shapes)
     conditions = (
-        Condition(f"negative mass <= {_MAX_NEGATIVE:g}", max(masses) <= _MAX_NEGATIVE, max(masses)),
+        Condition(f"ridge mass <= {_MAX_RIDGE:g}", max(masses) <= _MAX_RIDGE, max(masses)),
         Condition(f"plateau >= {PLATEAU:g} decades", narrow >= PLATEAU, narrow),
         Condition(f"dV >= {_MIN_VALLEY}", few >= _MIN_VALLEY, few),
     )
     name: _Name = "indeterminate"
-    if min(masses) > _MAX_NEGATIVE:
+    if min(masses) > _MAX_RIDGE:
         name = "saddle"
     elif all(condition.held for condition in conditions):
         name = "U" if kappa[2] <= flat else "V" if kappa[1] >= steep else "indeterminate"
@@ -180,7 +181,7 @@ def classify(
 ) -> Class:
     """The class of one spectrum, without an interval.
 
-    U for ``kappa_q <= flat``, V for ``kappa_q >= steep``, saddle for a negative mass above 5 %, else indeterminate. Indeterminate
+    U for ``kappa_q <= flat``, V for ``kappa_q >= steep``, saddle for a ridge mass above 5 %, else indeterminate. Indeterminate
     too where the threshold has less than 0.3 decades of plateau, or the valley fewer than 3 directions. Both bounds are
     conventions: compare two models by `contrast`.
 
@@ -311,6 +312,7 @@ def sign_flip_test(differences: Sequence[float]) -> float:
     return float((sums >= float(observed.sum().abs()) - 1e-12 * float(observed.abs().sum())).double().mean())
 
 
+@short_repr
 @dataclass(frozen=True)
 class Contrast:
     """The valleys of two models compared without any bound of a class."""

@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from thalweg.bounds import Number, Rate, Whole
+from thalweg.bounds import Number, Rate, Whole, named_arguments
 from thalweg.errors import require
 from thalweg.serialization import checked
 
 _SEVERAL = "0 for none, or a number of passes of at least 2: the first one always counts in full"
 
 
+@named_arguments
 @dataclass(frozen=True)
 class ModelConfig:
     """Architecture of a looped transformer. The number of loops is an argument of each call and not part of it."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from thalweg.bounds import named_arguments
 from thalweg.errors import require
 from thalweg.models.config import ModelConfig
 
@@ -40,6 +41,7 @@ class Cost:
         return 3 * self.forward
 
 
+@named_arguments
 def cost(config: ModelConfig, batch: int, length: int, loops: float = 1) -> Cost:
     """Count the operations of a call on ``(batch, length)`` tokens.
 

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thalweg.bounds import named_arguments
 from thalweg.errors import require
 from thalweg.models.attention import Fused, rotation_table
 from thalweg.models.block import AttentionBlock, GPTBlock, layer_norm, norm
@@ -50,6 +51,7 @@ class Context:
     """The rotary table, or None without rotary positions."""
 
 
+@named_arguments
 class LoopedTransformer(nn.Module):
     """Causal language model ``tokens (B, L) -> logits (B, L, V)`` whose number of loops is chosen at every call.
 

@@ -15,6 +15,7 @@ import functools
 import math
 from dataclasses import dataclass
 
+from thalweg.errors import UnknownNameError, unknown
 from thalweg.intervals import student_quantile
 
 _MOST = 10**9
@@ -112,10 +113,23 @@ class Convergence:
     """Products of one batch with one vector that the report took."""
     seconds: float
     """Time that the report took."""
+    lanczos: int
+    """Lanczos steps of every density; a probe takes one product more."""
 
     def __getitem__(self, name: str) -> QuantityConvergence:
-        """The quantity of a name; ``KeyError`` where there is none."""
-        return {quantity.name: quantity for quantity in self.quantities}[name]
+        """The quantity of a name.
+
+        Raises:
+            UnknownNameError: there is none; the message suggests one and lists them.
+        """
+        found = {quantity.name: quantity for quantity in self.quantities}
+        if name not in found:
+            raise UnknownNameError(str(unknown("quantity", name, found)))
+        return found[name]
+
+    def exact_is_cheaper(self, probes: int) -> bool:
+        """Whether so many probes take at least the P products of an exact spectrum, in which no probe is left."""
+        return probes * (self.lanczos + 1) >= self.dim
 
     @property
     def verdict(self) -> str:
@@ -127,15 +141,21 @@ class Convergence:
         ):
             enough = {name: count for name, count in needed.items() if count is not None and count <= measured}
             short = {name: count for name, count in needed.items() if name not in enough}
+            dear = [name for name, count in short.items() if what == "probe" and count is not None and self.exact_is_cheaper(count)]
             if enough:
                 most = max(enough.values())
                 verb = f"{what} is" if most == 1 else f"{what}es are" if what == "batch" else f"{what}s are"
                 sentences.append(f"{most:,} {verb} enough for {percent} of {_listed(list(enough))}.")
             if short:
                 plural = f"{what}es" if what == "batch" else f"{what}s"
-                named = [f"{name} ({'too near to 0' if count is None else f'about {count:,}'})" for name, count in short.items()]
+                told = [f"{name} ({'too near to 0' if count is None else f'about {count:,}'})" for name, count in short.items()]
                 sentences.append(
-                    f"{measured:,} {plural} are not enough for {percent} of {_listed(named)}; numbers are extrapolated."
+                    f"{measured:,} {plural} are not enough for {percent} of {_listed(told)}; numbers are extrapolated."
+                )
+            if dear:
+                sentences.append(
+                    f"For {_listed(dear)} that is no less than an exact spectrum, {self.dim:,} products: "
+                    "measure with method='exact' where the matrix fits."
                 )
         return " ".join(sentences)
 
@@ -144,10 +164,15 @@ class Convergence:
         title = f"{self.dim:,} parameters, {self.batches:,} batches, {self.probes:,} probes; needed for {100 * self.tolerance:g} %:"
         rows = [
             f"{q.name:<32}{q.value:>12.4g}{q.error:>12.2g}{_count(q.batches_for(self.tolerance)):>10}"
-            + (f"{_count(q.probes_for(self.tolerance)):>10}" if q.probes else f"{'-':>10}")
+            + (f"{self._probes(q.probes_for(self.tolerance)):>10}" if q.probes else f"{'-':>10}")
             for q in self.quantities
         ]
         return "\n".join([title, heading, *rows, self.verdict])
+
+    def _probes(self, count: int | None) -> str:
+        """A number of probes for the table; "exact" where more are needed than were measured and an exact spectrum is cheaper."""
+        dear = count is not None and count > self.probes and self.exact_is_cheaper(count)
+        return "exact" if dear else _count(count)
 
 
 @functools.cache

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from thalweg.bounds import Number, Rate, Whole
-from thalweg.errors import DamagedFileError, DamagedRecordWarning, require
+from thalweg.bounds import Number, Rate, Whole, named_arguments
+from thalweg.errors import DamagedFileError, DamagedRecordWarning, require, warn
 from thalweg.records.run import Provenance, Score, recorded
 from thalweg.serialization import checked
 from thalweg.storage import read_journal, read_json, refuse_special, there
@@ -32,6 +31,7 @@ _MOST_ARRAYS = 1 << 40
 _CHECKPOINTS = "0 for all, or at least 2"
 
 
+@named_arguments
 @dataclass(frozen=True)
 class LandscapePlan:
     """What is measured along a run, and how finely."""
@@ -96,6 +96,7 @@ class ConditionRecord:
 class SplitRecord:
     """The split of one exact spectrum into valley and river."""
 
+    EARLIER: ClassVar[dict[str, str]] = {"negative_mass": "ridge_mass"}
     epsilon: float
     """Threshold between the eigenvalues of valley and river."""
     rule: str
@@ -116,7 +117,7 @@ class SplitRecord:
     """90 % over 10 % quantile of the valley's eigenvalues; kappa where it has fewer than 10."""
     spread: float | None
     """Standard deviation of log lam over the valley, nats."""
-    negative_mass: float
+    ridge_mass: float
     """Sum of |lam| over the eigenvalues below -epsilon as a share of all."""
     name: str
     """Class of this one spectrum: U, V, saddle or indeterminate."""
@@ -526,7 +527,7 @@ def plan_in(folder: Path, lines: Sequence[dict[str, Any]]) -> LandscapePlan:
         if begun is None:
             damage = str(error).partition("; ")[0]
             raise DamagedFileError(f"{damage}; nothing tells what was measured: move {folder} away and measure again") from None
-        warnings.warn(f"{str(error).partition('; ')[0]}; the plan is taken from the journal", DamagedRecordWarning, stacklevel=2)
+        warn(f"{str(error).partition('; ')[0]}; the plan is taken from the journal", DamagedRecordWarning)
         return begun
     if begun not in (None, stored):
         raise DamagedFileError(f"damaged record {path}: not the plan that the journal was begun with; remove it and run again")

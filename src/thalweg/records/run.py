@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, DamagedFileError, shown
 from thalweg.serialization import from_dict
 from thalweg.storage import read_journal, read_json, there
@@ -275,6 +276,7 @@ class Cell:
     """The best possible value, mean over the same seeds."""
 
 
+@named_arguments
 @dataclass(frozen=True)
 class Verdict:
     """The judgement of an experiment on one claim, or its answer to one question, with the numbers that it rests on."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from thalweg.bounds import Whole, require_kind
 from thalweg.errors import require
 from thalweg.serialization import convert, plain
-from thalweg.shift.criterion import Criterion, State
+from thalweg.shift.criterion import AtFraction, AtStep, Criterion, State
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Onset, Ramp, Refine
 
@@ -56,7 +56,8 @@ def criteria_of(given: object, changes: int) -> tuple[Criterion, ...]:
     """One criterion for each change of stage, from a single criterion for all changes or a sequence of them.
 
     Raises:
-        BadInputError: something is no criterion, or the sequence has another length than ``changes``.
+        BadInputError: something is no criterion, the sequence has another length than ``changes``, or the fixed updates of its
+            criteria do not rise, so that a stage would be left at once.
     """
     is_sequence = isinstance(given, Sequence) and not isinstance(given, str | bytes)
     rules = tuple(cast(Any, given)) if is_sequence else (given,)
@@ -71,7 +72,17 @@ def criteria_of(given: object, changes: int) -> tuple[Criterion, ...]:
         )
     criteria = rules if is_sequence else rules * changes
     require(len(criteria) == changes, "criteria", len(criteria), f"one for each of {changes} changes")
+    moments = [moment for rule in criteria if (moment := _moment(rule)) is not None]
+    wanted = f"one criterion for each of {changes} changes, with updates that rise: they count from the start of the run"
+    require(all(a < b for a, b in itertools.pairwise(moments)), "criterion updates", tuple(moments), wanted)
     return cast(Any, criteria)
+
+
+def _moment(rule: object) -> int | None:
+    """Updates from the start of the run after which a criterion fires whatever the loss is; None for one that looks at the loss."""
+    if isinstance(rule, AtStep):
+        return rule.step
+    return rule.first_step if isinstance(rule, AtFraction) else None
 
 
 def onset_of(given: object, net: SafetyNet) -> Onset:

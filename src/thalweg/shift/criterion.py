@@ -8,10 +8,11 @@ update whose loss or norm is NaN or infinite is skipped.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from thalweg.bounds import Number, Updates, Whole, require_kind
+from thalweg.bounds import Number, Updates, Whole, named_arguments, require_kind
 from thalweg.errors import BadInputError, require
 from thalweg.serialization import as_float, checked, plain
 
@@ -41,6 +42,7 @@ def as_number(given: object, what: str) -> float:
     return as_float(value)
 
 
+@named_arguments
 @dataclass(frozen=True)
 class Plateau:
     """The SHIFT Criterion with Patience (SCP): switch when loss and gradient norm have stopped changing for a while.
@@ -107,6 +109,7 @@ class Plateau:
         )
 
 
+@named_arguments
 @dataclass(frozen=True)
 class AtStep:
     """Switch after a fixed number of updates, counted from the start of the run."""
@@ -125,6 +128,7 @@ class AtStep:
         return state, f"{self.step} updates were made" if step >= self.step else None
 
 
+@named_arguments
 @dataclass(frozen=True)
 class AtFraction:
     """Switch after a fixed share of all updates of the run."""
@@ -142,10 +146,15 @@ class AtFraction:
         return {}
 
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
-        reached = step >= self.share * self.total_steps - 1e-9  # 0.07 * 100 is slightly above 7 in floating point
-        return state, f"{self.share:.0%} of {self.total_steps} updates were made" if reached else None
+        return state, f"{self.share:.0%} of {self.total_steps} updates were made" if step >= self.first_step else None
+
+    @property
+    def first_step(self) -> int:
+        """The first update after which the share is reached, at least 1."""
+        return max(1, math.ceil(self.share * self.total_steps - 1e-9))  # 0.07 * 100 is slightly above 7 in floating point
 
 
+@named_arguments
 @dataclass(frozen=True)
 class LossBelow:
     """Switch when the stage is learned: when the mean loss of the last ``window`` updates is below ``loss``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from thalweg.bounds import Number, Updates, Whole
+from thalweg.bounds import Number, Updates, Whole, named_arguments
 from thalweg.errors import require
 from thalweg.serialization import checked
 from thalweg.shift.criterion import usable
@@ -17,6 +17,7 @@ from thalweg.shift.onset import Hard, Onset, Ramp
 State = dict[str, Any]
 
 
+@named_arguments
 @dataclass(frozen=True)
 class SafetyNet:
     """Return to the weights before a switch if the loss rose too far and did not recover in time.

@@ -9,11 +9,12 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from thalweg.bounds import Number, Rate, Updates, Whole
+from thalweg.bounds import Number, Rate, Updates, Whole, named_arguments
 from thalweg.errors import require
 from thalweg.serialization import checked
 
 
+@named_arguments
 @dataclass(frozen=True)
 class Hard:
     """The new passes have gain 1 from the first update on, as in the paper."""
@@ -26,6 +27,7 @@ class Hard:
         return (1.0,) * added
 
 
+@named_arguments
 @dataclass(frozen=True)
 class Ramp:
     """The gains of the new passes grow from 0 to 1, so that the model's function does not jump at the switch.
@@ -67,6 +69,7 @@ class Ramp:
         return share if self.shape == "linear" else 0.5 - 0.5 * math.cos(math.pi * share)
 
 
+@named_arguments
 @dataclass(frozen=True)
 class Refine:
     """The passes of every stage share the step of the last one: fewer passes take larger steps.
@@ -103,6 +106,7 @@ Onset = Hard | Ramp | Refine
 """How the passes of a new stage begin to count."""
 
 
+@named_arguments
 @dataclass(frozen=True)
 class Handover:
     """What happens to learning rate and optimizer state at a switch; by default nothing.

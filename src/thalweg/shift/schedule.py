@@ -6,13 +6,12 @@ passes to use in the next update and with which gains.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from thalweg.bounds import LARGEST_SEED, Whole
-from thalweg.errors import BadInputError, NonFiniteLossWarning, require
+from thalweg.bounds import LARGEST_SEED, Whole, named_arguments
+from thalweg.errors import BadInputError, NonFiniteLossWarning, require, warn
 from thalweg.shift.arguments import checked_answer, checked_gains, criteria_of, instance_of, integer, kind_of, ladder, onset_of
 from thalweg.shift.criterion import AtStep, Criterion, Plateau, State, as_number, usable
 from thalweg.shift.net import SafetyNet
@@ -24,6 +23,7 @@ from thalweg.streams import stream
 _LOOPS = Whole(1, 2**63 - 1)
 
 
+@named_arguments
 def doubling(loops: int) -> tuple[int, ...]:
     """The stages 1, 2, 4, ... up to ``loops`` passes.
 
@@ -47,6 +47,7 @@ class PlannedShift:
     """What was measured, where, with intervals."""
 
 
+@named_arguments
 class Shift:
     """A schedule of staged training: few passes first, more passes later.
 
@@ -270,11 +271,10 @@ class Shift:
         """Warn the caller of `update` about the first loss or norm that is not finite."""
         if not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"Shift: update {self.step} had loss {loss:g} and gradient norm {grad_norm:g}, which are not both finite; "
                 "the criterion ignores this update, and no switch is watched that could be taken back",
                 NonFiniteLossWarning,
-                stacklevel=3,
             )
 
     def _begin_next(self, reason: str | None) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -39,6 +38,7 @@ from thalweg.errors import (
     InsufficientDataError,
     ThalwegError,
     require,
+    warn,
 )
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.records.landscape import (
@@ -134,9 +134,7 @@ class Survey:
         landscape = read_landscape(self.run)
         for path, part in broken_arrays(landscape).items() if landscape else ():
             if part in self.done:
-                warnings.warn(
-                    f"damaged arrays {path}: {part[0]} at step {part[1]} are measured again", DamagedRecordWarning, stacklevel=2
-                )
+                warn(f"damaged arrays {path}: {part[0]} at step {part[1]} are measured again", DamagedRecordWarning)
             self.done.discard(part)
             if there(path) and not path.is_file():
                 set_aside(path)
@@ -317,7 +315,7 @@ class Survey:
                 read_checkpoint(path)
                 self.unreadable[path] = False
             except DamagedFileError as error:
-                warnings.warn(f"{error}; it is left out of the landscape", DamagedRecordWarning, stacklevel=2)
+                warn(f"{error}; it is left out of the landscape", DamagedRecordWarning)
                 self.unreadable[path] = True
         return not self.unreadable[path]
 
@@ -536,7 +534,7 @@ def whole(run: Path) -> bool:
     except DamagedFileError as error:
         damage = str(error).partition(";")[0]
     if damage:
-        warnings.warn(f"landscape {path.parent}: {damage}; what is missing is measured again", DamagedRecordWarning, stacklevel=2)
+        warn(f"landscape {path.parent}: {damage}; what is missing is measured again", DamagedRecordWarning)
         set_aside(path)
     return not damage
 
@@ -547,11 +545,10 @@ def repaired_journal(path: Path) -> list[dict[str, Any]]:
     if damage:
         aside = set_aside(path)
         atomic_stream(path, [(json.dumps(record) + "\n").encode() for record in records])
-        warnings.warn(
+        warn(
             f"damaged record {path}: {damage}; {len(records)} records are kept, the rest is measured again; "
             f"what was there is kept as {aside.name}",
             DamagedRecordWarning,
-            stacklevel=2,
         )
     return records
 
@@ -639,7 +636,10 @@ def config_of(run: Path) -> RunConfig:
 def refuse_tasks(config: RunConfig) -> None:
     """Refuse a run on an algorithmic task: its samples differ in their number of loops, so that there is no single loss."""
     if isinstance(config.data, TaskConfig | PointersConfig):
-        raise BadInputError("landscape: given a run on a task, expected one on the Markov language or on text")
+        raise BadInputError(
+            "landscape: given a run on a task, expected one on the Markov language or on text; the passes differ from sample to "
+            "sample, so measure a loss of your own with thalweg.LandscapeProbe, see docs/tasks.md"
+        )
 
 
 def identity(line: dict[str, Any]) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import NonFiniteError
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, symmetric
 from thalweg.theory.looped_attention import Attention, gradients, growth, states
 
@@ -19,6 +20,7 @@ _SLACK = 1e-12
 """Tolerance of the kernel's condition, relative to the kernel's largest entry."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Aligned:
     """Comparison of the gradients of Looped (g_T) and Single (g_1) for one weight matrix."""

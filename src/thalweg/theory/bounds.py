@@ -6,13 +6,12 @@ Shape letters: dV dimension of the valley, dR of the river, K steps.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from thalweg.errors import HorizonWarning, UnstableDirectionError, require
+from thalweg.errors import HorizonWarning, UnstableDirectionError, require, warn
 from thalweg.theory.force import Modes, cumulative_force, modes
 from thalweg.theory.inputs import Condition, positive_rate, positive_steps, shaped
 from thalweg.theory.kernel import kernel
@@ -284,10 +283,9 @@ def validity_window(model: Quadratic, rate: float, steps: int | None = None) -> 
     curved = max(largest_singular(model.river), largest_singular(relaxing))
     window = Window(3 / (eta * least), 0.1 / (eta * curved) if curved else math.inf)
     if steps is not None and not window.first <= positive_steps(steps) <= window.last:
-        warnings.warn(
+        warn(
             f"steps: {steps}, the limit holds from {window.first:.3g} to {window.last:.3g}; use the finite-K formulas",
             HorizonWarning,
-            stacklevel=2,
         )
     return window
 

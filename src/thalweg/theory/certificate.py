@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thalweg.reprs import short_repr
 from thalweg.theory.descent import Gradient, slope
 from thalweg.theory.horizon import Lipschitz, lipschitz, prior_bound
 from thalweg.theory.inputs import Condition, finite, frame, shaped
@@ -129,6 +130,7 @@ def certify(first: LossBound, second: LossBound) -> Certificate:
     )
 
 
+@short_repr
 @dataclass(frozen=True)
 class ForceBound:
     """The force along a real run, the force along the model's run, and a bound on their difference; units of the weights."""

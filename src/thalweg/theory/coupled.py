@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import EmptySubspaceError
+from thalweg.reprs import short_repr
 from thalweg.theory.bounds import largest_singular, lower_bounds
 from thalweg.theory.force import cumulative_force, modes
 from thalweg.theory.inputs import Condition, positive_rate, positive_steps, shaped, symmetric
@@ -18,6 +19,7 @@ from thalweg.theory.kernel import doubled_kernel, kernel
 from thalweg.theory.quadratic import Quadratic
 
 
+@short_repr
 @dataclass(frozen=True)
 class Run:
     """The result of K steps of gradient descent on a quadratic."""
@@ -58,6 +60,7 @@ def run(hessian: Tensor, pull: Tensor, start: Tensor, rate: float, steps: int) -
     return Run(theta - vectors @ (s * (values * y - f)), vectors @ (s / rate * y + q * f))
 
 
+@short_repr
 @dataclass(frozen=True)
 class CoupledForce:
     """The force on the river in the full run, and its part without feedback and forcing. Units of the weights."""

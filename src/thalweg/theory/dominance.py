@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import EmptySubspaceError, InsufficientDataError, ShapeMismatchError, require
+from thalweg.reprs import short_repr
 from thalweg.streams import stream
 from thalweg.theory.inputs import finite
 
@@ -28,6 +29,7 @@ _TIES = 1e-12
 """Relative difference below which the statistics of two flips count as equal."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class SignFlips:
     """Test of paired differences: their statistics against those of all ``2^S`` flips of the seeds' signs."""
@@ -42,6 +44,7 @@ class SignFlips:
     """The largest p-value of the t_j taken alone. If it is small, ALL J means are above 0."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Direction:
     """The claim that the low eigenvalues of one model are smaller than those of the other, and its test."""
@@ -63,6 +66,7 @@ class Direction:
     reversed. "undecided": neither."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Dominance:
     """Assumption 1 and its reverse, each with its test."""

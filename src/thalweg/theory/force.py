@@ -13,11 +13,13 @@ from torch import Tensor
 
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.errors import EmptySubspaceError
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, frame, positive_rate, positive_steps, shaped
 from thalweg.theory.kernel import doubled_kernel, kernel, unless_overflown
 from thalweg.theory.quadratic import ZERO, Quadratic
 
 
+@short_repr
 @dataclass(frozen=True)
 class Modes:
     """The valley in the eigenvectors of A."""
@@ -30,6 +32,7 @@ class Modes:
     """Rows b_i = B^T u_i, ``(dV, dR)``."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Force:
     """A cumulative force on the river, a displacement of the river's weights."""

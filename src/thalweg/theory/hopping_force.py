@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import BadInputError, EmptySubspaceError, NotDifferentiableError, ShapeMismatchError, require
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, finite, frame, positive_rate, shaped, spectrum, symmetric
 from thalweg.theory.kernel import kernel, limit, unless_overflown
 
@@ -81,6 +82,7 @@ def _pair_decay(first: Tensor, second: Tensor, eta: float) -> Tensor:
     return x + y - x * y
 
 
+@short_repr
 @dataclass(frozen=True)
 class CubicForce:
     """The cumulative cubic force on the river, a displacement of the river's weights."""
@@ -222,6 +224,7 @@ def third_derivatives(loss: Callable[[Tensor], Tensor], point: Tensor, river: Te
     return third
 
 
+@short_repr
 @dataclass(frozen=True)
 class Sharpening:
     """Whether the valley becomes sharper or flatter on the way down the river."""

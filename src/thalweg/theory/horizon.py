@@ -15,6 +15,7 @@ from torch import Tensor
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.operator import Matrix, Operator
 from thalweg.errors import InsufficientDataError, require
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, finite, positive_rate
 from thalweg.theory.taylor import Followed, TaylorModel, in_float64
 
@@ -34,6 +35,7 @@ class Lipschitz:
         return Condition("rho bounds the Hessian's change, not estimated from below", self.source == "given", self.value)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Prior:
     """A-priori bounds on ``||e_k||``, from the model alone."""

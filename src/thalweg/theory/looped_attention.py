@@ -8,16 +8,17 @@ token is classified, ``z = W_h E_T e_n``, and the loss is the cross-entropy with
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from thalweg.errors import GrowthWarning, NonFiniteError, ShapeMismatchError, require
+from thalweg.errors import GrowthWarning, NonFiniteError, ShapeMismatchError, require, warn
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, finite
 
 
+@short_repr
 @dataclass(frozen=True)
 class Attention:
     """Weights of the linear model, float64. Gradients have the same form, with a leading dimension S for every sample."""
@@ -151,6 +152,6 @@ def growth(weights: Attention, tokens: Tensor, loops: int) -> Growth:
     room = 1 - 2 * a * loops
     if room <= 0:
         message = f"loops: 2 a T is {2 * a * loops:.3g}, expected below 1 for bounds; use smaller weights or fewer loops"
-        warnings.warn(message, GrowthWarning, stacklevel=2)
+        warn(message, GrowthWarning)
     bounds = (room**-0.5, room**-1.5) if room > 0 else (float("inf"), float("inf"))
     return Growth(a, *bounds, (Condition("2 a T < 1", room > 0, 2 * a * loops),))

@@ -14,10 +14,12 @@ from torch import Tensor
 from thalweg.curvature.functionals import quadratic_form
 from thalweg.curvature.operator import Operator
 from thalweg.errors import ShapeMismatchError, require
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, positive_rate, positive_steps, shaped, spectrum, symmetric
 from thalweg.theory.kernel import kernel, schedule_kernel
 
 
+@short_repr
 @dataclass(frozen=True)
 class Measure:
     """Spectral measure of a gradient under a Hessian: the weight ``(v_i.g)^2`` at each eigenvalue lam_i."""

@@ -24,6 +24,7 @@ from thalweg.errors import (
     UnstableDirectionError,
     require,
 )
+from thalweg.reprs import short_repr
 from thalweg.theory.force import Force, limit_conditions, modes
 from thalweg.theory.inputs import Condition, finite, positive_rate, positive_steps, shaped, symmetric
 from thalweg.theory.kernel import kernel, limit, unless_overflown
@@ -34,6 +35,7 @@ _FROZEN = 0.1
 """Largest relative drift of a preconditioner that counts as frozen."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class HeavyBall:
     """Sums of a valley that starts at displacement 1, for each eigenvalue. Without momentum both equal the kernel s_K."""
@@ -313,6 +315,7 @@ def _triangular_root(name: str, preconditioner: Tensor, dim: int) -> Tensor:
     return root
 
 
+@short_repr
 @dataclass(frozen=True)
 class Frozen:
     """The mean preconditioner of a window of steps, and how much the preconditioner changes within the window."""

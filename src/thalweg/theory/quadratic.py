@@ -5,20 +5,21 @@ Shape letters: P all parameters, dV dimension of the valley, dR of the river.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from thalweg.curvature.operator import Operator, as_operator
-from thalweg.errors import EigenSplitCouplingWarning, EmptySubspaceError, IndefiniteModelWarning
+from thalweg.errors import EigenSplitCouplingWarning, EmptySubspaceError, IndefiniteModelWarning, warn
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import frame, shaped, symmetric
 
 ZERO = 1e-10
 """Share of the largest absolute eigenvalue below which an eigenvalue counts as zero."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class Quadratic:
     """``m(x, r) = g_V.x + g_R.r + 1/2 x^T A x + x^T B r + 1/2 r^T D r``, in float64.
@@ -115,10 +116,9 @@ def in_frames(hessian: Operator | Tensor, gradient: Tensor, valley: Tensor, rive
     block = both.T @ (operator @ both)
     block = (block + block.T) / 2
     if of_itself:
-        warnings.warn(
+        warn(
             "split: made of this Hessian's eigenvectors, so its coupling is zero; split at another point, by groups or other data",
             EigenSplitCouplingWarning,
-            stacklevel=2,
         )
         block[:width, width:] = 0
         block[width:, :width] = 0
@@ -126,6 +126,7 @@ def in_frames(hessian: Operator | Tensor, gradient: Tensor, valley: Tensor, rive
     return Quadratic(block[:width, :width], block[:width, width:], block[width:, width:], projected[:width], projected[width:])
 
 
+@short_repr
 @dataclass(frozen=True)
 class Consistency:
     """Whether the coupling of a model is possible in a positive semidefinite Hessian."""
@@ -182,9 +183,8 @@ def consistency(model: Quadratic) -> Consistency:
         relaxed=torch.linalg.eigvalsh(d - b.T @ torch.linalg.pinv(a, hermitian=True) @ b),
     )
     if not result.consistent:
-        warnings.warn(
+        warn(
             f"model: ||B||^2 is {result.ratio:.2g} of ||A|| ||D|| and {result.negative} eigenvalues are negative: no minimum",
             IndefiniteModelWarning,
-            stacklevel=2,
         )
     return result

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import ShapeMismatchError, UnstableDirectionError, require
+from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, spectrum
 from thalweg.theory.looped_attention import Attention
 
@@ -53,6 +54,7 @@ def rescaled_single(weights: Attention, loops: int, rate: float, adam: bool = Fa
     return Rescaled(replace(weights, value=loops * weights.value), factor * rate, rate)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Ratios:
     """Ratios of the ordered Gauss-Newton eigenvalues, Looped over Single."""

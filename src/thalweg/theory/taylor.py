@@ -18,6 +18,7 @@ from torch import Tensor
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.operator import Matrix, Operator
 from thalweg.errors import InsufficientDataError, ShapeMismatchError, require
+from thalweg.reprs import short_repr
 from thalweg.theory.descent import Gradient, bounded, slope
 from thalweg.theory.inputs import Condition, finite, frame, positive_rate, positive_steps, shaped, symmetric
 
@@ -27,6 +28,7 @@ _STRAY = 1e-6
 """Largest deviation of a run from gradient descent, relative to its largest step, with which it counts as gradient descent."""
 
 
+@short_repr
 @dataclass(frozen=True)
 class TaylorModel:
     """The quadratic model of a loss at theta_0, and the run of gradient descent on the model."""
@@ -58,6 +60,7 @@ class TaylorModel:
         return max(abs(value) for value in self.extremes)
 
 
+@short_repr
 @dataclass(frozen=True)
 class Followed:
     """A run on the loss compared with the model's run, step by step."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from thalweg.curvature.sharded import whole
-from thalweg.errors import DamagedFileError, shown
+from thalweg.errors import DamagedFileError, shown, warn
 from thalweg.storage import atomic_stream, make_way, parse_json, refuse_special
 from thalweg.train.sharded_checkpoint import SUFFIX, read_parts, read_whole, refuse_damaged, sharded_header, write_sharded
 
@@ -305,7 +304,7 @@ def newest_checkpoint(
             if take is not None:
                 take(checkpoint)
         except DamagedFileError as error:
-            warnings.warn(f"{error}; going back to the one before", DamagedCheckpointWarning, stacklevel=2)
+            warn(f"{error}; going back to the one before", DamagedCheckpointWarning)
             last = error
         else:
             return checkpoint

@@ -6,6 +6,7 @@ The docstring under a field is its documentation for users: `thalweg recipe` pri
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tomlkit
 
-from thalweg.bounds import Number, Rate, Seed, Threads, Updates, Whole
+from thalweg.bounds import Number, Rate, Seed, Threads, Updates, Whole, named_arguments
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig
 from thalweg.data.task_data import TaskConfig
@@ -37,6 +38,7 @@ SNAPSHOTS_FOR_CURVES = 6
 _SNAPSHOTS = "0, or from 2 to one more than training.steps"
 
 
+@named_arguments
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How a gradient becomes an update."""
@@ -68,6 +70,7 @@ class OptimizerConfig:
         checked(self, "optimizer.")
 
 
+@named_arguments
 @dataclass(frozen=True)
 class ShiftConfig:
     """The stages of a run, each with a number of passes; a single stage is plain training."""
@@ -104,6 +107,7 @@ class ShiftConfig:
         )
 
 
+@named_arguments
 @dataclass(frozen=True)
 class TrainingConfig:
     """Length of a run, how often it is evaluated and saved, and where it is computed."""
@@ -164,6 +168,7 @@ def log_spaced(last: int, count: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+@named_arguments
 @dataclass(frozen=True)
 class RunConfig:
     """The complete config of one run."""
@@ -240,7 +245,15 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     try:
         return from_dict(RunConfig, values)
     except BadInputError as error:
-        raise BadInputError(f"config {path}: {error}") from None
+        raise BadInputError(f"config {path}{_blamed(changes, str(error))}: {error}") from None
+
+
+def _blamed(changes: Sequence[str], message: str) -> str:
+    """The changes whose key a message is about, as ", --set KEY=VALUE"."""
+    subject = message.partition(";")[0]
+    keys = [change.partition("=")[0].strip().split(".") for change in changes]
+    told = [key[-1] in re.findall(r"\w+", subject) or any(repr(part) in subject for part in key) for key in keys]
+    return "".join(f", --set {change}" for change, ours in zip(changes, told, strict=True) if ours)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -55,7 +55,13 @@ def _section_lines(values: Any, path: tuple[str, ...]) -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """A value in TOML syntax."""
+    """A value in TOML syntax, on one line."""
+    if isinstance(value, dict):
+        table = tomlkit.inline_table()
+        table.update(value)
+        return table.as_string()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     return tomlkit.item(value).as_string()
 
 

@@ -6,10 +6,9 @@ is restored from them.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError, warn
 from thalweg.serialization import fingerprint, from_dict
 from thalweg.storage import set_aside, there
 from thalweg.train.checkpoint import candidates, checkpoints, read_facts
@@ -67,7 +66,7 @@ def _restore_config(config: RunConfig, path: Path, damage: str) -> None:
     """Write config.toml again with a warning; a damaged file is set aside."""
     kept = f", what was there is kept as {set_aside(path).name}" if there(path) else ""
     write_config(path, config)
-    warnings.warn(f"damaged record {path} ({damage}); it was written anew{kept}", DamagedRecordWarning, stacklevel=2)
+    warn(f"damaged record {path} ({damage}); it was written anew{kept}", DamagedRecordWarning)
 
 
 def config_in(folder: Path) -> RunConfig:
@@ -87,11 +86,11 @@ def config_in(folder: Path) -> RunConfig:
     except BadInputError as error:
         if stored is None:
             raise
-        warnings.warn(f"{error}; the config is taken from the checkpoints", DamagedRecordWarning, stacklevel=2)
+        warn(f"{error}; the config is taken from the checkpoints", DamagedRecordWarning)
         return stored
     if stored is not None and stored != config:
         message = f"damaged record {path}: not the config of the checkpoints; the config is taken from them"
-        warnings.warn(message, DamagedRecordWarning, stacklevel=2)
+        warn(message, DamagedRecordWarning)
         return stored
     return config
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from thalweg import ranks
 from thalweg.data.batches import EvaluationSet
 from thalweg.data.task_data import TaskData
-from thalweg.errors import DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError, require
+from thalweg.errors import DamagedFileError, DamagedRecordWarning, DivergedError, ThalwegError, require, warn
 from thalweg.models.cost import cost
 from thalweg.records.run import (
     EvaluationRecord,
@@ -186,7 +185,7 @@ class Run:
             if checkpoint is not None and (self.rank > 0 or self.sharded):
                 self._restore(own_parts(checkpoint, self.model, self.optimizer) if self.sharded else checkpoint)
         if lost:
-            warnings.warn(lost, DamagedRecordWarning, stacklevel=2)
+            warn(lost, DamagedRecordWarning)
         if ranks.same(bool(lost) and self._evaluation_lost(path)):
             self.clock.evaluations -= 1
             self.evaluate()
@@ -205,7 +204,7 @@ class Run:
             kept = set_aside(path).name
             lost = f"no checkpoint is left of the {last:,} updates that metrics.jsonl records"
             message = f"run {self.folder}: {lost}; the file is kept as {kept} and the run begins again"
-            warnings.warn(message, DamagedRecordWarning, stacklevel=2)
+            warn(message, DamagedRecordWarning)
         self.journal = Journal(path)
 
     def _restore(self, checkpoint: Checkpoint) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -12,7 +11,8 @@ from pathlib import Path
 import torch
 
 from thalweg import ranks
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError
+from thalweg.bounds import named_arguments
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, warn
 from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.onset import Ramp, Refine
 from thalweg.storage import locked, read_json, set_aside, there
@@ -30,6 +30,7 @@ from thalweg.train.step import Outcome, hand_over, mean_loss
 from thalweg.train.surroundings import Watch
 
 
+@named_arguments
 def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), parallel: Parallel = "ddp") -> RunSummary:
     """Train one model, or resume a run that was stopped.
 
@@ -117,12 +118,12 @@ def ended(config: RunConfig, folder: Path) -> RunSummary | None:
     except DamagedFileError as error:
         damage = str(error).partition(";")[0]
         kept = f"the summary is kept as {set_aside(path).name}"
-        warnings.warn(f"{damage}; {kept} and made again from the last checkpoint", DamagedRecordWarning, stacklevel=2)
+        warn(f"{damage}; {kept} and made again from the last checkpoint", DamagedRecordWarning)
         return None
     try:
         refuse_changed(folder, summary.steps)
     except DamagedFileError as error:
-        warnings.warn(f"{error}; its summary and weights are intact", DamagedRecordWarning, stacklevel=2)
+        warn(f"{error}; its summary and weights are intact", DamagedRecordWarning)
     return summary
 
 

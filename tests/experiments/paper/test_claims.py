@@ -30,7 +30,7 @@ def found(rule, landscapes: dict, spectra: dict) -> Finding:
 def test_conjecture_1_needs_a_u_and_a_trap(kappa: float, trapped: bool, expected: str) -> None:
     one = found(conjecture_1, *with_replays("single", kappa, (replay(trapped=trapped),)))
     assert one.decision == expected
-    assert {"kappa_q, single", "share of seeds trapped, single", "class U, single", "negative mass, single"} <= one.numbers.keys()
+    assert {"kappa_q, single", "share of seeds trapped, single", "class U, single", "ridge mass, single"} <= one.numbers.keys()
 
 
 def test_conjecture_1_falls_with_one_part_even_where_the_other_is_not_measured() -> None:

@@ -90,10 +90,10 @@ def test_a_setting_that_is_replayed_has_the_weights_of_a_run_under_it(tmp_path, 
     lines = [line for line in read_journal(tmp_path / "single" / "metrics.jsonl") if line["type"] == "step"]
     step = fires_at(rule, [(line["step"], line["loss"], line["grad_norm"]) for line in lines])
     assert step is not None
-    under = replace(tiny.shift, stages=stages, onset=Ramp(3))
-    live = train(replace(tiny, shift=replace(under, criterion=rule)), tmp_path / "live")
+    under = replace(tiny.shift, stages=stages, onset=Ramp(3), criterion=rule)
+    live = train(replace(tiny, shift=under), tmp_path / "live")
     rules = (AtStep(step), *(rule,) * (len(stages) - 2))
-    replayed = train(replace(tiny, shift=replace(under, criterion=rule, criteria=rules)), tmp_path / "replayed")
+    replayed = train(replace(tiny, shift=replace(under, criteria=rules)), tmp_path / "replayed")
     assert live.switches[0].step == replayed.switches[0].step == step
     assert [s.step for s in live.switches] == [s.step for s in replayed.switches]
     assert live.weights_sha256 == replayed.weights_sha256

@@ -12,7 +12,7 @@ def planted(name: str, probes: int) -> QuantityConvergence:
 
 @pytest.fixture
 def report() -> Convergence:
-    return Convergence((planted("loss", 0), planted("eigenvalue 2", 0), planted("trace", 6)), 0.05, 4, 6, 100, 7, 1.0)
+    return Convergence((planted("loss", 0), planted("eigenvalue 2", 0), planted("trace", 6)), 0.05, 4, 6, 100, 7, 1.0, 10)
 
 
 def test_lines_are_the_laws_of_the_report(report: Convergence) -> None:

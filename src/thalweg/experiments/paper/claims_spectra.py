@@ -194,13 +194,13 @@ def valley_is(arm: str, name: str) -> Rule:
         finite = math.isfinite(valley.kappa_q)
         numbers = {
             f"kappa_q, {arm}": Cell(valley.kappa_q, valley.low, valley.high, len(valley.shapes)) if finite else Cell(None),
-            f"negative mass, {arm}": shown(shape.negative_mass for shape in valley.shapes),
+            f"ridge mass, {arm}": shown(shape.ridge_mass for shape in valley.shapes),
             f"plateau around epsilon (decades), {arm}": shown(shape.plateau for shape in valley.shapes),
         }
         failed = [f"{c.words} fails with {c.measured:.3g}" for c in valley.conditions if not c.held]
         test = (
             f"class of {arm}'s last exact spectra over {len(valley.shapes)} seeds, by the 95 % t-interval of log kappa_q (90 % "
-            f"over 10 % quantile of the valley): U if kappa_q <= 2, V if >= 10, saddle if the negative mass is above 5 % in every "
+            f"over 10 % quantile of the valley): U if kappa_q <= 2, V if >= 10, saddle if the ridge mass is above 5 % in every "
             f"seed; found {valley.name}{': ' if failed else ''}{', '.join(failed)}"
         )
         return Finding(decision, test, numbers)

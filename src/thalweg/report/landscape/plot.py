@@ -9,6 +9,7 @@ from typing import Any, Literal
 import matplotlib
 from matplotlib.figure import Figure
 
+from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, require, unknown
 from thalweg.records.convergence import Convergence
 from thalweg.records.landscape import LandscapePlan, LandscapeRecord, Measure, RunLandscape, read_landscape
@@ -28,6 +29,7 @@ _SPLIT = (
 )
 
 
+@named_arguments
 @matplotlib.rc_context(STYLE)
 def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = "numbers") -> Figure:
     """Draw the landscape of one run or of several over training.
