@@ -166,10 +166,10 @@ def study(
 def _no_study(task: str) -> BadInputError:
     """The error for a name that no study has; it names the command that has it, if one does."""
     from thalweg.data.tasks import TASKS
-    from thalweg.experiments.frontier.one_run import SOURCES_WITHOUT_STUDY
+    from thalweg.experiments.frontier.sources import WITHOUT_STUDY
 
     commands = dict.fromkeys(TASKS, f"thalweg study tasks --task {task}")
-    commands |= dict.fromkeys(SOURCES_WITHOUT_STUDY, f"thalweg frontier {task}")
+    commands |= dict.fromkeys(WITHOUT_STUDY, f"thalweg frontier {task}")
     if task not in commands:
         return unknown("study", task, _STUDIES)
     return BadInputError(f"unknown study {task!r}; give `{commands[task]}`. Known: {', '.join(_STUDIES)}")
@@ -577,15 +577,15 @@ def recipe(task: str, /, *, arm: str = "", preset: str = "quick", seed: Annotate
         Seed from which all random numbers of the run are derived.
     """
     from thalweg.data.tasks import TASKS
-    from thalweg.experiments.frontier.one_run import SOURCES_WITHOUT_STUDY
-    from thalweg.experiments.frontier.one_run import recipe as frontier_recipe
+    from thalweg.experiments.frontier.plan import one_run
+    from thalweg.experiments.frontier.sources import WITHOUT_STUDY
     from thalweg.experiments.paper.recipes import plan, runs_of
     from thalweg.experiments.tasks.recipes import plan_tasks, task_runs
     from thalweg.train.config import SNAPSHOTS_FOR_CURVES
     from thalweg.train.config_comments import explained_text
 
-    if task in SOURCES_WITHOUT_STUDY:
-        run = frontier_recipe(task, arm, preset)
+    if task in WITHOUT_STUDY:
+        run = one_run(task, arm, preset)
     elif task in TASKS or ":" in task:
         arm = arm or "looped"
         run = task_runs(plan_tasks(preset, (task,), (arm,), seeds=1))[task, arm, 0]
@@ -594,7 +594,7 @@ def recipe(task: str, /, *, arm: str = "", preset: str = "quick", seed: Annotate
         run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
         run = replace(run, training=replace(run.training, snapshots=run.training.snapshots or SNAPSHOTS_FOR_CURVES))
     else:
-        raise unknown("recipe", task, (*_STUDIES[:2], *SOURCES_WITHOUT_STUDY, *TASKS))
+        raise unknown("recipe", task, (*_STUDIES[:2], *WITHOUT_STUDY, *TASKS))
     sys.stdout.write(explained_text(replace(run, seed=seed)))
 
 

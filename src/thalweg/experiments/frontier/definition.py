@@ -54,6 +54,11 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         return f"a frontier of {self.plan.source}"
 
     @property
+    def loss(self) -> str:
+        """What is compared, in words."""
+        return "held-out loss above the best possible" if self.source.best_known else "held-out loss"
+
+    @property
     def command(self) -> str:
         plan, usual = self.plan, self.source.presets[self.plan.preset].budgets
         return command_words(
@@ -166,7 +171,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         best = best_constant(curves, plan)
         words = {arm: self.source.arm_words(arm, plan.loops) for arm in plan.arms}
         names, best_arm = {arm: name for arm, (name, _) in words.items()}, constant(best) if best else ""
-        loss = "Held-out loss above the best possible" if self.source.best_known else "Held-out loss"
+        loss = self.loss.capitalize()
         picture = Picture(
             "frontier",
             "Loss over operations",
@@ -225,14 +230,13 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         arms = {}
         for arm, by_budget in records.items():
             for budget, runs in by_budget.items():
-                heading = "held-out loss above the best possible (nats)"
-                values: dict[str, dict[int, float | None]] = {heading: {seed: excess(run) for seed, run in runs.items()}}
+                losses: dict[int, float | None] = {seed: excess(run) for seed, run in runs.items()}
                 folders = [folder / "runs" / _run_name(arm, budget, seed) for seed in runs]
-                arms[f"{arm}, {budget:g} GFLOP"] = ComparedArm(runs, values, stored(folders))
+                arms[f"{arm}, {budget:g} GFLOP"] = ComparedArm(runs, {f"{self.loss} (nats)": losses}, stored(folders))
         return Compared(summary, "nats per token", arms, {})
 
     def table(self, summary: ExperimentSummary) -> Table:
-        return summary_table(summary, "held-out loss above the best possible, ")
+        return summary_table(summary, f"{self.loss}, ")
 
     def lines(self, summary: ExperimentSummary) -> list[str]:
         """What was found, then the claims with their verdicts."""

@@ -9,6 +9,7 @@ from thalweg.errors import require, require_known
 from thalweg.experiments.frontier.arms import STABILISERS, STAGED, constant
 from thalweg.experiments.frontier.source import FrontierConfig
 from thalweg.experiments.frontier.sources import source_of
+from thalweg.train.config import RunConfig
 
 _FIRST_SEED, _FIRST_TUNING_SEED = 300, 900
 """Schedules were chosen on seeds below 300; what is reported rests on none of them."""
@@ -71,3 +72,18 @@ def plan_frontier(
         optimizer=optimizer,  # type: ignore[arg-type]
         text=text,
     )
+
+
+def one_run(source: str, arm: str = "", preset: str = "quick") -> RunConfig:
+    """The config of a single run, to be edited and trained by hand: an arm at the largest budget, with the middle setting.
+
+    Args:
+        source: name of a source, such as "pointers".
+        arm: such as "depth-5" or "staged"; empty for the deepest constant depth.
+        preset: of the source.
+    Raises:
+        BadInputError: a source, arm or preset that does not exist.
+    """
+    plan = plan_frontier(source, preset, (arm,) if arm else (), seeds=1)
+    setting = plan.settings[len(plan.settings) // 2]
+    return source_of(source).run(plan, arm or constant(plan.loops), plan.budgets[-1], setting, plan.seeds[0])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from thalweg.errors import require
+from thalweg.errors import BadInputError, require
 from thalweg.models.config import ModelConfig
 from thalweg.train.config import RunConfig
 
@@ -88,6 +88,19 @@ class FrontierConfig:
     def tuning_budget(self) -> float:
         """GFLOP of a run that is made to choose a setting."""
         return self.budgets[len(self.budgets) // 2]
+
+
+def require_paid(budget: float, steps: int, warmup: int, arm: str) -> None:
+    """Refuse a budget (GFLOP) that does not pay for twice as many updates as the warm-up has.
+
+    Raises:
+        BadInputError: it does not.
+    """
+    if steps < 2 * warmup:
+        raise BadInputError(
+            f"budget: given {budget:g} GFLOP, which pay for {steps} updates of arm {arm!r}; expected at least {2 * warmup}, "
+            "twice the warm-up"
+        )
 
 
 class Source(ABC):

@@ -13,6 +13,9 @@ SOURCES: dict[str, Source] = {
     source.name: source for source in (Markov(), Pointers(), Ancestors(), Text(), *(TaskSource(task) for task in TASKS))
 }
 
+WITHOUT_STUDY = ("pointers", "ancestors")
+"""Sources that a frontier alone learns from, so that no study has a recipe for them."""
+
 
 def source_of(name: str) -> Source:
     """A source by its name, or the user's own task as ``module:attribute``.

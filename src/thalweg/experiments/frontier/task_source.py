@@ -13,7 +13,7 @@ from dataclasses import replace
 from thalweg.data.find_task import find_task
 from thalweg.errors import require
 from thalweg.experiments.frontier.arms import STAGED, constant
-from thalweg.experiments.frontier.source import DECAY, GIGA, FrontierConfig, Preset, Setting, Source
+from thalweg.experiments.frontier.source import DECAY, GIGA, FrontierConfig, Preset, Setting, Source, require_paid
 from thalweg.experiments.tasks.recipes import PRESETS, TaskRecipe, looped, shift, single, task_recipe
 from thalweg.experiments.words import model_words
 from thalweg.models.config import ModelConfig
@@ -67,6 +67,12 @@ class TaskSource(Source):
 
     def passes(self, preset: str, asked: int) -> int:
         usual = self.recipe.loops
+        require(
+            usual >= 2,
+            f"task {self.name}: loops(length)",
+            usual,
+            "at least 2 at the longest length, as there is one stage otherwise",
+        )
         require(asked in (0, usual), "--loops", asked, f"{usual}, the passes that the longest length of {self.name!r} needs")
         return usual
 
@@ -100,6 +106,7 @@ class TaskSource(Source):
             device=plan.device,
         )
         warmup = max(20, min(200, steps // 10))
+        require_paid(budget, steps, warmup, arm)
         optimizer = replace(base.optimizer, name=plan.optimizer, rate=setting.rate, warmup=warmup, decay_share=DECAY)
         scheduled = replace(
             recipe,

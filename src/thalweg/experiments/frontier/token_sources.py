@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig
 from thalweg.data.text import TextConfig
-from thalweg.errors import BadInputError
 from thalweg.experiments.frontier.arms import (
     PLAIN,
     STABILISED,
@@ -27,7 +26,16 @@ from thalweg.experiments.frontier.arms import (
     depth_of,
     words_of_arm,
 )
-from thalweg.experiments.frontier.source import DECAY, GIGA, NO_LEVELS, FrontierConfig, Preset, Setting, Source
+from thalweg.experiments.frontier.source import (
+    DECAY,
+    GIGA,
+    NO_LEVELS,
+    FrontierConfig,
+    Preset,
+    Setting,
+    Source,
+    require_paid,
+)
 from thalweg.experiments.words import model_words
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
@@ -83,11 +91,7 @@ class _Tokens(Source):
             criteria = tuple(AtStep(step) for step in stages.switches)
             steps, shift = stages.steps, ShiftConfig(schedule.stages, criteria=criteria, onset=schedule.onset)  # type: ignore[arg-type]
         warmup = self.warmup(steps)
-        if steps < 2 * warmup:
-            raise BadInputError(
-                f"budget: given {budget:g} GFLOP, which pay for {steps} updates of arm {arm!r}; expected at least {2 * warmup}, "
-                "twice the warm-up"
-            )
+        require_paid(budget, steps, warmup, arm)
         return RunConfig(
             arm=arm,
             seed=seed,
