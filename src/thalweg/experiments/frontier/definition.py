@@ -175,7 +175,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         picture = Picture(
             "frontier",
             "Loss over operations",
-            frontier_figure(curves, names, STAGED, best_arm),
+            frontier_figure(curves, names, STAGED, best_arm, self.loss),
             f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
             "better. Points: mean over seeds; bands: 95 % interval of the logarithm after removing what all arms of a seed have in "
             "common, so they differ from the intervals of the table; grey: the lowest of all arms.",
