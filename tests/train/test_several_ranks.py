@@ -36,6 +36,8 @@ from thalweg.train.trainer import train
 
 APART = 2e-5
 """Largest difference of a weight after 40 updates: sums of float32 in another order, and what the updates make of it."""
+PADDED = 0.03
+"""Largest share of entries that are sent only because all parts have one size."""
 WIDE = {"width": 8, "block": "gpt"}
 TASK = TaskConfig(task="parity", longest=6, samples=20, tested=(6, 8), tests=40)
 POINTERS = PointersConfig(nodes=8, queries=4, levels=3, samples=40)
@@ -171,11 +173,11 @@ def test_a_sharded_update_gathers_a_single_block_once_and_several_one_by_one(fol
             model = make_model(config)
             whole, looped, once = (sum(p.numel() for p in part.parameters()) for part in (model, model.blocks, model.prelude))
             gathered = whole if name == "markov" else whole + (2 * passes - 1) * looped + once
-            assert sum(calls[name]["all_gather"]) == pytest.approx(gathered, rel=0.01)  # parts are padded to one size
-            assert sum(calls[name]["reduce_scatter"]) == pytest.approx(whole, rel=0.01)
+            assert sum(calls[name]["all_gather"]) == pytest.approx(gathered, rel=PADDED)
+            assert sum(calls[name]["reduce_scatter"]) == pytest.approx(whole, rel=PADDED)
             assert sum(map(len, calls[name].values())) == collectives(config.model, passes, "fsdp")[0]
             largest = max(calls[name]["all_gather"])
-            assert largest == pytest.approx(whole if name == "markov" else whole - looped - once, rel=0.01)
+            assert largest == pytest.approx(whole if name == "markov" else whole - looped - once, rel=PADDED)
 
 
 def numbers(value: Any, path: str = "") -> dict[str, float]:
