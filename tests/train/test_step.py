@@ -88,4 +88,4 @@ def test_products_in_bfloat16_round_the_loss_and_the_gradients_and_keep_them_in_
 def test_masked_passes_in_bfloat16_are_those_of_each_sample() -> None:
     net = InBFloat16(LoopedTransformer(ModelConfig(width=32)), torch.device("cpu"))
     loops = torch.tensor([1, 3, 2, 3, 1])
-    torch.testing.assert_close(net.forward_masked(TOKENS, loops, 3), net(TOKENS, loops), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(net.forward_masked(TOKENS, loops, 3), net(TOKENS, loops=loops), rtol=2e-2, atol=2e-2)
