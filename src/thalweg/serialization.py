@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar, Union
 
 from thalweg.bounds import check
-from thalweg.errors import BadInputError, shown, unknown
+from thalweg.errors import BadInputError, shown, synonyms, unknown
 
 T = TypeVar("T")
 
@@ -80,6 +80,19 @@ def _build(cls: type[T], values: Any, place: str) -> T:
         if name not in known and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BadInputError(f"{place or cls.__name__}: key {name!r} is missing; expected {describe(hints[name])}")
     return cls(**known)
+
+
+def key_named(cls: type, name: str) -> str:
+    """The full path of the key of a dataclass, or of a section of it, that has a name or a synonym of it; empty unless it is one.
+
+    Example:
+        >>> from thalweg.train.config import RunConfig
+        >>> key_named(RunConfig, "lr"), key_named(RunConfig, "length"), key_named(RunConfig, "nothing")
+        ('optimizer.rate', '', '')
+    """
+    places = _places(cls, {}, "")
+    found = places.get(next((one for one in synonyms(name) if one in places), ""), [])
+    return found[0].strip("'") if len(found) == 1 and "," not in found[0] else ""
 
 
 def _places(cls: type, values: Any, place: str) -> dict[str, list[str]]:

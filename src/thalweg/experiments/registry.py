@@ -43,5 +43,5 @@ def experiment_in(folder: Path) -> Experiment:
     files = [*(kind.plan_file for kind, _ in _KINDS), OWN_PLAN]
     raise FolderError(
         f"study {folder}: there is no {', '.join(files[:-1])} or {files[-1]} in it; expected the --out folder of "
-        "`thalweg study` or `thalweg shift-sweep`"
+        "`thalweg study`, `thalweg shift-sweep` or `thalweg frontier`"
     )
