@@ -179,6 +179,13 @@ def test_options_and_names_that_nobody_should_give_get_one_inert_line(
     assert message in err
 
 
+def test_the_report_of_a_run_leads_to_its_landscape(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(config_text(RunConfig()))
+    code, _, err = said(capsys, "report", str(tmp_path))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"it is a run; expected a study, or give `thalweg landscape {tmp_path}`" in err
+
+
 def test_a_run_that_cannot_fit_is_told_what_it_needs_and_leaves_nothing(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     data = "kind = 'markov'\nlength = 1000000\nsequences = 1000000000"
     (tmp_path / "run.toml").write_text(f"arm = 'big'\n[data]\n{data}\n[model]\nlength = 999999\n")

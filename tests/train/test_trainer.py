@@ -173,8 +173,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_everything_named(
 def test_a_folder_of_another_config_is_refused_and_left_alone(tmp_path: Path, tiny: RunConfig) -> None:
     train(tiny, tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises(FolderError, match="belongs to a run with another config; choose another --out"):
+    with pytest.raises(FolderError, match=r"run with another config \(seed is 0 there, given 5\); choose another --out"):
         train(replace(tiny, seed=5), tmp_path)
+    other = replace(tiny, seed=5, shift=ShiftConfig((1, 3), AtStep(12), Hard()))
+    with pytest.raises(FolderError, match=r"\(seed is 0 there, given 5, and \d+ more\)"):
+        train(other, tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
