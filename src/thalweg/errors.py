@@ -84,6 +84,23 @@ class UnknownNameError(BadInputError, KeyError):
         return Exception.__str__(self)  # a KeyError would quote its message
 
 
+class UnknownKeyError(BadInputError):
+    """A section of a config or record has a key that is not known; the message suggests one and lists them.
+
+    Args:
+        what: kind of the key, such as "key in model".
+        key: as given.
+        known: the keys of the section.
+    """
+
+    def __init__(self, what: str, key: str, known: Iterable[str]) -> None:
+        super().__init__(str(unknown(what, key, known)))
+        self.what, self.key, self.known = what, key, tuple(known)
+
+    def __reduce__(self) -> tuple[type[BadInputError], tuple[str]]:
+        return BadInputError, (str(self),)  # what another process is told
+
+
 class UnknownArgumentError(BadInputError, TypeError):
     """A function has no argument of this name; the message suggests one and lists them. A ``TypeError`` too."""
 

@@ -15,21 +15,13 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar, Union
 
 from thalweg.bounds import check
-from thalweg.errors import BadInputError, shown, synonyms, unknown
+from thalweg.errors import BadInputError, UnknownKeyError, shown, synonyms, unknown
 
 T = TypeVar("T")
-
-
-class _UnknownKeyError(BadInputError):
-    """A section has a key that its dataclass has not; `from_dict` says in which other section the key exists."""
-
-    def __init__(self, what: str, key: str, known: Iterable[str]) -> None:
-        super().__init__(str(unknown(what, key, known)))
-        self.what, self.key, self.known = what, key, tuple(known)
 
 
 def to_dict(value: Any) -> Any:
@@ -57,7 +49,7 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
     """
     try:
         return _build(cls, values, place)
-    except _UnknownKeyError as error:
+    except UnknownKeyError as error:
         raise unknown(error.what, error.key, error.known, _places(cls, values, place)) from None
 
 
@@ -74,7 +66,7 @@ def _build(cls: type[T], values: Any, place: str) -> T:
                 raise BadInputError(f"{place or cls.__name__}: given kind {shown(value)}, expected {cls.kind!r}")  # pyright: ignore[reportAttributeAccessIssue]
             continue
         if key not in fields:
-            raise _UnknownKeyError(f"key in {place or cls.__name__}", str(key), fields)
+            raise UnknownKeyError(f"key in {place or cls.__name__}", str(key), fields)
         known[key] = convert(hints[key], value, f"{place}.{key}" if place else key)
     for name, f in fields.items():
         if name not in known and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
