@@ -20,7 +20,7 @@ from thalweg.shift.onset import Hard
 from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig, ShiftConfig
 from thalweg.train.graphs import Graphs
-from thalweg.train.step import TaskBatch, mean_loss
+from thalweg.train.step import InBFloat16, TaskBatch, mean_loss
 from thalweg.train.trainer import train
 
 GPU = "cuda"
@@ -150,6 +150,19 @@ def test_graphs_give_the_losses_and_gradients_that_they_were_recorded_from(name,
         for parameter, gradient in zip(there.parameters(), gradients, strict=True):
             torch.testing.assert_close(parameter.grad.cpu(), gradient)
     assert len(graphs.recorded) == 2
+
+
+def test_graphs_in_bfloat16_give_what_the_same_model_gives_without_graphs():
+    _, there = twins("gpt")
+    forward = InBFloat16(there, torch.device(GPU))
+    graphs = Graphs(there, forward)
+    for seed in (0, 1):
+        batch = torch.randint(7, (6, 9), generator=torch.Generator().manual_seed(seed)).to(GPU)
+        expected = mean_loss(forward, batch, 3)
+        gradients = torch.autograd.grad(expected, list(there.parameters()))
+        torch.testing.assert_close(graphs.backward(batch, 3, None), expected.detach())
+        for parameter, gradient in zip(there.parameters(), gradients, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)
 
 
 def test_graphs_mask_samples_with_passes_of_their_own():

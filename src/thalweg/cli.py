@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import math
 import os
 import sys
 import typing
@@ -165,10 +166,10 @@ def study(
 def _no_study(task: str) -> BadInputError:
     """The error for a name that no study has; it names the command that has it, if one does."""
     from thalweg.data.tasks import TASKS
-    from thalweg.experiments.frontier.one_run import SOURCES_WITHOUT_STUDY
+    from thalweg.experiments.frontier.sources import WITHOUT_STUDY
 
     commands = dict.fromkeys(TASKS, f"thalweg study tasks --task {task}")
-    commands |= dict.fromkeys(SOURCES_WITHOUT_STUDY, f"thalweg frontier {task}")
+    commands |= dict.fromkeys(WITHOUT_STUDY, f"thalweg frontier {task}")
     if task not in commands:
         return unknown("study", task, _STUDIES)
     return BadInputError(f"unknown study {task!r}; give `{commands[task]}`. Known: {', '.join(_STUDIES)}")
@@ -200,6 +201,7 @@ def frontier(
     device: str = "auto",
     optimizer: str = "adamw",
     text: str = "",
+    budgets: Annotated[str, Parameter(name="--budgets")] = "",
     json_: _Json = False,
 ) -> None:
     """Find the schedule of passes that ends lowest for the operations that can be paid.
@@ -214,8 +216,8 @@ def frontier(
     ----------
     source:
         What is learned: `markov` (the Markov language, where depth hardly pays), or, where it pays, `pointers` (roots of trees) or
-        `ancestors` (topmost marked ancestors), or `text` (bytes), or an algorithmic task, such as `parity`, for SHIFT along its
-        lengths.
+        `ancestors` (topmost marked ancestors), or `text` (bytes), or an algorithmic task, such as `parity` or your own as
+        module:attribute, for SHIFT along its lengths.
     preset:
         `quick` (3 seeds, minutes; of a task up to an hour) or `paper` (5 seeds, an hour or more, not of tasks); also `deep` (12
         passes) of markov, and `gpu` (25 million parameters) of text.
@@ -242,16 +244,20 @@ def frontier(
         Of every arm: `adamw`, or `muon` for the matrices of the blocks.
     text:
         File or folder for source `text`; the files of Python's standard library when not given.
+    budgets:
+        Operations of a run in GFLOP (1e9 operations), rising, with commas; the preset's when not given.
     json_:
         Print the summary as JSON on standard output.
     """
     from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
+    from thalweg.experiments.folder import slug
     from thalweg.experiments.frontier.definition import FrontierStudy
-    from thalweg.experiments.frontier.recipes import plan_frontier
+    from thalweg.experiments.frontier.plan import plan_frontier
 
-    plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer, text)
-    name = "-".join(["frontier", source, preset, *([] if optimizer == "adamw" else [optimizer])])
+    paid = _numbers("--budgets", budgets)
+    plan = plan_frontier(source, preset, _listed(arms), seeds, loops, device, optimizer, text, paid)
+    name = "-".join(["frontier", slug(source), preset, *([] if optimizer == "adamw" else [optimizer])])
     make(FrontierStudy(plan), out or Path("results") / name, jobs, json_, executor_of(executor))
 
 
@@ -572,15 +578,15 @@ def recipe(task: str, /, *, arm: str = "", preset: str = "quick", seed: Annotate
         Seed from which all random numbers of the run are derived.
     """
     from thalweg.data.tasks import TASKS
-    from thalweg.experiments.frontier.one_run import SOURCES_WITHOUT_STUDY
-    from thalweg.experiments.frontier.one_run import recipe as frontier_recipe
+    from thalweg.experiments.frontier.plan import one_run
+    from thalweg.experiments.frontier.sources import WITHOUT_STUDY
     from thalweg.experiments.paper.recipes import plan, runs_of
     from thalweg.experiments.tasks.recipes import plan_tasks, task_runs
     from thalweg.train.config import SNAPSHOTS_FOR_CURVES
     from thalweg.train.config_comments import explained_text
 
-    if task in SOURCES_WITHOUT_STUDY:
-        run = frontier_recipe(task, arm, preset)
+    if task in WITHOUT_STUDY:
+        run = one_run(task, arm, preset)
     elif task in TASKS or ":" in task:
         arm = arm or "looped"
         run = task_runs(plan_tasks(preset, (task,), (arm,), seeds=1))[task, arm, 0]
@@ -589,7 +595,7 @@ def recipe(task: str, /, *, arm: str = "", preset: str = "quick", seed: Annotate
         run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
         run = replace(run, training=replace(run.training, snapshots=run.training.snapshots or SNAPSHOTS_FOR_CURVES))
     else:
-        raise unknown("recipe", task, (*_STUDIES[:2], *SOURCES_WITHOUT_STUDY, *TASKS))
+        raise unknown("recipe", task, (*_STUDIES[:2], *WITHOUT_STUDY, *TASKS))
     sys.stdout.write(explained_text(replace(run, seed=seed)))
 
 
@@ -642,6 +648,20 @@ def doctor(*, json_: _Json = False) -> None:
 def _listed(text: str) -> tuple[str, ...]:
     """Split a comma-separated list, without empty items."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    """Numbers of a comma-separated list.
+
+    Raises:
+        BadInputError: something in it is no finite number.
+    """
+    try:
+        numbers = tuple(float(item) for item in _listed(text))
+    except ValueError:
+        numbers = (math.inf,)
+    require(all(map(math.isfinite, numbers)), option, text, "numbers with commas between them")
+    return numbers
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -95,6 +95,8 @@ def refusals(mine: Tensor) -> dict[str, str]:
     operator = tw.Hessian(failing, model(), [mine], method="rebuilt", check=False)
     ARMED.add("rank 1")
     refused["product"] = refusal(lambda: operator @ VECTORS[0])
+    first = FullyShardedDataParallel(model(), device_id=torch.device("cpu"))
+    refused["first version"] = refusal(lambda: tw.Hessian(by_sample, first, [mine]))
     by_columns = parallelize_module(nn.Linear(5, 2), init_device_mesh("cpu", (2,)), ColwiseParallel())
     refused["tensor-parallel"] = refusal(lambda: tw.Hessian(mean_of, by_columns, [mine]))
     return refused

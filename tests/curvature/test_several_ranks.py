@@ -79,6 +79,8 @@ REFUSALS = {
     "alone": ("BadInputError: model: its parameters are sharded over ranks, and this rank alone has only a part of them; ",) * 2,
     "ragged": ("BadInputError: batches: given 'different shapes on the ranks with a bare mean', expected a loss_fn that ",) * 2,
     "kinds": ("BadInputError: loss_fn: given 'a bare mean on some ranks', expected (total, count) on all ranks, or",) * 2,
+    "first version": ("BadInputError: model: its parameters are sharded by FullyShardedDataParallel, expected fully_shard (FSDP2)",)
+    * 2,
     "tensor-parallel": ("BadInputError: model: weight is sharded by tensor parallelism, expected fully_shard (FSDP2) alone; ",) * 2,
     "nan": ("ElsewhereError: rank 0: another rank refused its input", "NonFiniteError: loss of batch 0: nan, expected a finite"),
     "product": ("ElsewhereError: rank 0: another rank refused its input", "KeyError: 'only rank 1'"),

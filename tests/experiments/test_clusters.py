@@ -4,20 +4,19 @@ import pickle
 import shutil
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import thalweg as tw
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.experiments.choose_executor import executor_of
+from thalweg.experiments.engine import make
 from thalweg.experiments.executors import LocalProcesses
-from thalweg.experiments.queue import Job, prepare, work_off
 from thalweg.experiments.remote_command import RemoteCommand
 from thalweg.experiments.slurm import SlurmJob
 from thalweg.models.config import ModelConfig
-from thalweg.records.run import RunSummary, recorded
 from thalweg.storage import read_json
 from thalweg.train.config import RunConfig, TrainingConfig
 
@@ -82,39 +81,45 @@ def test_a_command_ended_by_its_cluster_leaves_no_result_before_the_job_ends(tmp
     assert slept == [60.0]
 
 
-@pytest.fixture
-def jobs(tmp_path: Path) -> list[Job]:
-    """Two runs in the folder ``cluster``, and the same in ``here``."""
-    config = RunConfig(
-        data=MarkovConfig(sequences=96, held_out=64),
-        model=ModelConfig(length=11, width=8),
-        training=TrainingConfig(steps=40, batch=16, evaluate_every=20, device="cpu", threads=1),
-    )
-    places = [(where, seed) for where in ("here", "cluster") for seed in (0, 1)]
-    return [Job(f"{where}-{seed}", replace(config, seed=seed), tmp_path / where / str(seed)) for where, seed in places]
+DATA = MarkovConfig(sequences=96, held_out=64)
 
 
-def made_on(executor: str, jobs: list[Job]) -> None:
-    prepare(jobs)
-    assert work_off(jobs[:2], 2, lambda *_: None, LocalProcesses()) == {}
-    assert work_off(jobs[2:], 2, lambda *_: None, executor_of(executor)) == {}
-    hashes = [recorded(RunSummary, read_json(j.folder / "summary.json"), j.folder).weights_sha256 for j in jobs]
-    assert hashes[:2] == hashes[2:]
+class Small(tw.Experiment):
+    """Two seeds of one small arm."""
+
+    seeds = 2
+
+    def arms(self) -> dict[str, RunConfig]:
+        training = TrainingConfig(steps=40, batch=16, evaluate_every=20, device="cpu", threads=1)
+        return {"small": RunConfig(data=DATA, model=ModelConfig(length=11, width=8), training=training)}
+
+
+def made_on(executor: str, folder: Path) -> None:
+    """The same study by local processes and by an executor has the same weights and the same summary, which holds no times."""
+    studies = [folder / "here" / "study", folder / "cluster" / "study"]
+    for study, starts in zip(studies, (LocalProcesses(), executor_of(executor)), strict=True):
+        make(Small(), study, 2, True, starts)
+    hashes = [[read_json(path)["weights_sha256"] for path in sorted(study.glob("runs/*/summary.json"))] for study in studies]
+    assert [len(set(of_seeds)) for of_seeds in hashes] == [2, 2]
+    assert hashes[0] == hashes[1]
+    here, there = (read_json(study / "summary.json") for study in studies)
+    assert here["table"]["small"]["held-out loss (nats)"]["n"] == 2
+    assert here == there
 
 
 @pytest.mark.slow
-def test_a_real_slurm_makes_the_same_runs(jobs: list[Job]) -> None:
+def test_a_real_slurm_makes_the_same_study(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed")
     if not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True).returncode:
         pytest.skip("no Slurm answers here")
-    made_on("slurm:minutes=5", jobs)
+    made_on("slurm:minutes=5", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_real_local_ray_makes_the_same_runs(jobs: list[Job]) -> None:
+def test_a_real_local_ray_makes_the_same_study(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     try:
-        made_on("ray", jobs)
+        made_on("ray", tmp_path)
     finally:
         ray.shutdown()

@@ -1,4 +1,6 @@
 import importlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ pytest.importorskip("lightning", reason="the extra lightning is not installed")
 
 import torch
 from tests.integrations.architectures import made, quiet
-from tests.integrations.hf_training import RAMP, STEPS, SWITCH, Rows, ramped
+from tests.integrations.hf_training import STEPS, SWITCH, Rows, ramped
 
 import thalweg as tw
 from thalweg.errors import BadInputError
@@ -17,7 +19,6 @@ from thalweg.integrations.huggingface import loop
 from thalweg.integrations.lightning import ShiftCallback
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet_lightning")]
-MOMENTS = [2, SWITCH + RAMP // 2, STEPS - 1]
 
 
 @pytest.fixture
@@ -54,9 +55,11 @@ def fit(
     resume: Path | None = None,
     seen: list[int] | None = None,
     manual: bool = False,
+    callbacks: Sequence[Any] = (),
+    fused: bool = False,
     **more: Any,
 ) -> Any:
-    """Train ten updates, with a checkpoint after each of `MOMENTS`; returns module, the schedule's trace and the learning rates."""
+    """Train ten updates, with a checkpoint after each; returns module, the schedule's trace and the learning rates."""
     pl = importlib.import_module(name)
     quiet().set_seed(0)
     model = made("llama").train()
@@ -80,7 +83,7 @@ def fit(
                 seen.append(looped.loops)
 
         def configure_optimizers(self) -> Any:
-            optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+            optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2, fused=fused)
             optimizer.register_step_post_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
             schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.5, total_iters=STEPS)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -94,7 +97,9 @@ def fit(
         "limit_val_batches": 1,
     }
     quietly = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = pl.Trainer(callbacks=[ShiftCallback(shift, looped), save], num_sanity_val_steps=0, **quietly, **options | more)
+    trainer = pl.Trainer(
+        callbacks=[ShiftCallback(shift, looped), save, *callbacks], num_sanity_val_steps=0, **quietly, **options | more
+    )
     module = Module()
     loaders = [Resumable(Rows(), batch_size=2), torch.utils.data.DataLoader(Rows(), batch_size=2)]
     trainer.fit(module, *loaders, ckpt_path=None if resume is None else str(resume))
@@ -125,12 +130,26 @@ def test_accumulated_loss_is_the_mean_over_the_micro_batches(tmp_path: Path) -> 
     assert trace[0][1] == pytest.approx(sum(losses) / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=["before the switch", "in the ramp", "after it"])
-def test_resumed_run_is_bit_equal(tmp_path: Path, moment: int) -> None:
-    whole, undisturbed, _ = fit(tmp_path, ramped())
-    resumed, trace, _ = fit(tmp_path / "resumed", ramped(), resume=tmp_path / f"step={moment}.ckpt")
-    assert trace == undisturbed[moment:]
-    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))
+def scaled() -> Any:
+    """A plugin for float16 on the CPU whose first gradients overflow."""
+    from lightning.pytorch.plugins import MixedPrecision
+
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**20))
+
+
+def test_updates_that_a_gradient_scaler_skips_do_not_count(tmp_path: Path) -> None:
+    plugin = scaled()
+    _, trace, rates = fit(tmp_path, ramped(), plugins=[plugin])
+    skipped = round(math.log2(2.0**20 / plugin.scaler.get_scale()))  # it halves its scale with every skipped update
+    assert 1 < skipped < STEPS - SWITCH - 1
+    assert [passes for passes, *_ in trace] == ([1] * SWITCH + [3] * STEPS)[: STEPS - skipped]
+    assert len(rates) == len(trace)
+    assert all(math.isfinite(norm) for *_, norm in trace)
+
+
+def test_a_fused_optimizer_with_a_gradient_scaler_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="optimizer: given 'a fused one with a GradScaler', expected fused=False"):
+        fit(tmp_path, ramped(), plugins=[scaled()], fused=True, gradient_clip_val=None)
 
 
 def test_another_criterions_state_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,19 +13,20 @@ pytest.importorskip("accelerate", reason="the extra hf is not installed")
 
 import torch
 from tests.integrations import hf_training
-from tests.integrations.architectures import made, quiet
-from tests.integrations.hf_training import RAMP, STEPS, SWITCH, TRACE, ramped, trainer
+from tests.integrations.architectures import made
+from tests.integrations.hf_training import STEPS, SWITCH, TRACE, by_hand, checkpointed, ramped, trainer
 
 import thalweg as tw
 from thalweg.errors import BadInputError
-from thalweg.integrations.huggingface import loop
+from thalweg.integrations.huggingface import loop, looped_layers_of
 from thalweg.integrations.saving import load
 from thalweg.integrations.trainer import attach
-from thalweg.integrations.updates import ShiftUpdates
 from thalweg.shift.net import SafetyNet
 
 APART = 1e-6
 """Largest relative difference between two ranks and one process: rounding of another order of sums."""
+SHARDED_APART = 1e-5
+"""The same after ten updates of AdamW, which divides by small second moments."""
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -57,17 +60,6 @@ def test_norm_is_seen_where_nothing_is_clipped(tmp_path: Path) -> None:
     clipped = list(TRACE)
     trainer(tmp_path / "other", ramped(), max_grad_norm=1e9, max_steps=2).train()
     assert [norm for *_, norm in clipped] == pytest.approx([norm for *_, norm in TRACE], rel=1e-6)
-
-
-@pytest.mark.parametrize("moment", [2, SWITCH + RAMP // 2, STEPS - 1], ids=["before the switch", "in the ramp", "after it"])
-def test_resumed_run_is_bit_equal(tmp_path: Path, moment: int) -> None:
-    whole = trainer(tmp_path, ramped(), save_steps=moment, save_total_limit=10)
-    whole.train()
-    undisturbed = list(TRACE)
-    resumed = trainer(tmp_path / "resumed", ramped())
-    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{moment}"))
-    assert undisturbed[moment:] == TRACE
-    assert same(weights_of(whole), weights_of(resumed))
 
 
 def test_evaluation_has_the_passes_of_the_stage(tmp_path: Path) -> None:
@@ -127,6 +119,32 @@ def test_trains_with(tmp_path: Path, more: dict[str, Any]) -> None:
     assert [loss for _, _, loss, _ in TRACE] == pytest.approx([loss for _, _, loss, _ in plain], rel=tolerance)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused"])
+def test_updates_that_a_gradient_scaler_skips_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    """Accelerate scales gradients on GPUs only, so that its scaler is set by hand here."""
+    options: dict[str, Any] = {"optim": optimizer, "max_grad_norm": 0.0}
+    trainer(tmp_path, ramped(), **options | {"learning_rate": 0.0, "optim": "sgd"}).train()
+    unscaled = list(TRACE)
+    for resume in (None, str(tmp_path / "checkpoint-8")):
+        one = trainer(tmp_path, ramped(), save_steps=8, **options)
+        scaler = one.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+        one.accelerator.native_amp = True
+        monkeypatch.setattr(type(one.accelerator), "mixed_precision", "fp16")
+        with torch.autocast("cpu", dtype=torch.float16, cache_enabled=False):
+            one.train(resume_from_checkpoint=resume)
+        skipped = round(math.log2(2.0**20 / scaler.get_scale()))  # it halves its scale with every skipped update
+        assert 1 < skipped < STEPS - SWITCH - 1
+        updates = one.callback_handler.callbacks[-1].updates
+        assert (updates.skipped, updates.shift.step) == (skipped, STEPS - skipped)
+        assert [passes for _, passes, *_ in TRACE] == ([1] * SWITCH + [3] * STEPS)[: STEPS - skipped][-len(TRACE) :]
+        if resume is None:  # the first update that counts has the weights of the beginning and a gradient without the scale
+            norms = [entry["grad_norm"] for entry in one.state.log_history if "grad_norm" in entry]
+            first = next(index for index, norm in enumerate(norms) if math.isfinite(norm))
+            assert TRACE[0][2:] == pytest.approx(unscaled[first][2:], rel=0.02)
+            whole = list(TRACE)
+    assert whole[-len(TRACE) :] == TRACE
+
+
 # What is refused.
 
 
@@ -173,15 +191,14 @@ def test_a_schedule_is_for_one_training(tmp_path: Path) -> None:
         one.train()
 
 
-def test_an_optimizer_without_the_gains_is_refused(tmp_path: Path) -> None:
-    transformers = quiet()
-    model = made("llama")
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    looped = loop(model, 1, 3, learned_gains="shared")
-    arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
-    one = transformers.Trainer(model=model, args=arguments, optimizers=(optimizer, None))
-    with pytest.raises(BadInputError, match="given 'one without pass_gains', expected one that is made after loop"):
-        attach(one, ramped(), looped)
+@pytest.mark.parametrize(("fsdp", "deepspeed"), [(True, False), (False, True)], ids=["FSDP 1", "DeepSpeed"])
+def test_other_shards_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsdp: bool, deepspeed: bool) -> None:
+    one = trainer(tmp_path)
+    one.is_fsdp_enabled, one.is_deepspeed_enabled = fsdp, deepspeed
+    monkeypatch.setattr(one.accelerator.state, "fsdp_plugin", SimpleNamespace(fsdp_version=1), raising=False)
+    name = "FSDP 1" if fsdp else "DeepSpeed"
+    with pytest.raises(BadInputError, match=f"attach: given 'a trainer with {name}', expected one process, DDP, or FSDP 2"):
+        attach(one, ramped(), looped_layers_of(one.model))
 
 
 def test_no_trainer_is_refused() -> None:
@@ -189,38 +206,57 @@ def test_no_trainer_is_refused() -> None:
         attach(object(), ramped(), loop(made("llama"), 1, 3))  # type: ignore[arg-type]
 
 
-def test_an_update_without_a_loss_is_refused() -> None:
-    updates = ShiftUpdates(ramped(), loop(made("llama"), 1, 3))
-    with pytest.raises(BadInputError, match="without a loss and a gradient norm"):
-        updates.end(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
-
-
 # Processes of their own.
 
 
-def started(command: list[str], folder: Path) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[2]
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What rank 0 of two found, see `hf_training.main`."""
+    root, folder = Path(__file__).parents[2], tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *command, str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(Path(hf_training.__file__)), str(folder)]
+    done = subprocess.run([sys.executable, *torchrun], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "rank0.pt", weights_only=False)
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest difference of a weight, relative to the largest of its tensor."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max() / one[name].abs().max()) for name in one)
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one_process_that_accumulates_two_batches(tmp_path: Path) -> None:
-    script = str(Path(hf_training.__file__))
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", script]
-    process = started(torchrun, tmp_path)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    trace, weights = torch.load(tmp_path / "rank0.pt", weights_only=False)
-    looping = {"learned_gains": "each", "most_loops": 3}
-    one = trainer(tmp_path / "one", ramped(onset=tw.Hard()), looping, gradient_checkpointing=True, save_strategy="no", max_steps=7)
-    for layer in one.model.model.layers:
-        layer.self_attn.attention_dropout = 0.0
-    one.train()
-    assert [entry[:2] for entry in trace] == [entry[:2] for entry in TRACE]
-    for ours, theirs in zip(trace, TRACE, strict=True):
+def test_two_ranks_equal_one_process_that_accumulates_two_batches(two_ranks: dict[str, Any], tmp_path: Path) -> None:
+    trace, weights, gains = two_ranks["ddp"]
+    expected_trace, expected_weights, expected_gains = checkpointed(tmp_path)
+    assert [entry[:2] for entry in trace] == [entry[:2] for entry in expected_trace]
+    for ours, theirs in zip(trace, expected_trace, strict=True):
         assert ours[2:] == pytest.approx(theirs[2:], rel=APART)
-    for name, value in weights_of(one).items():
-        assert (value - weights[name]).abs().max() <= APART * value.abs().max(), name
+    assert apart(expected_weights, weights) <= APART
+    assert gains[-1] == pytest.approx(expected_gains[-1], rel=APART)
+
+
+@pytest.mark.slow
+def test_weight_decay_leaves_gains_that_have_no_gradient_yet_under_ddp_with_checkpointing(two_ranks: dict[str, Any]) -> None:
+    _, _, gains = two_ranks["ddp"]
+    assert gains[:SWITCH] == [[1.0, 1.0]] * SWITCH
+    assert gains[-1] != [1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_a_looped_model_under_fully_shard_equals_one_process(two_ranks: dict[str, Any]) -> None:
+    trace, weights = two_ranks["sharded"]
+    expected_trace, expected_weights, _ = by_hand(sharded=False)
+    assert [passes for passes, *_ in trace] == [1] * SWITCH + [3] * (STEPS - SWITCH)
+    for ours, theirs in zip(trace, expected_trace, strict=True):
+        assert ours == pytest.approx(theirs, rel=SHARDED_APART)
+    assert apart(expected_weights, weights) <= SHARDED_APART
+
+
+@pytest.mark.slow
+def test_loops_come_before_shards_and_stay(two_ranks: dict[str, Any]) -> None:
+    assert two_ranks["loop"].startswith(
+        "loop: given 'a model under fully_shard', expected one that is not sharded yet; loop it before"
+    )
+    assert "expected layers whose class nothing else has changed since loop()" in two_ranks["remove"]

@@ -87,3 +87,26 @@ def test_more_passes_than_any_sequence_has_change_nothing_under_a_mask(model, to
     if model.config.learned_gains:
         pytest.skip("a model with learned gains has no more passes")
     torch.testing.assert_close(model.forward_masked(tokens, LOOPS, 9), model(tokens, loops=LOOPS))
+
+
+def test_further_passes_without_sequences_change_no_bit_and_give_every_weight_a_gradient(model, tokens):
+    rows = []
+    model.stack()[0].register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    found = model(tokens, loops=LOOPS.clamp(max=4), passes=6)
+    assert rows == [6, 5, 4, 2, 0, 0]
+    assert torch.equal(found, model(tokens, loops=LOOPS.clamp(max=4)))
+    found.sum().backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
+def test_fewer_passes_than_a_sequence_has_and_passes_of_one_number_are_refused(model, tokens):
+    with pytest.raises(BadInputError, match="passes: given 5, expected at least 6, the largest of loops"):
+        model(tokens, loops=LOOPS, passes=5)
+    with pytest.raises(BadInputError, match="passes: given 2, expected None with one number of loops for all sequences"):
+        model(tokens, loops=2, passes=2)
+
+
+def test_weights_that_are_not_joined_give_the_same(model, tokens):
+    joined = model(tokens, loops=LOOPS)
+    model.joins_weights = False
+    torch.testing.assert_close(model(tokens, loops=LOOPS), joined)

@@ -83,7 +83,8 @@ def main(folder: Path) -> None:
     for name in ("uneven", "text", "task", "few"):
         train(read_config(folder / f"{name}.toml"), folder / "sharded" / name, parallel="fsdp")
     train(markov, folder / "sharded" / "markov", parallel="fsdp")
-    (folder / f"collectives{ranks.rank()}.json").write_text(json.dumps(collectives_of_an_update(markov, folder)))
+    calls = {name: collectives_of_an_update(read_config(folder / f"{name}.toml"), folder) for name in ("markov", "text")}
+    (folder / f"collectives{ranks.rank()}.json").write_text(json.dumps(calls))
     for name in ("sharded-cut", "sharded-torn", "sharded-fewer"):
         try:
             train(markov, folder / name, [StopAt(20)], parallel="fsdp")

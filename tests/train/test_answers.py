@@ -17,7 +17,7 @@ from thalweg.records.run import read_lengths, read_run
 from thalweg.shift.criterion import AtStep, LossBelow
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.survey.callback import along
-from thalweg.survey.survey import config_of
+from thalweg.survey.files import config_of
 from thalweg.train.answers import answer_losses, exact, score_answers, score_length, sharpest_dip
 from thalweg.train.assemble import make_model
 from thalweg.train.callbacks import Callback

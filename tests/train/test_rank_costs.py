@@ -24,10 +24,21 @@ def test_bytes_and_messages_are_those_of_rings(tiny: RunConfig, parallel) -> Non
     assert costs.network_seconds == pytest.approx(costs.sent / 1e6 + 2 * 3 * 1e-3)
 
 
+def test_a_block_of_several_is_gathered_in_every_pass_forward_and_backward(tiny: RunConfig) -> None:
+    deep = replace(tiny, model=replace(tiny.model, layers=5, coda=1))
+    one, three = rank_costs(deep, 4, **NET, parallel="fsdp")
+    block = 2 * 8**2
+    assert one.sent == (4 - 1) * 4 * (2 * fewest_weights(deep.model) + (5 + 1) * block) // 4
+    assert three.sent - one.sent == (4 - 1) * 4 * (2 * 2 * 5 * block) // 4
+    calls = 2 * (1 + 5 + 1) + 5 + 1
+    assert one.network_seconds == pytest.approx(one.sent / 1e6 + calls * 3 * 1e-3)
+
+
 def test_sharding_saves_memory_where_there_are_many_ranks(tiny: RunConfig) -> None:
     large = replace(tiny, model=replace(tiny.model, width=4096, layers=50))
-    whole, sharded = (rank_costs(large, 16, **NET, parallel=parallel)[0].memory for parallel in ("ddp", "fsdp"))
-    assert sharded < 0.6 * whole
+    whole, sharded = ([costs.memory for costs in rank_costs(large, 16, **NET, parallel=kind)] for kind in ("ddp", "fsdp"))
+    assert sharded[0] < 0.15 * whole[0]  # with one pass, little more than a sixteenth
+    assert 0.25 * whole[1] < sharded[1] < 0.4 * whole[1]  # with several, the whole gradient comes on top
 
 
 def test_more_ranks_than_samples_are_refused(tiny: RunConfig) -> None:

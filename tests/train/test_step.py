@@ -6,7 +6,7 @@ import torch
 from thalweg.models.config import ModelConfig
 from thalweg.models.looped import LoopedTransformer
 from thalweg.train.config import OptimizerConfig
-from thalweg.train.step import make_optimizer, next_token_loss, train_step
+from thalweg.train.step import InBFloat16, make_optimizer, next_token_loss, train_step
 
 TOKENS = torch.arange(60).reshape(5, 12) % 16
 
@@ -71,3 +71,21 @@ def test_nothing_moves_when_the_loss_is_not_finite() -> None:
     outcome = one_step(net, OptimizerConfig())
     assert not outcome.finite
     assert all(torch.equal(a, b.detach()) or a.isnan().any() for a, b in zip(before, net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("config", [{}, {"block": "gpt", "positions": "rotary", "prelude": 1}], ids=["attention", "gpt"])
+def test_products_in_bfloat16_round_the_loss_and_the_gradients_and_keep_them_in_float32(config: dict) -> None:
+    net = LoopedTransformer(ModelConfig(width=32, **config).for_loops(4, shared_gain=True, gain_start=0.5))
+    weights, gains = list(net.parameters()), (1.0, 0.5, 0.5, 0.5)
+    exact = next_token_loss(net, TOKENS, 4, gains)
+    rounded = next_token_loss(InBFloat16(net, torch.device("cpu")), TOKENS, 4, gains)
+    assert 1e-6 < abs(rounded.item() / exact.item() - 1) < 1e-2
+    expected, given = (torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)]) for loss in (exact, rounded))
+    assert given.dtype == rounded.dtype == torch.float32
+    assert 1e-4 < ((given - expected).norm() / expected.norm()).item() < 3e-2
+
+
+def test_masked_passes_in_bfloat16_are_those_of_each_sample() -> None:
+    net = InBFloat16(LoopedTransformer(ModelConfig(width=32)), torch.device("cpu"))
+    loops = torch.tensor([1, 3, 2, 3, 1])
+    torch.testing.assert_close(net.forward_masked(TOKENS, loops, 3), net(TOKENS, loops=loops), rtol=2e-2, atol=2e-2)

@@ -84,6 +84,20 @@ def test_text_resumes_bit_for_bit(tmp_path: Path, tiny_text: RunConfig) -> None:
     assert train(tiny_text, tmp_path / "cut").weights_sha256 == whole.weights_sha256
 
 
+def test_a_run_in_bfloat16_is_evaluated_in_float32_and_resumes_bit_for_bit(tmp_path: Path, tiny: RunConfig) -> None:
+    rounded = replace(tiny, training=replace(tiny.training, precision="bfloat16"))
+    whole = train(rounded, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(rounded, tmp_path / "cut", [StopAt(20)])
+    assert train(rounded, tmp_path / "cut").weights_sha256 == whole.weights_sha256
+    train(tiny, tmp_path / "exact")
+    ours, exact = (read_run(tmp_path / name).evaluations for name in ("whole", "exact"))
+    assert ours[0].scores == exact[0].scores  # of the same weights
+    assert ours[-1].scores != exact[-1].scores
+    loss, expected = (scores[-1].scores["held-out"]["all"].loss for scores in (ours, exact))
+    assert loss == pytest.approx(expected, rel=0.02)
+
+
 @pytest.mark.slow
 def test_five_kills_at_random_moments_change_no_bit(tmp_path: Path, tiny: RunConfig) -> None:
     """SIGKILL from outside, wherever the process happens to be: starting, training, writing."""

@@ -19,9 +19,14 @@ from thalweg import ranks
 from thalweg.errors import BadInputError
 
 
+def units(model: nn.Module) -> list[nn.Module]:
+    """The parts of a module that were given to ``fully_shard``, itself first."""
+    return [module for module in model.modules() if any(base.__name__ == "FSDPModule" for base in type(module).__mro__)]
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether a module or a part of it was given to ``fully_shard``."""
-    return any(_is_fully_sharded(module) for module in model.modules())
+    return bool(units(model))
 
 
 def refuse_other_shards(model: nn.Module) -> None:
@@ -35,7 +40,7 @@ def refuse_other_shards(model: nn.Module) -> None:
             "model: its parameters are sharded by FullyShardedDataParallel, expected fully_shard (FSDP2); gather the full state "
             "dict into an unwrapped copy and give that"
         )
-    own = {id(part) for module in model.modules() if _is_fully_sharded(module) for part in _managed(module)}
+    own = {id(part) for unit in units(model) for part in _managed(unit)}
     foreign = [name for name, part in model.named_parameters() if hasattr(part, "full_tensor") and id(part) not in own]
     if foreign:
         raise BadInputError(
@@ -47,11 +52,6 @@ def refuse_other_shards(model: nn.Module) -> None:
             "model: its parameters are sharded over ranks, and this rank alone has only a part of them; build the operator on all "
             "ranks, outside of `with thalweg.alone():`"
         )
-
-
-def _is_fully_sharded(module: nn.Module) -> bool:
-    """Whether ``fully_shard`` was applied to this module itself."""
-    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
 
 
 def _managed(module: Any) -> list[Tensor]:
@@ -68,9 +68,8 @@ def gathered(model: nn.Module) -> dict[str, Tensor]:
     Args:
         model: any module. A sharded one is left with its shards, as it is between two updates.
     """
-    for module in model.modules():
-        if _is_fully_sharded(module):
-            module.reshard()  # type: ignore[operator]  # else the gathered parameters, perhaps rounded, could still be in place
+    for unit in units(model):
+        unit.reshard()  # type: ignore[operator]  # else the gathered parameters, perhaps rounded, could still be in place
     values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with ranks.reaching() if is_sharded(model) else contextlib.nullcontext():
         return {name: whole(value.detach()) for name, value in values.items()}

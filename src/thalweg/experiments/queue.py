@@ -21,7 +21,7 @@ from thalweg.records.landscape import LandscapePlan, RunLandscape, broken_arrays
 from thalweg.records.run import RunRecord
 from thalweg.serialization import to_dict
 from thalweg.storage import explained, set_aside, there, wait_until_free, write_json
-from thalweg.survey.survey import claim, intact, whole
+from thalweg.survey.files import claim, intact, whole
 from thalweg.train.assemble import check_fits, choose_device
 from thalweg.train.config import RunConfig, read_config, write_config
 from thalweg.train.failures import failure_of, record_failure

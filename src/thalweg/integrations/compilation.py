@@ -1,8 +1,10 @@
 """``torch.compile`` of looped models: graphs built before training begins, and their number.
 
 A compiled looped model has one graph for each number of passes, as the gains are read from a tensor: a whole ramp needs no new
-graph. Every pass is computed there, also one with gain 0. Under activation checkpointing the graph is broken between the
-passes; the layers then have graphs of their own.
+graph, with activation checkpointing or without. Every pass is computed there, also one with gain 0.
+
+Layers that are compiled one by one (``layer.compile()``) have one graph in all: for every layer, pass and stage. It is built
+sooner, embeddings and head are outside of it, and passes with gain 0 are skipped. `build_graphs` is not needed then.
 """
 
 from __future__ import annotations

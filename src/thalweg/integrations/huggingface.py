@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from thalweg.bounds import Whole, named_arguments, require_kind
+from thalweg.curvature.sharded import is_sharded
 from thalweg.errors import BadInputError, require
 from thalweg.integrations.exits import Confidence, Fixed, SmallChange
 from thalweg.integrations.find_layers import base_of, layers_of, reader_of
-from thalweg.integrations.looped_layers import LoopedLayers, LoopOptions
+from thalweg.integrations.looped_layers import LoopedLayers, LoopOptions, looped_layers_in
 from thalweg.integrations.pass_cache import Span
 
 __all__ = ["Confidence", "Fixed", "LoopedLayers", "SmallChange", "loop", "looped_layers_of"]
@@ -58,7 +59,7 @@ def loop(
         The handle that sets passes and gains, and removes the loops.
     Raises:
         BadInputError: an encoder, an architecture without one list of layers, a span that does not fit, or layers that are looped
-            already.
+            already or sharded.
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> small = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 3}
@@ -76,6 +77,7 @@ def loop(
     require(0 <= first < last <= len(layers), "loop first, last", (first, last), fitting)
     looped_already = any(hasattr(type(layer), "_thalweg_of") for layer in layers)
     require(not looped_already, "loop", type(base), "a model that is not looped; call remove() of its LoopedLayers first")
+    require(not is_sharded(base), "loop", "a model under fully_shard", "one that is not sharded yet; loop it before")
     require(learned_gains in (None, "each", "shared"), "learned_gains", learned_gains, 'None, "each" or "shared"')
     require(learned_gains != "each" or most_loops is not None, "most_loops", most_loops, 'the largest number of passes for "each"')
     for name, value in (("most_loops", most_loops), ("backprop", backprop)):
@@ -101,9 +103,7 @@ def looped_layers_of(model: Any) -> LoopedLayers:
     Raises:
         BadInputError: the model is not looped.
     """
-    layers = layers_of(base_of(model))[1]
-    places = [getattr(layer, "_thalweg", None) for layer in layers]
-    found = next((place[0] for place in places if place is not None), None)
+    found = looped_layers_in(base_of(model))
     require(found is not None, "model", type(model), "a looped model; call loop(model, first, last) first")
-    assert isinstance(found, LoopedLayers)
+    assert found is not None
     return found

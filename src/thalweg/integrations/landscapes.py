@@ -22,7 +22,8 @@ from thalweg.bounds import Whole
 from thalweg.curvature.containers import tensors_in
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.hessian import Hessian
-from thalweg.errors import BadInputError, require
+from thalweg.errors import require
+from thalweg.integrations.looped_layers import looped_layers_in
 from thalweg.landscape.directions import eigendirection
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.landscape.slices import Slices
@@ -118,17 +119,16 @@ class LandscapeSeries:
             return False
         return step & (step - 1) == 0 if self.every is None else step % self.every == 0
 
-    def measure(self, model: nn.Module, step: int, loops: int = 1) -> LandscapeRecord:
+    def measure(self, model: nn.Module, step: int) -> LandscapeRecord:
         """Measure a point and write its record; in a process group every rank must call it.
 
         Args:
-            model: with its present weights.
+            model: with its present weights, and passes if it is looped.
             step: number of updates made.
-            loops: passes of the model, for the record.
         """
         began = time.perf_counter()
         with torch.random.fork_rng(), torch.enable_grad():
-            record = replace(self.probe.measure(self.loss_of, model, self.own_batches, step, self.params), loops=loops)
+            record = replace(self.probe.measure(self.loss_of, model, self.own_batches, step, self.params), loops=_passes_of(model))
         self.records.append(record)
         if ranks.rank() == 0 and self.probe.spectrum is not None:
             arrays = {name: values.numpy() for name, values in self.probe.spectrum.tensors().items()}
@@ -137,10 +137,10 @@ class LandscapeSeries:
         self.seconds += time.perf_counter() - began
         return record
 
-    def finish(self, model: nn.Module, step: int, loops: int = 1) -> None:
+    def finish(self, model: nn.Module, step: int) -> None:
         """Measure the end of the training, the plane if one is wanted, and write the summary."""
         if not any(record.step == step for record in self.records):
-            self.measure(model, step, loops)
+            self.measure(model, step)
         began = time.perf_counter()
         plane = self._plane(model, step) if self.slices else None
         self.seconds += time.perf_counter() - began
@@ -232,11 +232,7 @@ def _count(batch: Any) -> int:
     return next((len(value) for value in values if isinstance(value, Tensor) and value.dim()), 1)
 
 
-def passes_of(model: Any) -> int:
-    """Number of passes of a looped Hugging Face model; 1 for any other model."""
-    from thalweg.integrations.huggingface import looped_layers_of
-
-    try:
-        return looped_layers_of(model).loops
-    except BadInputError:
-        return 1
+def _passes_of(model: nn.Module) -> int:
+    """Number of passes of a looped model; 1 for any other model."""
+    looped = looped_layers_in(model)
+    return 1 if looped is None else looped.loops

@@ -7,7 +7,7 @@ from typing import Any
 
 from thalweg.errors import require
 from thalweg.integrations.extras import require_extra
-from thalweg.integrations.landscapes import LandscapeSeries, passes_of
+from thalweg.integrations.landscapes import LandscapeSeries
 from thalweg.integrations.looped_layers import LoopedLayers
 from thalweg.integrations.metrics import Writer
 from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
@@ -23,7 +23,7 @@ class ShiftCallback(_pl.Callback):
     Loss and gradient norm are those of whole updates: with accumulation, before clipping, over all ranks. The state of the
     schedule lies in the checkpoints. ``loops``, ``loop_gain`` and ``shift_stage`` are logged in every update. Validation uses
     the passes of the stage. The module must optimise automatically, with one optimizer. Learned gains belong into a parameter
-    group without weight decay.
+    group without weight decay. An update that a GradScaler skips does not count for the schedule.
 
     Args:
         shift: the schedule, without a safety net.
@@ -31,7 +31,8 @@ class ShiftCallback(_pl.Callback):
         writers: further places for the numbers of every update, see `thalweg.integrations.metrics`.
     Raises:
         BadInputError: the schedule needs what a trainer cannot do; and in ``fit``, a module that optimises by hand, more than one
-            optimizer, or a checkpoint of another schedule.
+            optimizer, one that lacks the learned gains, one that is fused and takes scaled gradients, or a checkpoint of another
+            schedule.
     """
 
     state_key = STATE
@@ -48,8 +49,11 @@ class ShiftCallback(_pl.Callback):
         automatic, optimizers = pl_module.automatic_optimization, trainer.optimizers
         require(automatic, "module", "manual optimization", "automatic_optimization = True, or Shift in your own training step")
         require(len(optimizers) == 1, "optimizers", len(optimizers), "one")
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        fused = scaled and getattr(optimizers[0], "_step_supports_amp_scaling", False)
+        require(not fused, "optimizer", "a fused one with a GradScaler", "fused=False, as it hides the gradient norm")
         self.updates.resume(self._saved, trainer.global_step)
-        self.updates.scale_rates(optimizers[0])
+        self.updates.watch(optimizers[0])
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.updates.begin()
@@ -106,11 +110,9 @@ class LandscapeCallback(_pl.Callback):
         self._measure(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        model = self.model_of(pl_module)
-        self.series.finish(model, trainer.global_step, passes_of(model))
+        self.series.finish(self.model_of(pl_module), trainer.global_step)
 
     def _measure(self, trainer: Any, pl_module: Any) -> None:
         """Measure a point if one is due; with accumulation, several batches belong to one update."""
         if self.series.due(trainer.global_step):
-            model = self.model_of(pl_module)
-            self.series.measure(model, trainer.global_step, passes_of(model))
+            self.series.measure(self.model_of(pl_module), trainer.global_step)

@@ -133,7 +133,7 @@ class LoopedLayers(nn.Module):
             BadInputError: something else has changed the classes since, such as FSDP.
         """
         for layer in self.layers:
-            plain = getattr(type(layer), "_thalweg_of", None)
+            plain = vars(type(layer)).get("_thalweg_of")  # not that of a class which a library has derived from ours
             require(plain is not None, "remove", type(layer), "layers whose class nothing else has changed since loop()")
         for layer in self.layers:
             layer.__class__ = type(layer)._thalweg_of  # type: ignore[attr-defined]
@@ -219,9 +219,6 @@ class LoopedLayers(nn.Module):
 
     def _one_pass(self, number: int, states: Tensor, record: _Record) -> Tensor:
         """States after pass ``number``, counted from 0."""
-        first = self.block[0]
-        if torch.compiler.is_compiling() and first.training and getattr(first, "gradient_checkpointing", False):
-            torch._dynamo.graph_break()  # one graph over checkpointed passes keeps all their activations
         gain = self._gain(number, states)
         if isinstance(gain, float) and gain == 0:
             return states
@@ -258,6 +255,12 @@ class LoopedLayers(nn.Module):
         for parameter in self.parameters():
             states = states + 0 * parameter.sum().to(states)
         return states
+
+
+def looped_layers_in(model: nn.Module) -> LoopedLayers | None:
+    """The looped block of a model, also inside of wrappers; None for a model without one."""
+    places = (getattr(module, "_thalweg", None) for module in model.modules())
+    return next((place[0] for place in places if place is not None), None)
 
 
 @functools.cache

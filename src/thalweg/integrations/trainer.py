@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from thalweg.bounds import named_arguments
-from thalweg.errors import BadInputError, require
+from thalweg.errors import require
 from thalweg.integrations.extras import require_extra
-from thalweg.integrations.landscapes import LandscapeSeries, passes_of
-from thalweg.integrations.looped_layers import NAME, LoopedLayers
+from thalweg.integrations.landscapes import LandscapeSeries
+from thalweg.integrations.looped_layers import NAME, LoopedLayers, looped_layers_in
 from thalweg.integrations.metrics import Writer
 from thalweg.integrations.saving import save_loops
-from thalweg.integrations.updates import STATE, ShiftUpdates, gradient_norm
+from thalweg.integrations.updates import STATE, ShiftUpdates, overheard
 from thalweg.reprs import describe
 from thalweg.shift.schedule import Shift
 
@@ -38,47 +38,33 @@ def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers, writers: Sequen
     Returns:
         The updates; ``last`` holds the passes and gain of the last one.
     Raises:
-        BadInputError: something is attached already, the schedule needs what a Trainer cannot do, or the Trainer's own optimizer
-            lacks the learned gains. ``trainer.train`` raises it for a checkpoint of another schedule.
+        BadInputError: something is attached already, or schedule or Trainer need what the other cannot do. ``trainer.train`` raises
+            it for a checkpoint of another schedule, and for an optimizer that lacks the learned gains.
     """
     require(isinstance(trainer, Trainer), "trainer", type(trainer), "a Trainer of transformers")
     attached = any(isinstance(callback, _ShiftCallback) for callback in trainer.callback_handler.callbacks)
     require(not attached, "attach", "a trainer that has a schedule", "a trainer without one; make a new Trainer")
-    modules: Any = trainer.model.modules() if trainer.model is not None else ()
-    within = any((getattr(module, "_thalweg", None) or (None,))[0] is looped for module in modules)
+    model: Any = trainer.model
+    within = model is not None and looped_layers_in(model) is looped
     require(within, "looped", "the loops of another model", "what loop() returned for the trainer's own model")
-    require(not trainer.is_deepspeed_enabled, "attach", "a trainer with DeepSpeed", "one process, DDP or FSDP")
+    other = "DeepSpeed" if trainer.is_deepspeed_enabled else "FSDP 1" if _fsdp_version(trainer) == 1 else None
+    require(other is None, "attach", f"a trainer with {other}", "one process, DDP, or FSDP 2 (fsdp_version: 2)")
     updates = ShiftUpdates(shift, looped, writers)
-    optimizer: Any = trainer.optimizer
-    if optimizer is not None:
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [name for name, p in looped.named_parameters() if id(p) not in held]
-        require(not missing, "optimizer", f"one without {', '.join(missing)}", "one that is made after loop()")
     trainer.add_callback(_ShiftCallback(updates, trainer))
     _follow(trainer, updates)
     return updates
 
 
+def _fsdp_version(trainer: Trainer) -> int | None:
+    """Version of FSDP that a Trainer uses; None without FSDP."""
+    return getattr(trainer.accelerator.state.fsdp_plugin, "fsdp_version", 1) if trainer.is_fsdp_enabled else None
+
+
 def _follow(trainer: Trainer, updates: ShiftUpdates) -> None:
     """Read what callbacks are not told: the losses of micro-batches, and the norm before clipping."""
-    train, log, decaying = trainer.training_step, trainer.log, trainer.get_decay_parameter_names
-    clip = trainer.accelerator.clip_grad_norm_
-
-    @functools.wraps(train)
-    def training_step(*args: Any, **kwargs: Any) -> Any:
-        loss = train(*args, **kwargs)
-        updates.add_loss(loss)
-        return loss
-
-    @functools.wraps(clip)
-    def clip_grad_norm_(*args: Any, **kwargs: Any) -> Any:
-        norm = clip(*args, **kwargs)
-        if norm is not None:
-            updates.see_norm(norm)
-        return norm
-
-    trainer.training_step = training_step
-    trainer.accelerator.clip_grad_norm_ = clip_grad_norm_
+    log, decaying = trainer.log, trainer.get_decay_parameter_names
+    trainer.training_step = overheard(trainer.training_step, updates.add_loss)
+    trainer.accelerator.clip_grad_norm_ = overheard(trainer.accelerator.clip_grad_norm_, updates.see_norm)
     trainer.log = lambda logs, *args, **kwargs: log(logs | updates.last, *args, **kwargs)
     trainer.get_decay_parameter_names = lambda model: [name for name in decaying(model) if f".{NAME}." not in f".{name}"]
 
@@ -91,20 +77,16 @@ class _ShiftCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.updates.resume(state.stateful_callbacks.get(STATE), state.global_step)
-        self.updates.scale_rates(getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer))
+        self.updates.watch(getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.updates.begin()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.updates.norm is None:  # max_grad_norm is 0, so that nothing was clipped
-            self.updates.see_norm(gradient_norm(self.trainer.model.parameters))
+            self.trainer.accelerator.clip_grad_norm_(self.trainer.model.parameters(), math.inf)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.updates.loss is None:
-            raise BadInputError(
-                "attach: the trainer's own training loop does not call training_step, which SHIFT reads the loss from"
-            )
         self.updates.end(self.trainer.optimizer)
         state.stateful_callbacks[STATE] = self.updates.state_dict()
 
@@ -135,7 +117,7 @@ class LandscapeCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if self.series.due(state.global_step):
-            self.series.measure(model, state.global_step, passes_of(model))
+            self.series.measure(model, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.series.finish(model, state.global_step, passes_of(model))
+        self.series.finish(model, state.global_step)

@@ -7,6 +7,7 @@ schedulers do not notice.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ STATE = "ThalwegShift"
 class ShiftUpdates:
     """The schedule of a looped model over the updates of a trainer.
 
+    An update that a GradScaler skips, because a scaled gradient was not finite, does not count for the schedule.
+
     Args:
         shift: the schedule.
         looped: the handle of the model, from `thalweg.integrations.huggingface.loop`; or anything with ``set(loops, gains)``.
@@ -48,7 +51,10 @@ class ShiftUpdates:
         self.norm: Tensor | None = None
         self.last: dict[str, float] = {}
         """Passes, gain of the last pass and stage of the last update, for logs."""
+        self.skipped = 0
+        """Number of updates of the trainer in which the optimizer did not step."""
         self._hooks: list[Any] = []
+        self._stepped = False
 
     def __repr__(self) -> str:
         return describe(self, repr(self.shift), repr(self.looped), f"{len(self.writers)} writers" if self.writers else "")
@@ -63,13 +69,13 @@ class ShiftUpdates:
         self.loss = share if self.loss is None else self.loss + share
 
     def see_norm(self, norm: Any) -> None:
-        """Take in the norm of the update's gradient before clipping; only the first call in an update counts."""
-        if self.norm is None:
+        """Take in the norm of the update's gradient before clipping; only the first norm in an update counts, and None is none."""
+        if self.norm is None and norm is not None:
             norm = norm.full_tensor() if hasattr(norm, "full_tensor") else torch.as_tensor(norm)
             self.norm = norm.detach().double()
 
     def end(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Finish an update: the schedule sees its loss and norm, averaged over ranks.
+        """Finish an update: the schedule sees its loss and norm, averaged over ranks, if the optimizer has stepped.
 
         Afterwards the model has the passes of the current stage, for evaluation.
 
@@ -77,6 +83,8 @@ class ShiftUpdates:
             optimizer: its running means are changed at a switch as the schedule's handover says.
         Returns:
             True if the next update belongs to a new stage.
+        Raises:
+            BadInputError: the trainer did not report loss and norm.
         """
         if self.loss is None or self.norm is None:
             raise BadInputError("SHIFT: an update ended without a loss and a gradient norm; report both in every update")
@@ -84,6 +92,11 @@ class ShiftUpdates:
         self.last = {"loops": self.shift.loops, "loop_gain": gain, "shift_stage": self.shift.stage + 1}
         loss, norm = ranks.mean(torch.stack((self.loss, self.norm.to(self.loss.device)))).tolist()
         self.loss = self.norm = None
+        stepped, self._stepped = self._stepped or not self._hooks, False
+        if not stepped:
+            self.skipped += 1
+            self.evaluate()
+            return False
         switched = self.shift.update(loss, norm)
         write(self.writers, {"loss": loss, "grad_norm": norm} | self.last, self.shift.step)
         if switched:
@@ -95,8 +108,16 @@ class ShiftUpdates:
         """Set the passes and gains of the current stage, with which the model is evaluated and saved."""
         self.looped.set(self.shift.depth, self.shift.depth_gains)
 
-    def scale_rates(self, optimizer: torch.optim.Optimizer) -> None:
-        """Multiply the learning rates by the schedule's factor during every step of an optimizer, and restore them afterwards."""
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Multiply the rates of an optimizer by the schedule's factor during every step, and notice whether it steps.
+
+        Raises:
+            BadInputError: it lacks learned gains or the norm of the looped layers.
+        """
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        learned = self.looped.named_parameters() if isinstance(self.looped, LoopedLayers) else ()
+        missing = ", ".join(name for name, parameter in learned if parameter.requires_grad and id(parameter) not in held)
+        require(not missing, "optimizer", f"one without {missing}", "one that is made after loop()")
         kept: list[Any] = []
 
         def before(*_: Any) -> None:
@@ -108,6 +129,8 @@ class ShiftUpdates:
         def after(*_: Any) -> None:
             for group, rate in zip(optimizer.param_groups, kept, strict=True):
                 group["lr"] = rate
+            overflow = getattr(optimizer, "found_inf", None)  # set by a GradScaler while a fused optimizer steps
+            self._stepped = overflow is None or not bool(overflow)
 
         self._hooks += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
 
@@ -120,7 +143,7 @@ class ShiftUpdates:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the schedule, JSON values only."""
-        return {"shift": self.shift.state_dict()}
+        return {"shift": self.shift.state_dict(), "skipped": self.skipped}
 
     def resume(self, saved: dict[str, Any] | None, step: int) -> None:
         """Continue after ``step`` updates from a saved state.
@@ -136,8 +159,22 @@ class ShiftUpdates:
             )
             return
         self.shift.load_state_dict(saved["shift"])
-        require(self.shift.step == step, "checkpoint", f"a state of SHIFT after {self.shift.step} updates", f"one after {step}")
+        self.skipped = saved.get("skipped", 0)
+        seen = self.shift.step + self.skipped
+        require(seen == step, "checkpoint", f"a state of SHIFT after {seen} updates", f"one after {step}")
         self.evaluate()
+
+
+def overheard(function: Callable[..., Any], hear: Callable[[Any], None]) -> Callable[..., Any]:
+    """The same function, whose results are handed to another one as well."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        hear(result)
+        return result
+
+    return call
 
 
 def gradient_norm(parameters: Callable[[], Any]) -> Tensor:

@@ -3,7 +3,7 @@
 Shape letters: B batch, L length, D width, H heads, K = D / H width per head.
 
 Query, key and value have separate weights, as the theory and the controls refer to W_Q, W_K and W_V, but are applied as one matrix
-product: `Attention.fused` joins them once per forward call, for all loops.
+product: `Attention.fused` joins them once per forward call, for all loops. Where they are not joined, they are three products.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ class Attention(nn.Module):
         bias = None if self.query.bias is None else torch.cat([part.bias for part in parts])
         return torch.cat([part.weight for part in parts]), bias
 
-    def forward(self, states: Tensor, fused: Fused, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, states: Tensor, fused: Fused | None, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
         batch, length, width = states.shape
-        parts = functional.linear(states, *fused).split(width, dim=-1)
-        query, key, value = (part.view(batch, length, self.heads, -1).transpose(1, 2) for part in parts)  # each (B, H, L, K)
+        if fused is None:
+            parts = tuple(part(states) for part in (self.query, self.key, self.value))
+        else:
+            parts = functional.linear(states, *fused).split(width, dim=-1)
+        # each (B, H, L, K); K is written out, as a batch may be empty
+        query, key, value = (part.view(batch, length, self.heads, width // self.heads).transpose(1, 2) for part in parts)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         if self.kind == "softmax":

@@ -37,7 +37,7 @@ class AttentionBlock(nn.Module):
         self.branch_scale = config.branch_scale
         self.attention_norm, self.attention = norm(config), Attention(config)
 
-    def forward(self, states: Tensor, fused: Fused, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, states: Tensor, fused: Fused | None, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
         return self.joined(states, self.attention(self.attention_norm(states), fused, rotation))
 
     def joined(self, states: Tensor, branch: Tensor) -> Tensor:
@@ -54,6 +54,6 @@ class GPTBlock(AttentionBlock):
         self.up = nn.Linear(config.width, config.expansion * config.width)
         self.down = nn.Linear(config.expansion * config.width, config.width)
 
-    def forward(self, states: Tensor, fused: Fused, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, states: Tensor, fused: Fused | None, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
         states = super().forward(states, fused, rotation)
         return self.joined(states, self.down(functional.gelu(self.up(self.mlp_norm(states)), approximate="tanh")))

@@ -45,8 +45,8 @@ Gains = Sequence[float] | Tensor | None
 class Context:
     """What the passes of one call share."""
 
-    stack: list[tuple[AttentionBlock, Fused]]
-    """The blocks, each with its joined attention weights."""
+    stack: list[tuple[AttentionBlock, Fused | None]]
+    """The blocks, each with its joined attention weights; None where they are not joined."""
     rotation: tuple[Tensor, Tensor] | None
     """The rotary table, or None without rotary positions."""
 
@@ -72,6 +72,9 @@ class LoopedTransformer(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
+        self.joins_weights = True
+        """Whether query, key and value weights are joined once for all passes; false where a block's weights are there only while
+        it is called, see `thalweg.train.sharding`."""
         block = GPTBlock if config.block == "gpt" else AttentionBlock
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.length, config.width) if config.positions == "learned" else None
@@ -89,7 +92,7 @@ class LoopedTransformer(nn.Module):
             self.head.weight = self.embedding.weight
         _initialise(self, generator)
 
-    def forward(self, tokens: Tensor, loops: Loops = 1, gains: Gains = None) -> Tensor:
+    def forward(self, tokens: Tensor, loops: Loops = 1, gains: Gains = None, passes: int | None = None) -> Tensor:
         """Compute the logits after ``loops`` passes.
 
         Args:
@@ -100,14 +103,19 @@ class LoopedTransformer(nn.Module):
                 As numbers, passes with gain 0 are skipped, and gain 1 costs nothing extra. As a tensor ``(T,)``, every pass is
                 computed, so that a compiled graph does not depend on the values. Learned gains are multiplied with them. While
                 a call is compiled or recorded as a CUDA graph, the values of a tensor are not checked, and the first counts as 1.
+            passes: with loops for each sequence, the number T of passes in which every block is called, at least the largest of
+                ``loops``; the last of them have no sequences. Ranks that share a batch then call a block equally often. None for
+                the largest of ``loops``.
         Returns:
             Logits ``(B, L, V)``.
         Raises:
             BadInputError: loops are no integers, below 1, above ``learned_gains``, or not as many as sequences; gains are not as
-                many as passes, not finite, or the first is not 1; a sequence is longer than the learned positions.
+                many as passes, not finite, or the first is not 1; a sequence is longer than the learned positions; passes are
+                given without loops for each sequence, or fewer than these.
         """
         if isinstance(loops, Tensor):
-            return self.forward_each(tokens, loops, gains)
+            return self.forward_each(tokens, loops, gains, passes)
+        require(passes is None, "passes", passes, "None with one number of loops for all sequences")
         gains = self.check(loops, loops, gains)
         embedded, context = self.embed(tokens), self.context(tokens)
         states = embedded
@@ -115,7 +123,7 @@ class LoopedTransformer(nn.Module):
             states = self.one_pass(states, embedded, index, gains, context)
         return self.read(states)
 
-    def forward_each(self, tokens: Tensor, loops: Tensor, gains: Gains) -> Tensor:
+    def forward_each(self, tokens: Tensor, loops: Tensor, gains: Gains, passes: int | None = None) -> Tensor:
         """`forward` with a number of loops for each sequence, ``(B,)``.
 
         The sequences are sorted by their loops, the most first, so that each pass works on a leading part of the batch.
@@ -125,11 +133,13 @@ class LoopedTransformer(nn.Module):
         require(integral, "loops", str(loops.dtype), "whole numbers")
         order = loops.argsort(descending=True, stable=True)
         ranked = loops[order].tolist()
-        gains = self.check(ranked[-1], ranked[0], gains)
+        passes = ranked[0] if passes is None else passes
+        require(passes >= ranked[0], "passes", passes, f"at least {ranked[0]}, the largest of loops")
+        gains = self.check(ranked[-1], passes, gains)
         tokens = tokens[order.to(tokens.device)]
         embedded, context = self.embed(tokens), self.context(tokens)
         states, done = embedded, []
-        for index in range(ranked[0]):
+        for index in range(passes):
             active = sum(count > index for count in ranked)
             if active < len(states):  # the last sequences have had all of their passes
                 done.append(states[active:])
@@ -201,7 +211,7 @@ class LoopedTransformer(nn.Module):
 
     def context(self, tokens: Tensor) -> Context:
         """Joined weights and rotary table, computed once for all passes of a call."""
-        stack = [(block, block.attention.fused()) for block in self.stack()]
+        stack = [(block, self._joined(block)) for block in self.stack()]
         return Context(stack, self.rotation(tokens.shape[1], tokens.device))
 
     def read(self, states: Tensor) -> Tensor:
@@ -212,8 +222,12 @@ class LoopedTransformer(nn.Module):
         """The states ``(B, L, D)`` after the blocks of prelude or coda."""
         rotation = self.rotation(states.shape[1], states.device) if blocks else None
         for block in cast(list[AttentionBlock], list(blocks)):
-            states = block(states, block.attention.fused(), rotation)
+            states = block(states, self._joined(block), rotation)
         return states
+
+    def _joined(self, block: AttentionBlock) -> Fused | None:
+        """The joined attention weights of a block; None where they are not joined."""
+        return block.attention.fused() if self.joins_weights else None
 
     def gain(self, index: int, gains: Gains) -> float | Tensor:
         """The gain of a pass, counted from 0: the given gain times the learned one; a given 0 stays the number 0."""

@@ -9,7 +9,8 @@ import torch
 from thalweg import ranks
 from thalweg.errors import require
 from thalweg.records.landscape import LandscapePlan
-from thalweg.survey.survey import Progress, Survey, plan_of, refuse_tasks
+from thalweg.survey.files import plan_of, refuse_tasks
+from thalweg.survey.survey import Progress, Survey
 from thalweg.train.callbacks import Callback
 from thalweg.train.config import RunConfig
 

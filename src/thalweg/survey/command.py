@@ -13,7 +13,8 @@ from thalweg.report.landscape.figures import run_figures
 from thalweg.screen import Screen, complain, progress_bar, say, say_json
 from thalweg.serialization import to_dict
 from thalweg.storage import there
-from thalweg.survey.survey import config_of, plan_of, survey
+from thalweg.survey.files import config_of, plan_of
+from thalweg.survey.survey import survey
 from thalweg.train.callbacks import Tenths
 
 FEW = 3

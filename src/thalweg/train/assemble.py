@@ -51,10 +51,14 @@ class Needs:
     """Activations kept for the backward pass of an update: the state before every block of every pass, and the logits."""
 
 
+def block_weights(model: ModelConfig) -> int:
+    """Lower bound on the number of parameters of one block, from the config alone."""
+    return 2 * model.width**2 + (2 * model.expansion * model.width**2 if model.block == "gpt" else 0)
+
+
 def fewest_weights(model: ModelConfig) -> int:
     """Lower bound on the number of parameters of a model, from its config alone."""
-    per_block = 2 * model.width**2 + (2 * model.expansion * model.width**2 if model.block == "gpt" else 0)
-    weights = model.vocabulary * model.width + (model.layers + model.prelude + model.coda) * per_block
+    weights = model.vocabulary * model.width + (model.layers + model.prelude + model.coda) * block_weights(model)
     return weights + (model.length * model.width if model.positions == "learned" else 0)
 
 

@@ -131,6 +131,9 @@ class TrainingConfig:
     """Device: "auto" takes a GPU if there is one; or a name that PyTorch knows."""
     threads: Threads = 0
     """Number of CPU threads; 0 leaves PyTorch's own choice. Runs are equal to the last bit only with equal numbers of threads."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the matrix products of an update. "bfloat16" computes them under torch.autocast; weights, gradients, optimizer
+    and evaluations stay in float32."""
     compile: bool = False
     """Compile the model with torch.compile, for every stage before the training time is measured."""
     graphs: bool = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,10 +41,11 @@ class Graphs:
 
     Args:
         model: the model, on a GPU.
+        forward: computes its logits in another precision, an `InBFloat16`; None for the model itself.
     """
 
-    def __init__(self, model: LoopedTransformer) -> None:
-        self.model = model
+    def __init__(self, model: LoopedTransformer, forward: Any = None) -> None:
+        self.model, self.forward = model, model if forward is None else forward
         self.parameters = list(model.parameters())
         self.device = self.parameters[0].device
         self.recorded: dict[tuple, Recorded] = {}
@@ -89,13 +91,13 @@ class Graphs:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM):
-                graph_loss(self.model, fixed, passes, factors).backward()
+                graph_loss(self.forward, fixed, passes, factors).backward()
                 self.model.zero_grad()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool):
-                loss = graph_loss(self.model, fixed, passes, factors)
+                loss = graph_loss(self.forward, fixed, passes, factors)
                 loss.backward()
         except torch.OutOfMemoryError:
             raise
@@ -128,11 +130,11 @@ def as_tensor(gains: Gains, passes: int, like: Tensor) -> Tensor:
     return torch.as_tensor(gains, dtype=like.dtype)[:passes].to(like.device)
 
 
-def graph_loss(model: LoopedTransformer, tensors: tuple[Tensor, ...], passes: int, gains: Tensor | None) -> Tensor:
+def graph_loss(model: Any, tensors: tuple[Tensor, ...], passes: int, gains: Tensor | None) -> Tensor:
     """The loss of `thalweg.train.step.mean_loss`, with fixed shapes: samples are masked after their own number of passes.
 
     Args:
-        model: the model.
+        model: a `thalweg.models.looped.LoopedTransformer`, or an `InBFloat16`.
         tensors: from `graph_inputs`.
         passes: number of passes T.
         gains: gain of each pass ``(T,)``; None for gains of 1.

@@ -2,12 +2,14 @@
 
 With W ranks, P parameters of 4 bytes, and a batch shared evenly, every rank makes 1 / W of the operations and sends
 
-    data parallel (one all-reduce of the gradients):                                     2 (W - 1) / W * 4 P bytes,
-    FSDP2 (one all-gather of the weights and one reduce-scatter of the gradients):       2 (W - 1) / W * 4 P bytes.
+    data parallel (one all-reduce of the gradients):                   (W - 1) / W * 4 * 2 P bytes,
+    FSDP2 (all-gathers of weights, one reduce-scatter of gradients):   (W - 1) / W * 4 (2 P + (2 T - 1) P_looped + P_once) bytes.
 
-That is what a ring, or halving and doubling, sends; an all-reduce is a reduce-scatter and an all-gather. An update takes
+That is what a ring, or halving and doubling, sends; an all-reduce is a reduce-scatter and an all-gather. With FSDP2 a looped block
+is gathered in each of T passes forward and backward, a block of prelude or coda once each, and the rest of the model once in all
+(`thalweg.train.sharding`). A model of one block is gathered once, as in data parallelism. An update takes
 
-    operations / (W rate) + bytes / bandwidth + messages * latency,    messages = 2 (W - 1),
+    operations / (W rate) + bytes / bandwidth + calls * (W - 1) * latency,
 
 as nothing is sent while a rank computes. The model leaves out that ranks wait for the slowest one, and the optimizer.
 """
@@ -22,10 +24,11 @@ from typing import Literal
 from rich.table import Table
 
 from thalweg.errors import require
+from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.screen import Screen, say_json
 from thalweg.serialization import to_dict
-from thalweg.train.assemble import copies_of_weights, fewest_weights, needs
+from thalweg.train.assemble import block_weights, copies_of_weights, fewest_weights, needs
 from thalweg.train.config import RunConfig
 from thalweg.train.state import Run
 
@@ -33,8 +36,6 @@ _UPDATES = 8
 """Number of timed updates; the median counts."""
 _BYTES = 4
 """Bytes of a number."""
-_COLLECTIVES = 2
-"""Number of times that something of the size of the weights goes around the ring in an update."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,35 @@ def rank_costs(
     require(config.training.batch >= ranks, "training.batch", config.training.batch, enough)
     weights, need = fewest_weights(config.model), needs(config)
     model = _BYTES * copies_of_weights(config.optimizer) * weights
-    if parallel == "fsdp":  # the gathered weights and their whole gradient come on top of the own parts
-        model = model // ranks + (2 * _BYTES * weights if ranks > 1 else 0)
-    sent = _COLLECTIVES * (ranks - 1) * _BYTES * weights // ranks
+    gathered = gathered_weights(config.model)
+    if parallel == "fsdp":
+        model //= ranks
     costs = []
     for loops in config.shift.stages:
         flops = cost(config.model, config.training.batch, config.data.length - 1, loops).training_step
         memory = model + need.batch * loops // max(config.shift.stages) // ranks
-        network = sent / bandwidth + _COLLECTIVES * (ranks - 1) * latency
+        if parallel == "fsdp" and ranks > 1:  # on top of the own parts: gathered weights, and gradients that are not reduced yet
+            memory += _BYTES * (gathered + (weights if loops > 1 else gathered))
+        calls, entries = collectives(config.model, loops, parallel)
+        sent = (ranks - 1) * _BYTES * entries // ranks
+        network = sent / bandwidth + calls * (ranks - 1) * latency
         costs.append(RankCosts(parallel, ranks, loops, flops, memory, sent, flops / ranks / rate, network))
     return costs
+
+
+def gathered_weights(model: ModelConfig) -> int:
+    """Weights of a sharded model that a rank holds at a time: two blocks and what is in no block; all those of one block."""
+    blocks = model.layers + model.prelude + model.coda
+    return fewest_weights(model) - max(0, blocks - 2) * block_weights(model)
+
+
+def collectives(model: ModelConfig, loops: int, parallel: Literal["ddp", "fsdp"]) -> tuple[int, int]:
+    """Number of gathers and reductions of an update, and how many numbers all of them together send around the ring."""
+    once = model.prelude + model.coda
+    if parallel == "ddp" or model.layers + once == 1:
+        return 2, 2 * fewest_weights(model)
+    further = (2 * loops - 1) * model.layers + once  # gathers of a block beyond its first
+    return 2 * (1 + model.layers + once) + further, 2 * fewest_weights(model) + further * block_weights(model)
 
 
 def measured_rate(config: RunConfig, folder: Path) -> float:

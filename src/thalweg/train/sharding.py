@@ -1,30 +1,32 @@
 """Fully sharded data parallelism: every rank keeps a part of each weight, gradient and moment (PyTorch's ``fully_shard``, FSDP2).
 
-The model is one unit: its weights are gathered once for the forward and backward pass of an update, whatever the number of passes
-T, as all passes use the same weights. The gradients are reduced to parts once.
+Every block is a unit, and the rest of the model (embeddings, final norm, head, learned gains) is one more. The weights of a block
+are gathered for each of its calls and freed after it, in the forward and in the backward pass: T times each for a looped block.
+A model of one block is one unit, whose weights are gathered once for all passes. A gradient is reduced to parts once in an update,
+after the first pass, as autograd adds up those of all passes before it hands over the sum. So a rank holds, besides its own parts,
+the weights of two blocks (one is computed, the next is gathered), those of the rest, and with several passes its whole gradient.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from thalweg import ranks
-from thalweg.curvature.graph import reached
-from thalweg.curvature.sharded import is_sharded, without_gathering
+from thalweg.curvature.sharded import units, without_gathering
 from thalweg.errors import require
+from thalweg.models.looped import LoopedTransformer
 from thalweg.train.config import RunConfig
-from thalweg.train.step import Batch, Gains, mean_loss
+from thalweg.train.step import Batch, Gains, answer_loss, next_token_loss
 
 Parallel = Literal["ddp", "fsdp"]
 """What a rank keeps: all weights ("ddp", data parallelism), or its part of them ("fsdp")."""
 
 
-def shard(model: nn.Module, config: RunConfig) -> None:
+def shard(model: LoopedTransformer, config: RunConfig) -> None:
     """Shard a model over all ranks, in place.
 
     Raises:
@@ -34,17 +36,23 @@ def shard(model: nn.Module, config: RunConfig) -> None:
     require(not config.training.compile, "training.compile", True, "false with --parallel fsdp")
     from torch.distributed.fsdp import fully_shard
 
+    blocks = [*model.prelude, *model.blocks, *model.coda]
+    if len(blocks) > 1:
+        model.joins_weights = False  # a joined copy would outlive the call of its block
+        for block in blocks:
+            fully_shard(block)
     fully_shard(model)
 
 
-def backward(model: nn.Module, batch: Batch, loops: int, gains: Gains, share: float) -> Tensor:
+def backward(model: nn.Module, forward: Callable[..., Tensor], batch: Batch, loops: int, gains: Gains, share: float) -> Tensor:
     """Replace the gradients in a sharded model by its parts of the whole batch's gradient, and return the whole batch's loss.
 
-    A weight that this rank does not use but another one does, such as the gain of a pass that only longer samples need, gets a
-    gradient of 0 here, as the ranks reduce the same gradients together. A weight that no rank uses keeps no gradient.
+    Every rank makes the passes of the whole batch, without sequences where its own need fewer, as a block is gathered and its
+    gradient is reduced by all ranks together. A weight that no pass uses keeps no gradient.
 
     Args:
         model: a sharded `thalweg.models.looped.LoopedTransformer`.
+        forward: computes the model's logits, perhaps in another precision.
         batch: this rank's part of the batch.
         loops: number of passes; of a task, the largest number.
         gains: gain of each pass; None for gains of 1.
@@ -53,15 +61,12 @@ def backward(model: nn.Module, batch: Batch, loops: int, gains: Gains, share: fl
         LostRankError: another rank cannot be reached.
     """
     model.zero_grad(set_to_none=True)
-    loss = mean_loss(model, batch, loops, gains)
-    leaves = {id(leaf) for leaf in reached(loss).leaves}
-    whole = list(model.parameters())  # gathered by the forward pass
-    used = torch.tensor([id(weight) in leaves for weight in whole], dtype=torch.float32)
-    somewhere = ranks.total(used)
-    unused_here = [weight for weight, here, there in zip(whole, used, somewhere, strict=True) if there and not here]
-    scaled = loss * (share * ranks.world())  # the ranks' gradients are averaged
     with ranks.reaching():
-        sum((0.0 * weight.sum() for weight in unused_here), scaled).backward()
+        if isinstance(batch, Tensor):
+            loss = next_token_loss(forward, batch, loops, gains)
+        else:
+            loss = answer_loss(forward, batch, loops, gains, all_ranks=True)
+        (loss * (share * ranks.world())).backward()  # the ranks' gradients are averaged
     return ranks.total(loss.detach() * share)
 
 
@@ -71,13 +76,12 @@ def forward_alone(model: nn.Module) -> Iterator[None]:
 
     No effect on a model that is not sharded.
     """
-    if not is_sharded(model):
-        yield
-        return
     with ranks.reaching():
-        model.unshard()  # type: ignore[operator]
+        for unit in units(model):
+            unit.unshard()  # type: ignore[operator]
     try:
         with without_gathering(model):
             yield
     finally:
-        model.reshard()  # type: ignore[operator]
+        for unit in units(model):
+            unit.reshard()  # type: ignore[operator]

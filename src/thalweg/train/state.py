@@ -53,6 +53,7 @@ from thalweg.train.sharding import backward as sharded_backward
 from thalweg.train.step import (
     Batch,
     Gains,
+    InBFloat16,
     Outcome,
     TaskBatch,
     make_optimizer,
@@ -151,7 +152,9 @@ class Run:
         # Not dynamic: one graph for each number of loops, instead of one that is traced again for each new number.
         compiled = config.training.compile
         self.forward: Callable[..., Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
-        self.graphs = Graphs(self.model) if by_graphs(config.training, self.device) and not self.sharded else None
+        if config.training.precision == "bfloat16":
+            self.forward = InBFloat16(self.forward, self.device)
+        self.graphs = Graphs(self.model, self.forward) if by_graphs(config.training, self.device) and not self.sharded else None
         self.optimizer = make_optimizer(config.optimizer, self.model)
         self.shift = config.shift.schedule(config.seed)
         self.switches: list[SwitchRecord] = []
@@ -247,7 +250,7 @@ class Run:
     def train_on(self, batch: Batch, loops: int, gains: Gains) -> Outcome:
         """Make one update of weights and optimizer at the current learning rate; schedule, clock and journal do not change."""
         share = batch.share if isinstance(batch, TaskBatch) else len(batch) / self.config.training.batch
-        of_parts = lambda batch, loops, gains: sharded_backward(self.model, batch, loops, gains, share)  # noqa: E731
+        of_parts = lambda batch, loops, gains: sharded_backward(self.model, self.forward, batch, loops, gains, share)  # noqa: E731
         return train_step(
             self.forward,
             self.optimizer,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,15 @@ class TaskBatch:
 
     def mean_passes(self, cap: int) -> float:
         """Mean number of passes, at most ``cap`` each, over the samples of the whole batch."""
-        return (self.loops if self.whole is None else self.whole).clamp(max=cap).double().mean().item()
+        return self._of_all().clamp(max=cap).double().mean().item()
+
+    def most_passes(self, cap: int) -> int:
+        """Largest number of passes, at most ``cap``, of the samples of the whole batch."""
+        return min(cap, int(self._of_all().max()))
+
+    def _of_all(self) -> Tensor:
+        """Number of passes of each sample of the whole batch."""
+        return self.loops if self.whole is None else self.whole
 
 
 Batch = Tensor | TaskBatch
@@ -99,7 +108,7 @@ def part_of(batch: Tokens | Examples, rank: int, world: int, device: torch.devic
     return replace(samples, share=share, whole=torch.from_numpy(batch.loops))
 
 
-def answer_loss(model: Callable[..., Tensor], batch: TaskBatch, loops: int, gains: Gains = None) -> Tensor:
+def answer_loss(model: Callable[..., Tensor], batch: TaskBatch, loops: int, gains: Gains = None, all_ranks: bool = False) -> Tensor:
     """Mean cross-entropy in nats over all targets of a task's samples, each sample after its own number of passes.
 
     Args:
@@ -107,9 +116,12 @@ def answer_loss(model: Callable[..., Tensor], batch: TaskBatch, loops: int, gain
         batch: the samples.
         loops: largest number of passes.
         gains: gain of each of ``loops`` passes; None for gains of 1.
+        all_ranks: whether every rank computes the passes of the whole batch, the last of them without sequences.
     """
-    passes = batch.capped(loops)
-    logits = model(batch.inputs, loops=passes, gains=None if gains is None else gains[: int(passes.max())])
+    capped = batch.capped(loops)
+    passes = batch.most_passes(loops) if all_ranks else int(capped.max())
+    more = {"passes": passes} if all_ranks else {}
+    logits = model(batch.inputs, loops=capped, gains=None if gains is None else gains[:passes], **more)
     return target_loss(logits, batch.targets)
 
 
@@ -121,6 +133,29 @@ def target_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def mean_loss(model: Callable[..., Tensor], batch: Batch, loops: int, gains: Gains = None) -> Tensor:
     """The training loss: `next_token_loss` of sequences, `answer_loss` of samples of a task."""
     return (next_token_loss if isinstance(batch, Tensor) else answer_loss)(model, batch, loops, gains)  # type: ignore[arg-type]
+
+
+class InBFloat16:
+    """A model that computes its matrix products in bfloat16, by autocast; logits and the gradients of the weights are float32.
+
+    Autocast keeps no cast weights: each pass casts them anew, so that the gradients of the passes are added in float32.
+
+    Args:
+        model: called as ``model(tokens, loops=, gains=)``; compiled or not.
+        device: of the model.
+    """
+
+    def __init__(self, model: Callable[..., Tensor], device: torch.device) -> None:
+        self.model, self.device = model, device
+
+    def __call__(self, tokens: Tensor, **options: Any) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            return self.model(tokens, **options).float()
+
+    def forward_masked(self, tokens: Tensor, loops: Tensor, passes: int, gains: Gains = None) -> Tensor:
+        """As `thalweg.models.looped.LoopedTransformer.forward_masked`."""
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            return self.model.forward_masked(tokens, loops, passes, gains).float()  # type: ignore[attr-defined]
 
 
 def train_step(

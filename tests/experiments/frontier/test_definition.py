@@ -10,7 +10,7 @@ from thalweg import cli
 from thalweg.experiments.engine import make
 from thalweg.experiments.frontier import definition
 from thalweg.experiments.frontier.definition import FrontierStudy
-from thalweg.experiments.frontier.recipes import plan_frontier
+from thalweg.experiments.frontier.plan import plan_frontier
 
 
 def small(seeds: int = 1):
@@ -62,6 +62,11 @@ def test_the_setting_with_the_lowest_mean_loss_is_chosen(tmp_path: Path, monkeyp
         (["markov", "--arms", "depth-99"], "unknown arm 'depth-99'"),
         (["markov", "--loops", "1"], "at least 2"),
         (["markov", "--device", "cuda:77"], "device"),
+        (["markov", "--budgets", "105,ten"], "--budgets: given '105,ten', expected numbers with commas between them"),
+        (["markov", "--budgets", "105,inf"], "--budgets: given '105,inf'"),
+        (["markov", "--budgets", "105,53"], "--budgets: given '105, 53', expected numbers of GFLOP above 0 that rise"),
+        (["markov", "--budgets", "0,53"], "--budgets: given '0, 53'"),
+        (["markov", "--budgets", "1"], "expected at least 40, twice the warm-up"),
     ],
 )
 def test_bad_input_gets_one_line_and_leaves_nothing(

@@ -6,8 +6,10 @@ import pytest
 
 from thalweg.errors import BadInputError
 from thalweg.experiments.frontier.answers import answers, best_constant
+from thalweg.experiments.frontier.arms import STAGED, constant
 from thalweg.experiments.frontier.equal_loss import equal_loss, loss_ratio, operations_at
-from thalweg.experiments.frontier.recipes import STAGED, constant, plan_frontier, run_of
+from thalweg.experiments.frontier.plan import plan_frontier
+from thalweg.experiments.frontier.sources import source_of
 
 BUDGETS = (105e9, 211e9, 422e9)
 PLAN = plan_frontier("markov", "paper")
@@ -90,7 +92,7 @@ def test_depth_pays_only_where_one_and_two_passes_are_shown_to_be_worse() -> Non
 def test_every_arm_spends_its_budget(arm: str) -> None:
     from thalweg.models.cost import cost
 
-    config = run_of(PLAN, arm, 105, PLAN.settings[0], 0)
+    config = source_of(PLAN.source).run(PLAN, arm, 105, PLAN.settings[0], 0)
     if arm == "shift":
         return  # its switch is not known beforehand
     steps = [0, *(rule.step for rule in config.shift.criteria), config.training.steps]
@@ -103,7 +105,7 @@ def test_every_arm_spends_its_budget(arm: str) -> None:
 
 def test_a_budget_below_twice_the_warm_up_is_refused() -> None:
     with pytest.raises(BadInputError, match="expected at least 40, twice the warm-up"):
-        run_of(PLAN, constant(6), 1, PLAN.settings[0], 0)
+        source_of(PLAN.source).run(PLAN, constant(6), 1, PLAN.settings[0], 0)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from thalweg.experiments.frontier.arms import STAGED, constant
 from thalweg.experiments.frontier.findings import factor, first_screen
-from thalweg.experiments.frontier.recipes import STAGED, constant, plan_frontier
+from thalweg.experiments.frontier.plan import plan_frontier
 from thalweg.intervals import Interval
 
 PLAN = plan_frontier("markov", "paper")

@@ -53,5 +53,7 @@ def test_the_alt_text_names_the_best_and_the_worst() -> None:
 
 
 def test_every_arm_is_in_the_legend() -> None:
-    legend = frontier_figure(curves(0.1), NAMES, "a", "b").legends[0]
+    figure = frontier_figure(curves(0.1), NAMES, "a", "b", "held-out loss")
+    assert figure.axes[0].get_ylabel() == "held-out loss (nats)"
+    legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["one", "two", "lowest of all"]

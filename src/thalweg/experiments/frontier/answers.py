@@ -6,17 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 
 from thalweg.experiments.drop import drop, paired_drops
+from thalweg.experiments.frontier.arms import PLAIN, STABILISERS, STAGED, TWO_STAGES, UNSCALED, constant
 from thalweg.experiments.frontier.equal_loss import Curve, Ratios, equal_loss, loss_ratio
-from thalweg.experiments.frontier.recipes import (
-    PLAIN,
-    STABILISERS,
-    STAGED,
-    TWO_STAGES,
-    UNSCALED,
-    FrontierConfig,
-    arm_words,
-    constant,
-)
+from thalweg.experiments.frontier.source import FrontierConfig
+from thalweg.experiments.frontier.sources import source_of
 from thalweg.experiments.metrics import Pairs, cell, final_loss, seeds_needed, sign_of, too_few
 from thalweg.records.run import Cell, RunRecord, Verdict
 from thalweg.report.page import plural
@@ -82,7 +75,7 @@ def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
     """Which depth is the best, then each comparison with its numbers."""
     made = [_depth_pays(curves, plan)]
     looped = strongest_looped(curves, plan)
-    words = arm_words(looped, plan.source, plan.loops)[0]
+    words = source_of(plan.source).arm_words(looped, plan.loops)[0]
     if any(curves.get(arm) for arm in STABILISERS):
         words = f"the strongest loop ({words})"
     for arm in (STAGED, UNSCALED, TWO_STAGES, PLAIN, *STABILISERS):

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thalweg.errors import FolderError
+from thalweg.errors import FolderError, require_known
 from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
 from thalweg.experiments.frontier.answers import answers, best_constant, curves_of, excess, fall_at_switches
+from thalweg.experiments.frontier.arms import STABILISED, STAGED, constant
 from thalweg.experiments.frontier.findings import first_screen
-from thalweg.experiments.frontier.recipes import (
-    PRESETS,
-    STABILISED,
-    STAGED,
-    FrontierConfig,
-    Setting,
-    arm_words,
-    constant,
-    run_of,
-    staged,
-)
-from thalweg.experiments.frontier.task_answers import error_curves, exact_match_answers, match_beyond, task_words
-from thalweg.experiments.frontier.task_runs import is_task, recipe_of
+from thalweg.experiments.frontier.source import FrontierConfig, Setting, Source
+from thalweg.experiments.frontier.sources import source_of
+from thalweg.experiments.frontier.task_answers import error_curves, exact_match_answers, match_beyond
+from thalweg.experiments.frontier.task_source import TaskSource
 from thalweg.experiments.metrics import cell, final_loss
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
-from thalweg.experiments.words import command_words, listed, model_words, summary_table
+from thalweg.experiments.words import command_words, listed, summary_table
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
 from thalweg.records.run import RunRecord, Verdict, read_lengths
 from thalweg.report.frontier.figures import frontier_alt, frontier_figure
@@ -53,14 +45,22 @@ class FrontierStudy(Experiment[ExperimentSummary]):
 
     def __init__(self, plan: FrontierConfig) -> None:
         self.plan: FrontierConfig = plan
+        self.source: Source = source_of(plan.source)
+        require_known("preset", [plan.preset], tuple(self.source.presets))
+        require_known("arm", plan.arms, self.source.arms(plan.loops))
 
     @property
     def described(self) -> str:
         return f"a frontier of {self.plan.source}"
 
     @property
+    def loss(self) -> str:
+        """What is compared, in words."""
+        return "held-out loss above the best possible" if self.source.best_known else "held-out loss"
+
+    @property
     def command(self) -> str:
-        plan = self.plan
+        plan, usual = self.plan, self.source.presets[self.plan.preset].budgets
         return command_words(
             "frontier",
             plan.source,
@@ -71,12 +71,13 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             device="" if plan.device == "auto" else plan.device,
             optimizer="" if plan.optimizer == "adamw" else plan.optimizer,
             text=plan.text,
+            budgets=",".join(f"{one:g}" for one in plan.budgets) if plan.budgets != usual else "",
         )
 
     def check(self) -> None:
         """Refuse budgets that do not pay for an arm's stages, and a device that is not there."""
         plan, setting = self.plan, self.plan.settings[0]
-        refuse_misfits(run_of(plan, arm, budget, setting, 0) for arm in plan.arms for budget in plan.budgets)
+        refuse_misfits(self.source.run(plan, arm, budget, setting, 0) for arm in plan.arms for budget in plan.budgets)
 
     def jobs(self, folder: Path) -> list[Job]:
         """First the runs that choose settings; those of an arm follow when all of its own are made."""
@@ -98,7 +99,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         return {
             arm: {
                 setting: [
-                    _job(folder, f"tuning-{slug(arm)}-{index}-seed{seed}", run_of(plan, arm, budget, setting, seed))
+                    _job(folder, f"tuning-{slug(arm)}-{index}-seed{seed}", self.source.run(plan, arm, budget, setting, seed))
                     for seed in plan.tuning_seeds
                 ]
                 for index, setting in enumerate(plan.settings)
@@ -128,7 +129,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         """Budget -> seed -> run."""
         return {
             budget: {
-                seed: _job(folder, _run_name(arm, budget, seed), run_of(self.plan, arm, budget, setting, seed))
+                seed: _job(folder, _run_name(arm, budget, seed), self.source.run(self.plan, arm, budget, setting, seed))
                 for seed in self.plan.seeds
             }
             for budget in self.plan.budgets
@@ -168,13 +169,13 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             if any(by_budget.values())
         }
         best = best_constant(curves, plan)
-        words = {arm: arm_words(arm, plan.source, plan.loops) for arm in plan.arms}
+        words = {arm: self.source.arm_words(arm, plan.loops) for arm in plan.arms}
         names, best_arm = {arm: name for arm, (name, _) in words.items()}, constant(best) if best else ""
-        loss = "Held-out loss" if plan.source == "text" else "Held-out loss above the best possible"
+        loss = self.loss.capitalize()
         picture = Picture(
             "frontier",
             "Loss over operations",
-            frontier_figure(curves, names, STAGED, best_arm),
+            frontier_figure(curves, names, STAGED, best_arm, self.loss),
             f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
             "better. Points: mean over seeds; bands: 95 % interval of the logarithm after removing what all arms of a seed have in "
             "common, so they differ from the intervals of the table; grey: the lowest of all arms.",
@@ -196,7 +197,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             provenance=some.summary.provenance,
             figures=(FigureRecord(picture.name, picture.heading, picture.caption, picture.alt),),
             first=first_screen(curves, plan, some.summary.parameters),
-            arm_words={arm: words[arm][1] for arm in table} | ({} if is_task(plan.source) else {"stabilised": STABILISED}),
+            arm_words={arm: words[arm][1] for arm in table} | ({} if self.source.along_lengths else {"stabilised": STABILISED}),
         )
         write_json(folder / "summary.json", to_dict(summary))
         write_own_report(summary, [picture], folder)
@@ -204,20 +205,20 @@ class FrontierStudy(Experiment[ExperimentSummary]):
 
     def _exact_matches(self, folder: Path, records: _Records) -> list[Verdict]:
         """The answers about exact matches, of a task."""
-        if not is_task(self.plan.source):
+        if not isinstance(self.source, TaskSource):
             return []
-        plan, recipe = self.plan, recipe_of(self.plan.source)
+        plan, data = self.plan, self.source.recipe.data
         beyond: dict[str, dict[int, float]] = {}
         for arm in (STAGED, constant(plan.loops)):
             runs = records.get(arm, {}).get(plan.budgets[-1], {})
             tested = {seed: read_lengths(folder / "runs" / _run_name(arm, plan.budgets[-1], seed)) for seed in runs}
-            matches = {seed: match_beyond(lengths, recipe.data.longest) for seed, lengths in tested.items()}
+            matches = {seed: match_beyond(lengths, data.longest) for seed, lengths in tested.items()}
             beyond[arm] = {seed: match for seed, match in matches.items() if match is not None}
-        return exact_match_answers(error_curves(records, recipe.data.samples * recipe.data.longest), beyond, plan)
+        return exact_match_answers(error_curves(records, data.samples * data.longest), beyond, plan)
 
     def _falls(self, records: _Records) -> list[Verdict]:
         """The answer about falls at switches, where staged training was trained and scored often enough to see them."""
-        often = PRESETS[self.plan.source, self.plan.preset].scores >= _ENOUGH_SCORES
+        often = self.source.presets[self.plan.preset].scores >= _ENOUGH_SCORES
         staged_runs = records.get(STAGED, {}) if often else {}
         return [fall_at_switches(staged_runs, records[constant(self.plan.loops)])] if any(staged_runs.values()) else []
 
@@ -229,14 +230,13 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         arms = {}
         for arm, by_budget in records.items():
             for budget, runs in by_budget.items():
-                heading = "held-out loss above the best possible (nats)"
-                values: dict[str, dict[int, float | None]] = {heading: {seed: excess(run) for seed, run in runs.items()}}
+                losses: dict[int, float | None] = {seed: excess(run) for seed, run in runs.items()}
                 folders = [folder / "runs" / _run_name(arm, budget, seed) for seed in runs]
-                arms[f"{arm}, {budget:g} GFLOP"] = ComparedArm(runs, values, stored(folders))
+                arms[f"{arm}, {budget:g} GFLOP"] = ComparedArm(runs, {f"{self.loss} (nats)": losses}, stored(folders))
         return Compared(summary, "nats per token", arms, {})
 
     def table(self, summary: ExperimentSummary) -> Table:
-        return summary_table(summary, "held-out loss above the best possible, ")
+        return summary_table(summary, f"{self.loss}, ")
 
     def lines(self, summary: ExperimentSummary) -> list[str]:
         """What was found, then the claims with their verdicts."""
@@ -246,22 +246,18 @@ class FrontierStudy(Experiment[ExperimentSummary]):
     def _setup(self, settings: _Settings) -> dict[str, str]:
         """Everything that is needed to repeat the experiment, by topic."""
         plan = self.plan
-        stages, shares = staged(plan.source, plan.loops)
-        base = run_of(plan, constant(plan.loops), plan.budgets[0], plan.settings[0], 0)
+        stages, shares = self.source.stages(plan.loops)
+        base = self.source.run(plan, constant(plan.loops), plan.budgets[0], plan.settings[0], 0)
         until = ", ".join(
             f"{passes} passes until {share:.0%} of the operations" for passes, share in zip(stages, shares, strict=False)
         )
         budgets = listed([f"{budget:g}" for budget in plan.budgets])
         return {
-            "Data": _DATA.get(plan.source, ""),
-            "Model": (
-                f"{model_words(base.model)}; stabilised means: {STABILISED}, which begins at {base.model.gain_start:g}; one "
-                "pass has none of it"
-            ),
+            **self.source.facts(base.model),
             "Training": (
                 f"budgets {budgets} GFLOP, each with a complete schedule: warm-up, constant, linear to zero over the last 40 % of "
-                f"the updates; batch {base.training.batch}, {_OPTIMIZER[plan.optimizer]}, clip 1, float32, {plan.device}"
-                + (f"; staged training: {until}, then {stages[-1]}" if until else "")
+                f"the updates; batch {base.training.batch}, {_OPTIMIZER[plan.optimizer]}, clip 1, "
+                f"{base.training.precision}, {plan.device}" + (f"; staged training: {until}, then {stages[-1]}" if until else "")
             ),
             "Settings": self._settings_in_words(settings),
             "Seeds": f"{len(plan.seeds)} ({', '.join(map(str, plan.seeds))}), paired over arms",
@@ -269,7 +265,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
                 "operations: matrix products, backward = 2 x forward; at equal loss: log-linear between an arm's own budgets, "
                 "never outside of them; intervals: two-sided 95 % t-intervals of logarithms over seeds"
             ),
-        } | (task_words(plan, base.model) if is_task(plan.source) else {})
+        }
 
     def _settings_in_words(self, settings: _Settings) -> str:
         """How the rate of each arm was chosen, and on the tree sources how fast the trees grow."""
@@ -292,21 +288,6 @@ def _in_words(setting: Setting) -> str:
 
 _TUNED_BEFORE = {"markov": "; the preset `paper` chooses it for each arm among three rates"}
 _OPTIMIZER = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks and AdamW for the rest"}
-_DATA = {
-    "markov": "the Markov language: vocabulary 16, order 2, 12 tokens, 400,000 training and 8,000 held-out sequences",
-    "pointers": (
-        "roots of trees of pointers: 14 nodes in two trees, 6 queries at depths 1 to 6, drawn afresh for every update; scored on "
-        "2,000 held-out samples whose queries have depths 1 to 6"
-    ),
-    "ancestors": (
-        "topmost marked ancestors in trees of pointers: 14 nodes in two trees, half of them marked, 6 queries at depths 1 to 6, "
-        "drawn afresh for every update; scored on 2,000 held-out samples"
-    ),
-    "text": (
-        "bytes of a text, of Python's standard library if none is given; whole files are held out; the best possible loss is "
-        "not known, so that the loss itself is compared"
-    ),
-}
 
 
 def _run_name(arm: str, budget: float, seed: int) -> str:

@@ -9,9 +9,10 @@ import itertools
 import math
 
 from thalweg.experiments.frontier.answers import Curves, best_constant, depths_of, operations_needed, strongest_looped
+from thalweg.experiments.frontier.arms import STAGED, TWO_STAGES, constant, in_turn
 from thalweg.experiments.frontier.equal_loss import loss_ratio
-from thalweg.experiments.frontier.recipes import STAGED, TWO_STAGES, FrontierConfig, arm_words, constant, in_turn, staged
-from thalweg.experiments.frontier.task_runs import is_task
+from thalweg.experiments.frontier.source import FrontierConfig
+from thalweg.experiments.frontier.sources import source_of
 from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of
 from thalweg.experiments.words import listed
 from thalweg.intervals import Interval
@@ -24,12 +25,6 @@ _ASKED = (
     "loop later (SHIFT). thalweg, a library for such models, asks what a user has to decide: for the same number of operations, "
     "how many passes end with the lowest loss on unseen sequences, and does training in stages save operations?"
 )
-_SOURCES = {
-    "markov": "a synthetic Markov language",
-    "pointers": "roots of trees of pointers",
-    "ancestors": "topmost marked ancestors in trees of pointers",
-    "text": "bytes of a text",
-}
 
 
 def first_screen(curves: Curves, plan: FrontierConfig, parameters: int) -> FirstScreen:
@@ -83,11 +78,12 @@ def _staging(curves: Curves, plan: FrontierConfig) -> list[str]:
         0: "whether training in stages saves operations is not decided.",
         1: "training in stages costs operations.",
     }[one.is_above_one - one.is_below_one]
-    kind = "" if strongest == constant(plan.loops) else f" ({arm_words(strongest, plan.source, plan.loops)[0]})"
-    if is_task(plan.source):
+    source = source_of(plan.source)
+    kind = "" if strongest == constant(plan.loops) else f" ({source.arm_words(strongest, plan.loops)[0]})"
+    if source.along_lengths:
         own, theirs, given = "in stages along the lengths", f"the passes of each length, at most {plan.loops},", ""
     else:
-        own, theirs = f"with {in_turn(staged(plan.source, plan.loops)[0])} passes", f"{plan.loops} passes throughout"
+        own, theirs = f"with {in_turn(source.stages(plan.loops)[0])} passes", f"{plan.loops} passes throughout"
         given = f"if the model must run {plan.loops} passes, "
     sentence = (
         f"To reach the loss that {theirs}{kind} reach with {budget:g} GFLOP, training {own} needs {one} times the operations"
@@ -128,16 +124,15 @@ def _sure(curves: Curves, plan: FrontierConfig, parameters: int) -> str:
     """What the numbers rest on, and what they leave open."""
     seeds = max((len(by_seed) for by_seed in curves.values()), default=0)
     few = "" if seeds >= MIN_SEEDS else f" At least {MIN_SEEDS} seeds are needed for any answer."
-    floor = (
-        "" if plan.source == "text" else " Loss means held-out loss above the best possible loss, which is known for this source."
-    )
-    source = _SOURCES.get(plan.source, f"the task {plan.source}")
-    paper = "" if curves.get(TWO_STAGES) or is_task(plan.source) else " The paper's own schedule was not trained here."
+    source = source_of(plan.source)
+    floor = " Loss means held-out loss above the best possible loss, which is known for this source." if source.best_known else ""
+    absent = TWO_STAGES in source.arms(plan.loops) and not curves.get(TWO_STAGES)
+    paper = " The paper's own schedule was not trained here." if absent else ""
     return (
         f"Numbers are means over {plural(seeds, 'seed')}; a 95 % interval stands in brackets.{few}{floor} Operations are "
         "counted, not timed, so a slow or busy machine gives the same numbers. All of this holds for one source of data, "
-        f"{source}, and models of {parameters:,} weights. The best number of passes was picked on the same seeds, so its lead may "
-        f"be overstated a little.{paper}"
+        f"{source.words}, and models of {parameters:,} weights. The best number of passes was picked on the same seeds, so its "
+        f"lead may be overstated a little.{paper}"
     )
 
 
@@ -147,7 +142,7 @@ def _advice(curves: Curves, plan: FrontierConfig) -> str:
     if best is None or not curves.get(STAGED):
         return "Train staged training and at least two constant depths to compare them."
     gap = loss_ratio(curves[STAGED], curves[constant(best)], last)
-    stages = in_turn(staged(plan.source, plan.loops)[0])
+    stages = in_turn(source_of(plan.source).stages(plan.loops)[0])
     if gap is not None and sign_of(gap) < 0:
         first = f"Train in stages of {stages} passes: no constant depth that was tried ends as low for the same operations."
     elif len(depths_of(curves, plan.loops)) < 2:

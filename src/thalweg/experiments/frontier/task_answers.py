@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from thalweg.experiments.frontier.answers import Curves, against, curves_of
-from thalweg.experiments.frontier.recipes import STAGED, FrontierConfig, constant
-from thalweg.experiments.frontier.task_runs import recipe_of
+from thalweg.experiments.frontier.arms import STAGED, constant
+from thalweg.experiments.frontier.source import FrontierConfig
 from thalweg.experiments.metrics import Pairs, by_sign, cell, too_few
-from thalweg.experiments.words import model_words
 from thalweg.intervals import interval
-from thalweg.models.config import ModelConfig
 from thalweg.records.run import TaskLength, Verdict
 
 _MARGIN = 0.02
@@ -64,15 +62,3 @@ def exact_match_answers(curves: Curves, beyond: Mapping[str, Mapping[int, float]
             numbers,
         ),
     ]
-
-
-def task_words(plan: FrontierConfig, model: ModelConfig) -> dict[str, str]:
-    """What the page of a task says of data and model, by topic."""
-    data = recipe_of(plan.source).data
-    return {
-        "Data": (
-            f"{plan.source}: samples of lengths 1 to {data.longest}, drawn afresh for every update; scored on {data.samples} "
-            f"held-out samples of each length; tested on {data.tests} of each of {', '.join(map(str, data.tested_lengths))}"
-        ),
-        "Model": f"{model_words(model)}; the embeddings are added again before every pass",
-    }

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, StrMethodFormatter
 
 from thalweg.intervals import interval
 
@@ -26,14 +26,16 @@ def frontier_figure(
     names: Mapping[str, str],
     staged: str,
     best: str,
+    loss: str,
 ) -> Figure:
-    """Held-out loss above the best possible over counted operations, both logarithmic.
+    """A loss over counted operations, both logarithmic.
 
     Args:
         curves: arm -> seed -> (operations, loss) by budget.
         names: arm -> its name in the legend; constant depths are shaded from light to dark.
         staged: the arm of staged training, drawn in colour.
         best: the best constant depth, drawn thicker; empty for none.
+        loss: what the vertical axis shows.
     """
     figure = Figure(figsize=(5.4, 4.9), layout="constrained")
     axes = figure.add_subplot()
@@ -43,22 +45,22 @@ def frontier_figure(
     depths = sorted((arm for arm in paired if arm.startswith("depth-")), key=lambda arm: int(arm.removeprefix("depth-")))
     for arm, by_seed in paired.items():
         points = [_over_seeds(budget) for budget in zip(*(sorted(curve) for curve in by_seed.values()), strict=True)]
-        operations, loss, low, high = (np.array(column) for column in zip(*points, strict=True))
+        operations, mean, low, high = (np.array(column) for column in zip(*points, strict=True))
         colour, width, style = _look(arm, depths, staged, best)
-        axes.plot(operations, loss, style, color=colour, linewidth=width, marker="o", markersize=4, label=names[arm])
+        axes.plot(operations, mean, style, color=colour, linewidth=width, marker="o", markersize=4, label=names[arm])
         axes.fill_between(operations, low, high, color=colour, alpha=0.12, linewidth=0)
         budgets = budgets or operations.round(0).tolist()
-        means += list(zip(operations.tolist(), loss.tolist(), strict=True))
+        means += list(zip(operations.tolist(), mean.tolist(), strict=True))
     if means:
         frontier = lower_envelope(means)
         axes.plot(*zip(*frontier, strict=True), color="#999999", linewidth=8, alpha=0.35, label="lowest of all", zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(budgets))))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.3g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda budget, _: _gflop(budget)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("operations of the whole run (GFLOP)", fontsize=_SIZE)
-    axes.set_ylabel("loss above the best possible (nats)", fontsize=_SIZE)
+    axes.set_ylabel(f"{loss} (nats)", fontsize=_SIZE)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
     axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:.2g}"))
     axes.tick_params(which="both", labelsize=_SIZE)
@@ -88,11 +90,21 @@ def frontier_alt(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]
     order = "; ".join(f"{name} {ends[name][1][1]:.3g}" for name in ranked)
     return (
         f"A line for each arm shows the {loss} against the operations that were spent. At the right end, at "
-        f"about {last[0]:,.3g} GFLOP, {ranked[0]} lies lowest and {ranked[-1]} highest: {order} nats. At the left end, at about "
-        f"{first[0]:,.3g} GFLOP, {min(ends, key=lambda name: ends[name][0][1])} lies lowest."
+        f"about {_gflop(last[0])} GFLOP, {ranked[0]} lies lowest and {ranked[-1]} highest: {order} nats. At the left end, at about "
+        f"{_gflop(first[0])} GFLOP, {min(ends, key=lambda name: ends[name][0][1])} lies lowest."
         if len(ends) > 1 and last[0] > first[0]
         else f"The {loss} against the operations that were spent: {order} nats."
     )
+
+
+def _gflop(operations: float) -> str:
+    """GFLOP with three digits, and never with an exponent.
+
+    Example:
+        >>> _gflop(1250.4), _gflop(52.96)
+        ('1,250', '53')
+    """
+    return f"{float(f'{operations:.3g}'):,.10g}"
 
 
 def without_seeds(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]) -> Curves:

@@ -9,7 +9,9 @@ import pytest
 from thalweg.data.tasks import TASKS
 from thalweg.errors import BadInputError
 from thalweg.experiments.frontier.definition import FrontierStudy
-from thalweg.experiments.frontier.recipes import GIGA, Setting, plan_frontier, run_of
+from thalweg.experiments.frontier.plan import plan_frontier
+from thalweg.experiments.frontier.source import GIGA, Setting
+from thalweg.experiments.frontier.sources import source_of
 from thalweg.experiments.frontier.task_answers import error_curves, exact_match_answers, match_beyond
 from thalweg.records.run import TaskLength, read_run
 from thalweg.storage import read_json
@@ -23,7 +25,7 @@ PLAN = plan_frontier("parity", "quick")
 def frontier(tmp_path_factory):
     """A frontier of parity, a hundredth as long as the preset's, trained in this process."""
     arms = ("depth-10", "staged")
-    plan = replace(PLAN, arms=arms, budgets=(2.0,), rates=(3e-3,), curricula=((0.0, 0.5),), seeds=(300, 301))
+    plan = replace(PLAN, arms=arms, budgets=(5.0,), rates=(3e-3,), curricula=((0.0, 0.5),), seeds=(300, 301))
     folder = tmp_path_factory.mktemp("frontier")
     study = FrontierStudy(plan)
     for job in study.jobs(folder):
@@ -36,7 +38,7 @@ def frontier(tmp_path_factory):
 def test_every_arm_has_a_complete_schedule_and_the_same_lengths(task):
     plan = plan_frontier(task, "quick")
     for arm in plan.arms:
-        run = run_of(plan, arm, plan.budgets[0], SETTING, 300)
+        run = source_of(task).run(plan, arm, plan.budgets[0], SETTING, 300)
         assert (run.arm, run.seed, run.optimizer.schedule, run.optimizer.decay_share) == (arm, 300, "wsd", 0.4)
         assert run.training.steps > 2 * run.optimizer.warmup
         assert run.data.grow == (0 if arm == "staged" else round(0.5 * run.training.steps))
@@ -44,9 +46,9 @@ def test_every_arm_has_a_complete_schedule_and_the_same_lengths(task):
 
 
 def test_looped_costs_its_budget_within_a_tenth(frontier):
-    runs = [read_run(frontier / "runs" / f"{arm}-2gf-seed300") for arm in ("depth-10", "staged")]
+    runs = [read_run(frontier / "runs" / f"{arm}-5gf-seed300") for arm in ("depth-10", "staged")]
     looped, staged = (run.evaluations[-1].flops for run in runs)
-    assert looped == pytest.approx(2 * GIGA, rel=0.1)
+    assert looped == pytest.approx(5 * GIGA, rel=0.1)
     assert staged < looped  # so few updates end before its lengths are grown
 
 
@@ -63,8 +65,8 @@ def test_the_page_tells_of_exact_matches_and_of_lengths_beyond(frontier):
 
 
 def test_wrong_answers_are_one_minus_the_exact_match_and_half_an_answer(frontier):
-    run = read_run(frontier / "runs" / "staged-2gf-seed301")
-    curve = error_curves({"staged": {2.0: {301: run}}}, samples=500)["staged"][301]
+    run = read_run(frontier / "runs" / "staged-5gf-seed301")
+    curve = error_curves({"staged": {5.0: {301: run}}}, samples=500)["staged"][301]
     exact = run.evaluations[-1].scores["held-out"]["all"].accuracy
     assert curve == [(run.evaluations[-1].flops, pytest.approx(1 - exact + 0.001))]
 
@@ -96,6 +98,7 @@ def test_the_match_beyond_is_the_mean_over_longer_lengths():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"budgets": (0.5, 160)}, r"budget: given 0.5 GFLOP, which pay for \d+ updates of arm 'depth-1'; expected at least 40"),
         ({"loops": 4}, "--loops: given 4, expected 10, the passes that the longest length of 'parity' needs"),
         ({"preset": "paper"}, "unknown preset 'paper'; Known: quick"),
         ({"arms": ("shift",)}, "unknown arm 'shift'"),
@@ -103,4 +106,41 @@ def test_the_match_beyond_is_the_mean_over_longer_lengths():
 )
 def test_what_a_task_has_not_is_refused(arguments, message):
     with pytest.raises(BadInputError, match=message.replace("(", r"\(")):
-        plan_frontier(**{"source": "parity", "preset": "quick"} | arguments)
+        FrontierStudy(plan_frontier(**{"source": "parity", "preset": "quick"} | arguments)).check()
+
+
+OWN = """
+class Largest:
+    name, symbols = "largest", 10
+    def query(self, length, count, rng):
+        return rng.integers(10, size=(count, length))
+    def answer(self, query, length):
+        return query.max(1, keepdims=True)
+    def oracle(self, query, length):
+        return [sorted(query)[-1]]
+    def slots(self, length):
+        return 1
+    def loops(self, length):
+        return length
+class Flat(Largest):
+    def loops(self, length):
+        return 1
+"""
+
+
+def test_a_task_of_ones_own_has_a_frontier(tmp_path, monkeypatch):
+    (tmp_path / "largest_of_n.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    plan = plan_frontier("largest_of_n:Largest", "quick")
+    assert plan.arms == ("depth-1", f"depth-{plan.loops}", "staged")
+    run = FrontierStudy(plan).source.run(plan, "staged", plan.budgets[0], SETTING, 300)
+    assert run.data.task == "largest_of_n:Largest"
+    with pytest.raises(BadInputError, match=r"loops\(length\): given 1, expected at least 2"):
+        plan_frontier("largest_of_n:Flat", "quick")
+    with pytest.raises(BadInputError, match="expected module:attribute that can be imported"):
+        plan_frontier("largest_of_n:Smallest", "quick")
+
+
+@pytest.mark.parametrize(("task", "most"), [("parity", 170), ("addition", 1300)])
+def test_the_largest_budget_is_what_looped_costs_in_the_study_of_tasks(task, most):
+    assert plan_frontier(task, "quick").budgets == (most / 4, most / 2, most)

@@ -8,24 +8,16 @@ import pytest
 import torch
 
 from thalweg.errors import BadInputError
-from thalweg.experiments.frontier.recipes import (
-    GIGA,
-    PRESETS,
-    STABILISERS,
-    TEXT_SIZES,
-    TWO_STAGES,
-    Setting,
-    arm_words,
-    arms_of,
-    constant,
-    plan_frontier,
-    run_of,
-)
-from thalweg.experiments.frontier.task_runs import is_task
+from thalweg.experiments.frontier.arms import STABILISERS, TWO_STAGES, constant
+from thalweg.experiments.frontier.plan import plan_frontier
+from thalweg.experiments.frontier.source import GIGA, Setting
+from thalweg.experiments.frontier.sources import SOURCES, source_of
+from thalweg.experiments.frontier.token_sources import TEXT_SIZES
 from thalweg.models.cost import cost, parameters
 from thalweg.models.looped import LoopedTransformer
 
 SETTING = Setting(1e-3)
+PRESETS = [(name, preset) for name, source in SOURCES.items() if not source.along_lengths for preset in source.presets]
 
 
 def planned_operations(run, loops_of_stages):
@@ -36,18 +28,18 @@ def planned_operations(run, loops_of_stages):
     return sum(count * one for count, one in zip(updates, price, strict=True))
 
 
-@pytest.mark.parametrize(("source", "preset"), [key for key in PRESETS if not is_task(key[0])])
+@pytest.mark.parametrize(("source", "preset"), PRESETS)
 def test_every_arm_costs_its_budget(source, preset):
-    plan = plan_frontier(source, preset, arms_of(source, PRESETS[source, preset].loops))
+    plan = plan_frontier(source, preset, source_of(source).arms(source_of(source).passes(preset, 0)))
     for arm, budget in itertools.product(plan.arms, plan.budgets):
-        run = run_of(plan, arm, budget, SETTING, 0)
+        run = source_of(plan.source).run(plan, arm, budget, SETTING, 0)
         assert run.shift.stages[-1] == (int(arm[6:]) if arm.startswith("depth-") else plan.loops)
         if arm != TWO_STAGES:
             assert planned_operations(run, run.shift.stages) == pytest.approx(budget * GIGA, rel=0.02)
 
 
 def test_without_arms_all_but_the_other_stabilisers_are_trained():
-    assert set(arms_of("markov", 6)) - set(plan_frontier("markov", "paper").arms) == set(STABILISERS)
+    assert set(source_of("markov").arms(6)) - set(plan_frontier("markov", "paper").arms) == set(STABILISERS)
 
 
 def test_the_demonstration_trains_a_few_arms_and_any_that_is_named():
@@ -55,9 +47,9 @@ def test_the_demonstration_trains_a_few_arms_and_any_that_is_named():
     assert plan_frontier("markov", "quick", ("depth-3",)).arms == ("depth-3", "depth-6")
 
 
-@pytest.mark.parametrize("arm", arms_of("markov", 6))
+@pytest.mark.parametrize("arm", source_of("markov").arms(6))
 def test_every_arm_has_a_short_name_and_a_definition(arm):
-    name, definition = arm_words(arm, "markov", 6)
+    name, definition = source_of("markov").arm_words(arm, 6)
     assert len(name) <= 30 < len(definition) + 10
     assert "{" not in name + definition
 
@@ -66,7 +58,7 @@ def test_every_arm_has_a_short_name_and_a_definition(arm):
 def test_each_stabiliser_is_what_its_source_says(source):
     plan = plan_frontier(source, "quick", (*STABILISERS, "staged"))
     loops = plan.loops
-    models = {arm: run_of(plan, arm, plan.budgets[0], SETTING, 0).model for arm in plan.arms}
+    models = {arm: source_of(plan.source).run(plan, arm, plan.budgets[0], SETTING, 0).model for arm in plan.arms}
     ours = models[constant(loops)]
     assert models["staged"] == ours
     assert (ours.shared_gain, ours.loop_norm, ours.injection, ours.branch_scale) == (True, True, True, pytest.approx(loops**-0.5))
@@ -81,7 +73,7 @@ def test_each_stabiliser_is_what_its_source_says(source):
 @pytest.mark.parametrize(("preset", "millions"), [("quick", 0.055), ("paper", 1.08), ("gpu", 25.5)])
 def test_text_models_have_the_size_that_is_said(preset, millions):
     plan = plan_frontier("text", preset)
-    model = run_of(plan, "staged", plan.budgets[0], SETTING, 0).model
+    model = source_of(plan.source).run(plan, "staged", plan.budgets[0], SETTING, 0).model
     with torch.device("meta"):
         assert parameters(LoopedTransformer(model)) == pytest.approx(1e6 * millions, rel=0.02)
     assert (model.prelude, model.coda) == (TEXT_SIZES[preset].ends,) * 2
@@ -100,6 +92,10 @@ def test_a_plan_that_cannot_be_made_is_refused(arguments, message):
         plan_frontier(**{"preset": "quick"} | arguments)
 
 
+def test_budgets_of_ones_own_take_the_place_of_the_presets():
+    assert plan_frontier("text", "paper", budgets=(1250, 2500)).budgets == (1250.0, 2500.0)
+
+
 def test_muon_is_the_optimizer_of_every_arm():
     plan = plan_frontier("markov", "quick", optimizer="muon")
-    assert {run_of(plan, arm, plan.budgets[0], SETTING, 0).optimizer.name for arm in plan.arms} == {"muon"}
+    assert {source_of(plan.source).run(plan, arm, plan.budgets[0], SETTING, 0).optimizer.name for arm in plan.arms} == {"muon"}
