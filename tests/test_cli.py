@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from thalweg.experiments.frontier.recipes import plan_frontier
+from thalweg.experiments.frontier.plan import plan_frontier
 
 from thalweg import cli
 from thalweg.experiments.frontier.definition import FrontierStudy
@@ -48,6 +48,11 @@ def test_importing_thalweg_does_not_import_torch() -> None:
         (["study", "markov", "--prset", "quick"], "--prset"),
         (["study", "text", "--text", "/no/such/place", "--out", "OUT"], "/no/such/place"),
         (["train", "none.toml"], "config none.toml: there is no such file"),
+        (["train", "none.toml", "--lr", "0.1"], "--lr. Keys of the config are set by --set optimizer.rate=VALUE."),
+        (["plan", "none.toml", "--batch-size", "8"], "Keys of the config are set by --set training.batch=VALUE."),
+        (["train", "none.toml", "--nonsense", "8"], "Unknown option: --nonsense."),
+        (["frontier", "markov", "--arms", "single"], "unknown arm 'single'; did you mean 'depth-1'"),
+        (["recipe", "markov", "--arm", "staged"], "unknown arm 'staged'; did you mean 'shift'"),
         (["landscape", "/no/such/run"], "there is no config.toml in it"),
         (["study", "markov", "--preset", "large"], "--preset: given 'large', expected one that markov has"),
         (["report", "/no/such/study"], "there is no study.json, sweep.json, tasks.json, frontier.json or experiment.json in it"),
@@ -172,6 +177,13 @@ def test_options_and_names_that_nobody_should_give_get_one_inert_line(
     code, out, err = said(capsys, *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_the_report_of_a_run_leads_to_its_landscape(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(config_text(RunConfig()))
+    code, _, err = said(capsys, "report", str(tmp_path))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"it is a run; expected a study, or give `thalweg landscape {tmp_path}`" in err
 
 
 def test_a_run_that_cannot_fit_is_told_what_it_needs_and_leaves_nothing(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import inspect
+import pickle
 import re
 import warnings
 
@@ -79,11 +80,18 @@ def test_every_group_of_synonyms_leads_to_a_name_of_ours():
             with contextlib.suppress(TypeError, ValueError):
                 ours |= set(inspect.signature(function).parameters)
     ours |= {path[-1] for path in serialization._paths(RunConfig, {})}
+    ours |= {"plain-looped", "looped", "depth-1", "single", "shift", "staged"}  # arms
     assert [group for group in errors._SYNONYMS if not ours & set(group)] == []
 
 
 def test_unknown_lists_the_known_names_in_order():
     assert str(unknown("arm", "?", iter("cab"))).endswith("Known: a, b, c")
+
+
+def test_an_unknown_key_can_be_told_to_another_process():
+    error = pickle.loads(pickle.dumps(errors.UnknownKeyError("key in model", "widht", ["width"])))
+    assert isinstance(error, BadInputError)
+    assert str(error) == "unknown key in model 'widht'; did you mean 'width'? Known: width"
 
 
 def test_unknown_returns_an_error_that_can_be_raised():

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter, Token
+from cyclopts import App, CycloptsError, Parameter, Token, UnknownOptionError
 
 from thalweg.bounds import Number, Seed, Threads, Whole, refuse
 from thalweg.errors import BadInputError, InstallationError, StudyError, ThalwegError, require, shown, unknown
@@ -222,12 +222,13 @@ def frontier(
         `quick` (3 seeds, minutes; of a task up to an hour) or `paper` (5 seeds, an hour or more, not of tasks); also `deep` (12
         passes) of markov, and `gpu` (25 million parameters) of text.
     arms:
-        Some arms only, with commas: depth-1, depth-2, ..., plain-looped, shift, staged, staged-unscaled; when not given, all of
-        these, or for `quick` of markov depth-1, depth-2, depth-6 and staged. Other ways to keep T passes trainable:
+        Some arms (ways to train) only, with commas: depth-1, depth-2, ... (so many passes throughout), plain-looped (T passes of
+        the paper's model), shift (the paper's two stages), staged (few passes first, then more), staged-unscaled; when not given,
+        all of these, or for `quick` of markov depth-1, depth-2, depth-6 and staged. Other ways to keep T passes trainable:
         looped-own-gains, looped-norm, looped-by-t, looped-deepnorm. The deepest constant arm is always there, as everything is
         compared with it.
     loops:
-        T, the passes of the last stage; 0 takes the preset's.
+        T, the largest number of passes; 0 takes the preset's.
     seeds:
         Number of seeds; 0 takes the preset's.
     out:
@@ -528,8 +529,8 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
     Parameters
     ----------
     folder:
-        Folder of the study: the --out folder of `thalweg study` or `thalweg shift-sweep`. Or the folder of a landscape that was
-        measured along a training with another library; its figures are drawn.
+        Folder of the study: the --out folder of `thalweg study`, `thalweg shift-sweep` or `thalweg frontier`. Or the folder of
+        a landscape that was measured along a training with another library; its figures are drawn.
     other:
         Folder of a second study of the same kind. If given, the command compares settings, numbers and verdicts of the two.
     out:
@@ -685,7 +686,7 @@ def call(arguments: list[str]) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return _fail(" ".join(str(error).split()), 2)
+        return _fail(" ".join(str(error).split()) + _key_of_option(error, arguments), 2)
     except StudyError as error:
         return _fail(str(error), error.exit_code)
     except ThalwegError as error:
@@ -704,6 +705,17 @@ def call(arguments: list[str]) -> int:
         reason = str(error).splitlines()[0] if str(error) else "none left"
         return _fail(f"out of memory ({reason}); choose a smaller model, batch or number of jobs", 1)
     return 0
+
+
+def _key_of_option(error: CycloptsError, arguments: list[str]) -> str:
+    """For an unknown option of a command that takes ``--set``: the key of the config that it names, if one does."""
+    if not isinstance(error, UnknownOptionError) or arguments[:1] not in (["train"], ["plan"]):
+        return ""
+    from thalweg.serialization import key_named
+    from thalweg.train.config import RunConfig
+
+    key = key_named(RunConfig, (error.token.keyword or "").strip("-"))
+    return f" Keys of the config are set by --set {key}=VALUE." if key else ""
 
 
 def _out_of_memory(error: Exception) -> bool:

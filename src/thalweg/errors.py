@@ -56,6 +56,9 @@ _SYNONYMS: tuple[tuple[str, ...], ...] = (
     ("batches", "data", "dataloader", "loader", "data_loader"),
     ("loss_fn", "loss", "criterion", "loss_function", "objective"),
     ("params", "parameters", "names"),
+    ("plain-looped", "looped", "depth-t"),
+    ("depth-1", "single", "baseline"),
+    ("shift", "staged", "shift-scp"),
 )
 """Names that the field uses for one thing, so that a key from elsewhere leads to ours; the first that exists is suggested."""
 
@@ -79,6 +82,23 @@ class UnknownNameError(BadInputError, KeyError):
 
     def __str__(self) -> str:
         return Exception.__str__(self)  # a KeyError would quote its message
+
+
+class UnknownKeyError(BadInputError):
+    """A section of a config or record has a key that is not known; the message suggests one and lists them.
+
+    Args:
+        what: kind of the key, such as "key in model".
+        key: as given.
+        known: the keys of the section.
+    """
+
+    def __init__(self, what: str, key: str, known: Iterable[str]) -> None:
+        super().__init__(str(unknown(what, key, known)))
+        self.what, self.key, self.known = what, key, tuple(known)
+
+    def __reduce__(self) -> tuple[type[BadInputError], tuple[str]]:
+        return BadInputError, (str(self),)  # what another process is told
 
 
 class UnknownArgumentError(BadInputError, TypeError):
@@ -363,13 +383,23 @@ def unknown(what: str, given: str, known: Iterable[str], elsewhere: Mapping[str,
     return BadInputError(f"unknown {what} {shown(given)}; {suggestion}Known: {', '.join(names) or 'none'}")
 
 
+def synonyms(name: str) -> list[str]:
+    """A name and those that the field uses for the same, the name itself first.
+
+    Example:
+        >>> synonyms("Weight-Decay")
+        ['Weight-Decay', 'weight_decay', 'wd', 'l2']
+    """
+    spellings = {name.lower(), name.lower().replace("-", "_")}
+    return [name, *(one for group in _SYNONYMS if spellings & set(group) for one in group)]
+
+
 def _likely(given: str, names: Sequence[str], places: Mapping[str, Sequence[str]]) -> Sequence[str]:
     """The known name that was probably meant, or the places of one that exists elsewhere; empty where nothing is near."""
-    plain = given.lower().replace("-", "_")
-    meant = [name for group in _SYNONYMS if plain in group for name in group]
+    meant = synonyms(given)
     if here := next((name for name in meant if name in names), None):
         return [repr(here)]
-    if there := next((name for name in (given, *meant) if name in places), None):
+    if there := next((name for name in meant if name in places), None):
         return places[there]
     begun = [name for name in names if len(given) > 2 and name.startswith(given)]
     if len(begun) == 1:

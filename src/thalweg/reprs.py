@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from thalweg.errors import shown
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T")
 _FEW = 8
 """Largest number of entries of an array that are shown."""
 
@@ -46,7 +46,7 @@ def describe(thing: object, *parts: str) -> str:
     return f"{type(thing).__name__}({', '.join(filter(None, parts))})"
 
 
-def short_repr(cls: T) -> T:
+def short_repr(cls: type[T]) -> type[T]:
     """Decorate a dataclass that holds arrays so that its repr shows them by `brief`; place it above ``@dataclass``."""
 
     def __repr__(self: Any) -> str:

@@ -15,21 +15,13 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar, Union
 
 from thalweg.bounds import check
-from thalweg.errors import BadInputError, shown, unknown
+from thalweg.errors import BadInputError, UnknownKeyError, shown, synonyms, unknown
 
 T = TypeVar("T")
-
-
-class _UnknownKeyError(BadInputError):
-    """A section has a key that its dataclass has not; `from_dict` says in which other section the key exists."""
-
-    def __init__(self, what: str, key: str, known: Iterable[str]) -> None:
-        super().__init__(str(unknown(what, key, known)))
-        self.what, self.key, self.known = what, key, tuple(known)
 
 
 def to_dict(value: Any) -> Any:
@@ -57,7 +49,7 @@ def from_dict(cls: type[T], values: Any, place: str = "") -> T:
     """
     try:
         return _build(cls, values, place)
-    except _UnknownKeyError as error:
+    except UnknownKeyError as error:
         raise unknown(error.what, error.key, error.known, _places(cls, values, place)) from None
 
 
@@ -74,12 +66,25 @@ def _build(cls: type[T], values: Any, place: str) -> T:
                 raise BadInputError(f"{place or cls.__name__}: given kind {shown(value)}, expected {cls.kind!r}")  # pyright: ignore[reportAttributeAccessIssue]
             continue
         if key not in fields:
-            raise _UnknownKeyError(f"key in {place or cls.__name__}", str(key), fields)
+            raise UnknownKeyError(f"key in {place or cls.__name__}", str(key), fields)
         known[key] = convert(hints[key], value, f"{place}.{key}" if place else key)
     for name, f in fields.items():
         if name not in known and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BadInputError(f"{place or cls.__name__}: key {name!r} is missing; expected {describe(hints[name])}")
     return cls(**known)
+
+
+def key_named(cls: type, name: str) -> str:
+    """The full path of the key of a dataclass, or of a section of it, that has a name or a synonym of it; empty unless it is one.
+
+    Example:
+        >>> from thalweg.train.config import RunConfig
+        >>> key_named(RunConfig, "lr"), key_named(RunConfig, "length"), key_named(RunConfig, "nothing")
+        ('optimizer.rate', '', '')
+    """
+    places = _places(cls, {}, "")
+    found = places.get(next((one for one in synonyms(name) if one in places), ""), [])
+    return found[0].strip("'") if len(found) == 1 and "," not in found[0] else ""
 
 
 def _places(cls: type, values: Any, place: str) -> dict[str, list[str]]:

@@ -106,6 +106,8 @@ def test_an_experiment_of_ones_own_is_made_extended_and_shown_again_without_its_
     assert "Is &lt;b&gt;deeper&lt;/b&gt; better?" in page
     assert f"thalweg study {module}:Depths --seeds 2" in page
     assert "A line" in page
+    units = page.index("Units. nats: unit of the loss, the mean of -log p of the right token")
+    assert units < page.index("held-out loss (nats)</th>")
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "made/runs").glob("*/summary.json")}
     assert len(first) == 4
 

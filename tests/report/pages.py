@@ -1,5 +1,6 @@
 """What tests of pages share: their tags, a browser, and a name that would do harm if it were not escaped."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -96,3 +97,12 @@ def turned(page: Any) -> tuple[str, str]:
     page.mouse.move(x + 120, y + 40, steps=6)
     page.mouse.up()
     return before, page.evaluate(camera)
+
+
+def unexplained(page: str) -> set[str]:
+    """Units in the heads of a page's tables that stand before their meaning, or have none."""
+    told = page.partition('id="units"')[2].partition("</p>")[0]
+    before, _, after = page.partition('id="units"')
+    heads = " ".join(re.findall(r"<th\b[^>]*>(.*?)</th>", before + after, flags=re.S))
+    named = set(re.findall(r"\b(GFLOP|TFLOP|FLOPs|nats|bits|points)\b", heads))
+    return {unit for unit in named if f"{unit}:" not in told or unit in " ".join(re.findall(r"<th\b.*?</th>", before, flags=re.S))}

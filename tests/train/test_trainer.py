@@ -21,7 +21,7 @@ from thalweg.train import checkpoint as checkpoint_module
 from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import checkpoints
-from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, config_text
+from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, config_text, read_config
 from thalweg.train.state import Run
 from thalweg.train.trainer import train
 
@@ -184,11 +184,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_everything_named(
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_a_path_may_be_text_and_a_file_is_no_config(tmp_path: Path, tiny: RunConfig) -> None:
+    (tmp_path / "run.toml").write_text(config_text(tiny))
+    short = replace(read_config(str(tmp_path / "run.toml")), training=replace(tiny.training, steps=2))
+    assert train(short, str(tmp_path / "run")).steps == 2
+    with pytest.raises(BadInputError, match=r"^config: given 'run.toml', expected a RunConfig; thalweg.train.config.read"):
+        train("run.toml", tmp_path / "other")  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_folder_of_another_config_is_refused_and_left_alone(tmp_path: Path, tiny: RunConfig) -> None:
     train(tiny, tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises(FolderError, match="belongs to a run with another config; choose another --out"):
+    with pytest.raises(FolderError, match=r"run with another config \(seed is 0 there, given 5\); choose another --out"):
         train(replace(tiny, seed=5), tmp_path)
+    other = replace(tiny, seed=5, shift=ShiftConfig((1, 3), AtStep(12), Hard()))
+    with pytest.raises(FolderError, match=r"\(seed is 0 there, given 5, and \d+ more\)"):
+        train(other, tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 

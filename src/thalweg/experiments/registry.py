@@ -40,8 +40,10 @@ def experiment_in(folder: Path) -> Experiment:
             return kind(read_plan(plan, folder, kind.plan_file))  # type: ignore[call-arg]
     if there(folder / OWN_PLAN):
         return own_in(folder)
+    if there(folder / "config.toml"):
+        raise FolderError(f"study {folder}: it is a run; expected a study, or give `thalweg landscape {folder}`")
     files = [*(kind.plan_file for kind, _ in _KINDS), OWN_PLAN]
     raise FolderError(
         f"study {folder}: there is no {', '.join(files[:-1])} or {files[-1]} in it; expected the --out folder of "
-        "`thalweg study` or `thalweg shift-sweep`"
+        "`thalweg study`, `thalweg shift-sweep` or `thalweg frontier`"
     )

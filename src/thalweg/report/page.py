@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -23,6 +24,16 @@ HEAVY = 100_000
 """Most bytes of an SVG in a page; a larger figure is embedded as pixels, and both files lie in ``figures/``."""
 NUMBERS = 3
 """Numbers of a verdict that are shown without unfolding."""
+
+_UNITS = {
+    "GFLOP": "billion floating-point operations, counted, forward and backward",
+    "TFLOP": "1,000 billion floating-point operations, counted, forward and backward",
+    "FLOPs": "floating-point operations, counted, forward and backward",
+    "nats": "unit of the loss, the mean of -log p of the right token with the natural logarithm; 1 nat is 1.44 bits",
+    "bits": "unit of the loss, the same with the logarithm to base 2",
+    "points": "percentage points of accuracy",
+}
+"""Unit -> what it means."""
 
 
 def data_address(figure: Drawn) -> str:
@@ -76,4 +87,22 @@ def plural(count: int, noun: str, more: str = "") -> str:
     return f"{count:,} {noun if count == 1 else more or noun + 's'}"
 
 
-PAGES.globals |= {"show": show, "number": number, "first": NUMBERS, "seeds_words": seeds_words, "plural": plural}
+def units_in(text: str) -> dict[str, str]:
+    """The units that a text names, each with its meaning.
+
+    Example:
+        >>> list(units_in("loss at 53 GFLOP (nats), drop (points)"))
+        ['GFLOP', 'nats', 'points']
+    """
+    words = set(re.findall(r"\w+", text))
+    return {unit: meaning for unit, meaning in _UNITS.items() if unit in words}
+
+
+PAGES.globals |= {
+    "units_in": units_in,
+    "show": show,
+    "number": number,
+    "first": NUMBERS,
+    "seeds_words": seeds_words,
+    "plural": plural,
+}

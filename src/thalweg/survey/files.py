@@ -181,8 +181,8 @@ def refuse_tasks(config: RunConfig) -> None:
     """Refuse a run on an algorithmic task: its samples differ in their number of loops, so that there is no single loss."""
     if isinstance(config.data, TaskConfig | PointersConfig):
         raise BadInputError(
-            "landscape: given a run on a task, expected one on the Markov language or on text; the passes differ from sample to "
-            "sample, so measure a loss of your own with thalweg.LandscapeProbe, see docs/tasks.md"
+            "landscape: given a run on a task, expected one on the Markov language or on text, whose loss is that of every next "
+            "token; measure a loss of your own with thalweg.LandscapeProbe, see docs/tasks.md"
         )
 
 

@@ -230,7 +230,7 @@ class RunConfig:
         require(not 0 < self.model.learned_gains < need, "model.learned_gains", self.model.learned_gains, wanted)
 
 
-def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
+def read_config(path: str | Path, changes: Sequence[str] = ()) -> RunConfig:
     """Read the config of a run from a TOML file.
 
     Args:
@@ -239,6 +239,7 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     Raises:
         BadInputError: the file is missing or not TOML, or a key or value is wrong.
     """
+    path = Path(path)
     values = read_toml(path)
     for change in changes:
         _apply_change(values, change)

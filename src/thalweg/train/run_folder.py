@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError, warn
-from thalweg.serialization import fingerprint, from_dict
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError, shown, warn
+from thalweg.serialization import fingerprint, from_dict, to_dict
 from thalweg.storage import set_aside, there
 from thalweg.train.checkpoint import candidates, checkpoints, read_facts
 from thalweg.train.config import RunConfig, read_config, write_config
+from thalweg.train.group import flat
 
 NAME = "config.toml"
 
@@ -43,10 +44,12 @@ def claim(config: RunConfig, folder: Path, ours: bool = False) -> bool:
 
 def _claim_known(config: RunConfig, folder: Path, ours: bool) -> bool:
     """`claim` for a folder with a config.toml; never a free one."""
-    path, damage = folder / NAME, "it is that of another run"
+    path, damage, difference = folder / NAME, "it is that of another run", ""
     try:
-        if read_config(path) == config:
+        known = read_config(path)
+        if known == config:
             return False
+        difference = _difference(known, config)
     except BadInputError as error:
         damage = str(error)
     else:
@@ -59,7 +62,16 @@ def _claim_known(config: RunConfig, folder: Path, ours: bool) -> bool:
         return False
     if damage.startswith("config "):
         raise FolderError(f"run {folder}: {damage}, and no checkpoint tells whose folder it is; choose another --out")
-    raise FolderError(f"run {folder}: the folder belongs to a run with another config; choose another --out")
+    raise FolderError(f"run {folder}: the folder belongs to a run with another config ({difference}); choose another --out")
+
+
+def _difference(known: RunConfig, given: RunConfig) -> str:
+    """The first key whose value differs between two configs, with both values, and how many more there are."""
+    old, new = flat(to_dict(known)), flat(to_dict(given))
+    missing = "not there"
+    keys = [key for key in {**old, **new} if old.get(key, missing) != new.get(key, missing)]
+    more = f", and {len(keys) - 1} more" if len(keys) > 1 else ""
+    return f"{keys[0]} is {shown(old.get(keys[0], missing))} there, given {shown(new.get(keys[0], missing))}{more}"
 
 
 def _restore_config(config: RunConfig, path: Path, damage: str) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from thalweg import ranks
 from thalweg.bounds import named_arguments
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, warn
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, require, warn
 from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.onset import Ramp, Refine
 from thalweg.storage import locked, read_json, set_aside, there
@@ -31,7 +31,7 @@ from thalweg.train.surroundings import Watch
 
 
 @named_arguments
-def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), parallel: Parallel = "ddp") -> RunSummary:
+def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] = (), parallel: Parallel = "ddp") -> RunSummary:
     """Train one model, or resume a run that was stopped.
 
     The same config gives the same weights to the last bit, however often the process was killed and resumed, on one machine with
@@ -49,12 +49,17 @@ def train(config: RunConfig, folder: Path, callbacks: Sequence[Callback] = (), p
     Returns:
         The summary of the run.
     Raises:
+        BadInputError: the config is no `RunConfig`, or does not fit this machine.
         FolderError: the folder holds another run, or another process writes to it.
         DivergedError: a loss or gradient is not finite; the message names step, rate, norm and the last good checkpoint.
         DamagedFileError: there are checkpoints, but none can be read.
     Warns:
         DamagedRecordWarning: a file of the run is damaged and was repaired, or something is lost; the message says what.
     """
+    expected = "a RunConfig; thalweg.train.config.read_config reads one from a file"
+    require(isinstance(config, RunConfig), "config", config, expected)
+    require(isinstance(folder, str | Path), "folder", folder, "the path of a folder")
+    folder = Path(folder)
     with ExitStack() as held:
         with ranks.together():
             new, summary = _take(config, folder, held) if ranks.rank() == 0 else (False, None)

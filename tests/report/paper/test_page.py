@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_up_landscapes import make_landscape
 from made_up_records import make_summary, run
-from pages import CHROMIUM, HOSTILE, Tags, chart, laid_out, leaving, opened, slid, turned
+from pages import CHROMIUM, HOSTILE, Tags, chart, laid_out, leaving, opened, slid, turned, unexplained
 
 from thalweg.records.run import Cell, RunRecord, StudySummary, Verdict
 from thalweg.report.paper.page import write_report
@@ -33,6 +33,7 @@ def test_page_has_every_figure_inside_with_words_for_the_blind(
 def test_page_asks_the_network_for_nothing(summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path) -> None:
     page = write_report(summary, runs, tmp_path).read_text()
     assert leaving(page) == []
+    assert unexplained(page) == set()
     kinds = [attributes.get("type", "run") for tag, attributes in Tags(page).found if tag == "script"]
     assert kinds == ["application/json", "text/plain", "run"]
     assert not re.search(r"fetch\(|XMLHttpRequest|import\(|WebSocket", page.rpartition("<script>")[2])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from made_up_sweeps import make_runs, make_sweep
-from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened
+from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened, unexplained
 
 from thalweg.records.experiment import Outcome, Share
 from thalweg.records.run import Cell, Verdict
@@ -55,6 +55,11 @@ def test_page_has_every_figure_inside_with_words_for_the_blind(page) -> None:
     images = [attributes for tag, attributes in Tags(page).found if tag == "img"]
     assert len(images) == 7
     assert all(i["src"].startswith("data:image/") and len(i["alt"]) > 20 for i in images)
+
+
+def test_units_in_tables_are_explained_above_them(page) -> None:
+    assert "nats" in page
+    assert unexplained(page) == set()
 
 
 def test_figures_are_kept_as_files_too(folder) -> None:
