@@ -108,8 +108,8 @@ def study(
         such as addition). Or your own experiment as module:Class; `examples/an_experiment_of_your_own.py` shows one.
     preset:
         Size of the study. All tasks: `quick` (3 seeds, a few minutes) and `paper` (all arms; for markov and text also 5 seeds and
-        curvature spectra). For text also `large` (a million parameters) and `gpu` (ten million, for a GPU). For tasks also `gpu` (at
-        most an hour on one GPU) and `source` (the size used in arXiv 2409.15647; days).
+        curvature spectra). For text also `large` (a million parameters) and `gpu` (ten million, for a GPU). For tasks also `gpu`
+        (at most an hour on one GPU) and `source` (the size used in arXiv 2409.15647; days).
     out:
         Folder for the results. Default: results/TASK-PRESET.
     arms:

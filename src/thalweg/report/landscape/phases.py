@@ -61,9 +61,9 @@ def phases_drawn(phases: Sequence[PhaseRecord], arms: Arms, caption: str) -> Dra
     full_caption = (
         "Matrix entropy S_1 of the Hessian's spectrum over training, one line for each run, and its phases below, one bar for each "
         "seed. Phases are straight pieces in the logarithm of the updates; their breaks are found by a test at the 5 % level "
-        "against simulated noise that is as correlated as the run's. In a collapse the entropy falls, in a diversification it rises, and in a stable phase it "
-        "does neither by more than the tolerance, which is the same for all runs of an arm. A run without breaks whose noise is "
-        "strongly correlated is undecided. "
+        "against simulated noise that is as correlated as the run's. In a collapse the entropy falls, in a diversification it "
+        "rises, and in a stable phase it does neither by more than the tolerance, which is the same for all runs of an arm. A run "
+        "without breaks whose noise is strongly correlated is undecided. "
         f"{caption}"
     )
     by_arm = "; ".join(f"{arm}: {sequences(phases, arm)}" for arm in shown)
