@@ -9,7 +9,7 @@ import pytest
 from thalweg.cli import app
 from thalweg.experiments.frontier.recipes import plan_frontier
 from thalweg.experiments.paper.recipes import landscape_of, plan, runs_of
-from thalweg.models.cost import parameters
+from thalweg.models.cost import cost, parameters
 from thalweg.models.looped import LoopedTransformer
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "on_a_gpu"
@@ -46,6 +46,23 @@ def test_a_script_gives_a_command_that_thalweg_takes(script, name: str, preset: 
         assert set(arms) <= set(plan_frontier("text", preset, arms).arms)
     else:
         assert plan("text", preset, arms, found.get("seeds", 0)).arms == ("single", "looped")
+
+
+def test_seeds_can_be_given_and_extend_a_study(script) -> None:
+    assert [parsed(script, "landscape", *some)["seeds"] for some in ((), ("--seeds", "3"), ("--preset", "quick"))] == [0, 3, 1]
+
+
+def test_the_operations_in_the_docstring_are_counted(script) -> None:
+    told = script("landscape").__doc__
+    config = runs_of(plan("text", "gpu"))["looped-seed0"]
+    product, training = ([cost(config.model, rows, 64, loops).forward for loops in (1, 4)] for rows in (8, config.training.batch))
+    assert f"({product[0] / 1e12:.3f} TFLOP Single, {product[1] / 1e12:.3f} Looped)" in told
+    whole = [3 * forward * config.training.steps / 1e15 for forward in training]
+    points = [6 * forward * 100 * 40 / 1e15 for forward in product]
+    assert f"updates of 32 windows     {whole[0]:.2f} and {whole[1]:.2f}" in told
+    assert f"40 points, 4,000 products                 {points[0]:.2f} and {points[1]:.2f}" in told
+    disk = 40 * parameters(LoopedTransformer(config.model)) * (12 + 2 * 4) / 1e9  # weights and moments, two eigenvectors
+    assert f"take {disk:.0f} GB of disk a run, {10 * disk:.0f} GB in all" in told
 
 
 def test_the_landscape_on_a_gpu_has_ten_million_parameters_and_forty_points() -> None:

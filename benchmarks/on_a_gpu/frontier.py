@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from sitting import options_of, sit
+from sitting import common, options_of, sit
 
 ARMS = {"gpu": "depth-2,depth-6,staged", "quick": "depth-2,depth-4,staged"}
 
 
 def command(options: argparse.Namespace) -> list[str]:
-    arms = ["--arms", ARMS[options.preset], "--device", options.device, "--jobs", "1", "--out", str(options.out)]
-    return ["frontier", "text", "--preset", options.preset, *arms]
+    arms = ["--arms", ARMS[options.preset], "--seeds", str(options.seeds)]
+    return ["frontier", "text", "--preset", options.preset, *arms, *common(options)]
 
 
 def main() -> int:

@@ -18,10 +18,16 @@ def options_of(doc: str | None, out: str, arguments: Sequence[str] | None = None
     parser.add_argument("--minutes", type=float, default=9.0, help="when to stop; what is done is kept")
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--preset", default="gpu", choices=("gpu", "quick"), help="quick tries the script on a CPU")
+    parser.add_argument("--seeds", type=int, default=0, help="those of the preset, if not given; more can be added later")
     parser.add_argument("--device", default="", help="cuda for the preset gpu and cpu for quick, if not given")
     options = parser.parse_args(arguments)
     options.device = options.device or ("cuda" if options.preset == "gpu" else "cpu")
     return options
+
+
+def common(options: argparse.Namespace) -> list[str]:
+    """The end of every command: device, one run at a time, and folder."""
+    return ["--device", options.device, "--jobs", "1", "--out", str(options.out)]
 
 
 def sit(command: Sequence[str], minutes: float) -> int:

@@ -175,7 +175,7 @@ _FREE = LandscapePlan(
 """Matrix-free, for models of tens of thousands of parameters."""
 _LARGE = replace(_FREE, checkpoints=12, top=2, window=30, slices=False)
 """Matrix-free, for a million parameters: phases need 40 points, which take hours on two cores."""
-_GPU = replace(_FREE, top=2, slices=False)
+_GPU = replace(_FREE, top=2, window=20, slices=False)
 """Matrix-free at 40 points, for ten million parameters on a GPU; `benchmarks/on_a_gpu/landscape.py` counts its operations."""
 
 
