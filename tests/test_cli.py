@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from thalweg.experiments.frontier.plan import plan_frontier
 
 from thalweg import cli
 from thalweg.experiments.frontier.definition import FrontierStudy
+from thalweg.experiments.frontier.plan import plan_frontier
 from thalweg.train.config import RunConfig, config_text, read_config
 
 

@@ -12,6 +12,7 @@ from thalweg.intervals import (
     power_of_t_test,
     seeds_to_decide,
     slope,
+    slope_interval,
     student_cdf,
     student_quantile,
 )
@@ -63,6 +64,20 @@ def test_the_interval_agrees_with_scipy(size, level):
     found = interval(values.tolist(), level)
     oracle = scipy.stats.t.interval(level, size - 1, values.mean(), scipy.stats.sem(values))
     assert np.allclose((found.low, found.high), oracle, rtol=10 * FLOAT64, atol=0)
+
+
+@pytest.mark.parametrize("size", [3, 4, 10])
+def test_the_interval_of_a_slope_agrees_with_scipy(size):
+    draw = np.random.default_rng(size)
+    x, y = draw.normal(5, 2, size), draw.normal(3, 2, size)
+    found, oracle = slope_interval(x.tolist(), y.tolist()), scipy.stats.linregress(x, y)
+    half = scipy.stats.t.ppf(0.975, size - 2) * oracle.stderr
+    assert np.allclose((found.mean, found.low, found.high), (oracle.slope, oracle.slope - half, oracle.slope + half), rtol=1e-9)
+
+
+def test_two_points_have_no_interval_of_a_slope():
+    with pytest.raises(BadInputError, match="points: given 2, expected at least three for an interval"):
+        slope_interval([0, 1], [1, 2])
 
 
 def test_the_interval_covers_the_true_mean_as_often_as_it_says():

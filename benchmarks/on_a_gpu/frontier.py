@@ -9,32 +9,21 @@ Runs `thalweg frontier text --preset gpu` with the arms two passes, six passes a
 from __future__ import annotations
 
 import argparse
-import signal
-import subprocess
 import sys
-from pathlib import Path
 
-ARMS = "depth-2,depth-6,staged"
+from sitting import common, options_of, sit
+
+ARMS = {"gpu": "depth-2,depth-6,staged", "quick": "depth-2,depth-4,staged"}
+
+
+def command(options: argparse.Namespace) -> list[str]:
+    arms = ["--arms", ARMS[options.preset], "--seeds", str(options.seeds)]
+    return ["frontier", "text", "--preset", options.preset, *arms, *common(options)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=9.0, help="when to stop; what is done is kept")
-    parser.add_argument("--out", type=Path, default=Path("results/frontier-text-gpu"))
-    parser.add_argument("--preset", default="gpu", help="gpu, or quick to try the script on a CPU")
-    parser.add_argument("--device", default="cuda")
-    options = parser.parse_args()
-    arms = ARMS if options.preset == "gpu" else "depth-2,depth-4,staged"
-    command = [sys.executable, "-m", "thalweg", "frontier", "text", "--preset", options.preset, "--arms", arms]
-    command += ["--device", options.device, "--jobs", "1", "--out", str(options.out)]
-    running = subprocess.Popen(command)
-    try:
-        return running.wait(60 * options.minutes)
-    except subprocess.TimeoutExpired:
-        running.send_signal(signal.SIGINT)
-        running.wait()
-        print(f"Stopped after {options.minutes:g} minutes; give the same command again to go on.")
-        return 0
+    options = options_of(__doc__, "results/frontier-text-gpu")
+    return sit(command(options), options.minutes)
 
 
 if __name__ == "__main__":

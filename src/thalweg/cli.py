@@ -109,8 +109,9 @@ def study(
         such as addition). Or your own experiment as module:Class; `examples/an_experiment_of_your_own.py` shows one.
     preset:
         Size of the study: `quick` (3 seeds; on two cores minutes for markov and text, an hour for all six tasks) or `paper` (all
-        arms; for markov and text 5 seeds and curvature spectra; hours). For text also `large` (a million parameters). For tasks
-        also `gpu` (at most an hour on one GPU) and `source` (the size used in arXiv 2409.15647; days of a GPU).
+        arms; for markov and text 5 seeds and curvature spectra; hours). For text also `large` (a million parameters) and `gpu`
+        (ten million, for a GPU). For tasks also `gpu` (at most an hour on one GPU) and `source` (the size used in arXiv
+        2409.15647; days of a GPU).
     out:
         Folder for the results. Default: results/TASK-PRESET.
     arms:

@@ -190,6 +190,28 @@ def seeds_to_decide(estimate: Interval, bar: float = 0.0, power: float = 0.8) ->
     return high
 
 
+def slope_interval(x: Sequence[float], y: Sequence[float]) -> Interval:
+    """Least-squares slope of ``y`` on ``x`` with its 95 % t-interval, in units of y per unit of x.
+
+    The half-width is ``t s / sqrt(S_xx)``, where s is the standard deviation of the residuals with n - 2 degrees of freedom and t
+    the quantile with as many. The coverage is exact for independent Gaussian residuals of equal variance.
+
+    Args:
+        x, y: equally many numbers, at least three, not all equal in x.
+
+    Example:
+        >>> slope_interval([0, 1, 2], [1, 3, 5])
+        Interval(mean=2.0, low=2.0, high=2.0, n=3)
+    """
+    require(len(x) >= 3, "points", len(x), "at least three for an interval")
+    mean, freedom = slope(x, y), len(x) - 2
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    a = a - a.mean()
+    residuals = b - b.mean() - mean * a
+    half = student_quantile(0.975, freedom) * math.sqrt(float(residuals @ residuals) / freedom / float(a @ a))
+    return Interval(mean, mean - half, mean + half, len(x))
+
+
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Least-squares slope of ``y`` on ``x``, in units of y per unit of x.
 

@@ -1,7 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from thalweg.errors import BadInputError, EmptySubspaceError, InsufficientDataError, ShapeMismatchError
 from thalweg.landscape.edge import edge
@@ -147,6 +149,25 @@ def test_trapped_is_when_all_four_hold():
 def test_each_condition_frees_alone(number, change):
     found = trapped(**{**STILL, **change})
     assert [i for i, condition in enumerate(found.conditions) if not condition.held] == [number]
+
+
+@pytest.mark.parametrize(("noise", "slope", "held"), [(1e-5, 0, True), (3e-3, 0, None), (3e-3, 1e-2, False), (1e-5, 1.5e-4, False)])
+def test_a_loss_is_constant_only_if_its_slopes_interval_lies_within_the_margin(noise, slope, held):
+    """A noisy loss without a visible slope used to count as constant where its slope happened to be small."""
+    k = np.arange(100)
+    losses = 2 * (1 + slope * k / 100 + noise * np.random.default_rng(3).standard_normal(100))
+    found = trapped(**{**STILL, "losses": losses.tolist()})
+    assert found.conditions[1].held is held
+    assert found.is_trapped == (held is True)
+    blocks, centres = (losses / losses.mean()).reshape(10, 10).mean(1), np.arange(10) / 10
+    line = stats.linregress(centres, blocks)
+    half = stats.t.ppf(0.975, 8) * line.stderr
+    assert found.conditions[1].measured == pytest.approx(max(abs(line.slope - half), abs(line.slope + half)))
+
+
+def test_a_class_that_is_not_known_leaves_a_window_undecided():
+    held = {name: trapped(**{**STILL, "valley_class": name}).conditions[3].held for name in ("U", "V", "saddle", "indeterminate")}
+    assert held == {"U": True, "V": False, "saddle": False, "indeterminate": None}
 
 
 def test_losses_of_zero_stand():

@@ -8,8 +8,10 @@ from numpy.polynomial import polynomial
 
 from thalweg.errors import BadInputError, InsufficientDataError, NonFiniteError, ShapeMismatchError
 from thalweg.landscape.phases import (
-    BLOCK,
+    CELLS,
+    LEAST_POINTS,
     THREE,
+    UNDECIDED,
     correlated_noise,
     gains,
     named,
@@ -61,16 +63,22 @@ def test_the_programme_finds_the_best_of_all_cuts(breaks):
 
 
 def test_gains_are_the_same_for_one_series_and_for_many():
-    series = drawn(2, 2 * BLOCK + 3, 50)
-    together = gains(series, 2, 1, 5)
-    assert together == pytest.approx([gains(row[None], 2, 1, 5)[0] for row in series])
+    series = drawn(2, 2 * CELLS // 51**2 + 3, 50)
+    together, correlations = gains(series, 2, 2, 5)
+    alone = [gains(row[None], 2, 2, 5) for row in series]
+    assert together == pytest.approx(np.concatenate([one for one, _ in alone]))
+    assert correlations == pytest.approx(np.concatenate([one for _, one in alone]))
 
 
 @pytest.mark.parametrize("more", [1, 2])
 def test_the_gain_is_the_logarithm_of_the_residuals_ratio(more):
     series = drawn(2, 50)
     fewer, richer = (sum(residue(series[a:b]) for a, b in segmentation(series, k, 5)) for k in (1, 1 + more))
-    assert gains(series[None], 1, more, 5)[0] == pytest.approx(math.log(fewer / richer), abs=6e-4)
+    found, correlation = gains(series[None], 1, more, 5)
+    assert found.shape == (1, more)
+    assert found[0, -1] == pytest.approx(math.log(fewer / richer), abs=6e-4)
+    left = np.concatenate([series[a:b] - line(series[a:b]) for a, b in segmentation(series, 1 + more, 5)])
+    assert correlation[0] == pytest.approx(left[1:] @ left[:-1] / (left[:-1] @ left[:-1]))
 
 
 def test_the_same_breaks_after_shift_and_scale():
@@ -128,11 +136,37 @@ def test_a_line_has_one_phase(slope):
     assert found.labels == (named(slope, 0.0),)
 
 
-def test_noise_alone_seldom_breaks():
-    draw = np.random.default_rng(5)
-    series = [torch.from_numpy(correlated_noise(draw, 1, 80, 0.5, 1.0)[0]) for _ in range(30)]
-    broken = [len(phases(one, most=1, replicates=49, seed=seed).breaks) for seed, one in enumerate(series)]
-    assert sum(broken) <= 5
+@pytest.mark.parametrize(("correlation", "slope"), [(0.0, 0.0), (0.8, 0.0), (0.8, 0.1)])
+def test_noise_alone_seldom_breaks(correlation, slope):
+    """At the fewest points; over 1,000 series the shares are in the docstring. An estimated correlation finds breaks in 24 %."""
+    noise = correlated_noise(np.random.default_rng(5), 120, LEAST_POINTS, correlation, 1.0) + slope * np.arange(LEAST_POINTS)
+    broken = [bool(phases(torch.from_numpy(one), most=2, seed=seed).breaks) for seed, one in enumerate(noise)]
+    assert np.mean(broken) <= 0.1  # two standard errors above 0.06
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_three_phases_are_seen_through_noise_at_the_fewest_points(correlation):
+    clean = np.concatenate([np.linspace(0, -3, 13), np.linspace(-3, -1, 13), np.full(14, -1.0)])
+    noise = correlated_noise(np.random.default_rng(9), 20, LEAST_POINTS, correlation, 0.1)
+    labels = [phases(torch.from_numpy(clean + one), seed=seed).labels for seed, one in enumerate(noise)]
+    assert labels.count(THREE) >= 16
+
+
+def test_noise_that_is_too_correlated_leaves_a_series_undecided():
+    found = phases(torch.from_numpy(correlated_noise(np.random.default_rng(5), 1, 40, 0.95, 1.0)[0]))
+    assert (found.breaks, found.labels) == ((), (UNDECIDED,))
+    assert 40 * (1 - found.correlation) / (1 + found.correlation) < 4
+    assert phases(torch.from_numpy(drawn(2, 40))).labels == ("stable",)
+
+
+def test_noise_of_several_correlations_is_that_of_each():
+    many = correlated_noise(np.random.default_rng(1), 2, 30, np.array([0.3, 0.9]), np.array([1.0, 2.0]))
+    fresh = np.random.default_rng(1).standard_normal((2, 30))
+    for row, u, phi, size in zip(many, fresh, (0.3, 0.9), (1.0, 2.0), strict=True):
+        expected = [size * u[0]]
+        for shock in u[1:]:
+            expected.append(phi * expected[-1] + size * math.sqrt(1 - phi**2) * shock)
+        assert row == pytest.approx(expected)
 
 
 def test_level_noise_is_called_stable():
@@ -140,7 +174,7 @@ def test_level_noise_is_called_stable():
 
 
 def test_breaks_that_are_seen_only_together_are_found_and_equal_neighbours_merged():
-    """Against one break alone p is 0.43 here, without any noise."""
+    """Against one break alone p is large here, without any noise."""
     series = torch.cat([torch.linspace(0, -1, 30), torch.linspace(-1, -9, 30), torch.full((30,), -9.0)])
     found = phases(series)
     assert len(found.segments) == 3
@@ -155,7 +189,8 @@ def test_the_tolerance_is_a_twentieth_of_the_spread():
 
 
 def test_at_most_the_most_breaks_are_tried():
-    assert phases(ramp(), most=1).p_values == (0.01,)
+    (p_value,) = phases(ramp(), most=1).p_values
+    assert p_value < 0.05
     assert phases(ramp(), most=0).p_values == ()
 
 
@@ -210,7 +245,7 @@ def test_what_else_is_refused():
     refused = {
         "most": (10, r"^most: given 10, expected at most 8 breaks here$"),
         "level": (1.0, r"^level: given 1.0, expected a number between 0 and 1$"),
-        "replicates": (48, r"^replicates: given 48, expected at least 49$"),
+        "replicates": (98, r"^replicates: given 98, expected at least 99$"),
         "shortest": (3, r"^shortest: given 3, expected at least 4 points$"),
         "spread": (-1.0, r"^spread: given -1.0, expected a number of at least 0$"),
         "spacing": ("log", r"^unknown spacing 'log'; "),

@@ -67,6 +67,12 @@ def laid_out(page: Any) -> tuple[list[tuple[float, float]], float, str]:
     return [tuple(pair) for pair in sizes], overflow, page.title()
 
 
+def sideways(page: Any) -> list[str]:
+    """Classes of the tables that are wider than their place, so that they must be scrolled sideways."""
+    wide = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.firstElementChild.className)"
+    return page.eval_on_selector_all(".scroll", wide)
+
+
 def chart(page: Any, name: str) -> Any:
     """A chart, scrolled to and drawn."""
     place = page.locator(f'[data-chart="{name}"]')

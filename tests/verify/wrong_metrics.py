@@ -1,7 +1,6 @@
 """Wrong formulas for section 7."""
 
-import math
-
+import numpy as np
 from wrong import changed, scaled
 
 from thalweg.landscape import entropy, information, phases, similarity
@@ -12,9 +11,9 @@ def unordered(first, second, f=information.sample_information):
     return f(first, second)
 
 
-def white(residuals, segments):
+def white(draw, replicates, n, correlation, deviation):
     """Noise without correlation."""
-    return 0.0, math.sqrt(float(residuals @ residuals) / len(residuals))
+    return np.reshape(deviation, (-1, 1)) * draw.standard_normal((replicates, n))
 
 
 WRONG = {
@@ -23,5 +22,5 @@ WRONG = {
     "7.3": (information, "mutual_information", lambda a, b, order, f=information.mutual_information: f(a, b, 1.01)),
     "7.4": (information, "sorted_pairs_information", unordered),
     "7.5": (similarity, "inner_product", changed(similarity.inner_product, value=lambda trace: trace / 2)),
-    "7.6": (phases, "noise_of", white),
+    "7.6": (phases, "correlated_noise", white),
 }

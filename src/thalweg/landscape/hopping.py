@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import EmptySubspaceError, InsufficientDataError, ShapeMismatchError, require, unknown
-from thalweg.intervals import Interval, interval, slope
+from thalweg.intervals import Interval, interval, slope_interval
 from thalweg.landscape.edge import Edge
 from thalweg.landscape.flips import SHORTEST, Flips, checked_frames
 from thalweg.landscape.geometry import Geometry, path
@@ -25,7 +25,9 @@ _TORTUOUS, _STRAIGHT = 2.0, 1.5
 """Smallest tortuosity tau_V of a hopping window; largest tortuosity tau_R of motion along the river."""
 _CLASSES = ("U", "V", "saddle", "indeterminate")
 _BLOCKS = 10
-"""Number of blocks of steps whose means the t-test of the river's motion treats as independent."""
+"""Number of blocks of steps whose means the intervals of the river's motion and of the loss treat as independent."""
+_CONSTANT = 1e-4
+"""Equivalence margin of a constant loss: largest slope in 100 steps, as a share of the loss."""
 
 
 @short_repr
@@ -167,7 +169,8 @@ class Trapped:
     """Whether a window is trapped in a flat valley."""
 
     conditions: tuple[Condition, ...]
-    """Conditions on slope, loss, edge ratio and class; the window is trapped if all four hold."""
+    """Conditions on slope, loss, edge ratio and class; the window is trapped if all four hold, and it is not if one of them fails.
+    Otherwise it is undecided."""
     cubic_drift: float
     """See `Hopping`."""
 
@@ -177,10 +180,33 @@ class Trapped:
         return all(condition.held for condition in self.conditions)
 
 
+def _constant(losses: Tensor) -> tuple[bool | None, float]:
+    """Whether a loss is constant: yes, no (it changes), or None (undecided).
+
+    Args:
+        losses: ``(W,)``.
+    Returns:
+        The decision, and the end of the interval of the slope that is farther from 0, per 100 steps as a share of the loss.
+    """
+    level, length = float(losses.abs().mean()), len(losses) // _BLOCKS
+    if not level:
+        return True, 0.0
+    blocks = losses[len(losses) - _BLOCKS * length :].view(_BLOCKS, length).mean(1) / level
+    found = slope_interval([k * length / 100 for k in range(_BLOCKS)], blocks.tolist())
+    assert found.low is not None
+    assert found.high is not None
+    farthest, changes = max(-found.low, found.high), found.low >= _CONSTANT or found.high <= -_CONSTANT
+    return (True if farthest < _CONSTANT else False if changes else None), farthest
+
+
 def trapped(
     river_gradient: float, first_gradient: float, losses: Sequence[float], edge_ratio: float, valley_class: str, cubic_drift: float
 ) -> Trapped:
     """Decide whether a window is trapped: no slope along the river, a constant loss, no hopping, and a valley of class U.
+
+    A constant loss is an equivalence test. It holds if the 95 % t-interval of the slope over ten blocks of steps lies within the
+    margin of 1e-4 of the loss per 100 steps, it fails if the interval lies beyond the margin, and it is undecided otherwise: a
+    noisy loss without a visible slope does not show that nothing moves. An indeterminate class is undecided too.
 
     At quadratic order without coupling the river's progress ``eta K ||h_R||^2`` does not depend on the valley at all, so such a
     state does not follow from setting 1 of arXiv 2510.10089.
@@ -208,15 +234,14 @@ def trapped(
     require(first_gradient > 0, "first_gradient", first_gradient, "a positive norm")
     require(0 <= river_gradient < float("inf"), "river_gradient", river_gradient, "a norm")
     values = finite("losses", torch.as_tensor(losses, dtype=torch.float64))
-    level = float(values.abs().mean())
-    change = 100 * abs(slope(range(len(values)), values.tolist())) / level if level else 0.0
+    within, largest = _constant(values)
     share = river_gradient / first_gradient
     return Trapped(
         conditions=(
             Condition("||P_R g|| / ||g_0|| < 1e-3", share < 1e-3, share),
-            Condition("|slope of the loss| per 100 steps < 1e-4 of it", change < 1e-4, change),
+            Condition(f"|slope of the loss| per 100 steps < {_CONSTANT:g} of it (95 %)", within, largest),
             Condition("edge ratio < 0.5", edge_ratio < 0.5, edge_ratio),
-            Condition("class U", valley_class == "U", float(valley_class == "U")),
+            Condition("class U", None if valley_class == "indeterminate" else valley_class == "U", float(valley_class == "U")),
         ),
         cubic_drift=float(cubic_drift),
     )

@@ -3,9 +3,11 @@
 The series is fitted by straight lines with k breaks. The procedure:
 
 1. The best lines for a given number of breaks are found exactly, by dynamic programming over the costs of all segments.
-2. A further break counts only if its gain, ``log(RSS_k / RSS_{k+1})``, is larger than for AR(1) noise about k-break lines; the
-   distribution of the gain comes from a parametric bootstrap.
-3. Each segment is named by its rise, slope times length: "collapse", "diversification" or "stable".
+2. A further break counts only if its gain, ``log(RSS_k / RSS_{k+1})``, is larger than for AR(1) noise about k-break lines, whose
+   residuals are as correlated as the observed ones. The distribution of the gain comes from simulated series whose correlation is
+   drawn, not estimated.
+3. Each segment is named by its rise, slope times length: "collapse", "diversification" or "stable". A series without breaks whose
+   noise is too correlated is "undecided".
 
 Shape letters: n checkpoints, B replicates of the bootstrap.
 """
@@ -33,6 +35,9 @@ LEAST_POINTS = 40
 THREE = ("collapse", "diversification", "stable")
 """The three phases of arXiv 2510.10089, in their order."""
 
+UNDECIDED = "undecided"
+"""Label of a series without a found break, whose noise is so correlated that breaks could not be told from it."""
+
 _SPACINGS = ("step", "log-step")
 
 _LARGEST_CORRELATION = 0.98
@@ -41,8 +46,14 @@ _LARGEST_CORRELATION = 0.98
 _ROUNDING = 1e-9
 """Share of the series' sum of squares below which residuals are rounding, of the prefix sums among others."""
 
-BLOCK = 5
-"""Number of replicates that are segmented at once: their costs stay in the cache."""
+_NEAR = 0.7
+"""Share of the replicates whose correlation is drawn about the estimate, and not from there up to the largest one."""
+
+_FEWEST_POINTS = 4.0
+"""Fewest independent points, ``n (1 - phi) / (1 + phi)``, that the noise must be worth before a lack of breaks says something."""
+
+CELLS = 80_000
+"""Number of costs that are computed at once, of as many replicates as fit: they stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Segment:
     slope: float
     """Slope of the line, in units of the series per checkpoint."""
     label: str
-    """"collapse", "diversification" or "stable"."""
+    """"collapse", "diversification", "stable" or "undecided"."""
 
     @property
     def rise(self) -> float:
@@ -210,74 +221,135 @@ def noise_of(residuals: _Array, segments: int) -> tuple[float, float]:
     return phi, math.sqrt(variance / (1 - phi**2))
 
 
-def correlated_noise(draw: np.random.Generator, replicates: int, n: int, correlation: float, deviation: float) -> _Array:
+def correlated_noise(
+    draw: np.random.Generator, replicates: int, n: int, correlation: float | _Array, deviation: float | _Array
+) -> _Array:
     """Stationary Gaussian AR(1) noise, ``e_t = phi e_{t-1} + sqrt(1 - phi^2) u_t``.
 
     Args:
         draw: generator of u.
         replicates: B.
         n: length of each series.
-        correlation: phi.
-        deviation: standard deviation of e.
+        correlation: phi, one number or one for each series ``(B,)``.
+        deviation: standard deviation of e, likewise.
     Returns:
         ``(B, n)``.
     """
-    fresh = deviation * draw.standard_normal((replicates, n))
-    fresh[:, 1:] *= math.sqrt(1 - correlation**2)
+    phi, size = (np.broadcast_to(np.asarray(value, dtype=np.float64), (replicates,)) for value in (correlation, deviation))
+    fresh = size[:, None] * draw.standard_normal((replicates, n))
+    fresh[:, 1:] *= np.sqrt(1 - phi**2)[:, None]
     for t in range(1, n):
-        fresh[:, t] += correlation * fresh[:, t - 1]
+        fresh[:, t] += phi * fresh[:, t - 1]
     return fresh
 
 
-def gains(series: _Array, breaks: int, more: int, shortest: int) -> _Array:
-    """Gains of ``more`` breaks, ``log(RSS_k / RSS_{k+more})`` of the best fits with k and k + more breaks.
+def _residuals(series: _Array, starts: list[NDArray[np.int64]], breaks: int) -> _Array:
+    """Residuals of the best fits with ``breaks`` breaks, ``(B, n)``, from the starts of `_best_costs`."""
+    rows, n = len(series), series.shape[1]
+    every, places = np.arange(rows), np.arange(n)
+    t, y = np.broadcast_to(places - (n - 1) / 2, series.shape), series - series.mean(1, keepdims=True)
+    sums = [np.concatenate([np.zeros((rows, 1)), values.cumsum(1)], 1) for values in (t, t * t, y, t * y)]
+    left, stop = y.copy(), np.full(rows, n)
+    for number in range(breaks, -1, -1):  # from the last segment to the first
+        start = starts[number][every, stop]
+        t_sum, t_square, y_sum, product = (total[every, stop] - total[every, start] for total in sums)
+        size = stop - start
+        slope = (product - t_sum * y_sum / size) / (t_square - t_sum**2 / size)
+        level = (y_sum - slope * t_sum) / size
+        inside = (places >= start[:, None]) & (places < stop[:, None])
+        left -= inside * (level[:, None] + slope[:, None] * t)
+        stop = start
+    return left
 
-    Rounded to three decimals, so that rounding of the sums decides no comparison.
+
+def gains(series: _Array, breaks: int, more: int, shortest: int) -> tuple[_Array, _Array]:
+    """Gains of 1, ..., ``more`` further breaks, and the correlation of what the richest fit leaves.
+
+    The gain is ``log(RSS_k / RSS_{k+m})`` of the best fits with k and k + m breaks, rounded to three decimals, so that rounding of
+    the sums decides no comparison.
 
     Args:
         series: ``(B, n)``.
         breaks: k.
-        more: number of further breaks.
+        more: largest number of further breaks.
         shortest: fewest points of a segment.
     Returns:
-        ``(B,)``.
+        The gains ``(B, more)``, and the lag-1 correlation of the residuals about the fit with k + ``more`` breaks, ``(B,)``; it is
+        not corrected for bias, and 0 for residuals of zero.
     """
-    gains_of_chunks = []
-    for rows in np.array_split(series, -(-len(series) // BLOCK)):
-        costs = segment_costs(rows, shortest)
-        best, _ = _best_costs(costs, breaks + more - 1)
-        richer = (best[-1] + costs[:, :, -1]).min(1)  # one segment more, needed for the whole series only
+    gains_of_chunks, correlations = [], []
+    for rows in np.array_split(series, -(-len(series) * (series.shape[1] + 1) ** 2 // CELLS)):
+        best, starts = _best_costs(segment_costs(rows, shortest), breaks + more)
         floor = _ROUNDING * ((rows - rows.mean(1, keepdims=True)) ** 2).sum(1) + 1e-300
-        gains_of_chunks.append(np.log((best[breaks][:, -1] + floor) / (richer + floor)))
-    return np.concatenate(gains_of_chunks).round(3)
+        squares = np.stack([best[number][:, -1] + floor for number in range(breaks, breaks + more + 1)], 1)
+        gains_of_chunks.append(np.log(squares[:, :1] / squares[:, 1:]).round(3))
+        left = _residuals(rows, starts, breaks + more)
+        before, after = left[:, :-1], left[:, 1:]
+        size = (before * before).sum(1)
+        correlations.append(np.divide((before * after).sum(1), size, out=np.zeros(len(rows)), where=size > 0))
+    return np.concatenate(gains_of_chunks), np.concatenate(correlations)
 
 
-def _bootstrapped(series: _Array, breaks: int, more: int, shortest: int, replicates: int, draw: np.random.Generator) -> float:
-    """p-value of k against k + more breaks, by a parametric bootstrap.
+def _p_value(series: _Array, breaks: int, more: int, shortest: int, replicates: int, draw: np.random.Generator) -> float:
+    """p-value of k breaks against 1, ..., ``more`` further ones, given the correlation of what the richest fit leaves.
 
-    Replicates are the k-break fit plus AR(1) noise with the parameters of the residuals about the richer fit. The whole search for
-    breaks is repeated for each replicate.
+    A bootstrap at an estimate of phi finds breaks in noise too often: an estimate that is too low by chance comes with a large
+    gain, since breaks remove correlation. So phi is not estimated here. It is drawn with Jeffreys' prior, series with k breaks are
+    made with it, and those count whose residuals are correlated like the observed ones (approximate Bayesian computation). The
+    p-value is then the share of them with at least the observed gain: the conditional predictive p-value.
     """
-    lines, _ = _fitted(series, segmentation(series, breaks, shortest))
+    n = series.shape[0]
+    cuts = segmentation(series, breaks, shortest)
+    lines, _ = _fitted(series, cuts)
+    seen, raw = gains(series[None], breaks, more, shortest)
     richer, _ = _fitted(series, segmentation(series, breaks + more, shortest))
-    correlation, deviation = noise_of(series - richer, breaks + more + 1)
-    copies = lines + correlated_noise(draw, replicates, len(series), correlation, deviation)
-    observed = gains(series[None], breaks, more, shortest)[0]
-    return (1 + int((gains(copies, breaks, more, shortest) >= observed).sum())) / (1 + replicates)
+    corrected, deviation = noise_of(series - richer, breaks + more + 1)
+    # 1. Draw zeta = artanh phi: most draws about the corrected estimate, the others up to the largest correlation.
+    width, top = 3 / math.sqrt(n), math.atanh(_LARGEST_CORRELATION)
+    middle = min(math.atanh(corrected), top - 2 * width)
+    ends = np.array([middle - width, middle + width, top])
+    share = np.array([0.0, _NEAR, 1.0])
+    zeta = np.interp((np.arange(replicates) + draw.random(replicates)) / replicates, share, ends)
+    density = np.where(zeta < ends[1], _NEAR / (ends[1] - ends[0]), (1 - _NEAR) / (ends[2] - ends[1]))
+    phi = np.tanh(zeta)
+    # 2. Series with k breaks and noise whose innovations have the observed deviation.
+    deviations = deviation * math.sqrt(1 - corrected**2) / np.sqrt(1 - phi**2)
+    found, correlations = gains(lines + correlated_noise(draw, replicates, n, phi, deviations), breaks, more, shortest)
+    # 3. Weights: Jeffreys' prior, d phi / sqrt(1 - phi^2) = d zeta / cosh zeta, over the density of the draws, times a kernel on
+    # the distance of the correlations, which is wide enough for a quarter of the replicates.
+    distance = _artanh(correlations) - _artanh(raw)[0]
+    bandwidth = max(2 / math.sqrt(n), float(np.sort(abs(distance))[replicates // 4]), 1e-9)
+    weights = np.maximum(1 - (distance / bandwidth) ** 2, 0) / np.cosh(zeta) / density
+    weights /= weights.sum()
+    # 4. Gains as they would be at the observed correlation, by their weighted regression on the distance.
+    centred = distance - weights @ distance
+    spread = weights @ centred**2
+    if spread > 0:
+        found = found - distance[:, None] * ((weights * centred) @ found / spread)
+    # 5. The smaller of the p-values against 1 and against 2 further breaks, compared with those of the replicates.
+    smallest, observed = (
+        np.min([[weights[gain >= value].sum() for value in given] for gain, given in zip(found.T, some.T, strict=True)], 0)
+        for some in (found, seen)
+    )
+    effective = 1 / (weights @ weights)
+    return float((1 + effective * weights[smallest <= observed[0] + 1e-12].sum()) / (1 + effective))
+
+
+def _artanh(correlations: _Array) -> _Array:
+    """Fisher's transform of correlations, which are first moved into +-0.98."""
+    return np.arctanh(np.clip(correlations, -_LARGEST_CORRELATION, _LARGEST_CORRELATION))
 
 
 def _break_p_values(series: _Array, most: int, level: float, shortest: int, replicates: int, seed: int) -> list[float]:
     """p-values of the tests for more breaks than 0, 1, 2, ..., up to the first one above the level.
 
-    Each is twice the smaller of two p-values: against one more break, and against two more (Bonferroni). The test against one more
-    fails where two breaks are needed at once: the residuals about one break then look like strongly correlated noise, which can
-    explain any series.
+    Each test is against one and against two further breaks. The test against one more fails where two breaks are needed at once:
+    the residuals about one break then look like strongly correlated noise, which can explain any series.
     """
     p_values = []
     while len(p_values) < most and (not p_values or p_values[-1] <= level):
         breaks, draw = len(p_values), stream(seed, "bootstrap", step=len(p_values))
-        tests = [_bootstrapped(series, breaks, more, shortest, replicates, draw) for more in (1, 2) if breaks + more <= most]
-        p_values.append(min(1.0, len(tests) * min(tests)))
+        p_values.append(_p_value(series, breaks, min(2, most - breaks), shortest, replicates, draw))
     return p_values
 
 
@@ -285,7 +357,7 @@ def phases(
     series: Tensor,
     most: int = 4,
     level: float = 0.05,
-    replicates: int = 99,
+    replicates: int = 199,
     shortest: int | None = None,
     spread: float | None = None,
     spacing: str = "step",
@@ -307,7 +379,7 @@ def phases(
         series: for instance an entropy at equally spaced checkpoints, ``(n,)``, n of at least 40.
         most: largest number of breaks.
         level: significance level of each test.
-        replicates: B, at least 49.
+        replicates: B, at least 99.
         shortest: fewest points of a segment, at least 4; None takes a tenth of n.
         spread: range that enters the tolerance; None takes this series' own. Over several runs, give the range over all.
         spacing: "step" or "log-step", only recorded.
@@ -327,7 +399,7 @@ def phases(
     y, cut = checked(series), max(4, len(series) // 10) if shortest is None else shortest
     require(most >= 0 and (most + 2) * max(cut, 1) <= len(y), "most", most, f"at most {len(y) // max(cut, 1) - 2} breaks here")
     require(0 < level < 1, "level", level, "a number between 0 and 1")
-    require(replicates >= 49, "replicates", replicates, "at least 49")
+    require(replicates >= 99, "replicates", replicates, "at least 99")
     require(cut >= 4, "shortest", cut, "at least 4 points")
     require(spread is None or 0 <= spread < math.inf, "spread", spread, "a number of at least 0")
     if spacing not in _SPACINGS:
@@ -337,10 +409,12 @@ def phases(
     breaks = sum(p <= level for p in p_values)
     cuts = segmentation(y, breaks, cut)
     lines, slopes = _fitted(y, cuts)
+    exact = float(np.square(y - lines).sum()) <= _ROUNDING * float(np.square(y - y.mean()).sum())
     correlation, noise = noise_of(y - lines, breaks + 1)
+    undecided = not breaks and not exact and len(y) * (1 - correlation) / (1 + correlation) < _FEWEST_POINTS
     tolerance = max(0.05 * (float(np.ptp(y)) if spread is None else spread), 4 * noise)
     segments = tuple(
-        Segment(start, stop, slope, named(slope * (stop - start), tolerance))
+        Segment(start, stop, slope, UNDECIDED if undecided else named(slope * (stop - start), tolerance))
         for (start, stop), slope in zip(cuts, slopes, strict=True)
     )
     labels = [segment.label for segment in segments]

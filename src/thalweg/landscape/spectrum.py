@@ -261,7 +261,9 @@ def split_record(values: Tensor, precision: torch.dtype, batches: Batches | None
 
 def held(conditions: Sequence[Condition]) -> tuple[ConditionRecord, ...]:
     """Conditions in the form of records, with None for a measured value that is no finite number."""
-    return tuple(ConditionRecord(condition.words, bool(condition.held), number(condition.measured)) for condition in conditions)
+    return tuple(
+        ConditionRecord(one.words, None if one.held is None else bool(one.held), number(one.measured)) for one in conditions
+    )
 
 
 def change_record(before: Point, now: Point, seed: int) -> ChangeRecord:

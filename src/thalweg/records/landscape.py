@@ -87,8 +87,8 @@ class ConditionRecord:
 
     words: str
     """The condition as text."""
-    held: bool
-    """Whether it holds."""
+    held: bool | None
+    """Whether it holds; None where the interval of what was measured decides neither."""
     measured: float | None
 
 
@@ -263,13 +263,18 @@ class ReplayRecord:
     flows: bool
     """Whether it moves along the river."""
     trapped: bool
-    """Whether it is trapped."""
+    """Whether it is shown to be trapped. False also where that is undecided, see `escapes`."""
     conditions: dict[str, tuple[ConditionRecord, ...]]
     """Conditions of these three decisions: "hopping", "river" and "trapped"."""
     ablation: str
     """Outcome of the ablation: supported, not supported, opposed, no progress, or why it was not made."""
     progress: dict[str, float]
     """Progress along the river's slope by descent: plain, bulk_only, bulk_on_floor, valley_only, half_rate."""
+
+    @property
+    def escapes(self) -> bool:
+        """Whether it is shown not to be trapped: some condition fails, rather than being undecided."""
+        return any(condition.held is False for condition in self.conditions.get("trapped", ()))
 
 
 @dataclass(frozen=True)

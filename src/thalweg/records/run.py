@@ -306,7 +306,7 @@ class PhaseRecord:
     begin: int
     end: int
     label: str
-    """collapse, diversification or stable."""
+    """collapse, diversification, stable or undecided."""
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ class Condition:
 
     words: str
     """The condition as an inequality, in the symbols of the formula."""
-    held: bool
-    """Whether the condition holds."""
+    held: bool | None
+    """Whether the condition holds; None where the interval of what was measured decides neither."""
     measured: float
     """The measured left side of the inequality, or the quantity that decides it."""
 

@@ -88,7 +88,7 @@ def _kernel_condition_decides() -> Finding:
         q[:, label] -= 1
         least = float(((p @ matrix) * q).sum(1).min())
         wrong.append(float(condition.held != (least >= -1e-9)))
-        applied += condition.held
+        applied += bool(condition.held)
     return errors_within(wrong, 0, f"held for {applied} of {len(wrong)} kernels")
 
 

@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 from planted import END, NOISE, alignment, ask, ends, landscape, point, replay, run, seeds, t_interval, theorems
 
 from thalweg.experiments.paper.claims_motion import aligned_early, drives, force_pays, hops, larger_force, trapped
+from thalweg.records.landscape import ConditionRecord
 
 
 def windows(arm: str, *of_seed) -> dict:
@@ -26,6 +28,15 @@ def test_trapped_asks_the_last_window_of_every_seed(flags: tuple[int, ...], expe
         assert found.numbers["edge ratio < 0.5, single"].mean == 1
     else:
         assert found.test == "replays of single to the end of the run: 2 seeds, at least 3 needed"
+
+
+def test_a_window_that_is_undecided_contradicts_nothing() -> None:
+    """The loss of seed 1 neither stands nor moves: the claim may hold there."""
+    last = replay()
+    unsure = replace(last, conditions={"trapped": (ConditionRecord("constant", None, 1e-3), ConditionRecord("U", True, 1.0))})
+    assert (last.escapes, unsure.escapes, unsure.trapped) == (True, False, False)
+    found = ask(trapped, landscapes=windows("single", (last,), (unsure,), (last,)))
+    assert (found.decision, found.test[-13:]) == ("undecided", "; 1 undecided")
 
 
 def test_replays_that_stop_before_the_end_measure_nothing() -> None:

@@ -70,6 +70,18 @@ def test_other_phases_in_most_of_five_seeds_contradict_three_and_four_seeds_do_n
     assert ask(three_phases, landscapes=there).decision == "undecided"
 
 
+def test_noise_that_hides_phases_contradicts_nothing() -> None:
+    """Random walks of 40 checkpoints, of seeds without a found break."""
+
+    def walk(seed: int):
+        values = 4 + 0.1 * np.random.default_rng(seed).standard_normal(40).cumsum()
+        return landscape(points=[point(k, float(value)) for k, value in enumerate(values)])
+
+    found = ask(three_phases, landscapes={"looped": {seed: walk(seed) for seed in (0, 1, 5, 6, 7)}})
+    assert found.decision == "undecided"
+    assert found.numbers["share of seeds with undecided, looped"].mean == 1
+
+
 def test_three_phases_in_too_few_seeds_are_undecided() -> None:
     there = {"looped": seeds(lambda s: ramps(-2, 1, 0, seed=s), 3)}
     assert ask(three_phases, landscapes=there).decision == "undecided"

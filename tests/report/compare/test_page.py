@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up_records import run
 from matplotlib.figure import Figure
-from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened
+from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened, sideways
 from scipy import stats
 
 from thalweg.errors import FolderError
@@ -363,6 +363,9 @@ def test_page_in_a_real_browser(tmp_path, width) -> None:
     write_comparison(*hostile(), tmp_path)
     with opened(tmp_path / "compare.html", width) as (page, wrong):
         sizes, overflow, title = laid_out(page)
+        assert sideways(page) == []
+        columns = page.locator(".numbers-of thead").first
+        assert columns.is_visible() == (width > 720)  # on a phone every row is a card, whose cells name their columns
     assert wrong == []
     assert len(sizes) == 1
     assert all(natural > 0 and shown > 0.8 * min(width, 1088) - 40 for natural, shown in sizes)

@@ -76,12 +76,15 @@ def trapped(e: Evidence) -> Finding:
     """Claim: Single is trapped at the end of its run, judged by the last replayed window of each seed."""
     seeds = [windows[-1:] for windows in _replays_of(e, "single")]
     flags = [windows[-1].trapped for windows in seeds]
+    open_ones = sum(not windows[-1].trapped and not windows[-1].escapes for windows in seeds)
     numbers = {"share of seeds trapped, single": share(flags)} | _conditions_of(seeds, "trapped", "single")
     test = (
-        f"last replayed window of {len(flags)} seeds: trapped if all of no slope along the river, a loss that stands, an edge "
-        f"ratio below 0.5 and class U hold; supported if every seed is, contradicted if none"
+        f"last replayed window of {len(flags)} seeds: trapped if all of no slope along the river, a constant loss (equivalence "
+        f"test), an edge ratio below 0.5 and class U hold, not trapped if one fails; supported if every seed is, contradicted if "
+        f"every seed is not" + (f"; {open_ones} undecided" if open_ones else "")
     )
-    return Finding(all_or_none(flags), test, numbers)
+    decision = all_or_none(flags)
+    return Finding("undecided" if decision == "contradicted" and open_ones else decision, test, numbers)
 
 
 def hops(e: Evidence) -> Finding:

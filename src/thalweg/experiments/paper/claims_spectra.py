@@ -18,7 +18,7 @@ from thalweg.errors import InsufficientDataError
 from thalweg.experiments.metrics import MIN_SEEDS, as_cell, seeds_needed
 from thalweg.experiments.paper.evidence import LATE, Evidence, Finding, Rule, beyond, known, log_ratio, mean, over_seeds, shown
 from thalweg.intervals import Interval, slope
-from thalweg.landscape.phases import LEAST_POINTS, THREE, PhasesOverSeeds, phases_over_seeds
+from thalweg.landscape.phases import LEAST_POINTS, THREE, UNDECIDED, PhasesOverSeeds, phases_over_seeds
 from thalweg.landscape.threshold import threshold
 from thalweg.landscape.valley import MIN_SEEDS as CLASS_SEEDS
 from thalweg.landscape.valley import Class, classify_seeds, sign_flip_test
@@ -85,7 +85,7 @@ def three_phases(e: Evidence) -> Finding:
         decision = "supported"
     else:
         agreed = len(looped.runs) >= CLASS_SEEDS and looped.share >= _ENOUGH - 1e-12
-        decision = "contradicted" if agreed and looped.modal != THREE else "undecided"
+        decision = "contradicted" if agreed and looped.modal not in (THREE, (UNDECIDED,)) else "undecided"
     numbers, summary = _shares_of(looped, "looped"), f"looped is mostly {', '.join(looped.modal)}"
     try:
         single = phases_of(e, "single")
@@ -95,7 +95,7 @@ def three_phases(e: Evidence) -> Finding:
         numbers |= _shares_of(single, "single")
         summary += f"; single is mostly {', '.join(single.modal)}"
     test = (
-        f"straight pieces of the entropy S_1 over the checkpoints (log-step), breaks by a bootstrap at the 5 % level against "
+        f"straight pieces of the entropy S_1 over the checkpoints (log-step), breaks by simulation at the 5 % level against "
         f"AR(1) noise: supported if exactly {', '.join(THREE)} in at least 2/3 of at least {CLASS_SEEDS} seeds, contradicted if "
         f"other phases are in as many; {summary}"
     )

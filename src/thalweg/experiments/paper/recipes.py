@@ -68,13 +68,34 @@ def text(steps: int, path: str = "") -> Recipe:
     return Recipe(base, loops=4, criterion=Plateau(delta_loss=0.05, patience=2, window=20), ramp=Ramp(steps=100))
 
 
-def _large_text(steps: int, path: str = "") -> Recipe:
-    """The recipe of text with a million parameters, on windows half as long, so that two cores can measure its curvature."""
+@dataclass(frozen=True)
+class TextSize:
+    """Model and batches of a preset of the task `text`."""
+
+    width: int
+    heads: int
+    length: int
+    """Bytes of a window, the last target included."""
+    batch: int
+    rate: float
+
+
+TEXT_SIZES = {
+    # Windows half as long as those of the other presets, so that two cores can measure the curvature.
+    "large": TextSize(width=288, heads=4, length=33, batch=16, rate=3e-3),
+    "gpu": TextSize(width=896, heads=14, length=65, batch=32, rate=1e-3),
+}
+"""Parameters: 1 and 10 million. The rate of the larger one is that of `thalweg frontier text --preset gpu`."""
+
+
+def _sized_text(size: TextSize, steps: int, path: str) -> Recipe:
+    """The recipe of text with another size."""
     recipe = text(steps, path)
     base = recipe.base
-    model = replace(base.model, width=288, length=32)
-    data, settings = replace(base.data, length=33), replace(base.training, batch=16)
-    return replace(recipe, base=replace(base, data=data, model=model, training=settings))
+    model = replace(base.model, width=size.width, heads=size.heads, length=size.length - 1)
+    data, settings = replace(base.data, length=size.length), replace(base.training, batch=size.batch)
+    optimizer = replace(base.optimizer, rate=size.rate)
+    return replace(recipe, base=replace(base, data=data, model=model, optimizer=optimizer, training=settings))
 
 
 def single(recipe: Recipe) -> RunConfig:
@@ -154,6 +175,8 @@ _FREE = LandscapePlan(
 """Matrix-free, for models of tens of thousands of parameters."""
 _LARGE = replace(_FREE, checkpoints=12, top=2, window=30, slices=False)
 """Matrix-free, for a million parameters: phases need 40 points, which take hours on two cores."""
+_GPU = replace(_FREE, top=2, window=20, slices=False)
+"""Matrix-free at 40 points, for ten million parameters on a GPU; `benchmarks/on_a_gpu/landscape.py` counts its operations."""
 
 
 def fewer(plan: LandscapePlan) -> LandscapePlan:
@@ -175,6 +198,7 @@ PRESETS = {
         {"markov": (_FINE, fewer(_FINE)), "text": (_FREE, fewer(_FREE))},
     ),
     "large": Preset(5, ("single", "looped"), {"text": 400}, {"text": (_LARGE, _LARGE)}),
+    "gpu": Preset(5, ("single", "looped"), {"text": 1000}, {"text": (_GPU, _GPU)}),
 }
 TASKS = ("markov", "text")
 """Beside these, `thalweg study tasks` has recipes of its own, see `thalweg.experiments.tasks.recipes`."""
@@ -241,7 +265,8 @@ def recipe_of(study: StudyConfig) -> Recipe:
     steps = PRESETS[study.preset].steps[study.task]
     if study.task == "markov":
         return markov(steps)
-    return (_large_text if study.preset == "large" else text)(steps, study.text)
+    size = TEXT_SIZES.get(study.preset)
+    return _sized_text(size, steps, study.text) if size else text(steps, study.text)
 
 
 def landscape_of(study: StudyConfig, arm: str) -> LandscapePlan | None:

@@ -19,6 +19,7 @@ LABELS = {
     "collapse": ("#0072B2", "////"),
     "diversification": ("#E69F00", "...."),
     "stable": ("#C8C8C8", ""),
+    "undecided": ("#CC79A7", "xxxx"),
 }
 """Phase -> colour and hatch of its bars."""
 
@@ -56,12 +57,13 @@ def phases_drawn(phases: Sequence[PhaseRecord], arms: Arms, caption: str) -> Dra
         training_axis(lower, [point.step for run in arms[arm] for point in run.points])
         upper.set_xlabel("")
     keys = [Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=label) for label, (colour, hatch) in LABELS.items()]
-    legend_below(figure, keys, 3)
+    legend_below(figure, keys, len(keys))
     full_caption = (
         "Matrix entropy S_1 of the Hessian's spectrum over training, one line for each run, and its phases below, one bar for each "
-        "seed. Phases are straight pieces in the logarithm of the updates; their breaks are found by a bootstrap test at the 5 % "
-        "level against correlated noise. In a collapse the entropy falls, in a diversification it rises, and in a stable phase it "
-        "does neither by more than the tolerance, which is the same for all runs of an arm. "
+        "seed. Phases are straight pieces in the logarithm of the updates; their breaks are found by a test at the 5 % level "
+        "against simulated noise that is as correlated as the run's. In a collapse the entropy falls, in a diversification it "
+        "rises, and in a stable phase it does neither by more than the tolerance, which is the same for all runs of an arm. A run "
+        "without breaks whose noise is strongly correlated is undecided. "
         f"{caption}"
     )
     by_arm = "; ".join(f"{arm}: {sequences(phases, arm)}" for arm in shown)

@@ -1,0 +1,45 @@
+"""On a GPU, what does the landscape of a block of 10 million parameters on real bytes say about Single and Looped?
+
+Runs `thalweg study text --preset gpu`: the arms single and looped (4 passes) over 5 seeds, 1,000 updates each, and the curvature at
+40 points of every run, matrix-free. It stops after ``--minutes`` and goes on where it stopped when it is started again, so that
+several short sittings add up. Complete runs and points are not made again, and `--seeds 1` can be extended to 2, 3, ... later.
+
+    python benchmarks/on_a_gpu/landscape.py --minutes 9 --out results/landscape-text-gpu
+    python benchmarks/on_a_gpu/landscape.py --preset quick --out results/try   # a small model and one seed, to try it on a CPU
+
+Expected time, from counted operations and not measured. Assumed is a GPU of 60 TFLOP/s in float32 (500 in bfloat16, which is not
+used) that reaches half of it, and 10 microseconds for each recorded step of a product. A product has 6 times the operations of the
+forward call on 8 windows of 64 bytes (0.010 TFLOP Single, 0.040 Looped), in 340 or 1,140 steps; a point takes about 100 products,
+counted at a smaller width.
+
+    part of one seed                          operations (PFLOP)     seconds, Single and Looped
+    training, 1,000 updates of 32 windows     0.12 and 0.48          4 and 16
+    40 points, 4,000 products                 0.25 and 0.96          15 and 45 (launches bind)
+    one replayed window, float64              0.02 and 0.08          about 5 and 10, where float64 has half of this rate
+    files, figures, evaluation                -                      about 10 each
+
+That is about two minutes a seed, and ten for five seeds. Snapshots and eigenvectors take 8 GB of disk a run, 81 GB in all; the
+replayed window needs 20 GB of free memory. Three seeds (49 GB) leave the claims on phases undecided.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from sitting import common, options_of, sit
+
+
+def command(options: argparse.Namespace) -> list[str]:
+    seeds = options.seeds or (1 if options.preset == "quick" else 0)
+    arms = ["--arms", "single,looped", "--seeds", str(seeds)]
+    return ["study", "text", "--preset", options.preset, *arms, *common(options)]
+
+
+def main() -> int:
+    options = options_of(__doc__, "results/landscape-text-gpu")
+    return sit(command(options), options.minutes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
