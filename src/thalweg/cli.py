@@ -226,8 +226,8 @@ def frontier(
         Some arms (ways to train) only, with commas: depth-1, depth-2, ... (so many passes throughout), plain-looped (T passes of
         the paper's model), shift (the paper's two stages), staged (few passes first, then more), staged-unscaled; when not given,
         all of these, or for `quick` of markov depth-1, depth-2, depth-6 and staged. Other ways to keep T passes trainable:
-        looped-own-gains, looped-norm, looped-by-t, looped-deepnorm. The deepest constant arm is always there, as everything is
-        compared with it.
+        looped-own-gains, looped-norm, looped-by-t, looped-deepnorm; other ends of the stages: staged-early, staged-even,
+        staged-late, staged-plateau. The deepest constant arm is always there, as everything is compared with it.
     loops:
         T, the largest number of passes; 0 takes the preset's.
     seeds:

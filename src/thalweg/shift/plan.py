@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from thalweg.errors import BadInputError, require
 
@@ -96,10 +97,29 @@ def recommended(loops: int, depth_pays: bool) -> tuple[tuple[int, ...], tuple[fl
     Source:
         Ours, measured: `docs/results.md`.
     """
+    return stages_ending("early" if depth_pays else "late", loops)
+
+
+def stages_ending(when: Literal["early", "even", "late"], loops: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Stages of 2, 3, 6, then T passes, and the shares of the operations after which they end.
+
+    Args:
+        when: "early": after 20, 50 and 75 % of the operations; "late": after 60, 85 and 95 % of the updates; "even": each stage
+            has the same share of the operations.
+        loops: T, at least 2.
+    Example:
+        >>> stages_ending("even", 3)
+        ((2, 3), (0.5,))
+    """
     require(loops >= 2, "loops", loops, "at least 2 passes")
     ladder = tuple(k for k in _LADDER if k < loops)
     stages = (*ladder, loops)
-    return stages, _EARLY[: len(ladder)] if depth_pays else _as_operations(stages, _LATE[: len(ladder)])
+    shares = {
+        "early": _EARLY[: len(ladder)],
+        "even": tuple(index / len(stages) for index in range(1, len(stages))),
+        "late": _as_operations(stages, _LATE[: len(ladder)]),
+    }
+    return stages, shares[when]
 
 
 def evidence(depth_pays: bool) -> str:

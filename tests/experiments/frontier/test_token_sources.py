@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thalweg.errors import BadInputError
-from thalweg.experiments.frontier.arms import STABILISERS, TWO_STAGES, constant
+from thalweg.experiments.frontier.arms import BY_PLATEAU, PLANS, STABILISERS, TWO_STAGES, constant
 from thalweg.experiments.frontier.plan import plan_frontier
 from thalweg.experiments.frontier.source import GIGA, Setting
 from thalweg.experiments.frontier.sources import SOURCES, source_of
@@ -34,12 +34,29 @@ def test_every_arm_costs_its_budget(source, preset):
     for arm, budget in itertools.product(plan.arms, plan.budgets):
         run = source_of(plan.source).run(plan, arm, budget, SETTING, 0)
         assert run.shift.stages[-1] == (int(arm[6:]) if arm.startswith("depth-") else plan.loops)
-        if arm != TWO_STAGES:
+        if arm not in (TWO_STAGES, BY_PLATEAU):
             assert planned_operations(run, run.shift.stages) == pytest.approx(budget * GIGA, rel=0.02)
 
 
-def test_without_arms_all_but_the_other_stabilisers_are_trained():
-    assert set(source_of("markov").arms(6)) - set(plan_frontier("markov", "paper").arms) == set(STABILISERS)
+def test_without_arms_no_other_stabilisers_and_no_other_plans_of_the_stages_are_trained():
+    left_out = set(source_of("markov").arms(6)) - set(plan_frontier("markov", "paper").arms)
+    assert left_out == {*STABILISERS, "staged-early", "staged-even", BY_PLATEAU}
+
+
+@pytest.mark.parametrize(("source", "twin"), [("markov", "staged-late"), ("pointers", "staged-early")])
+def test_the_plan_that_is_recommended_for_a_source_is_not_trained_twice(source, twin):
+    loops = source_of(source).passes("quick", 0)
+    others = [arm for arm in source_of(source).arms(loops) if arm in PLANS]
+    assert sorted([*others, twin]) == sorted(PLANS)
+    plan = plan_frontier(source, "quick", (*others, BY_PLATEAU, "staged"))
+    runs = {arm: source_of(source).run(plan, arm, plan.budgets[-1], SETTING, 0) for arm in plan.arms}
+    firsts = {arm: runs[arm].shift.criteria[0].step / runs[arm].training.steps for arm in (*others, "staged")}
+    firsts[twin] = firsts.pop("staged")
+    assert firsts["staged-early"] < firsts["staged-even"] < firsts["staged-late"] == pytest.approx(0.6, abs=0.02)
+    assert runs[BY_PLATEAU].training.steps == runs["staged-even"].training.steps
+    assert [type(rule).__name__ for rule in runs[BY_PLATEAU].shift.criteria] == ["Plateau"] * (
+        len(runs[BY_PLATEAU].shift.stages) - 1
+    )
 
 
 def test_the_demonstration_trains_a_few_arms_and_any_that_is_named():

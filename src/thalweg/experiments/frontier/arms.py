@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 
 def constant(depth: int) -> str:
@@ -25,6 +26,10 @@ STABILISERS: dict[str, dict[str, float | bool]] = {
 }
 """Other ways to keep T passes trainable, as changes of `ModelConfig.for_loops`; `words_of_arm` says them in words, with their
 sources."""
+PLANS: dict[str, Literal["early", "even", "late"]] = {"staged-early": "early", "staged-even": "even", "staged-late": "late"}
+"""Other plans of the stages of staged training, see `thalweg.shift.plan.stages_ending`."""
+BY_PLATEAU = "staged-plateau"
+"""Staged training whose stages end when the paper's criterion fires."""
 STABILISED = "residual branches times 1 / sqrt(T), a norm after every pass, injection, and one learned gain that all passes share"
 """What keeps the passes of a constant depth of 2 or more, and of staged training, trainable."""
 _WORDS: dict[str, tuple[str, str]] = {
@@ -39,6 +44,14 @@ _WORDS: dict[str, tuple[str, str]] = {
         "the paper's SHIFT: 1 pass until its criterion SCP fires, then {loops} passes, which come in with a ramp; injection alone",
     ),
     PLAIN: ("{loops} passes, plain", "{loops} passes throughout, with injection alone: not stabilised (the paper's Looped)"),
+    "staged-early": ("staged, ending early", "the stages of staged training, ending after 20, 50 and 75 % of the operations"),
+    "staged-even": ("staged, even shares", "the stages of staged training, each with the same share of the operations"),
+    "staged-late": ("staged, ending late", "the stages of staged training, ending after 60, 85 and 95 % of the updates"),
+    BY_PLATEAU: (
+        "staged, by the criterion SCP",
+        "the stages of staged training, each ending when the paper's criterion SCP fires, with as many updates as staged-even has; "
+        "it can cost more than the budget, and is drawn at what it has cost",
+    ),
     "looped-own-gains": ("{loops} passes, own gains", "{loops} passes throughout, stabilised, with a learned gain for each pass"),
     "looped-norm": ("{loops} passes, norm alone", "{loops} passes throughout, with norm and injection alone (arXiv 2502.05171)"),
     "looped-by-t": (

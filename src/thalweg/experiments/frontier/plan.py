@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from thalweg.errors import require, require_known
-from thalweg.experiments.frontier.arms import STABILISERS, STAGED, constant
+from thalweg.experiments.frontier.arms import BY_PLATEAU, PLANS, STABILISERS, STAGED, constant
 from thalweg.experiments.frontier.source import FrontierConfig
 from thalweg.experiments.frontier.sources import source_of
 from thalweg.train.config import RunConfig
@@ -31,8 +31,8 @@ def plan_frontier(
     Args:
         source: "markov", "pointers", "ancestors", "text", or a task: a built-in one, or the user's own as ``module:attribute``.
         preset: "quick" or "paper"; of markov "deep", of text "gpu" too.
-        arms: some of them; when empty those of the preset, or all but those of `STABILISERS`. Looped at T passes is always
-            there, as everything is compared with it.
+        arms: some of them; when empty those of the preset, or all but other stabilisers and other plans of the stages. Looped at
+            T passes is always there, as everything is compared with it.
         seeds: how many; 0 for the preset's.
         loops: T; 0 for the preset's. That of a task follows from its lengths.
         device: where it is trained.
@@ -51,9 +51,8 @@ def plan_frontier(
     require(deepest >= 2, "--loops", loops, "at least 2 passes")
     known = kind.arms(deepest)
     require_known("arm", arms, known)
-    few = (
-        {*(constant(depth) for depth in chosen.depths if depth <= deepest), STAGED} if chosen.depths else {*known} - {*STABILISERS}
-    )
+    usual = {*known} - {*STABILISERS, *PLANS, BY_PLATEAU}
+    few = {*(constant(depth) for depth in chosen.depths if depth <= deepest), STAGED} if chosen.depths else usual
     needed = {*(arms or few), constant(deepest)}
     count = seeds or chosen.seeds
     rising = all(before < after for before, after in itertools.pairwise((0.0, *budgets)))

@@ -16,7 +16,9 @@ from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig
 from thalweg.data.text import TextConfig
 from thalweg.experiments.frontier.arms import (
+    BY_PLATEAU,
     PLAIN,
+    PLANS,
     STABILISED,
     STABILISERS,
     STAGED,
@@ -41,7 +43,7 @@ from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.shift.criterion import AtStep, Plateau
 from thalweg.shift.onset import Hard, Onset, Ramp, Refine
-from thalweg.shift.plan import plan_stages, recommended
+from thalweg.shift.plan import plan_stages, recommended, stages_ending
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, TrainingConfig
 
 
@@ -68,7 +70,9 @@ class _Tokens(Source):
         return max(20, round(0.05 * steps))
 
     def arms(self, loops: int) -> tuple[str, ...]:
-        return (*(constant(depth) for depth in range(1, loops + 1)), *STABILISERS, PLAIN, TWO_STAGES, UNSCALED, STAGED)
+        plans = (arm for arm in PLANS if stages_ending(PLANS[arm], loops) != self.stages(loops))
+        constants = (constant(depth) for depth in range(1, loops + 1))
+        return (*constants, *STABILISERS, PLAIN, TWO_STAGES, *plans, BY_PLATEAU, UNSCALED, STAGED)
 
     def arm_words(self, arm: str, loops: int) -> tuple[str, str]:
         return words_of_arm(arm, self.stages(loops)[0])
@@ -88,7 +92,7 @@ class _Tokens(Source):
         else:
             schedule = self._schedule_of(arm, plan.loops)
             stages = plan_stages(budget * GIGA, schedule.stages, schedule.shares, price)
-            criteria = tuple(AtStep(step) for step in stages.switches)
+            criteria = tuple(_scp(stages.steps) if arm == BY_PLATEAU else AtStep(step) for step in stages.switches)
             steps, shift = stages.steps, ShiftConfig(schedule.stages, criteria=criteria, onset=schedule.onset)  # type: ignore[arg-type]
         warmup = self.warmup(steps)
         require_paid(budget, steps, warmup, arm)
@@ -121,6 +125,8 @@ class _Tokens(Source):
         """The stages of an arm but the paper's, whose switch follows from the run itself."""
         if arm == STAGED:
             return _Schedule(*self.stages(loops), Refine())
+        if arm in PLANS or arm == BY_PLATEAU:
+            return _Schedule(*stages_ending(PLANS.get(arm, "even"), loops), Refine())
         if arm == UNSCALED:
             return _Schedule(*self.stages(loops), Hard())
         return _Schedule((depth_of(arm) or loops,), (), Hard())
@@ -161,9 +167,13 @@ def _two_stages(plan: FrontierConfig, budget: float, price: Callable[[int], floa
     """
     mean = (price(1) + 2 * price(plan.loops)) / 3
     steps = max(1, round(budget * GIGA / mean))
-    rule = Plateau(delta_loss=0.02, patience=2, window=max(1, steps // 60))
-    shift = ShiftConfig((1, plan.loops), criterion=rule, onset=Ramp(max(1, steps // 10)))
+    shift = ShiftConfig((1, plan.loops), criterion=_scp(steps), onset=Ramp(max(1, steps // 10)))
     return steps, shift
+
+
+def _scp(steps: int) -> Plateau:
+    """The paper's criterion, for a run with so many updates."""
+    return Plateau(delta_loss=0.02, patience=2, window=max(1, steps // 60))
 
 
 class Markov(_Tokens):
