@@ -49,14 +49,18 @@ def test_the_hopping_directions_are_named():
     assert not decided(0.5).directions.numel()
 
 
-def test_flips_above_the_threshold_by_chance_do_not_hop():
+def test_flips_above_the_threshold_by_chance_are_undecided_and_rare_ones_are_not():
     signs = torch.ones(51, dtype=torch.float64)
     signs[1::4] = signs[2::4] = -1  # + - - +: half of the pairs flip
     signs[-3:] = torch.tensor([1.0, -1.0, 1.0])
     counted = flips(signs[:, None])
     assert counted.share > 0.5
     found = hopping(counted, geometry(torch.stack([signs, torch.arange(51.0)], 1), VALLEY), edge([0.9] * 50), 0.0)
-    assert [c.held for c in found.conditions] == [False, True, True]
+    assert not found.hops
+    assert [c.held for c in found.conditions] == [None, True, True]
+    slow = (torch.arange(51.0, dtype=torch.float64) / 8).sin()  # flips seldom
+    rare = hopping(flips(slow[:, None]), geometry(torch.stack([slow, torch.arange(51.0)], 1), VALLEY), edge([0.9] * 50), 0.0)
+    assert rare.conditions[0].held is False
 
 
 def test_a_valley_without_motion_does_not_hop():

@@ -73,10 +73,15 @@ def hopping(flips: Flips, geometry: Geometry, edge: Edge, cubic_drift: float) ->
     """
     require(abs(cubic_drift) < float("inf"), "cubic_drift", cubic_drift, "a finite number")
     lead = float((flips.low - flips.threshold).max())
+    seldom = bool((flips.high <= flips.threshold).all())
     tau = geometry.valley.tortuosity
     return Hopping(
         conditions=(
-            Condition(f"flips: lower end of some interval > {flips.threshold:.3f}", lead > 0, lead + flips.threshold),
+            Condition(
+                f"flips: lower end of some interval > {flips.threshold:.3f}",
+                True if lead > 0 else False if seldom else None,
+                lead + flips.threshold,
+            ),
             Condition("tau_V >= 2", tau >= _TORTUOUS, tau),
             Condition("0.5 < edge ratio <= 1.2", 0.5 < edge.median <= 1.2, edge.median),
         ),

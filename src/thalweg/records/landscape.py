@@ -263,7 +263,7 @@ class ReplayRecord:
     flows: bool
     """Whether it moves along the river."""
     trapped: bool
-    """Whether it is shown to be trapped. False also where that is undecided, see `escapes`."""
+    """Whether it is shown to be trapped. False also where that is undecided, see `shown_not`."""
     conditions: dict[str, tuple[ConditionRecord, ...]]
     """Conditions of these three decisions: "hopping", "river" and "trapped"."""
     ablation: str
@@ -271,10 +271,9 @@ class ReplayRecord:
     progress: dict[str, float]
     """Progress along the river's slope by descent: plain, bulk_only, bulk_on_floor, valley_only, half_rate."""
 
-    @property
-    def escapes(self) -> bool:
-        """Whether it is shown not to be trapped: some condition fails, rather than being undecided."""
-        return any(condition.held is False for condition in self.conditions.get("trapped", ()))
+    def shown_not(self, decision: str) -> bool:
+        """Whether the window is shown not to hop ("hopping") or not to be trapped ("trapped"): some condition fails."""
+        return any(condition.held is False for condition in self.conditions.get(decision, ()))
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def show(landscape: RunLandscape) -> None:
         verdicts = (
             "hops between valley walls" if window.hops else "does not hop",
             "flows along the river" if window.flows else "does not flow",
-            "trapped" if window.trapped else "not trapped" if window.escapes else "trapped or not is undecided",
+            "trapped" if window.trapped else "not trapped" if window.shown_not("trapped") else "trapped or not is undecided",
         )
         console.say(f"window from step {window.step}: {', '.join(verdicts)}; hopping drives the river: {window.ablation}")
     for note in landscape.notes:

@@ -34,9 +34,19 @@ def test_a_window_that_is_undecided_contradicts_nothing() -> None:
     """The loss of seed 1 neither stands nor moves: the claim may hold there."""
     last = replay()
     unsure = replace(last, conditions={"trapped": (ConditionRecord("constant", None, 1e-3), ConditionRecord("U", True, 1.0))})
-    assert (last.escapes, unsure.escapes, unsure.trapped) == (True, False, False)
+    assert (last.shown_not("trapped"), unsure.shown_not("trapped"), unsure.trapped) == (True, False, False)
     found = ask(trapped, landscapes=windows("single", (last,), (unsure,), (last,)))
     assert (found.decision, found.test[-13:]) == ("undecided", "; 1 undecided")
+
+
+def test_a_window_whose_flips_are_undecided_does_not_contradict_hopping() -> None:
+    unsure = replace(
+        replay(), conditions={"hopping": (ConditionRecord("flips", None, 0.5), ConditionRecord("tau_V >= 2", True, 2.5))}
+    )
+    assert ask(hops, landscapes=windows("looped", (replay(),), (replay(),), (replay(),))).decision == "contradicted"
+    found = ask(hops, landscapes=windows("looped", (replay(),), (unsure,), (replay(),)))
+    assert found.decision == "undecided"
+    assert found.test.endswith("; 1 undecided")
 
 
 def test_replays_that_stop_before_the_end_measure_nothing() -> None:

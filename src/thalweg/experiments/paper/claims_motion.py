@@ -76,21 +76,21 @@ def trapped(e: Evidence) -> Finding:
     """Claim: Single is trapped at the end of its run, judged by the last replayed window of each seed."""
     seeds = [windows[-1:] for windows in _replays_of(e, "single")]
     flags = [windows[-1].trapped for windows in seeds]
-    open_ones = sum(not windows[-1].trapped and not windows[-1].escapes for windows in seeds)
+    open_ones = sum(not windows[-1].trapped and not windows[-1].shown_not("trapped") for windows in seeds)
     numbers = {"share of seeds trapped, single": share(flags)} | _conditions_of(seeds, "trapped", "single")
     test = (
         f"last replayed window of {len(flags)} seeds: trapped if all of no slope along the river, a constant loss (equivalence "
         f"test), an edge ratio below 0.5 and class U hold, not trapped if one fails; supported if every seed is, contradicted if "
         f"every seed is not" + (f"; {open_ones} undecided" if open_ones else "")
     )
-    decision = all_or_none(flags)
-    return Finding("undecided" if decision == "contradicted" and open_ones else decision, test, numbers)
+    return Finding(_unless_open(all_or_none(flags), open_ones), test, numbers)
 
 
 def hops(e: Evidence) -> Finding:
     """Claim: Looped hops between the walls of its valley in some replayed window of every seed."""
     seeds = _replays_of(e, "looped")
     flags = [any(window.hops for window in windows) for windows in seeds]
+    open_ones = sum(any(not window.hops and not window.shown_not("hopping") for window in windows) for windows in seeds)
     numbers = {"share of seeds that hop, looped": share(flags)} | _conditions_of(seeds, "hopping", "looped")
     single = [landscape.replays for _, landscape in sorted(e.landscapes.get("single", {}).items()) if landscape.replays]
     if single:
@@ -99,9 +99,16 @@ def hops(e: Evidence) -> Finding:
     numbers["cubic drift, looped"] = shown(mean(window.cubic_drift for window in windows) for windows in seeds)
     test = (
         f"replayed windows of {len(flags)} seeds: a window hops if flips are significant, tau_V >= 2 and the edge ratio is in "
-        f"(0.5, 1.2]; supported if every seed hops in some window, contradicted if none in any"
+        f"(0.5, 1.2], and it does not if one fails, the flips below their threshold with 95 % confidence; supported if every seed "
+        f"hops in some window, contradicted if every window of every seed does not"
+        + (f"; {open_ones} undecided" if open_ones else "")
     )
-    return Finding(all_or_none(flags), test, numbers)
+    return Finding(_unless_open(all_or_none(flags), open_ones), test, numbers)
+
+
+def _unless_open(decision: str, open_ones: int) -> str:
+    """A decision, which contradicts nothing while some seeds are undecided."""
+    return "undecided" if decision == "contradicted" and open_ones else decision
 
 
 def drives(e: Evidence) -> Finding:
