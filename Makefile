@@ -10,7 +10,7 @@ demo: .stamps/run
 	$(BIN)/thalweg frontier markov --preset quick --out results/demo
 
 test: .stamps/test .stamps/rivals
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .stamps/lint .stamps/test
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from thalweg.errors import FolderError
 from thalweg.experiments.experiment import Experiment
 from thalweg.experiments.folder import read_plan
 from thalweg.experiments.frontier.definition import FrontierStudy
-from thalweg.experiments.frontier.source import FrontierConfig
+from thalweg.experiments.frontier.plan import FrontierPlan
 from thalweg.experiments.paper.definition import PaperStudy
 from thalweg.experiments.paper.recipes import StudyConfig
 from thalweg.experiments.switching.definition import SwitchingSweep
@@ -23,7 +23,7 @@ _KINDS: tuple[tuple[type[Experiment], type], ...] = (
     (PaperStudy, StudyConfig),
     (SwitchingSweep, SweepConfig),
     (TaskStudy, TaskStudyConfig),
-    (FrontierStudy, FrontierConfig),
+    (FrontierStudy, FrontierPlan),
 )
 """Class of the experiment, and class of its plan."""
 

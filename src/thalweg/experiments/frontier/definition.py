@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thalweg.errors import FolderError, require_known
+from thalweg.errors import FolderError
 from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
 from thalweg.experiments.frontier.answers import answers, best_constant, curves_of, excess, fall_at_switches
 from thalweg.experiments.frontier.arms import STABILISED, STAGED, constant
 from thalweg.experiments.frontier.findings import first_screen
-from thalweg.experiments.frontier.source import FrontierConfig, Setting, Source
+from thalweg.experiments.frontier.plan import FrontierPlan
+from thalweg.experiments.frontier.source import Setting, Source
 from thalweg.experiments.frontier.sources import source_of
 from thalweg.experiments.frontier.task_answers import error_curves, exact_match_answers, match_beyond
 from thalweg.experiments.frontier.task_source import TaskSource
@@ -43,11 +44,9 @@ class FrontierStudy(Experiment[ExperimentSummary]):
 
     kind, plan_file, grows = "frontier", PLAN, ("seeds", "arms")
 
-    def __init__(self, plan: FrontierConfig) -> None:
-        self.plan: FrontierConfig = plan
+    def __init__(self, plan: FrontierPlan) -> None:
+        self.plan: FrontierPlan = plan
         self.source: Source = source_of(plan.source)
-        require_known("preset", [plan.preset], tuple(self.source.presets))
-        require_known("arm", plan.arms, self.source.arms(plan.loops))
 
     @property
     def described(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from thalweg.errors import require, require_known
 from thalweg.experiments.frontier.arms import BY_PLATEAU, PLANS, STABILISERS, STAGED, constant
@@ -13,6 +14,17 @@ from thalweg.train.config import RunConfig
 
 _FIRST_SEED, _FIRST_TUNING_SEED = 300, 900
 """Schedules were chosen on seeds below 300; what is reported rests on none of them."""
+
+
+@dataclass(frozen=True)
+class FrontierPlan(FrontierConfig):
+    """A plan whose source, preset and arms exist, also where it was read from a folder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind = source_of(self.source)
+        require_known("preset", [self.preset], tuple(kind.presets))
+        require_known("arm", self.arms, kind.arms(self.loops))
 
 
 def plan_frontier(
@@ -25,7 +37,7 @@ def plan_frontier(
     optimizer: str = "adamw",
     text: str = "",
     budgets: Sequence[float] = (),
-) -> FrontierConfig:
+) -> FrontierPlan:
     """The plan of a frontier.
 
     Args:
@@ -57,7 +69,7 @@ def plan_frontier(
     count = seeds or chosen.seeds
     rising = all(before < after for before, after in itertools.pairwise((0.0, *budgets)))
     require(rising, "--budgets", ", ".join(f"{budget:g}" for budget in budgets), "numbers of GFLOP above 0 that rise")
-    return FrontierConfig(
+    return FrontierPlan(
         source=source,
         preset=preset,
         loops=deepest,

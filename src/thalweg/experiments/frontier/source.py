@@ -53,7 +53,7 @@ NO_LEVELS = ((0.0, 0.0),)
 
 @dataclass(frozen=True)
 class FrontierConfig:
-    """The plan of a frontier."""
+    """The plan of a frontier, as sources read it; `thalweg.experiments.frontier.plan` checks its names."""
 
     source: str
     """Name of a source."""
