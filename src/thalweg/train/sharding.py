@@ -20,7 +20,7 @@ from thalweg.curvature.sharded import units, without_gathering
 from thalweg.errors import require
 from thalweg.models.looped import LoopedTransformer
 from thalweg.train.config import RunConfig
-from thalweg.train.step import Batch, Gains, answer_loss, next_token_loss
+from thalweg.train.step import Batch, Gains, mean_loss
 
 Parallel = Literal["ddp", "fsdp"]
 """What a rank keeps: all weights ("ddp", data parallelism), or its part of them ("fsdp")."""
@@ -62,10 +62,7 @@ def backward(model: nn.Module, forward: Callable[..., Tensor], batch: Batch, loo
     """
     model.zero_grad(set_to_none=True)
     with ranks.reaching():
-        if isinstance(batch, Tensor):
-            loss = next_token_loss(forward, batch, loops, gains)
-        else:
-            loss = answer_loss(forward, batch, loops, gains, all_ranks=True)
+        loss = mean_loss(forward, batch, loops, gains, all_ranks=True)
         (loss * (share * ranks.world())).backward()  # the ranks' gradients are averaged
     return ranks.total(loss.detach() * share)
 

@@ -130,9 +130,11 @@ def target_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
-def mean_loss(model: Callable[..., Tensor], batch: Batch, loops: int, gains: Gains = None) -> Tensor:
+def mean_loss(model: Callable[..., Tensor], batch: Batch, loops: int, gains: Gains = None, all_ranks: bool = False) -> Tensor:
     """The training loss: `next_token_loss` of sequences, `answer_loss` of samples of a task."""
-    return (next_token_loss if isinstance(batch, Tensor) else answer_loss)(model, batch, loops, gains)  # type: ignore[arg-type]
+    if isinstance(batch, Tensor):
+        return next_token_loss(model, batch, loops, gains)
+    return answer_loss(model, batch, loops, gains, all_ranks)
 
 
 class InBFloat16:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from thalweg.experiments.drop import drop, paired_drops
-from thalweg.experiments.frontier.arms import BY_PLATEAU, PLAIN, PLANS, STABILISERS, STAGED, TWO_STAGES, UNSCALED, constant
+from thalweg.experiments.frontier.arms import PLAIN, PLANS, STABILISERS, STAGED, TWO_STAGES, UNSCALED, constant
 from thalweg.experiments.frontier.equal_loss import Curve, Ratios, equal_loss, loss_ratio
 from thalweg.experiments.frontier.source import FrontierConfig
 from thalweg.experiments.frontier.sources import source_of
@@ -85,7 +85,7 @@ def answers(curves: Curves, plan: FrontierConfig) -> list[Verdict]:
             if best is not None and best != plan.loops and arm not in STABILISERS:
                 depth_words = f"the best constant depth ({plural(best, 'pass', 'passes')})"
                 made.append(against(curves, plan, arm, constant(best), depth_words))
-    for arm in (*PLANS, BY_PLATEAU):
+    for arm in PLANS:
         if curves.get(arm) and curves.get(STAGED):
             made.append(against(curves, plan, arm, STAGED, "the recommended plan (staged)"))
     return made

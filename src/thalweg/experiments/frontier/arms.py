@@ -26,10 +26,16 @@ STABILISERS: dict[str, dict[str, float | bool]] = {
 }
 """Other ways to keep T passes trainable, as changes of `ModelConfig.for_loops`; `words_of_arm` says them in words, with their
 sources."""
-PLANS: dict[str, Literal["early", "even", "late"]] = {"staged-early": "early", "staged-even": "even", "staged-late": "late"}
-"""Other plans of the stages of staged training, see `thalweg.shift.plan.stages_ending`."""
 BY_PLATEAU = "staged-plateau"
 """Staged training whose stages end when the paper's criterion fires."""
+PLANS: dict[str, Literal["early", "even", "late"]] = {
+    "staged-early": "early",
+    "staged-even": "even",
+    "staged-late": "late",
+    BY_PLATEAU: "even",
+}
+"""Other plans of the stages of staged training, see `thalweg.shift.plan.stages_ending`; `BY_PLATEAU` takes the number of updates
+from its own."""
 STABILISED = "residual branches times 1 / sqrt(T), a norm after every pass, injection, and one learned gain that all passes share"
 """What keeps the passes of a constant depth of 2 or more, and of staged training, trainable."""
 _WORDS: dict[str, tuple[str, str]] = {

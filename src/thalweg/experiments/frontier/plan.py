@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thalweg.errors import require, require_known
-from thalweg.experiments.frontier.arms import BY_PLATEAU, PLANS, STABILISERS, STAGED, constant
-from thalweg.experiments.frontier.source import FrontierConfig
+from thalweg.experiments.frontier.arms import PLANS, STABILISERS, STAGED, constant
+from thalweg.experiments.frontier.source import FrontierConfig, Source
 from thalweg.experiments.frontier.sources import source_of
 from thalweg.train.config import RunConfig
 
@@ -21,10 +21,17 @@ class FrontierPlan(FrontierConfig):
     """A plan whose source, preset and arms exist, also where it was read from a folder."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         kind = source_of(self.source)
-        require_known("preset", [self.preset], tuple(kind.presets))
-        require_known("arm", self.arms, kind.arms(self.loops))
+        kind.preset(self.preset)
+        _known_arms(kind, self.loops, self.arms)
+
+
+def _known_arms(kind: Source, loops: int, asked: Sequence[str]) -> tuple[str, ...]:
+    """Every arm of a source for T passes, after a check that these are enough and that the arms that were asked for exist."""
+    require(loops >= 2, "--loops", loops, "at least 2 passes")
+    known = kind.arms(loops)
+    require_known("arm", asked, known)
+    return known
 
 
 def plan_frontier(
@@ -58,12 +65,9 @@ def plan_frontier(
     kind = source_of(source)
     require(not text or kind.reads_text, "--text", text, f"nothing: source {source!r} reads no text")
     require_known("optimizer", [optimizer], ("adamw", "muon"))
-    require_known("preset", [preset], tuple(kind.presets))
-    chosen, deepest = kind.presets[preset], kind.passes(preset, loops)
-    require(deepest >= 2, "--loops", loops, "at least 2 passes")
-    known = kind.arms(deepest)
-    require_known("arm", arms, known)
-    usual = {*known} - {*STABILISERS, *PLANS, BY_PLATEAU}
+    chosen, deepest = kind.preset(preset), kind.passes(preset, loops)
+    known = _known_arms(kind, deepest, arms)
+    usual = {*known} - {*STABILISERS, *PLANS}
     few = {*(constant(depth) for depth in chosen.depths if depth <= deepest), STAGED} if chosen.depths else usual
     needed = {*(arms or few), constant(deepest)}
     count = seeds or chosen.seeds

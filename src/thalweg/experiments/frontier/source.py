@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from thalweg.errors import BadInputError, require
+from thalweg.errors import BadInputError, require_known
 from thalweg.models.config import ModelConfig
 from thalweg.train.config import RunConfig
 
@@ -76,9 +76,6 @@ class FrontierConfig:
     text: str = ""
     """File or folder of source "text"; empty for Python's standard library."""
 
-    def __post_init__(self) -> None:
-        require(self.loops >= 2, "--loops", self.loops, "at least 2 passes")
-
     @property
     def settings(self) -> tuple[Setting, ...]:
         """Everything that is tried for an arm."""
@@ -117,6 +114,15 @@ class Source(ABC):
     """Whether the best possible loss is known, so that the loss above it is compared."""
     along_lengths: bool = False
     """Whether passes follow from the length of a sample, so that stages end when lengths are learned, and exact matches count."""
+
+    def preset(self, name: str) -> Preset:
+        """A preset by its name.
+
+        Raises:
+            BadInputError: there is none.
+        """
+        require_known("preset", [name], tuple(self.presets))
+        return self.presets[name]
 
     def passes(self, preset: str, asked: int) -> int:
         """T: as asked for, or the preset's where 0 was asked."""

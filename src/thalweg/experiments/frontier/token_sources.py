@@ -72,7 +72,7 @@ class _Tokens(Source):
     def arms(self, loops: int) -> tuple[str, ...]:
         plans = (arm for arm in PLANS if stages_ending(PLANS[arm], loops) != self.stages(loops))
         constants = (constant(depth) for depth in range(1, loops + 1))
-        return (*constants, *STABILISERS, PLAIN, TWO_STAGES, *plans, BY_PLATEAU, UNSCALED, STAGED)
+        return (*constants, *STABILISERS, PLAIN, TWO_STAGES, *plans, UNSCALED, STAGED)
 
     def arm_words(self, arm: str, loops: int) -> tuple[str, str]:
         return words_of_arm(arm, self.stages(loops)[0])
@@ -125,8 +125,8 @@ class _Tokens(Source):
         """The stages of an arm but the paper's, whose switch follows from the run itself."""
         if arm == STAGED:
             return _Schedule(*self.stages(loops), Refine())
-        if arm in PLANS or arm == BY_PLATEAU:
-            return _Schedule(*stages_ending(PLANS.get(arm, "even"), loops), Refine())
+        if arm in PLANS:
+            return _Schedule(*stages_ending(PLANS[arm], loops), Refine())
         if arm == UNSCALED:
             return _Schedule(*self.stages(loops), Hard())
         return _Schedule((depth_of(arm) or loops,), (), Hard())
