@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from thalweg.experiments.frontier.recipes import plan_frontier
 
 from thalweg.cli import app
+from thalweg.experiments.frontier.plan import plan_frontier
 from thalweg.experiments.paper.recipes import landscape_of, plan, runs_of
 from thalweg.models.cost import cost, parameters
 from thalweg.models.looped import LoopedTransformer
