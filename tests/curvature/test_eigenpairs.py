@@ -222,3 +222,19 @@ def test_memory_for_too_few_vectors_is_refused_with_what_is_needed():
     with pytest.raises(MemoryLimitError, match=words):
         eigenpairs(operator, 3, memory=6 << 20)
     assert eigenpairs(operator, 3, memory=7 << 20).converged
+
+
+@pytest.mark.parametrize("room", [None, 18], ids=["one basis", "restarts"])
+def test_float32_products_give_every_pair_once_and_vectors_orthonormal_in_float64(room):
+    """A basis in float32 would show converged values again as ghosts, if a row lost its right angles to those before."""
+    lam = np.concatenate([np.geomspace(3, 100, 8), np.random.default_rng(0).uniform(-1, 1, 392)])
+    found = eigenpairs(Matrix(rotated(lam).float()), 8, "largest", memory=None if room is None else room * 400 * 4)
+    assert (found.restarts > 0) == (room is not None)
+    assert np.allclose(found.values, truth(lam, 8, "largest"), rtol=0, atol=FLOAT32 * 100)
+    assert float((found.vectors.T @ found.vectors - torch.eye(8)).abs().max()) < FLOAT64
+
+
+def test_a_float32_operator_may_be_tiny():
+    lam = np.linspace(-1, 1, 60)
+    found = eigenpairs(Matrix(rotated(lam).float() * 1e-25), 3, "largest")
+    assert np.allclose(found.values * 1e25, truth(lam, 3, "largest"), rtol=0, atol=1e-4)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,12 +98,22 @@ def test_a_process_cut_short_is_not_called_exhausted():
     assert lanczos(rotated(range(20)), start(20), 99).exhausted
 
 
-def test_float32_products_give_a_float64_basis():
-    entries = rotated(np.linspace(-1, 1, 50)).float()
-    krylov = lanczos(Matrix(entries), start(50), 20)
-    assert krylov.basis.dtype == torch.float64
-    assert float((krylov.basis @ krylov.basis.T - torch.eye(20)).abs().max()) < FLOAT64
-    assert relation_error(entries.double(), krylov) < 1e-6
+def test_float32_products_give_a_float32_basis_without_ghosts():
+    entries, vector = rotated([*np.linspace(0, 1, 397), 20.0, 50.0, 100.0]).float(), start(400)
+    krylov = lanczos(Matrix(entries), vector, 300)
+    assert krylov.basis.dtype == torch.float32
+    assert float((krylov.basis @ krylov.basis.T - torch.eye(300)).abs().max()) < 2e-6
+    assert relation_error(entries.double(), replace(krylov, basis=krylov.basis.double())) < 1e-6 * 100
+    nodes, weights, _ = krylov.quadrature()
+    assert np.allclose(nodes[nodes > 1.01], [20, 50, 100], rtol=0, atol=1e-6 * 100)
+    assert float(weights.sum()) == pytest.approx(float(vector @ vector), rel=1e-12)
+
+
+def test_float32_products_may_be_smaller_than_the_root_of_the_smallest_float32_number():
+    small = lanczos(Matrix(rotated(np.linspace(-1, 1, 50)).float() * 1e-25), start(50), 20)
+    nodes, _, _ = small.quadrature()
+    expected, _, _ = lanczos(rotated(np.linspace(-1, 1, 50)), start(50), 20).quadrature()
+    assert np.allclose(nodes * 1e25, expected, rtol=0, atol=1e-4)
 
 
 def test_one_pass_of_gram_schmidt_is_not_enough_where_digits_cancel():

@@ -92,7 +92,7 @@ def eigenpairs(
         which: "magnitude", "largest" or "smallest" (most negative).
         tolerance: relative residual, between 0 and 1; None takes `TOLERANCE`.
         max_products: at least k; None takes 1,000 + 20 k. The second search stays within it too.
-        memory: bytes for the basis, float64; None takes half of what is available. Fewer vectors mean more products.
+        memory: bytes for the basis, which has the dtype of the products; None takes half of what is available. Fewer vectors mean more products.
         seed: seed of the starting directions; the same seed gives the same pairs.
         strict: whether pairs that did not converge are an error.
         progress: see `Progress`.
@@ -147,9 +147,10 @@ def _basis_size(operator: Operator, k: int, memory: int | None) -> int:
     Raises:
         MemoryLimitError: not even k + 4 fit.
     """
-    allowed, vector = limits.budget(memory, operator.device), 8 * operator.dim
+    allowed, vector = limits.budget(memory, operator.device), operator.dtype.itemsize * operator.dim
     least = min(operator.dim, k + 4)
-    what = f"eigenpairs: {least} basis vectors of {operator.dim:,} float64 entries"
+    kind = str(operator.dtype).removeprefix("torch.")
+    what = f"eigenpairs: {least} basis vectors of {operator.dim:,} {kind} entries"
     limits.ensure(least * vector, allowed, what, "give more memory or ask for fewer pairs")
     return min(operator.dim, 4 * k + 80, allowed // vector)
 
@@ -190,6 +191,14 @@ def _advance(search: Search, tolerance: float, budget: int, verify: bool, progre
     return False
 
 
+def _orthonormal(rows: Tensor) -> Tensor:
+    """Rows ``(k, P)`` that are orthonormal to the rounding of float32, made orthonormal to that of float64.
+
+    ``L^{-1} Q`` with ``Q Q^T = L L^T`` (Cholesky), which is close to the identity.
+    """
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(rows @ rows.T), rows, upper=False)
+
+
 def report(search: Search, tolerance: float, strict: bool) -> EigenPairs:
     """The locked pairs in their order, with fixed signs.
 
@@ -211,7 +220,7 @@ def report(search: Search, tolerance: float, strict: bool) -> EigenPairs:
             f"eigenpairs: largest residual {worst:.1e} after {search.products:,} products, expected at most {bound:.1e}; "
             "give more max_products or memory, a larger tolerance or another k, or strict=False to take them as they are"
         )
-    vectors = search.rows[: len(values)][order].T.contiguous()
+    vectors = _orthonormal(search.rows[: len(values)][order].double()).T.contiguous()
     largest_components = vectors.abs().argmax(0, keepdim=True)
     return EigenPairs(
         values, vectors * vectors.gather(0, largest_components).sign(), residuals, converged, search.products, search.restarts

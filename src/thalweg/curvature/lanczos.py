@@ -26,10 +26,10 @@ from thalweg.reprs import short_repr
 @short_repr
 @dataclass(frozen=True)
 class Krylov:
-    """The result of m Lanczos steps, in float64: ``A Q = Q T + r e_m^T`` with Q the transposed ``basis``."""
+    """The result of m Lanczos steps: ``A Q = Q T + r e_m^T`` with Q the transposed ``basis``, T in float64."""
 
     basis: Tensor
-    """Orthonormal rows, ``(m, P)``; the first is the start vector, normalised."""
+    """Orthonormal rows, ``(m, P)``, in the dtype of the products; the first is the start vector, normalised."""
     alpha: Tensor
     """Diagonal of T, ``(m,)``."""
     beta: Tensor
@@ -71,8 +71,8 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     rounding remains. Costs ``8 j P`` operations.
 
     Args:
-        vector: v, ``(P,)`` float64.
-        basis: orthonormal rows ``(j, P)``; trusted, not checked.
+        vector: v, ``(P,)`` float64 or float32.
+        basis: orthonormal rows ``(j, P)`` in the same dtype; trusted, not checked.
     Returns:
         The remainder r, ``(P,)``, and the coefficients ``(j,)`` of the part that was removed.
     Source:
@@ -82,6 +82,11 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     remainder = torch.addmv(vector, basis.T, first, alpha=-1)
     second = basis @ remainder
     return remainder.addmv_(basis.T, second, alpha=-1), first + second
+
+
+def length(vector: Tensor) -> float:
+    """The length of a vector, by squares in float64: those of float32 would underflow below 1e-22."""
+    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
 
 
 def _breakdown_floor(operator: Operator, scale: float) -> float:
@@ -98,15 +103,16 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
     """Up to ``steps`` steps of the Lanczos process with full reorthogonalisation.
 
     Without reorthogonalisation a converged eigenvalue returns as copies ("ghosts"); here every vector is made orthogonal to all
-    vectors before it, twice. The process ends early when the residual is rounding (`_breakdown_floor`): the basis then spans an
-    invariant subspace. Cost: ``steps`` products, ``4 m^2 P`` operations, and ``8 m P`` bytes.
+    vectors before it, twice, in the dtype of the products: that adds no more rounding than the products do. The process ends early
+    when the residual is rounding (`_breakdown_floor`): the basis then spans an invariant subspace. Cost: ``steps`` products,
+    ``4 m^2 P`` operations, and ``m P`` entries.
 
     Args:
         operator: A, symmetric, or its matrix ``(P, P)``; symmetry of an operator is trusted.
         start: v, ``(P,)``, of any length but zero.
         steps: number of steps, at least 1; more than P count as P.
     Returns:
-        The basis and T in float64, even where the products are float32.
+        The basis in the dtype of the products, and T in float64.
     Raises:
         ShapeMismatchError: another shape of start than ``(P,)``.
         NonFiniteError: NaN or infinity in the start or a product.
@@ -130,17 +136,17 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
     require(norm > 0, "start vector", "zeros", "a vector of positive length")
     steps = min(steps, operator.dim)
     # q_1 is the start at length 1; `residual` always holds the next direction before it is normalised.
-    basis = vector.new_empty(steps, operator.dim)
+    basis = torch.empty(steps, operator.dim, dtype=operator.dtype, device=operator.device)
     alpha, beta = vector.new_zeros(steps), vector.new_zeros(steps)
-    residual, scale, exhausted, m = vector, 0.0, False, 0
+    residual, scale, exhausted, m = (vector / norm).to(operator.dtype), 0.0, False, 0
     while m < steps and not exhausted:
         # q_m = r / beta_{m-1}, and one product A q_m.
-        basis[m] = residual / (norm if m == 0 else beta[m - 1])
+        basis[m] = residual / (length(residual) if m == 0 else beta[m - 1])
         product = operator @ basis[m]
-        scale = max(scale, float(product.norm()))
+        scale = max(scale, length(product))
         # r = A q_m minus its parts along all rows so far; alpha_m is the part along q_m, beta_m the length of r.
         residual, taken = orthogonalise(product, basis[: m + 1])
-        alpha[m], beta[m] = taken[m], residual.norm()
+        alpha[m], beta[m] = taken[m], length(residual)
         m += 1
         # Invariant subspace: the rows span everything, or r is rounding.
         exhausted = m == operator.dim or float(beta[m - 1]) <= _breakdown_floor(operator, scale)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thalweg.curvature.lanczos import orthogonalise
+from thalweg.curvature.lanczos import length, orthogonalise
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import gaussian
 
@@ -51,9 +51,9 @@ class Search:
     ``A V^T = V^T projected + W^T coupling + beta q e_m^T``, so residuals cost no product.
 
     Attributes:
-        rows: basis ``(c, P)`` float64; first the l locked vectors W, then the m running ones V.
+        rows: basis ``(c, P)`` in the dtype of the products; first the l locked vectors W, then the m running ones V.
         values, residuals: of the locked pairs, ``(l,)``.
-        projected: ``V A V^T``, in the upper left ``(m, m)``.
+        projected: ``V A V^T``, in the upper left ``(m, m)``; this and all other numbers below are float64.
         coupling: ``W A V^T``, in the first m columns of ``(l, c - l)``.
         beta: length of the last residual; ``next`` is its direction q, ``(P,)``.
         exhausted: whether the running basis spans an invariant subspace, so that it cannot grow.
@@ -67,9 +67,10 @@ class Search:
 
     def __init__(self, operator: Operator, k: int, which: str, capacity: int, seed: int, near: Tensor | None = None) -> None:
         self.operator, self.k, self.key, self.capacity, self.seed = operator, k, ORDERS[which], capacity, seed
-        self.rows = torch.empty(capacity, operator.dim, dtype=torch.float64, device=operator.device)
-        self.values = self.rows.new_empty(0)
-        self.residuals = self.rows.new_empty(0)
+        # Every new row is made orthogonal twice, so rows in the dtype of the products add no more rounding than the products do.
+        self.rows = torch.empty(capacity, operator.dim, dtype=operator.dtype, device=operator.device)
+        self.values = torch.empty(0, dtype=torch.float64, device=operator.device)
+        self.residuals = self.values.clone()
         self.scale, self.largest, self.products, self.restarts, self.rounds = 0.0, 0.0, 0, 0, 0
         self.begin(near)
 
@@ -82,9 +83,9 @@ class Search:
         self.locked, self.m, self.steps = len(self.values), 0, 0
         self.beta, self.exhausted = 0.0, False
         room = self.capacity - self.locked
-        self.projected = self.rows.new_zeros(room, room)
-        self.coupling = self.rows.new_zeros(self.locked, room)
-        direction = gaussian(self.operator, self.rounds, self.seed)
+        self.projected = self.values.new_zeros(room, room)
+        self.coupling = self.values.new_zeros(self.locked, room)
+        direction = gaussian(self.operator, self.rounds, self.seed).to(self.rows.dtype)
         if near is not None:
             whole = near.to(self.rows).sum(1)
             direction = whole / whole.norm() + _SHARE_OF_CHANCE * direction / direction.norm()
@@ -109,13 +110,14 @@ class Search:
         here = self.locked + self.m
         self.rows[here] = self.next
         product = self.operator @ self.next
-        self.scale = max(self.scale, float(product.norm()))
+        self.scale = max(self.scale, length(product))
         # The part along the locked rows goes into `coupling`, that along the running rows into `projected`; the rest is beta q.
         remainder, taken = orthogonalise(product, self.rows[: here + 1])
+        taken = taken.double()
         self.coupling[:, self.m] = taken[: self.locked]
         self.projected[: self.m + 1, self.m] = self.projected[self.m, : self.m + 1] = taken[self.locked :]
         self.m, self.steps, self.products = self.m + 1, self.steps + 1, self.products + 1
-        self.beta = float(remainder.norm())
+        self.beta = length(remainder)
         self.exhausted = self.spans_all or self.beta <= ROUNDING * torch.finfo(self.operator.dtype).eps * self.scale
         if not self.exhausted:
             self.next = remainder / self.beta
@@ -159,7 +161,7 @@ class Search:
         """Lock the best k among the locked pairs and the first ``count`` Ritz pairs; the running basis is dropped."""
         keys = torch.cat([self.key(self.values), self.key(ritz.values[:count])])
         best = keys.argsort(descending=True, stable=True)[: self.k]
-        mix = self.rows.new_zeros(self.locked + self.m, self.locked + count)
+        mix = self.values.new_zeros(self.locked + self.m, self.locked + count)
         mix[: self.locked, : self.locked] = torch.eye(self.locked, dtype=mix.dtype, device=mix.device)
         mix[self.locked :, self.locked :] = ritz.mix[:, :count]
         self._combine(0, self.locked + self.m, mix[:, best])
@@ -181,6 +183,7 @@ class Search:
 
     def _combine(self, first: int, last: int, mix: Tensor) -> None:
         """Replace the rows from ``first`` up to ``last`` by fewer linear combinations of them, in place."""
+        mix = mix.to(self.rows.dtype)
         for start in range(0, self.operator.dim, _COLUMNS):
             columns = self.rows[:, start : start + _COLUMNS]
             columns[first : first + mix.shape[1]] = mix.T @ columns[first:last]
