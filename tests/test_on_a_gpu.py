@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import thalweg as tw
+from thalweg.curvature.cuda_replay import as_graph
 from thalweg.curvature.dense import dense_hessian
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.hessian import Hessian
@@ -155,14 +156,39 @@ def test_graphs_give_the_losses_and_gradients_that_they_were_recorded_from(name,
 def test_graphs_in_bfloat16_give_what_the_same_model_gives_without_graphs():
     _, there = twins("gpt")
     forward = InBFloat16(there, torch.device(GPU))
-    graphs = Graphs(there, forward)
-    for seed in (0, 1):
-        batch = torch.randint(7, (6, 9), generator=torch.Generator().manual_seed(seed)).to(GPU)
-        expected = mean_loss(forward, batch, 3)
-        gradients = torch.autograd.grad(expected, list(there.parameters()))
-        torch.testing.assert_close(graphs.backward(batch, 3, None), expected.detach())
-        for parameter, gradient in zip(there.parameters(), gradients, strict=True):
+    batches = [torch.randint(7, (6, 9), generator=torch.Generator().manual_seed(seed)).to(GPU) for seed in (0, 1)]
+
+    def without_graph(batch):
+        loss = mean_loss(forward, batch, 3)
+        return loss.detach(), torch.autograd.grad(loss, list(there.parameters()))
+
+    expected, graphs = [without_graph(batch) for batch in batches], Graphs(there, forward)
+    for batch, (loss, parts) in zip(batches, expected, strict=True):
+        torch.testing.assert_close(graphs.backward(batch, 3, None), loss)
+        for parameter, gradient in zip(there.parameters(), parts, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_products_of_a_small_model_are_replayed_as_a_graph():
+    here, there = twins("gpt")
+    hessians = [Hessian(loss_fn, model, [tokens().to(device)]) for model, device in ((here, "cpu"), (there, GPU))]
+    vectors = torch.randn(hessians[0].dim, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for vector in vectors.T:
+        torch.testing.assert_close((hessians[1] @ vector.to(GPU)).cpu(), hessians[0] @ vector)
+    assert [graph.__name__ for graph in hessians[1].graphs.values()] == ["replay"]
+
+
+def test_a_product_that_waits_for_the_gpu_is_not_replayed_as_a_graph():
+    vector = torch.ones(3, device=GPU)
+    waits = lambda v: v * float(vector.sum())  # noqa: E731
+    assert as_graph(waits, vector) is waits
+    assert float((2 * vector).sum()) == 6.0  # and the GPU goes on
+
+
+def test_a_product_whose_graph_gives_something_else_is_not_replayed_as_a_graph():
+    moving = iter(range(10))
+    changes = lambda v: v * next(moving)  # noqa: E731
+    assert as_graph(changes, torch.ones(3, device=GPU)) is changes
 
 
 def test_graphs_mask_samples_with_passes_of_their_own():

@@ -21,7 +21,7 @@ CLASSES, WIDTH = 23, 4
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Two positions in a piece."""
-    monkeypatch.setattr(head, "PIECE", 2 * CLASSES)
+    monkeypatch.setitem(head.PIECE, "cpu", 2 * CLASSES)
 
 
 def ours(tied=False):
@@ -73,7 +73,7 @@ def test_hessian_products_equal_those_of_the_whole_logits(name, method, monkeypa
     given = CASES[name]()
     options = {"dtype": torch.float64, "method": method}
     expected = Hessian(*given, **options)
-    monkeypatch.setattr(head, "PIECE", 2 * CLASSES)
+    monkeypatch.setitem(head.PIECE, "cpu", 2 * CLASSES)
     found = Hessian(*given, **options)
     v = torch.randn(found.dim, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert "23 classes in pieces" in found.explain()
@@ -88,7 +88,7 @@ def test_gauss_newton_products_equal_those_of_the_whole_logits(method, params, m
     outputs = lambda m, b: (m(b[:, :-1]), b[:, 1:].masked_fill(b[:, 1:] == 3, -100))  # noqa: E731
     given, options = (outputs, ours(), TOKENS, params), {"dtype": torch.float64, "method": method}
     expected = GaussNewton(*given, **options)
-    monkeypatch.setattr(head, "PIECE", 2 * CLASSES)
+    monkeypatch.setitem(head.PIECE, "cpu", 2 * CLASSES)
     found = GaussNewton(*given, **options)
     v = torch.randn(found.dim, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert "23 classes in pieces" in found.explain()

@@ -92,7 +92,7 @@ def eigenpairs(
         which: "magnitude", "largest" or "smallest" (most negative).
         tolerance: relative residual, between 0 and 1; None takes `TOLERANCE`.
         max_products: at least k; None takes 1,000 + 20 k. The second search stays within it too.
-        memory: bytes for the basis, which has the dtype of the products; None takes half of what is available. Fewer vectors mean more products.
+        memory: bytes for the basis, in the dtype of the products; None takes half of what is free. Fewer vectors: more products.
         seed: seed of the starting directions; the same seed gives the same pairs.
         strict: whether pairs that did not converge are an error.
         progress: see `Progress`.

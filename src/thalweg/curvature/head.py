@@ -2,7 +2,7 @@
 
 At a vocabulary of 50,000 the logits of a batch, and what their derivatives keep, are larger than the rest of a language model. Here
 the head and the cross-entropy are one operation: ``L = sum_n m_n (logsumexp(z_n) - z_n[y_n])`` with logits ``z_n = W h_n + b`` and
-m_n 1 where target y_n counts. It keeps h, W and b, and computes logits again in pieces of `PIECE` entries for
+m_n 1 where target y_n counts. It keeps h, W and b, and computes logits again in pieces (`PIECE`) for
 
 * the gradient: ``dz = c m (p - y)``, ``dh = dz W``, ``dW = dz^T h``, ``db = sum dz``, with p the softmax and c the factor of L;
 * the derivative of the gradient along (h', W', b'), symmetric, so that it serves forward and reverse mode: with
@@ -27,15 +27,23 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-PIECE = 1 << 22
-"""Entries of the logits that are computed at once: 16 MiB in float32. Smaller logits are not cut."""
+PIECE = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Entries of the logits that are computed at once, by device: 16 and 256 MiB in float32. Smaller logits are not cut.
+
+A GPU multiplies small pieces slowly: reading the weight of the head takes longer than the arithmetic of 80 positions.
+"""
 _WIDER = 4
 """V / D above which a linear layer may be a head; hidden layers widen by up to 4."""
 
 
+def piece(device: torch.device) -> int:
+    """Entries of one piece on a device, see `PIECE`."""
+    return PIECE.get(device.type, PIECE["cpu"])
+
+
 def _pieces(states: Tensor, classes: int) -> Iterator[slice]:
-    """Slices of positions whose logits have at most `PIECE` entries."""
-    step = max(1, PIECE // classes)
+    """Slices of positions whose logits have at most one piece's entries."""
+    step = max(1, piece(states.device) // classes)
     return (slice(start, start + step) for start in range(0, len(states), step))
 
 
@@ -89,7 +97,9 @@ def head_product(
     With ``newton`` it is the part in which the logits are linear, and the last result is zero.
     """
     of_states, of_weight, of_bias = torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias)
-    slope, weight_moves = states.new_zeros(()), bool(along_weight.any())
+    slope = states.new_zeros(())
+    # A CUDA graph cannot ask for a value while it is captured.
+    weight_moves = (states.is_cuda and torch.cuda.is_current_stream_capturing()) or bool(along_weight.any())
     for rows in _pieces(states, len(weight)):
         here, here_along = states[rows], along_states[rows]
         shares = torch.addmm(bias, here, weight.T).softmax(1)
@@ -345,4 +355,4 @@ def _is_head(states: Any, weight: Any) -> bool:
     """Whether a linear layer is a head with logits of more than one piece."""
     if not (isinstance(states, Tensor) and isinstance(weight, Tensor)) or states.dtype != weight.dtype:
         return False
-    return could_be_head(weight) and states.numel() // max(1, weight.shape[1]) * len(weight) > PIECE
+    return could_be_head(weight) and states.numel() // max(1, weight.shape[1]) * len(weight) > piece(states.device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import ranks
-from thalweg.curvature import memory
+from thalweg.curvature import cuda_replay, memory
 from thalweg.curvature.check import CheckReport
 from thalweg.curvature.containers import tensors_in
 from thalweg.curvature.context import Mode
@@ -56,6 +56,7 @@ class LossOperator(Operator):
         allowed: bytes that recorded programs may hold.
         pieces: for each batch what is differentiated twice at a time: itself, or its parts where memory is short.
         vmapped: whether replays work under ``vmap``; None until that was tried.
+        graphs: recorded programs as CUDA graphs, by their identity, where the GPU would wait for launches.
     """
 
     layout: Layout
@@ -81,6 +82,7 @@ class LossOperator(Operator):
         self.allowed = memory.budget(limit, self.device)
         self.programs: dict[int, Program] = {}
         self.vmapped: bool | None = None
+        self.graphs: dict[int, Callable[[Tensor], Tensor]] = {}
         if method in ("auto", "recorded"):
             with ranks.together():
                 self.record_batches()
@@ -117,15 +119,16 @@ class LossOperator(Operator):
 
     def record_batches(self) -> None:
         """Record a program for as many batches as fit into the memory allowed; ``reason`` says why not for all."""
-        held = 0
+        held, factor = 0, float(_WHILE_RECORDING)
         for index in range(len(self.objective.batches)):
             # The memory of the next batch is estimated by the largest so far, or by what autograd kept in the first evaluation.
             largest = max((program.bytes() for program in self.programs.values()), default=self.objective.saved_bytes * 2)
-            if held + _WHILE_RECORDING * largest > self.allowed:
+            if held + factor * largest > self.allowed:
                 self.reason = (
                     f"{index} of {len(self.objective.batches)} batches fit into the limit of {memory.format_bytes(self.allowed)}"
                 )
                 break
+            before = memory.in_use(self.device)
             try:
                 self.programs[index] = self.recorded(index)
             except Exception as problem:  # an error of the loss itself is raised again when the batch is differentiated twice
@@ -135,7 +138,10 @@ class LossOperator(Operator):
                 lines = str(problem).strip().splitlines() or [type(problem).__name__]
                 self.reason = "cannot be recorded: " + lines[0]
                 break
-            held += self.programs[index].bytes()
+            kept = self.programs[index].bytes()
+            held += kept
+            if before is not None and index == 0:  # on a GPU the allocator knows how much recording took
+                factor = min(factor, max(1.0, (memory.most_used(self.device) - before) / max(1, kept)))
         require(not (self.method == "recorded" and self.reason), "method", "recorded", f"'auto' or 'rebuilt' ({self.reason})")
 
     def made_of(self) -> list[str]:
@@ -161,7 +167,7 @@ class LossOperator(Operator):
         except (NonFiniteError, NotSymmetricError, WrongProductError) as problem:
             if self.method != "auto" or not any(ranks.gathered(bool(self.programs))):
                 raise
-            self.programs = {}
+            self.programs, self.graphs = {}, {}
             self.reason = f"recorded products were not used, as their check failed ({problem})"
             return check()
 
@@ -194,6 +200,10 @@ class LossOperator(Operator):
         apply = lambda vector: self.layout.join(program(*self.layout.split(vector).values()))  # noqa: E731
         step = max(1, CACHE_BYTES // max(1, program.largest()))
         if len(vectors) == 1 or step == 1 or self.vmapped is False:
+            if vectors.is_cuda and program.largest() <= cuda_replay.LARGEST:
+                if id(program) not in self.graphs:
+                    self.graphs[id(program)] = cuda_replay.as_graph(apply, gaussian(vectors[0]))
+                apply = self.graphs[id(program)]
             return torch.stack([apply(vector) for vector in vectors])
         if self.vmapped is None:
             self.vmapped = _same_under_vmap(apply, vectors[:step])

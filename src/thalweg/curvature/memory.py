@@ -48,6 +48,16 @@ def total(device: torch.device | None = None) -> int:
     return min((size for size in sizes if size > 0), default=1 << 62)
 
 
+def in_use(device: torch.device) -> int | None:
+    """Bytes that tensors hold on a GPU now; None on any other device."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+
+
+def most_used(device: torch.device) -> int:
+    """Most bytes that tensors held on a GPU at once since the process began, or since its user reset this count."""
+    return torch.cuda.max_memory_allocated(device)
+
+
 def budget(limit: int | None, device: torch.device | None = None) -> int:
     """Bytes that a computation may use: the caller's limit, or half of what is free now.
 

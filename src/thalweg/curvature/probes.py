@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,8 +61,9 @@ def rademacher(operator: Operator, index: int, seed: int) -> Tensor:
     Source:
         Hutchinson 1989, proposition 1.
     """
-    draws = stream(seed, "probes", step=index).integers(0, 2, size=operator.dim)
-    return torch.from_numpy(2.0 * draws - 1.0).to(operator.device)
+    drawn = np.frombuffer(stream(seed, "probes", step=index).bytes(-(-operator.dim // 8)), np.uint8)
+    bits = torch.from_numpy(np.unpackbits(drawn, count=operator.dim))
+    return bits.to(operator.device).double().mul_(2.0).sub_(1.0)
 
 
 def blocks(operator: Operator, first: int, last: int, seed: int) -> Iterator[Tensor]:
