@@ -9,10 +9,10 @@ several short sittings add up. Complete runs and points are not made again, and 
 
 Measured on one H200: 1,000 updates of Looped take 14.5 s, and a point of 115 to 157 products 15 to 19 s while each kernel of a
 product was launched from Python. Products are replayed as a CUDA graph now, which was not timed. From counted operations alone the
-times are those below; recording a product and drawing random vectors add 3 to 4 s a point. Assumed is a GPU of 60 TFLOP/s in float32 (500 in bfloat16, which is not
-used) that reaches half of it, and 10 microseconds for each recorded step of a product. A product has 6 times the operations of the
-forward call on 8 windows of 64 bytes (0.010 TFLOP Single, 0.040 Looped), in 340 or 1,140 steps; a point takes about 100 products,
-counted at a smaller width.
+times are those below; recording a product and drawing random vectors add 3 to 4 s a point. Assumed is a GPU of 60 TFLOP/s in
+float32 (500 in bfloat16, which is not used) that reaches half of it, and 10 microseconds for each recorded step of a product. A
+product has 6 times the operations of the forward call on 8 windows of 64 bytes (0.010 TFLOP Single, 0.040 Looped), in 340 or 1,140
+steps; a point takes about 100 products, counted at a smaller width.
 
     part of one seed                          operations (PFLOP)     seconds, Single and Looped
     training, 1,000 updates of 32 windows     0.12 and 0.48          4 and 16
