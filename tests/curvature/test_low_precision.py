@@ -103,6 +103,19 @@ def test_two_levels_cover_95_of_100_whatever_the_rounding(sampling, rounding, bi
     assert 930 <= held <= 990
 
 
+@pytest.mark.parametrize(("freedom", "least"), [(1, 930), (3, 940)])
+@pytest.mark.parametrize("count", [8, 20])
+def test_two_levels_cover_skewed_samples_that_students_t_does_not(freedom, least, count):
+    """A Hessian with one or three large eigenvalues has quadratic forms like these."""
+    draw, held, by_t = torch.Generator().manual_seed(0), 0, 0
+    for _ in range(1000):
+        cheap = torch.randn(count, freedom, dtype=torch.float64, generator=draw).square().mean(1).tolist()
+        value, bar = two_levels(cheap, (1e-9 * torch.randn(4, dtype=torch.float64, generator=draw)).tolist())
+        held += abs(value - 1) <= bar
+        by_t += abs(value - 1) <= interval_of(cheap)[1]
+    assert held >= least > by_t
+
+
 def test_an_interval_is_that_of_students_t():
     assert interval_of([1.0, 3.0]) == (2.0, pytest.approx(12.7062, rel=1e-4))
 
