@@ -201,7 +201,7 @@ class _Rounded(Operator):
 def two_levels(cheap: Sequence[float], differences: Sequence[float]) -> tuple[float, float]:
     """The sum of the means of two independent samples, with the half-width of its 95 % interval.
 
-    Student's t with the degrees of freedom of Welch and Satterthwaite, widened where the samples are skewed: a few large eigenvalues
+    Student's t with the degrees of freedom of Welch and Satterthwaite, widened where samples are skewed: a few large eigenvalues
     make ``z.A z`` as skewed as a chi-square variable with as many degrees of freedom. With g the skewness of the estimate, Hall's
     ``t + g t^2 / 3 + g^2 t^3 / 27 + g / 6`` is about normal; the longer side of its interval is the half-width. Means of 8 values
     of a chi-square variable with 1 degree of freedom lie within it in 94 of 100 trials, within Student's in 85.
