@@ -10,8 +10,8 @@ the logarithm of the updates. At each one, on 256 training sequences, the ten ei
   This is nearly all that a warm start saves: the eigenvectors of the snapshot before are too far from those of the next.
 
 Seconds are those of the searches; recording and checks are the same for all and are left out. "difference" is the largest distance
-of a warm eigenvalue from the cold one of the same rank, "residual" the largest ``||H v - l v||`` with products in float64, both over
-the largest eigenvalue.
+of a warm eigenvalue from the cold one of the same rank, "residual" the largest ``||H v - l v||`` with products in float64, over
+the largest eigenvalue both.
 """
 
 from __future__ import annotations

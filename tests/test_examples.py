@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 SHORTER = {
+    "layers_of_a_llama_along_training.py": ["10", "4"],
     "theorems_on_trained_models.py": ["60", "16"],
     "why_a_hard_switch_hurts.py": ["1", "10", "2"],
 }
