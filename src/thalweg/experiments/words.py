@@ -9,7 +9,7 @@ from thalweg.experiments.experiment import Table
 from thalweg.models.config import ModelConfig
 from thalweg.records.experiment import ExperimentSummary
 from thalweg.records.run import Cell, Verdict
-from thalweg.report.page import NUMBERS
+from thalweg.report.page import NUMBERS, plural
 from thalweg.train.config import RunConfig
 
 
@@ -74,11 +74,22 @@ def model_words(model: ModelConfig) -> str:
     """A phrase that describes a model: family, size, attention, norm, positions, head."""
     family = "attention-only" if model.block == "attention" else "GPT-2-style block (attention + MLP)"
     ends = f" between {model.prelude} before and {model.coda} after the passes" if model.prelude or model.coda else ""
+    positions = "no positions" if model.positions == "none" else f"{model.positions} positions"
     return (
-        f"{family}, {model.layers} layer(s){ends}, width {model.width}, {model.heads} head(s), {model.attention} attention, "
-        f"norm {model.norm}, {model.positions} positions, {'tied' if model.tied else 'untied'} head"
+        f"{family}, {plural(model.layers, 'layer')}{ends}, width {model.width}, {plural(model.heads, 'head')}, {model.attention} "
+        f"attention, norm {model.norm}, {positions}, {'tied' if model.tied else 'untied'} head"
         f"{', input injection' if model.injection else ''}"
     )
+
+
+def threads_words(threads: int) -> str:
+    """A phrase for the number of threads of a run, where 0 stands for all.
+
+    Example:
+        >>> threads_words(0), threads_words(1)
+        ('all threads', '1 thread')
+    """
+    return plural(threads, "thread") if threads else "all threads"
 
 
 def evidence(verdict: Verdict) -> str:

@@ -143,7 +143,7 @@ def test_what_is_smaller_than_in_the_source_is_said():
     assert words.startswith("width 64 instead of 256, at most 3 layers instead of 4, 5000 updates at rate 0.0007 instead of 100000")
     assert "batches" not in words
     assert "; addition: width 64, at most 3 layers, 12000 updates" in told("paper")["Shrunk against the source"]
-    assert "copy 2 layer(s) of width 32, addition 3 layer(s) of width 64" in told("paper")["Model"]
+    assert "copy 2 layers of width 32, addition 3 layers of width 64" in told("paper")["Model"]
 
 
 @pytest.mark.slow

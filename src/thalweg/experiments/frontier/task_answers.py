@@ -60,5 +60,6 @@ def exact_match_answers(curves: Curves, beyond: Mapping[str, Mapping[int, float]
             "mean over the tested lengths that were not trained, at the largest budget; supported if the lower end of the paired "
             f"interval is above -{_MARGIN:g}, contradicted if the upper end is below",
             numbers,
+            source="ours",
         ),
     ]

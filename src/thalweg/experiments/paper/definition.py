@@ -20,7 +20,7 @@ from thalweg.experiments.paper.phase_records import phase_records
 from thalweg.experiments.paper.recipes import Recipe, StudyConfig, landscape_of, recipe_of, runs_of
 from thalweg.experiments.paper.verdicts import Runs, markov_verdicts, text_verdicts
 from thalweg.experiments.queue import Job, read_measured, unplanned
-from thalweg.experiments.words import cell_text, command_words, evidence, markov_words, model_words, text_words
+from thalweg.experiments.words import cell_text, command_words, evidence, markov_words, model_words, text_words, threads_words
 from thalweg.records.landscape import read_arrays, spectrum_path
 from thalweg.records.run import Cell, PhaseRecord, RunRecord, Score, StudySummary
 from thalweg.report.paper.page import write_report
@@ -257,7 +257,7 @@ def _setup_by_topic(study: StudyConfig, recipe: Recipe, data: dict) -> dict[str,
             f"{settings.steps} updates of {settings.batch} sequences, {optimizer.name} at rate {optimizer.rate:g} "
             f"({optimizer.schedule}, warm-up {optimizer.warmup}), weight decay {optimizer.weight_decay:g}, clip "
             f"{optimizer.clip:g}, float32, next-token loss at all positions; scored every {settings.evaluate_every} updates, "
-            f"{settings.threads or 'all'} thread(s) a run"
+            f"{threads_words(settings.threads)} a run"
         ),
         "Seeds": f"{len(study.seeds)} ({', '.join(map(str, study.seeds))}), paired over arms: same data, weights and batches",
         "Figures of merit": (

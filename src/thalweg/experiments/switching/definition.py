@@ -30,7 +30,7 @@ from thalweg.experiments.switching.variants import (
     references,
     variants_of,
 )
-from thalweg.experiments.words import cell_text, command_words, markov_words, model_words, text_words
+from thalweg.experiments.words import cell_text, command_words, markov_words, model_words, text_words, threads_words
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.records.run import Cell, RunRecord
 from thalweg.report.compare.page import flat
@@ -285,7 +285,7 @@ def _setup_by_topic(sweep: SweepConfig, data: dict) -> dict[str, str]:
         "Training": (
             f"{settings.steps} updates of {settings.batch} sequences, {optimizer.name} at rate {optimizer.rate:g} "
             f"({optimizer.schedule}, warm-up {optimizer.warmup}), weight decay {optimizer.weight_decay:g}, clip "
-            f"{optimizer.clip:g}, float32; scored every {settings.evaluate_every} updates, {settings.threads or 'all'} thread(s)"
+            f"{optimizer.clip:g}, float32; scored every {settings.evaluate_every} updates, {threads_words(settings.threads)}"
         ),
         "SCP's grid": (
             "a setting is replayed over Single's journal, and each update at which any setting fires is trained once: until the "

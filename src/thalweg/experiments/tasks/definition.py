@@ -31,6 +31,7 @@ from thalweg.experiments.tasks.recipes import (
 from thalweg.experiments.words import cell_text, command_words, model_words
 from thalweg.records.experiment import TaskOutcome, TaskStudySummary
 from thalweg.records.run import Cell, RunRecord, read_lengths
+from thalweg.report.page import plural
 from thalweg.report.switching.page import share_in_words
 from thalweg.report.tasks.page import write_task_report
 from thalweg.serialization import to_dict
@@ -232,7 +233,7 @@ def task_setup(study: TaskStudyConfig, recipes: dict[str, TaskRecipe]) -> dict[s
     recipe = recipes[_plainest(study)]
     settings, optimizer = recipe.base.training, recipe.base.optimizer
     models = {task: recipes[task].base.model for task in recipes}
-    layers = ", ".join(f"{task} {model.layers} layer(s) of width {model.width}" for task, model in models.items())
+    layers = ", ".join(f"{task} {plural(model.layers, 'layer')} of width {model.width}" for task, model in models.items())
     return {
         "Data": (
             f"drawn afresh for every update: length uniform from 1 to a maximum that grows from {recipe.data.start} to "

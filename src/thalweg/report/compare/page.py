@@ -20,7 +20,7 @@ from thalweg.records.run import RunRecord, Verdict
 from thalweg.report.compare.differences import Difference
 from thalweg.report.curves import band
 from thalweg.report.figures import Drawn, Measure, drawn, save_all, score
-from thalweg.report.page import PAGES, data_address
+from thalweg.report.page import PAGES, data_address, plural
 from thalweg.report.panels import COLOURS, STYLE, WIDTH, draw_mean_and_band, legend_below, plain, shortened
 from thalweg.serialization import to_dict
 from thalweg.storage import explained, read_json, write_json, write_text
@@ -240,21 +240,16 @@ def in_short(comparison: Comparison) -> str:
     keys = len({change.key for change in comparison.plan}) + len({change.key for change in comparison.configs})
     both = sum(is_given(pair.first) and is_given(pair.second) for pair in comparison.answers)
     return (
-        f"{counted(keys, 'key')} of plan and configs {'differs' if keys == 1 else 'differ'}. Of "
-        f"{counted(comparison.tested, 'number')} "
+        f"{plural(keys, 'key')} of plan and configs {'differs' if keys == 1 else 'differ'}. Of "
+        f"{plural(comparison.tested, 'number')} "
         f"with an interval {len(comparison.differing)} {'differs' if len(comparison.differing) == 1 else 'differ'}, and of "
-        f"{counted(both, 'answer')} that both give {len(comparison.changed)} changed"
+        f"{plural(both, 'answer')} that both give {len(comparison.changed)} changed"
     )
 
 
 def is_given(verdict: Verdict | None) -> bool:
     """Whether a study has an answer that was measured."""
     return verdict is not None and verdict.verdict != "not measured"
-
-
-def counted(many: int, what: str) -> str:
-    """A count with its noun, in the singular or plural."""
-    return f"{many} {what}{'' if many == 1 else 's'}"
 
 
 def apart_in_words(difference: Difference) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator, StrMethodFormatter
 
 from thalweg.intervals import interval
 
@@ -62,7 +62,9 @@ def frontier_figure(
     axes.set_xlabel("operations of the whole run (GFLOP)", fontsize=_SIZE)
     axes.set_ylabel(f"{loss} (nats)", fontsize=_SIZE)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
-    axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:.2g}"))
+    low, high = axes.get_ylim()
+    # Over more than two powers of ten the labels between them would overlap.
+    axes.yaxis.set_minor_formatter(NullFormatter() if high > 100 * low else StrMethodFormatter("{x:.2g}"))
     axes.tick_params(which="both", labelsize=_SIZE)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="both", linewidth=0.3, alpha=0.5)
