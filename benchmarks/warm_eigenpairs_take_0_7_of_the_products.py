@@ -7,7 +7,7 @@ the logarithm of the updates. At each one, on 256 training sequences, the ten ei
 * cold: from a random vector, with the second search for repeated eigenvalues;
 * cold, no second search: the same without it;
 * warm: from the pairs of the snapshot before (``after=``), where the second search is made only if that had repeated values.
-  This is nearly all that a warm start saves: the eigenvectors of the snapshot before are too far from those of the next.
+  Leaving it out is nearly all that a warm start saves: the eigenvectors turn too far from one snapshot to the next.
 
 Seconds are those of the searches; recording and checks are the same for all and are left out. "difference" is the largest distance
 of a warm eigenvalue from the cold one of the same rank, "residual" the largest ``||H v - l v||`` with products in float64, over

@@ -56,7 +56,7 @@ def test_the_operations_in_the_docstring_are_counted(script) -> None:
     told = script("landscape").__doc__
     config = runs_of(plan("text", "gpu"))["looped-seed0"]
     product, training = ([cost(config.model, rows, 64, loops).forward for loops in (1, 4)] for rows in (8, config.training.batch))
-    assert f"({product[0] / 1e12:.3f} TFLOP Single, {product[1] / 1e12:.3f} Looped)" in told
+    assert f"{product[0] / 1e12:.3f} TFLOP Single and {product[1] / 1e12:.3f} Looped" in told
     whole = [3 * forward * config.training.steps / 1e15 for forward in training]
     points = [6 * forward * 100 * 40 / 1e15 for forward in product]
     assert f"updates of 32 windows     {whole[0]:.2f} and {whole[1]:.2f}" in told

@@ -8,20 +8,15 @@ several short sittings add up. Complete runs and points are not made again, and 
     python benchmarks/on_a_gpu/landscape.py --preset quick --out results/try   # a small model and one seed, to try it on a CPU
 
 Measured on one H200: 1,000 updates of Looped take 14.5 s, and a point of 115 to 157 products 15 to 19 s while each kernel of a
-product was launched from Python. Products are replayed as a CUDA graph now, which was not timed. From counted operations alone the
-times are those below; recording a product and drawing random vectors add 3 to 4 s a point. Assumed is a GPU of 60 TFLOP/s in
-float32 (500 in bfloat16, which is not used) that reaches half of it, and 10 microseconds for each recorded step of a product. A
-product has 6 times the operations of the forward call on 8 windows of 64 bytes (0.010 TFLOP Single, 0.040 Looped), in 340 or 1,140
-steps; a point takes about 100 products, counted at a smaller width.
+product was launched from Python: about 17 minutes a seed. Products are replayed as a CUDA graph now, which was not timed. Counted
+operations of one seed, Single and Looped (a product has 6 times those of the forward call on 8 windows of 64 bytes, which are
+0.010 TFLOP Single and 0.040 Looped, in 340 or 1,140 steps; a point takes 100 to 150 products):
 
-    part of one seed                          operations (PFLOP)     seconds, Single and Looped
-    training, 1,000 updates of 32 windows     0.12 and 0.48          4 and 16
-    40 points, 4,000 products                 0.25 and 0.96          15 and 45 (launches bind)
-    one replayed window, float64              0.02 and 0.08          about 5 and 10, where float64 has half of this rate
-    files, figures, evaluation                -                      about 10 each
+    training, 1,000 updates of 32 windows     0.12 and 0.48 PFLOP
+    40 points, 4,000 products                 0.25 and 0.96 PFLOP
+    one replayed window, float64              0.02 and 0.08 PFLOP
 
-With 3 s a point that is about 6 minutes a seed. Snapshots and eigenvectors take 8 GB of disk a run, 81 GB in all; the
-replayed window needs 20 GB of free memory. Three seeds (49 GB) leave the claims on phases undecided.
+Snapshots and eigenvectors take 8 GB of disk a run, 81 GB in all; the replayed window needs 20 GB of free memory. Three seeds (49 GB) leave the claims on phases undecided.
 """
 
 from __future__ import annotations

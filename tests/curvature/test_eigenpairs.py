@@ -238,3 +238,27 @@ def test_a_float32_operator_may_be_tiny():
     lam = np.linspace(-1, 1, 60)
     found = eigenpairs(Matrix(rotated(lam).float() * 1e-25), 3, "largest")
     assert np.allclose(found.values * 1e25, truth(lam, 3, "largest"), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_residuals_of_long_float32_vectors_are_true(first):
+    """The largest eigenvalues belong to the first or the last coordinates, where one float32 sum over all entries goes wrong."""
+    lam = torch.linspace(-1, 1, 1_000_000, dtype=torch.float64)
+    lam[:3] = torch.tensor([100.0, 50.0, 25.0])
+    operator = Diagonal(lam if first else lam.flip(0), torch.float32)
+    found = eigenpairs(operator, 3, "largest", verify=False)
+    assert np.allclose(found.values, [100, 50, 25], rtol=0, atol=1e-3)
+    residuals = (operator.eigenvalues.double()[:, None] * found.vectors - found.vectors * found.values).norm(dim=0)
+    assert float(residuals.max()) < 1.2e-3
+
+
+def test_under_autocast_pairs_are_those_without():
+    matrix = rotated(network_like()).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = eigenpairs(Matrix(matrix), 3)
+    assert torch.equal(inside.values, eigenpairs(Matrix(matrix), 3).values)
+
+
+def test_float32_products_that_lost_their_digits_are_refused():
+    with pytest.raises(BadInputError, match="compute in float64"):
+        eigenpairs(Matrix(rotated(np.linspace(-1, 1, 60)).float() * 1e-35), 3)

@@ -158,3 +158,29 @@ def test_a_start_vector_with_nan_is_refused():
 def test_no_steps_are_refused():
     with pytest.raises(BadInputError, match="steps: given 0, expected a whole number of at least 1"):
         lanczos(torch.eye(2), torch.ones(2), 0)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_long_float32_vectors_keep_their_right_angles(first):
+    """One float32 sum over ten million entries, the first of them large, is wrong by 3e-4."""
+    size = 10_000_000
+    row = torch.from_numpy(np.random.default_rng(0).standard_normal(size, dtype=np.float32))
+    row[0 if first else -1] = 3 * size**0.5
+    row /= torch.linalg.vector_norm(row, dtype=torch.float64).float()
+    rest, taken = orthogonalise(torch.from_numpy(np.random.default_rng(1).standard_normal(size, dtype=np.float32)), row[None])
+    assert taken.dtype == torch.float64
+    assert abs(float(row.double() @ rest.double())) < 1e-6 * float(rest.norm())
+
+
+def test_products_that_lost_their_digits_are_refused():
+    entries = rotated(np.linspace(-1, 1, 20)).float()
+    with pytest.raises(BadInputError, match="float32', expected at least 1e-31; scale the loss, or compute in float64"):
+        lanczos(Matrix(entries * 1e-35), start(20), 10)
+    assert lanczos(Matrix(entries * 0), start(20), 10).exhausted
+
+
+def test_under_autocast_a_basis_is_that_without():
+    entries = rotated(np.linspace(-1, 1, 50)).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = lanczos(Matrix(entries), start(50), 10)
+    assert torch.equal(inside.basis, lanczos(Matrix(entries), start(50), 10).basis)

@@ -3,6 +3,7 @@ import torch
 from tests.curvature.cases import apart, normal
 from torch.func import grad, jvp
 
+from thalweg.curvature.cuda_replay import can_be_captured
 from thalweg.curvature.linear import CannotRecordError, record
 from thalweg.curvature.shorten import shorten
 
@@ -116,3 +117,11 @@ def test_writing_into_a_part_of_a_tensor_cannot_be_recorded():
 
     with pytest.raises(CannotRecordError, match="add_ writes into a tensor that something else shares"):
         record(function, [normal(3, seed=9)])
+
+
+def test_a_program_is_captured_only_if_it_is_made_of_operations_that_never_wait_for_a_gpu():
+    matrix, index = torch.ones(3, 3), torch.tensor([True, False, True])
+    plain = record(lambda v: [torch.tanh(matrix) @ (2 * v)], [torch.randn(3)])
+    waits = record(lambda v: [v[index]], [torch.randn(3)])
+    foreign = record(lambda v: [torch.complex(v, v).conj().real], [torch.randn(3)])
+    assert [can_be_captured(program) for program in (plain, waits, foreign)] == [True, False, False]

@@ -116,6 +116,13 @@ def test_two_levels_cover_skewed_samples_that_students_t_does_not(freedom, least
     assert held >= least > by_t
 
 
+@pytest.mark.parametrize("scale", [1e-110, 1.0, 1e105])
+def test_bars_scale_with_the_values(scale):
+    value, bar = two_levels([scale, 3 * scale, 7 * scale], [0.0, 0.0])
+    expected = two_levels([1.0, 3.0, 7.0], [0.0, 0.0])
+    assert (value / scale, bar / scale) == pytest.approx(expected)
+
+
 def test_an_interval_is_that_of_students_t():
     assert interval_of([1.0, 3.0]) == (2.0, pytest.approx(12.7062, rel=1e-4))
 

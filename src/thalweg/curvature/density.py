@@ -138,7 +138,7 @@ def spectral_density(operator: Operator | Tensor, steps: int = 80, probes: int =
     over directions is the distribution itself. Probes are Gaussian, that is, uniform in direction: the accuracy then depends on
     the eigenvalues alone, and no eigenvector is orthogonal to a probe, as happens with random signs (for the eigenvector
     ``(1, 1, 0, ...)``, half of the time). Signs would have less variance for a nearly diagonal operator (`trace`).
-    Costs n m products, ``4 n m^2 P`` operations and ``8 m P`` bytes.
+    Costs n m products, ``4 n m^2 P`` operations and a basis of ``m P`` entries in the dtype of the products.
 
     Args:
         operator: symmetric, or its matrix ``(P, P)``; symmetry of an operator is trusted.

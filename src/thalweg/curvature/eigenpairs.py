@@ -25,6 +25,8 @@ from torch import Tensor
 
 from thalweg.bounds import of_their_kind
 from thalweg.curvature import memory as limits
+from thalweg.curvature.context import undisturbed
+from thalweg.curvature.lanczos import refuse_tiny
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.search import ORDERS, Search
 from thalweg.errors import NotConvergedError, ShapeMismatchError, require, unknown
@@ -39,6 +41,9 @@ where the gap is above 1e-8 of the largest; float32 products carry 1e-7 of noise
 
 _COPY = 1e-3
 """Distance of two eigenvalues over the largest below which they may be copies at the next checkpoint."""
+
+_PIECE = 1 << 16
+"""Entries of each vector that are converted to float64 at once."""
 
 Progress = Callable[[int, float], None]
 """Called with the products so far and the worst residual over its bound (1 or less: converged; infinity: too early)."""
@@ -63,6 +68,7 @@ class EigenPairs:
     """Number of times that the basis was full and was cut down to its best vectors."""
 
 
+@undisturbed
 @of_their_kind
 def eigenpairs(
     operator: Operator | Tensor,
@@ -87,12 +93,13 @@ def eigenpairs(
 
     Args:
         operator: A, symmetric, or its matrix ``(P, P)``; symmetry of an operator is trusted. Entries below 1e-150, the squares
-            of which underflow, count as zeros.
+            of which underflow, count as zeros; float32 products shorter than 1e-31 are refused.
         k: number of pairs, from 1 to P.
         which: "magnitude", "largest" or "smallest" (most negative).
         tolerance: relative residual, between 0 and 1; None takes `TOLERANCE`.
         max_products: at least k; None takes 1,000 + 20 k. The second search stays within it too.
-        memory: bytes for the basis, in the dtype of the products; None takes half of what is free. Fewer vectors: more products.
+        memory: bytes for the basis, in the dtype of the products; None takes half of what is free. The result
+            takes ``8 k P`` bytes on top. With less memory a search takes more products.
         seed: seed of the starting directions; the same seed gives the same pairs.
         strict: whether pairs that did not converge are an error.
         progress: see `Progress`.
@@ -191,18 +198,32 @@ def _advance(search: Search, tolerance: float, budget: int, verify: bool, progre
     return False
 
 
-def _orthonormal(rows: Tensor) -> Tensor:
-    """Rows ``(k, P)`` that are orthonormal to the rounding of float32, made orthonormal to that of float64.
+def _columns(rows: Tensor, order: Tensor) -> Tensor:
+    """Rows ``(k, P)``, orthonormal to their own rounding, as columns ``(P, k)`` orthonormal to that of float64, with fixed signs.
 
-    ``L^{-1} Q`` with ``Q Q^T = L L^T`` (Cholesky), which is close to the identity.
+    With ``Q Q^T = L L^T`` (Cholesky), close to the identity, they are ``(L^{-1} Q)^T``. An eigenvector is defined up to its sign;
+    the component of largest magnitude is made positive. Pieces of the rows are converted one after the other, so that no second
+    copy in float64 is needed.
+
+    Args:
+        rows: the rows.
+        order: ``(k,)``, the row that each column is made of.
     """
-    return torch.linalg.solve_triangular(torch.linalg.cholesky(rows @ rows.T), rows, upper=False)
+    pieces = [slice(start, start + _PIECE) for start in range(0, rows.shape[1], _PIECE)]
+    gram = sum(rows[:, piece].double() @ rows[:, piece].double().T for piece in pieces)
+    turn = torch.linalg.inv(torch.linalg.cholesky(gram))[order]
+    columns = torch.empty(rows.shape[1], len(order), dtype=torch.float64, device=rows.device)
+    largest = torch.zeros(len(order), dtype=torch.float64, device=rows.device)
+    for piece in pieces:
+        part = columns[piece]
+        torch.mm(rows[:, piece].double().T, turn.T, out=part)
+        peak = part.gather(0, part.abs().argmax(0, keepdim=True))[0]
+        largest = torch.where(peak.abs() > largest.abs(), peak, largest)
+    return columns.mul_(largest.sign())
 
 
 def report(search: Search, tolerance: float, strict: bool) -> EigenPairs:
-    """The locked pairs in their order, with fixed signs.
-
-    An eigenvector is defined up to its sign; the component of largest magnitude is made positive.
+    """The locked pairs in their order.
 
     Args:
         search: a search that is over.
@@ -210,7 +231,9 @@ def report(search: Search, tolerance: float, strict: bool) -> EigenPairs:
         strict: whether a larger residual is an error.
     Raises:
         NotConvergedError: ``strict``, and a residual above the bound.
+        BadInputError: float32 products too small for their digits.
     """
+    refuse_tiny(search.operator, search.scale)
     order = search.key(search.values).argsort(descending=True, stable=True)
     values, residuals = search.values[order], search.residuals[order]
     bound, worst = tolerance * search.largest, float(residuals.max())
@@ -220,8 +243,5 @@ def report(search: Search, tolerance: float, strict: bool) -> EigenPairs:
             f"eigenpairs: largest residual {worst:.1e} after {search.products:,} products, expected at most {bound:.1e}; "
             "give more max_products or memory, a larger tolerance or another k, or strict=False to take them as they are"
         )
-    vectors = _orthonormal(search.rows[: len(values)][order].double()).T.contiguous()
-    largest_components = vectors.abs().argmax(0, keepdim=True)
-    return EigenPairs(
-        values, vectors * vectors.gather(0, largest_components).sign(), residuals, converged, search.products, search.restarts
-    )
+    vectors = _columns(search.rows[: len(values)], order)
+    return EigenPairs(values, vectors, residuals, converged, search.products, search.restarts)

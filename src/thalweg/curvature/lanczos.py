@@ -18,9 +18,15 @@ import torch
 from torch import Tensor
 
 from thalweg.bounds import of_their_kind
+from thalweg.curvature.context import undisturbed
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.errors import NonFiniteError, ShapeMismatchError, require
 from thalweg.reprs import short_repr
+
+_PIECE = {"cpu": 1 << 14, "cuda": 1 << 20}
+"""Entries of float32 vectors that are multiplied and summed in float32; sums over pieces are float64. A GPU sums in a tree."""
+_LEAST = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps
+"""Length of a float32 product below which its entries lose digits, 1e-31."""
 
 
 @short_repr
@@ -74,19 +80,43 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
         vector: v, ``(P,)`` float64 or float32.
         basis: orthonormal rows ``(j, P)`` in the same dtype; trusted, not checked.
     Returns:
-        The remainder r, ``(P,)``, and the coefficients ``(j,)`` of the part that was removed.
+        The remainder r, ``(P,)``, and the coefficients ``(j,)`` float64 of the part that was removed.
     Source:
         Giraud, Langou, Rozloznik and van den Eshof 2005.
     """
-    first = basis @ vector
-    remainder = torch.addmv(vector, basis.T, first, alpha=-1)
-    second = basis @ remainder
-    return remainder.addmv_(basis.T, second, alpha=-1), first + second
+    first = _parts_along(basis, vector)
+    remainder = torch.addmv(vector, basis.T, first.to(vector.dtype), alpha=-1)
+    second = _parts_along(basis, remainder)
+    return remainder.addmv_(basis.T, second.to(vector.dtype), alpha=-1), first + second
+
+
+def _parts_along(basis: Tensor, vector: Tensor) -> Tensor:
+    """``Q v`` in float64, ``(j,)``: float32 within pieces of the vectors, float64 over pieces.
+
+    One float32 sum over millions of entries would be wrong by 1e-4 where the first of them are large.
+    """
+    if basis.dtype == torch.float64:
+        return basis @ vector
+    size = _PIECE["cuda" if basis.is_cuda else "cpu"]
+    parts = torch.zeros(len(basis), dtype=torch.float64, device=basis.device)
+    for start in range(0, basis.shape[1], size):
+        parts += (basis[:, start : start + size] @ vector[start : start + size]).double()
+    return parts
 
 
 def length(vector: Tensor) -> float:
     """The length of a vector, by squares in float64: those of float32 would underflow below 1e-22."""
     return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+
+
+def refuse_tiny(operator: Operator, scale: float) -> None:
+    """Refuse float32 products so small that their entries have lost digits; ``scale`` is the largest length of a product.
+
+    Raises:
+        BadInputError: a length between 0 and 1e-31.
+    """
+    fine = operator.dtype != torch.float32 or scale == 0 or scale >= _LEAST
+    require(fine, "products", f"length {scale:.1e} in float32", f"at least {_LEAST:.0e}; scale the loss, or compute in float64")
 
 
 def _breakdown_floor(operator: Operator, scale: float) -> float:
@@ -98,14 +128,15 @@ def _breakdown_floor(operator: Operator, scale: float) -> float:
     return torch.finfo(operator.dtype).eps ** 0.75 * scale
 
 
+@undisturbed
 @of_their_kind
 def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
     """Up to ``steps`` steps of the Lanczos process with full reorthogonalisation.
 
     Without reorthogonalisation a converged eigenvalue returns as copies ("ghosts"); here every vector is made orthogonal to all
-    vectors before it, twice, in the dtype of the products: that adds no more rounding than the products do. The process ends early
-    when the residual is rounding (`_breakdown_floor`): the basis then spans an invariant subspace. Cost: ``steps`` products,
-    ``4 m^2 P`` operations, and ``m P`` entries.
+    vectors before it, twice. Vectors have the dtype of the products, sums over them are float64. The process ends early when the
+    residual is rounding (`_breakdown_floor`): the basis then spans an invariant subspace. Cost: ``steps`` products, ``4 m^2 P``
+    operations, and a basis of ``m P`` entries.
 
     Args:
         operator: A, symmetric, or its matrix ``(P, P)``; symmetry of an operator is trusted.
@@ -116,7 +147,7 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
     Raises:
         ShapeMismatchError: another shape of start than ``(P,)``.
         NonFiniteError: NaN or infinity in the start or a product.
-        BadInputError: a zero start, or fewer than 1 step.
+        BadInputError: a zero start, fewer than 1 step, or float32 products too small for their digits.
     Example:
         >>> matrix = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
         >>> lanczos(matrix, torch.ones(2), steps=2).tridiagonal.round(decimals=12).tolist()
@@ -150,4 +181,5 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
         m += 1
         # Invariant subspace: the rows span everything, or r is rounding.
         exhausted = m == operator.dim or float(beta[m - 1]) <= _breakdown_floor(operator, scale)
+    refuse_tiny(operator, scale)
     return Krylov(basis[:m], alpha[:m], beta[:m], residual, norm, exhausted)

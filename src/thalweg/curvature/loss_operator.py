@@ -42,6 +42,8 @@ _VMAP = {torch.float32: 1e-4, torch.float64: 1e-10}
 """Largest relative distance of a product under ``vmap`` from the same product computed alone."""
 _WHILE_RECORDING = 4
 """Memory used while a batch is recorded, over what is kept of it (measured: up to 3, and the allocator keeps some)."""
+_ROOM = 1.25
+"""Memory that the allocator of a GPU takes over what it hands out, as fragments."""
 Parts = Mapping[str, Tensor]
 """Name of a parameter -> its tensor."""
 
@@ -56,7 +58,8 @@ class LossOperator(Operator):
         allowed: bytes that recorded programs may hold.
         pieces: for each batch what is differentiated twice at a time: itself, or its parts where memory is short.
         vmapped: whether replays work under ``vmap``; None until that was tried.
-        graphs: recorded programs as CUDA graphs, by their identity, where the GPU would wait for launches.
+        graphs: batch number -> its recorded product as a CUDA graph, None where it has none; see `thalweg.curvature.cuda_replay`.
+        uses: batch number -> products made without a graph so far.
     """
 
     layout: Layout
@@ -82,7 +85,9 @@ class LossOperator(Operator):
         self.allowed = memory.budget(limit, self.device)
         self.programs: dict[int, Program] = {}
         self.vmapped: bool | None = None
-        self.graphs: dict[int, Callable[[Tensor], Tensor]] = {}
+        self.graphs: dict[int, Callable[[Tensor], Tensor] | None] = {}
+        self.uses: dict[int, int] = {}
+        self.pool: Any = None
         if method in ("auto", "recorded"):
             with ranks.together():
                 self.record_batches()
@@ -141,7 +146,7 @@ class LossOperator(Operator):
             kept = self.programs[index].bytes()
             held += kept
             if before is not None and index == 0:  # on a GPU the allocator knows how much recording took
-                factor = min(factor, max(1.0, (memory.most_used(self.device) - before) / max(1, kept)))
+                factor = min(factor, max(1.0, _ROOM * (memory.most_used(self.device) - before) / max(1, kept)))
         require(not (self.method == "recorded" and self.reason), "method", "recorded", f"'auto' or 'rebuilt' ({self.reason})")
 
     def made_of(self) -> list[str]:
@@ -167,7 +172,7 @@ class LossOperator(Operator):
         except (NonFiniteError, NotSymmetricError, WrongProductError) as problem:
             if self.method != "auto" or not any(ranks.gathered(bool(self.programs))):
                 raise
-            self.programs, self.graphs = {}, {}
+            self.programs, self.graphs, self.uses = {}, {}, {}
             self.reason = f"recorded products were not used, as their check failed ({problem})"
             return check()
 
@@ -185,30 +190,39 @@ class LossOperator(Operator):
         """Products of one batch of this rank with the rows of ``(k, P)``; the mean's is their sum times the objective's weight."""
         with torch.no_grad():
             if index in self.programs:
-                return self.replayed(self.programs[index], vectors)
+                return self.replayed(index, vectors)
             products = torch.zeros_like(vectors)
             with self.objective.quiet():
                 for piece in self.pieces[index]:
                     products += torch.stack([self.product(piece, vector) for vector in vectors])
             return products
 
-    def replayed(self, program: Program, vectors: Tensor) -> Tensor:
-        """Apply a program to the rows of ``(k, P)``, as many in one pass as the cache holds.
+    def replayed(self, index: int, vectors: Tensor) -> Tensor:
+        """Apply the program of a batch to the rows of ``(k, P)``, as many in one pass as the cache holds.
 
         The first pass over several is compared with one of them alone: an operation may fail, or be wrong, under ``vmap``.
         """
+        program = self.programs[index]
         apply = lambda vector: self.layout.join(program(*self.layout.split(vector).values()))  # noqa: E731
         step = max(1, CACHE_BYTES // max(1, program.largest()))
         if len(vectors) == 1 or step == 1 or self.vmapped is False:
-            if vectors.is_cuda and program.largest() <= cuda_replay.LARGEST:
-                if id(program) not in self.graphs:
-                    self.graphs[id(program)] = cuda_replay.as_graph(apply, gaussian(vectors[0]))
-                apply = self.graphs[id(program)]
-            return torch.stack([apply(vector) for vector in vectors])
+            run = (self.graph(index, apply) if vectors.is_cuda else None) or apply
+            return torch.stack([run(vector) for vector in vectors])
         if self.vmapped is None:
             self.vmapped = _same_under_vmap(apply, vectors[:step])
-            return self.replayed(program, vectors)
+            return self.replayed(index, vectors)
         return torch.cat([torch.vmap(apply)(chunk) for chunk in vectors.split(step)])
+
+    def graph(self, index: int, apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor] | None:
+        """The CUDA graph of a batch's product, captured once it has been used a few times; None where it has none."""
+        self.uses[index] = self.uses.get(index, 0) + 1
+        if index not in self.graphs and self.uses[index] > cuda_replay.USES:
+            captured = None
+            if cuda_replay.can_be_captured(self.programs[index]):
+                self.pool = self.pool or torch.cuda.graph_pool_handle()
+                captured = cuda_replay.as_graph(apply, gaussian(self.objective.point), self.pool)
+            self.graphs[index] = captured
+        return self.graphs.get(index)
 
     def explain(self) -> str:
         """How products are computed and why, as a sentence for a reader."""

@@ -54,7 +54,7 @@ def in_use(device: torch.device) -> int | None:
 
 
 def most_used(device: torch.device) -> int:
-    """Most bytes that tensors held on a GPU at once since the process began, or since its user reset this count."""
+    """Most bytes that tensors held on a GPU at once since the process began, or since the count was last reset."""
     return torch.cuda.max_memory_allocated(device)
 
 

@@ -31,9 +31,9 @@ _SYMMETRY_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 class Operator(abc.ABC):
     """A symmetric linear map on flat vectors ``(P,)``, known by its products.
 
-    Products are computed in ``dtype`` on ``device`` and are returned in the dtype of the vectors, so that a float64 eigensolver can
-    work with float32 products. Operators can be added, subtracted, negated and multiplied by a number. A subclass sets ``dim``,
-    ``dtype`` and ``device``, and defines `rows`; symmetry is its promise.
+    Products are computed in ``dtype`` on ``device`` and are returned in the dtype of the vectors. Operators can be added,
+    subtracted, negated and multiplied by a number. A subclass sets ``dim``, ``dtype`` and ``device``, and defines `rows`; symmetry
+    is its promise.
     """
 
     dim: int

@@ -67,7 +67,7 @@ class Search:
 
     def __init__(self, operator: Operator, k: int, which: str, capacity: int, seed: int, near: Tensor | None = None) -> None:
         self.operator, self.k, self.key, self.capacity, self.seed = operator, k, ORDERS[which], capacity, seed
-        # Every new row is made orthogonal twice, so rows in the dtype of the products add no more rounding than the products do.
+        # Rows have the dtype of the products, whose rounding they share; sums over their entries are float64 (`orthogonalise`).
         self.rows = torch.empty(capacity, operator.dim, dtype=operator.dtype, device=operator.device)
         self.values = torch.empty(0, dtype=torch.float64, device=operator.device)
         self.residuals = self.values.clone()
@@ -113,7 +113,6 @@ class Search:
         self.scale = max(self.scale, length(product))
         # The part along the locked rows goes into `coupling`, that along the running rows into `projected`; the rest is beta q.
         remainder, taken = orthogonalise(product, self.rows[: here + 1])
-        taken = taken.double()
         self.coupling[:, self.m] = taken[: self.locked]
         self.projected[: self.m + 1, self.m] = self.projected[self.m, : self.m + 1] = taken[self.locked :]
         self.m, self.steps, self.products = self.m + 1, self.steps + 1, self.products + 1
@@ -182,8 +181,7 @@ class Search:
         self.m, self.restarts = keep, self.restarts + 1
 
     def _combine(self, first: int, last: int, mix: Tensor) -> None:
-        """Replace the rows from ``first`` up to ``last`` by fewer linear combinations of them, in place."""
-        mix = mix.to(self.rows.dtype)
+        """Replace the rows from ``first`` up to ``last`` by fewer linear combinations of them, in place, computed in float64."""
         for start in range(0, self.operator.dim, _COLUMNS):
             columns = self.rows[:, start : start + _COLUMNS]
-            columns[first : first + mix.shape[1]] = mix.T @ columns[first:last]
+            columns[first : first + mix.shape[1]] = (mix.T @ columns[first:last].double()).to(columns.dtype)
