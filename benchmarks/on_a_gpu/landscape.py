@@ -16,7 +16,8 @@ operations of one seed, Single and Looped (a product has 6 times those of the fo
     40 points, 4,000 products                 0.25 and 0.96 PFLOP
     one replayed window, float64              0.02 and 0.08 PFLOP
 
-Snapshots and eigenvectors take 8 GB of disk a run, 81 GB in all; the replayed window needs 20 GB of free memory. Three seeds (49 GB) leave the claims on phases undecided.
+Snapshots and eigenvectors take 8 GB of disk a run, 81 GB in all; the replayed window needs 20 GB of free memory. Three seeds (49
+GB) leave the claims on phases undecided.
 """
 
 from __future__ import annotations
