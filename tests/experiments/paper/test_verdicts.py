@@ -43,8 +43,8 @@ def test_a_rising_curve_does_not_stall() -> None:
     assert stalls({"single": seeds(rising(0.3))}, "single", "train").verdict == "contradicted"
 
 
-def test_a_tiny_but_certain_rise_is_undecided() -> None:
-    assert stalls({"single": seeds(rising(0.01))}, "single", "train").verdict == "undecided"
+def test_a_certain_rise_that_is_smaller_than_the_margin_is_a_stall() -> None:
+    assert stalls({"single": seeds(rising(0.01))}, "single", "train").verdict == "supported"
 
 
 def test_noise_wider_than_the_margin_is_undecided_and_not_a_stall() -> None:
