@@ -509,6 +509,8 @@ class Objective:
                 f"params: no gradient reaches {_names(unused)} through torch.utils.checkpoint with use_reentrant=True, whose "
                 "inputs do not require one; pass use_reentrant=False"
             )
+        if unused and len(unused) == sum(parameter.requires_grad for parameter in self.model.parameters()):
+            raise BadInputError("loss: no parameter of the model enters it; let the loss function use the model that it is given")
         if unused:
             raise BadInputError(f"params: {_names(unused)} do not enter the loss; choose the others with params=, or freeze these")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -23,7 +24,6 @@ from thalweg.curvature.containers import tensors_in
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.hessian import Hessian
 from thalweg.errors import require
-from thalweg.integrations.looped_layers import looped_layers_in
 from thalweg.landscape.directions import eigendirection
 from thalweg.landscape.probe import LandscapeProbe
 from thalweg.landscape.slices import Slices
@@ -234,5 +234,9 @@ def _count(batch: Any) -> int:
 
 def _passes_of(model: nn.Module) -> int:
     """Number of passes of a looped model; 1 for any other model."""
+    if "transformers" not in sys.modules:  # layers are looped with transformers only, which a model of another kind does not need
+        return 1
+    from thalweg.integrations.looped_layers import looped_layers_in
+
     looped = looped_layers_in(model)
     return 1 if looped is None else looped.loops

@@ -116,7 +116,7 @@ def _depth_pays(curves: Curves, plan: FrontierConfig) -> Verdict:
     question = "Which constant depth is the best?"
     depths = depths_of(curves, plan.loops)
     if len(depths) < 2:
-        return Verdict(question, "fewer than two constant depths were trained")
+        return Verdict(question, "fewer than two constant depths have been trained at every budget")
     by_budget = {budget: best_constant(curves, plan, index) for index, budget in enumerate(plan.budgets)}
     found = "; ".join(f"{depth} at {budget:g} GFLOP" for budget, depth in by_budget.items())
     best = by_budget[plan.budgets[-1]]

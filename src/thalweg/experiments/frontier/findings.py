@@ -140,7 +140,10 @@ def _advice(curves: Curves, plan: FrontierConfig) -> str:
     """What a user can do with it."""
     best, last = best_constant(curves, plan), len(plan.budgets) - 1
     if best is None or not curves.get(STAGED):
-        return "Train staged training and at least two constant depths to compare them."
+        return (
+            "Nothing can be compared yet. If runs are still missing, give the same command again; else train the arm staged and "
+            "at least two constant depths."
+        )
     gap = loss_ratio(curves[STAGED], curves[constant(best)], last)
     stages = in_turn(source_of(plan.source).stages(plan.loops)[0])
     if gap is not None and sign_of(gap) < 0:
