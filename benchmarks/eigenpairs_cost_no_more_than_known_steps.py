@@ -62,17 +62,10 @@ def scipy_on_curvlinops(model: nn.Module, tokens: Tensor) -> Pairs:
     return torch.from_numpy(values), torch.from_numpy(vectors), products
 
 
-def true_residual(exact: Hessian, pairs: Pairs) -> float:
-    """Return the largest residual over the largest absolute eigenvalue."""
-    values, vectors = pairs[0].double(), pairs[1].double()
-    vectors = vectors / vectors.norm(dim=0)
-    return float((exact @ vectors - vectors * values).norm(dim=0).max() / values.abs().max())
-
-
 def steps_needed(model: nn.Module, tokens: Tensor, exact: Hessian, choices: tuple[int, ...] = (60, 80, 100)) -> int:
     """Return the smallest number of steps that reaches the tolerance; the largest choice if none does."""
     for steps in choices:
-        residual = true_residual(exact, eigenthings(model, tokens, steps))
+        residual = rivals.true_residual(exact, *eigenthings(model, tokens, steps)[:2])
         print(f"hessian-eigenthings, {steps} steps: true residual {residual:.1e}")
         if residual <= TOLERANCE:
             return steps
@@ -101,7 +94,7 @@ def main() -> None:
     if rivals.installed("curvlinops") and rivals.installed("scipy"):
         searches["curvlinops + eigsh"] = lambda: scipy_on_curvlinops(model, tokens)
     results = {name: search() for name, search in searches.items()}  # warms up as well
-    residuals = {name: true_residual(exact, pairs) for name, pairs in results.items()}
+    residuals = {name: rivals.true_residual(exact, *pairs[:2]) for name, pairs in results.items()}
     times = timing.interleaved(searches, options.rounds, calls=1, warmup=0)
     rows = [
         [

@@ -83,6 +83,12 @@ def exact(model: nn.Module, tokens: Tensor) -> Hessian:
     return Hessian(total_and_count, model, [tokens], dtype=torch.float64, method="rebuilt")
 
 
+def true_residual(exact: Hessian, values: Tensor, vectors: Tensor) -> float:
+    """Return the largest residual of eigenpairs ``(k,)``, ``(P, k)`` over the largest absolute eigenvalue."""
+    values, vectors = values.double(), vectors.double() / vectors.double().norm(dim=0)
+    return float((exact @ vectors - vectors * values).norm(dim=0).max()) / float(values.abs().max())
+
+
 def relative_error(given: Tensor, truth: Tensor) -> float:
     """Return the distance relative to the norm of ``truth``."""
     return float((given.double() - truth).norm() / truth.norm())

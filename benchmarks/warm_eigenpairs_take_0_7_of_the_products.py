@@ -21,6 +21,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import rivals
 import timing  # before torch
 import torch
 
@@ -51,11 +52,6 @@ class Totals:
         self.each.append(pairs.products)
 
 
-def residual(exact: Hessian, pairs: EigenPairs) -> float:
-    """The largest residual by float64 products, over the largest absolute eigenvalue."""
-    return float((exact @ pairs.vectors - pairs.vectors * pairs.values).norm(dim=0).max() / pairs.values.abs().max())
-
-
 def along(config: RunConfig, folder: Path) -> tuple[dict[str, Totals], float, int]:
     """Train the run and search at every snapshot in all ways; the totals, the largest difference, and the number of snapshots."""
     train(config, folder)
@@ -76,7 +72,7 @@ def along(config: RunConfig, folder: Path) -> tuple[dict[str, Totals], float, in
             started = time.perf_counter()
             found[name] = eigenpairs(hessian, COUNT, tolerance=TOLERANCE, **options)
             seconds = time.perf_counter() - started
-            totals[name].add(found[name], seconds, residual(exact, found[name]))
+            totals[name].add(found[name], seconds, rivals.true_residual(exact, found[name].values, found[name].vectors))
         before = found["warm"]
         distance = float((found["warm"].values - found["cold"].values).abs().max() / found["cold"].values.abs().max())
         difference = max(difference, distance)

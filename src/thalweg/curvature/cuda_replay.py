@@ -13,14 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.curvature.linear import Program
+from thalweg.curvature.linear import Program, is_same
 
 LARGEST = 64 << 20
 """Bytes of the largest value of a replay up to which launching takes longer than computing."""
 USES = 3
 """Products of a batch that are made without a graph first: a capture costs about as much as these."""
-_SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
-"""Largest relative distance of a product by a graph from the same product without."""
 _NEVER_WAIT = """
 add sub mul div neg addcmul addmm mm bmm matmul mv dot linear sum mean cumsum where exp tanh sigmoid sqrt rsqrt pow
 reshape view _unsafe_view expand permute transpose t unsqueeze squeeze select slice clone cat stack split unbind flip roll tril triu
@@ -84,5 +82,4 @@ def as_graph(product: Callable[[Tensor], Tensor], example: Tensor, pool: Any) ->
             done.record()
         return copy
 
-    same = float((replay(example) - expected).norm()) <= _SAME[given.dtype] * float(expected.norm())
-    return replay if same else None
+    return replay if is_same(replay(example), expected) else None

@@ -209,14 +209,13 @@ def _columns(rows: Tensor, order: Tensor) -> Tensor:
         rows: the rows.
         order: ``(k,)``, the row that each column is made of.
     """
-    pieces = [slice(start, start + _PIECE) for start in range(0, rows.shape[1], _PIECE)]
-    gram = sum(rows[:, piece].double() @ rows[:, piece].double().T for piece in pieces)
+    pieces = rows.split(_PIECE, dim=1)
+    gram = sum(part @ part.T for part in (piece.double() for piece in pieces))
     turn = torch.linalg.inv(torch.linalg.cholesky(gram))[order]
     columns = torch.empty(rows.shape[1], len(order), dtype=torch.float64, device=rows.device)
     largest = torch.zeros(len(order), dtype=torch.float64, device=rows.device)
-    for piece in pieces:
-        part = columns[piece]
-        torch.mm(rows[:, piece].double().T, turn.T, out=part)
+    for piece, part in zip(pieces, columns.split(_PIECE), strict=True):
+        torch.mm(piece.double().T, turn.T, out=part)
         peak = part.gather(0, part.abs().argmax(0, keepdim=True))[0]
         largest = torch.where(peak.abs() > largest.abs(), peak, largest)
     return columns.mul_(largest.sign())

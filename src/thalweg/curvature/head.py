@@ -98,8 +98,7 @@ def head_product(
     With ``newton`` it is the part in which the logits are linear, and the last result is zero.
     """
     of_states, of_weight, of_bias = torch.empty_like(states), torch.zeros_like(weight), torch.zeros_like(bias)
-    slope = states.new_zeros(())
-    weight_moves = bool(along_weight.any())
+    slope, weight_moves = states.new_zeros(()), bool(along_weight.any())
     for rows in _pieces(states, len(weight)):
         here, here_along = states[rows], along_states[rows]
         shares = torch.addmm(bias, here, weight.T).softmax(1)

@@ -27,6 +27,8 @@ aten = torch.ops.aten
 _IDENTITIES = (aten.detach.default, aten.alias.default, aten.lift_fresh.default)
 """Operations whose result is their argument."""
 SUMS = (aten.add.Tensor, aten.sub.Tensor, torch.ops.prims.add.default)
+_SAME = {torch.float32: 1e-4, torch.float64: 1e-10}
+"""Largest relative distance of a product by another kind of replay from that of the plain one."""
 _QUERIES = ("is_same_size", "_has_same_storage_numel", "_version")
 """Operations by which autograd queries tensors; they do not enter the result."""
 
@@ -120,6 +122,11 @@ class Program:
         """Memory that the constants hold; shared storage counts once."""
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in self.constants()}
         return sum(storages.values())
+
+
+def is_same(product: Tensor, expected: Tensor) -> bool:
+    """Whether a product by another kind of replay, by ``vmap`` or as a graph, is that of the plain replay."""
+    return float((product - expected).norm()) <= _SAME[expected.dtype] * float(expected.norm())
 
 
 def _slot_positions(step: Step) -> list[tuple[int, int]] | None:

@@ -21,7 +21,7 @@ from thalweg.curvature import cuda_replay, memory
 from thalweg.curvature.check import CheckReport
 from thalweg.curvature.containers import tensors_in
 from thalweg.curvature.context import Mode
-from thalweg.curvature.linear import CannotRecordError, Program, record
+from thalweg.curvature.linear import CannotRecordError, Program, is_same, record
 from thalweg.curvature.microbatches import microbatches, pieces
 from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.operator import Operator
@@ -38,8 +38,6 @@ _TWICE = 5
 """Memory of a product by double backward over what autograd keeps for a gradient (measured: 4.3 to 5.6 on a small GPT)."""
 _MOST_PIECES = 64
 """Most pieces that a batch is divided into; more would cost more time than their memory is worth."""
-_VMAP = {torch.float32: 1e-4, torch.float64: 1e-10}
-"""Largest relative distance of a product under ``vmap`` from the same product computed alone."""
 _WHILE_RECORDING = 4
 """Memory used while a batch is recorded, over what is kept of it (measured: up to 3, and the allocator keeps some)."""
 _ROOM = 1.25
@@ -263,5 +261,4 @@ def _same_under_vmap(apply: Callable[[Tensor], Tensor], vectors: Tensor) -> bool
         batched = torch.vmap(apply)(vectors)[-1]
     except Exception:  # an operation without a batching rule
         return False
-    alone = apply(vectors[-1])
-    return float((batched - alone).norm()) <= _VMAP[alone.dtype] * float(alone.norm())
+    return is_same(batched, apply(vectors[-1]))
