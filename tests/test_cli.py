@@ -50,7 +50,7 @@ def test_importing_thalweg_does_not_import_torch() -> None:
         (["train", "none.toml"], "config none.toml: there is no such file"),
         (["train", "none.toml", "--lr", "0.1"], "--lr. Keys of the config are set by --set optimizer.rate=VALUE."),
         (["plan", "none.toml", "--batch-size", "8"], "Keys of the config are set by --set training.batch=VALUE."),
-        (["train", "none.toml", "--nonsense", "8"], "Unknown option: --nonsense."),
+        (["train", "none.toml", "--nonsense", "8"], "unknown option of `thalweg train` '--nonsense'; Known: --json, "),
         (["frontier", "markov", "--arms", "single"], "unknown arm 'single'; did you mean 'depth-1'"),
         (["recipe", "markov", "--arm", "staged"], "unknown arm 'staged'; did you mean 'shift'"),
         (["landscape", "/no/such/run"], "there is no config.toml in it"),

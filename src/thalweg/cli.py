@@ -368,14 +368,21 @@ def train(
     json_:
         Print the run's summary as JSON on standard output.
     """
-    from thalweg import ranks
+    from thalweg.screen import Screen
     from thalweg.serialization import to_dict
-    from thalweg.train.callbacks import Callback, ProgressBar
     from thalweg.train.config import read_config
+
+    folder = out or Path("results") / config.stem
+    if not _several_processes():  # before PyTorch is loaded, so that a mistake is answered, and the beginning told, at once
+        settings = read_config(config, set_)
+        updates = f"{settings.training.steps:,} update{'' if settings.training.steps == 1 else 's'}"
+        Screen(stderr=True).say(f"{settings.arm} seed {settings.seed}: {updates}, written to {folder}; preparing")
+
+    from thalweg import ranks
+    from thalweg.train.callbacks import Callback, ProgressBar
     from thalweg.train.group import flat, joined, refuse_differences
     from thalweg.train.trainer import train as make_run
 
-    folder = out or Path("results") / config.stem
     with joined(timeout):
         with ranks.together():
             settings = read_config(config, set_)
@@ -451,7 +458,7 @@ def landscape(
     exact_seconds: float | None = None,
     replays: _Count = None,
     window: _Count = None,
-    lengths: Annotated[tuple[int, ...] | None, _Digits] = None,
+    lengths: Annotated[tuple[int, ...] | None, _Digits, Parameter(negative="")] = None,
     slices: bool | None = None,
     dtype: str | None = None,
     threads: Annotated[Threads, _Digits] = 0,
@@ -674,7 +681,7 @@ def main(arguments: list[str] | None = None) -> None:
     end_with_parent()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # PyTorch's C++ prints its stack besides our line where a rank is lost
     code = call(sys.argv[1:] if arguments is None else arguments)
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+    if _several_processes():
         # Threads of the process group sometimes abort the process while the interpreter is torn down; everything is written by now.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -682,12 +689,19 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _several_processes() -> bool:
+    """Whether torchrun or another launcher started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
+
+
 def call(arguments: list[str]) -> int:
     """Run a command and return its exit code; print an error as one line on standard error."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
+    except UnknownOptionError as error:
+        return _fail(str(_unknown_option(error, arguments)), 2)
     except CycloptsError as error:
-        return _fail(" ".join(str(error).split()) + _key_of_option(error, arguments), 2)
+        return _fail(" ".join(str(error).split()), 2)
     except StudyError as error:
         return _fail(str(error), error.exit_code)
     except ThalwegError as error:
@@ -708,15 +722,17 @@ def call(arguments: list[str]) -> int:
     return 0
 
 
-def _key_of_option(error: CycloptsError, arguments: list[str]) -> str:
-    """For an unknown option of a command that takes ``--set``: the key of the config that it names, if one does."""
-    if not isinstance(error, UnknownOptionError) or arguments[:1] not in (["train"], ["plan"]):
-        return ""
-    from thalweg.serialization import key_named
-    from thalweg.train.config import RunConfig
+def _unknown_option(error: UnknownOptionError, arguments: list[str]) -> BadInputError:
+    """The error for an option that a command lacks; where the command takes ``--set``, it may lead to a key of the config."""
+    known = {name for argument in error.argument_collection for name in argument.names if name.startswith("--")}
+    places: dict[str, Sequence[str]] = {}
+    if "--set" in known:
+        from thalweg.serialization import key_paths
+        from thalweg.train.config import RunConfig
 
-    key = key_named(RunConfig, (error.token.keyword or "").strip("-"))
-    return f" Keys of the config are set by --set {key}=VALUE." if key else ""
+        places = {name: (f"'--set {path}=VALUE'",) for name, path in key_paths(RunConfig).items()}
+    given = (error.token.keyword or error.token.value).partition("=")[0]
+    return unknown(f"option of `thalweg {arguments[0]}`" if known else "option", given, known, places)
 
 
 def _out_of_memory(error: Exception) -> bool:

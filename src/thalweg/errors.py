@@ -378,7 +378,7 @@ def unknown(what: str, given: str, known: Iterable[str], elsewhere: Mapping[str,
         unknown key 'max_steps'; did you mean 'training.steps'? Known: seed
     """
     names, places = sorted(known), elsewhere or {}
-    likely = " or ".join(_likely(str(given)[:_LONGEST], names, places))
+    likely = " or ".join(_likely(str(given)[:_LONGEST].lstrip("-"), {name.lstrip("-"): name for name in names}, places))
     suggestion = f"did you mean {likely}? " if likely else ""
     return BadInputError(f"unknown {what} {shown(given)}; {suggestion}Known: {', '.join(names) or 'none'}")
 
@@ -394,20 +394,26 @@ def synonyms(name: str) -> list[str]:
     return [name, *(one for group in _SYNONYMS if spellings & set(group) for one in group)]
 
 
-def _likely(given: str, names: Sequence[str], places: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    """The known name that was probably meant, or the places of one that exists elsewhere; empty where nothing is near."""
+def _likely(given: str, names: Mapping[str, str], places: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """The known name that was probably meant, or the places of one that exists elsewhere; empty where nothing is near.
+
+    Args:
+        given: a name, without the dashes of an option.
+        names: known name without dashes -> as it is written.
+        places: name that exists elsewhere -> phrases that say where.
+    """
     meant = synonyms(given)
     if here := next((name for name in meant if name in names), None):
-        return [repr(here)]
+        return [repr(names[here])]
     if there := next((name for name in meant if name in places), None):
         return places[there]
     begun = [name for name in names if len(given) > 2 and name.startswith(given)]
     if len(begun) == 1:
-        return [repr(begun[0])]
+        return [repr(names[begun[0]])]
     # A name in another place has to be nearer, as there are many.
     near = difflib.get_close_matches(given, names, 1, 0.5) + difflib.get_close_matches(given, list(places), 1, 0.75)
     best = max(near, key=lambda name: difflib.SequenceMatcher(None, name, given).ratio(), default=None)
-    return [] if best is None else [repr(best)] if best in names else places[best]
+    return [] if best is None else [repr(names[best])] if best in names else places[best]
 
 
 def require_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:

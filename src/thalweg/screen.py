@@ -76,6 +76,19 @@ def progress_bar(screen: Screen) -> Progress:
     )
 
 
+def duration(seconds: float) -> str:
+    """A time as text, to the second below an hour and to the minute above.
+
+    Example:
+        >>> duration(4.6), duration(131), duration(7_860)
+        ('5 s', '2 min 11 s', '2 h 11 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def say(text: object) -> None:
     """Print a text as one line on standard output."""
     print(escape_hidden(text), flush=True)

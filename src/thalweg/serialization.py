@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, TypeVar, Union
 
 from thalweg.bounds import check
-from thalweg.errors import BadInputError, UnknownKeyError, shown, synonyms, unknown
+from thalweg.errors import BadInputError, UnknownKeyError, shown, unknown
 
 T = TypeVar("T")
 
@@ -74,17 +74,16 @@ def _build(cls: type[T], values: Any, place: str) -> T:
     return cls(**known)
 
 
-def key_named(cls: type, name: str) -> str:
-    """The full path of the key of a dataclass, or of a section of it, that has a name or a synonym of it; empty unless it is one.
+def key_paths(cls: type) -> dict[str, str]:
+    """Name of a key of a dataclass, or of a section of it -> its full path; a name that several sections have is left out.
 
     Example:
         >>> from thalweg.train.config import RunConfig
-        >>> key_named(RunConfig, "lr"), key_named(RunConfig, "length"), key_named(RunConfig, "nothing")
-        ('optimizer.rate', '', '')
+        >>> key_paths(RunConfig)["rate"], "length" in key_paths(RunConfig)
+        ('optimizer.rate', False)
     """
     places = _places(cls, {}, "")
-    found = places.get(next((one for one in synonyms(name) if one in places), ""), [])
-    return found[0].strip("'") if len(found) == 1 and "," not in found[0] else ""
+    return {name: found[0].strip("'") for name, found in places.items() if len(found) == 1 and "," not in found[0]}
 
 
 def _places(cls: type, values: Any, place: str) -> dict[str, list[str]]:

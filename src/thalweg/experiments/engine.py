@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.table import Table as RichTable
@@ -14,6 +15,7 @@ from thalweg.experiments.executors import Executor, LocalProcesses
 from thalweg.experiments.experiment import Experiment, Summary
 from thalweg.experiments.folder import claim
 from thalweg.experiments.queue import Job, prepare, work_off
+from thalweg.report.page import plural
 from thalweg.screen import Screen, progress_bar, say_json
 from thalweg.serialization import to_dict
 from thalweg.storage import locked
@@ -52,7 +54,7 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
         tried: set[str] = set()
         while jobs := [job for job in experiment.jobs(folder) if job.name not in tried]:
             prepare(jobs)
-            failed |= make_runs(jobs, workers or executor.most_at_once, experiment.kind, executor)
+            failed |= make_runs(jobs, workers or executor.most_at_once, experiment.kind, executor, folder)
             tried |= {job.name for job in jobs}
         if len(failed) == len(tried):
             raise _failure(failed, folder)
@@ -61,7 +63,7 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
             raise _failure(failed, folder)
 
 
-def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor) -> dict[str, str]:
+def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor, folder: Path) -> dict[str, str]:
     """Work off a queue behind a progress bar; see `work_off`.
 
     Args:
@@ -69,23 +71,32 @@ def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor) -> d
         workers: number of runs at a time.
         what: noun for the experiment in messages.
         executor: starts the processes.
+        folder: of the experiment.
     Returns:
         Name of each run that failed -> reason.
     """
-    console = Screen(stderr=True)
-    done = sum(job.complete and job.measured for job in jobs)
+    console, finished = Screen(stderr=True), _finished(jobs)
     landscapes = sum(job.plan is not None for job in jobs)
-    also = f", {landscapes} landscapes" if landscapes else ""
-    console.say(f"{what}: {len(jobs)} runs{also}, {done} complete already, {workers} at a time")
+    also = f" and {plural(landscapes, 'landscape')}" if landscapes else ""
+    console.say(f"{what}: {plural(len(jobs), 'run')}{also}, {finished} complete already, {workers} at a time")
+    if finished < len(jobs):
+        report = shlex.join(["thalweg", "report", str(folder)])
+        console.say(f"{what}: `{report}` in another terminal writes the page of the runs that are complete, at any time")
     with progress_bar(console) as bar:
         task = bar.add_task(what, total=100, note="")
         tenths = Tenths(console, first=1)
 
         def on_progress(share: float, names: list[str]) -> None:
-            bar.update(task, completed=round(100 * share, 1), note=", ".join(names))
-            tenths(share, f"{what}: {int(share * 10) * 10} % of the work is done")
+            complete = f"{_finished(jobs)} of {plural(len(jobs), 'run')} complete"
+            bar.update(task, completed=round(100 * share, 1), note=f"{complete}; {', '.join(names)}")
+            tenths(share, f"{what}: {int(share * 100)} % of the work is done, {complete}")
 
         return work_off(jobs, workers, on_progress, executor)
+
+
+def _finished(jobs: list[Job]) -> int:
+    """Number of runs that are complete, with their landscapes."""
+    return sum(job.complete and job.measured for job in jobs)
 
 
 def _failure(failed: dict[str, str], folder: Path) -> StudyError:

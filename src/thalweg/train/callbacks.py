@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from thalweg.records.run import EvaluationRecord, RetreatRecord, SwitchRecord
-from thalweg.screen import Screen, progress_bar
+from thalweg.screen import Screen, duration, progress_bar
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,20 @@ class Callback:
 
 
 class Tenths:
-    """Prints a line after every tenth of the work, where there is no terminal for a progress bar."""
+    """Prints a line with the time that is left after every tenth of the work, where there is no terminal for a progress bar."""
 
     def __init__(self, console: Screen, first: int = 0) -> None:
         self.console, self.next = console, first
+        self.started, self.before = time.monotonic(), 1.0
 
     def __call__(self, share: float, text: str) -> None:
         """Print the text if another tenth has been reached; ``share`` is the part of the work that is done."""
+        self.before = min(self.before, share)  # done when the work began, as it was resumed
         if not self.console.is_terminal and int(share * 10) >= self.next:
             self.next = int(share * 10) + 1
-            self.console.say(text)
+            passed = time.monotonic() - self.started
+            left = f", about {duration(passed * (1 - share) / (share - self.before))} left" if self.before < share < 1 else ""
+            self.console.say(f"{text}; {duration(passed)} so far{left}")
 
 
 class ProgressBar(Callback):

@@ -82,7 +82,7 @@ def test_a_partial_study_is_reported_with_what_is_missing(made: Path) -> None:
     steps = read_config(made / "runs" / "shift-seed1" / "config.toml").training.steps
     assert read_summary(made).missing == (f"shift-seed1 ({steps:,} of {steps:,} updates)",)
     page = (made / "report.html").read_text()
-    assert "This study is not complete: 1 run is missing." in page
+    assert "This study is not complete: 1 run is missing, " in page
     assert "shift-seed1 (" in page
 
 

@@ -48,7 +48,7 @@ def test_names_of_users_are_inert(summary: StudySummary, runs: dict[str, RunReco
 
 def test_what_is_missing_is_named(summary: StudySummary, runs: dict[str, RunRecord], tmp_path: Path) -> None:
     page = write_report(replace(summary, complete=False, missing=("looped-seed2",)), runs, tmp_path).read_text()
-    assert "This study is not complete: 1 run is missing." in page
+    assert "This study is not complete: 1 run is missing, " in page
     assert "looped-seed2" in page
 
 

@@ -96,10 +96,19 @@ def test_the_table_has_a_row_for_every_outcome_with_its_numbers(page, sweep) -> 
 
 
 def test_missing_runs_and_empty_numbers_are_said(sweep, tmp_path) -> None:
-    some = replace(sweep, complete=False, missing=("at-00140-seed1",), outcomes=(Outcome("looped", "reference"),), verdicts=())
+    some = replace(
+        sweep,
+        complete=False,
+        missing=("at-00140-seed1",),
+        command="thalweg shift-sweep markov",
+        outcomes=(Outcome("looped", "reference"),),
+        verdicts=(),
+    )
     write_sweep_report(some, {}, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "This sweep is not complete: 1 run is missing.<details><summary>their names</summary>at-00140-seed1<" in page
+    assert "This sweep is not complete: 1 run is missing, and everything below is from the others." in page
+    assert "run <code>thalweg shift-sweep markov --out FOLDER</code>" in page
+    assert "<summary>its name</summary>at-00140-seed1<" in page
     assert "<span>0 " not in page
     assert "0 of 2 seeds" in page
     assert 'id="answers"' not in page

@@ -144,9 +144,18 @@ def test_what_a_length_is_stands_below_it(study) -> None:
 def test_missing_and_failed_runs_are_said(study) -> None:
     failed = TaskOutcome("parity", "shift", (), Cell(None), (), (), 0, (), (), (), failed=2)
     whole = [o for o in study.outcomes if o.task == "parity" and o.arm == "looped"]
-    some = replace(study, complete=False, missing=("parity-shift-seed1",), outcomes=(*whole, failed), verdicts=())
+    some = replace(
+        study,
+        complete=False,
+        missing=("parity-shift-seed1",),
+        command="thalweg study tasks",
+        outcomes=(*whole, failed),
+        verdicts=(),
+    )
     page = render_tasks(some, [])
-    assert "This study is not complete: 1 run is missing.<details><summary>their names</summary>parity-shift-seed1<" in page
+    assert "This study is not complete: 1 run is missing, and everything below is from the others." in page
+    assert "run <code>thalweg study tasks --out FOLDER</code>" in page
+    assert "<summary>its name</summary>parity-shift-seed1<" in page
     assert "0 of 2 seeds" in row_of(page, "parity", "shift")
     assert "2 failed" in row_of(page, "parity", "shift")
     assert cells_of(page, "parity", "shift") == ["-"] * 9
