@@ -458,7 +458,7 @@ def landscape(
     exact_seconds: float | None = None,
     replays: _Count = None,
     window: _Count = None,
-    lengths: Annotated[tuple[int, ...] | None, _Digits, Parameter(negative="")] = None,
+    lengths: Annotated[tuple[int, ...] | None, _Digits] = None,
     slices: bool | None = None,
     dtype: str | None = None,
     threads: Annotated[Threads, _Digits] = 0,

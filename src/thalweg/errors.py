@@ -215,6 +215,10 @@ class NoPlateauWarning(UserWarning):
     """No wide range of thresholds gives the same split into river and valley."""
 
 
+class NoClassWarning(UserWarning):
+    """A spectrum is measured without its matrix because that would take long, so that the valley gets no class."""
+
+
 class HorizonWarning(UserWarning):
     """The number of steps is outside of the range in which the limit describes the run."""
 

@@ -77,16 +77,21 @@ def progress_bar(screen: Screen) -> Progress:
 
 
 def duration(seconds: float) -> str:
-    """A time as text, to the second below an hour and to the minute above.
+    """A time as text: one digit below a second, to the second below an hour, to the minute above.
 
     Example:
-        >>> duration(4.6), duration(131), duration(7_860)
-        ('5 s', '2 min 11 s', '2 h 11 min')
+        >>> duration(0), duration(0.52), duration(4.6), duration(60), duration(131), duration(7_860)
+        ('0 s', '0.5 s', '5 s', '1 min', '2 min 11 s', '2 h 11 min')
     """
     whole = round(seconds)
+    if 0 < seconds < 0.95:
+        return f"{seconds:.1g} s"
     if whole < 60:
         return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+    large, small = (
+        (f"{whole // 60} min", f"{whole % 60} s") if whole < 3600 else (f"{whole // 3600:,} h", f"{whole % 3600 // 60} min")
+    )
+    return large if small[:2] == "0 " else f"{large} {small}"
 
 
 def say(text: object) -> None:

@@ -12,7 +12,7 @@ from thalweg.curvature.density import SpectralDensity
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.trace import trace
-from thalweg.errors import BadInputError, EmptySubspaceError, MemoryLimitError, NonFiniteError
+from thalweg.errors import BadInputError, EmptySubspaceError, MemoryLimitError, NoClassWarning, NonFiniteError
 from thalweg.landscape import probe as module
 from thalweg.landscape.gauge import Pair, scaled
 from thalweg.landscape.information import quadratic_form_information
@@ -313,7 +313,7 @@ def test_auto_is_exact_where_time_and_memory_allow():
     found = probe("auto", exact_seconds=1e9).measure(quadratic, Point(), [with_values(VALUES)])
     assert found.how == "exact"
     assert found.reason.startswith("exact: 40 parameters, about ")
-    assert found.reason.endswith(" expected of 1,000,000,000 s allowed")
+    assert found.reason.endswith(" expected of 277,777 h 46 min allowed")
     assert found.products == DIM + 6  # four that were timed, two of the check
 
 
@@ -322,6 +322,32 @@ def test_auto_is_matrix_free_where_time_does_not_allow_it():
     assert found.how == "matrix-free"
     assert found.reason.startswith("matrix-free: 40 parameters, about ")
     assert found.reason.endswith(" expected of 0 s allowed")
+
+
+def timed(monkeypatch, eigen: float, product: float) -> None:
+    """Let the eigenvalues of the exact point and each product be expected to take so many seconds."""
+    monkeypatch.setattr(module, "eigen_seconds", lambda *_: eigen)
+    monkeypatch.setattr(module, "product_seconds", lambda *_: product)
+
+
+def test_what_is_too_slow_for_a_class_says_so_and_how_to_get_it(monkeypatch):
+    timed(monkeypatch, eigen=30.0, product=0.01)
+    with pytest.warns(NoClassWarning, match=r"40 parameters .* would take about 30 s, with 5 s allowed; .* exact_seconds=60,"):
+        found = probe("auto", exact_seconds=5, lanczos=10).measure(quadratic, Point(), [with_values(VALUES)])
+    assert found.how == "matrix-free"
+    assert found.split is None
+
+
+def test_a_matrix_that_is_cheaper_than_going_without_it_is_taken(monkeypatch):
+    timed(monkeypatch, eigen=1.0, product=1.0)  # 40 columns at 0.7 s, and at least 100 products
+    found, matrix = probe("auto", exact_seconds=5), with_values(VALUES)
+    first = found.measure(quadratic, Point(), [matrix])
+    assert first.how == "exact"
+    assert first.reason.startswith("exact: 40 parameters, about 29 s expected of 5 s allowed, and about ")
+    assert first.reason.endswith(" by products alone")
+    found.reset()
+    found.seconds_of = dict.fromkeys(found.seconds_of, 29.0)  # measured on a machine that is as slow
+    assert found.measure(quadratic, Point(), [matrix]).how == "exact"
 
 
 def test_auto_is_matrix_free_where_memory_does_not_allow_it():
@@ -364,7 +390,7 @@ def test_a_new_series_takes_the_time_that_was_measured():
     found.reset()
     again = found.measure(quadratic, Point(), [matrix])
     assert (again.how, again.products) == ("exact", DIM)
-    assert again.reason.endswith(" s measured before of 1,000,000,000 s allowed")
+    assert again.reason.endswith(" s measured before of 277,777 h 46 min allowed")
     assert all(seconds <= first.seconds for seconds in found.seconds_of.values())
 
 

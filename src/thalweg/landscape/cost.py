@@ -19,7 +19,7 @@ from thalweg.streams import stream
 
 Progress = Callable[[int, int], None]
 """Called with the columns or products so far, and the number expected."""
-_COLUMN = 0.7
+COLUMN = 0.7
 """Time of a dense Hessian over that of P single products (measured on one core: 0.40 to 0.87 at P = 336 to 4,016)."""
 TOGETHER = 64
 """Number of products in the timed call where the device is not a CPU."""
@@ -50,15 +50,15 @@ def matrix_bytes(dim: int, batches: int) -> int:
     return (_MATRIX_BYTES + (_NOISE_BYTES[0] + _NOISE_BYTES[1] * batches if batches else 0)) * dim**2
 
 
-def column_seconds(operator: Operator) -> float:
-    """Expected time of one column of a dense Hessian in seconds, from the fastest of three products after a first one."""
+def product_seconds(operator: Operator) -> float:
+    """Time of one Hessian-vector product in seconds, the fastest of three calls after a first one."""
     count = 1 if operator.device.type == "cpu" else min(TOGETHER, operator.dim)
     vectors, seconds = rademacher(operator, 0, 0).unsqueeze(1).repeat(1, count), []
     for _ in range(4):
         started = time.perf_counter()
         float((operator @ vectors).sum())  # `float` waits for the device
         seconds.append(time.perf_counter() - started)
-    return _COLUMN * min(seconds[1:]) / count
+    return min(seconds[1:]) / count
 
 
 def eigen_seconds(dim: int, device: torch.device, noise: bool) -> float:
@@ -75,13 +75,3 @@ def _eigen_rate(device: torch.device) -> float:
     started = time.perf_counter()
     float(torch.linalg.eigvalsh(matrix).sum())
     return (time.perf_counter() - started) / SMALL**3
-
-
-def duration(seconds: float) -> str:
-    """A number of seconds as text.
-
-    Example:
-        >>> duration(3.21), duration(0.5), duration(4567.0)
-        ('3 s', '0.5 s', '4,567 s')
-    """
-    return f"{seconds:,.0f} s" if seconds >= 1 or not seconds else f"{seconds:.1g} s"

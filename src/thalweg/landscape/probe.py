@@ -12,6 +12,7 @@ Shape letters: P number of parameters, k top directions, n probes, f quadratic f
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -32,10 +33,10 @@ from thalweg.curvature.loss_operator import Method
 from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.operator import Matrix, Operator
 from thalweg.curvature.probes import blocks, gaussian
-from thalweg.errors import require, unknown
+from thalweg.errors import NoClassWarning, require, unknown, warn
 from thalweg.landscape.context import Gauge, MeasurementContext, measurement_context, refuse_other, refuse_unequal
 from thalweg.landscape.convergence import converge
-from thalweg.landscape.cost import Counted, Progress, column_seconds, duration, eigen_seconds, matrix_bytes
+from thalweg.landscape.cost import COLUMN, Counted, Progress, eigen_seconds, matrix_bytes, product_seconds
 from thalweg.landscape.gauge import Pair
 from thalweg.landscape.spectrum import (
     Point,
@@ -51,6 +52,7 @@ from thalweg.landscape.spectrum import (
 from thalweg.records.convergence import Convergence
 from thalweg.records.landscape import LandscapeRecord
 from thalweg.reprs import describe, short_repr
+from thalweg.screen import duration
 from thalweg.vectors import Choice
 
 _Variant = Literal["exact", "matrix-free"]
@@ -87,16 +89,18 @@ class LandscapeProbe:
     matrix-free point costs about n (m + 1) products for m Lanczos steps, and those of the eigenpairs (about 20 k + 100).
 
     Args:
-        top: k, number of largest eigenvalues that are computed with their vectors.
+        top: k, number of largest eigenvalues that are computed with their vectors; all of them where the model has fewer weights.
         lanczos: Lanczos steps of a matrix-free density.
         probes: n, probes of the density, and as many for the comparison of successive matrix-free points.
             Standard errors over n probes are rough for small n (n - 1 degrees of freedom): the entropy of a small GPT lay more than
             4 of them from the truth in 4 % of 300 seeds at n = 4, in 3 % at 8, in 1 % of 100 at 20.
-        exact_seconds: longest expected time of an exact spectrum, in seconds.
+        exact_seconds: longest expected time of an exact spectrum, in seconds. A longer one is still taken where a matrix-free one
+            is expected to take as long, unless this is 0.
         memory: bytes; None takes half of what is free.
         dtype: arithmetic of the products, float32 or float64; eigenvalues are computed in float64.
         method: "auto", "exact" (refused where it does not fit into the memory) or "matrix-free".
-        forms: f, quadratic forms for the mutual information of exact points; 0 leaves it out.
+        forms: f, quadratic forms for ``change.forms``, one of the two mutual informations of successive exact points; 0 leaves it
+            out. The other one, ``change.information``, is always there.
         seed: seed of all probes; series with the same seed share them.
         pairs: query and key weights, which are balanced in a copy of the model: the same function, and one spectrum for all gauges.
             Gradient norm and eigenvectors are those of the balanced weights.
@@ -148,6 +152,7 @@ class LandscapeProbe:
         require(products in get_args(Method), "products", products, "auto, recorded, rebuilt or differences")
         self.products_method, self.warm = products, warm
         self.seconds_of: dict[tuple[Any, ...], float] = {}
+        self.seconds_without: dict[tuple[Any, ...], float] = {}
         self.reset()
 
     def __repr__(self) -> str:
@@ -364,8 +369,9 @@ class LandscapeProbe:
     def choose_variant(
         self, context: MeasurementContext, noise: bool, progress: Progress | None
     ) -> tuple[_Variant, str, Counted | None]:
-        """Choose "exact" where the matrix fits and its expected time is allowed; returns the reason, and the operator if timed.
+        """Choose "exact" where the matrix fits and its expected time is allowed, or no longer than that of a matrix-free point.
 
+        Returns the variant, the reason, and the operator if it was timed.
         Memory is that of the rank with the least; times are those of rank 0, so that all ranks choose alike.
         """
         dim, device = context.layout.dim, context.device
@@ -379,10 +385,23 @@ class LandscapeProbe:
         seconds = ranks.same(eigen_seconds(dim, device, noise)) if known is None else known
         if known is None and seconds <= self.exact_seconds:
             operator = self.operator(context, progress)
-            seconds += dim * ranks.same(column_seconds(operator))
-        variant: _Variant = "matrix-free" if seconds > self.exact_seconds else "exact"
+            product = ranks.same(product_seconds(operator))
+            seconds += COLUMN * dim * product
+            self.seconds_without[context.key] = operator.expected * product
+        without = self.seconds_without.get(context.key, 0.0)
+        variant: _Variant = "exact" if seconds <= max(self.exact_seconds, without) else "matrix-free"
         estimate = f"about {duration(seconds)} expected" if known is None else f"{duration(seconds)} measured before"
-        return variant, f"{variant}: {parameters}, {estimate} of {duration(self.exact_seconds)} allowed", operator
+        reason = f"{variant}: {parameters}, {estimate} of {duration(self.exact_seconds)} allowed"
+        if variant == "exact" and seconds > self.exact_seconds:
+            reason += f", and about {duration(without)} by products alone"
+        if variant == "matrix-free" and self.exact_seconds:
+            warn(
+                f"{parameters} are measured without their Hessian's matrix, so the valley gets no class: the matrix would take "
+                f"{estimate.removesuffix(' expected')}, with {duration(self.exact_seconds)} allowed; for the class pass "
+                f"exact_seconds={math.ceil(2 * seconds)}, or to go without it method='matrix-free'",
+                NoClassWarning,
+            )
+        return variant, reason, operator
 
     def measure_exact(self, context: MeasurementContext, step: int, progress: Progress | None, noise: bool) -> PointMeasurement:
         """Measure a point by its dense Hessian: all eigenvalues, the top eigenvectors, and quadratic forms of common probes."""
