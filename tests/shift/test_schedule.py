@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
-from thalweg.shift.criterion import AtFraction, AtStep, Plateau
+from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.shift.schedule import Shift, Switch, doubling
 
@@ -140,8 +140,34 @@ def test_a_schedule_is_settled_when_every_pass_counts_in_full():
     assert settled == [True, False, False, True, True]
 
 
-def test_without_a_switch_the_schedule_explains_that():
-    assert after(Shift(loops=4), 3).explain() == "no switch in 3 updates: 1 loops"
+def test_without_a_switch_the_schedule_explains_what_it_waits_for():
+    told = "no switch in 3 updates: 1 loops\nnext switch: "
+    plateau = Shift(loops=4, criterion=Plateau(delta_loss=0.5, delta_grad=0.5, patience=2, window=2))
+    assert after(plateau, 3).explain() == told + "SCP: no check yet; the first one compares two windows of 2 updates"
+    assert after(Shift(loops=4, criterion=AtStep(7)), 3).explain() == told + "after 7 updates"
+    assert after(Shift(loops=4, criterion=AtFraction(0.5, 20)), 3).explain() == told + "after 10 updates"
+    for rule, so_far in ((LossBelow(0.1, 2), ""), (LossBelow(0.1, 2, most=9), ", or 9 updates in the stage, 3 so far")):
+        shift = Shift(loops=4, criterion=rule)
+        for loss in (5.0, 4.0, 2.0):
+            shift.update(loss, 1.0)
+        assert shift.explain() == f"{told}the mean loss of the last 2 updates is 3 and must be below 0.1{so_far}"
+
+
+def test_a_criterion_that_does_not_fire_says_which_threshold_it_missed():
+    shift = Shift(loops=4, criterion=Plateau(delta_loss=0.1, delta_grad=0.5, patience=3, window=2))
+    for loss in (4.0, 4.0, 3.0, 3.0, 2.97, 2.97):
+        shift.update(loss, 1.0)
+    assert shift.explain().endswith(
+        "SCP: 1 of 3 checks in a row held; in the last one the loss fell by 0.01 (must be below 0.1) and the gradient norm moved by 0 "
+        "(must be below 0.5)"
+    )
+    earlier = shift.state_dict()
+    for key in ("fall", "drift"):  # a state of an earlier version
+        del earlier["criterion"][key]
+    again = Shift(loops=4, criterion=Plateau(delta_loss=0.1, delta_grad=0.5, patience=3, window=2))
+    again.load_state_dict(earlier)
+    assert "no check yet" in again.explain()
+    assert [again.update(2.97, 1.0) for _ in range(4)] == [False, False, False, True]
 
 
 def test_every_switch_is_explained_on_a_line_of_its_own():

@@ -1,8 +1,8 @@
 """Criteria: rules that decide, from the recorded losses and gradient norms, when the next stage begins.
 
-A criterion is a frozen dataclass with two pure methods. ``begin()`` returns its initial state.
+A criterion is a frozen dataclass with pure methods. ``begin()`` returns its initial state.
 ``observe(state, step, loss, grad_norm)`` takes the numbers of one update and returns the new state, and the reason for a switch or
-None. The state holds JSON values only, so that it goes into checkpoints. ``step`` counts the updates of the whole run, from 1. An
+None. ``progress(state)``, which a criterion of one's own may lack, says how far it is. The state holds JSON values only, so that it goes into checkpoints. ``step`` counts the updates of the whole run, from 1. An
 update whose loss or norm is NaN or infinite is skipped.
 """
 
@@ -17,6 +17,8 @@ from thalweg.errors import BadInputError, require
 from thalweg.serialization import as_float, checked, plain
 
 State = dict[str, Any]
+_NO_CHECK: State = {"fall": None, "drift": None}
+"""What the last check of `Plateau` found, before there was one."""
 _LARGEST = 1e300
 """Larger losses and norms count as infinite, since a sum of several could overflow."""
 
@@ -79,7 +81,7 @@ class Plateau:
         checked(self, "plateau ")
 
     def begin(self) -> State:
-        return {"count": 0, "loss_sum": 0.0, "grad_sum": 0.0, "loss": None, "grad": None, "held": 0}
+        return {"count": 0, "loss_sum": 0.0, "grad_sum": 0.0, "loss": None, "grad": None, "held": 0, **_NO_CHECK}
 
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
         if not usable(loss, grad_norm):
@@ -100,12 +102,21 @@ class Plateau:
         fall = (last_loss - mean_loss) / max(abs(last_loss), 1e-30)
         drift = abs(mean_grad - last_grad) / max(abs(last_grad), 1e-30)
         holds = fall < self.delta_loss and drift < self.delta_grad
-        next_state["held"] = state["held"] + 1 if holds else 0
+        next_state |= {"held": state["held"] + 1 if holds else 0, "fall": fall, "drift": drift}
         if next_state["held"] < self.patience:
             return next_state, None
         return next_state, (
             f"SCP: for {self.patience} checks of {self.window} updates the loss fell by less than {self.delta_loss:g} a check "
             f"(last {fall:+.2g}) and the gradient norm moved by less than {self.delta_grad:g} (last {drift:.2g})"
+        )
+
+    def progress(self, state: State) -> str:
+        fall, drift = state.get("fall"), state.get("drift")
+        if fall is None or drift is None:
+            return f"SCP: no check yet; the first one compares two windows of {self.window} updates"
+        return (
+            f"SCP: {state['held']} of {self.patience} checks in a row held; in the last one the loss fell by {fall:.2g} (must be below "
+            f"{self.delta_loss:g}) and the gradient norm moved by {drift:.2g} (must be below {self.delta_grad:g})"
         )
 
 
@@ -127,6 +138,9 @@ class AtStep:
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
         return state, f"{self.step} updates were made" if step >= self.step else None
 
+    def progress(self, state: State) -> str:
+        return f"after {self.step} updates"
+
 
 @named_arguments
 @dataclass(frozen=True)
@@ -147,6 +161,9 @@ class AtFraction:
 
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
         return state, f"{self.share:.0%} of {self.total_steps} updates were made" if step >= self.first_step else None
+
+    def progress(self, state: State) -> str:
+        return f"after {self.first_step} updates"
 
     @property
     def first_step(self) -> int:
@@ -196,6 +213,11 @@ class LossBelow:
             return state, f"the mean loss of {self.window} updates, {mean:.2g}, is below {self.loss:g}"
         return state, f"{self.most} updates were made in the stage" if 0 < self.most <= state["count"] else None
 
+    def progress(self, state: State) -> str:
+        recent, limit = state["recent"], f", or {self.most} updates in the stage, {state['count']} so far" if self.most else ""
+        so_far = f"is {sum(recent) / len(recent):.3g} and" if recent else "of the stage"
+        return f"the mean loss of the last {self.window} updates {so_far} must be below {self.loss:g}{limit}"
+
 
 def require_fitting(rule: object, state: State, place: str) -> None:
     """Check a saved state of one of the criteria above; a state of the user's own criterion is not checked.
@@ -205,6 +227,8 @@ def require_fitting(rule: object, state: State, place: str) -> None:
     """
     if not isinstance(rule, Criterion):
         return
+    if isinstance(rule, Plateau):
+        state = {**(_NO_CHECK if "held" in state else {}), **state}  # earlier versions did not keep the last check
     require_alike(state, rule.begin(), place)
     if isinstance(rule, Plateau):
         require(state["count"] < rule.window, f"{place}.count", state["count"], f"less than the window, {rule.window}")

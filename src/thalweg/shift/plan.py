@@ -7,11 +7,13 @@ the operations: a share of 0.2 in a stage of two passes buys many more updates t
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from thalweg.errors import BadInputError, require
+from thalweg.shift.criterion import as_number
 
 _LADDER = (2, 3, 6)
 """Passes of the stages before the last one."""
@@ -71,14 +73,25 @@ def plan_stages(budget: float, stages: Sequence[int], shares: Sequence[float], p
     require(len(shares) == len(stages) - 1, "shares", len(shares), f"{len(stages) - 1}, one for each change of stage")
     edges = [0.0, *shares, 1.0]
     require(all(a < b for a, b in itertools.pairwise(edges)), "shares", tuple(shares), "numbers between 0 and 1 that rise")
-    updates = tuple(round((b - a) * budget / price(k)) for (a, b), k in zip(itertools.pairwise(edges), stages, strict=True))
+    budget, prices = as_number(budget, "budget"), {k: _price(price, k) for k in stages}
+    require(0 < budget < math.inf, "budget", budget, "the operations of the whole run, a finite number above 0")
+    updates = tuple(round((b - a) * budget / prices[k]) for (a, b), k in zip(itertools.pairwise(edges), stages, strict=True))
     for loops, count in zip(stages, updates, strict=True):
         if count < 1:
             raise BadInputError(
                 f"budget: given {budget:.3g} operations, which pay for no update with {loops} passes "
-                f"({price(loops):.3g} each); expected more, or a larger share for that stage"
+                f"({prices[loops]:.3g} each); expected more, or a larger share for that stage"
             )
-    return StagePlan(tuple(stages), updates, sum(count * price(loops) for loops, count in zip(stages, updates, strict=True)))
+    return StagePlan(tuple(stages), updates, sum(count * prices[loops] for loops, count in zip(stages, updates, strict=True)))
+
+
+def _price(price: Callable[[int], float], loops: int) -> float:
+    """The operations of one update with so many passes, from the caller's function."""
+    example = "lambda k: thalweg.cost(model.config, batch, length, loops=k).training_step"
+    require(callable(price), "price", price, f"a function of the number of passes, such as {example}")
+    operations = as_number(price(loops), f"price({loops})")
+    require(0 < operations < math.inf, f"price({loops})", operations, "the operations of one update, a finite number above 0")
+    return operations
 
 
 def recommended(loops: int, depth_pays: bool) -> tuple[tuple[int, ...], tuple[float, ...]]:

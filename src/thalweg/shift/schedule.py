@@ -124,7 +124,9 @@ class Shift:
         Args:
             budget: operations of the whole run (FLOPs), forward and backward.
             loops: T, the passes of the last stage, at least 2.
-            price: operations of one update with so many passes, such as ``lambda k: 6.0 * parameters * tokens * k``.
+            price: operations of one update with so many passes: ``lambda k: cost(model.config, batch, length, loops=k).training_step``
+                for thalweg's own model, see `thalweg.cost`; ``lambda k: 6.0 * parameters * tokens * k`` for a model whose
+                ``parameters`` are all in the loop.
             depth_pays: whether many passes are known to help at equal operations. Then the stages with few passes end early,
                 else late; where it is not known, `thalweg frontier` measures it.
         Raises:
@@ -318,11 +320,16 @@ class Shift:
         return retreat
 
     def explain(self) -> str:
-        """Say what changed, when and why: one line for each switch, and one for each that was taken back."""
-        if not self.switches:
-            return f"no switch in {self.step} updates: {self.depth} loops"
-        lines = [f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches]
+        """Say what changed, when and why, and what the next switch waits for.
+
+        Returns:
+            One line for each switch, one for each that was taken back, and one for the next switch.
+        """
+        lines = [] if self.switches else [f"no switch in {self.step} updates: {self.depth} loops"]
+        lines += [f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches]
         lines += [f"after {r.step} updates: back to {r.back_to} and a softer onset, because {r.reason}" for r in self.retreats]
+        if self.stage < len(self.criteria) and hasattr(self.criteria[self.stage], "progress"):
+            lines.append(f"next switch: {self.criteria[self.stage].progress(self._state)}")
         return "\n".join(lines)
 
     @property
