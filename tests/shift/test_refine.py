@@ -120,3 +120,18 @@ def test_stages_are_paid_by_shares_of_the_operations() -> None:
 def test_a_plan_that_cannot_be_is_refused(budget: float, shares: tuple[float, ...], message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         plan_stages(budget, (2, 3, 6), shares, lambda loops: float(loops))
+
+
+@pytest.mark.parametrize(
+    ("budget", "price", "message"),
+    [
+        (1e9, 1e5, r"price: given 100000.0, expected a function of the number of passes, such as lambda k: thalweg.cost\("),
+        (1e9, lambda loops: None, r"price\(2\): given None, expected a number"),
+        (1e9, lambda loops: -loops, r"price\(2\): given -2.0, expected the operations of one update"),
+        (float("inf"), float, r"budget: given inf, expected the operations of the whole run"),
+        ("1e9", float, r"budget: given '1e9', expected a number"),
+    ],
+)
+def test_a_price_that_is_none_is_refused_with_one_that_is(budget, price, message):
+    with pytest.raises(BadInputError, match=message):
+        Shift.plan(budget, loops=5, price=price)

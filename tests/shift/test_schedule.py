@@ -158,8 +158,8 @@ def test_a_criterion_that_does_not_fire_says_which_threshold_it_missed():
     for loss in (4.0, 4.0, 3.0, 3.0, 2.97, 2.97):
         shift.update(loss, 1.0)
     assert shift.explain().endswith(
-        "SCP: 1 of 3 checks in a row held; in the last one the loss fell by 0.01 (must be below 0.1) and the gradient norm moved by 0 "
-        "(must be below 0.5)"
+        "SCP: 1 of 3 checks in a row held; in the last one the loss fell by 0.01 (must be below 0.1) and the gradient norm moved "
+        "by 0 (must be below 0.5)"
     )
     earlier = shift.state_dict()
     for key in ("fall", "drift"):  # a state of an earlier version

@@ -2,8 +2,9 @@
 
 A criterion is a frozen dataclass with pure methods. ``begin()`` returns its initial state.
 ``observe(state, step, loss, grad_norm)`` takes the numbers of one update and returns the new state, and the reason for a switch or
-None. ``progress(state)``, which a criterion of one's own may lack, says how far it is. The state holds JSON values only, so that it goes into checkpoints. ``step`` counts the updates of the whole run, from 1. An
-update whose loss or norm is NaN or infinite is skipped.
+None. ``progress(state)``, which a criterion of one's own may lack, says how far it is. The state holds JSON values only, so that
+it goes into checkpoints. ``step`` counts the updates of the whole run, from 1. An update whose loss or norm is NaN or infinite is
+skipped.
 """
 
 from __future__ import annotations
@@ -115,8 +116,8 @@ class Plateau:
         if fall is None or drift is None:
             return f"SCP: no check yet; the first one compares two windows of {self.window} updates"
         return (
-            f"SCP: {state['held']} of {self.patience} checks in a row held; in the last one the loss fell by {fall:.2g} (must be below "
-            f"{self.delta_loss:g}) and the gradient norm moved by {drift:.2g} (must be below {self.delta_grad:g})"
+            f"SCP: {state['held']} of {self.patience} checks in a row held; in the last one the loss fell by {fall:.2g} (must be "
+            f"below {self.delta_loss:g}) and the gradient norm moved by {drift:.2g} (must be below {self.delta_grad:g})"
         )
 
 
