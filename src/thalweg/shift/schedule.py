@@ -125,8 +125,8 @@ class Shift:
             budget: operations of the whole run (FLOPs), forward and backward.
             loops: T, the passes of the last stage, at least 2.
             price: operations of one update with so many passes. For thalweg's own model
-                ``lambda k: cost(model.config, batch, length, loops=k).training_step``, see `thalweg.cost`; ``lambda k: 6.0 * parameters * tokens * k`` for a model whose
-                ``parameters`` are all in the loop.
+                ``lambda k: cost(model.config, batch, length, loops=k).training_step``, see `thalweg.cost`;
+                ``lambda k: 6.0 * parameters * tokens * k`` for a model whose ``parameters`` are all in the loop.
             depth_pays: whether many passes are known to help at equal operations. Then the stages with few passes end early,
                 else late; where it is not known, `thalweg frontier` measures it.
         Raises:
