@@ -1,4 +1,4 @@
-"""Tiny models of many architectures, and the checks that fill the table in docs/integrations.md.
+"""Tiny models of many architectures, and the checks that fill the table in docs/architectures.md.
 
 ``python tests/integrations/architectures.py`` makes the table again with the installed version of transformers.
 """
@@ -105,7 +105,7 @@ ORDER = [0, 1, 2, 1, 2, 1, 2, 3]
 """Layers of the plain model that computes the same as three loops."""
 PROMPT = torch.randint(3, 64, (2, 7), generator=torch.Generator().manual_seed(1))
 YES, NO = "yes", "no"
-PAGE = Path(__file__).parents[2] / "docs" / "integrations.md"
+PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 
 
 def quiet() -> Any:

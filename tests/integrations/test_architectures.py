@@ -1,4 +1,4 @@
-"""Every architecture of the table in docs/integrations.md does what its row says, with the installed version of transformers."""
+"""Every architecture of the table in docs/architectures.md does what its row says, with the installed version of transformers."""
 
 import pytest
 
