@@ -1,7 +1,9 @@
 """The scripts of benchmarks/on_a_gpu: their commands are ones that thalweg takes, and a sitting ends in time."""
 
 import importlib
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,10 +76,17 @@ def test_the_landscape_on_a_gpu_has_ten_million_parameters_and_forty_points() ->
     assert parameters(LoopedTransformer(config.model)) == pytest.approx(1e7, rel=0.02)
 
 
-def test_a_sitting_ends_in_time_and_says_so(script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("disposition", [signal.SIG_IGN, signal.default_int_handler], ids=["in the background", "at a terminal"])
+def test_a_sitting_ends_in_time_and_says_so(
+    script, disposition, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     sitting = script("sitting")
-    stopped = "import time; time.sleep(60)"
     monkeypatch.setattr(sitting, "THALWEG", (sys.executable, "-c"))
-    assert sitting.sit([stopped], 0.02) == 0
+    before, started = signal.signal(signal.SIGINT, disposition), time.monotonic()
+    try:
+        assert sitting.sit(["import time; time.sleep(60)"], 0.02) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - started < 50  # it was stopped, and did not end by itself
     assert capsys.readouterr().out == "Stopped after 0.02 minutes; give the same command again to go on.\n"
     assert sitting.sit(["raise SystemExit(2)"], 1) == 2

@@ -33,8 +33,11 @@ def common(options: argparse.Namespace) -> list[str]:
 def sit(command: Sequence[str], minutes: float) -> int:
     """Run a command of thalweg for at most some minutes; the exit code, which is 0 where it was stopped.
 
-    It is interrupted as by Ctrl-C: it ends after what it is writing, and the same command goes on from there.
+    It is interrupted as by Ctrl-C: it ends after what it is writing, and the same command goes on from there. A script that is
+    started in the background ignores that signal, and so would its command, so it is told not to.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen([*THALWEG, *command])
     try:
         return running.wait(60 * minutes)
