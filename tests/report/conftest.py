@@ -5,16 +5,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from made_up_records import make_summary, run
+from made_up_records import make_runs, make_summary
 
 from thalweg.records.run import RunRecord, StudySummary
-
-ARMS = {"single": 0.5, "looped": 0.8, "shift": 1.0, "shift-hard": 0.7, "single-rescaled": 0.6, "single-flops": 0.55}
 
 
 @pytest.fixture
 def runs() -> dict[str, RunRecord]:
-    return {f"{arm}-seed{seed}": run(arm, seed, speed) for arm, speed in ARMS.items() for seed in range(3)}
+    return make_runs()
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ DATA = {
     "histogram": {"counts": [5.0, 3.0, 1.0], "edges_bits": [0.0, 5.0, 10.0, 15.0]},
     "ceilings": {"train": dict.fromkeys(("low", "high", "all"), CURVE)},
 }  # fmt: skip
+ARMS = {"single": 0.5, "looped": 0.8, "shift": 1.0, "shift-hard": 0.7, "single-rescaled": 0.6, "single-flops": 0.55}
+"""Arm -> how fast it learns."""
 
 
 def run(arm: str, seed: int, speed: float) -> RunRecord:
@@ -45,6 +47,11 @@ def run(arm: str, seed: int, speed: float) -> RunRecord:
     ceilings = {w: dict.fromkeys(("low", "high", "all"), Score(0.9, 0.3)) for w in ("train", "held-out")}
     summary = RunSummary(arm, seed, "h", 1000, 10.0, 1.0, 1e12, 10, "w", 21, switches, last, ceilings, DATA, HERE)
     return RunRecord(f"{arm}-seed{seed}", tuple(evaluations), switches, summary)
+
+
+def make_runs() -> dict[str, RunRecord]:
+    """Three seeds of every arm."""
+    return {f"{arm}-seed{seed}": run(arm, seed, speed) for arm, speed in ARMS.items() for seed in range(3)}
 
 
 def make_summary(runs: dict[str, RunRecord], task: str = "markov", name: str = "demo") -> StudySummary:

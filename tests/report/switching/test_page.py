@@ -138,12 +138,19 @@ def test_names_of_users_are_inert(sweep, runs, tmp_path) -> None:
     assert page.count("{{ 7*7 }}") > 10  # shown as it is, not evaluated
 
 
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a sweep with names that would do harm."""
+    folder = tmp_path_factory.mktemp("hostile")
+    write_sweep_report(hostile(make_sweep()), make_runs(), folder)
+    return folder / "report.html"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [1200, 390])
-def test_page_in_a_real_browser(tmp_path, width) -> None:
-    write_sweep_report(hostile(make_sweep()), make_runs(), tmp_path)
-    with opened(tmp_path / "report.html", width) as (page, wrong):
+def test_page_in_a_real_browser(hostile_page: Path, width: int) -> None:
+    with opened(hostile_page, width) as (page, wrong):
         sizes, overflow, title = laid_out(page)
     assert wrong == []
     assert len(sizes) == 7

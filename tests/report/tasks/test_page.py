@@ -192,13 +192,19 @@ def test_names_of_users_are_inert(tmp_path) -> None:
     assert len([tag for tag, _ in Tags(page).found if tag == "img"]) == 6
 
 
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a study with names that would do harm."""
+    tasks, folder = (HOSTILE, *TASKS[:4]), tmp_path_factory.mktemp("hostile")
+    write_task_report(hostile(make_tasks(tasks)), make_task_runs(tasks), folder)
+    return folder / "report.html"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [1200, 390])
-def test_page_in_a_real_browser(tmp_path, width) -> None:
-    tasks = (HOSTILE, *TASKS[:4])
-    write_task_report(hostile(make_tasks(tasks)), make_task_runs(tasks), tmp_path)
-    with opened(tmp_path / "report.html", width) as (page, wrong):
+def test_page_in_a_real_browser(hostile_page: Path, width: int) -> None:
+    with opened(hostile_page, width) as (page, wrong):
         sizes, overflow, title = laid_out(page)
     assert wrong == []
     assert len(sizes) == 6
