@@ -10,6 +10,7 @@ import torch
 
 import thalweg
 from thalweg import errors, serialization
+from thalweg.curvature.eigenpairs import ORDERS
 from thalweg.curvature.objective import _recorded_warnings
 from thalweg.errors import BadInputError, FolderError, ThalwegError, escape_hidden, require, shown, unknown
 from thalweg.train.config import RunConfig
@@ -81,6 +82,7 @@ def test_every_group_of_synonyms_leads_to_a_name_of_ours():
                 ours |= set(inspect.signature(function).parameters)
     ours |= {path[-1] for path in serialization._paths(RunConfig, {})}
     ours |= {"plain-looped", "looped", "depth-1", "single", "shift", "staged"}  # arms
+    ours |= set(ORDERS)  # values of which
     assert [group for group in errors._SYNONYMS if not ours & set(group)] == []
 
 

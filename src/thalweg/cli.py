@@ -379,6 +379,7 @@ def train(
         Screen(stderr=True).say(f"{settings.arm} seed {settings.seed}: {updates}, written to {folder}; preparing")
 
     from thalweg import ranks
+    from thalweg.records.run import read_lengths
     from thalweg.train.callbacks import Callback, ProgressBar
     from thalweg.train.group import flat, joined, refuse_differences
     from thalweg.train.trainer import train as make_run
@@ -404,6 +405,9 @@ def train(
         return
     scores = ", ".join(f"{name} loss {strata['all'].loss:.4f}" for name, strata in summary.final.items())
     say(f"{label}: {summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
+    if tested := read_lengths(folder):
+        matches = ", ".join(f"{one.length}: {one.accuracy:.2f}" for one in tested)
+        say(f"{label}: exact match by length (trained up to {getattr(settings.data, 'longest', '-')}): {matches}")
 
 
 @_command

@@ -201,8 +201,10 @@ def test_k_outside_of_1_to_the_dimension_is_refused(k):
 
 
 def test_an_unknown_order_is_refused():
-    with pytest.raises(BadInputError, match="unknown which 'larges'; did you mean 'largest'"):
+    with pytest.raises(BadInputError, match="unknown value of which 'larges'; did you mean 'largest'"):
         eigenpairs(torch.eye(8), 1, "larges")
+    with pytest.raises(BadInputError, match="unknown value of which 'top'; did you mean 'largest'"):
+        eigenpairs(torch.eye(8), 1, "top")
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, 1.0, math.nan])

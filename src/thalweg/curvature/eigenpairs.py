@@ -126,7 +126,7 @@ def eigenpairs(
     """
     operator = as_operator(operator)
     if which not in ORDERS:
-        raise unknown("which", which, ORDERS)
+        raise unknown("value of which", which, ORDERS)
     require(1 <= k <= operator.dim, "k", k, f"a whole number from 1 to {operator.dim}, the dimension")
     tolerance = TOLERANCE[operator.dtype] if tolerance is None else tolerance
     require(0 < tolerance < 1, "tolerance", tolerance, "a number between 0 and 1")

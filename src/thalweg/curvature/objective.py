@@ -657,7 +657,7 @@ def listed(batches: Iterable[Any]) -> list[Any]:
                 f"{memory.format_bytes(allowed)} and {MOST_BATCHES:,} batches; take fewer with itertools.islice if the iterator "
                 "has no end"
             )
-    require(bool(kept), "batches", "none", "at least one batch (an iterator that was used up is empty)")
+    require(bool(kept), "batches", [], "at least one batch (an iterator that was used up is empty)")
     return kept
 
 

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from thalweg.errors import InsufficientDataError
 from thalweg.intervals import interval
@@ -22,6 +23,8 @@ from thalweg.report.panels import COLOURS, STYLE, dashes_of, draw_mean_and_band,
 
 _SPARE = ("#E69F00", "#000000", "#882255")
 """Colours of arms that no study has."""
+_LINEAR = 30
+"""Last over first step up to which an axis of updates is linear."""
 COLUMNS = 6
 """Most matrices in a row."""
 
@@ -227,7 +230,10 @@ def readable(axes: Axes) -> None:
 
 
 def training_axis(axes: Axes, steps: Sequence[int], most: int = 4) -> None:
-    """Make the horizontal axis one of updates: logarithmic from the first measured step after 0 on, with 0 beside it.
+    """Make the horizontal axis one of updates.
+
+    Where the last measured step is more than `_LINEAR` times the first one after 0, it is logarithmic from that one on, with 0
+    beside it, and its label says so.
 
     Args:
         axes: whose axis is scaled.
@@ -235,6 +241,11 @@ def training_axis(axes: Axes, steps: Sequence[int], most: int = 4) -> None:
         most: most ticks beside that of 0.
     """
     first, last = min((step for step in steps if step > 0), default=1), max(*steps, 1)
+    if last <= _LINEAR * first:
+        axes.xaxis.set_major_locator(MaxNLocator(most, integer=True))
+        axes.set_xlim(-0.03 * last, 1.03 * last)
+        axes.set_xlabel("updates", fontsize=8)
+        return
     axes.set_xscale("symlog", linthresh=first, linscale=0.4)
     tens = [10**power for power in range(len(str(last))) if first <= 10**power <= last]
     places = tens if len(tens) >= 2 else sorted({first, last})
@@ -242,7 +253,7 @@ def training_axis(axes: Axes, steps: Sequence[int], most: int = 4) -> None:
     axes.set_xticks([0, *places], ["0", *(f"{place}" for place in places)])
     axes.set_xticks([], minor=True)
     axes.set_xlim(-0.2 * first, 1.15 * last)
-    axes.set_xlabel("updates", fontsize=8)
+    axes.set_xlabel("updates (log scale)", fontsize=8)
 
 
 def mark_passes(axes: Axes, arms: Arms) -> None:
@@ -303,7 +314,7 @@ def figure_alignment(arms: Arms) -> Figure:
             axes.axhline(0, color="black", linewidth=0.6, alpha=0.5)
             axes.set_title(plain(group) if what == "cosine" else "", fontsize=9)
             axes.tick_params(labelleft=number % across == 0, labelbottom=what == "opposed")
-            axes.set_xlabel("updates" if what == "opposed" else "", fontsize=8)
+            axes.set_xlabel(axes.get_xlabel() if what == "opposed" else "", fontsize=8)
             if number % across == 0:
                 axes.set_ylabel("cosine" if what == "cosine" else "share of samples\nwith cosine < 0", fontsize=8)
             panels.append(axes)

@@ -100,7 +100,7 @@ def _map(figure: Figure, axes: Axes, cells: np.ndarray, steps: Sequence[int], bo
     figure.colorbar(image, ax=axes, pad=0.02)
     every = -(-len(steps) // 6)
     axes.set_xticks(range(0, len(steps), every), [f"{step:,}" for step in steps[::every]], fontsize=7)
-    axes.set_xlabel("updates")
+    axes.set_xlabel("updates (points evenly spaced)")
     axes.grid(visible=False)
 
 

@@ -64,11 +64,12 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
     named = records if isinstance(records, Mapping) else {"run": records}
     arms: Arms = {str(name): _runs(value) for name, value in named.items()}
     require(bool(arms) and all(arms.values()), "records", records, _EXPECTED)
-    if kind == "numbers":
-        _refuse_empty(any(taken(arms, panel) for panel in PANELS), kind)
-        return figure_landscape(arms)
-    if kind == "split":
-        return _split_figure(arms)
+    if kind in ("numbers", "split"):
+        _refuse_empty(kind == "split" or any(taken(arms, panel) for panel in PANELS), kind)
+        figure = figure_landscape(arms) if kind == "numbers" else _split_figure(arms)
+        for legend in figure.legends if named is not records else ():
+            legend.remove()  # a single run without a name
+        return figure
     first = {name: runs[0] for name, runs in arms.items()}
     if kind == "spectra":
         kept = {name: run for name, run in first.items() if any(run.spectrum_path(point.step).exists() for point in run.points)}
@@ -110,5 +111,9 @@ def _split_figure(arms: Arms) -> Figure:
 
 
 def _refuse_empty(ok: bool, kind: str) -> None:
-    """Refuse to draw what was not measured."""
-    require(ok, "records", f"no {kind}", "records of a landscape that measured them; another kind, or the folder of the run")
+    """Refuse to draw what was not measured, or is not in the records."""
+    if not ok:
+        in_files = kind in ("spectra", "slices")
+        where = "they are files in the folder of a run: give that folder" if in_files else "they were not measured"
+        others = ", ".join(one for one in _KINDS if one != kind)
+        raise BadInputError(f"records: no {kind} in them; {where}, or choose another kind: {others}")
