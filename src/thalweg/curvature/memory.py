@@ -83,10 +83,11 @@ def ensure(needed: int, allowed: int, what: str, instead: str) -> None:
 
 
 def format_bytes(size: int) -> str:
-    """A number of bytes as text, in MiB or GiB.
+    """A number of bytes as text, in KiB, MiB or GiB.
 
     Example:
-        >>> format_bytes(3 << 29)
-        '1.5 GiB'
+        >>> format_bytes(3 << 29), format_bytes(51_200)
+        ('1.5 GiB', '50.0 KiB')
     """
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    power, unit = next(((power, unit) for power, unit in ((30, "GiB"), (20, "MiB")) if size >= 1 << power), (10, "KiB"))
+    return f"{size / 2**power:.1f} {unit}"

@@ -52,15 +52,15 @@ def draw_all(summary: StudySummary, runs: dict[str, RunRecord]) -> list[Drawn]:
         runs: by name; runs without a summary are left out.
     """
     grouped = by_arm(runs, summary.arms)
+    markov = summary.task == "markov"
     with matplotlib.rc_context(STYLE):
-        if summary.task == "markov":
-            return [
-                _accuracy_by_stratum(summary, grouped),
-                _loss_against_cost(summary, grouped),
-                switches(summary, grouped),
-                long_tail(summary, grouped),
-            ]
-        return [_bits_over_training(summary, grouped), _loss_against_cost(summary, grouped), switches(summary, grouped)]
+        figures = [
+            (_accuracy_by_stratum if markov else _bits_over_training)(summary, grouped),
+            _loss_against_cost(summary, grouped),
+            switches(summary, grouped),
+            long_tail(summary, grouped) if markov else None,
+        ]
+    return [figure for figure in figures if figure is not None]
 
 
 def save_all(figures: list[Drawn], folder: Path) -> None:
@@ -236,8 +236,10 @@ def zoom(runs: list[RunRecord], factor: float) -> tuple[float, float]:
     return low - 0.05 * (high - low), high + 0.1 * (high - low)
 
 
-def switches(summary: StudySummary, grouped: Grouped) -> Drawn:
-    """Draw the held-out loss of the same weights just before and just after each switch, seed by seed."""
+def switches(summary: StudySummary, grouped: Grouped) -> Drawn | None:
+    """Draw the held-out loss of the same weights just before and just after each switch, seed by seed; None without a switch."""
+    if not any(run.switches for runs in grouped.values() for run in runs):
+        return None
     figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
     axes = figure.subplots()
     jumps: list[str] = []
@@ -253,13 +255,11 @@ def switches(summary: StudySummary, grouped: Grouped) -> Drawn:
     axes.set_yticks(range(len(arms)), arms)
     axes.set_ylim(-0.6, max(len(arms) - 0.4, 0.6))
     axes.set_xlabel("held-out loss (nats) of the same weights: circle before the switch, arrow after it")
-    if not jumps:
-        axes.text(0.5, 0.5, "no run of this study has switched", transform=axes.transAxes, ha="center")
     reasons = sorted({switch.reason.split(":")[0] for runs in grouped.values() for run in runs for switch in run.switches})
     caption = (
         "Held-out loss of the same weights before and after the switch. Circle: before; arrow: after; one line for each seed. With "
         "a ramp the new passes begin with gain 0, so circle and arrow coincide. "
-        f"Decided by {', '.join(reasons) or 'no criterion yet'}. {setup(summary)}"
+        f"Decided by {', '.join(reasons)}. {setup(summary)}"
     )
     return drawn(
         figure,
@@ -267,7 +267,7 @@ def switches(summary: StudySummary, grouped: Grouped) -> Drawn:
         "What happens at the switch?",
         caption,
         "One row for each arm that switches. A line leads from the loss before the switch to the loss after it: "
-        f"{'; '.join(jumps) or 'none'}.",
+        f"{'; '.join(jumps)}.",
     )
 
 

@@ -56,6 +56,16 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
+def amount(value: float) -> str:
+    """A count or an amount without an exponent.
+
+    Example:
+        >>> amount(52.7), amount(5000.0), amount(1e6)
+        ('52.7', '5,000', '1,000,000')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
+
+
 def show(cell: Cell) -> str:
     """A mean with its interval in brackets, where it has one, as text."""
     if cell.low is None or cell.high is None:

@@ -12,7 +12,7 @@ from thalweg.experiments.frontier.source import FrontierConfig
 from thalweg.experiments.frontier.sources import source_of
 from thalweg.experiments.metrics import Pairs, cell, final_loss, seeds_needed, sign_of, too_few
 from thalweg.records.run import Cell, RunRecord, Verdict
-from thalweg.report.page import plural
+from thalweg.report.page import amount, plural
 
 Curves = dict[str, dict[int, Curve]]
 """Arm -> seed -> points."""
@@ -118,7 +118,7 @@ def _depth_pays(curves: Curves, plan: FrontierConfig) -> Verdict:
     if len(depths) < 2:
         return Verdict(question, "fewer than two constant depths have been trained at every budget")
     by_budget = {budget: best_constant(curves, plan, index) for index, budget in enumerate(plan.budgets)}
-    found = "; ".join(f"{depth} at {budget:g} GFLOP" for budget, depth in by_budget.items())
+    found = "; ".join(f"{depth} at {amount(budget)} GFLOP" for budget, depth in by_budget.items())
     best = by_budget[plan.budgets[-1]]
     numbers, last = {}, len(plan.budgets) - 1
     assert best is not None
@@ -145,10 +145,10 @@ def fall_at_switches(staged: Mapping[float, Pairs], looped: Mapping[float, Pairs
         drops = [lost for run in runs.values() if (lost := drop(run)) is not None]
         own = [control for _, control in paired_drops(runs, looped.get(budget, {}))]
         if drops:
-            numbers[f"fall at {budget:g} GFLOP (points)"] = cell(drops)
+            numbers[f"fall at {amount(budget)} GFLOP (points)"] = cell(drops)
             ends.append((len(drops), cell(drops)))
         if own:
-            numbers[f"fall of T passes at the same updates, {budget:g} GFLOP (points)"] = cell(own)
+            numbers[f"fall of T passes at the same updates, {amount(budget)} GFLOP (points)"] = cell(own)
     few = too_few(min((count for count, _ in ends), default=0))
     highs = [one.high for _, one in ends if one.high is not None]
     lows = [one.low for _, one in ends if one.low is not None]
@@ -181,12 +181,12 @@ def against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_wo
     numbers = {}
     for budget, one in ratios.items():
         bound = "at most" if one.upper_bounds else "at least" if one.lower_bounds else "ratio"
-        numbers[f"operations at the {measure} of {budget:g} GFLOP, {bound}"] = one.cell
+        numbers[f"operations at the {measure} of {amount(budget)} GFLOP, {bound}"] = one.cell
     needed = seeds_needed(*((one.logs, 0.0) for one in ratios.values() if one.logs is not None)) if _may_be_decided(ratios) else 0
     for index, budget in enumerate(plan.budgets):
         logs = loss_ratio(curves[arm], curves[rival], index)
         if logs is not None:
-            numbers[f"{measure} at {budget:g} GFLOP, ratio"] = _factor(logs.mean, logs.low, logs.high, logs.n)
+            numbers[f"{measure} at {amount(budget)} GFLOP, ratio"] = _factor(logs.mean, logs.low, logs.high, logs.n)
     test = (
         f"operations at equal {measure} over the rival's, paired t-interval of the logarithm over seeds: supported if below 1 at "
         "every budget but the cheapest, contradicted if above 1 at each of them"

@@ -22,6 +22,7 @@ from thalweg.experiments.words import command_words, listed, summary_table
 from thalweg.records.experiment import ExperimentSummary, FigureRecord
 from thalweg.records.run import RunRecord, Verdict, read_lengths
 from thalweg.report.frontier.figures import frontier_alt, frontier_figure
+from thalweg.report.page import amount
 from thalweg.report.user_experiment import Picture, write_own_report
 from thalweg.serialization import to_dict
 from thalweg.storage import write_json
@@ -158,7 +159,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             raise FolderError(f"frontier {folder}: no arm has a complete run; run the same command again")
         curves = curves_of(records)
         missing = tuple(job.status for job in jobs if job.record is None)
-        headings = tuple(f"loss at {budget:g} GFLOP (nats)" for budget in plan.budgets)
+        headings = tuple(f"loss at {amount(budget)} GFLOP (nats)" for budget in plan.budgets)
         table = {
             arm: {
                 heading: cell([excess(run) for run in by_budget.get(budget, {}).values()])
@@ -231,7 +232,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             for budget, runs in by_budget.items():
                 losses: dict[int, float | None] = {seed: excess(run) for seed, run in runs.items()}
                 folders = [folder / "runs" / _run_name(arm, budget, seed) for seed in runs]
-                arms[f"{arm}, {budget:g} GFLOP"] = ComparedArm(runs, {f"{self.loss} (nats)": losses}, stored(folders))
+                arms[f"{arm}, {amount(budget)} GFLOP"] = ComparedArm(runs, {f"{self.loss} (nats)": losses}, stored(folders))
         return Compared(summary, "nats per token", arms, {})
 
     def table(self, summary: ExperimentSummary) -> Table:
@@ -250,7 +251,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         until = ", ".join(
             f"{passes} passes until {share:.0%} of the operations" for passes, share in zip(stages, shares, strict=False)
         )
-        budgets = listed([f"{budget:g}" for budget in plan.budgets])
+        budgets = listed([amount(budget) for budget in plan.budgets])
         return {
             **self.source.facts(base.model),
             "Training": (
@@ -273,7 +274,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             return f"{_in_words(plan.settings[0])} for every arm, not tuned{_TUNED_BEFORE.get(plan.source, '')}"
         chosen = "; ".join(f"{arm} {_in_words(setting)}" for arm, setting in settings.items())
         seeds = listed([str(seed) for seed in plan.tuning_seeds])
-        return f"chosen for each arm at {plan.tuning_budget:g} GFLOP on seeds {seeds} among {len(plan.settings)}: {chosen}"
+        return f"chosen for each arm at {amount(plan.tuning_budget)} GFLOP on seeds {seeds} among {len(plan.settings)}: {chosen}"
 
 
 def _in_words(setting: Setting) -> str:

@@ -17,7 +17,7 @@ from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of
 from thalweg.experiments.words import listed
 from thalweg.intervals import Interval
 from thalweg.records.experiment import FirstScreen
-from thalweg.report.page import plural, seeds_words
+from thalweg.report.page import amount, plural, seeds_words
 
 _ASKED = (
     "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same blocks "
@@ -56,7 +56,7 @@ def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
         0: f"Whether {best} passes are better than one is not decided.",
         1: "No number of passes that was tried is better than one.",
     }
-    budget = f"{plan.budgets[last]:g} GFLOP (billion operations of a whole training)"
+    budget = f"{amount(plan.budgets[last])} GFLOP (billion operations of a whole training)"
     sentence = f"For the same {budget}, {best} passes end with {factor(gap)} times the loss of one pass"
     deepest = loss_ratio(curves.get(constant(plan.loops), {}), curves[constant(1)], last) if best != plan.loops else None
     rest = "" if deepest is None else f"; {plan.loops} passes throughout end with {factor(deepest)} times that loss"
@@ -86,7 +86,7 @@ def _staging(curves: Curves, plan: FrontierConfig) -> list[str]:
         own, theirs = f"with {in_turn(source.stages(plan.loops)[0])} passes", f"{plan.loops} passes throughout"
         given = f"if the model must run {plan.loops} passes, "
     sentence = (
-        f"To reach the loss that {theirs}{kind} reach with {budget:g} GFLOP, training {own} needs {one} times the operations"
+        f"To reach the loss that {theirs}{kind} reach with {amount(budget)} GFLOP, training {own} needs {one} times the operations"
         f"{_open(one.logs)}."
     )
     opening = f"{given}{start}"
@@ -101,7 +101,7 @@ def _best_depth(curves: Curves, plan: FrontierConfig) -> list[str]:
         return []
     by_budget = [(best_constant(curves, plan, index), budget) for index, budget in enumerate(plan.budgets)]
     runs = [
-        (depth, [f"{budget:g}" for _, budget in group]) for depth, group in itertools.groupby(by_budget, key=lambda pair: pair[0])
+        (depth, [amount(budget) for _, budget in group]) for depth, group in itertools.groupby(by_budget, key=lambda pair: pair[0])
     ]
     tried = f"Of {listed([str(depth) for depth in depths])} passes throughout,"
     if len(runs) == 1:
@@ -115,7 +115,7 @@ def _best_depth(curves: Curves, plan: FrontierConfig) -> list[str]:
     passes = plural(best, "pass", "passes")
     end = {-1: "it ends lower", 0: "the two cannot be told apart", 1: "it ends higher"}[sign_of(gap)]
     return [
-        f"{sentence} Training in stages has {factor(gap)} times the loss of {passes} throughout at {plan.budgets[-1]:g} GFLOP: "
+        f"{sentence} Training in stages has {factor(gap)} times the loss of {passes} throughout at {amount(plan.budgets[-1])} GFLOP: "
         f"{end}{_open(gap)}."
     ]
 
