@@ -354,8 +354,10 @@ def test_auto_is_matrix_free_where_memory_does_not_allow_it():
     limit = 32 * DIM**2 - 1
     found = probe("auto", exact_seconds=1e9, memory=limit).measure(quadratic, Point(), [with_values(VALUES)])
     assert found.how == "matrix-free"
-    assert found.reason == "matrix-free: 40 parameters, a dense matrix needs 0.0 MiB of 0.0 MiB allowed"
-    with pytest.raises(MemoryLimitError, match=r"^spectrum of 40 parameters: needs 0.0 MiB, the limit is 0.0 MiB; choose fewer"):
+    assert found.reason == "matrix-free: 40 parameters, a dense matrix needs 51,200 bytes of 51,199 bytes allowed"
+    with pytest.raises(
+        MemoryLimitError, match=r"^spectrum of 40 parameters: needs 51,200 bytes, the limit is 51,199 bytes; choose fewer"
+    ):
         probe("exact", memory=limit).measure(quadratic, Point(), [with_values(VALUES)])
     assert probe("exact", memory=limit + 1).measure(quadratic, Point(), [with_values(VALUES)]).how == "exact"
 

@@ -83,11 +83,12 @@ def ensure(needed: int, allowed: int, what: str, instead: str) -> None:
 
 
 def format_bytes(size: int) -> str:
-    """A number of bytes as text, in KiB, MiB or GiB.
+    """A number of bytes as text: bytes below 1 MiB, then MiB, then GiB.
 
     Example:
         >>> format_bytes(3 << 29), format_bytes(51_200)
-        ('1.5 GiB', '50.0 KiB')
+        ('1.5 GiB', '51,200 bytes')
     """
-    power, unit = next(((power, unit) for power, unit in ((30, "GiB"), (20, "MiB")) if size >= 1 << power), (10, "KiB"))
-    return f"{size / 2**power:.1f} {unit}"
+    if size < 1 << 20:
+        return f"{size:,} bytes"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

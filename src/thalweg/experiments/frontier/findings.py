@@ -115,8 +115,8 @@ def _best_depth(curves: Curves, plan: FrontierConfig) -> list[str]:
     passes = plural(best, "pass", "passes")
     end = {-1: "it ends lower", 0: "the two cannot be told apart", 1: "it ends higher"}[sign_of(gap)]
     return [
-        f"{sentence} Training in stages has {factor(gap)} times the loss of {passes} throughout at {amount(plan.budgets[-1])} GFLOP: "
-        f"{end}{_open(gap)}."
+        f"{sentence} Training in stages has {factor(gap)} times the loss of {passes} throughout at {amount(plan.budgets[-1])} "
+        f"GFLOP: {end}{_open(gap)}."
     ]
 
 
