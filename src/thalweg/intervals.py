@@ -111,6 +111,8 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 MOST_SEEDS = 1000
 """Most seeds that `seeds_to_decide` names."""
+NO_SEEDS = -1
+"""In place of a number of seeds: no number would decide the claim."""
 _WIDE, _STEPS = 9.0, 1200
 """Half-width, in standard deviations, and steps of the quadrature over the chi distribution in `power_of_t_test`."""
 

@@ -292,7 +292,8 @@ class Verdict:
     topic: str = ""
     """Section of the page that it belongs to."""
     seeds_needed: int = 0
-    """Seeds that would decide an undecided claim at the spread seen (see `thalweg.intervals.seeds_to_decide`); 0 if not known."""
+    """Seeds that would decide an undecided claim at the spread seen (see `thalweg.intervals.seeds_to_decide`); 0 if not known,
+    `thalweg.intervals.NO_SEEDS` if no number would."""
     source: str = ""
     """Who makes the claim: "paper", "ours" or "control"; empty for a question."""
 

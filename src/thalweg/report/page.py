@@ -8,7 +8,7 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from thalweg.intervals import MOST_SEEDS
+from thalweg.intervals import MOST_SEEDS, NO_SEEDS
 from thalweg.records.run import Cell
 from thalweg.report.figures import Drawn
 
@@ -79,7 +79,11 @@ def seeds_words(needed: int) -> str:
     Example:
         >>> seeds_words(12), seeds_words(1001)
         ('about 12 seeds would decide it at the spread seen', 'more than 1,000 seeds would be needed at the spread seen')
+        >>> seeds_words(NO_SEEDS)
+        'more seeds would not decide it'
     """
+    if needed == NO_SEEDS:
+        return "more seeds would not decide it"
     if not needed:
         return ""
     if needed > MOST_SEEDS:

@@ -6,6 +6,7 @@ from planted import END, NOISE, alignment, exact, landscape, length, point, repl
 
 from thalweg.experiments.paper.claims import CLAIMS, conjecture_1, conjecture_2, landscape_verdicts, together
 from thalweg.experiments.paper.evidence import Evidence, Finding, judged
+from thalweg.intervals import NO_SEEDS
 from thalweg.records.run import Verdict
 from thalweg.serialization import to_dict
 
@@ -139,3 +140,9 @@ def test_a_valley_without_directions_does_not_raise() -> None:
     all_lines = {line.claim: line for line in lines(runs, landscapes, negative)}
     assert all_lines["single's valley is a U"].verdict == "contradicted"
     json.dumps(to_dict(tuple(all_lines.values())), allow_nan=False)
+
+
+@pytest.mark.parametrize(("needed", "whole"), [((NO_SEEDS, NO_SEEDS), NO_SEEDS), ((NO_SEEDS, 12), 0), ((5, 12), 12), ((0, 12), 0)])
+def test_seeds_decide_a_conjunction_where_they_decide_each_open_part(needed: tuple[int, int], whole: int) -> None:
+    parts = {str(index): Finding("undecided", "x", seeds_needed=count) for index, count in enumerate(needed)}
+    assert together(parts | {"held": Finding("supported", "x")}).seeds_needed == whole

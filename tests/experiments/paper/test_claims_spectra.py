@@ -7,6 +7,7 @@ from planted import END, NOISE, ask, ends, exact, landscape, point, run, seeds, 
 
 from thalweg.experiments.paper.claims_dominance import smaller_one_by_one
 from thalweg.experiments.paper.claims_spectra import freezes, steeper, three_phases, uneven, valley_is
+from thalweg.intervals import NO_SEEDS
 
 STEPS = [0, 1, 3, 10, 30, 100, 300, 1000, 2000, 2200, 2500, 2700, END]
 
@@ -112,6 +113,15 @@ def test_the_class_of_planted_spectra(arm: str, name: str, kappa: float, negativ
     logs = [math.log(float(values[values > 0.1].quantile(0.9) / values[values > 0.1].quantile(0.1))) for values in rows.values()]
     if not negative:
         assert ends(found.numbers[f"kappa_q, {arm}"]) == pytest.approx([math.exp(x) for x in t_interval(logs)])
+
+
+def test_a_valley_without_a_gap_says_that_seeds_do_not_decide_its_class() -> None:
+    even = torch.logspace(-6, 1, 60, dtype=torch.float64)  # no gap of 0.3 decades anywhere
+    found = ask(valley_is("looped", "V"), None, *exact("looped", {seed: even * (1 + 0.01 * NOISE[seed]) for seed in range(5)}))
+    assert (found.decision, found.seeds_needed) == ("undecided", NO_SEEDS)
+    assert "plateau >= 0.3 decades fails" in found.test
+    between = {seed: spectrum(6.0 * math.exp(0.01 * NOISE[seed])) for seed in range(5)}
+    assert ask(valley_is("single", "U"), None, *exact("single", between)).seeds_needed == 0
 
 
 def test_a_class_needs_five_seeds_with_exact_spectra() -> None:

@@ -10,6 +10,7 @@ from thalweg.experiments.paper.claims_samples import easier, explained_away, lon
 from thalweg.experiments.paper.claims_spectra import freezes, steeper, three_phases, uneven, valley_is
 from thalweg.experiments.paper.evidence import Evidence, Finding, Rule, conjunction, judged
 from thalweg.experiments.paper.verdicts import CONTROL, OURS, PAPER, verdict
+from thalweg.intervals import NO_SEEDS
 from thalweg.records.run import Cell, Verdict
 
 U, _TRAPPED = "single's valley is a U", "single is trapped"
@@ -44,7 +45,10 @@ def together(parts: dict[str, Finding]) -> Finding:
     )
     decision = conjunction(part.decision for part in parts.values())
     open_parts = [part.seeds_needed for part in parts.values() if part.decision == "undecided"]
-    needed = max(open_parts, default=0) if all(open_parts) else 0
+    if open_parts and set(open_parts) == {NO_SEEDS}:
+        needed = NO_SEEDS
+    else:  # of a part that seeds cannot decide, another one may or may not settle the whole
+        needed = max(open_parts, default=0) if all(count > 0 for count in open_parts) else 0
     return Finding(decision, f"supported if all parts are, contradicted if one is: {decisions}", numbers, needed)
 
 

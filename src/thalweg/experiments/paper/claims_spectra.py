@@ -17,7 +17,7 @@ from torch import Tensor
 from thalweg.errors import InsufficientDataError
 from thalweg.experiments.metrics import MIN_SEEDS, as_cell, seeds_needed
 from thalweg.experiments.paper.evidence import LATE, Evidence, Finding, Rule, beyond, known, log_ratio, mean, over_seeds, shown
-from thalweg.intervals import Interval, slope
+from thalweg.intervals import NO_SEEDS, Interval, slope
 from thalweg.landscape.phases import LEAST_POINTS, THREE, UNDECIDED, PhasesOverSeeds, phases_over_seeds
 from thalweg.landscape.threshold import threshold
 from thalweg.landscape.valley import MIN_SEEDS as CLASS_SEEDS
@@ -203,7 +203,8 @@ def valley_is(arm: str, name: str) -> Rule:
             f"over 10 % quantile of the valley): U if kappa_q <= 2, V if >= 10, saddle if the ridge mass is above 5 % in every "
             f"seed; found {valley.name}{': ' if failed else ''}{', '.join(failed)}"
         )
-        return Finding(decision, test, numbers)
+        # A condition fails where the worst seed does not meet it: further seeds cannot make up for that one.
+        return Finding(decision, test, numbers, NO_SEEDS if failed and decision == "undecided" else 0)
 
     return rule
 

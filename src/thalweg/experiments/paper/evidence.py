@@ -120,7 +120,7 @@ class Finding:
     """How it was decided; of "not measured" what is missing."""
     numbers: dict[str, Cell] = field(default_factory=dict)
     seeds_needed: int = 0
-    """Seeds that would decide it at the spread seen; 0 where it is decided, or where seeds alone cannot decide it."""
+    """Seeds that would decide it at the spread seen; 0 where it is decided or not known; `NO_SEEDS` if seeds cannot."""
 
 
 Rule = Callable[[Evidence], Finding]
