@@ -99,8 +99,8 @@ class LandscapeProbe:
         memory: bytes; None takes half of what is free.
         dtype: arithmetic of the products, float32 or float64; eigenvalues are computed in float64.
         method: "auto", "exact" (refused where it does not fit into the memory) or "matrix-free".
-        forms: f, quadratic forms for ``change.forms``, one of the two mutual informations of successive exact points; 0 leaves it
-            out. The other one, ``change.information``, is always there.
+        forms: f, quadratic forms for ``change.forms``, the mutual information of successive exact points by quadratic forms; 0
+            leaves it out. ``change.information``, the other measure of it, is always there.
         seed: seed of all probes; series with the same seed share them.
         pairs: query and key weights, which are balanced in a copy of the model: the same function, and one spectrum for all gauges.
             Gradient norm and eigenvectors are those of the balanced weights.
