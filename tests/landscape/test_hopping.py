@@ -83,13 +83,18 @@ def test_a_river_that_flows_is_seen():
     found = river_motion(walks(3, 0), AIM, ALONG)
     assert found.flows
     assert found.per_step.mean == pytest.approx(3, abs=0.5)
-    assert not river_motion(walks(-3, 0), AIM, ALONG).flows
+    assert river_motion(walks(-3, 0), AIM, ALONG).conditions[0].held is False
+
+
+def test_a_walk_without_aim_is_not_shown_to_stand():
+    found = [river_motion(walks(0, seed), AIM, ALONG).conditions[0].held for seed in range(200)]
+    assert sum(held is None for held in found) > 180
 
 
 def test_a_walk_without_aim_is_forward_as_rarely_as_the_level_says():
     """2.5 % plus 4 standard errors of 600 walks; the norm of its displacement is positive always."""
     found = [river_motion(walks(0, seed), AIM, ALONG) for seed in range(600)]
-    assert sum(one.conditions[0].held for one in found) / 600 < 0.025 + 4 * (0.025 / 600) ** 0.5
+    assert sum(one.conditions[0].held is True for one in found) / 600 < 0.025 + 4 * (0.025 / 600) ** 0.5
 
 
 def test_along_its_own_net_displacement_a_walk_without_aim_looks_forward():

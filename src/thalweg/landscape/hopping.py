@@ -99,7 +99,7 @@ class RiverMotion:
     tortuosity: float
     """tau_R, path length over net displacement in the river."""
     conditions: tuple[Condition, ...]
-    """Displacement above 0 with 95 % confidence, and a straight path."""
+    """Displacement above 0 with 95 % confidence (None where its interval contains 0), and a straight path."""
 
     @property
     def flows(self) -> bool:
@@ -140,10 +140,9 @@ def river_motion(points: Tensor, downhill: Tensor, river: Tensor | None = None, 
     length = steps // _BLOCKS
     blocks = (moves @ downward / size)[steps - _BLOCKS * length :].view(_BLOCKS, length).mean(1)
     per_step, tau = interval(blocks.tolist()), path(moves).tortuosity
-    low = per_step.mean if per_step.low is None else per_step.low
-    return RiverMotion(
-        per_step, tau, (Condition("displacement > 0 (95 %)", low > 0, low), Condition("tau_R <= 1.5", tau <= _STRAIGHT, tau))
-    )
+    low, high = (per_step.mean if end is None else end for end in (per_step.low, per_step.high))
+    downhill = Condition("displacement > 0 (95 %)", True if low > 0 else False if high <= 0 else None, low)
+    return RiverMotion(per_step, tau, (downhill, Condition("tau_R <= 1.5", tau <= _STRAIGHT, tau)))
 
 
 @dataclass(frozen=True)

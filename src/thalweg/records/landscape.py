@@ -261,7 +261,7 @@ class ReplayRecord:
     hops: bool
     """Whether the window hops between the walls of the valley."""
     flows: bool
-    """Whether it moves along the river."""
+    """Whether it is shown to move along the river. False also where that is undecided, see `shown_not`."""
     trapped: bool
     """Whether it is shown to be trapped. False also where that is undecided, see `shown_not`."""
     conditions: dict[str, tuple[ConditionRecord, ...]]
@@ -272,7 +272,7 @@ class ReplayRecord:
     """Progress along the river's slope by descent: plain, bulk_only, bulk_on_floor, valley_only, half_rate."""
 
     def shown_not(self, decision: str) -> bool:
-        """Whether the window is shown not to hop ("hopping") or not to be trapped ("trapped"): some condition fails."""
+        """Whether the window is shown not to hop ("hopping"), flow ("river") or be trapped ("trapped"): some condition fails."""
         return any(condition.held is False for condition in self.conditions.get(decision, ()))
 
 

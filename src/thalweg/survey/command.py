@@ -97,9 +97,9 @@ def show(landscape: RunLandscape) -> None:
     console.print(table)
     for window in landscape.replays:
         verdicts = (
-            "hops between valley walls" if window.hops else "does not hop",
-            "flows along the river" if window.flows else "does not flow",
-            "trapped" if window.trapped else "not trapped" if window.shown_not("trapped") else "trapped or not is undecided",
+            _decided(window.hops, window.shown_not("hopping"), "hops between valley walls", "does not hop"),
+            _decided(window.flows, window.shown_not("river"), "flows along the river", "does not flow"),
+            _decided(window.trapped, window.shown_not("trapped"), "is trapped", "is not trapped"),
         )
         console.say(f"window from step {window.step}: {', '.join(verdicts)}; hopping drives the river: {window.ablation}")
     for note in landscape.notes:
@@ -107,6 +107,11 @@ def show(landscape: RunLandscape) -> None:
     if landscape.summary:
         spent, training = landscape.summary.seconds, landscape.summary.training_seconds
         console.say(f"{spent:.1f} s for the landscape" + (f", {training:.1f} s for training" if training else ""))
+
+
+def _decided(yes: bool, no: bool, words: str, opposite: str) -> str:
+    """A decision in words: that something holds, that it does not, or that neither is shown."""
+    return words if yes else opposite if no else f"whether it {words} is undecided"
 
 
 def _table_row(point: LandscapeRecord) -> tuple[str, ...]:

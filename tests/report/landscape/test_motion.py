@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up_landscapes import make_landscape, spectrum, write_spectrum
 
-from thalweg.records.landscape import LandscapePlan, ReplayRecord, RunLandscape, TheoremsRecord
+from thalweg.records.landscape import ConditionRecord, LandscapePlan, ReplayRecord, RunLandscape, TheoremsRecord
 from thalweg.report.figures import COLOURS, Drawn
 from thalweg.report.landscape import motion as landscape_motion
 from thalweg.report.landscape.curves import Arms
@@ -73,7 +73,7 @@ def replay(step: int, size: float, **more: Any) -> ReplayRecord:
         hops=False,
         flows=False,
         trapped=False,
-        conditions={},
+        conditions={"trapped": (ConditionRecord("class U", False, None),)},
         ablation="",
         progress={},
     )
@@ -221,8 +221,12 @@ def test_a_dashed_line_stands_where_the_condition_begins(monkeypatch: pytest.Mon
 
 
 def filled(axes: Any) -> list[tuple[float, int]]:
-    """Step and row of the windows that are filled."""
-    lines = [line for line in axes.lines if line.get_markerfacecolor() != "white"]
+    return marked(axes, "full")
+
+
+def marked(axes: Any, style: str) -> list[tuple[float, int]]:
+    """Step and row of the windows whose circle is filled in one way."""
+    lines = [line for line in axes.lines if line.get_fillstyle() == style]
     return sorted((float(x), round(float(y))) for line in lines for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True))
 
 
@@ -233,6 +237,8 @@ def test_windows_that_hop_flow_or_are_trapped_are_filled(monkeypatch: pytest.Mon
     assert filled(hops) == [(900, 1)]
     assert filled(flows) == [(100, 0)] * SEEDS + [(900, 0)] * SEEDS
     assert filled(trapped) == []
+    assert marked(trapped, "none") == [(step, row) for step in STEPS for row in (0, 1) for _ in range(SEEDS)]
+    assert len(marked(hops, "bottom")) == 2 * SEEDS * len(STEPS) - 1  # no condition of theirs was measured
     assert sum(len(line.get_xdata()) for line in hops.lines) == 2 * SEEDS * len(STEPS)
     assert "looped: of 6 1 hops, 0 river flows, 0 trapped" in made.alt
     assert "Windows of 100 updates" in made.caption

@@ -63,11 +63,12 @@ _WINDOW = (
     Number("edge ratio (sharpness\nover its stable limit)", lambda r: r.edge, "log", 1.0),
     Number("cubic drift (squared loss\nper weight to the fourth)", lambda r: r.cubic_drift, "signed", 0.0),
 )
-_DECISIONS: tuple[tuple[str, Callable[[ReplayRecord], bool]], ...] = (
-    ("hops", lambda r: r.hops),
-    ("river flows", lambda r: r.flows),
-    ("trapped", lambda r: r.trapped),
+_DECISIONS: tuple[tuple[str, str, Callable[[ReplayRecord], bool]], ...] = (
+    ("hops", "hopping", lambda r: r.hops),
+    ("river flows", "river", lambda r: r.flows),
+    ("trapped", "trapped", lambda r: r.trapped),
 )
+"""Heading, name in the record, and decision."""
 Windows = dict[str, list[tuple[ReplayRecord, ...]]]
 """Arm -> the replayed windows of each seed."""
 Descents = dict[str, list[TheoremsRecord]]
@@ -212,9 +213,9 @@ def hopping_drawn(arms: Arms, caption: str) -> Drawn | None:
         axes.set_ylabel(number.label, fontsize=8)
     for level in sorted({record.flips_threshold for record in every}):
         panels[0].axhline(level, color="black", linewidth=0.8, dashes=(4, 2))
-    for axes, (decision, take) in zip(panels[len(_WINDOW) :], _DECISIONS, strict=True):
-        _draw_decisions(axes, windows, take, colours_of(arms))
-        axes.tick_params(axis="y", length=0, labelleft=take is _DECISIONS[0][1])
+    for axes, (decision, name, take) in zip(panels[len(_WINDOW) :], _DECISIONS, strict=True):
+        _draw_decisions(axes, windows, name, take, colours_of(arms))
+        axes.tick_params(axis="y", length=0, labelleft=name == _DECISIONS[0][1])
         axes.set_title(decision, fontsize=9)
     for axes in panels:
         axes.set_xlim(0, 1.06 * max(*(record.step for record in every), 1))
@@ -227,13 +228,13 @@ def hopping_drawn(arms: Arms, caption: str) -> Drawn | None:
         "are drawn at the update where each begins; arms are drawn side by side. Points: seeds; lines: means over seeds (of "
         "logarithms on logarithmic axes). Dashed: thresholds of the conditions: sign flips above their threshold; tortuosity of "
         "the valley from 2, of the river up to 1.5; edge ratio 1, the edge of stability; cubic drift above 0, where the river "
-        "sharpens. Bottom: the decision on each window, one row for each seed: filled where it holds. "
+        "sharpens. Bottom: the decision on each window, one row for each seed: filled where it holds, half where it is undecided. "
         f"{runs_in_words(arms)} {caption}"
     )
     counts = []
     for arm, seeds in windows.items():
         records = [record for seed in seeds for record in seed]
-        decided = ", ".join(f"{sum(map(take, records))} {decision}" for decision, take in _DECISIONS)
+        decided = ", ".join(f"{sum(map(take, records))} {decision}" for decision, _, take in _DECISIONS)
         counts.append(f"{arm}: of {len(records)} {decided}")
     alt = (
         "Panels over updates with a point for each seed and replayed window; at the bottom a mark where a window hops, "
@@ -270,15 +271,15 @@ def _draw_windows(axes: Axes, windows: Windows, number: Number, colours: dict[st
         axes.autoscale(axis="y")
 
 
-def _draw_decisions(axes: Axes, windows: Windows, take: Callable[[ReplayRecord], bool], colours: dict[str, str]) -> None:
-    """Draw one decision: a row for each arm with its seeds above each other, filled circles where it holds."""
+def _draw_decisions(axes: Axes, windows: Windows, name: str, take: Callable[[ReplayRecord], bool], colours: dict[str, str]) -> None:
+    """Draw one decision: a row for each arm with its seeds above each other. Circles are filled where it holds, half where open."""
     for row, (arm, seeds) in enumerate(windows.items()):
         offsets = np.linspace(-0.3, 0.3, len(seeds)) if len(seeds) > 1 else [0.0]
         for offset, seed in zip(offsets, seeds, strict=True):
-            for holds in (True, False):
-                steps = [record.step for record in seed if take(record) is holds]
-                fill = colours[arm] if holds else "white"
-                axes.plot(steps, [row + offset] * len(steps), "o", color=colours[arm], markersize=3.2, markerfacecolor=fill)
+            for style, holds, refuted in (("full", True, False), ("none", False, True), ("bottom", False, False)):
+                steps = [record.step for record in seed if (take(record), record.shown_not(name)) == (holds, refuted)]
+                marks = {"fillstyle": style, "markersize": 3.6, "markeredgewidth": 0.7}
+                axes.plot(steps, [row + offset] * len(steps), "o", color=colours[arm], **marks)
     axes.set_yticks(range(len(windows)), [plain(arm) for arm in windows], fontsize=7)
     axes.set_ylim(len(windows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
