@@ -177,8 +177,8 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             "Loss over operations",
             frontier_figure(curves, names, STAGED, best_arm, self.loss),
             f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
-            "better. Points: mean over seeds; bands: 95 % interval of the logarithm after removing what all arms of a seed have in "
-            "common, so they differ from the intervals of the table; grey: the lowest of all arms.",
+            "better. Points: geometric mean over seeds. Bands: 95 % interval of it, without the differences between seeds that all "
+            "arms share, which the intervals of the table contain. Grey: the lowest of all arms.",
             frontier_alt(curves, names, loss.lower()),
         )
         summary = ExperimentSummary(
