@@ -49,6 +49,7 @@ def test_importing_thalweg_does_not_import_torch() -> None:
         (["study", "text", "--text", "/no/such/place", "--out", "OUT"], "/no/such/place"),
         (["train", "none.toml"], "config none.toml: there is no such file"),
         (["train", "none.toml", "--lr", "0.1"], "option of `thalweg train` '--lr'; did you mean '--set optimizer.rate=VALUE'?"),
+        (["plan", "none.toml", "--lr", "8"], "did you mean '--set optimizer.rate=VALUE' or '--rate'?"),
         (["train", "none.toml", "--step", "8"], "did you mean '--set training.steps=VALUE'?"),
         (
             ["plan", "none.toml", "--batch-size", "8"],

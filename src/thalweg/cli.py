@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter, Token, UnknownOptionError
 
 from thalweg.bounds import Number, Seed, Threads, Whole, refuse
-from thalweg.errors import BadInputError, InstallationError, StudyError, ThalwegError, require, shown, unknown
+from thalweg.errors import BadInputError, InstallationError, StudyError, ThalwegError, require, shown, synonyms, unknown
 from thalweg.processes import end_with_parent
-from thalweg.screen import complain, say, say_json
+from thalweg.screen import PREPARING, complain, say, say_json
 
 app = App(
     name="thalweg",
@@ -376,9 +376,10 @@ def train(
     if not _several_processes():  # before PyTorch is loaded, so that a mistake is answered, and the beginning told, at once
         settings = read_config(config, set_)
         updates = f"{settings.training.steps:,} update{'' if settings.training.steps == 1 else 's'}"
-        Screen(stderr=True).say(f"{settings.arm} seed {settings.seed}: {updates}, written to {folder}; preparing")
+        Screen(stderr=True).say(f"{settings.arm} seed {settings.seed}: {updates}, written to {folder}{PREPARING}")
 
     from thalweg import ranks
+    from thalweg.data.task_data import TaskConfig
     from thalweg.records.run import read_lengths
     from thalweg.train.callbacks import Callback, ProgressBar
     from thalweg.train.group import flat, joined, refuse_differences
@@ -407,7 +408,8 @@ def train(
     say(f"{label}: {summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
     if tested := read_lengths(folder):
         matches = ", ".join(f"{one.length}: {one.accuracy:.2f}" for one in tested)
-        say(f"{label}: exact match by length (trained up to {getattr(settings.data, 'longest', '-')}): {matches}")
+        longest = settings.data.longest if isinstance(settings.data, TaskConfig) else max(one.length for one in tested)
+        say(f"{label}: exact match by length (trained up to {longest}): {matches}")
 
 
 @_command
@@ -736,6 +738,9 @@ def _unknown_option(error: UnknownOptionError, arguments: list[str]) -> BadInput
 
         places = {name: (f"'--set {path}=VALUE'",) for name, path in key_paths(RunConfig).items()}
     given = (error.token.keyword or error.token.value).partition("=")[0]
+    key = next((name for name in synonyms(given.lstrip("-")) if name in places), "")
+    if f"--{key}" in known:  # such as the rate of `thalweg plan`, which is that of a device
+        return BadInputError(f"unknown option of `thalweg {arguments[0]}` {given!r}; did you mean {places[key][0]} or '--{key}'?")
     return unknown(f"option of `thalweg {arguments[0]}`" if known else "option", given, known, places)
 
 

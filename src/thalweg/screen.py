@@ -7,6 +7,7 @@ that change the reading direction, or the markup of rich. They are printed as Py
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,9 @@ from rich.progress import (
 from rich.text import Text
 
 from thalweg.errors import escape_hidden
+
+PREPARING = "; preparing"
+"""End of the line that a run prints before it does anything."""
 
 
 class Screen(Console):
@@ -82,10 +86,12 @@ def duration(seconds: float) -> str:
     Example:
         >>> duration(0), duration(0.52), duration(4.6), duration(60), duration(131), duration(7_860)
         ('0 s', '0.5 s', '5 s', '1 min', '2 min 11 s', '2 h 11 min')
+        >>> duration(math.inf)
+        'inf s'
     """
-    whole = round(seconds)
-    if 0 < seconds < 0.95:
+    if 0 < seconds < 0.95 or not math.isfinite(seconds):
         return f"{seconds:.1g} s"
+    whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     large, small = (

@@ -36,7 +36,7 @@ class Outcome:
         return [
             line
             for line in self.text.splitlines()
-            if line.startswith("thalweg: ") and not line.startswith("thalweg: warning: ") and "runs failed" not in line
+            if line.startswith("thalweg: ") and not line.startswith("thalweg: warning: ") and "failed (logs" not in line
         ]
 
     @property
@@ -49,7 +49,7 @@ class Outcome:
             found.append(f"exit code {self.code}")
         if "Traceback" in self.text:
             found.append("traceback")
-        if self.code in (1, 2) and len(self.refusals) != 1 and "runs failed" not in self.text:
+        if self.code in (1, 2) and len(self.refusals) != 1 and "failed (logs" not in self.text:
             found.append(f"{len(self.refusals)} lines of refusal")
         if "\x1b" in self.text or "\u202e" in self.text:
             found.append("a live escape sequence")

@@ -331,11 +331,39 @@ def timed(monkeypatch, eigen: float, product: float) -> None:
 
 
 def test_what_is_too_slow_for_a_class_says_so_and_how_to_get_it(monkeypatch):
-    timed(monkeypatch, eigen=30.0, product=0.01)
-    with pytest.warns(NoClassWarning, match=r"40 parameters .* would take about 30 s, with 5 s allowed; .* exact_seconds=60,"):
+    timed(monkeypatch, eigen=30.0, product=0.05)
+    told = r"40 parameters .* would take about 31 s, with 5 s allowed; .* exact_seconds=63 .* \(--exact-seconds 0\)"
+    with pytest.warns(NoClassWarning, match=told):
         found = probe("auto", exact_seconds=5, lanczos=10).measure(quadratic, Point(), [with_values(VALUES)])
     assert found.how == "matrix-free"
     assert found.split is None
+    assert probe("auto", exact_seconds=63).measure(quadratic, Point(), [with_values(VALUES)]).how == "exact"
+    assert (
+        probe("auto", exact_seconds=math.inf).measure(quadratic, Point(), [with_values(VALUES)]).reason.endswith("of inf s allowed")
+    )
+
+
+def test_dear_products_lead_to_the_matrix_also_where_its_eigenvalues_alone_take_too_long(monkeypatch):
+    timed(monkeypatch, eigen=30.0, product=10.0)
+    found, matrix = probe("auto", exact_seconds=5), with_values(VALUES)
+    assert found.measure(quadratic, Point(), [matrix]).how == "exact"
+    found.reset()
+    found.exact_seconds = 0
+    assert found.measure(quadratic, Point(), [matrix]).how == "matrix-free"  # 0 never takes it
+
+
+def test_ranks_choose_by_the_times_of_the_first(monkeypatch):
+    """A rank whose own times differ asks the first one for all of them."""
+    timed(monkeypatch, eigen=1.0, product=1.0)
+    found, matrix, asked = probe("auto", exact_seconds=5), with_values(VALUES), []
+    found.measure(quadratic, Point(), [matrix])
+    (key,) = found.seconds_without
+    found.seconds_of, found.seconds_without = {key: 29.0}, {}  # as on a rank without a history
+    theirs = iter([29.0, 128.0])
+    monkeypatch.setattr(module.ranks, "same", lambda value: asked.append(value) or next(theirs, value))
+    found.reset()
+    assert found.measure(quadratic, Point(), [matrix]).how == "exact"
+    assert asked[1] == 0.0
 
 
 def test_a_matrix_that_is_cheaper_than_going_without_it_is_taken(monkeypatch):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from thalweg.errors import BadInputError
 from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
+from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Ramp
 from thalweg.shift.schedule import Shift, Switch, doubling
 
@@ -143,14 +144,14 @@ def test_a_schedule_is_settled_when_every_pass_counts_in_full():
 def test_without_a_switch_the_schedule_explains_what_it_waits_for():
     told = "no switch in 3 updates: 1 loops\nnext switch: "
     plateau = Shift(loops=4, criterion=Plateau(delta_loss=0.5, delta_grad=0.5, patience=2, window=2))
-    assert after(plateau, 3).explain() == told + "SCP: no check yet; the first one compares two windows of 2 updates"
-    assert after(Shift(loops=4, criterion=AtStep(7)), 3).explain() == told + "after 7 updates"
-    assert after(Shift(loops=4, criterion=AtFraction(0.5, 20)), 3).explain() == told + "after 10 updates"
+    assert after(plateau, 3).explain() == told + "SCP: no check yet; a check compares two windows of 2 updates"
+    assert after(Shift(loops=4, criterion=AtStep(7)), 3).explain() == told + "at update 7 of the run"
+    assert after(Shift(loops=4, criterion=AtFraction(0.5, 20)), 3).explain() == told + "at update 10 of the run"
     for rule, so_far in ((LossBelow(0.1, 2), ""), (LossBelow(0.1, 2, most=9), ", or 9 updates in the stage, 3 so far")):
         shift = Shift(loops=4, criterion=rule)
         for loss in (5.0, 4.0, 2.0):
             shift.update(loss, 1.0)
-        assert shift.explain() == f"{told}the mean loss of the last 2 updates is 3 and must be below 0.1{so_far}"
+        assert shift.explain() == f"{told}the mean loss of the last 2 updates of the stage, 3 now, must be below 0.1{so_far}"
 
 
 def test_a_criterion_that_does_not_fire_says_which_threshold_it_missed():
@@ -166,8 +167,43 @@ def test_a_criterion_that_does_not_fire_says_which_threshold_it_missed():
         del earlier["criterion"][key]
     again = Shift(loops=4, criterion=Plateau(delta_loss=0.1, delta_grad=0.5, patience=3, window=2))
     again.load_state_dict(earlier)
-    assert "no check yet" in again.explain()
+    assert again.explain().endswith("SCP: 1 of 3 checks in a row held; a check compares two windows of 2 updates")
     assert [again.update(2.97, 1.0) for _ in range(4)] == [False, False, False, True]
+
+
+def test_a_criterion_waits_for_the_onset_and_the_net():
+    shift = after(Shift(stages=(1, 2, 3), criterion=[AtStep(2), AtStep(4)], onset=Ramp(50)), 10)
+    assert shift.explain().endswith("\nnext switch: when the onset is over; then at update 4 of the run")
+    watched = Shift(stages=(1, 2, 3), criterion=[AtStep(2), AtStep(4)], onset=Hard(), net=SafetyNet(tries=1, within=50, window=50))
+    assert after(watched, 10).explain().endswith("\nnext switch: when the last one has stood; then at update 4 of the run")
+
+
+def test_a_criterion_of_ones_own_may_say_how_far_it_is():
+    class Mine:
+        def begin(self):
+            return {}
+
+        def observe(self, state, step, loss, grad_norm):
+            return state, None
+
+    class Telling(Mine):
+        def progress(self, state):
+            return "never"
+
+    class Named(Mine):
+        progress = 0.5
+
+    told = {rule: Shift(loops=2, criterion=rule()).explain().partition("\n")[2] for rule in (Mine, Telling, Named)}
+    assert list(told.values()) == ["", "next switch: never", ""]
+
+
+def test_what_a_check_found_is_finite_in_a_saved_state():
+    shift = Shift(loops=2, criterion=Plateau(patience=3, window=1))
+    for norm in (0.0, 1e290):
+        shift.update(1.0, norm)
+    again = Shift(loops=2, criterion=Plateau(patience=3, window=1))
+    again.load_state_dict(json.loads(json.dumps(shift.state_dict(), allow_nan=False)))
+    assert "moved by 5e+299" in again.explain()
 
 
 def test_every_switch_is_explained_on_a_line_of_its_own():

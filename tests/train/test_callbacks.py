@@ -8,13 +8,25 @@ from thalweg.screen import Screen
 from thalweg.train.callbacks import Tenths
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the monotonic clock says."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    ("steady", "left"),
+    [(True, ["", ", about 45 s left", ", about 15 s left", ""]), (False, ["", "", "", ""])],
+)
 def test_the_time_left_is_counted_from_where_this_process_began(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    clock: list[float], capsys: pytest.CaptureFixture, steady: bool, left: list[str]
 ) -> None:
-    now = iter([100.0, 110.0, 130.0, 140.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
     tenths = Tenths(Screen(stderr=True))
-    for share in (0.5, 0.52, 0.7, 0.99, 1.0):  # resumed at a half; 0.52 and 0.99 end no further tenth or the last one
-        if share != 0.99:
-            tenths(share, f"{share:.0%}")
-    assert capsys.readouterr().err.splitlines() == ["50%; 10 s so far", "70%; 30 s so far, about 45 s left", "100%; 40 s so far"]
+    clock[0] = 1000.0  # prepared since then
+    for share, seconds in ((0.5, 0.0), (0.52, 5.0), (0.7, 30.0), (0.95, 135.0), (0.99, 150.0), (1.0, 180.0)):
+        clock[0] = 1000.0 + seconds
+        tenths(share, f"{share:.0%}".replace("%", " %"), steady)
+    told = ["50 %; 0 s so far", "70 %; 30 s so far", "95 %; 2 min 15 s so far", "100 %; 3 min so far"]
+    assert capsys.readouterr().err.splitlines() == [line + more for line, more in zip(told, left, strict=True)]

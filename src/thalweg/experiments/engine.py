@@ -50,11 +50,13 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
     executor = executor or LocalProcesses()
     with locked(folder, experiment.kind):
         claim(experiment, folder)
+        report = shlex.join(["thalweg", "report", str(folder)])
+        Screen(stderr=True).say(f"{experiment.kind}: `{report}` in another terminal writes the page of what is complete by then")
         failed: dict[str, str] = {}
         tried: set[str] = set()
         while jobs := [job for job in experiment.jobs(folder) if job.name not in tried]:
             prepare(jobs)
-            failed |= make_runs(jobs, workers or executor.most_at_once, experiment.kind, executor, folder)
+            failed |= make_runs(jobs, workers or executor.most_at_once, experiment.kind, executor, experiment.more_follow(folder))
             tried |= {job.name for job in jobs}
         if len(failed) == len(tried):
             raise _failure(failed, folder)
@@ -63,7 +65,7 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
             raise _failure(failed, folder)
 
 
-def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor, folder: Path) -> dict[str, str]:
+def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor, more: bool = False) -> dict[str, str]:
     """Work off a queue behind a progress bar; see `work_off`.
 
     Args:
@@ -71,25 +73,25 @@ def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor, fold
         workers: number of runs at a time.
         what: noun for the experiment in messages.
         executor: starts the processes.
-        folder: of the experiment.
+        more: whether further runs are planned when these are complete.
     Returns:
         Name of each run that failed -> reason.
     """
     console, finished = Screen(stderr=True), _finished(jobs)
     landscapes = sum(job.plan is not None for job in jobs)
     also = f" and {plural(landscapes, 'landscape')}" if landscapes else ""
-    console.say(f"{what}: {plural(len(jobs), 'run')}{also}, {finished} complete already, {workers} at a time")
-    if finished < len(jobs):
-        report = shlex.join(["thalweg", "report", str(folder)])
-        console.say(f"{what}: `{report}` in another terminal writes the page of the runs that are complete, at any time")
+    later = "; the others follow from these" if more else ""
+    console.say(f"{what}: {plural(len(jobs), 'run')}{also}, {finished} complete already, {workers} at a time{later}")
     with progress_bar(console) as bar:
         task = bar.add_task(what, total=100, note="")
         tenths = Tenths(console, first=1)
 
         def on_progress(share: float, names: list[str]) -> None:
-            complete = f"{_finished(jobs)} of {plural(len(jobs), 'run')} complete"
-            bar.update(task, completed=round(100 * share, 1), note=f"{complete}; {', '.join(names)}")
-            tenths(share, f"{what}: {int(share * 100)} % of the work is done, {complete}")
+            done = _finished(jobs)
+            share = share if done == len(jobs) else min(share, 0.99)  # the last update of a run is not its end
+            complete = f"{done} of {plural(len(jobs), 'run')} complete"
+            bar.update(task, completed=round(100 * share, 1), note="; ".join([complete, *filter(None, [", ".join(names)])]))
+            tenths(share, f"{what}: {int(share * 100)} % of the work{' of this part' if more else ''} is done, {complete}")
 
         return work_off(jobs, workers, on_progress, executor)
 
@@ -102,7 +104,7 @@ def _finished(jobs: list[Job]) -> int:
 def _failure(failed: dict[str, str], folder: Path) -> StudyError:
     """The error that names every failed run and why it failed."""
     lines = "".join(f"\n  {name}: {reason}" for name, reason in sorted(failed.items()))
-    return StudyError(f"{len(failed)} runs failed (logs: {folder}/runs/*/stderr.log); run the same command again{lines}")
+    return StudyError(f"{plural(len(failed), 'run')} failed (logs: {folder}/runs/*/stderr.log); run the same command again{lines}")
 
 
 def show(experiment: Experiment, summary: Summary, folder: Path, as_json: bool) -> None:

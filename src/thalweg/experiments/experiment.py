@@ -77,6 +77,10 @@ class Experiment(abc.ABC, Generic[Made]):
     def jobs(self, folder: Path) -> list[Job]:
         """The runs that can be planned now. A later call may return more, where planning depends on complete runs."""
 
+    def more_follow(self, folder: Path) -> bool:
+        """Whether `jobs` will return further runs when those that it returns now are complete."""
+        return False
+
     def check(self) -> None:
         """Refuse an experiment that cannot be made, before anything is written.
 

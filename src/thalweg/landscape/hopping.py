@@ -141,8 +141,8 @@ def river_motion(points: Tensor, downhill: Tensor, river: Tensor | None = None, 
     blocks = (moves @ downward / size)[steps - _BLOCKS * length :].view(_BLOCKS, length).mean(1)
     per_step, tau = interval(blocks.tolist()), path(moves).tortuosity
     low, high = (per_step.mean if end is None else end for end in (per_step.low, per_step.high))
-    downhill = Condition("displacement > 0 (95 %)", True if low > 0 else False if high <= 0 else None, low)
-    return RiverMotion(per_step, tau, (downhill, Condition("tau_R <= 1.5", tau <= _STRAIGHT, tau)))
+    forward = Condition("displacement > 0 (95 % interval)", True if low > 0 else False if high <= 0 else None, low)
+    return RiverMotion(per_step, tau, (forward, Condition("tau_R <= 1.5", tau <= _STRAIGHT, tau)))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class LandscapeProbe:
             Standard errors over n probes are rough for small n (n - 1 degrees of freedom): the entropy of a small GPT lay more than
             4 of them from the truth in 4 % of 300 seeds at n = 4, in 3 % at 8, in 1 % of 100 at 20.
         exact_seconds: longest expected time of an exact spectrum, in seconds. A longer one is still taken where a matrix-free one
-            is expected to take as long, unless this is 0.
+            is expected to take as long; 0 never takes it.
         memory: bytes; None takes half of what is free.
         dtype: arithmetic of the products, float32 or float64; eigenvalues are computed in float64.
         method: "auto", "exact" (refused where it does not fit into the memory) or "matrix-free".
@@ -380,25 +380,25 @@ class LandscapeProbe:
         if needed > allowed:
             size = f"a dense matrix needs {limits.format_bytes(needed)} of {limits.format_bytes(allowed)} allowed"
             return "matrix-free", f"matrix-free: {parameters}, {size}", None
-        # Expected time: that of an earlier point of this structure, else the eigenvalues' and, if still allowed, the columns'.
+        # Expected time: that of an earlier point of this structure, else that of the eigenvalues and the columns.
         operator, known = None, ranks.same(self.seconds_of.get(context.key))
         seconds = ranks.same(eigen_seconds(dim, device, noise)) if known is None else known
-        if known is None and seconds <= self.exact_seconds:
+        without = ranks.same(self.seconds_without.get(context.key, 0.0))
+        if known is None and self.exact_seconds:
             operator = self.operator(context, progress)
             product = ranks.same(product_seconds(operator))
-            seconds += COLUMN * dim * product
-            self.seconds_without[context.key] = operator.expected * product
-        without = self.seconds_without.get(context.key, 0.0)
-        variant: _Variant = "exact" if seconds <= max(self.exact_seconds, without) else "matrix-free"
+            seconds, without = seconds + COLUMN * dim * product, operator.expected * product
+            self.seconds_without[context.key] = without
+        variant: _Variant = "exact" if self.exact_seconds and seconds <= max(self.exact_seconds, without) else "matrix-free"
         estimate = f"about {duration(seconds)} expected" if known is None else f"{duration(seconds)} measured before"
         reason = f"{variant}: {parameters}, {estimate} of {duration(self.exact_seconds)} allowed"
         if variant == "exact" and seconds > self.exact_seconds:
             reason += f", and about {duration(without)} by products alone"
-        if variant == "matrix-free" and self.exact_seconds:
+        if variant == "matrix-free" and self.exact_seconds and ranks.rank() == 0:
             warn(
-                f"{parameters} are measured without their Hessian's matrix, so the valley gets no class: the matrix would take "
-                f"{estimate.removesuffix(' expected')}, with {duration(self.exact_seconds)} allowed; for the class pass "
-                f"exact_seconds={math.ceil(2 * seconds)}, or to go without it method='matrix-free'",
+                f"{parameters} are measured without their Hessian's matrix, so the valley gets no class: an exact spectrum would "
+                f"take about {duration(seconds)}, with {duration(self.exact_seconds)} allowed; for the class pass exact_seconds="
+                f"{math.ceil(2 * seconds)} (--exact-seconds), or to go without it method='matrix-free' (--exact-seconds 0)",
                 NoClassWarning,
             )
         return variant, reason, operator

@@ -81,6 +81,10 @@ class Measure:
     """Standard error over probes; 0 where the number is exact."""
 
 
+_EITHER = "displacement > 0 (95 %)"
+"""A condition of earlier versions, which was recorded as not held also where its interval decided neither."""
+
+
 @dataclass(frozen=True)
 class ConditionRecord:
     """One condition of a decision, and the number that was measured for it."""
@@ -273,7 +277,8 @@ class ReplayRecord:
 
     def shown_not(self, decision: str) -> bool:
         """Whether the window is shown not to hop ("hopping"), flow ("river") or be trapped ("trapped"): some condition fails."""
-        return any(condition.held is False for condition in self.conditions.get(decision, ()))
+        conditions = self.conditions.get(decision, ())
+        return any(condition.held is False and condition.words != _EITHER for condition in conditions)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ class Plateau:
         fall = (last_loss - mean_loss) / max(abs(last_loss), 1e-30)
         drift = abs(mean_grad - last_grad) / max(abs(last_grad), 1e-30)
         holds = fall < self.delta_loss and drift < self.delta_grad
-        next_state |= {"held": state["held"] + 1 if holds else 0, "fall": fall, "drift": drift}
+        kept = {"fall": max(fall, -_LARGEST / 2), "drift": min(drift, _LARGEST / 2)}  # finite, as every state
+        next_state |= {"held": state["held"] + 1 if holds else 0, **kept}
         if next_state["held"] < self.patience:
             return next_state, None
         return next_state, (
@@ -114,7 +115,8 @@ class Plateau:
     def progress(self, state: State) -> str:
         fall, drift = state.get("fall"), state.get("drift")
         if fall is None or drift is None:
-            return f"SCP: no check yet; the first one compares two windows of {self.window} updates"
+            so_far = f"{state['held']} of {self.patience} checks in a row held" if state["held"] else "no check yet"
+            return f"SCP: {so_far}; a check compares two windows of {self.window} updates"
         return (
             f"SCP: {state['held']} of {self.patience} checks in a row held; in the last one the loss fell by {fall:.2g} (must be "
             f"below {self.delta_loss:g}) and the gradient norm moved by {drift:.2g} (must be below {self.delta_grad:g})"
@@ -140,7 +142,7 @@ class AtStep:
         return state, f"{self.step} updates were made" if step >= self.step else None
 
     def progress(self, state: State) -> str:
-        return f"after {self.step} updates"
+        return f"at update {self.step} of the run"
 
 
 @named_arguments
@@ -164,7 +166,7 @@ class AtFraction:
         return state, f"{self.share:.0%} of {self.total_steps} updates were made" if step >= self.first_step else None
 
     def progress(self, state: State) -> str:
-        return f"after {self.first_step} updates"
+        return f"at update {self.first_step} of the run"
 
     @property
     def first_step(self) -> int:
@@ -216,8 +218,8 @@ class LossBelow:
 
     def progress(self, state: State) -> str:
         recent, limit = state["recent"], f", or {self.most} updates in the stage, {state['count']} so far" if self.most else ""
-        so_far = f"is {sum(recent) / len(recent):.3g} and" if recent else "of the stage"
-        return f"the mean loss of the last {self.window} updates {so_far} must be below {self.loss:g}{limit}"
+        so_far = f", {sum(recent) / len(recent):.3g} now," if recent else ""
+        return f"the mean loss of the last {self.window} updates of the stage{so_far} must be below {self.loss:g}{limit}"
 
 
 def require_fitting(rule: object, state: State, place: str) -> None:

@@ -119,7 +119,7 @@ class Shift:
         """Plan coarse-to-fine training: the schedule that was found best, for a budget of operations.
 
         The onset is `thalweg.Refine`, for a model whose passes share one learned gain
-        (``ModelConfig.for_loops(loops, shared_gain=True)``).
+        (``ModelConfig.for_loops(loops, shared_gain=True, gain_start=0.5)``).
 
         Args:
             budget: operations of the whole run (FLOPs), forward and backward.
@@ -328,8 +328,16 @@ class Shift:
         lines = [] if self.switches else [f"no switch in {self.step} updates: {self.depth} loops"]
         lines += [f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches]
         lines += [f"after {r.step} updates: back to {r.back_to} and a softer onset, because {r.reason}" for r in self.retreats]
-        if self.stage < len(self.criteria) and hasattr(self.criteria[self.stage], "progress"):
-            lines.append(f"next switch: {self.criteria[self.stage].progress(self._state)}")
+        progress = getattr(self.criteria[self.stage], "progress", None) if self.stage < len(self.criteria) else None
+        if callable(progress):
+            wait = (
+                "when the onset is over; then "
+                if not self.settled
+                else "when the last one has stood; then "
+                if self.watching
+                else ""
+            )
+            lines.append(f"next switch: {wait}{progress(self._state)}")
         return "\n".join(lines)
 
     @property

@@ -64,15 +64,22 @@ class Tenths:
 
     def __init__(self, console: Screen, first: int = 0) -> None:
         self.console, self.next = console, first
-        self.started, self.before = time.monotonic(), 1.0
+        self.began: tuple[float, float] | None = None
+        """Time and share at the first call."""
 
-    def __call__(self, share: float, text: str) -> None:
-        """Print the text if another tenth has been reached; ``share`` is the part of the work that is done."""
-        self.before = min(self.before, share)  # done when the work began, as it was resumed
+    def __call__(self, share: float, text: str, steady: bool = True) -> None:
+        """Print the text if another tenth has been reached.
+
+        Args:
+            share: part of the work that is done.
+            text: what is printed, with the time since the first call.
+            steady: whether the rest goes on at the same speed, so that the time left can be told.
+        """
+        started, before = self.began = self.began or (time.monotonic(), share)
         if not self.console.is_terminal and int(share * 10) >= self.next:
             self.next = int(share * 10) + 1
-            passed = time.monotonic() - self.started
-            left = f", about {duration(passed * (1 - share) / (share - self.before))} left" if self.before < share < 1 else ""
+            passed = time.monotonic() - started
+            left = f", about {duration(passed * (1 - share) / (share - before))} left" if steady and before < share < 1 else ""
             self.console.say(f"{text}; {duration(passed)} so far{left}")
 
 
@@ -88,7 +95,7 @@ class ProgressBar(Callback):
     def measuring(self, done: int, total: int, part: str) -> None:
         """Show which part of the landscape is being measured; a `thalweg.survey.survey.Progress`."""
         self.bar.update(self.task, note=part)
-        self.tenths(done / total, f"{self.label}: landscape, {done} of {total} parts, {part}")
+        self.tenths(done / total, f"{self.label}: landscape, {done} of {total} parts, {part}", steady=False)
 
     def on_begin(self, step: int, steps: int) -> None:
         self.bar.start()

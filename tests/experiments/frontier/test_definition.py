@@ -1,6 +1,7 @@
 """A frontier small enough for seconds: settings are chosen, arms trained, the page written; extended, compared and made again."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,20 @@ def small(seeds: int = 1):
 @pytest.mark.slow
 def test_a_small_frontier_is_made_and_reported_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(FrontierStudy(small()), tmp_path / "made", 2, as_json=True)
-    summary = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    summary = json.loads(told.out)
+    first, *others = told.err.splitlines()
+    assert (
+        first == f"frontier: `thalweg report {tmp_path / 'made'}` in another terminal writes the page of what is complete by then"
+    )
+    assert others[0] == "frontier: 4 runs, 0 complete already, 2 at a time; the others follow from these"
+    tenths = [line for line in others if "of the work" in line]
+    assert re.fullmatch(
+        r"frontier: 100 % of the work of this part is done, 4 of 4 runs complete; .+ so far",
+        [line for line in tenths if "this part" in line][-1],
+    )
+    assert "frontier: 4 runs, 0 complete already, 2 at a time" in others
+    assert re.fullmatch(r"frontier: 100 % of the work is done, 4 of 4 runs complete; .+ so far", tenths[-1])
     assert summary["complete"]
     assert set(summary["table"]) == {"depth-3", "staged"}
     assert summary["verdicts"][1]["verdict"] == "undecided"

@@ -98,7 +98,7 @@ def tiny_sweeps(monkeypatch: pytest.MonkeyPatch, tiny: RunConfig) -> None:
     monkeypatch.setattr("thalweg.experiments.switching.variants.recipe_of", lambda sweep: recipe)
     monkeypatch.setattr(sweeps, "write_sweep_report", lambda summary, runs, folder: None)
 
-    def make_here(jobs: list[Job], workers: int, what: str, executor: Executor) -> dict[str, str]:
+    def make_here(jobs: list[Job], workers: int, what: str, executor: Executor, more: bool) -> dict[str, str]:
         bad = {job.name: "loss not finite" for job in jobs if job.config.arm == "shift-hard"}
         for job in jobs:
             if job.name in bad:
@@ -112,7 +112,7 @@ def tiny_sweeps(monkeypatch: pytest.MonkeyPatch, tiny: RunConfig) -> None:
 
 def test_a_reference_that_fails_is_counted_and_the_other_ways_are_made(tiny_sweeps: None, tmp_path: Path) -> None:
     sweep = sweep_of("markov", "quick", 3, ("safety",), seeds=1)
-    with pytest.raises(StudyError, match="1 runs failed"):
+    with pytest.raises(StudyError, match="1 run failed"):
         engine.make(sweeps.SwitchingSweep(sweep), tmp_path, 1, as_json=True)
     found = {one.name: one for one in sweeps.summarise(sweep, tmp_path).outcomes}
     assert set(found) == {variant.name for variant in variants_of(sweep)}

@@ -73,7 +73,11 @@ def replay(step: int, size: float, **more: Any) -> ReplayRecord:
         hops=False,
         flows=False,
         trapped=False,
-        conditions={"trapped": (ConditionRecord("class U", False, None),)},
+        conditions={
+            "hopping": (ConditionRecord("flips", None, 0.5),),
+            "river": (ConditionRecord("displacement > 0 (95 %)", False, -0.1),),  # of an earlier version: either
+            "trapped": (ConditionRecord("class U", False, None),),
+        },
         ablation="",
         progress={},
     )
@@ -238,7 +242,8 @@ def test_windows_that_hop_flow_or_are_trapped_are_filled(monkeypatch: pytest.Mon
     assert filled(flows) == [(100, 0)] * SEEDS + [(900, 0)] * SEEDS
     assert filled(trapped) == []
     assert marked(trapped, "none") == [(step, row) for step in STEPS for row in (0, 1) for _ in range(SEEDS)]
-    assert len(marked(hops, "bottom")) == 2 * SEEDS * len(STEPS) - 1  # no condition of theirs was measured
+    assert len(marked(hops, "bottom")) == 2 * SEEDS * len(STEPS) - 1
+    assert len(marked(flows, "bottom")) == len(marked(flows, "full")) == SEEDS * len(STEPS)
     assert sum(len(line.get_xdata()) for line in hops.lines) == 2 * SEEDS * len(STEPS)
     assert "looped: of 6 1 hops, 0 river flows, 0 trapped" in made.alt
     assert "Windows of 100 updates" in made.caption

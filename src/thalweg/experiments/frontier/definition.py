@@ -84,6 +84,9 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         trials = self.trials(folder)
         return self._jobs_of(folder, trials, self.chosen(trials))
 
+    def more_follow(self, folder: Path) -> bool:
+        return len(self.chosen(self.trials(folder))) < len(self.plan.arms)
+
     def _jobs_of(self, folder: Path, trials: _Trials, settings: _Settings) -> list[Job]:
         """The jobs of all trials, and of the arms whose setting is known."""
         jobs = [job for by_setting in trials.values() for some in by_setting.values() for job in some]
@@ -156,7 +159,8 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         plan = self.plan
         some = next((run for by_budget in records.values() for runs in by_budget.values() for run in runs.values()), None)
         if some is None or some.summary is None:
-            raise FolderError(f"frontier {folder}: no arm has a complete run; run the same command again")
+            advice = "wait for one while its command goes on, else give it again"
+            raise FolderError(f"frontier {folder}: no arm has a complete run yet; {advice}")
         curves = curves_of(records)
         missing = tuple(job.status for job in jobs if job.record is None)
         headings = tuple(f"loss at {amount(budget)} GFLOP (nats)" for budget in plan.budgets)

@@ -57,6 +57,9 @@ class SwitchingSweep(Experiment[SweepSummary]):
         references = reference_jobs(self.plan, folder)
         return jobs_of(self.plan, folder) if any(job.complete for job in references) else references
 
+    def more_follow(self, folder: Path) -> bool:
+        return not all(job.complete for job in reference_jobs(self.plan, folder))
+
     def check(self) -> None:
         refuse_misfits(variant.config for variant in variants_of(self.plan) if variant.config is not None)
         make_data(recipe_of(self.plan).base)  # refuses a bad --text

@@ -114,6 +114,6 @@ def _refuse_empty(ok: bool, kind: str) -> None:
     """Refuse to draw what was not measured, or is not in the records."""
     if not ok:
         in_files = kind in ("spectra", "slices")
-        where = "they are files in the folder of a run: give that folder" if in_files else "they were not measured"
+        where = "they are files in the folder of a run that measured them: give that" if in_files else "they were not measured"
         others = ", ".join(one for one in _KINDS if one != kind)
         raise BadInputError(f"records: no {kind} in them; {where}, or choose another kind: {others}")
