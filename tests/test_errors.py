@@ -2,6 +2,8 @@ import contextlib
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -180,3 +182,22 @@ def test_what_a_loss_warns_of_while_it_is_first_evaluated_is_repeated_once_for_i
 
     found = given("default", evaluate)
     assert [warning.lineno - evaluate.__code__.co_firstlineno for warning in found] == [3]
+
+
+WARNED_TWICE = """
+import torch, thalweg as tw
+model, x = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1)), torch.randn(8, 3)
+for _ in range(3):
+    tw.Hessian(lambda model, x: model(x).square().mean(), model, [x])
+print("end")
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-W", "ignore"], ["-W", "default"], ["-W", "always"]], ids=" ".join)
+def test_a_script_may_be_warned_twice_under_the_filters_of_python_itself(tmp_path, options):
+    """Pytest replaces the default filters, one of which holds the name of a module as plain text."""
+    script = tmp_path / "script.py"
+    script.write_text(WARNED_TWICE)
+    ended = subprocess.run([sys.executable, *options, str(script)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "end\n"), ended.stderr
+    assert ended.stderr.count("KinkWarning:") == {"-W ignore": 0, "-W always": 3}.get(" ".join(options), 1)

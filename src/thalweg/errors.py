@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import reprlib
 import sys
 import unicodedata
@@ -297,10 +298,15 @@ def warn_at(message: str | Warning, category: type[Warning], filename: str, line
 def _once_for_each_line(text: str, category: type[Warning], filename: str, line: int, module: str) -> bool:
     """Whether the first filter that fits a warning asks for one in each place."""
     for action, text_like, kind, module_like, number in warnings.filters:
-        fits = (text_like is None or text_like.match(text)) and (module_like is None or module_like.match(module))
+        fits = _like(text_like, text) and _like(module_like, module)
         if fits and issubclass(category, kind) and number in (0, line):
             return action in ("default", "module", "once")
     return True
+
+
+def _like(wanted: re.Pattern[str] | str | None, given: str) -> bool:
+    """Whether a filter's pattern fits; Python's own default filters hold plain text, which has to be equal."""
+    return wanted is None or (wanted == given if isinstance(wanted, str) else wanted.match(given) is not None)
 
 
 def shown(value: object) -> str:
