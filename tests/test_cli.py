@@ -188,7 +188,9 @@ def test_the_report_of_a_run_leads_to_its_landscape(capsys: pytest.CaptureFixtur
     (tmp_path / "config.toml").write_text(config_text(RunConfig()))
     code, _, err = said(capsys, "report", str(tmp_path))
     assert (code, err.count("\n")) == (2, 1)
-    assert f"it is a run; expected a study, or give `thalweg landscape {tmp_path}`" in err
+    assert f"it is a run, expected a study; for a run give `thalweg landscape {tmp_path}`" in err
+    (tmp_path / "lengths.json").write_text("[]")
+    assert f"for a run its exact matches are in {tmp_path / 'lengths.json'}" in said(capsys, "report", str(tmp_path))[2]
 
 
 def test_a_run_that_cannot_fit_is_told_what_it_needs_and_leaves_nothing(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -77,12 +77,12 @@ def test_one_unknown_among_several_is_refused():
 
 @pytest.mark.parametrize("choice", [[], lambda name, parameter: False])
 def test_no_parameter_at_all_is_refused(choice):
-    with pytest.raises(BadInputError, match=r"params: given .*, expected at least one parameter \(None takes those"):
+    with pytest.raises(BadInputError, match=r"params: given .*, expected at least one parameter"):
         select(model(), choice)
 
 
 def test_a_model_without_anything_to_train_is_refused():
-    with pytest.raises(BadInputError, match="params: given None, expected at least one parameter"):
+    with pytest.raises(BadInputError, match=r"model: none of its 5 parameters requires a gradient; call model.requires_grad_\(\)"):
         select(model().requires_grad_(False))
 
 

@@ -207,10 +207,21 @@ def _refusal(name: str, function: Any) -> Callable[[Iterable[str]], None]:
     known = [one.name for one in parameters.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     known = [one for one in known if one != "self"]
 
+    @functools.cache
+    def elsewhere() -> dict[str, list[str]]:
+        """Argument of a public method of the same class -> that method, for a message."""
+        places: dict[str, list[str]] = {}
+        owner = function.__globals__.get(function.__qualname__.removesuffix(".__init__"))
+        for method, value in vars(owner).items() if isinstance(owner, type) else ():
+            if inspect.isfunction(value) and not method.startswith("_"):
+                for argument in inspect.signature(value).parameters:
+                    places.setdefault(argument, []).append(f"'{method}({argument}=)'")
+        return places
+
     def refuse_others(given: Iterable[str]) -> None:
         for argument in given:
             if argument not in known and not takes_any:
-                raise UnknownArgumentError(str(unknown(f"argument of {name}", argument, known)))
+                raise UnknownArgumentError(str(unknown(f"argument of {name}", argument, known, elsewhere())))
 
     return refuse_others
 

@@ -30,7 +30,8 @@ app = App(
     name="thalweg",
     help="""Train looped transformers in stages, and measure the loss landscape they train in.
 
-A looped transformer applies the same blocks several times. A staged run (SHIFT) trains with one pass first and with several later.
+A looped transformer applies the same blocks several times. SHIFT trains with one pass first and with several later; staged training
+with two passes, then three, then all.
 
 Example: `thalweg study markov --preset quick` compares one pass, several passes and staged training, and writes a report.""",
     version_flags=["--version"],
@@ -208,8 +209,8 @@ def frontier(
     """Find the schedule of passes that ends lowest for the operations that can be paid.
 
     Every arm (each constant depth, staged training, the paper's two stages) is trained at several budgets, each time with a
-    complete learning-rate schedule, at a rate chosen for the arm on other seeds. Then the arms are compared at equal loss and at
-    equal operations.
+    complete learning-rate schedule, at a rate chosen for the arm on other seeds (`quick`: at one rate). Then the arms are compared
+    at equal loss and at equal operations.
 
     Example: `thalweg frontier markov --preset quick --out results/frontier`
 
@@ -376,7 +377,7 @@ def train(
     if not _several_processes():  # before PyTorch is loaded, so that a mistake is answered, and the beginning told, at once
         settings = read_config(config, set_)
         updates = f"{settings.training.steps:,} update{'' if settings.training.steps == 1 else 's'}"
-        Screen(stderr=True).say(f"{settings.arm} seed {settings.seed}: {updates}, written to {folder}{PREPARING}")
+        Screen(stderr=True).say(f"{settings.arm} seed {settings.seed}: {updates} into {folder}{PREPARING}")
 
     from thalweg import ranks
     from thalweg.data.task_data import TaskConfig
@@ -398,6 +399,7 @@ def train(
 
             # First, so that the bar stays while the end is measured.
             callbacks.insert(0, along(folder, settings, bar.measuring if first else None))
+        complete = (folder / "summary.json").exists()
         summary = make_run(settings, folder, callbacks, parallel)
     if not first:
         return
@@ -405,7 +407,8 @@ def train(
         say_json(to_dict(summary))
         return
     scores = ", ".join(f"{name} loss {strata['all'].loss:.4f}" for name, strata in summary.final.items())
-    say(f"{label}: {summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
+    state = "complete already, " if complete else ""
+    say(f"{label}: {state}{summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
     if tested := read_lengths(folder):
         matches = ", ".join(f"{one.length}: {one.accuracy:.2f}" for one in tested)
         longest = settings.data.longest if isinstance(settings.data, TaskConfig) else max(one.length for one in tested)

@@ -223,6 +223,10 @@ class NoClassWarning(UserWarning):
     """A spectrum is measured without its matrix because that would take long, so that the valley gets no class."""
 
 
+class NoSwitchWarning(UserWarning):
+    """A training ends before its schedule has reached the last stage."""
+
+
 class HorizonWarning(UserWarning):
     """The number of steps is outside of the range in which the limit describes the run."""
 

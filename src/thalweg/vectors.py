@@ -98,7 +98,10 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
         chosen = {name: parameter for name, parameter in known.items() if choice(name, parameter)}
     else:
         chosen = {name: known[name] for name in _matching(tuple(known), _names(choice, known))}
-    require(bool(chosen), "params", choice, "at least one parameter (None takes those with requires_grad)")
+    if choice is None and not chosen:
+        advice = "call model.requires_grad_(), or name parameters with params="
+        raise BadInputError(f"model: none of its {len(known)} parameters requires a gradient; {advice}")
+    require(bool(chosen), "params", choice, "at least one parameter")
     devices = sorted({str(parameter.device) for parameter in chosen.values()})
     require("meta" not in devices, "model", "weights on the meta device", "weights with values; load them, or use model.to_empty")
     require(len(devices) == 1, "params", f"weights on {' and '.join(devices)}", "weights on one device; choose with params=")

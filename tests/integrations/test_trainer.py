@@ -17,7 +17,7 @@ from tests.integrations.architectures import made
 from tests.integrations.hf_training import STEPS, SWITCH, TRACE, by_hand, checkpointed, ramped, trainer
 
 import thalweg as tw
-from thalweg.errors import BadInputError
+from thalweg.errors import BadInputError, NoSwitchWarning
 from thalweg.integrations.huggingface import loop, looped_layers_of
 from thalweg.integrations.saving import load
 from thalweg.integrations.trainer import attach
@@ -108,6 +108,32 @@ def test_checkpoint_loads_with_its_loops(tmp_path: Path) -> None:
     loaded, looped = load(tmp_path / f"checkpoint-{STEPS}")
     assert (looped.loops, looped.gains) == (3, (1, 1, 1))
     assert same(loaded.state_dict(), weights_of(one))
+
+
+def test_what_the_trainer_itself_saves_in_the_end_loads_with_its_loops(tmp_path: Path) -> None:
+    one = trainer(tmp_path, ramped(), {"learned_gains": "each", "most_loops": 3})
+    one.train()
+    one.save_model(str(tmp_path / "mine"))
+    loaded, looped = load(tmp_path / "mine")
+    assert (looped.loops, looped.gains) == (3, (1, 1, 1))
+    assert same(loaded.state_dict(), weights_of(one))
+
+
+def test_a_training_that_ends_before_its_switch_says_why(tmp_path: Path) -> None:
+    one = trainer(tmp_path, ramped(criterion=tw.AtStep(3000)))
+    with pytest.warns(NoSwitchWarning) as told:
+        one.train()
+    assert [str(each.message) for each in told if each.category is NoSwitchWarning] == [
+        f"SHIFT: the switch at update 3000 comes after the last one of this training, {STEPS}",
+        f"SHIFT: the training ended before the last stage; no switch in {STEPS} updates: 1 loop; "
+        "next switch: at update 3000 of the run",
+    ]
+
+
+def test_a_share_of_another_number_of_updates_is_refused(tmp_path: Path) -> None:
+    one = trainer(tmp_path, ramped(criterion=tw.AtFraction(0.5, 1000)))
+    with pytest.raises(BadInputError, match=f"AtFraction total_steps: given 1000, expected the {STEPS} updates of this training"):
+        one.train()
 
 
 @pytest.mark.parametrize("more", [{"bf16": True}, {"gradient_checkpointing": True}], ids=["bf16", "checkpointing"])

@@ -95,7 +95,7 @@ RISING = "expected one criterion for each of 3 changes, with updates that rise: 
         ({"loops": None, "stages": (True, 3)}, r"stages\[0\]: given True, expected a whole number"),
         ({"loops": None, "stages": ("1", "3")}, r"stages\[0\]: given '1', expected a whole number"),
         (LADDER | {"criterion": AtStep(9)}, rf"criterion updates: given \(9, 9, 9\), {RISING}"),
-        (LADDER | {"criterion": AtFraction(0.1)}, rf"criterion updates: given \(100, 100, 100\), {RISING}"),
+        (LADDER | {"criterion": AtFraction(0.1, 1000)}, rf"criterion updates: given \(100, 100, 100\), {RISING}"),
         (LADDER | {"criterion": [AtStep(9), AtStep(5), AtStep(20)]}, rf"criterion updates: given \(9, 5, 20\), {RISING}"),
         (LADDER | {"criterion": [AtStep(9), Plateau(), AtStep(9)]}, rf"criterion updates: given \(9, 9\), {RISING}"),
         (LADDER | {"criterion": [AtStep(9), AtFraction(0.1, 90), Plateau()]}, rf"criterion updates: given \(9, 9\), {RISING}"),

@@ -99,7 +99,7 @@ def test_a_plateau_says_why_it_fired():
     state = rule.begin()
     for step, loss in enumerate([2.0, 2.0, 2.0, 2.0], start=1):
         state, reason = rule.observe(state, step, loss, 1.0)
-    assert reason.startswith("SCP: for 1 checks of 2 updates the loss fell by less than 0.01 a check (last +0)")
+    assert reason.startswith("SCP: for 1 checks of 2 updates the loss fell by less than 0.01 a check (last: fell by 0)")
 
 
 def test_observing_leaves_the_old_state_as_it_was():
@@ -174,7 +174,7 @@ def test_loss_below_says_why_it_fired():
         (AtStep, {"step": 0}, "step: given 0, expected a whole number of at least 1"),
         (AtFraction, {"share": 0.0}, r"share: given 0\.0, expected a share between 0 and 1"),
         (AtFraction, {"share": 1.0}, r"share: given 1\.0, expected a share between 0 and 1"),
-        (AtFraction, {"total_steps": 0}, "total_steps: given 0, expected a whole number of at least 1"),
+        (AtFraction, {"total_steps": 0}, "total_steps: given 0, expected the number of updates of the whole run"),
     ],
     ids=str,
 )

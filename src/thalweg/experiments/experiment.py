@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from thalweg.experiments.compared import Compared
 from thalweg.experiments.queue import Job, refuse_misfits
-from thalweg.records.run import Verdict
+from thalweg.records.run import DECISIONS, Verdict
 
 Made = TypeVar("Made", bound="Summary")
 """The type of the summary that an experiment makes."""
@@ -115,5 +115,8 @@ class Experiment(abc.ABC, Generic[Made]):
         """The table of a summary: one row for each arm or variant."""
 
     def lines(self, summary: Made) -> list[str]:
-        """The verdicts of a summary, one line for each: the question with its answer."""
-        return [f"{verdict.claim} {verdict.verdict}" for verdict in summary.verdicts]
+        """The verdicts of a summary, one line for each: the verdict before its claim, a question before its answer."""
+        return [
+            f"{verdict.verdict}: {verdict.claim}" if verdict.verdict in DECISIONS else f"{verdict.claim} {verdict.verdict}"
+            for verdict in summary.verdicts
+        ]

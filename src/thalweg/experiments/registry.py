@@ -41,7 +41,9 @@ def experiment_in(folder: Path) -> Experiment:
     if there(folder / OWN_PLAN):
         return own_in(folder)
     if there(folder / "config.toml"):
-        raise FolderError(f"study {folder}: it is a run; expected a study, or give `thalweg landscape {folder}`")
+        task = there(folder / "lengths.json")
+        own = f"its exact matches are in {folder / 'lengths.json'}" if task else f"give `thalweg landscape {folder}`"
+        raise FolderError(f"study {folder}: it is a run, expected a study; for a run {own}")
     files = [*(kind.plan_file for kind, _ in _KINDS), OWN_PLAN]
     raise FolderError(
         f"study {folder}: there is no {', '.join(files[:-1])} or {files[-1]} in it; expected the --out folder of "

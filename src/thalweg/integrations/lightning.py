@@ -54,6 +54,8 @@ class ShiftCallback(_pl.Callback):
         require(not fused, "optimizer", "a fused one with a GradScaler", "fused=False, as it hides the gradient norm")
         self.updates.resume(self._saved, trainer.global_step)
         self.updates.watch(optimizers[0])
+        if isinstance(trainer.max_steps, int) and trainer.max_steps > 0:
+            self.updates.expect(trainer.max_steps)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.updates.begin()
@@ -73,7 +75,7 @@ class ShiftCallback(_pl.Callback):
         self.updates.evaluate()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.updates.stop()
+        self.updates.finish()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self.updates.stop()

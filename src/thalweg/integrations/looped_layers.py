@@ -276,7 +276,7 @@ def looping(plain: Any) -> type[nn.Module]:
     def __reduce_ex__(self: Any, protocol: Any) -> NoReturn:
         raise BadInputError(
             "pickling of a looped model: given a layer with a changed class, expected a plain one; "
-            "save with thalweg.integrations.huggingface.save, or call remove() first"
+            "save with thalweg.integrations.saving.save, or call remove() first"
         )
 
     def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:

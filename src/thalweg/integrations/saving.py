@@ -103,7 +103,7 @@ def load(folder: str | Path, from_pretrained: Callable[..., Any] | None = None, 
     from transformers import AutoModelForCausalLM
 
     source = Path(folder)
-    expected = f"a folder with {_SETTINGS}, which save() writes; load it with from_pretrained and call loop()"
+    expected = f"a folder with {_SETTINGS}, which save() and a Trainer with attach() write; else from_pretrained, then loop()"
     require(there(source / _SETTINGS), "load folder", str(source), expected)
     path = source / _SETTINGS
     try:

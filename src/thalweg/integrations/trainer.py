@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,22 @@ def _follow(trainer: Trainer, updates: ShiftUpdates) -> None:
     trainer.training_step = overheard(trainer.training_step, updates.add_loss)
     trainer.accelerator.clip_grad_norm_ = overheard(trainer.accelerator.clip_grad_norm_, updates.see_norm)
     trainer.log = lambda logs, *args, **kwargs: log(logs | updates.last, *args, **kwargs)
+    trainer.save_model = _with_loops(trainer, updates.looped)
     trainer.get_decay_parameter_names = lambda model: [name for name in decaying(model) if f".{NAME}." not in f".{name}"]
+
+
+def _with_loops(trainer: Trainer, looped: LoopedLayers) -> Callable[..., None]:
+    """The Trainer's ``save_model``, which writes the loops beside the model as checkpoints have them."""
+    save_model = trainer.save_model
+
+    @functools.wraps(save_model)
+    def save(output_dir: str | None = None, _internal_call: bool = False) -> None:
+        save_model(output_dir, _internal_call)
+        folder = Path(output_dir or trainer.args.output_dir or ".")
+        if trainer.args.should_save and not _internal_call and folder.is_dir():
+            save_loops(looped, folder)
+
+    return save
 
 
 class _ShiftCallback(TrainerCallback):
@@ -78,6 +94,7 @@ class _ShiftCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.updates.resume(state.stateful_callbacks.get(STATE), state.global_step)
         self.updates.watch(getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer))
+        self.updates.expect(state.max_steps)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.updates.begin()
@@ -96,7 +113,7 @@ class _ShiftCallback(TrainerCallback):
             save_loops(self.updates.looped, folder)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.updates.stop()
+        self.updates.finish()
 
 
 class LandscapeCallback(TrainerCallback):

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from thalweg import ranks
-from thalweg.errors import BadInputError, require
+from thalweg.errors import BadInputError, NoSwitchWarning, require, warn
 from thalweg.integrations.looped_layers import LoopedLayers
 from thalweg.integrations.metrics import Writer, write
 from thalweg.reprs import describe
+from thalweg.shift.criterion import AtFraction, AtStep
 from thalweg.shift.schedule import Shift
 from thalweg.train.step import hand_over
 
@@ -134,8 +135,28 @@ class ShiftUpdates:
 
         self._hooks += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
 
+    def expect(self, steps: int) -> None:
+        """Compare the schedule with the number of updates that a trainer is going to make.
+
+        Raises:
+            BadInputError: a criterion is a share of another number of updates.
+        """
+        for rule in self.shift.criteria[self.shift.stage :]:
+            if isinstance(rule, AtFraction):
+                expected = f"the {steps} updates of this training"
+                require(rule.total_steps == steps, "AtFraction total_steps", rule.total_steps, expected)
+            if isinstance(rule, AtStep) and rule.step >= steps and ranks.rank() == 0:
+                warn(f"SHIFT: the switch at update {rule.step} comes after the last one of this training, {steps}", NoSwitchWarning)
+
+    def finish(self) -> None:
+        """End the training; say so if the schedule still waits for a switch."""
+        if self.shift.step and self.shift.stage < len(self.shift.criteria) and ranks.rank() == 0:
+            why = "; ".join(self.shift.explain().splitlines())
+            warn(f"SHIFT: the training ended before the last stage; {why}", NoSwitchWarning)
+        self.stop()
+
     def stop(self) -> None:
-        """Take the hooks off the optimizer and close the writers."""
+        """Take the hooks off the optimizer, and close the writers."""
         for writer in self.writers:
             writer.close()
         while self._hooks:

@@ -276,6 +276,10 @@ class Cell:
     """The best possible value, mean over the same seeds."""
 
 
+DECISIONS = ("supported", "contradicted", "undecided", "not measured")
+"""What can be said of a claim."""
+
+
 @named_arguments
 @dataclass(frozen=True)
 class Verdict:

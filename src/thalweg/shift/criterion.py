@@ -24,6 +24,11 @@ _LARGEST = 1e300
 """Larger losses and norms count as infinite, since a sum of several could overflow."""
 
 
+def _moved(fall: float) -> str:
+    """A relative fall of the loss, or its rise, in words."""
+    return f"fell by {fall:.2g}" if fall >= 0 else f"rose by {-fall:.2g}"
+
+
 def usable(loss: float, grad_norm: float) -> bool:
     """Whether loss and gradient norm are finite and small enough to be averaged."""
     return abs(loss) < _LARGEST and abs(grad_norm) < _LARGEST
@@ -109,7 +114,7 @@ class Plateau:
             return next_state, None
         return next_state, (
             f"SCP: for {self.patience} checks of {self.window} updates the loss fell by less than {self.delta_loss:g} a check "
-            f"(last {fall:+.2g}) and the gradient norm moved by less than {self.delta_grad:g} (last {drift:.2g})"
+            f"(last: {_moved(fall)}) and the gradient norm moved by less than {self.delta_grad:g} (last {drift:.2g})"
         )
 
     def progress(self, state: State) -> str:
@@ -118,8 +123,8 @@ class Plateau:
             so_far = f"{state['held']} of {self.patience} checks in a row held" if state["held"] else "no check yet"
             return f"SCP: {so_far}; a check compares two windows of {self.window} updates"
         return (
-            f"SCP: {state['held']} of {self.patience} checks in a row held; in the last one the loss fell by {fall:.2g} (must be "
-            f"below {self.delta_loss:g}) and the gradient norm moved by {drift:.2g} (must be below {self.delta_grad:g})"
+            f"SCP: {state['held']} of {self.patience} checks in a row held; in the last one the loss {_moved(fall)} (may fall by "
+            f"less than {self.delta_loss:g}) and the gradient norm moved by {drift:.2g} (may by less than {self.delta_grad:g})"
         )
 
 
@@ -153,11 +158,12 @@ class AtFraction:
     kind: ClassVar[str] = "at-fraction"
     share: Annotated[float, Number(0, 1, "a share between 0 and 1", open_below=True, open_above=True)] = 0.35
     """Share of the run's updates before the switch."""
-    total_steps: Updates = 1000
-    """Number of updates of the whole run; must equal training.steps."""
+    total_steps: Annotated[int, Whole(0, 10**9)] = 0
+    """Number of updates of the whole run; has to be given, and to equal training.steps."""
 
     def __post_init__(self) -> None:
         checked(self, "at-fraction ")
+        require(self.total_steps > 0, "at-fraction total_steps", self.total_steps, "the number of updates of the whole run")
 
     def begin(self) -> State:
         return {}

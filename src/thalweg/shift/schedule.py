@@ -325,7 +325,7 @@ class Shift:
         Returns:
             One line for each switch, one for each that was taken back, and one for the next switch.
         """
-        lines = [] if self.switches else [f"no switch in {self.step} updates: {self.depth} loops"]
+        lines = [] if self.switches else [f"no switch in {self.step} updates: {self.depth} loop{'' if self.depth == 1 else 's'}"]
         lines += [f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches]
         lines += [f"after {r.step} updates: back to {r.back_to} and a softer onset, because {r.reason}" for r in self.retreats]
         progress = getattr(self.criteria[self.stage], "progress", None) if self.stage < len(self.criteria) else None

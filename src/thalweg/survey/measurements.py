@@ -110,8 +110,8 @@ def theorems(read: _ReadSnapshot, earlier: Path, path: Path, plan: LandscapePlan
     split = frozen(eigen_split(values, vectors, threshold(values, precision=getattr(torch, plan.dtype)).epsilon))
     now = read(path)
     if now.passes != before.passes:
-        given = f"{before.passes.loops} passes at step {before.step} and {now.passes.loops} at step {now.step}"
-        raise BadInputError(f"theorems: given {given}, expected the same passes and gains at both")
+        given = f"{before.passes.words} at step {before.step} and {now.passes.words} at step {now.step}"
+        raise BadInputError(f"given {given}, expected the same at both: the theorems compare two points of one loss")
     hessian = _dense_hessian(now, plan)
     return check_theorems(now.loss, now.model, now.batch, hessian, split, before.step, now.step, plan.force_rate, plan.force_steps)
 

@@ -28,6 +28,12 @@ class Passes:
     gains: tuple[float, ...] | None = None
     """Gain of each pass, T numbers; None if all are 1."""
 
+    @property
+    def words(self) -> str:
+        """The passes as text, with their gains where these are not all 1."""
+        gains = "" if self.gains is None else f" with gains {', '.join(f'{gain:.2g}' for gain in self.gains)}"
+        return f"{self.loops} pass{'' if self.loops == 1 else 'es'}{gains}"
+
     def loss(self, model: nn.Module, rows: Tensor) -> Tensor:
         """Mean next-token loss in nats of sequences ``(N, L)`` with these passes."""
         return next_token_loss(model, rows, self.loops, self.gains)

@@ -62,7 +62,7 @@ def test_what_noise_hides_is_not_decided_and_asks_for_seeds() -> None:
     logs = [0.5 * math.log(1.0 / 1.2) + noise[(seed + 2) % 3] - noise[seed % 3] for seed in range(3)]
     effect = abs(np.mean(logs)) / np.std(logs, ddof=1)
     needed = next(n for n in range(3, 5000) if _power(effect, n) >= 0.8)
-    words = "more than 1,000 seeds would be needed" if needed > 1000 else f"about {needed} seeds would decide it"
+    words = "more than 1,000 seeds would be needed" if needed > 1000 else f"about {needed} seeds would decide this comparison"
     assert words in found[0]
 
 

@@ -164,7 +164,7 @@ def _advice(curves: Curves, plan: FrontierConfig) -> str:
 def _open(gap: Interval | None) -> str:
     """How many seeds would decide a comparison that is not decided; empty where it is, or where no spread is known."""
     words = "" if gap is None or not seeds_needed((gap, 0.0)) else seeds_words(seeds_needed((gap, 0.0)))
-    return f"; {words}" if words else ""
+    return f"; {words.replace('decide it', 'decide this comparison')}" if words else ""
 
 
 def factor(logs: Interval) -> str:

@@ -163,11 +163,13 @@ def beyond(outcomes: Outcomes, longest: dict[str, int], arm: str) -> Verdict:
 def _against_looped(question: str, what: str, differences: dict[str, list[float]]) -> Verdict:
     """The answer that differences from Looped (task -> one for each seed) give; ``what`` names the number."""
     by_task = {task: interval(values) for task, values in differences.items() if values}
-    lower = [task for task, gap in by_task.items() if sign_of(gap) < 0]
-    answer = f"it is lower on {listed(lower)}" if lower else "no difference was found, or it is better"
+    words = {-1: "it is lower on", 0: "undecided on", 1: "it is higher on", None: "it is equal on"}
+    kinds = {task: None if gap.low == gap.high == 0 else sign_of(gap) for task, gap in by_task.items()}
+    groups = {word: [task for task, kind in kinds.items() if kind == sign] for sign, word in words.items()}
+    answer = "; ".join(f"{word} {listed(tasks)}" for word, tasks in groups.items() if tasks)
     numbers = {f"{what}, {task}": as_cell(gap) for task, gap in by_task.items()}
-    words = answered(answer, {task: gap.n for task, gap in by_task.items()})
-    return Verdict(question, words, numbers=numbers, seeds_needed=seeds_needed(*((gap, 0.0) for gap in by_task.values())))
+    told = answered(answer, {task: gap.n for task, gap in by_task.items()})
+    return Verdict(question, told, numbers=numbers, seeds_needed=seeds_needed(*((gap, 0.0) for gap in by_task.values())))
 
 
 def _out_of_range(outcome: TaskOutcome, longest: int) -> dict[int, float]:
