@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from thalweg.errors import FolderError
 from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
-from thalweg.experiments.frontier.answers import answers, best_constant, curves_of, excess, fall_at_switches
+from thalweg.experiments.frontier.answers import Curves, answers, best_constant, curves_of, excess, fall_at_switches
 from thalweg.experiments.frontier.arms import STABILISED, STAGED, constant
 from thalweg.experiments.frontier.findings import first_screen
 from thalweg.experiments.frontier.plan import FrontierPlan
@@ -161,7 +162,6 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         if some is None or some.summary is None:
             advice = "wait for one while its command goes on, else give it again"
             raise FolderError(f"frontier {folder}: no arm has a complete run yet; {advice}")
-        curves = curves_of(records)
         missing = tuple(job.status for job in jobs if job.record is None)
         headings = tuple(f"loss at {amount(budget)} GFLOP (nats)" for budget in plan.budgets)
         table = {
@@ -172,19 +172,11 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             for arm, by_budget in records.items()
             if any(by_budget.values())
         }
-        best = best_constant(curves, plan)
+        # What follows compares arms, at the budgets at which that is possible so far.
+        so_far, records = self._comparable(records)
+        curves = curves_of(records)
         words = {arm: self.source.arm_words(arm, plan.loops) for arm in plan.arms}
-        names, best_arm = {arm: name for arm, (name, _) in words.items()}, constant(best) if best else ""
-        loss = self.loss.capitalize()
-        picture = Picture(
-            "frontier",
-            "Loss over operations",
-            frontier_figure(curves, names, STAGED, best_arm, self.loss),
-            f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
-            "better. Points: geometric mean over seeds. Bands: 95 % interval of it, without the differences between seeds that all "
-            "arms share, which the intervals of the table contain. Grey: the lowest of all arms.",
-            frontier_alt(curves, names, loss.lower()),
-        )
+        pictures = self._pictures(curves, so_far, {arm: name for arm, (name, _) in words.items()})
         summary = ExperimentSummary(
             name=folder.resolve().name,
             command=self.command,
@@ -196,22 +188,57 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             missing=missing,
             columns=headings,
             table=table,
-            verdicts=(*answers(curves, plan), *self._exact_matches(folder, records), *self._falls(records)),
+            verdicts=(*answers(curves, so_far), *self._exact_matches(folder, so_far, records), *self._falls(records)),
             setup=self._setup(settings) | unplanned(jobs),
             provenance=some.summary.provenance,
-            figures=(FigureRecord(picture.name, picture.heading, picture.caption, picture.alt),),
-            first=first_screen(curves, plan, some.summary.parameters),
+            figures=tuple(FigureRecord(picture.name, picture.heading, picture.caption, picture.alt) for picture in pictures),
+            first=first_screen(curves, so_far, some.summary.parameters, plan.budgets),
             arm_words={arm: words[arm][1] for arm in table} | ({} if self.source.along_lengths else {"stabilised": STABILISED}),
         )
         write_json(folder / "summary.json", to_dict(summary))
-        write_own_report(summary, [picture], folder)
+        write_own_report(summary, pictures, folder)
         return summary
 
-    def _exact_matches(self, folder: Path, records: _Records) -> list[Verdict]:
+    def _pictures(self, curves: Curves, plan: FrontierPlan, names: dict[str, str]) -> list[Picture]:
+        """The figure of the frontier; none while there is a single budget, or no curve.
+
+        Args:
+            curves: arm -> seed -> points.
+            plan: with the budgets of the curves.
+            names: arm -> its name in the figure.
+        """
+        if len(plan.budgets) < 2 or not any(curves.values()):
+            return []
+        best, loss = best_constant(curves, plan), self.loss.capitalize()
+        caption = (
+            f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
+            "better. Points: geometric mean over seeds. Bands: 95 % interval of it, without the differences between seeds that all "
+            "arms share, which the intervals of the table contain. Grey: the lowest of all arms."
+        )
+        figure = frontier_figure(curves, names, STAGED, constant(best) if best else "", self.loss)
+        return [Picture("frontier", "Loss over operations", figure, caption, frontier_alt(curves, names, loss.lower()))]
+
+    def _comparable(self, records: _Records) -> tuple[FrontierPlan, _Records]:
+        """The plan and the records of the budgets at which all arms can be compared so far; those of all where there is none.
+
+        A budget counts if every arm that has a run at all has all its seeds there; where there is none, if it has some there. Of a
+        complete frontier all budgets do.
+        """
+        begun = [by_budget for by_budget in records.values() if any(by_budget.values())]
+        seeds = {budget: min(len(by_budget.get(budget, {})) for by_budget in begun) for budget in self.plan.budgets}
+        least = len(self.plan.seeds) if len(self.plan.seeds) in seeds.values() else 1
+        budgets = tuple(budget for budget, count in seeds.items() if count >= least)
+        if not budgets or len(budgets) == len(self.plan.budgets):
+            return self.plan, records
+        return replace(self.plan, budgets=budgets), {
+            arm: {budget: by_budget[budget] for budget in budgets if budget in by_budget} for arm, by_budget in records.items()
+        }
+
+    def _exact_matches(self, folder: Path, plan: FrontierPlan, records: _Records) -> list[Verdict]:
         """The answers about exact matches, of a task."""
         if not isinstance(self.source, TaskSource):
             return []
-        plan, data = self.plan, self.source.recipe.data
+        data = self.source.recipe.data
         beyond: dict[str, dict[int, float]] = {}
         for arm in (STAGED, constant(plan.loops)):
             runs = records.get(arm, {}).get(plan.budgets[-1], {})

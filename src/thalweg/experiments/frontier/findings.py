@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 from thalweg.experiments.frontier.answers import Curves, best_constant, depths_of, operations_needed, strongest_looped
 from thalweg.experiments.frontier.arms import STAGED, TWO_STAGES, constant, in_turn
@@ -27,16 +28,19 @@ _ASKED = (
 )
 
 
-def first_screen(curves: Curves, plan: FrontierConfig, parameters: int) -> FirstScreen:
+def first_screen(curves: Curves, plan: FrontierConfig, parameters: int, budgets: Sequence[float] = ()) -> FirstScreen:
     """What a reader takes home who reads nothing else.
 
     Args:
         curves: arm -> seed -> points.
-        plan: of the frontier.
+        plan: of the frontier; while runs are missing with the budgets that can be compared.
+        budgets: of the whole frontier.
         parameters: weights of a model, the smallest and the largest may differ by the gains alone.
     """
     found = [*_looping(curves, plan), *_staging(curves, plan), *_best_depth(curves, plan)]
-    return FirstScreen(_ASKED, tuple(found), _sure(curves, plan, parameters), _advice(curves, plan))
+    rest = [amount(budget) for budget in budgets if budget not in plan.budgets]
+    some = f"Runs are missing: what was found leaves out {listed(rest)} GFLOP until every arm has a run there. " if rest else ""
+    return FirstScreen(_ASKED, tuple(found), some + _sure(curves, plan, parameters), _advice(curves, plan))
 
 
 def _best_loop(curves: Curves, plan: FrontierConfig) -> int | None:
@@ -123,6 +127,8 @@ def _best_depth(curves: Curves, plan: FrontierConfig) -> list[str]:
 def _sure(curves: Curves, plan: FrontierConfig, parameters: int) -> str:
     """What the numbers rest on, and what they leave open."""
     seeds = max((len(by_seed) for by_seed in curves.values()), default=0)
+    if not seeds:
+        return "No arm has complete runs that could be compared yet."
     few = "" if seeds >= MIN_SEEDS else f" At least {MIN_SEEDS} seeds are needed for any answer."
     source = source_of(plan.source)
     floor = " Loss means held-out loss above the best possible loss, which is known for this source." if source.best_known else ""
