@@ -191,6 +191,17 @@ class LandscapeRecord:
     mode: str = "eval"
     """Mode that the model was evaluated in: "eval", "train" or "as-is"."""
 
+    def __str__(self) -> str:
+        """The main numbers in one line; `repr` has all of them."""
+        words = f"step {self.step}: loss {self.loss:.4g}, largest eigenvalue {self.largest[0]:.4g}, smallest {self.smallest:.4g}"
+        if self.split is None:
+            return f"{words}; {self.how}, so there is no class"
+        sizes = f"{self.split.valley} in the valley, {self.split.river} in the river, {self.split.ridge} in the ridge"
+        measured = [(one.words, one.measured) for one in self.split.conditions if not one.held and one.measured is not None]
+        kappa = [] if self.split.kappa_q is None else [f"kappa_q {self.split.kappa_q:.3g}"]
+        why = ", ".join(kappa + [f"{condition} fails with {value:.3g}" for condition, value in measured])
+        return f"{words}; {sizes}, class {self.split.name}{f' ({why})' if why else ''}"
+
 
 @dataclass(frozen=True)
 class GroupRecord:

@@ -44,6 +44,28 @@ def test_an_axis_says_that_it_is_logarithmic_and_is_so_where_points_span_more_th
         assert (axes.get_xlabel(), axes.get_xscale()) == (label, scale)
 
 
+def test_points_at_one_step_are_refused(points: list[LandscapeRecord]) -> None:
+    with pytest.raises(BadInputError, match="given 'several at step 1', expected one at each step; give measure\\(\\) its step="):
+        tw.plot([points[0], points[1], points[1]])
+
+
+def test_counts_have_whole_ticks_and_few_points_are_marked(points: list[LandscapeRecord]) -> None:
+    panels = {axes.get_ylabel(): axes for axes in tw.plot(points).axes}
+    counts = panels["eigenvalues above 1 (count)"]
+    low, high = counts.get_ylim()
+    assert all(float(tick).is_integer() for tick in counts.get_yticks() if low <= tick <= high)
+    assert counts.lines[0].get_marker() == "o"
+
+
+def test_a_record_prints_as_one_line(points: list[LandscapeRecord]) -> None:
+    split = points[0].split
+    assert split is not None
+    assert str(points[0]).startswith(f"step 0: loss {points[0].loss:.4g}, largest eigenvalue ")
+    assert f"{split.valley} in the valley" in str(points[0])
+    assert "\n" not in str(points[0])
+    assert str(replace(points[0], split=None, how="matrix-free")).endswith("; matrix-free, so there is no class")
+
+
 def test_several_runs_are_drawn_together(points: list[LandscapeRecord]) -> None:
     figure = tw.plot({"a": points, "b": points[::-1]}, "split")
     assert all(len(axes.lines) >= 2 for axes in figure.axes)
@@ -57,7 +79,7 @@ def test_what_is_no_landscape_is_refused(given: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["spectra", "slices"])
 def test_what_was_not_measured_is_refused(points: list[LandscapeRecord], kind: Any) -> None:
-    with pytest.raises(BadInputError, match=f"no {kind} in them; .* give that, or choose another kind: numbers, split"):
+    with pytest.raises(BadInputError, match=f"no {kind} in them; .* expected what these records allow: numbers, split$"):
         tw.plot(points, kind)
 
 

@@ -23,6 +23,8 @@ from thalweg.report.panels import COLOURS, STYLE, dashes_of, draw_mean_and_band,
 
 _SPARE = ("#E69F00", "#000000", "#882255")
 """Colours of arms that no study has."""
+_FEW = 20
+"""Most points of a curve that are marked."""
 _LINEAR = 30
 """Last over first step up to which an axis of updates is linear."""
 COLUMNS = 6
@@ -169,11 +171,11 @@ def draw_curve(axes: Axes, arm: str, number: int, curve: Band, error: np.ndarray
         axes: where it is drawn.
         arm: or one of its runs.
         number: chooses a spare colour where no study has such an arm.
-        curve: over ``X`` checkpoints; one or two of them are marked with points.
+        curve: over ``X`` checkpoints; few of them are marked with points.
         error: standard error over probes, ``(X,)``; none by default.
     """
-    colour, marker = colour_of(arm, number), "o" if len(curve.x) < 3 else ""
-    draw_mean_and_band(axes, curve, color=colour, label=plain(arm), linewidth=1.5, marker=marker, dashes=dashes_of(arm))
+    colour, marks = colour_of(arm, number), {"marker": "o", "markersize": 3} if len(curve.x) <= _FEW else {}
+    draw_mean_and_band(axes, curve, color=colour, label=plain(arm), linewidth=1.5, dashes=dashes_of(arm), **marks)
     if error is not None and (rough := error > 0).any():
         axes.errorbar(curve.x[rough], curve.mean[rough], error[rough], fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.5)
 
@@ -210,6 +212,11 @@ def scale_axis(axes: Axes, panel: Panel, curves: list[Curve]) -> None:
     axes.set_ylim(back(max(min([low, *outer]), low - room) - margin), back(min(max([high, *outer]), high + room) + margin))
     if axes.get_yscale() != "linear":
         readable(axes)
+    elif panel.label.endswith("(count)"):
+        low, high = axes.get_ylim()
+        if high - low < 2:  # a constant number
+            axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def readable(axes: Axes) -> None:
@@ -242,7 +249,7 @@ def training_axis(axes: Axes, steps: Sequence[int], most: int = 4) -> None:
     """
     first, last = min((step for step in steps if step > 0), default=1), max(*steps, 1)
     if last <= _LINEAR * first:
-        axes.xaxis.set_major_locator(MaxNLocator(most, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(most + 1, integer=True))
         axes.set_xlim(-0.03 * last, 1.03 * last)
         axes.set_xlabel("updates", fontsize=8)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, require, unknown
 from thalweg.records.convergence import Convergence
-from thalweg.records.landscape import LandscapePlan, LandscapeRecord, Measure, RunLandscape, read_landscape
+from thalweg.records.landscape import LandscapePlan, LandscapeRecord, Measure, RunLandscape, SliceRecord, read_landscape
 from thalweg.records.layers import LayerRecord
 from thalweg.report.landscape.convergence import figure_convergence
 from thalweg.report.landscape.curves import PANELS, Arms, Panel, draw_over_training, figure_landscape, taken
@@ -61,23 +62,50 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
     layered = [records] if isinstance(records, LayerRecord) else records
     if isinstance(layered, Sequence) and layered and all(isinstance(record, LayerRecord) for record in layered):
         return figure_layers(layered)
-    named = records if isinstance(records, Mapping) else {"run": records}
+    named = records if isinstance(records, Mapping) else {_name_of(records): records}
     arms: Arms = {str(name): _runs(value) for name, value in named.items()}
     require(bool(arms) and all(arms.values()), "records", records, _EXPECTED)
-    if kind in ("numbers", "split"):
-        _refuse_empty(kind == "split" or any(taken(arms, panel) for panel in PANELS), kind)
-        figure = figure_landscape(arms) if kind == "numbers" else _split_figure(arms)
-        for legend in figure.legends if named is not records else ():
-            legend.remove()  # a single run without a name
-        return figure
+    allowed = _kinds_of(arms)
+    if kind not in allowed:
+        where = "; those are files, which a run or a LandscapeSeries keeps" if kind in ("spectra", "slices") else ""
+        others = f"what these records allow: {', '.join(allowed)}" if allowed else "records that hold what is drawn"
+        raise BadInputError(f"records: no {kind} in them{where}; expected {others}")
     first = {name: runs[0] for name, runs in arms.items()}
     if kind == "spectra":
-        kept = {name: run for name, run in first.items() if any(run.spectrum_path(point.step).exists() for point in run.points)}
-        _refuse_empty(bool(kept), kind)
-        return figure_spectra(kept)
-    planes = {name: (run, record) for name, run in first.items() for record in run.slices[:1] if has_plane(run, record)}
-    _refuse_empty(bool(planes), kind)
-    return figure_planes(planes)
+        return figure_spectra({name: run for name, run in first.items() if _has_spectra(run)})
+    if kind == "slices":
+        return figure_planes({name: planes[0] for name, run in first.items() if (planes := _planes_of(run))})
+    figure = figure_landscape(arms) if kind == "numbers" else _split_figure(arms)
+    for legend in figure.legends if named is not records else ():
+        legend.remove()  # a single run without a name
+    return figure
+
+
+def _name_of(records: Any) -> str:
+    """The name of a folder, or "run" for records without one."""
+    return Path(records).resolve().name if isinstance(records, str | Path) else "run"
+
+
+def _kinds_of(arms: Arms) -> list[str]:
+    """The kinds of figures that can be drawn."""
+    every = [run for runs in arms.values() for run in runs]
+    found = {
+        "numbers": any(taken(arms, panel) for panel in PANELS),
+        "split": any(point.split for run in every for point in run.points),
+        "spectra": any(_has_spectra(runs[0]) for runs in arms.values()),
+        "slices": any(_planes_of(runs[0]) for runs in arms.values()),
+    }
+    return [kind for kind in _KINDS if found[kind]]
+
+
+def _has_spectra(run: RunLandscape) -> bool:
+    """Whether the spectrum of some point lies beside the records."""
+    return any(run.spectrum_path(point.step).exists() for point in run.points)
+
+
+def _planes_of(run: RunLandscape) -> list[tuple[RunLandscape, SliceRecord]]:
+    """The first plane of a run, if its file is there."""
+    return [(run, record) for record in run.slices[:1] if has_plane(run, record)]
 
 
 def _runs(given: Any) -> list[RunLandscape]:
@@ -92,6 +120,8 @@ def _runs(given: Any) -> list[RunLandscape]:
         raise BadInputError(f"records: given {type(given).__name__}, expected {_EXPECTED}")
     if all(isinstance(item, LandscapeRecord) for item in given):
         points = tuple(sorted(given, key=lambda record: record.step))
+        again = [one.step for one, other in itertools.pairwise(points) if one.step == other.step]
+        require(not again, "records", f"several at step {again[0] if again else 0}", "one at each step; give measure() its step=")
         return [RunLandscape(Path("records", "landscape"), LandscapePlan(), points)]
     return [run for item in given for run in _runs(item)]
 
@@ -100,7 +130,6 @@ def _split_figure(arms: Arms) -> Figure:
     """Loss, valley and river over training."""
     curves = {panel: taken(arms, panel) for panel in _SPLIT}
     shown = [panel for panel, found in curves.items() if found]
-    _refuse_empty(len(shown) > 1, "split")
     steps = sorted({point.step for runs in arms.values() for run in runs for point in run.points})
     figure = Figure(figsize=(2.8 * len(shown), 2.8), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
@@ -108,12 +137,3 @@ def _split_figure(arms: Arms) -> Figure:
     if len(arms) > 1:
         legend_below(figure, labelled(figure.axes), len(arms))
     return figure
-
-
-def _refuse_empty(ok: bool, kind: str) -> None:
-    """Refuse to draw what was not measured, or is not in the records."""
-    if not ok:
-        in_files = kind in ("spectra", "slices")
-        where = "they are files in the folder of a run that measured them: give that" if in_files else "they were not measured"
-        others = ", ".join(one for one in _KINDS if one != kind)
-        raise BadInputError(f"records: no {kind} in them; {where}, or choose another kind: {others}")

@@ -159,7 +159,7 @@ def _heat_map(axes: Axes, run: Spectra, edges: np.ndarray, norm: LogNorm) -> Non
     _both_signs(axes, epsilon, "± epsilon: the river lies between", color="#D55E00", linewidth=1.4, marker=".", markersize=3)
     resolution = [point.resolution or None for point in run.points]
     _both_signs(axes, resolution, "± resolution of a matrix-free density", color="black", linewidth=0.9, linestyle="--")
-    shown = evenly(len(run.points), 5)
+    shown = evenly(len(run.points), 7)
     axes.set_xticks(shown, [f"{run.points[i].step}" for i in shown])
     axes.set_xlabel("updates (points evenly spaced)")
     axes.grid(visible=False)
