@@ -37,6 +37,7 @@ Example: `thalweg study markov --preset quick` compares one pass, several passes
     version_flags=["--version"],
     help_format="markdown",
     result_action="return_value",
+    default_parameter=Parameter(show_default=lambda value: str(value) if value else None),  # 0, "" and False are told in words
     suppress_keyboard_interrupt=False,
 )
 
