@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from thalweg.intervals import interval
+from thalweg.report.landscape.curves import readable
 
 Curves = dict[str, dict[int, list[tuple[float, float]]]]
 """Arm -> seed -> (operations, loss) by budget."""
 _GIGA = 1e9
 _SIZE = 10.5
 """Points of every label: readable where the figure is half a page or a phone wide."""
+_ASIDE = 1.012
+"""Factor on the operations between the error bars of two arms, so that they do not lie on each other."""
 _EQUAL = 1.02
 """Ratio of operations below which two runs cost the same: budgets are rounded to whole updates."""
 
@@ -43,17 +46,18 @@ def frontier_figure(
     budgets: list[float] = []
     paired = without_seeds(curves)
     depths = sorted((arm for arm in paired if arm.startswith("depth-")), key=lambda arm: int(arm.removeprefix("depth-")))
-    for arm, by_seed in paired.items():
+    for index, (arm, by_seed) in enumerate(paired.items()):
         points = [_over_seeds(budget) for budget in zip(*(sorted(curve) for curve in by_seed.values()), strict=True)]
         operations, mean, low, high = (np.array(column) for column in zip(*points, strict=True))
         colour, width, style = _look(arm, depths, staged, best)
         axes.plot(operations, mean, style, color=colour, linewidth=width, marker="o", markersize=4, label=names[arm])
-        axes.fill_between(operations, low, high, color=colour, alpha=0.12, linewidth=0)
+        aside = operations * _ASIDE ** (index - (len(paired) - 1) / 2)
+        axes.errorbar(aside, mean, [mean - low, high - mean], fmt="none", ecolor=colour, elinewidth=1.1, capsize=2, alpha=0.75)
         budgets = budgets or operations.round(0).tolist()
         means += list(zip(operations.tolist(), mean.tolist(), strict=True))
     if means:
         frontier = lower_envelope(means)
-        axes.plot(*zip(*frontier, strict=True), color="#999999", linewidth=8, alpha=0.35, label="lowest of all", zorder=0)
+        axes.plot(*zip(*frontier, strict=True), color="#999999", linewidth=7, alpha=0.3, label="lowest of all", zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(budgets))))
@@ -61,10 +65,7 @@ def frontier_figure(
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("operations of the whole run (GFLOP)", fontsize=_SIZE)
     axes.set_ylabel(f"{loss} (nats)", fontsize=_SIZE)
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
-    low, high = axes.get_ylim()
-    # Over more than two powers of ten the labels between them would overlap.
-    axes.yaxis.set_minor_formatter(NullFormatter() if high > 100 * low else StrMethodFormatter("{x:.2g}"))
+    readable(axes)
     axes.tick_params(which="both", labelsize=_SIZE)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, which="both", linewidth=0.3, alpha=0.5)

@@ -225,7 +225,7 @@ def readable(axes: Axes) -> None:
     most = math.floor(math.log10(max(abs(low), abs(high))))
     least = most - 1 if low <= 0 <= high else math.floor(math.log10(min(abs(low), abs(high))))
     places: list[float] = []
-    for digits in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1,)):  # from the densest to the sparsest
+    for digits in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1,)):  # from the densest to the sparsest; all about evenly spaced
         sizes = [digit * 10.0**power for power in range(least, most + 1) for digit in digits]
         places = [place for size in (0.0, *sizes) for place in {size, -size} if low <= place <= high]
         if len(places) <= 7:
