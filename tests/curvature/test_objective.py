@@ -8,6 +8,7 @@ from torch import nn
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.objective import Objective
 from thalweg.errors import BadInputError, MemoryLimitError, NonFiniteError, NotDifferentiableError, ShapeMismatchError
+from thalweg.landscape.probe import LandscapeProbe
 
 X = normal(6, 3)
 
@@ -66,6 +67,14 @@ def test_a_generator_is_read_once_and_a_used_up_one_is_refused():
     given = (batch for batch in case.batches)
     assert len(Objective(case.loss_fn, case.model, given).batches) == 2
     refused(BadInputError, r"^batches: given \[\], expected at least one batch", squares, case.model, given)
+
+
+def test_a_tuple_that_was_meant_as_one_batch_is_named_by_the_part_that_fails():
+    model, x, y = torch.nn.Linear(3, 1), torch.randn(8, 3), torch.randn(8, 1)
+    told = r"^batches: given a tuple, each part of which is taken as a batch, and the loss fails on part 2 .* for one batch write \[batch\]"
+    for measure in (Objective, LandscapeProbe(top=1, forms=0).measure):
+        with pytest.raises(BadInputError, match=told):
+            measure(lambda model, batch: model(batch).square().mean(), model, (x, y))
 
 
 @pytest.mark.parametrize(("given", "name"), [(X, "Tensor"), ({"x": X}, "dict"), ("xy", "str"), (3, "int")])

@@ -136,8 +136,9 @@ class Objective:
         # Arithmetic: the requested dtype, else that of the weights; half precision is computed in float32.
         self.dtype = dtype or (first.dtype if first.dtype in (torch.float32, torch.float64) else torch.float32)
         require(self.dtype in (torch.float32, torch.float64), "dtype", dtype, "torch.float32 or torch.float64")
-        self.given_as_tuple = isinstance(batches, tuple)
-        self.batches = [self.converted(batch, self.dtype) for batch in listed(batches)]
+        batch_list = listed(batches)
+        self.given_as_tuple = isinstance(batch_list, _FromTuple)
+        self.batches = [self.converted(batch, self.dtype) for batch in batch_list]
         self.frozen = {name: cast(value.detach(), self.dtype).clone() for name, value in tensors.items() if name not in chosen}
         self.may_have_head = any(map(could_be_head, tensors.values()))  # otherwise no call of the loss has to be watched for one
         self.buffers = {name for name, _ in self.model.named_buffers()}
@@ -381,8 +382,8 @@ class Objective:
                 )
             if self.given_as_tuple:
                 return BadInputError(
-                    f"batches: given a tuple, and the loss fails on its first part ({_first_line(problem)}); for one batch write "
-                    "[batch]"
+                    f"batches: given a tuple, each part of which is taken as a batch, and the loss fails on part {index + 1} "
+                    f"({_first_line(problem)}); for one batch write [batch]"
                 )
             return problem
         finally:
@@ -636,6 +637,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+class _FromTuple(list[Any]):
+    """Batches that were given as a tuple, which may have been meant as one batch."""
+
+
 def listed(batches: Iterable[Any]) -> list[Any]:
     """The batches as a list of at least one.
 
@@ -647,7 +652,8 @@ def listed(batches: Iterable[Any]) -> list[Any]:
     """
     single = isinstance(batches, Tensor | Mapping | str | np.ndarray) or not isinstance(batches, Iterable)
     require(not single, "batches", type(batches).__name__, "a list of batches; for one batch write [batch]")
-    kept, held, allowed = [], 0, memory.budget(None)
+    kept: list[Any] = _FromTuple() if isinstance(batches, tuple | _FromTuple) else []
+    held, allowed = 0, memory.budget(None)
     for batch in batches:
         kept.append(copied(batch))
         held += sum(tensor.untyped_storage().nbytes() for tensor in tensors_in(kept[-1]) if tensor.layout == torch.strided)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -166,7 +167,7 @@ def _over_seeds(points: Sequence[tuple[float, float]]) -> tuple[float, float, fl
     return sum(operations for operations, _ in points) / len(points) / _GIGA, mean, ends[0], ends[1]
 
 
-def _look(arm: str, depths: Sequence[str], staged: str, best: str) -> tuple[object, float, str]:
+def _look(arm: str, depths: Sequence[str], staged: str, best: str) -> tuple[Any, float, str]:
     """Colour, width and dashes of an arm."""
     if arm == staged:
         return "#c0392b", 2.4, "-"
