@@ -124,7 +124,7 @@ def test_a_training_that_ends_before_its_switch_says_why(tmp_path: Path) -> None
     with pytest.warns(NoSwitchWarning) as told:
         one.train()
     assert [str(each.message) for each in told if each.category is NoSwitchWarning] == [
-        f"SHIFT: the switch at update 3000 is not before the last one of this training, {STEPS}",
+        f"SHIFT: the switch at update 3000 is not before the last one, {STEPS}",
         f"SHIFT: the training ended before the last stage; no switch in {STEPS} updates: 1 loop; "
         "next switch: at update 3000 of the run",
     ]

@@ -52,18 +52,25 @@ def test_a_small_frontier_is_made_and_reported_again(tmp_path: Path, capsys: pyt
     assert cli.call(["report", str(tmp_path / "made"), str(tmp_path / "made"), "--out", str(tmp_path / "compared")]) == 0
 
 
-def test_an_incomplete_frontier_compares_the_budgets_that_have_all_seeds() -> None:
+def test_an_incomplete_frontier_compares_the_budgets_at_which_nothing_is_missing() -> None:
     study = FrontierStudy(small(seeds=3))
-    low, high = study.plan.budgets
-    runs = {seed: object() for seed in range(3)}
-    some = {"staged": {low: {}, high: runs}, "depth-3": {low: {0: runs[0]}, high: runs}, "shift": {}}
-    plan, kept = study._comparable(some)  # type: ignore[arg-type]
-    assert plan.budgets == (high,)
-    assert kept == {"staged": {high: runs}, "depth-3": {high: runs}, "shift": {}}
-    few = {"staged": {low: {}, high: {0: runs[0]}}, "depth-3": {low: {0: runs[0]}, high: {1: runs[1]}}}
-    assert study._comparable(few)[0].budgets == (high,)  # type: ignore[arg-type]
+    (low, high), seeds = study.plan.budgets, study.plan.seeds
+    runs = {seed: object() for seed in seeds}
+
+    def kept(records: dict, *missing: str) -> tuple[tuple[float, ...], dict]:
+        plan, left = study._comparable(records, missing)
+        return plan.budgets, left
+
+    some = {"staged": {low: {}, high: runs}, "depth-3": {low: {}, high: runs}, "shift": {}}
+    late = f"staged-{low:g}gf-seed{seeds[0]}"
+    assert kept(some, late) == ((high,), {"staged": {high: runs}, "depth-3": {high: runs}, "shift": {}})
+    assert kept(some) == (study.plan.budgets, some)  # what is missing failed: nothing more will come
+    assert kept(some, f"shift-{low:g}gf-seed{seeds[0]}")[0] == study.plan.budgets  # an arm that has not begun
+    first = f"depth-3-{high:g}gf-seed{seeds[1]}"
+    few = {"staged": {low: {}, high: runs}, "depth-3": {low: runs, high: {seeds[0]: runs[seeds[0]]}}}
+    assert kept(few, late, first)[0] == (high,)
     none = {"staged": {low: runs, high: {}}, "depth-3": {low: {}, high: runs}}
-    assert study._comparable(none) == (study.plan, none)  # type: ignore[arg-type]
+    assert kept(none, late, f"staged-{high:g}gf-seed{seeds[0]}") == (study.plan.budgets, none)
 
 
 def test_the_setting_with_the_lowest_mean_loss_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,7 +174,8 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             if any(by_budget.values())
         }
         # What follows compares arms, at the budgets at which that is possible so far.
-        so_far, records = self._comparable(records)
+        awaited = {job.name for job in jobs if not job.complete and not failed_for_good(job.folder)}
+        so_far, records = self._comparable(records, awaited)
         curves = curves_of(records)
         words = {arm: self.source.arm_words(arm, plan.loops) for arm in plan.arms}
         pictures = self._pictures(curves, so_far, {arm: name for arm, (name, _) in words.items()})
@@ -218,19 +220,26 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         figure = frontier_figure(curves, names, STAGED, constant(best) if best else "", self.loss)
         return [Picture("frontier", "Loss over operations", figure, caption, frontier_alt(curves, names, loss.lower()))]
 
-    def _comparable(self, records: _Records) -> tuple[FrontierPlan, _Records]:
+    def _comparable(self, records: _Records, awaited: Collection[str]) -> tuple[FrontierPlan, _Records]:
         """The plan and the records of the budgets at which all arms can be compared so far; those of all where there is none.
 
-        A budget counts if every arm that has a run at all has all its seeds there; where there is none, if it has some there. Of a
-        complete frontier all budgets do.
+        A budget counts if no arm that has begun waits for a run there; where there is none, if every such arm has some run there.
+        Runs that failed are not waited for.
+
+        Args:
+            records: of complete runs.
+            awaited: names of runs that are still to be made.
         """
-        begun = [by_budget for by_budget in records.values() if any(by_budget.values())]
-        seeds = {budget: min(len(by_budget.get(budget, {})) for by_budget in begun) for budget in self.plan.budgets}
-        least = len(self.plan.seeds) if len(self.plan.seeds) in seeds.values() else 1
-        budgets = tuple(budget for budget, count in seeds.items() if count >= least)
+        begun = {arm: by_budget for arm, by_budget in records.items() if any(by_budget.values())}
+        waiting = {
+            budget: any(_run_name(arm, budget, seed) in awaited for arm in begun for seed in self.plan.seeds)
+            for budget in self.plan.budgets
+        }
+        budgets = [budget for budget, waits in waiting.items() if not waits]
+        budgets = budgets or [budget for budget in waiting if all(by_budget.get(budget) for by_budget in begun.values())]
         if not budgets or len(budgets) == len(self.plan.budgets):
             return self.plan, records
-        return replace(self.plan, budgets=budgets), {
+        return replace(self.plan, budgets=tuple(budgets)), {
             arm: {budget: by_budget[budget] for budget in budgets if budget in by_budget} for arm, by_budget in records.items()
         }
 
