@@ -55,6 +55,9 @@ class Callback:
     def on_snapshot(self, path: Path) -> None:
         """Called after every snapshot, when its file is complete."""
 
+    def on_lengths(self, count: int) -> None:
+        """Called before the trained model is tested at so many lengths of its task."""
+
     def on_end(self) -> None:
         """Called when the run stops, also when it fails."""
 
@@ -119,6 +122,9 @@ class ProgressBar(Callback):
     def on_retreat(self, record: RetreatRecord) -> None:
         change = f"back to step {record.back_to} with a softer onset"
         self.console.say(f"{self.label}: step {record.step}, {change}: {record.reason}")
+
+    def on_lengths(self, count: int) -> None:
+        self.console.say(f"{self.label}: testing {count} length{'' if count == 1 else 's'}")
 
     def on_end(self) -> None:
         self.bar.stop()
