@@ -304,7 +304,7 @@ def test_a_drop_is_answered_beside_what_looped_loses_there():
     shift = {seed: replace(planted(accuracies), switches=(switch,)) for seed in range(3)}
     shaking, steady = ({seed: planted(values) for seed in range(3)} for values in (accuracies, RISING))
     answers = (
-        (shaking, "not on parity, but no more than Looped loses without a switch on parity"),
+        (shaking, "not on parity, but not shown to be more than Looped loses without a switch on parity"),
         (steady, "not on parity"),
         ({}, "not on parity"),
     )

@@ -128,7 +128,7 @@ def smooth(runs: Runs) -> Verdict:
         return Verdict(question, too_few(shift_drop.n), numbers=numbers)
     answer = "yes" if shift_drop.high <= _GOAL_DROP else f"no: {shift_drop.mean:.2f}, up to {shift_drop.high:.2f}"
     if shift_drop.high > _GOAL_DROP and excess is not None and not too_few(excess.n) and sign_of(excess) <= 0:
-        answer += "; but no more than Looped loses there without a switch"
+        answer += "; but not shown to be more than Looped loses there without a switch"
     return Verdict(question, answer, numbers=numbers)
 
 

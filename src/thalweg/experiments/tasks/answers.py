@@ -144,7 +144,7 @@ def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> Verdict:
             numbers[f"drop beyond Looped's at the same updates, {task} (points)"] = as_cell(excess)
             as_looped += [task] if not too_few(excess.n) and sign_of(excess) <= 0 else []
     answer = f"not on {listed(large)}" if large else "yes"
-    answer += f", but no more than Looped loses without a switch on {listed(as_looped)}" if as_looped else ""
+    answer += f", but not shown to be more than Looped loses without a switch on {listed(as_looped)}" if as_looped else ""
     question = f"Is the largest drop of {arm} at a switch at most {GOAL_DROP:g} point (upper end of the interval) on every task?"
     return Verdict(question, answered(answer, {task: drop.n for task, drop in drops.items()}), numbers=numbers)
 
