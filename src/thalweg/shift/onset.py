@@ -40,7 +40,7 @@ class Ramp:
 
     Source:
         Ours. With "in turn" the later passes have gain 0 for a part of the ramp. A model that skips passes with gain 0, as
-        `thalweg.LoopedTransformer` does, then needs about two thirds of the time for the ramp.
+        `thalweg.LoopedTransformer` does, then needs about (T + 2) / (2 T) of the time for a ramp from one pass to T.
     """
 
     kind: ClassVar[str] = "ramp"
