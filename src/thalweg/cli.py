@@ -24,7 +24,7 @@ from cyclopts import App, CycloptsError, Parameter, Token, UnknownOptionError
 from thalweg.bounds import Number, Seed, Threads, Whole, refuse
 from thalweg.errors import BadInputError, InstallationError, StudyError, ThalwegError, require, shown, synonyms, unknown
 from thalweg.processes import end_with_parent
-from thalweg.screen import PREPARING, complain, say, say_json
+from thalweg.screen import complain, say, say_json
 
 app = App(
     name="thalweg",
@@ -370,15 +370,12 @@ def train(
     json_:
         Print the run's summary as JSON on standard output.
     """
-    from thalweg.screen import Screen
     from thalweg.serialization import to_dict
     from thalweg.train.config import read_config
 
     folder = out or Path("results") / config.stem
-    if not _several_processes():  # before PyTorch is loaded, so that a mistake is answered, and the beginning told, at once
-        settings = read_config(config, set_)
-        updates = f"{settings.training.steps:,} update{'' if settings.training.steps == 1 else 's'}"
-        Screen(stderr=True).say(f"{settings.arm} seed {settings.seed}: {updates} into {folder}{PREPARING}")
+    if not _several_processes():  # before PyTorch is loaded, so that a mistake is answered at once
+        read_config(config, set_)
 
     from thalweg import ranks
     from thalweg.data.task_data import TaskConfig

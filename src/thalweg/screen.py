@@ -27,9 +27,6 @@ from rich.text import Text
 
 from thalweg.errors import escape_hidden
 
-PREPARING = "; preparing"
-"""End of the line that a run prints before it does anything."""
-
 
 class Screen(Console):
     """A rich console without markup, emoji codes and highlighting, which escapes every text, also in the cells of tables.

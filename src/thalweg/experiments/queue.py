@@ -19,7 +19,6 @@ from thalweg.experiments.executors import Executor, Handle
 from thalweg.models.cost import cost
 from thalweg.records.landscape import LandscapePlan, RunLandscape, broken_arrays, read_landscape
 from thalweg.records.run import RunRecord
-from thalweg.screen import PREPARING
 from thalweg.serialization import to_dict
 from thalweg.storage import explained, set_aside, there, wait_until_free, write_json
 from thalweg.survey.files import claim, intact, whole
@@ -328,5 +327,4 @@ def last_line(log: Path) -> str:
     except OSError as error:
         return f"its log cannot be read ({error.strerror})"
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("thalweg: warning: ")]
-    lines = [line for line in lines if not line.endswith(PREPARING)]
     return lines[-1] if lines else "its log holds no message"

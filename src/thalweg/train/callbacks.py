@@ -101,8 +101,7 @@ class ProgressBar(Callback):
         self.tenths(done / total, f"{self.label}: landscape, {done} of {total} parts, {part}", steady=False)
 
     def on_begin(self, step: int, steps: int) -> None:
-        if step:
-            self.console.say(f"{self.label}: going on from update {step}")
+        self.console.say(f"{self.label}: {f'going on from update {step}' if step else 'begins'}, {steps:,} updates in all")
         self.bar.start()
         self.task = self.bar.add_task(self.label, total=steps, completed=step, note="")
 
