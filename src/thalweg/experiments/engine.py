@@ -91,9 +91,16 @@ def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor, more
             share = share if done == len(jobs) else min(share, 0.99)  # the last update of a run is not its end
             complete = f"{done} of {plural(len(jobs), 'run')} complete"
             bar.update(task, completed=round(100 * share, 1), note="; ".join([complete, *filter(None, [", ".join(names)])]))
-            tenths(share, f"{what}: {int(share * 100)} % of the work{' of this part' if more else ''} is done, {complete}")
+            words = f"{what}: {int(share * 100)} % of the work{' of this part' if more else ''} is done, {complete}"
+            rest = _rest_of_runs(len(jobs), done, finished)
+            tenths(share, words, steady=rest is not None, rest=rest)
 
         return work_off(jobs, workers, on_progress, executor)
+
+
+def _rest_of_runs(count: int, done: int, before: int) -> float | None:
+    """Runs that are left over those that were made since the start; None before the first of them."""
+    return (count - done) / (done - before) if done > before else None
 
 
 def _finished(jobs: list[Job]) -> int:

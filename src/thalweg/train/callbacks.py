@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,19 +71,25 @@ class Tenths:
         self.began: tuple[float, float] | None = None
         """Time and share at the first call."""
 
-    def __call__(self, share: float, text: str, steady: bool = True) -> None:
+    def __call__(self, share: float, text: str, steady: bool = True, rest: float | None = None) -> None:
         """Print the text if another tenth has been reached.
 
         Args:
             share: part of the work that is done.
             text: what is printed, with the time since the first call.
             steady: whether the rest goes on at the same speed, so that the time left can be told.
+            rest: number of pieces of work that are left, over those that were done since the first call. A piece also takes time
+                that its work does not count, and the largest come first: the time left is between that by work and that by
+                pieces, and the geometric mean of both is told.
         """
         started, before = self.began = self.began or (time.monotonic(), share)
         if not self.console.is_terminal and int(share * 10) >= self.next:
             self.next = int(share * 10) + 1
             passed = time.monotonic() - started
-            left = f", about {duration(passed * (1 - share) / (share - before))} left" if steady and before < share < 1 else ""
+            left = ""
+            if steady and before < share < 1:
+                by_work = (1 - share) / (share - before)
+                left = f", about {duration(passed * (by_work if rest is None else math.sqrt(by_work * rest)))} left"
             self.console.say(f"{text}; {duration(passed)} so far{left}")
 
 
