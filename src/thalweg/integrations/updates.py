@@ -146,9 +146,7 @@ class ShiftUpdates:
                 expected = f"the {steps} updates of this training"
                 require(rule.total_steps == steps, "AtFraction total_steps", rule.total_steps, expected)
             if isinstance(rule, AtStep) and rule.step >= steps and ranks.rank() == 0:
-                warn(
-                    f"SHIFT: the switch at update {rule.step} is not before the last one of the training, {steps}", NoSwitchWarning
-                )
+                warn(f"SHIFT: the switch at update {rule.step} is not before the last one, {steps}", NoSwitchWarning)
 
     def finish(self) -> None:
         """End the training; say so if the schedule still waits for a switch."""
