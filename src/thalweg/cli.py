@@ -407,10 +407,9 @@ def train(
     scores = ", ".join(f"{name} loss {strata['all'].loss:.4f}" for name, strata in summary.final.items())
     state = "complete already, " if complete else ""
     say(f"{label}: {state}{summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
-    if tested := read_lengths(folder):
-        matches = ", ".join(f"{one.length}: {one.accuracy:.2f}" for one in tested)
-        longest = settings.data.longest if isinstance(settings.data, TaskConfig) else max(one.length for one in tested)
-        say(f"{label}: exact match by length (trained up to {longest}): {matches}")
+    if isinstance(settings.data, TaskConfig):
+        matches = ", ".join(f"{one.length}: {one.accuracy:.2f}" for one in read_lengths(folder))
+        say(f"{label}: exact match by length (trained up to {settings.data.longest}): {matches}")
 
 
 @_command

@@ -376,6 +376,16 @@ def require(ok: bool, what: str, given: object, expected: str) -> None:
         raise BadInputError(f"{what}: given {shown(given)}, expected {expected}")
 
 
+def plural(count: int, noun: str, more: str = "") -> str:
+    """A number with its noun, in the plural unless it is 1.
+
+    Example:
+        >>> plural(1, "seed"), plural(3, "seed"), plural(2, "pass", "passes")
+        ('1 seed', '3 seeds', '2 passes')
+    """
+    return f"{count:,} {noun if count == 1 else more or noun + 's'}"
+
+
 def unknown(what: str, given: str, known: Iterable[str], elsewhere: Mapping[str, Sequence[str]] | None = None) -> BadInputError:
     """Build the error for an unknown name; its message suggests a known one and lists them.
 

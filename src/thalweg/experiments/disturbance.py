@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from thalweg.errors import plural
 from thalweg.experiments.metrics import Measure, Pairs
 from thalweg.experiments.share import operations, seconds
 from thalweg.records.run import RunRecord, Surroundings
-from thalweg.report.page import plural
 
 _MOST = 0.05
 """Share of the time that may be lost to other work before seconds count as disturbed."""

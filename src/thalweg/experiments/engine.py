@@ -10,12 +10,11 @@ from pathlib import Path
 
 from rich.table import Table as RichTable
 
-from thalweg.errors import StudyError, require
+from thalweg.errors import StudyError, plural, require
 from thalweg.experiments.executors import Executor, LocalProcesses
 from thalweg.experiments.experiment import Experiment, Summary
 from thalweg.experiments.folder import claim
 from thalweg.experiments.queue import Job, prepare, work_off
-from thalweg.report.page import plural
 from thalweg.screen import Screen, progress_bar, say_json
 from thalweg.serialization import to_dict
 from thalweg.storage import locked

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from thalweg.errors import plural
 from thalweg.experiments.experiment import Table
 from thalweg.models.config import ModelConfig
 from thalweg.records.experiment import ExperimentSummary
 from thalweg.records.run import Cell, Verdict
-from thalweg.report.page import NUMBERS, plural
+from thalweg.report.page import NUMBERS
 from thalweg.train.config import RunConfig
 
 

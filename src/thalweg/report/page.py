@@ -8,8 +8,9 @@ import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from thalweg.errors import plural
 from thalweg.intervals import MOST_SEEDS, NO_SEEDS
-from thalweg.records.run import Cell
+from thalweg.records.run import DECISIONS, Cell
 from thalweg.report.figures import Drawn
 
 PAGES = Environment(
@@ -73,8 +74,12 @@ def show(cell: Cell) -> str:
     return f"{number(cell.mean)} [{number(cell.low)}, {number(cell.high)}]"
 
 
-def seeds_words(needed: int) -> str:
+def seeds_words(needed: int, what: str = "it") -> str:
     """How many seeds would decide an undecided comparison, as a clause; empty for 0, where it is not known.
+
+    Args:
+        needed: number of seeds, or `NO_SEEDS`.
+        what: is decided.
 
     Example:
         >>> seeds_words(12), seeds_words(1001)
@@ -83,22 +88,12 @@ def seeds_words(needed: int) -> str:
         'more seeds would not decide it'
     """
     if needed == NO_SEEDS:
-        return "more seeds would not decide it"
+        return f"more seeds would not decide {what}"
     if not needed:
         return ""
     if needed > MOST_SEEDS:
         return f"more than {MOST_SEEDS:,} seeds would be needed at the spread seen"
-    return f"about {needed} seeds would decide it at the spread seen"
-
-
-def plural(count: int, noun: str, more: str = "") -> str:
-    """A number with its noun, in the plural unless it is 1.
-
-    Example:
-        >>> plural(1, "seed"), plural(3, "seed"), plural(2, "pass", "passes")
-        ('1 seed', '3 seeds', '2 passes')
-    """
-    return f"{count:,} {noun if count == 1 else more or noun + 's'}"
+    return f"about {needed} seeds would decide {what} at the spread seen"
 
 
 def units_in(text: str) -> dict[str, str]:
@@ -119,4 +114,5 @@ PAGES.globals |= {
     "first": NUMBERS,
     "seeds_words": seeds_words,
     "plural": plural,
+    "decisions": DECISIONS,
 }

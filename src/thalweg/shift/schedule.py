@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thalweg.bounds import LARGEST_SEED, Whole, named_arguments
-from thalweg.errors import BadInputError, NonFiniteLossWarning, require, warn
+from thalweg.errors import BadInputError, NonFiniteLossWarning, plural, require, warn
 from thalweg.shift.arguments import checked_answer, checked_gains, criteria_of, instance_of, integer, kind_of, ladder, onset_of
 from thalweg.shift.criterion import AtStep, Criterion, Plateau, State, as_number, usable
 from thalweg.shift.net import SafetyNet
@@ -325,7 +325,7 @@ class Shift:
         Returns:
             One line for each switch, one for each that was taken back, and one for the next switch.
         """
-        lines = [] if self.switches else [f"no switch in {self.step} updates: {self.depth} loop{'' if self.depth == 1 else 's'}"]
+        lines = [] if self.switches else [f"no switch in {self.step} updates: {plural(self.depth, 'loop')}"]
         lines += [f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches]
         lines += [f"after {r.step} updates: back to {r.back_to} and a softer onset, because {r.reason}" for r in self.retreats]
         progress = getattr(self.criteria[self.stage], "progress", None) if self.stage < len(self.criteria) else None

@@ -8,6 +8,7 @@ import torch
 from rich.table import Table
 
 from thalweg import ranks
+from thalweg.errors import plural
 from thalweg.records.landscape import LandscapePlan, LandscapeRecord, RunLandscape, read_landscape
 from thalweg.report.landscape.figures import run_figures
 from thalweg.screen import Screen, complain, progress_bar, say, say_json
@@ -47,8 +48,7 @@ def measure_landscape(run: Path, plan: LandscapePlan | None, threads: int, as_js
     count = len(landscape.points)
     if count < FEW:
         advice = "train it with --set training.snapshots=12 or more (phases of learning need 40)"
-        points = f"{count} point{'' if count == 1 else 's'}"
-        complain(f"landscape of {run}: {points}, its figures need at least {FEW} to be curves; {advice}")
+        complain(f"landscape of {run}: {plural(count, 'point')}, its figures need at least {FEW} to be curves; {advice}")
     names = sorted(path.stem for path in figures if path.suffix == ".png")
     say(f"figures: {', '.join(names)} in {landscape.folder / 'figures'}")
 

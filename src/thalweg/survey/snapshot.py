@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from thalweg import ranks
 from thalweg.curvature.objective import LossFunction
+from thalweg.errors import plural
 from thalweg.landscape.gauge import Pair
 from thalweg.train.checkpoint import Checkpoint, load_weights, read_checkpoint
 from thalweg.train.config import RunConfig
@@ -32,7 +33,7 @@ class Passes:
     def words(self) -> str:
         """The passes as text, with their gains where these are not all 1."""
         gains = "" if self.gains is None else f" with gains {', '.join(f'{gain:.2g}' for gain in self.gains)}"
-        return f"{self.loops} pass{'' if self.loops == 1 else 'es'}{gains}"
+        return f"{plural(self.loops, 'pass', 'passes')}{gains}"
 
     def loss(self, model: nn.Module, rows: Tensor) -> Tensor:
         """Mean next-token loss in nats of sequences ``(N, L)`` with these passes."""

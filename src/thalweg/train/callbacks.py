@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from thalweg.errors import plural
 from thalweg.records.run import EvaluationRecord, RetreatRecord, SwitchRecord
 from thalweg.screen import Screen, duration, progress_bar
 
@@ -130,7 +131,7 @@ class ProgressBar(Callback):
         self.console.say(f"{self.label}: step {record.step}, {change}: {record.reason}")
 
     def on_lengths(self, count: int) -> None:
-        self.console.say(f"{self.label}: testing {count} length{'' if count == 1 else 's'}")
+        self.console.say(f"{self.label}: testing {plural(count, 'length')}")
 
     def on_end(self) -> None:
         self.bar.stop()

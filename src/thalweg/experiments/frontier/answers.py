@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from thalweg.errors import plural
 from thalweg.experiments.drop import drop, paired_drops
 from thalweg.experiments.frontier.arms import PLAIN, PLANS, STABILISERS, STAGED, TWO_STAGES, UNSCALED, constant
 from thalweg.experiments.frontier.equal_loss import Curve, Ratios, equal_loss, loss_ratio
@@ -12,7 +13,7 @@ from thalweg.experiments.frontier.source import FrontierConfig
 from thalweg.experiments.frontier.sources import source_of
 from thalweg.experiments.metrics import Pairs, cell, final_loss, seeds_needed, sign_of, too_few
 from thalweg.records.run import Cell, RunRecord, Verdict
-from thalweg.report.page import amount, plural
+from thalweg.report.page import amount
 
 Curves = dict[str, dict[int, Curve]]
 """Arm -> seed -> points."""

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from thalweg.errors import plural
 from thalweg.experiments.frontier.answers import Curves, best_constant, depths_of, operations_needed, strongest_looped
 from thalweg.experiments.frontier.arms import STAGED, TWO_STAGES, constant, in_turn
 from thalweg.experiments.frontier.equal_loss import loss_ratio
@@ -18,7 +19,7 @@ from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of
 from thalweg.experiments.words import listed
 from thalweg.intervals import Interval
 from thalweg.records.experiment import FirstScreen
-from thalweg.report.page import amount, plural, seeds_words
+from thalweg.report.page import amount, seeds_words
 
 _ASKED = (
     "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same blocks "
@@ -169,8 +170,8 @@ def _advice(curves: Curves, plan: FrontierConfig) -> str:
 
 def _open(gap: Interval | None) -> str:
     """How many seeds would decide a comparison that is not decided; empty where it is, or where no spread is known."""
-    words = "" if gap is None or not seeds_needed((gap, 0.0)) else seeds_words(seeds_needed((gap, 0.0)))
-    return f"; {words.replace('decide it', 'decide this comparison')}" if words else ""
+    words = "" if gap is None else seeds_words(seeds_needed((gap, 0.0)), "this comparison")
+    return f"; {words}" if words else ""
 
 
 def factor(logs: Interval) -> str:

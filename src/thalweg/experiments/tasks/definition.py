@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thalweg.data.find_task import own
-from thalweg.errors import BadInputError, FolderError, require
+from thalweg.errors import BadInputError, FolderError, plural, require
 from thalweg.experiments.compared import SWITCHING, Compared, ComparedArm, Numbers, by_seed, stored
 from thalweg.experiments.disturbance import disturbance
 from thalweg.experiments.experiment import Experiment, Table
@@ -31,7 +31,6 @@ from thalweg.experiments.tasks.recipes import (
 from thalweg.experiments.words import cell_text, command_words, model_words
 from thalweg.records.experiment import TaskOutcome, TaskStudySummary
 from thalweg.records.run import Cell, RunRecord, read_lengths
-from thalweg.report.page import plural
 from thalweg.report.switching.page import share_in_words
 from thalweg.report.tasks.page import write_task_report
 from thalweg.serialization import to_dict

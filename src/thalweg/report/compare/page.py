@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thalweg.errors import FolderError
+from thalweg.errors import FolderError, plural
 from thalweg.records.run import RunRecord, Verdict
 from thalweg.report.compare.differences import Difference
 from thalweg.report.curves import band
 from thalweg.report.figures import Drawn, Measure, drawn, save_all, score
-from thalweg.report.page import PAGES, data_address, plural
+from thalweg.report.page import PAGES, data_address
 from thalweg.report.panels import COLOURS, STYLE, WIDTH, draw_mean_and_band, legend_below, plain, shortened
 from thalweg.serialization import to_dict
 from thalweg.storage import explained, read_json, write_json, write_text

@@ -16,6 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from thalweg.errors import plural
 from thalweg.records.experiment import FirstScreen
 from thalweg.records.landscape import RunLandscape
 from thalweg.records.run import RunRecord, StudySummary, Verdict
@@ -27,7 +28,7 @@ from thalweg.report.landscape.length_generalisation import figure_lengths
 from thalweg.report.landscape.motion import valley_figures
 from thalweg.report.landscape.phases import phases_drawn
 from thalweg.report.landscape.valley_surfaces import valleys_drawn
-from thalweg.report.page import PAGES, data_address, plural, seeds_words, show
+from thalweg.report.page import PAGES, data_address, seeds_words, show
 from thalweg.report.paper.charts import curves_chart, planes_chart, spectra_chart, styles
 from thalweg.report.paper.data_source import source_drawn
 from thalweg.report.paper.figures import accuracy_against_cost, step_time, verdicts_drawn

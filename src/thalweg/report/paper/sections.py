@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thalweg.records.run import Verdict
+from thalweg.records.run import DECISIONS, Verdict
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ class Section:
 
 def counted(verdicts: Sequence[Verdict]) -> dict[str, int]:
     """Verdict -> how many claims have it, in a fixed order."""
-    kinds = ("supported", "contradicted", "undecided", "not measured")
-    return {kind: sum(verdict.verdict == kind for verdict in verdicts) for kind in kinds}
+    return {kind: sum(verdict.verdict == kind for verdict in verdicts) for kind in DECISIONS}
 
 
 def sections(verdicts: Sequence[Verdict], figures: Sequence[str], charts: Sequence[str]) -> list[Section]:

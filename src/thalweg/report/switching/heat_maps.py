@@ -14,9 +14,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from thalweg.errors import plural
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.report.figures import Drawn, drawn, setup
-from thalweg.report.page import plural
 from thalweg.report.panels import WIDTH
 
 AXES = ("delta_loss", "delta_grad", "patience")
