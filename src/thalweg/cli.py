@@ -23,6 +23,7 @@ from cyclopts import App, CycloptsError, Parameter, Token, UnknownOptionError
 
 from thalweg.bounds import Number, Seed, Threads, Whole, refuse
 from thalweg.errors import BadInputError, InstallationError, StudyError, ThalwegError, require, shown, synonyms, unknown
+from thalweg.interruption import INTERRUPTED, TERMINATED, Terminated, raise_at_sigterm
 from thalweg.processes import end_with_parent
 from thalweg.screen import complain, say, say_json
 
@@ -679,12 +680,14 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit: 0 if it worked, 1 if it failed, 2 if the input was bad, 130 if it was interrupted."""
+    """Run a command and exit: 0 if it worked, 1 if it failed, 2 if the input was bad, 130 or 143 if it was asked to end."""
     warnings.showwarning = one_line
     for stream in (sys.stdout, sys.stderr):  # print a character that the terminal's encoding lacks as its escape
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     end_with_parent()
+    if not _several_processes():  # a rank that waits for another one must end at once, whatever it waits in
+        raise_at_sigterm()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # PyTorch's C++ prints its stack besides our line where a rank is lost
     code = call(sys.argv[1:] if arguments is None else arguments)
     if _several_processes():
@@ -712,8 +715,10 @@ def call(arguments: list[str]) -> int:
         return _fail(str(error), error.exit_code)
     except ThalwegError as error:
         return error.exit_code if error.told_elsewhere else _fail(" ".join(str(error).split()), error.exit_code)
+    except Terminated:
+        return _fail("ended by SIGTERM; give the same command again to go on", TERMINATED)
     except KeyboardInterrupt:
-        return _fail("interrupted; give the same command again to go on", 130)
+        return _fail("interrupted; give the same command again to go on", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return 1

@@ -16,6 +16,7 @@ from thalweg.experiments.engine import make
 from thalweg.experiments.executors import LocalProcesses
 from thalweg.experiments.remote_command import RemoteCommand
 from thalweg.experiments.slurm import SlurmJob
+from thalweg.interruption import TERMINATED
 from thalweg.models.config import ModelConfig
 from thalweg.storage import read_json
 from thalweg.train.config import RunConfig, TrainingConfig
@@ -72,12 +73,13 @@ def test_a_result_that_a_shared_folder_shows_late_is_waited_for(tmp_path: Path, 
     assert job.poll() == 1
 
 
-def test_a_command_ended_by_its_cluster_leaves_no_result_before_the_job_ends(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("code", [-signal.SIGTERM, TERMINATED])
+def test_a_command_ended_by_its_cluster_leaves_no_result_before_the_job_ends(tmp_path: Path, monkeypatch, code: int) -> None:
     slept: list[float] = []
     monkeypatch.setattr("thalweg.experiments.remote_command.time.sleep", slept.append)
-    ended = SimpleNamespace(wait=lambda: -signal.SIGTERM)
+    ended = SimpleNamespace(wait=lambda: code)
     monkeypatch.setattr("thalweg.experiments.remote_command.LocalProcess", lambda *_: ended)
-    assert RemoteCommand([], str(tmp_path / "log"), 1, False)() == -signal.SIGTERM
+    assert RemoteCommand([], str(tmp_path / "log"), 1, False)() == code
     assert slept == [60.0]
 
 

@@ -47,14 +47,6 @@ def test_a_step_after_loading_equals_the_step_without_saving(tmp_path: Path, tin
     assert digest(gather(fresh, fresh_optimizer)) == digest(gather(model, optimizer))
 
 
-def test_torch_random_state_comes_back(tmp_path: Path, tiny: RunConfig) -> None:
-    model, optimizer, _ = trained(tiny)
-    save_checkpoint(tmp_path, 3, gather(model, optimizer), FACTS, keep=1)
-    expected = torch.rand(3)
-    scatter(read_checkpoint(checkpoints(tmp_path)[0]), model, optimizer)
-    assert torch.equal(torch.rand(3), expected)
-
-
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 20, 300):
         save_checkpoint(tmp_path, step, {"a": torch.ones(2)}, FACTS, keep=2)

@@ -4,6 +4,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from thalweg.errors import BadInputError, DamagedRecordWarning, DiskFullError, DivergedError, FolderError
 from thalweg.experiments.executors import LocalProcesses
+from thalweg.interruption import Terminated, raise_at_sigterm
 from thalweg.models.cost import cost
 from thalweg.records.run import read_run
 from thalweg.shift.criterion import AtStep, Plateau
@@ -20,7 +22,7 @@ from thalweg.storage import read_journal
 from thalweg.train import checkpoint as checkpoint_module
 from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback, StepFacts
-from thalweg.train.checkpoint import checkpoints
+from thalweg.train.checkpoint import checkpoints, read_checkpoint, step_of
 from thalweg.train.config import OptimizerConfig, RunConfig, ShiftConfig, config_text, read_config
 from thalweg.train.state import Run
 from thalweg.train.trainer import train
@@ -62,6 +64,64 @@ def test_a_run_stopped_anywhere_ends_like_one_that_was_not(tmp_path: Path, tiny:
     assert resumed.weights_sha256 == whole.weights_sha256
     assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
     assert (resumed.flops, resumed.evaluations) == (whole.flops, whole.evaluations)
+    ours, theirs = (read_checkpoint(checkpoints(tmp_path / name / "checkpoints")[-1]).tensors for name in ("cut", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class SendAt(Callback):
+    """Sends a signal to this process in an update."""
+
+    def __init__(self, step: int, number: int, times: int = 1) -> None:
+        self.step, self.number, self.times = step, number, times
+
+    def on_step(self, facts: StepFacts) -> None:
+        for _ in range(self.times if facts.step == self.step else 0):
+            os.kill(os.getpid(), self.number)
+
+
+class Seen(Callback):
+    """Notes the updates that are made."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_step(self, facts: StepFacts) -> None:
+        self.steps.append(facts.step)
+
+
+@pytest.fixture
+def asked() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise, as in a command of thalweg, whatever started the tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise_at_sigterm()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize("stop", [1, 10, 14, 40])
+def test_a_signal_loses_no_update(tmp_path: Path, tiny: RunConfig, stop: int, number: int, raised: type) -> None:
+    whole = train(tiny, tmp_path / "whole")
+    with pytest.raises(raised):
+        train(tiny, tmp_path / "cut", [SendAt(stop, number)])
+    assert step_of(checkpoints(tmp_path / "cut" / "checkpoints")[-1]) == stop
+    seen = Seen()
+    resumed = train(tiny, tmp_path / "cut", [seen])
+    assert seen.steps == list(range(stop + 1, 41))
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_second_ctrl_c_waits_for_no_checkpoint(tmp_path: Path, tiny: RunConfig) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path, [SendAt(10, signal.SIGINT, times=2)])
+    assert step_of(checkpoints(tmp_path / "checkpoints")[-1]) == 7
 
 
 @pytest.mark.parametrize("criterion", [Plateau(delta_loss=1.0, delta_grad=9.0, patience=2, window=5)])

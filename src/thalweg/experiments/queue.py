@@ -16,6 +16,7 @@ import torch
 
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, ThalwegError, warn
 from thalweg.experiments.executors import Executor, Handle
+from thalweg.interruption import INTERRUPTED, TERMINATED
 from thalweg.models.cost import cost
 from thalweg.records.landscape import LandscapePlan, RunLandscape, broken_arrays, read_landscape
 from thalweg.records.run import RunRecord
@@ -304,7 +305,7 @@ def why_it_ended(job: Job, code: int) -> str:
     if failure is not None:
         return failure.message
     logged = last_line(job.folder / "stderr.log")
-    if code == 130:  # interrupted by the user: not a failure of the run, so nothing is recorded
+    if code in (INTERRUPTED, TERMINATED):  # asked to end: not a failure of the run, so nothing is recorded
         return logged
     name = signal.Signals(-code).name if code < 0 else ""
     usual = "; it was killed, most often because memory ran out: make fewer runs at a time with --jobs" if name == "SIGKILL" else ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.integrations.extras import require_extra
+from thalweg.interruption import TERMINATED
 from thalweg.processes import LocalProcess
 
 _ENDING_SECONDS = 60.0
@@ -36,7 +37,10 @@ class RemoteCommand:
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-m", "thalweg", *self.arguments]
         code = LocalProcess(command, Path(self.log), environment, self.append).wait()
-        if code == -signal.SIGTERM:  # from the cluster, which ends this process next: a result would look like a failed run
+        if code in (
+            -signal.SIGTERM,
+            TERMINATED,
+        ):  # from the cluster, which ends this process next: a result would look like a failed run
             time.sleep(_ENDING_SECONDS)
         return code
 

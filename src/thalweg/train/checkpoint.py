@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file with the whole state of a run, written atomically and verified when it is read.
 
-Tensors: ``model.<name>``, ``optimizer.<index>.<key>``, ``random.cpu``. The header holds the *facts*, one JSON text with step,
-schedule, clock, offset of the journal, config and a hash of all tensors, and a hash of that text. No pickle is written or read.
+Tensors: ``model.<name>`` and ``optimizer.<index>.<key>``. Training draws its random numbers from the seed and the number of the
+update, so that no generator is stored. The header holds the *facts*, one JSON text with step, schedule, clock, offset of the
+journal, config and a hash of all tensors, and a hash of that text. No pickle is written or read.
 
 A run whose weights are sharded writes folders instead, see `thalweg.train.sharded_checkpoint`, and one file of this kind at its
 end. Everything here reads both.
@@ -67,13 +68,10 @@ def whole_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def gather(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor that the next update depends on: weights, optimizer state and random state, by name."""
+    """Every tensor that the next update depends on: weights and optimizer state, by name."""
     tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
     return tensors
 
 
@@ -115,7 +113,7 @@ def _tensor_of(checkpoint: Checkpoint, name: str, like: Tensor) -> Tensor:
 
 
 def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore what `gather` collected: weights, optimizer state and random state.
+    """Restore what `gather` collected: weights and optimizer state.
 
     The tensors are copied, as the optimizer continues to change those that it is given.
 
@@ -135,9 +133,6 @@ def scatter(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
                 fill(kept, stored)
             state.setdefault(int(index), {})[key] = kept
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(checkpoint.tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in checkpoint.tensors:
-        torch.cuda.set_rng_state(checkpoint.tensors["random.cuda"])
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any], keep: int = 0) -> Path:

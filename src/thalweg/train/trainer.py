@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from thalweg import ranks
 from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, require, warn
+from thalweg.interruption import HeldBack, held_back
 from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.onset import Ramp, Refine
 from thalweg.storage import locked, read_json, set_aside, there
@@ -29,6 +30,9 @@ from thalweg.train.state import Run
 from thalweg.train.step import Outcome, hand_over, mean_loss
 from thalweg.train.surroundings import Watch
 
+_ENDING = "a checkpoint is written after this update, then the training ends; a second Ctrl-C ends it at once"
+"""Said when a signal asks a training to end."""
+
 
 @named_arguments
 def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] = (), parallel: Parallel = "ddp") -> RunSummary:
@@ -39,6 +43,9 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
 
     Under a process group (`thalweg.train.group`) every rank calls this with the same config and folder. The ranks share every batch
     and the evaluations; rank 0 alone writes to the folder. The callbacks of every rank are called.
+
+    Ctrl-C, or a signal with a handler in Python, is answered after the update in progress, whose checkpoint is written first; a
+    second Ctrl-C at once. Several ranks end at once and go on from their last checkpoint.
 
     Args:
         config: config of the run.
@@ -158,17 +165,22 @@ def _train_to_end(run: Run) -> None:
     if run.shift.step == 0:
         run.evaluate()
         run.snapshot()
-    while run.shift.step < settings.steps:
-        try:
-            update(run)
-            if run.shift.retreat_reason is None:
-                _score_and_save(run)
-        except DivergedError as error:
-            if not run.shift.watching:
-                raise
-            roll_back(run, str(error).partition(";")[0])
-        if run.shift.retreat_reason is not None:
-            roll_back(run)
+    # Ranks would have to agree on the update after which they end; a run of several goes on from its last checkpoint.
+    with nullcontext(HeldBack()) if run.world > 1 else held_back(_ENDING) as signals:
+        while run.shift.step < settings.steps:
+            try:
+                update(run)
+                if run.shift.retreat_reason is None:
+                    _score_and_save(run)
+            except DivergedError as error:
+                if not run.shift.watching:
+                    raise
+                roll_back(run, str(error).partition(";")[0])
+            if run.shift.retreat_reason is not None:
+                roll_back(run)
+            if signals.came is not None:
+                run.save()
+                signals.let_through()
 
 
 def update(run: Run) -> None:
