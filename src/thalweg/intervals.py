@@ -29,6 +29,18 @@ class Interval:
         """Whether the interval lies on one side of zero; False for a single seed."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    def within(self, least: float, most: float) -> Interval:
+        """The interval cut at bounds between which the mean is known to lie, as that of a share does between 0 and 1.
+
+        A cut interval contains the mean exactly as often as the whole one.
+
+        Example:
+            >>> Interval(0.9, 0.7, 1.1, 3).within(0, 1)
+            Interval(mean=0.9, low=0.7, high=1, n=3)
+        """
+        low, high = (None if end is None else min(max(end, least), most) for end in (self.low, self.high))
+        return Interval(self.mean, low, high, self.n)
+
 
 def student_cdf(t: float, freedom: int) -> float:
     """Cumulative distribution function P(T <= t) of Student's t with integer degrees of freedom.

@@ -7,7 +7,7 @@ import numpy as np
 from made_up_records import DATA, HERE
 
 from thalweg.intervals import interval
-from thalweg.records.experiment import Outcome, Share, SweepSummary
+from thalweg.records.experiment import FirstScreen, Outcome, Share, SweepSummary
 from thalweg.records.run import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord, Verdict
 
 STEPS, EVERY = 3000, 60
@@ -22,6 +22,10 @@ OTHERS = {
     "share": tuple(f"at-{step:05d}" for step in range(140, 3000, 220)),
     "safety": ("net-hard-1", "net-hard-2", "net-ramp-1"),
 }
+
+OPENING = FirstScreen(
+    "Asked by https://arxiv.org/abs/2510.10089.", ("Loops help.", "Stages save."), "Three seeds.", "Loop on parity."
+)
 
 
 def scores(accuracy: float, loss: float) -> dict:
@@ -143,5 +147,5 @@ def make_sweep(seeds: int = 5, scp: bool = True, others: bool = True, few: bool 
     }
     return SweepSummary(
         "demo", "markov", "quick", 3, tuple(range(seeds)), True, (), tuple(found), axes, DEFAULTS, verdicts, setup, HERE,
-        {arm: arm for arm in ends}, command="thalweg shift-sweep markov --preset quick",
+        {arm: arm for arm in ends}, command="thalweg shift-sweep markov --preset quick", first=OPENING,
     )  # fmt: skip

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from made_up_records import HERE
-from made_up_sweeps import cell
+from made_up_sweeps import OPENING, cell
 
 from thalweg.records.experiment import Share, TaskOutcome, TaskStudySummary
 from thalweg.records.run import Cell, EvaluationRecord, RunRecord, RunSummary, Score, SwitchRecord, Verdict
@@ -140,5 +140,5 @@ def make_tasks(tasks: tuple[str, ...] = TASKS, arms: tuple[str, ...] = ARMS, see
     return TaskStudySummary(
         "demo", "paper", tasks, arms, tuple(range(seeds)), True, (), dict.fromkeys(tasks, LONGEST),
         tuple(outcome(task, arm, seeds, place) for place, task in enumerate(tasks) for arm in arms), verdicts, words, HERE,
-        f"thalweg study tasks --preset paper --task {','.join(tasks)} --seeds {seeds}",
+        f"thalweg study tasks --preset paper --task {','.join(tasks)} --seeds {seeds}", first=OPENING,
     )  # fmt: skip

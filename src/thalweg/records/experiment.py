@@ -49,6 +49,20 @@ class Share:
 
 
 @dataclass(frozen=True)
+class FirstScreen:
+    """What a page says before anything else, in plain sentences."""
+
+    asked: str
+    """The question, and who raised it, with a link."""
+    found: tuple[str, ...]
+    """The findings, one sentence or two each."""
+    sure: str
+    """What the numbers rest on, and what they leave open."""
+    advice: str
+    """What a reader can do with it."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One variant of a sweep over seeds. Losses are held-out, in the unit of the sweep; accuracies are shares of top-1 hits."""
 
@@ -114,6 +128,8 @@ class SweepSummary:
     """Unit of every loss, for each token; a token of text is a byte."""
     command: str = ""
     """The command that repeats it."""
+    first: FirstScreen | None = None
+    """The first screen of the page; None in records of earlier versions."""
 
     @property
     def per_token(self) -> str:
@@ -191,6 +207,8 @@ class TaskStudySummary:
     """Arm -> its definition."""
     disturbed: str = ""
     """What other work the seconds met; empty for none that is known."""
+    first: FirstScreen | None = None
+    """The first screen of the page; None in records of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -202,20 +220,6 @@ class FigureRecord:
     caption: str
     alt: str = ""
     """What it shows, for readers who do not see it; empty in records of earlier versions."""
-
-
-@dataclass(frozen=True)
-class FirstScreen:
-    """What a page says before anything else, in plain sentences."""
-
-    asked: str
-    """The question, and who raised it, with a link."""
-    found: tuple[str, ...]
-    """The findings, one sentence or two each."""
-    sure: str
-    """What the numbers rest on, and what they leave open."""
-    advice: str
-    """What a reader can do with it."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 from made_up_sweeps import make_runs, make_sweep
 from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened, unexplained
 
-from thalweg.records.experiment import Outcome, Share
+from thalweg.records.experiment import FirstScreen, Outcome, Share
 from thalweg.records.run import Cell, Verdict
 from thalweg.report.switching.page import by_group, share_in_words, short, write_sweep_report
 
@@ -24,6 +24,7 @@ def hostile(sweep):
         missing=(HOSTILE,),
         outcomes=(*sweep.outcomes, bad),
         verdicts=(verdict,),
+        first=FirstScreen(HOSTILE, (HOSTILE,), HOSTILE, HOSTILE),
         setup=dict.fromkeys(("Model", "Training", HOSTILE), HOSTILE),
         provenance=replace(sweep.provenance, device=HOSTILE, commit=HOSTILE),
     )
@@ -73,11 +74,14 @@ def test_page_asks_the_network_for_nothing(page) -> None:
     assert "<script" not in page
 
 
-def test_answers_come_first_and_the_command_last(page) -> None:
+def test_what_was_found_comes_first_then_answers_and_the_command_last(page) -> None:
     parts = [
+        "<li>Loops help.</li><li>Stages save.</li>",
+        'id="loss-over-time"',
+        "<h2>What to do with it</h2>\n<p>Loop on parity.</p>",
         "After a third of the updates.",
         '<section id="outcomes">',
-        'id="loss-over-time"',
+        'id="switch-enlarged"',
         "<h2>Set-up</h2>",
         "thalweg shift-sweep",
     ]
@@ -123,8 +127,9 @@ def test_shares_in_words() -> None:
     assert share_in_words(None) == ["-"]
     assert share_in_words(Share(0.6, 0.5, 0.71, 5, 0)) == ["0.6", "[0.5, 0.71]"]
     assert share_in_words(Share(0.6, None, None, 1, 0)) == ["0.6"]
-    assert share_in_words(Share(0.6, 0.5, None, 5, 2)) == ["median 0.6", "smallest 0.5", "2 of 5 never"]
-    assert share_in_words(Share(None, None, None, 5, 5)) == ["never", "5 of 5 never"]
+    assert share_in_words(Share(0.6, 0.5, None, 5, 2)) == ["median 0.6", "smallest 0.5", "not reached in 2 of 5 runs"]
+    assert share_in_words(Share(None, None, None, 5, 5)) == ["not reached", "in any of 5 runs"]
+    assert share_in_words(Share(None, 0.7, None, 5, 3)) == ["not reached", "in 3 of 5 runs", "smallest 0.7"]
 
 
 def test_short_numbers() -> None:

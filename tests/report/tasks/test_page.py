@@ -6,7 +6,7 @@ import pytest
 from made_up_tasks import ARMS, TASKS, make_task_runs, make_tasks
 from pages import CHROMIUM, HOSTILE, Tags, laid_out, leaving, opened, unexplained
 
-from thalweg.records.experiment import TaskOutcome
+from thalweg.records.experiment import FirstScreen, TaskOutcome
 from thalweg.records.run import Cell, Verdict
 from thalweg.report.tasks.page import percent, render_tasks, task_tables, write_task_report
 
@@ -22,6 +22,7 @@ def hostile(study):
         complete=False,
         missing=(HOSTILE,),
         verdicts=(Verdict(HOSTILE, HOSTILE, numbers={HOSTILE: Cell(1.0)}),),
+        first=FirstScreen(HOSTILE, (HOSTILE,), HOSTILE, HOSTILE),
         setup=dict.fromkeys(("Model", "Training", HOSTILE), HOSTILE),
         provenance=replace(study.provenance, device=HOSTILE, commit=HOSTILE),
     )
@@ -83,11 +84,17 @@ def test_page_asks_the_network_for_nothing(page) -> None:
 def test_the_question_is_the_title_then_answers_tables_figures_set_up_command(page) -> None:
     parts = [
         "<h1>Do loops generalise, and does SHIFT get there sooner?</h1>",
+        'Asked by <a href="https://arxiv.org/abs/2510.10089" rel="noopener">https://arxiv.org/abs/2510.10089</a>.',
         "Study demo: preset paper, 2 tasks, 7 arms, 2 seeds.",
+        "<h2>What was found</h2>",
+        "<li>Loops help.</li><li>Stages save.</li>",
+        f'id="{NAMES[0]}"',
+        "<h2>What to do with it</h2>\n<p>Loop on parity.</p>",
+        "<h2>How sure it is</h2>\n<p>Three seeds.</p>",
         'id="answers"',
         "<h3>parity</h3>",
         "<h3>copy</h3>",
-        *(f'id="{name}"' for name in NAMES),
+        *(f'id="{name}"' for name in NAMES[1:]),
         "<h2>Set-up</h2>",
         "thalweg study tasks --preset paper --task parity,copy",
     ]
@@ -130,7 +137,7 @@ def test_a_phone_names_every_number_as_the_head_of_the_table_does(page) -> None:
 def test_numbers_that_are_not_there_are_dashes(page) -> None:
     cells = cells_of(page, "copy", "single")
     assert cells[5:7] == ["-", "-"]  # drop and jump
-    assert cells[3] == "never<small>2 of 2 never</small>"
+    assert cells[3] == "not reached<small>in any of 2 runs</small>"
 
 
 def test_what_a_length_is_stands_below_it(study) -> None:

@@ -20,6 +20,7 @@ from thalweg.experiments.metrics import Pairs, in_bits
 from thalweg.experiments.outcomes import outcome_of
 from thalweg.experiments.queue import Job, failed_for_good, refuse_misfits, unplanned
 from thalweg.experiments.switching.answers import verdicts_of
+from thalweg.experiments.switching.findings import first_screen
 from thalweg.experiments.switching.variants import (
     SHORT,
     SweepConfig,
@@ -253,7 +254,7 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         for variant in variants
         if runs[variant.name] or failed[variant.name]
     )
-    grid = sweep.grid
+    grid, verdicts = sweep.grid, tuple(verdicts_of(variants, runs, recipe.criterion))
     summary = SweepSummary(
         name=folder.resolve().name,
         command=SwitchingSweep(sweep).command,
@@ -266,7 +267,8 @@ def summarise(sweep: SweepConfig, folder: Path) -> SweepSummary:
         outcomes=outcomes,
         axes={"delta_loss": grid.delta_loss, "delta_grad": grid.delta_grad, "patience": tuple(map(float, grid.patience))},
         defaults={name: float(getattr(recipe.criterion, name)) for name in ("delta_loss", "delta_grad", "patience")},
-        verdicts=tuple(verdicts_of(variants, runs, recipe.criterion)),
+        verdicts=verdicts,
+        first=first_screen(verdicts, sweep.task, len(sweep.seeds)),
         setup=_setup_by_topic(sweep, first.summary.data) | unplanned(jobs),
         provenance=first.summary.provenance,
         unit="bits" if sweep.task == "text" else "nats",

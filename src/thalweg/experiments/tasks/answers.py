@@ -6,12 +6,12 @@ length n.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from thalweg.experiments.drop import paired_drops
 from thalweg.experiments.metrics import Pairs, as_cell, paired, seeds_needed, sign_of, too_few
 from thalweg.experiments.tasks.outcomes import LEARNED, trained_accuracy
-from thalweg.intervals import interval
+from thalweg.intervals import Interval, interval
 from thalweg.records.experiment import ALONG, CONTROLS, GOAL, GOAL_DROP, HALTING, SWITCHING, Share, Table, TaskOutcome
 from thalweg.records.run import Cell, Verdict
 
@@ -40,7 +40,7 @@ def task_verdicts(outcomes: Outcomes, runs: Runs, longest: dict[str, int]) -> li
     return [verdict for verdict in verdicts if verdict.numbers]
 
 
-def _by_task(outcomes: Outcomes, arm: str) -> dict[str, TaskOutcome]:
+def by_task(outcomes: Outcomes, arm: str) -> dict[str, TaskOutcome]:
     """Task -> outcome of one arm, for the tasks on which it has complete runs."""
     return {outcome.task: outcome for outcome in outcomes if outcome.arm == arm and outcome.seeds}
 
@@ -67,40 +67,47 @@ def answered(answer: str, seeds: dict[str, int]) -> str:
     return "; ".join([answer, *undecided])
 
 
-def generalises(outcomes: Outcomes, longest: dict[str, int]) -> Verdict:
-    """List the tasks on which every seed of Looped has exact match 0.95 beyond the training lengths.
+def right_beyond(outcomes: Outcomes, longest: Mapping[str, int]) -> dict[str, tuple[int, bool]]:
+    """Task -> a length beyond the trained ones, and whether every seed of Looped has an exact match of 0.95 there.
 
-    The length judged is the tested one nearest to 1.5 times the longest training length. Single and the next-token baseline are
-    reported at the same length.
+    The length is the tested one nearest to 1.5 times the longest training length. With too few seeds the answer is no.
     """
-    numbers, seeds, general = {}, {}, []
-    for task, outcome in _by_task(outcomes, "looped").items():
+    found = {}
+    for task, outcome in by_task(outcomes, "looped").items():
         lengths = [n for n in outcome.lengths if n > longest[task]]
-        if not lengths:
-            continue
-        length = min(lengths, key=lambda n: abs(n - 1.5 * longest[task]))
+        if lengths:
+            length = min(lengths, key=lambda n: abs(n - 1.5 * longest[task]))
+            right = min(outcome.accuracy[outcome.lengths.index(length)]) >= _RIGHT
+            found[task] = length, right and not too_few(len(outcome.seeds))
+    return found
+
+
+def generalises(outcomes: Outcomes, longest: Mapping[str, int]) -> Verdict:
+    """List the tasks of `right_beyond`; Single and the next-token baseline are reported at the same length."""
+    numbers: dict[str, Cell] = {}
+    judged = right_beyond(outcomes, longest)
+    for task, (length, _) in judged.items():
         for arm in ("looped", "single", "next-token"):
-            other = _by_task(outcomes, arm).get(task)
+            other = by_task(outcomes, arm).get(task)
             if other is not None and length in other.lengths:
-                numbers[f"{task} at {length}, {arm}"] = as_cell(interval(list(other.accuracy[other.lengths.index(length)])))
-        seeds[task] = len(outcome.seeds)
-        if not too_few(seeds[task]) and min(outcome.accuracy[outcome.lengths.index(length)]) >= _RIGHT:
-            general.append(task)
+                right = interval(list(other.accuracy[other.lengths.index(length)]))
+                numbers[f"{task} at {length}, {arm}"] = as_cell(right.within(0, 1))
+    seeds = {task: len(by_task(outcomes, "looped")[task].seeds) for task in judged}
     question = "On which tasks is every Looped seed at least 0.95 right at about one and a half times the longest training length?"
-    return Verdict(question, answered(listed(general), seeds), numbers=numbers)
+    return Verdict(question, answered(listed([task for task, (_, holds) in judged.items() if holds]), seeds), numbers=numbers)
 
 
 def sooner(outcomes: Outcomes, arm: str) -> Verdict:
     """List the tasks on which an arm reaches Looped's exact match within the goal's share of Looped's time and operations."""
     numbers: dict[str, Cell] = {}
-    by_task = _by_task(outcomes, arm)
-    for task, outcome in by_task.items():
+    of_arm = by_task(outcomes, arm)
+    for task, outcome in of_arm.items():
         for cost, share in (("time", outcome.share_seconds), ("operations", outcome.share_flops)):
             if share is not None:
                 numbers[f"share of {cost}, {task}"] = Cell(share.value, share.low, share.high, share.n - share.censored)
     question = f"On which tasks does {arm} reach Looped's exact match in {GOAL:.0%} of its cost (geometric mean over seeds)?"
-    counts = {task: outcome.share_flops.n for task, outcome in by_task.items() if outcome.share_flops}
-    return Verdict(question, answered(reached(by_task), counts), numbers=numbers)
+    counts = {task: outcome.share_flops.n for task, outcome in of_arm.items() if outcome.share_flops}
+    return Verdict(question, answered(reached(of_arm), counts), numbers=numbers)
 
 
 def reached(outcomes: dict[str, TaskOutcome]) -> str:
@@ -132,7 +139,7 @@ def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> Verdict:
     Where it loses more, its drop is compared with what Looped, which does not switch, loses at the same updates: exact match falls
     there too while the training lengths grow.
     """
-    drops = {task: outcome.drop for task, outcome in _by_task(outcomes, arm).items() if outcome.drop.mean is not None}
+    drops = {task: outcome.drop for task, outcome in by_task(outcomes, arm).items() if outcome.drop.mean is not None}
     numbers = {f"drop, {task} (points)": drop for task, drop in drops.items()}
     large = [task for task, drop in drops.items() if drop.high is not None and drop.high > GOAL_DROP and not too_few(drop.n)]
     as_looped = []
@@ -149,27 +156,32 @@ def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> Verdict:
     return Verdict(question, answered(answer, {task: drop.n for task, drop in drops.items()}), numbers=numbers)
 
 
-def beyond(outcomes: Outcomes, longest: dict[str, int], arm: str) -> Verdict:
+def beyond(outcomes: Outcomes, longest: Mapping[str, int], arm: str) -> Verdict:
     """Compare an arm with Looped on lengths above the training lengths: mean exact match over those tested, paired by seed."""
-    looped, differences = _by_task(outcomes, "looped"), {}
-    for task, outcome in _by_task(outcomes, arm).items():
-        if task in looped:
-            own, reference = (_out_of_range(side, longest[task]) for side in (outcome, looped[task]))
-            differences[task] = [own[seed] - reference[seed] for seed in sorted(own.keys() & reference.keys())]
     question = f"Is {arm} out of the trained range as good as Looped?"
-    return _against_looped(question, f"exact match beyond, {arm} - looped", differences)
+    return _against_looped(question, f"exact match beyond, {arm} - looped", beyond_gaps(outcomes, longest, arm, "looped"))
 
 
-def _against_looped(question: str, what: str, differences: dict[str, list[float]]) -> Verdict:
-    """The answer that differences from Looped (task -> one for each seed) give; ``what`` names the number."""
-    by_task = {task: interval(values) for task, values in differences.items() if values}
+def beyond_gaps(outcomes: Outcomes, longest: Mapping[str, int], arm: str, rival: str) -> dict[str, Interval]:
+    """Task -> exact match of an arm minus that of a rival, mean over the tested lengths above the training lengths, paired."""
+    rivals, gaps = by_task(outcomes, rival), {}
+    for task, outcome in by_task(outcomes, arm).items():
+        if task in rivals:
+            own, other = (_out_of_range(side, longest[task]) for side in (outcome, rivals[task]))
+            if common := sorted(own.keys() & other.keys()):
+                gaps[task] = interval([own[seed] - other[seed] for seed in common])
+    return gaps
+
+
+def _against_looped(question: str, what: str, gaps: Mapping[str, Interval]) -> Verdict:
+    """The answer that differences from Looped give, by task; ``what`` names the number."""
     words = {-1: "it is lower on", 0: "undecided on", 1: "it is higher on", None: "it is equal on"}
-    kinds = {task: None if gap.low == gap.high == 0 else sign_of(gap) for task, gap in by_task.items()}
+    kinds = {task: None if gap.low == gap.high == 0 else sign_of(gap) for task, gap in gaps.items()}
     groups = {word: [task for task, kind in kinds.items() if kind == sign] for sign, word in words.items()}
     answer = "; ".join(f"{word} {listed(tasks)}" for word, tasks in groups.items() if tasks)
-    numbers = {f"{what}, {task}": as_cell(gap) for task, gap in by_task.items()}
-    told = answered(answer, {task: gap.n for task, gap in by_task.items()})
-    return Verdict(question, told, numbers=numbers, seeds_needed=seeds_needed(*((gap, 0.0) for gap in by_task.values())))
+    numbers = {f"{what}, {task}": as_cell(gap) for task, gap in gaps.items()}
+    told = answered(answer, {task: gap.n for task, gap in gaps.items()})
+    return Verdict(question, told, numbers=numbers, seeds_needed=seeds_needed(*((gap, 0.0) for gap in gaps.values())))
 
 
 def _out_of_range(outcome: TaskOutcome, longest: int) -> dict[int, float]:
@@ -192,7 +204,7 @@ def halting(outcomes: Outcomes) -> Verdict:
     counts: dict[str, int] = {}
     passing: dict[str, list[str]] = {"by confidence": [], "by that of the batch": [], "at the sharpest dip of the doubt": []}
     for arm in ("looped", "random"):
-        for task, outcome in _by_task(outcomes, arm).items():
+        for task, outcome in by_task(outcomes, arm).items():
             if outcome.trained.mean is None or outcome.trained.mean < LEARNED or outcome.told_passes:
                 continue
             name = task if arm == "looped" else f"{task} ({arm})"
@@ -212,8 +224,13 @@ def _largest_gap(first: Table, second: Table) -> float:
     return max(abs(a - b) for row, other in zip(first, second, strict=True) for a, b in zip(row, other, strict=True))
 
 
+def end_gaps(runs: Runs, arm: str) -> dict[str, Interval]:
+    """Task -> an arm's final exact match on the training lengths minus Looped's, paired by seed."""
+    found = {task: paired(arms.get(arm, {}), arms.get("looped", {}), trained_accuracy) for task, arms in runs.items()}
+    return {task: interval(gaps) for task, gaps in found.items() if gaps}
+
+
 def _as_good(runs: Runs, arm: str) -> Verdict:
-    """Compare an arm's final exact match on the training lengths with Looped's, paired by seed."""
-    differences = {task: paired(arms.get(arm, {}), arms.get("looped", {}), trained_accuracy) for task, arms in runs.items()}
+    """Compare an arm's final exact match on the training lengths with Looped's."""
     what = f"exact match on trained lengths, {arm} - looped"
-    return _against_looped(f"Is {arm} on the trained lengths as good as Looped?", what, differences)
+    return _against_looped(f"Is {arm} on the trained lengths as good as Looped?", what, end_gaps(runs, arm))

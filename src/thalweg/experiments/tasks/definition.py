@@ -17,6 +17,7 @@ from thalweg.experiments.folder import slug
 from thalweg.experiments.metrics import Pairs, final
 from thalweg.experiments.queue import Job, failed_for_good, unplanned
 from thalweg.experiments.tasks.answers import task_verdicts
+from thalweg.experiments.tasks.findings import first_screen
 from thalweg.experiments.tasks.outcomes import Lengths, task_outcome
 from thalweg.experiments.tasks.recipes import (
     PRESETS,
@@ -160,6 +161,7 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[_Key, Job], reco
         setup=task_setup(study, recipes) | unplanned(jobs.values()),
         arm_words=_arms_in_words(study, recipes[_plainest(study)]),
         disturbed=disturbance(records.values()),
+        first=first_screen(outcomes, runs, longest, len(study.seeds)),
         provenance=first.summary.provenance,
     )
     write_json(folder / "summary.json", to_dict(summary))

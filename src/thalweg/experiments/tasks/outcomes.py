@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 
 from thalweg.experiments.disturbance import costs_of
 from thalweg.experiments.drop import drop, jump
-from thalweg.experiments.metrics import Measure, Pairs, cell, final, held_out_errors
+from thalweg.experiments.metrics import Measure, Pairs, as_cell, cell, final, held_out_errors
 from thalweg.experiments.share import operations, seconds, share_over_seeds, shares
+from thalweg.intervals import interval
 from thalweg.records.experiment import Share, Table, TaskOutcome
-from thalweg.records.run import RunRecord, TaskLength
+from thalweg.records.run import Cell, RunRecord, TaskLength
 
 _POINT = 0.01
 """Margin below Looped's final exact match within which it counts as reached."""
@@ -42,7 +43,7 @@ def task_outcome(task: str, arm: str, runs: Pairs, lengths: Lengths, looped: Pai
         task=task,
         arm=arm,
         seeds=tuple(sorted(runs)),
-        trained=cell([trained_accuracy(run) for run in records]),
+        trained=as_cell(interval([trained_accuracy(run) for run in records]).within(0, 1)) if records else Cell(None),
         lengths=tuple(length.length for length in first),
         loops=tuple(max(length.loops for length in row) for row in zip(*tested, strict=True)),
         samples=first[0].samples if first else 0,
@@ -81,13 +82,17 @@ def by_loops(tested: Sequence[tuple[TaskLength, ...]], index: int) -> Table:
     return tuple(zip(*(seed[index].by_loops for seed in tested if seed[index].loops == most), strict=False))
 
 
-def _share_of(runs: Pairs, looped: Pairs, spent: Measure) -> Share | None:
-    """Share of Looped's cost until its final exact match less one point is reached, see `thalweg.experiments.share.shares`.
+def shares_of(runs: Pairs, looped: Pairs, spent: Measure) -> dict[int, tuple[float, bool]]:
+    """Seed -> share of Looped's cost until its final exact match less one point, see `thalweg.experiments.share.shares`.
 
     On a task that is learned, exact match ends near 1, and its last hundredth can take as long as all the rest; so the target lies
     one point lower, for both arms. Seeds at which Looped has learned less than half are left out.
     """
     learned = {seed: run for seed, run in looped.items() if trained_accuracy(run) >= LEARNED}
     # `shares` minimises, so the target is an error: 1 - (final exact match - one point).
-    by_seed = shares(runs, learned, spent, held_out_errors, lambda run: 1 - trained_accuracy(run) + _POINT)
-    return share_over_seeds(list(by_seed.values()))
+    return shares(runs, learned, spent, held_out_errors, lambda run: 1 - trained_accuracy(run) + _POINT)
+
+
+def _share_of(runs: Pairs, looped: Pairs, spent: Measure) -> Share | None:
+    """The shares of `shares_of` over seeds."""
+    return share_over_seeds(list(shares_of(runs, looped, spent).values()))

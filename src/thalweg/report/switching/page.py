@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from thalweg.errors import plural
 from thalweg.records.experiment import Outcome, Share, SweepSummary
 from thalweg.records.run import RunRecord
 from thalweg.report.figures import Drawn, save_all, setup
@@ -13,11 +14,6 @@ from thalweg.report.switching.dot_plots import GROUPS, TITLES
 from thalweg.report.switching.figures import draw_sweep
 from thalweg.storage import write_text
 
-_ASKED = (
-    "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) trains a transformer with one pass first and with several later "
-    "(SHIFT), and switches when a criterion on loss and gradient fires (SCP). thalweg asks when to switch, how to bring in the new "
-    "passes, and what to do with the optimizer; every variant differs from a baseline in one setting."
-)
 _ORDER = ("reference", *GROUPS, "scp")
 """Groups in the order of the page; all others come after them."""
 _MANY = 16
@@ -39,11 +35,12 @@ def write_sweep_report(summary: SweepSummary, runs: dict[str, RunRecord], folder
 
 def _render_sweep(summary: SweepSummary, figures: Sequence[Drawn]) -> str:
     """The page as HTML; everything that a user named is escaped."""
+    addresses = {figure.name: data_address(figure) for figure in figures}
     return PAGES.get_template("sweep.html").render(
         sweep=summary,
         setup_text=setup(summary),
-        asked=_ASKED,
-        figures=[(figure, data_address(figure)) for figure in figures],
+        figures=[(figure, addresses[figure.name]) for figure in figures],
+        addresses=addresses,
         groups=by_group(summary),
         titles=TITLES,
         many=_MANY,
@@ -76,12 +73,21 @@ def share_in_words(share: Share | None) -> list[str]:
     Args:
         share: cost of reaching Looped's goal over Looped's own cost; None gives a dash.
     Returns:
-        One to three lines; the number comes first, and is "never" where the median run did not reach the goal.
+        One to three lines; the number comes first, where the median run reached the goal.
+
+    Example:
+        >>> share_in_words(Share(None, None, None, 3, 3)), share_in_words(Share(None, 0.8, None, 3, 2))
+        (['not reached', 'in any of 3 runs'], ['not reached', 'in 2 of 3 runs', 'smallest 0.8'])
+        >>> share_in_words(Share(0.9, 0.8, None, 3, 1))
+        ['median 0.9', 'smallest 0.8', 'not reached in 1 of 3 runs']
     """
     if share is None:
         return ["-"]
     if not share.censored:
         return [short(share.value)] + ([] if share.low is None else [f"[{short(share.low)}, {short(share.high)}]"])
-    lines = ["never" if share.value is None else f"median {short(share.value)}"]
-    lines += [] if share.low is None else [f"smallest {short(share.low)}"]
-    return [*lines, f"{share.censored} of {share.n} never"]
+    if share.low is None:
+        return ["not reached", f"in any of {plural(share.n, 'run')}"]
+    missed, smallest = f"in {share.censored} of {plural(share.n, 'run')}", f"smallest {short(share.low)}"
+    if share.value is None:
+        return ["not reached", missed, smallest]
+    return [f"median {short(share.value)}", smallest, f"not reached {missed}"]

@@ -15,12 +15,6 @@ from thalweg.report.switching.page import share_in_words, short
 from thalweg.report.tasks.figures import draw_tasks, shown_lengths
 from thalweg.storage import write_text
 
-_ASKED = (
-    "arXiv 2409.15647 (https://arxiv.org/abs/2409.15647) trains looped transformers on algorithmic tasks that generalise to longer "
-    "inputs, and arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) trains with one pass first and more later (SHIFT). "
-    "thalweg asks which tasks generalise, whether stages get there sooner, and what simpler controls do."
-)
-
 
 @dataclass(frozen=True)
 class Tested:
@@ -56,11 +50,12 @@ def write_task_report(summary: TaskStudySummary, runs: dict[str, RunRecord], fol
 
 def render_tasks(summary: TaskStudySummary, figures: Sequence[Drawn]) -> str:
     """The page as HTML; everything that a user named is escaped."""
+    addresses = {figure.name: data_address(figure) for figure in figures}
     return PAGES.get_template("tasks.html").render(
         study=summary,
         setup_text=setup(summary),
-        asked=_ASKED,
-        figures=[(figure, data_address(figure)) for figure in figures],
+        figures=[(figure, addresses[figure.name]) for figure in figures],
+        addresses=addresses,
         tables=task_tables(summary),
         share=share_in_words,
         short=short,
@@ -92,7 +87,7 @@ def _tested_at(outcome: TaskOutcome, length: int) -> Tested | None:
     if length not in outcome.lengths or not outcome.seeds:
         return None
     seeds = outcome.accuracy[outcome.lengths.index(length)]
-    mean = interval(list(seeds))
+    mean = interval(list(seeds)).within(0, 1)
     return Tested(Cell(mean.mean, mean.low, mean.high, mean.n), seeds)
 
 

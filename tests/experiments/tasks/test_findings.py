@@ -1,0 +1,133 @@
+"""The first screen of a study of tasks, from planted records."""
+
+import pytest
+
+from thalweg.experiments.tasks.findings import first_screen
+from thalweg.experiments.tasks.outcomes import task_outcome
+from thalweg.records.experiment import FirstScreen
+from thalweg.records.run import EvaluationRecord, RunRecord, Score, TaskLength
+
+LONGEST = 20
+RISING = tuple(k / 10 for k in range(11))
+
+
+def run(flops: float = 10e9, accuracies: tuple[float, ...] = RISING) -> RunRecord:
+    """Exact match at evaluations a tenth of the operations apart."""
+    evaluations = [
+        EvaluationRecord(100 * k, float(k), flops * k / 10, 1, {"held-out": {"all": Score(accuracy, 1 - accuracy)}})
+        for k, accuracy in enumerate(accuracies)
+    ]
+    return RunRecord("r", tuple(evaluations), (), None)
+
+
+def measured(at_30: float) -> tuple[TaskLength, ...]:
+    """Lengths 20 and 30, of which the longest trained one is right."""
+    return tuple(TaskLength(n, n, 100, one, one, 3.0, one, (one,), one) for n, one in ((20, 1.0), (30, at_30)))
+
+
+class Arm:
+    """One run for each seed, and its exact match at length 30."""
+
+    def __init__(self, flops: tuple[float, ...], beyond: tuple[float, ...] | None = None, accuracies: tuple[float, ...] = RISING):
+        self.runs = {seed: run(one, accuracies) for seed, one in enumerate(flops)}
+        self.lengths = {seed: measured(one) for seed, one in enumerate(beyond or (0.0,) * len(flops))}
+
+
+LOOPED = Arm((10e9, 10e9, 10e9), (0.96, 0.97, 0.98))
+SINGLE = Arm((3e9, 3e9, 3e9), (0.10, 0.12, 0.11), accuracies=(0.2,) * 11)
+
+
+def screen(seeds: int = 3, **tasks: dict[str, Arm]) -> FirstScreen:
+    runs = {task: {arm: one.runs for arm, one in arms.items()} for task, arms in tasks.items()}
+    outcomes = [
+        task_outcome(task, arm, one.runs, one.lengths, runs[task].get("looped", {}))
+        for task, arms in tasks.items()
+        for arm, one in arms.items()
+    ]
+    return first_screen(outcomes, runs, dict.fromkeys(tasks, LONGEST), seeds)
+
+
+def sentence(found: FirstScreen, start: str) -> str:
+    (only,) = [one for one in found.found if one.startswith(start)]
+    return only.partition(": ")[2]
+
+
+def test_looping_is_compared_with_one_pass_beyond_the_trained_lengths() -> None:
+    worse = Arm((10e9,) * 3, (0.01, 0.02, 0.03))
+    level = Arm((3e9,) * 3, (0.01, 0.05, 0.02))
+    found = screen(
+        parity={"looped": LOOPED, "single": SINGLE},
+        copy={"looped": worse, "single": level},
+        addition={"looped": worse, "single": SINGLE},
+        unique={"looped": worse, "single": worse},
+    )
+    assert sentence(found, "Beyond the trained lengths").startswith("fewer right answers on addition (-9 [-")
+    assert "; more right answers on parity (+86 [+84, +88] points); not decided on copy (-1 [" in found.found[0]
+    assert found.found[0].endswith("; no difference in any seed on unique.")
+    assert found.advice.startswith("Loop on parity: one pass does not get as far.")
+
+
+def test_tasks_right_beyond_the_trained_lengths_are_named() -> None:
+    one_fails = Arm((10e9,) * 3, (0.99, 0.99, 0.94))
+    assert screen(parity={"looped": LOOPED}, copy={"looped": one_fails}).found[0].endswith("on parity, and not on copy.")
+    assert screen(parity={"looped": LOOPED}).found[0].endswith("on parity.")
+    assert screen(copy={"looped": one_fails}).found[0].endswith("on no task.")
+
+
+def test_what_shift_costs_follows_from_operations_alone() -> None:
+    cheap, dear, level = Arm((5e9, 6e9, 5.5e9)), Arm((15e9, 16e9, 17e9)), Arm((9e9, 10e9, 12e9))
+    one_short = Arm((5e9, 5e9, 5e9))
+    one_short.runs[2] = run(5e9, (0.3,) * 11)
+    poor = Arm((10e9,) * 3, accuracies=(0.3,) * 11)
+    tasks = {
+        name: {"looped": LOOPED, "shift": arm}
+        for name, arm in (("parity", cheap), ("copy", dear), ("addition", level), ("unique", one_short))
+    }
+    found = screen(**tasks, hard={"looped": poor, "shift": poor})
+    told = sentence(found, "To be as often right as Looped")
+    assert told.startswith(
+        "fewer operations on parity (0.55 [0.44, 0.69] times); more operations on copy (1.60 [1.37, 1.87] times)"
+    )
+    assert "; not decided on addition (1.03 [" in told
+    assert told.endswith(
+        "; not reached by every run on unique (1 of 3 runs did not); Looped itself answers less than half of hard."
+    )
+    assert "Train parity as the arm shift does: thalweg recipe parity --arm shift prints its config." in found.advice
+
+
+@pytest.mark.parametrize(
+    ("control", "told", "advised"),
+    [
+        ((5e9, 6e9, 5.6e9), "not decided on parity", True),
+        ((2e9, 2.1e9, 2.2e9), "more operations on parity", True),
+        ((9e9, 9.1e9, 9.2e9), "fewer operations on parity", False),
+    ],
+)
+def test_the_control_without_stages_is_told_beside_it(control: tuple[float, ...], told: str, advised: bool) -> None:
+    found = screen(parity={"looped": LOOPED, "shift": Arm((5e9, 6e9, 5.5e9)), "looped-fast": Arm(control)})
+    assert sentence(found, "Against looped-fast").partition(" needs: ")[2].startswith(told) or told in " ".join(found.found)
+    assert ("looped-fast is simpler" in found.advice) == advised
+
+
+def test_what_ends_worse_is_not_advised() -> None:
+    lower = Arm((5e9, 6e9, 5.5e9), accuracies=(*RISING[:10], 0.91, 0.91, 0.91, 0.85))
+    looped = Arm((10e9,) * 3, accuracies=(*RISING[:10], 0.9, 0.9, 0.9, 0.9))
+    found = screen(parity={"looped": looped, "shift": lower})
+    assert sentence(found, "When the training ends, shift against Looped").startswith("fewer right answers on parity (-")
+    assert "fewer operations on parity" in " ".join(found.found)
+    assert "Train parity" not in found.advice
+
+
+def test_nothing_comparable_says_what_to_train() -> None:
+    found = screen(parity={"looped": Arm(())})
+    assert found.found == ()
+    assert found.advice.startswith("Nothing can be compared yet: train at least the arms single, looped and shift")
+
+
+def test_two_seeds_decide_nothing() -> None:
+    two = {"looped": Arm((10e9,) * 2, (0.99, 0.99)), "single": Arm((3e9,) * 2, (0.1, 0.12)), "shift": Arm((5e9, 5.1e9))}
+    found = screen(seeds=2, parity=two)
+    assert "At least 3 seeds are needed for any answer." in found.sure
+    assert found.found != ()
+    assert all("not decided" in one or "no difference" in one for one in found.found)
+    assert "Loop on" not in found.advice
