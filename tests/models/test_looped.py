@@ -1,5 +1,7 @@
 import itertools
 import math
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -364,3 +366,27 @@ def test_the_product_of_hessian_and_vector_is_that_of_central_differences(varian
     ends = [gradient(model, moved(weights, along, sign * STEP))[1] for sign in (1, -1)]
     for found, name in zip(product, weights, strict=True):
         torch.testing.assert_close(found, (ends[0][name] - ends[1][name]) / (2 * STEP), **DIFFERENCES)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "given"),
+    [
+        (torch.tensor([[3, 16]]), "given 16, expected whole numbers from 0 to 15 (model.vocabulary is 16)"),
+        (torch.tensor([[-1]]), "given -1, expected whole numbers from 0 to 15"),
+        (torch.tensor([[1.0]]), "given float32 of shape (1, 1), expected a tensor of int64 or int32, shape (B, L)"),
+        (torch.tensor([[True]]), "given bool of shape (1, 1), expected a tensor of int64 or int32"),
+        (torch.tensor([1, 2]), "given int64 of shape (2,), expected a tensor of int64 or int32, shape (B, L)"),
+        (torch.zeros(2, 3, 4, dtype=torch.long), "given int64 of shape (2, 3, 4)"),
+        ([[1, 2]], "given [[1, 2]], expected a tensor"),
+    ],
+)
+def test_what_is_no_batch_of_tokens_is_refused_in_one_line(tokens: Any, given: str) -> None:
+    model = LoopedTransformer(ModelConfig())
+    for call in (lambda: model(tokens), lambda: model(tokens, loops=torch.tensor([2])), lambda: next(model.unrolled(tokens, 2))):
+        with pytest.raises(BadInputError, match=re.escape(f"tokens: {given}")):
+            call()
+
+
+def test_tokens_of_32_bits_are_those_of_64() -> None:
+    model, tokens = LoopedTransformer(ModelConfig()), torch.tensor([[1, 2, 15]])
+    assert torch.equal(model(tokens.int(), loops=2), model(tokens, loops=2))

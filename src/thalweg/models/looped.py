@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.bounds import named_arguments
-from thalweg.errors import require
+from thalweg.errors import BadInputError, require, shown
 from thalweg.models.attention import Fused, rotation_table
 from thalweg.models.block import AttentionBlock, GPTBlock, layer_norm, norm
 from thalweg.models.config import ModelConfig
@@ -111,7 +111,8 @@ class LoopedTransformer(nn.Module):
         Raises:
             BadInputError: loops are no integers, below 1, above ``learned_gains``, or not as many as sequences; gains are not as
                 many as passes, not finite, or the first is not 1; a sequence is longer than the learned positions; passes are
-                given without loops for each sequence, or fewer than these.
+                given without loops for each sequence, or fewer than these; tokens are no integers ``(B, L)``, or one is not
+                below V (on a CPU; on a GPU this is PyTorch's device-side assertion).
         """
         if isinstance(loops, Tensor):
             return self.forward_each(tokens, loops, gains, passes)
@@ -128,6 +129,7 @@ class LoopedTransformer(nn.Module):
 
         The sequences are sorted by their loops, the most first, so that each pass works on a leading part of the batch.
         """
+        _refuse_no_tokens(tokens)
         require(loops.shape == tokens.shape[:1], "loops", tuple(loops.shape), f"one number for each of {len(tokens)} sequences")
         integral = not (loops.is_floating_point() or loops.is_complex() or loops.dtype == torch.bool)
         require(integral, "loops", str(loops.dtype), "whole numbers")
@@ -243,7 +245,8 @@ class LoopedTransformer(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings plus learned positions, after the blocks of the prelude, ``(B, L, D)``."""
-        embedded = self.embedding(tokens)
+        _refuse_no_tokens(tokens)
+        embedded = _looked_up(self.embedding, tokens)
         if self.positions is not None:
             length = tokens.shape[1]
             require(length <= self.config.length, "sequence", length, f"at most {self.config.length} tokens (model.length)")
@@ -255,6 +258,28 @@ class LoopedTransformer(nn.Module):
         if self.config.positions != "rotary":
             return None
         return rotation_table(length, self.config.width // self.config.heads, device)
+
+
+def _refuse_no_tokens(tokens: object) -> None:
+    """Refuse what is no batch of whole numbers."""
+    expected = "a tensor of int64 or int32, shape (B, L)"
+    if not isinstance(tokens, Tensor):
+        raise BadInputError(f"tokens: given {shown(tokens)}, expected {expected}")
+    if tokens.dim() != 2 or tokens.dtype not in (torch.int32, torch.int64):
+        given = f"{str(tokens.dtype).removeprefix('torch.')} of shape {tuple(tokens.shape)}"
+        raise BadInputError(f"tokens: given {given}, expected {expected}")
+
+
+def _looked_up(embedding: nn.Embedding, tokens: Tensor) -> Tensor:
+    """The embeddings of tokens; one that is out of range is named where that costs nothing, which is on a CPU."""
+    if torch.compiler.is_compiling():
+        return embedding(tokens)
+    try:
+        return embedding(tokens)
+    except IndexError:
+        wrong = tokens[(tokens < 0) | (tokens >= embedding.num_embeddings)]
+        expected = f"whole numbers from 0 to {embedding.num_embeddings - 1} (model.vocabulary is {embedding.num_embeddings})"
+        raise BadInputError(f"tokens: given {int(wrong[0])}, expected {expected}") from None
 
 
 def _checked_gains(gains: object, passes: int) -> Gains:
