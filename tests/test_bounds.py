@@ -135,7 +135,7 @@ CALLED = [name for name in thalweg.__all__ if name not in {"BadInputError", "Tha
 
 @pytest.mark.parametrize("name", CALLED)
 def test_every_public_name_says_which_arguments_it_has(name: str) -> None:
-    with pytest.raises(TypeError, match=r"^unknown argument of \w+ 'no_such_thing'; Known: ") as caught:
+    with pytest.raises(TypeError, match=r"^unknown argument of \w+ 'no_such_thing'; known: ") as caught:
         getattr(thalweg, name)(no_such_thing=1)
     assert isinstance(caught.value, BadInputError)
 

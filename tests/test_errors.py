@@ -59,7 +59,7 @@ def test_unknown_suggests_the_nearest_name():
 
 
 def test_unknown_suggests_nothing_when_nothing_is_near():
-    assert str(unknown("arm", "zzz", ["single", "looped"])) == "unknown arm 'zzz'; Known: looped, single"
+    assert str(unknown("arm", "zzz", ["single", "looped"])) == "unknown arm 'zzz'; known: looped, single"
 
 
 def test_unknown_prefers_a_synonym_to_a_name_that_is_spelled_alike():
@@ -89,7 +89,7 @@ def test_every_group_of_synonyms_leads_to_a_name_of_ours():
 
 
 def test_unknown_lists_the_known_names_in_order():
-    assert str(unknown("arm", "?", iter("cab"))).endswith("Known: a, b, c")
+    assert str(unknown("arm", "?", iter("cab"))).endswith("known: a, b, c")
 
 
 def test_an_unknown_key_can_be_told_to_another_process():
@@ -99,7 +99,7 @@ def test_an_unknown_key_can_be_told_to_another_process():
 
 
 def test_unknown_returns_an_error_that_can_be_raised():
-    with pytest.raises(BadInputError, match="unknown arm 'q'; Known: a"):
+    with pytest.raises(BadInputError, match="unknown arm 'q'; known: a"):
         raise unknown("arm", "q", ["a"])
 
 

@@ -83,7 +83,7 @@ _Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 @_command
 def study(
-    task: str,
+    source: str,
     /,
     *,
     preset: str = "quick",
@@ -107,7 +107,7 @@ def study(
 
     Parameters
     ----------
-    task:
+    source:
         What the models learn: `markov` (a synthetic Markov language), `text` (bytes of real text) or `tasks` (algorithmic tasks
         such as addition). Or your own experiment as module:Class; `examples/an_experiment_of_your_own.py` shows one.
     preset:
@@ -116,7 +116,7 @@ def study(
         (ten million, for a GPU). For tasks also `gpu` (at most an hour on one GPU) and `source` (the size used in arXiv
         2409.15647; days of a GPU).
     out:
-        Folder for the results. Default: results/TASK-PRESET.
+        Folder for the results. Default: results/SOURCE-PRESET.
     arms:
         Comma-separated arms to train; default: those of the preset. For markov and text: single, looped, shift, shift-hard,
         single-rescaled, single-flops. For tasks: single, looped, shift, shift-short, shift-scp, shift-hard, looped-fast,
@@ -148,14 +148,14 @@ def study(
     from thalweg.experiments.paper.definition import PaperStudy
     from thalweg.experiments.paper.recipes import plan
 
-    if ":" in task:
-        _make_own(task, seeds, out, jobs, json_, executor, arms or text or tasks)
+    if ":" in source:
+        _make_own(source, seeds, out, jobs, json_, executor, arms or text or tasks)
         return
-    if task not in _STUDIES:
-        raise _no_study(task)
+    if source not in _STUDIES:
+        raise _no_study(source)
     chosen = _listed(arms)
-    require(not tasks or task == "tasks", "--task", tasks, "to go with the study `tasks`")
-    if task == "tasks":
+    require(not tasks or source == "tasks", "--task", tasks, "to go with the study `tasks`")
+    if source == "tasks":
         require(not text, "--text", text, "to go with the study `text`")
         require(not compile, "--compile", compile, "no --compile: the batches of the study `tasks` vary in shape")
         from thalweg.experiments.tasks.definition import TaskStudy
@@ -163,8 +163,8 @@ def study(
 
         experiment: Experiment = TaskStudy(plan_tasks(preset, _listed(tasks), chosen, seeds, device))
     else:
-        experiment = PaperStudy(plan(task, preset, chosen, seeds, text, device, compile, landscape))
-    make(experiment, out or Path("results") / f"{task}-{preset}", jobs, json_, executor_of(executor))
+        experiment = PaperStudy(plan(source, preset, chosen, seeds, text, device, compile, landscape))
+    make(experiment, out or Path("results") / f"{source}-{preset}", jobs, json_, executor_of(executor))
 
 
 def _no_study(task: str) -> BadInputError:
@@ -267,7 +267,7 @@ def frontier(
 
 @_command
 def shift_sweep(
-    task: str,
+    source: str,
     /,
     *,
     preset: str = "quick",
@@ -291,7 +291,7 @@ def shift_sweep(
 
     Parameters
     ----------
-    task:
+    source:
         What the models learn: `markov` (a synthetic Markov language) or `text` (bytes of real text).
     preset:
         Size of the sweep: `quick` (3 seeds, a small grid, minutes) or `paper` (5 seeds, 36 settings of SCP).
@@ -305,14 +305,14 @@ def shift_sweep(
     seeds:
         Number of seeds; 0 takes the preset's number.
     out:
-        Folder for the results. Default: results/TASK-shift-LOOPS-PRESET.
+        Folder for the results. Default: results/SOURCE-shift-LOOPS-PRESET.
     jobs:
         Number of runs trained at the same time; 0 takes one per core.
     executor:
         Where the runs are started: `local`, `slurm` or `ray`; for a cluster with what each run is given, such as
         `slurm:cpus=4,gpus=1,minutes=120,partition=NAME`. `local:runs_per_gpu=4` puts four runs on each GPU of this machine.
     text:
-        For the task `text`: the file or folder to learn. Default: the sources of Python's standard library.
+        For the source `text`: the file or folder to learn. Default: the sources of Python's standard library.
     device:
         Device that trains the models: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
     json_:
@@ -324,10 +324,10 @@ def shift_sweep(
     from thalweg.experiments.switching.variants import GROUPS, sweep_of
 
     chosen = tuple(group for group in _listed(groups) if group != "none") if groups else GROUPS
-    planned = sweep_of(task, preset, loops, chosen, seeds, text, device)
+    planned = sweep_of(source, preset, loops, chosen, seeds, text, device)
     make(
         SwitchingSweep(planned),
-        out or Path("results") / f"{task}-shift-{planned.loops}-{preset}",
+        out or Path("results") / f"{source}-shift-{planned.loops}-{preset}",
         jobs,
         json_,
         executor_of(executor),
@@ -570,7 +570,7 @@ def report(folder: Path, other: Path | None = None, /, *, out: Path | None = Non
 
 
 @_command
-def recipe(task: str, /, *, arm: str = "", preset: str = "quick", seed: Annotated[Seed, _Digits] = 0) -> None:
+def recipe(source: str, /, *, arm: str = "", preset: str = "quick", seed: Annotated[Seed, _Digits] = 0) -> None:
     """Print the config of one run as TOML, with the meaning and range of every key; edit it and give it to `thalweg train`.
 
     For markov and text the config keeps snapshots, so that `thalweg landscape` can draw curves.
@@ -579,7 +579,7 @@ def recipe(task: str, /, *, arm: str = "", preset: str = "quick", seed: Annotate
 
     Parameters
     ----------
-    task:
+    source:
         What the model learns: `markov`, `text`, `pointers`, `ancestors`, or an algorithmic task: parity, copy, addition,
         binary-sum, multiplication, unique-set, or your own as module:attribute.
     arm:
@@ -600,17 +600,17 @@ def recipe(task: str, /, *, arm: str = "", preset: str = "quick", seed: Annotate
     from thalweg.train.config import SNAPSHOTS_FOR_CURVES
     from thalweg.train.config_comments import explained_text
 
-    if task in WITHOUT_STUDY:
-        run = one_run(task, arm, preset)
-    elif task in TASKS or ":" in task:
+    if source in WITHOUT_STUDY:
+        run = one_run(source, arm, preset)
+    elif source in TASKS or ":" in source:
         arm = arm or "looped"
-        run = task_runs(plan_tasks(preset, (task,), (arm,), seeds=1))[task, arm, 0]
-    elif task in _STUDIES[:2]:
+        run = task_runs(plan_tasks(preset, (source,), (arm,), seeds=1))[source, arm, 0]
+    elif source in _STUDIES[:2]:
         arm = arm or "looped"
-        run = runs_of(plan(task, preset, (arm,), seeds=1))[f"{arm}-seed0"]
+        run = runs_of(plan(source, preset, (arm,), seeds=1))[f"{arm}-seed0"]
         run = replace(run, training=replace(run.training, snapshots=run.training.snapshots or SNAPSHOTS_FOR_CURVES))
     else:
-        raise unknown("recipe", task, (*_STUDIES[:2], *WITHOUT_STUDY, *TASKS))
+        raise unknown("recipe", source, (*_STUDIES[:2], *WITHOUT_STUDY, *TASKS))
     sys.stdout.write(explained_text(replace(run, seed=seed)))
 
 

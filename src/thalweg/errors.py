@@ -227,6 +227,10 @@ class NoSwitchWarning(UserWarning):
     """A training ends before its schedule has reached the last stage."""
 
 
+class WarmUpWarning(UserWarning):
+    """A training ends before its learning rate has been warmed up."""
+
+
 class HorizonWarning(UserWarning):
     """The number of steps is outside of the range in which the limit describes the run."""
 
@@ -406,8 +410,8 @@ def unknown(what: str, given: str, known: Iterable[str], elsewhere: Mapping[str,
     """
     names, places = sorted(known), elsewhere or {}
     likely = " or ".join(_likely(str(given)[:_LONGEST].lstrip("-"), {name.lstrip("-"): name for name in names}, places))
-    suggestion = f"did you mean {likely}? " if likely else ""
-    return BadInputError(f"unknown {what} {shown(given)}; {suggestion}Known: {', '.join(names) or 'none'}")
+    listed = ", ".join(names) or "none"
+    return BadInputError(f"unknown {what} {shown(given)}; {f'did you mean {likely}? Known' if likely else 'known'}: {listed}")
 
 
 def synonyms(name: str) -> list[str]:

@@ -184,7 +184,7 @@ def test_an_empty_spectrum_is_refused():
 def test_what_else_is_refused():
     with pytest.raises(BadInputError, match=r"^order: given -1, expected a number of at least 0, or infinity$"):
         matrix_entropy(torch.ones(3), order=-1)
-    with pytest.raises(BadInputError, match=r"^unknown sign 'signed-split'; Known: abs, positive, square$"):
+    with pytest.raises(BadInputError, match=r"^unknown sign 'signed-split'; known: abs, positive, square$"):
         matrix_entropy(torch.ones(3), sign="signed-split")
     with pytest.raises(BadInputError, match=r"^zero_below: given -1.0, expected a number of at least 0$"):
         matrix_entropy(torch.ones(3), zero_below=-1.0)

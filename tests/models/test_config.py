@@ -78,7 +78,7 @@ def test_every_field_refuses_what_it_cannot_hold(name):
     [
         ({"block": "gtp"}, "unknown model.block 'gtp'; did you mean 'gpt'"),
         ({"attention": "sofmax"}, "unknown model.attention 'sofmax'; did you mean 'softmax'"),
-        ({"norm": "post"}, "unknown model.norm 'post'.*Known: none, pre"),
+        ({"norm": "post"}, "unknown model.norm 'post'.*[Kk]nown: none, pre"),
         ({"positions": "rotery"}, "unknown model.positions 'rotery'; did you mean 'rotary'"),
         ({"positions": None}, "model.positions: given None, expected one of learned, rotary, none"),
         ({"width": 64.0}, r"model.width: given 64\.0, expected a whole number"),

@@ -139,7 +139,7 @@ def test_a_key_in_the_wrong_section_or_by_another_s_name_leads_to_ours(tmp_path:
 
 
 def test_a_key_of_another_kind_of_data_is_not_suggested(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match=r"unknown key in RunConfig 'longest'; Known: arm"):
+    with pytest.raises(BadInputError, match=r"unknown key in RunConfig 'longest'; known: arm"):
         read_config(written(tmp_path, config_text(RunConfig())), ["longest=6"])
     with pytest.raises(BadInputError, match=r"unknown key in RunConfig 'longest'; did you mean 'data.longest'"):
         read_config(written(tmp_path, "[data]\nkind = 'task'"), ["longest=6"])

@@ -12,7 +12,7 @@ import torch
 
 from thalweg import ranks
 from thalweg.bounds import named_arguments
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, require, warn
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, WarmUpWarning, require, warn
 from thalweg.interruption import HeldBack, held_back
 from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.onset import Ramp, Refine
@@ -62,6 +62,7 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
         DamagedFileError: there are checkpoints, but none can be read.
     Warns:
         DamagedRecordWarning: a file of the run is damaged and was repaired, or something is lost; the message says what.
+        WarmUpWarning: the training ends before its rate has been warmed up.
     """
     expected = "a RunConfig; thalweg.train.config.read_config reads one from a file"
     require(isinstance(config, RunConfig), "config", config, expected)
@@ -76,6 +77,8 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
         with ranks.together():
             run = Run(config, folder, callbacks, parallel=parallel)  # refuses a missing device or text before anything is written
         try:
+            if run.rank == 0:
+                _warn_of_warm_up(config)
             if new and run.rank == 0:
                 write_config(folder / "config.toml", config)
             run.resume()
@@ -93,6 +96,17 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
             raise
         finally:
             run.close()
+
+
+def _warn_of_warm_up(config: RunConfig) -> None:
+    """Say that a training is over before its rate has reached the value of its config."""
+    warmup, steps = config.optimizer.warmup, config.training.steps
+    if warmup > steps:
+        warn(
+            f"optimizer.warmup: given {warmup}, but the training ends after {steps} updates, at {steps / warmup:.0%} of "
+            f"optimizer.rate or less; for a short trial set it too, such as to {max(1, steps // 10)}",
+            WarmUpWarning,
+        )
 
 
 def _take(config: RunConfig, folder: Path, held: ExitStack) -> tuple[bool, RunSummary | None]:

@@ -100,7 +100,7 @@ def test_the_match_beyond_is_the_mean_over_longer_lengths():
     [
         ({"budgets": (0.5, 160)}, r"budget: given 0.5 GFLOP, which pay for \d+ updates of arm 'depth-1'; expected at least 40"),
         ({"loops": 4}, "--loops: given 4, expected 10, the passes that the longest length of 'parity' needs"),
-        ({"preset": "paper"}, "unknown preset 'paper'; Known: quick"),
+        ({"preset": "paper"}, "unknown preset 'paper'; known: quick"),
         ({"arms": ("shift",)}, "unknown arm 'shift'"),
     ],
 )
