@@ -410,8 +410,6 @@ def test_callbacks_are_given_every_snapshot_when_it_is_complete(tmp_path: Path, 
 
 
 def test_a_training_that_is_over_before_its_rate_is_warmed_up_says_so(tmp_path: Path, tiny: RunConfig) -> None:
-    with pytest.warns(
-        WarmUpWarning, match=r"optimizer.warmup: given 80, but .* 40 updates, at 50% of .* such as to 4"
-    ):
+    with pytest.warns(WarmUpWarning, match=r"optimizer.warmup: given 80, but .* 40 updates, at 50% of .* such as to 4"):
         train(replace(tiny, optimizer=OptimizerConfig(warmup=80)), tmp_path / "short")
     train(replace(tiny, optimizer=OptimizerConfig(warmup=40)), tmp_path / "just")  # a warning would be an error here

@@ -95,17 +95,19 @@ def cost_to_target(run: RunRecord, target: float, spent: Measure, measure: Measu
     return None
 
 
-def cell(values: Sequence[float | None], ceilings: Sequence[float] = ()) -> Cell:
+def cell(values: Sequence[float | None], ceilings: Sequence[float] = (), least: float = -math.inf, most: float = math.inf) -> Cell:
     """Mean and 95 % t-interval over the seeds that have a value, as a record.
 
     Args:
         values: one for each seed; None where a seed has none.
         ceilings: best possible value of each seed; their mean stands in the cell.
+        least: smallest possible value, at which the interval is cut.
+        most: largest possible value.
     """
     known = [value for value in values if value is not None]
     if not known:
         return Cell(None)
-    estimate = interval(known)
+    estimate = interval(known).within(least, most)
     return replace(as_cell(estimate), ceiling=sum(ceilings) / len(ceilings) if ceilings else None)
 
 

@@ -146,10 +146,11 @@ def fall_at_switches(staged: Mapping[float, Pairs], looped: Mapping[float, Pairs
         drops = [lost for run in runs.values() if (lost := drop(run)) is not None]
         own = [control for _, control in paired_drops(runs, looped.get(budget, {}))]
         if drops:
-            numbers[f"fall at {amount(budget)} GFLOP (points)"] = cell(drops)
-            ends.append((len(drops), cell(drops)))
+            falls = cell(drops, least=0.0, most=100.0)
+            numbers[f"fall at {amount(budget)} GFLOP (points)"] = falls
+            ends.append((len(drops), falls))
         if own:
-            numbers[f"fall of T passes at the same updates, {amount(budget)} GFLOP (points)"] = cell(own)
+            numbers[f"fall of T passes at the same updates, {amount(budget)} GFLOP (points)"] = cell(own, least=0.0, most=100.0)
     few = too_few(min((count for count, _ in ends), default=0))
     highs = [one.high for _, one in ends if one.high is not None]
     lows = [one.low for _, one in ends if one.low is not None]

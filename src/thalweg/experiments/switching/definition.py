@@ -35,7 +35,7 @@ from thalweg.experiments.words import cell_text, command_words, markov_words, mo
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.records.run import Cell, RunRecord
 from thalweg.report.compare.page import flat
-from thalweg.report.switching.page import share_in_words, write_sweep_report
+from thalweg.report.switching.page import share_in_a_line, write_sweep_report
 from thalweg.serialization import to_dict
 from thalweg.storage import read_journal, write_json
 from thalweg.train.assemble import make_data
@@ -334,7 +334,7 @@ def _cells(outcome: Outcome, seeds: int) -> list[str]:
         # A number that only switched runs have counts its seeds against those.
         return cell_text(value, seeds if value.n == seeds else outcome.switched)
 
-    share = " ".join(share_in_words(outcome.share_seconds)) if outcome.share_seconds else "-"
+    share = share_in_a_line(outcome.share_seconds)
     return [
         over_switched(outcome.switch_step),
         over_switched(outcome.drop),

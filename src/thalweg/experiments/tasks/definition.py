@@ -32,7 +32,7 @@ from thalweg.experiments.tasks.recipes import (
 from thalweg.experiments.words import cell_text, command_words, model_words
 from thalweg.records.experiment import TaskOutcome, TaskStudySummary
 from thalweg.records.run import Cell, RunRecord, read_lengths
-from thalweg.report.switching.page import share_in_words
+from thalweg.report.switching.page import share_in_a_line
 from thalweg.report.tasks.page import write_task_report
 from thalweg.serialization import to_dict
 from thalweg.storage import write_json
@@ -196,8 +196,8 @@ def _cells(outcome: TaskOutcome, summary: TaskStudySummary) -> list[str]:
         _at_length(outcome, summary.longest[outcome.task]),
         _at_length(outcome, max(outcome.lengths, default=0)),
         cell_text(outcome.drop, outcome.drop.n),
-        " ".join(share_in_words(outcome.share_seconds)),
-        " ".join(share_in_words(outcome.share_flops)),
+        share_in_a_line(outcome.share_seconds),
+        share_in_a_line(outcome.share_flops),
         cell_text(outcome.seconds, seeds),
     ]
 

@@ -144,20 +144,21 @@ def _generalising(outcomes: Outcomes, longest: Mapping[str, int]) -> str:
 
 def _cost(arm: str, costs: Gaps, short_of_it: Mapping[str, str], unlearned: Iterable[str]) -> str:
     """What does SHIFT spend until it is as often right as Looped?"""
-    clauses = [_sorted(costs, "fewer operations on", "more operations on", _times)] if costs else []
+    clauses = [_sorted(costs, "fewer on", "more on", _times)] if costs else []
     if short_of_it:
         missed = [f"{task} ({count} did not)" for task, count in short_of_it.items()]
         clauses.append(f"not reached by every run on {listed(missed)}")
     left = [task for task in unlearned if task not in costs and task not in short_of_it]
     clauses += [f"Looped itself answers less than half of {listed(left)}"] if clauses and left else []
-    return f"To be as often right as Looped on the trained lengths, {arm} needs: {'; '.join(clauses)}." if clauses else ""
+    start = f"Operations until {arm} is as often right as Looped on the trained lengths, against Looped's own"
+    return f"{start}: {'; '.join(clauses)}." if clauses else ""
 
 
 def _against_control(arm: str, gaps: Gaps) -> str:
     """Is it the stages, or only that the lengths grow faster?"""
-    clauses = _sorted(gaps, "fewer operations on", "more operations on", _times)
-    control = f"{_CONTROL[arm]}, Looped without stages whose lengths grow faster too" if clauses else ""
-    return f"Against {control}, {arm} needs: {clauses}." if clauses else ""
+    clauses = _sorted(gaps, "fewer on", "more on", _times)
+    control = f"those of {_CONTROL[arm]}, which has no stages and lengths that grow faster too" if clauses else ""
+    return f"The same against {control}: {clauses}." if clauses else ""
 
 
 def _end(arm: str, gaps: Gaps) -> str:

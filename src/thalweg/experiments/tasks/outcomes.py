@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 
 from thalweg.experiments.disturbance import costs_of
 from thalweg.experiments.drop import drop, jump
-from thalweg.experiments.metrics import Measure, Pairs, as_cell, cell, final, held_out_errors
+from thalweg.experiments.metrics import Measure, Pairs, cell, final, held_out_errors
 from thalweg.experiments.share import operations, seconds, share_over_seeds, shares
-from thalweg.intervals import interval
 from thalweg.records.experiment import Share, Table, TaskOutcome
-from thalweg.records.run import Cell, RunRecord, TaskLength
+from thalweg.records.run import RunRecord, TaskLength
 
 _POINT = 0.01
 """Margin below Looped's final exact match within which it counts as reached."""
@@ -43,7 +42,7 @@ def task_outcome(task: str, arm: str, runs: Pairs, lengths: Lengths, looped: Pai
         task=task,
         arm=arm,
         seeds=tuple(sorted(runs)),
-        trained=as_cell(interval([trained_accuracy(run) for run in records]).within(0, 1)) if records else Cell(None),
+        trained=cell([trained_accuracy(run) for run in records], least=0.0, most=1.0),
         lengths=tuple(length.length for length in first),
         loops=tuple(max(length.loops for length in row) for row in zip(*tested, strict=True)),
         samples=first[0].samples if first else 0,
@@ -52,13 +51,13 @@ def task_outcome(task: str, arm: str, runs: Pairs, lengths: Lengths, looped: Pai
         confident_batch=table(tested, lambda length: length.confident_batch),
         dip=table(tested, lambda length: length.dip or 0.0) if has_dips else (),
         by_loops={str(length.length): by_loops(tested, index) for index, length in enumerate(first)},
-        switch_step=cell([float(run.switches[0].step) for run in records if run.switches]),
-        drop=cell([drop(run) for run in records]),
+        switch_step=cell([float(run.switches[0].step) for run in records if run.switches], least=0.0),
+        drop=cell([drop(run) for run in records], least=0.0, most=100.0),
         jump=cell([jump(run) for run in records]),
         share_seconds=_share_of(runs, looped, seconds) if "seconds" in costs_of(runs, looped) else None,
         share_flops=_share_of(runs, looped, operations),
-        seconds=cell([seconds(run.evaluations[-1]) for run in records]),
-        teraflops=cell([operations(run.evaluations[-1]) / 1e12 for run in records]),
+        seconds=cell([seconds(run.evaluations[-1]) for run in records], least=0.0),
+        teraflops=cell([operations(run.evaluations[-1]) / 1e12 for run in records], least=0.0),
         failed=failed,
     )
 

@@ -91,3 +91,16 @@ def share_in_words(share: Share | None) -> list[str]:
     if share.value is None:
         return ["not reached", missed, smallest]
     return [f"median {short(share.value)}", smallest, f"not reached {missed}"]
+
+
+def share_in_a_line(share: Share | None) -> str:
+    """The lines of `share_in_words` as one.
+
+    Example:
+        >>> share_in_a_line(Share(0.9, 0.8, None, 3, 1)), share_in_a_line(Share(0.9, 0.8, 1.01, 3, 0))
+        ('median 0.9 (smallest 0.8; not reached in 1 of 3 runs)', '0.9 [0.8, 1.01]')
+    """
+    first, *rest = share_in_words(share)
+    if share is None or not share.censored:
+        return " ".join([first, *rest])
+    return f"{first} ({'; '.join(rest)})"
