@@ -137,7 +137,7 @@ def stages_ending(when: Literal["early", "even", "late"], loops: int) -> tuple[t
 
 def evidence(depth_pays: bool) -> str:
     """What was measured of the schedule that `recommended` gives, in a sentence."""
-    return _EVIDENCE[depth_pays]
+    return f"measured on thalweg's own sources and small models, not on yours: {_EVIDENCE[depth_pays]}"
 
 
 def _as_operations(stages: Sequence[int], updates: Sequence[float]) -> tuple[float, ...]:

@@ -25,6 +25,13 @@ _ASKED = (
 )
 _CONTROL = {"shift": "looped-fast", "shift-short": "looped-short"}
 """Arm of SHIFT -> Looped without stages whose lengths grow as fast, or over as few updates."""
+_STAGES = {
+    "shift": "shift (a new stage for each length)",
+    "shift-short": "shift-short (a new stage for each length, fewer updates)",
+    "shift-scp": "shift-scp (one pass, then all by a ramp)",
+    "shift-hard": "shift-hard (one pass, then all at once)",
+}
+"""Arm of SHIFT -> its name with a definition in a few words."""
 
 Gaps = Mapping[str, Interval]
 """Task -> an interval over seeds."""
@@ -150,7 +157,7 @@ def _cost(arm: str, costs: Gaps, short_of_it: Mapping[str, str], unlearned: Iter
         clauses.append(f"not reached by every run on {listed(missed)}")
     left = [task for task in unlearned if task not in costs and task not in short_of_it]
     clauses += [f"Looped itself answers less than half of {listed(left)}"] if clauses and left else []
-    start = f"Operations until {arm} is as often right as Looped on the trained lengths, against Looped's own"
+    start = f"Operations until {_STAGES.get(arm, arm)} is as often right as Looped on the trained lengths, against Looped's own"
     return f"{start}: {'; '.join(clauses)}." if clauses else ""
 
 
