@@ -76,7 +76,7 @@ def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor, more
     Returns:
         Name of each run that failed -> reason.
     """
-    console, finished = Screen(stderr=True), _finished(jobs)
+    console, finished = Screen(stderr=True), sum(job.ended for job in jobs)
     landscapes = sum(job.plan is not None for job in jobs)
     also = f" and {plural(landscapes, 'landscape')}" if landscapes else ""
     later = "; the others follow from these" if more else ""
@@ -85,8 +85,7 @@ def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor, more
         task = bar.add_task(what, total=100, note="")
         tenths = Tenths(console, first=1)
 
-        def on_progress(share: float, names: list[str]) -> None:
-            done = _finished(jobs)
+        def on_progress(share: float, done: int, names: list[str]) -> None:
             share = share if done == len(jobs) else min(share, 0.99)  # the last update of a run is not its end
             complete = f"{done} of {plural(len(jobs), 'run')} complete"
             bar.update(task, completed=round(100 * share, 1), note="; ".join([complete, *filter(None, [", ".join(names)])]))
@@ -100,11 +99,6 @@ def make_runs(jobs: list[Job], workers: int, what: str, executor: Executor, more
 def _rest_of_runs(count: int, done: int, before: int) -> float | None:
     """Runs that are left over those that were made since the start; None before the first of them."""
     return (count - done) / (done - before) if done > before else None
-
-
-def _finished(jobs: list[Job]) -> int:
-    """Number of runs that are complete, with their landscapes."""
-    return sum(job.complete and job.measured for job in jobs)
 
 
 def _failure(failed: dict[str, str], folder: Path) -> StudyError:

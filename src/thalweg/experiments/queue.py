@@ -93,6 +93,11 @@ class Job:
         """Whether the landscape is complete, or there is none to measure."""
         return self.plan is None or (self.folder / "landscape" / "summary.json").exists()
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run is complete, with its landscape."""
+        return self.complete and self.measured
+
     def read(self) -> RunRecord:
         """The records of the complete run.
 
@@ -235,19 +240,22 @@ def _as_planned(job: Job) -> bool:
         return stored_config(job.folder) == job.config
 
 
-def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[str]], None], executor: Executor) -> dict[str, str]:
+def work_off(
+    jobs: list[Job], workers: int, on_progress: Callable[[float, int, list[str]], None], executor: Executor
+) -> dict[str, str]:
     """Make all runs and their landscapes, ``workers`` at a time, the longest first.
 
     Args:
         jobs: the runs, after `prepare`.
         workers: number of runs at a time.
-        on_progress: called with the share of all work that is done, 0 to 1, and the names of the runs in progress.
+        on_progress: called with the share of all work that is done, 0 to 1, the number of runs that are complete with their
+            landscapes, and the names of the runs in progress.
         executor: starts the processes.
     Returns:
         Name of each run that failed -> reason.
     """
     total = sum(job.work for job in jobs)
-    waiting = sorted((job for job in jobs if not (job.complete and job.measured)), key=lambda job: -job.work)
+    waiting = sorted((job for job in jobs if not job.ended), key=lambda job: -job.work)
     running: dict[str, tuple[Job, Handle]] = {}
     failed: dict[str, str] = {}
     try:
@@ -268,7 +276,8 @@ def work_off(jobs: list[Job], workers: int, on_progress: Callable[[float, list[s
                     failed[job.name] = why_it_ended(job, code)
                 elif not job.measured:  # the training ended well: its landscape is next
                     waiting.insert(0, job)
-            on_progress(sum(job.work_done() for job in jobs) / total, list(running))
+            done = len(jobs) - len(waiting) - len(running) - len(failed)
+            on_progress(sum(job.work_done() for job in jobs) / total, done, list(running))
     finally:
         for _, handle in running.values():
             handle.terminate()

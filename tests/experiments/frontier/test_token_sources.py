@@ -12,7 +12,7 @@ from thalweg.experiments.frontier.arms import BY_PLATEAU, PLANS, STABILISERS, TW
 from thalweg.experiments.frontier.plan import plan_frontier
 from thalweg.experiments.frontier.source import GIGA, Setting
 from thalweg.experiments.frontier.sources import SOURCES, source_of
-from thalweg.experiments.frontier.token_sources import TEXT_SIZES
+from thalweg.experiments.frontier.token_sources import TEXT_SHAPES
 from thalweg.models.cost import cost, parameters
 from thalweg.models.looped import LoopedTransformer
 
@@ -93,7 +93,7 @@ def test_text_models_have_the_size_that_is_said(preset, millions):
     model = source_of(plan.source).run(plan, "staged", plan.budgets[0], SETTING, 0).model
     with torch.device("meta"):
         assert parameters(LoopedTransformer(model)) == pytest.approx(1e6 * millions, rel=0.02)
-    assert (model.prelude, model.coda) == (TEXT_SIZES[preset].ends,) * 2
+    assert (model.prelude, model.coda) == (TEXT_SHAPES[preset].ends,) * 2
 
 
 @pytest.mark.parametrize(

@@ -141,12 +141,14 @@ def test_a_failed_run_leaves_the_others_and_is_named(tiny: RunConfig, tmp_path: 
     prepare(jobs)
     (tmp_path / "bad" / "checkpoints").mkdir()
     (tmp_path / "bad" / "checkpoints" / "step-000000007.safetensors").write_bytes(b"junk")
-    shares = []
-    failed = work_off(jobs, 2, lambda share, names: shares.append(share), LocalProcesses())
+    seen = []
+    failed = work_off(jobs, 2, lambda share, done, names: seen.append((share, done)), LocalProcesses())
     assert list(failed) == ["bad"]
     assert "damaged checkpoint" in failed["bad"]
     assert jobs[0].complete
-    assert shares == sorted(shares)
+    shares, complete = zip(*seen, strict=True)
+    assert list(shares) == sorted(shares)
+    assert (min(complete), complete[-1]) == (0, 1)
 
 
 @pytest.mark.parametrize("torn", ["", '{"type": "step", "step": ', '{"type": "step", "step": 1'])

@@ -242,7 +242,7 @@ class Ancestors(_Trees):
 
 
 @dataclass(frozen=True)
-class TextSize:
+class TextShape:
     """Model of a preset of source "text", with as many blocks in the coda as in the prelude."""
 
     width: int
@@ -255,10 +255,10 @@ class TextSize:
     """Bytes of a window, the last target included."""
 
 
-TEXT_SIZES = {
-    "quick": TextSize(32, 1, 1, 1, 65),
-    "paper": TextSize(144, 4, 2, 1, 65),
-    "gpu": TextSize(512, 4, 4, 2, 257),
+TEXT_SHAPES = {
+    "quick": TextShape(32, 1, 1, 1, 65),
+    "paper": TextShape(144, 4, 2, 1, 65),
+    "gpu": TextShape(512, 4, 4, 2, 257),
 }
 """Parameters: 0.06, 1.0 and 25 million."""
 
@@ -280,9 +280,9 @@ class Text(_Tokens):
 
     def model(self, preset: str) -> ModelConfig:
         """A GPT-2-style model of bytes: blocks before, in and after the passes."""
-        size = TEXT_SIZES[preset]
+        size = TEXT_SHAPES[preset]
         shape = ModelConfig(vocabulary=256, length=size.length - 1, width=size.width, heads=size.heads, block="gpt")
         return replace(shape, layers=size.layers, prelude=size.ends, coda=size.ends, positions="rotary")
 
     def data(self, plan: FrontierConfig, steps: int, setting: Setting) -> TextConfig:
-        return TextConfig(plan.text, TEXT_SIZES[plan.preset].length)
+        return TextConfig(plan.text, TEXT_SHAPES[plan.preset].length)
