@@ -56,10 +56,10 @@ def test_a_signal_that_nobody_looked_at_comes_at_the_end(number: int, raised: ty
     assert reached == ["end of the block"]
 
 
-@pytest.mark.parametrize("before", [(), (signal.SIGTERM,)])
-def test_a_second_ctrl_c_ends_at_once(before: tuple[int, ...], capfd: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_further_ctrl_c_ends_at_once(first: int, capfd: pytest.CaptureFixture) -> None:
     with held_back("saving"):
-        send(*before, signal.SIGINT)
+        send(first)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
     assert capfd.readouterr().err == "thalweg: saving\n"
@@ -79,6 +79,53 @@ def test_an_error_in_the_block_is_not_replaced() -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
+
+
+@pytest.mark.parametrize(("number", "raised"), BOTH)
+def test_a_block_in_another_ends_both(number: int, raised: type) -> None:
+    """As a training in a callback of another training."""
+    reached = []
+
+    def outer() -> None:
+        with held_back("outer"):
+            with held_back("inner") as signals:
+                send(number)
+                signals.let_through()
+                reached.append("inner")
+            reached.append("outer")
+
+    with pytest.raises(raised):
+        outer()
+    assert reached == []
+
+    def at_once() -> None:
+        with held_back("outer"), held_back("inner"):
+            send(number, signal.SIGINT)
+            reached.append("inner")
+
+    with pytest.raises(KeyboardInterrupt):
+        at_once()
+    assert reached == []
+
+
+def test_a_signal_at_the_very_end_of_a_block_leaves_no_handler_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = signal.signal
+
+    def interrupted(number: int, handler: object) -> object:
+        before = restore(number, handler)
+        if handler is signal.default_int_handler:
+            send(signal.SIGINT)
+        return before
+
+    def end() -> None:
+        with held_back("saving"):
+            monkeypatch.setattr(signal, "signal", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        end()
+    monkeypatch.undo()
+    with pytest.raises(Terminated):  # and is not kept by a block that is over
+        send(signal.SIGTERM)
 
 
 def test_a_handler_of_the_user_is_called_where_it_is_let_through() -> None:
@@ -106,7 +153,7 @@ def test_other_threads_hold_nothing_back() -> None:
     def work() -> None:
         raise_at_sigterm()
         with held_back("saving") as signals:
-            seen.append(signals._handlers)
+            seen.append(signals.handlers)
 
     thread = threading.Thread(target=work)
     thread.start()

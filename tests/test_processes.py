@@ -17,9 +17,11 @@ print(child._process.pid, flush=True)
 time.sleep(600)
 """
 CHILD = """
-import time
-from thalweg.processes import end_with_parent
-end_with_parent()
+import signal, time
+from thalweg import processes
+processes.ENDING_SECONDS = 0.5
+signal.signal(signal.SIGTERM, signal.{})
+processes.end_with_parent()
 print("watching", file=__import__("sys").stderr, flush=True)
 time.sleep(600)
 """
@@ -36,9 +38,10 @@ def is_there(pid: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_a_child_ends_when_its_parent_is_gone_however_it_ended(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("handled", ["SIG_DFL", "SIG_IGN"])
+def test_a_child_ends_when_its_parent_is_gone_however_it_ended(tmp_path: Path, how: signal.Signals, handled: str) -> None:
     log = tmp_path / "log"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD, str(log)], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD.format(handled), str(log)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with parent.stdout as said:
         child = int(said.readline())

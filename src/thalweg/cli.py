@@ -167,16 +167,16 @@ def study(
     make(experiment, out or Path("results") / f"{source}-{preset}", jobs, json_, executor_of(executor))
 
 
-def _no_study(task: str) -> BadInputError:
+def _no_study(source: str) -> BadInputError:
     """The error for a name that no study has; it names the command that has it, if one does."""
     from thalweg.data.tasks import TASKS
     from thalweg.experiments.frontier.sources import WITHOUT_STUDY
 
-    commands = dict.fromkeys(TASKS, f"thalweg study tasks --task {task}")
-    commands |= dict.fromkeys(WITHOUT_STUDY, f"thalweg frontier {task}")
-    if task not in commands:
-        return unknown("study", task, _STUDIES)
-    return BadInputError(f"unknown study {task!r}; give `{commands[task]}`. Known: {', '.join(_STUDIES)}")
+    commands = dict.fromkeys(TASKS, f"thalweg study tasks --task {source}")
+    commands |= dict.fromkeys(WITHOUT_STUDY, f"thalweg frontier {source}")
+    if source not in commands:
+        return unknown("study", source, _STUDIES)
+    return BadInputError(f"unknown study {source!r}; give `{commands[source]}`. Known: {', '.join(_STUDIES)}")
 
 
 def _make_own(name: str, seeds: int, out: Path | None, jobs: int, as_json: bool, executor: str, others: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -28,13 +29,32 @@ class HeldBack:
 
     came: int | None = None
     """Its number; None if none came."""
-    _handlers: dict[int, Callable[[int, FrameType | None], Any]] = field(default_factory=dict)
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = field(default_factory=dict)
+    """Number of a signal -> what handled it before the block."""
+    ended: bool = False
+    """Whether the block is over, so that nothing is held back any more."""
+
+    def note(self, number: int, frame: FrameType | None, told: str) -> None:
+        """Keep a signal for `let_through`; a Ctrl-C after another signal is not kept."""
+        if self.ended or (number == signal.SIGINT and self.came is not None):
+            self.came = None
+            self._pass_on(number, frame)
+        elif self.came is None:
+            self.came = number
+            _tell(told)
 
     def let_through(self) -> None:
         """Call what handled this signal before, which as a rule raises `KeyboardInterrupt`."""
         came, self.came = self.came, None
         if came is not None:
-            self._handlers[came](came, None)
+            self._pass_on(came, None)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Call what handled a signal before; where that is a block around this one, which only keeps it, leave both."""
+        handler = self.handlers[number]
+        handler(number, frame)
+        if isinstance(handler, functools.partial) and isinstance(getattr(handler.func, "__self__", None), HeldBack):
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def raise_at_sigterm() -> None:
@@ -50,37 +70,23 @@ def raise_at_sigterm() -> None:
 def held_back(told: str) -> Iterator[HeldBack]:
     """Hold back Ctrl-C and SIGTERM in the ``with`` block, which looks at ``came`` where it can end, and calls `let_through`.
 
-    Only signals whose handler is a Python function are held back. A second Ctrl-C is not. A signal that the block did not let
-    through comes at its end. No effect outside the main thread.
+    Only signals whose handler is a Python function are held back. A Ctrl-C after another signal is not. A signal that the block did
+    not let through comes at its end, unless the block raises. No effect outside the main thread.
 
     Args:
         told: printed on standard error when the first signal comes.
     """
     held = HeldBack()
-    if threading.current_thread() is not threading.main_thread():
-        yield held
-        return
-    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    held._handlers = {number: handler for number, handler in found.items() if callable(handler)}
-
-    interrupts = 0
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupts
-        interrupts += number == signal.SIGINT
-        if number == signal.SIGINT and interrupts > 1:
-            held.came = None
-            held._handlers[number](number, frame)
-        elif held.came is None:
-            held.came = number
-            _tell(told)
-
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        held.handlers = {number: handler for number, handler in found.items() if callable(handler)}
     try:
-        for number in held._handlers:
-            signal.signal(number, note)
+        for number in held.handlers:
+            signal.signal(number, functools.partial(held.note, told=told))
         yield held
     finally:
-        for number, handler in held._handlers.items():
+        held.ended = True  # a signal that comes before its handler is restored goes on to it
+        for number, handler in held.handlers.items():
             signal.signal(number, handler)
     held.let_through()
 

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 PARENT = "THALWEG_PARENT"
 """Environment variable with the number of a file descriptor that is closed when the parent process ends."""
+ENDING_SECONDS = 60.0
+"""Time in which a process whose parent is gone may save what it has made, before it is ended whatever it does."""
 
 
 class LocalProcess:
@@ -96,9 +99,11 @@ def end_with(reading: int) -> None:
 
 
 def _watch(reading: int) -> None:
-    """Wait until the other end of the pipe is closed, then end this process."""
+    """Wait until the other end of the pipe is closed, then end this process: by SIGTERM, and by SIGKILL if that takes long."""
     try:
         os.read(reading, 1)
     except OSError:
         return  # no such pipe: this process inherited the variable but not the file descriptor
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ENDING_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -384,7 +384,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def wait_until_free(folder: Path, seconds: float = 10.0) -> None:
+def wait_until_free(folder: Path, seconds: float) -> None:
     """Wait until no process holds the lock of a folder.
 
     Args:

@@ -18,6 +18,7 @@ from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning
 from thalweg.experiments.executors import Executor, Handle
 from thalweg.interruption import INTERRUPTED, TERMINATED
 from thalweg.models.cost import cost
+from thalweg.processes import ENDING_SECONDS
 from thalweg.records.landscape import LandscapePlan, RunLandscape, broken_arrays, read_landscape
 from thalweg.records.run import RunRecord
 from thalweg.serialization import to_dict
@@ -295,8 +296,8 @@ def start(job: Job, workers: int, executor: Executor) -> Handle:
         executor: starts the process.
     """
     measuring = job.complete
-    # A process left over from an interrupted study ends within seconds; until then it holds the lock of the run.
-    wait_until_free(job.folder / "landscape" if measuring else job.folder)
+    # A process left over from an interrupted study saves what it has made and ends; until then it holds the lock of the run.
+    wait_until_free(job.folder / "landscape" if measuring else job.folder, ENDING_SECONDS + 10)
     training = ["train", str(job.folder / "config.toml"), "--out", str(job.folder)]
     arguments = ["landscape", str(job.folder)] if measuring else training
     return executor.start(arguments, job.folder / "stderr.log", workers, append=measuring)
@@ -315,7 +316,7 @@ def why_it_ended(job: Job, code: int) -> str:
         return failure.message
     logged = last_line(job.folder / "stderr.log")
     if code in (INTERRUPTED, TERMINATED):  # asked to end: not a failure of the run, so nothing is recorded
-        return logged
+        return logged.removeprefix("thalweg: ")
     name = signal.Signals(-code).name if code < 0 else ""
     usual = "; it was killed, most often because memory ran out: make fewer runs at a time with --jobs" if name == "SIGKILL" else ""
     message = f"ended by signal {-code} ({name}){usual}" if code < 0 else logged.removeprefix("thalweg: ")

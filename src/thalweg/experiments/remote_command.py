@@ -37,11 +37,8 @@ class RemoteCommand:
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-m", "thalweg", *self.arguments]
         code = LocalProcess(command, Path(self.log), environment, self.append).wait()
-        if code in (
-            -signal.SIGTERM,
-            TERMINATED,
-        ):  # from the cluster, which ends this process next: a result would look like a failed run
-            time.sleep(_ENDING_SECONDS)
+        if code in (-signal.SIGTERM, TERMINATED):
+            time.sleep(_ENDING_SECONDS)  # the cluster ends this process next: a result would look like a failed run
         return code
 
     def checkpoint(self, *_: Any) -> Any:

@@ -72,14 +72,14 @@ def _follow(trainer: Trainer, updates: ShiftUpdates) -> None:
 
 
 def _with_loops(trainer: Trainer, looped: LoopedLayers) -> Callable[..., None]:
-    """The Trainer's ``save_model``, for checkpoints too, which writes the loops beside the model."""
+    """The Trainer's ``save_model``, which writes the loops beside the model as checkpoints have them."""
     save_model = trainer.save_model
 
     @functools.wraps(save_model)
     def save(output_dir: str | None = None, _internal_call: bool = False) -> None:
         save_model(output_dir, _internal_call)
         folder = Path(output_dir or trainer.args.output_dir or ".")
-        if trainer.args.should_save and folder.is_dir():
+        if trainer.args.should_save and not _internal_call and folder.is_dir():
             save_loops(looped, folder)
 
     return save
@@ -106,6 +106,11 @@ class _ShiftCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.updates.end(self.trainer.optimizer)
         state.stateful_callbacks[STATE] = self.updates.state_dict()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            save_loops(self.updates.looped, folder)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.updates.finish()

@@ -112,7 +112,7 @@ class LoopedTransformer(nn.Module):
             BadInputError: loops are no integers, below 1, above ``learned_gains``, or not as many as sequences; gains are not as
                 many as passes, not finite, or the first is not 1; a sequence is longer than the learned positions; passes are
                 given without loops for each sequence, or fewer than these; tokens are no integers ``(B, L)``, or one is not
-                below V (on a CPU; on a GPU this is PyTorch's device-side assertion).
+                below V (on a CPU and not compiled; otherwise that is PyTorch's own error).
         """
         if isinstance(loops, Tensor):
             return self.forward_each(tokens, loops, gains, passes)

@@ -162,7 +162,7 @@ class Run:
         self.clock, self.watch = Clock(), Watch()
         self.snapshot_steps = frozenset(config.training.snapshot_steps)
         self.journal: Journal | None = None
-        self.saved = False
+        self.saved_at: int | None = None
 
     def resume(self) -> None:
         """Restore the state from the newest intact checkpoint and cut the journal back to it; without one, begin the run.
@@ -358,7 +358,7 @@ class Run:
         self.clock.look_around(self.watch)
         last = self.shift.step == self.config.training.steps
         self.write("checkpoints", self.config.training.keep, in_parts=self.sharded and not last)
-        self.saved = True
+        self.saved_at = self.shift.step
 
     def write(self, name: str, keep: int = 0, in_parts: bool = False) -> Path:
         """Write the state into a folder of the run, on rank 0; see `save_checkpoint`.
@@ -390,7 +390,7 @@ class Run:
         if self.journal is None:  # another rank than the one that writes
             return
         self.journal.check()
-        needed = [self.folder / "config.toml", *([self.folder / "checkpoints"] if self.saved else [])]
+        needed = [self.folder / "config.toml", *([self.folder / "checkpoints"] if self.saved_at is not None else [])]
         for path in needed:
             if not path.exists():
                 raise ThalwegError(f"{path} was removed while the run went on; nothing more is written; run the same command again")

@@ -30,7 +30,7 @@ from thalweg.train.state import Run
 from thalweg.train.step import Outcome, hand_over, mean_loss
 from thalweg.train.surroundings import Watch
 
-_ENDING = "a checkpoint is written after this update, then the training ends; a second Ctrl-C ends it at once"
+_ENDING = "the training ends after this update, when its checkpoint is written; a further Ctrl-C ends it at once"
 """Said when a signal asks a training to end."""
 
 
@@ -44,8 +44,8 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
     Under a process group (`thalweg.train.group`) every rank calls this with the same config and folder. The ranks share every batch
     and the evaluations; rank 0 alone writes to the folder. The callbacks of every rank are called.
 
-    Ctrl-C, or a signal with a handler in Python, is answered after the update in progress, whose checkpoint is written first; a
-    second Ctrl-C at once. Several ranks end at once and go on from their last checkpoint.
+    Ctrl-C, or a SIGTERM with a handler in Python, is answered after the update in progress, whose checkpoint is written first; a
+    further Ctrl-C at once. Several ranks end at once and go on from their last checkpoint.
 
     Args:
         config: config of the run.
@@ -193,7 +193,8 @@ def _train_to_end(run: Run) -> None:
             if run.shift.retreat_reason is not None:
                 roll_back(run)
             if signals.came is not None:
-                run.save()
+                if run.saved_at != run.shift.step:
+                    run.save()
                 signals.let_through()
 
 

@@ -283,7 +283,7 @@ def test_each_arm_is_asked_by_itself_what_it_costs():
         assert found[SOONER.format(arm)].verdict == "by time: parity; by operations: none"
         assert found[SOONER.format(arm)].numbers["share of time, parity"].mean == pytest.approx(0.6)
     short = found[SOONER.format("shift-short")]
-    assert short.verdict == "by time: none; by operations: none; not in every run: parity (3 of 3 never)"
+    assert short.verdict == "by time: none; by operations: none; not in every run: parity (3 of 3 did not)"
     lower = found["Is shift-short on the trained lengths as good as Looped?"]
     assert lower.verdict == "it is lower on parity"
     assert lower.numbers["exact match on trained lengths, shift-short - looped, parity"].mean == pytest.approx(-0.7)

@@ -62,7 +62,7 @@ def test_looping_is_compared_with_one_pass_beyond_the_trained_lengths() -> None:
         unique={"looped": worse, "single": worse},
     )
     assert sentence(found, "Beyond the trained lengths").startswith("fewer right answers on addition (-9 [-")
-    assert "; more right answers on parity (+86 [+84, +88] points); not decided on copy (-1 [" in found.found[0]
+    assert "; more right answers on parity (+86 [+84, +88] points); not decided on copy (-0.7 [" in found.found[0]
     assert found.found[0].endswith("; no difference in any seed on unique.")
     assert found.advice.startswith("Loop on parity: one pass does not get as far.")
 
@@ -103,7 +103,7 @@ def test_what_shift_costs_follows_from_operations_alone() -> None:
 )
 def test_the_control_without_stages_is_told_beside_it(control: tuple[float, ...], told: str, advised: bool) -> None:
     found = screen(parity={"looped": LOOPED, "shift": Arm((5e9, 6e9, 5.5e9)), "looped-fast": Arm(control)})
-    assert sentence(found, "The same against those of looped-fast").startswith(told)
+    assert sentence(found, "The same over those of looped-fast").startswith(told)
     assert ("looped-fast is simpler" in found.advice) == advised
 
 
@@ -114,6 +114,29 @@ def test_what_ends_worse_is_not_advised() -> None:
     assert sentence(found, "When the training ends, shift against Looped").startswith("fewer right answers on parity (-")
     assert sentence(found, "Operations until shift").startswith("fewer on parity")
     assert "Train parity" not in found.advice
+    assert "On parity shift saves operations but ends lower: only where that is enough." in found.advice
+
+
+def test_runs_that_fall_short_are_no_reason_to_say_that_nothing_was_trained() -> None:
+    short = Arm((5e9, 5e9, 5e9))
+    short.runs[2] = run(5e9, (0.3,) * 11)
+    found = screen(parity={"looped": LOOPED, "shift": short})
+    assert "Nothing here shows that shift saves operations: train Looped throughout." in found.advice
+    assert "Nothing can be compared" not in found.advice
+
+
+@pytest.mark.parametrize(
+    ("gaps", "told"),
+    [
+        ((0.85, 0.86, 0.87), "+86 [+84, +88] points"),
+        ((0.004, 0.005, 0.006), "+0.5 [+0.3, +0.7] points"),
+        ((0.0004, 0.0005, 0.0006), "+0.05 [+0.03, +0.07] points"),
+        ((-0.03, -0.02, -0.01), "-2.0 [-4.5, +0.5] points"),
+    ],
+)
+def test_small_differences_have_the_digits_that_show_their_sign(gaps: tuple[float, ...], told: str) -> None:
+    looped = Arm((10e9,) * 3, tuple(0.1 + gap for gap in gaps))
+    assert told in screen(parity={"looped": looped, "single": Arm((3e9,) * 3, (0.1,) * 3)}).found[0]
 
 
 def test_nothing_comparable_says_what_to_train() -> None:

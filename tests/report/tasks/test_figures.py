@@ -313,7 +313,7 @@ def test_runs_that_never_got_there_end_in_arrows_at_the_edge(study) -> None:
     assert arrows[never].get_transform() == axes.get_yaxis_transform()
     (whole,) = [line for line in axes.lines if list(line.get_ydata()) == [3, 3]]
     assert list(whole.get_xdata()) == [0.6, arrows[3].get_xdata()[0]]
-    assert "copy, shift: share of time 0.80 (1 of 3 never), of operations " in saved_drawn(some).alt
+    assert "copy, shift: share of time 0.80 (not reached in 1 of 3 runs), of operations " in saved_drawn(some).alt
 
 
 def test_panels_are_filled_row_by_row_and_labelled_at_the_rim() -> None:

@@ -10,7 +10,7 @@ import itertools
 
 from thalweg.experiments.disturbance import costs_of
 from thalweg.experiments.drop import drop, paired_drops
-from thalweg.experiments.metrics import Measure, Pairs, as_cell, seeds_needed, sign_of, smoothed, too_few
+from thalweg.experiments.metrics import Measure, Pairs, as_cell, cell, seeds_needed, sign_of, smoothed, too_few
 from thalweg.experiments.outcomes import difference
 from thalweg.experiments.paper.verdicts import Runs
 from thalweg.experiments.share import logs, operations, reaches, share_over_seeds, shares
@@ -92,7 +92,7 @@ def sooner(runs: Runs) -> Verdict:
     share = share_over_seeds(list(shares(runs["shift"], runs["looped"], costs[judged]).values()))
     assert share is not None
     if share.censored:
-        answer = f"not in every run: {share.censored} of {share.n} never reached it"
+        answer = f"not in every run: {share.censored} of {share.n} did not reach it"
     elif too_few(share.n):
         answer = too_few(share.n)
     elif share.value is not None and share.high is not None and share.value <= _GOAL and share.high < _GOAL_HIGH:
@@ -113,12 +113,12 @@ def smooth(runs: Runs) -> Verdict:
     for arm in ("shift", "shift-scp", "shift-hard"):
         drops = [points for run in runs.get(arm, {}).values() if (points := drop(run)) is not None]
         if drops:
-            numbers[f"drop of {arm} (points)"] = as_cell(interval(drops))
+            numbers[f"drop of {arm} (points)"] = cell(drops, least=0.0, most=100.0)
     drop_pairs = paired_drops(runs["shift"], runs["looped"])
     excess = interval([shift - looped for shift, looped in drop_pairs]) if drop_pairs else None
     if excess is not None:
-        fluctuations = [looped for _, looped in drop_pairs]
-        numbers["the same along looped, at those updates, without a switch"] = as_cell(interval(fluctuations))
+        fluctuations = cell([looped for _, looped in drop_pairs], least=0.0, most=100.0)
+        numbers["the same along looped, at those updates, without a switch"] = fluctuations
         numbers["drop of shift beyond that (points)"] = as_cell(excess)
     shift_drop = numbers.get("drop of shift (points)")
     question = f"Is the drop in accuracy at SHIFT's switch at most {_GOAL_DROP:g} points (upper end of the interval)?"
@@ -219,7 +219,7 @@ def _shift_gain_on_stable_model(runs: Runs, kind: str) -> Verdict:
     numbers = {"final loss, shift - looped": as_cell(difference(shift, looped))}
     numbers["share of operations, shift"] = Cell(share.value, share.low, share.high, share.n - share.censored)
     if share.censored:
-        answer = f"not in every run: {share.censored} of {share.n} never reached its loss"
+        answer = f"not in every run: {share.censored} of {share.n} did not reach its loss"
     elif too_few(share.n):
         answer = too_few(share.n)
     else:

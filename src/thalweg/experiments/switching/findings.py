@@ -33,13 +33,14 @@ def first_screen(verdicts: Sequence[Verdict], task: str, seeds: int) -> FirstScr
         asked=_ASKED,
         found=tuple(map(_answered, verdicts[:_ANSWERS])),
         sure=(
-            f"Numbers are means over {plural(seeds, 'seed')}, paired; a 95 % interval stands in brackets.{few} All variants share "
-            f"one learning rate, and Looped is compared with itself trained in stages, on {corpus} and one size of model. Whether "
-            "another constant number of passes would do better for the same operations is not asked here."
+            f"Numbers are means over {plural(seeds, 'seed')}, paired; a 95 % interval stands in brackets.{few} No variant has a "
+            f"learning rate that was tuned for it. Looped is compared with itself trained in stages, on {corpus} and one size "
+            "of model. Whether another constant number of passes would do better for the same operations is not asked here."
         ),
         advice=(
-            "Take a variant whose answer is decided; what each of them changes stands in the tables. To see which number of passes "
-            f"and which stages end lowest for the operations that you can pay, run thalweg frontier {task}."
+            "The answers and the tables name the variants that were shown to be better, and what each of them changes; where no "
+            "difference was found, take the simpler one. To see which number of passes and which stages end lowest for the "
+            f"operations that you can pay, run thalweg frontier {task}."
         ),
     )
 

@@ -129,7 +129,7 @@ def reached(outcomes: dict[str, TaskOutcome]) -> str:
         names = [task + (" (its interval holds 1)" if s.high is not None and s.high >= 1 else "") for task, s in cheap.items()]
         phrases.append(f"by {cost}: {listed(names)}")
     by_operations = {task: outcome.share_flops for task, outcome in outcomes.items()}
-    never = [f"{task} ({s.censored} of {s.n} never)" for task, s in by_operations.items() if s and s.censored]
+    never = [f"{task} ({s.censored} of {s.n} did not)" for task, s in by_operations.items() if s and s.censored]
     return "; ".join(phrases) + (f"; not in every run: {listed(never)}" if never else "")
 
 

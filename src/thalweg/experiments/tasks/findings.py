@@ -58,8 +58,16 @@ def first_screen(outcomes: Outcomes, runs: Runs, longest: Mapping[str, int], see
         _against_control(arm, control),
         _end(arm, ends),
     ]
+    advice = [_advised_loops(looping), *_advised_stages(arm, costs, ends, control, list(short_of_it))]
+    if any(found):
+        end = "Measure again for a task and a size of your own."
+    else:
+        end = "Nothing can be compared yet: train at least the arms single, looped and shift with three seeds each."
     return FirstScreen(
-        _ASKED, tuple(filter(None, found)), _sure(seeds, bool(costs or short_of_it)), _advice(arm, looping, costs, ends, control)
+        _ASKED,
+        tuple(filter(None, found)),
+        _sure(seeds, bool(costs or short_of_it)),
+        " ".join(filter(None, [*advice, end])),
     )
 
 
@@ -119,9 +127,11 @@ def _open(gap: Interval) -> str:
 
 
 def _points(gap: Interval) -> str:
-    """A difference of shares in percentage points, with its interval."""
-    ends = "" if gap.low is None or gap.high is None else f" [{100 * gap.low:+.0f}, {100 * gap.high:+.0f}]"
-    return f"{100 * gap.mean:+.0f}{ends} points"
+    """A difference of shares in percentage points, with its interval; small ones have more digits."""
+    values = [100 * value for value in (gap.mean, gap.low, gap.high) if value is not None]
+    digits = 0 if all(abs(value) >= 1 for value in values) else 1 if all(abs(value) >= 0.1 for value in values) else 2
+    mean, *ends = (f"{value:+.{digits}f}" for value in values)
+    return f"{mean}{f' [{ends[0]}, {ends[1]}]' if ends else ''} points"
 
 
 def _times(gap: Interval) -> str:
@@ -157,7 +167,8 @@ def _cost(arm: str, costs: Gaps, short_of_it: Mapping[str, str], unlearned: Iter
         clauses.append(f"not reached by every run on {listed(missed)}")
     left = [task for task in unlearned if task not in costs and task not in short_of_it]
     clauses += [f"Looped itself answers less than half of {listed(left)}"] if clauses and left else []
-    start = f"Operations until {_STAGES.get(arm, arm)} is as often right as Looped on the trained lengths, against Looped's own"
+    name = _STAGES.get(arm, arm)
+    start = f"Operations until {name} is as often right as Looped on the trained lengths, less one point, over Looped's own"
     return f"{start}: {'; '.join(clauses)}." if clauses else ""
 
 
@@ -165,7 +176,7 @@ def _against_control(arm: str, gaps: Gaps) -> str:
     """Is it the stages, or only that the lengths grow faster?"""
     clauses = _sorted(gaps, "fewer on", "more on", _times)
     control = f"those of {_CONTROL[arm]}, which has no stages and lengths that grow faster too" if clauses else ""
-    return f"The same against {control}: {clauses}." if clauses else ""
+    return f"The same over {control}: {clauses}." if clauses else ""
 
 
 def _end(arm: str, gaps: Gaps) -> str:
@@ -179,24 +190,33 @@ def _sure(seeds: int, costs: bool) -> str:
     few = "" if seeds >= MIN_SEEDS else f" At least {MIN_SEEDS} seeds are needed for any answer."
     counted = " Operations are counted, not timed, so a busy machine gives the same numbers." if costs else ""
     return (
-        f"Numbers are means over {plural(seeds, 'seed')}, paired; a 95 % interval stands in brackets, and where it holds no "
-        f"difference, nothing is decided.{few}{counted} All arms of a task share one learning rate, which was not tuned for each; "
-        "models are small, and other sizes may differ."
+        f"Numbers are means over {plural(seeds, 'seed')}, paired, geometric ones of ratios; a 95 % interval stands in brackets, "
+        f"and where it holds no difference, nothing is decided.{few}{counted} All arms of a task start from one learning rate, which "
+        "was not tuned for each; models are small, and other sizes may differ."
     )
 
 
-def _advice(arm: str, looping: Gaps, costs: Gaps, ends: Gaps, control: Gaps) -> str:
-    """What a user can do with it."""
+def _advised_loops(looping: Gaps) -> str:
+    """On which tasks to loop."""
     loop = [task for task, gap in looping.items() if sign_of(gap) > 0]
-    stage = [task for task, gap in costs.items() if sign_of(gap) < 0 and (task not in ends or sign_of(ends[task]) >= 0)]
-    sentences = [f"Loop on {listed(loop)}: one pass does not get as far."] if loop else []
+    if loop:
+        return f"Loop on {listed(loop)}: one pass does not get as far."
+    return "No task shows that looping pays beyond the trained lengths." if looping else ""
+
+
+def _advised_stages(arm: str, costs: Gaps, ends: Gaps, control: Gaps, short_of_it: list[str]) -> list[str]:
+    """On which tasks to train in stages, and where that is not advised although it saves operations."""
+    cheaper = [task for task, gap in costs.items() if sign_of(gap) < 0]
+    lower = [task for task in cheaper if task in ends and sign_of(ends[task]) < 0]
+    stage = [task for task in cheaper if task not in lower]
+    simpler = [task for task in stage if task in control and sign_of(control[task]) >= 0]
+    sentences = []
     if stage:
-        simpler = [task for task in stage if task in control and sign_of(control[task]) >= 0]
         sentences.append(f"Train {listed(stage)} as the arm {arm} does: thalweg recipe {stage[0]} --arm {arm} prints its config.")
-        if simpler:
-            sentences.append(f"On {listed(simpler)} the control {_CONTROL[arm]} is simpler, and was not shown to need more.")
-    elif costs:
+    if simpler:
+        sentences.append(f"On {listed(simpler)} the control {_CONTROL[arm]} is simpler, and was not shown to need more.")
+    if lower:
+        sentences.append(f"On {listed(lower)} {arm} saves operations but ends lower: only where that is enough.")
+    if not cheaper and (costs or short_of_it):
         sentences.append(f"Nothing here shows that {arm} saves operations: train Looped throughout.")
-    if not sentences:
-        return "Nothing can be compared yet: train at least the arms single, looped and shift with three seeds each."
-    return " ".join([*sentences, "Measure again for a task and a size of your own."])
+    return sentences

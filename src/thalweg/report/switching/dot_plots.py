@@ -198,7 +198,7 @@ def _row_in_words(outcome: Outcome) -> str:
     """The three numbers of a row, as text."""
     share = outcome.share_flops
     value = None if share is None else share.value
-    first = "never" if share and share.censored and value is None else digits(value, ".2f")
+    first = "not reached" if share and share.censored and value is None else digits(value, ".2f")
     return f"{first}, {digits(outcome.difference.mean, '+.3f')}, {digits(outcome.drop.mean, '.1f')}"
 
 

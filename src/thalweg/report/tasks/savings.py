@@ -110,5 +110,5 @@ def _saved_in_words(outcome: TaskOutcome) -> str:
 
 def _share_in_words(share: Share | None) -> str:
     """A share and how many runs did not reach the goal, as text."""
-    never = f" ({share.censored} of {share.n} never)" if share and share.censored else ""
-    return digits(None if share is None else share.value, ".2f") + never
+    missed = f" (not reached in {share.censored} of {share.n} runs)" if share and share.censored else ""
+    return digits(None if share is None else share.value, ".2f") + missed
