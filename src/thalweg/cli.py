@@ -55,7 +55,7 @@ def _to_integers(hint: Any, tokens: Sequence[Token]) -> Any:
 
 
 _Digits = Parameter(converter=_to_integers)
-_Seeds = Annotated[int, Whole(0, 10_000, "a whole number of at least 1"), _Digits]
+_Seeds = Annotated[int, Whole(0, 10_000, "a whole number of at least 1, or 0 for the number of the preset"), _Digits]
 _Jobs = Annotated[int, Whole(0, 1024, "a whole number of at least 1, or 0 for one for each core"), _Digits]
 _Loops = Annotated[int, Whole(0, 10**4, "at least 2 passes, as there is nothing to switch to otherwise"), _Digits]
 _Count = Annotated[int | None, _Digits]

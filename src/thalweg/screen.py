@@ -81,12 +81,12 @@ def duration(seconds: float) -> str:
     """A time as text: one digit below a second, to the second below an hour, to the minute above.
 
     Example:
-        >>> duration(0), duration(0.52), duration(4.6), duration(60), duration(131), duration(7_860)
+        >>> duration(4e-5), duration(0.52), duration(4.6), duration(60), duration(131), duration(7_860)
         ('0 s', '0.5 s', '5 s', '1 min', '2 min 11 s', '2 h 11 min')
         >>> duration(math.inf)
         'inf s'
     """
-    if 0 < seconds < 0.95 or not math.isfinite(seconds):
+    if 0.05 <= seconds < 0.95 or not math.isfinite(seconds):
         return f"{seconds:.1g} s"
     whole = round(seconds)
     if whole < 60:

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from thalweg.errors import BadInputError
 from thalweg.models.attention import rotation_table
 from thalweg.models.config import ModelConfig
+from thalweg.models.cost import cost
 from thalweg.models.looped import LoopedTransformer
 
 FLOAT64 = {"rtol": 1e-11, "atol": 1e-12}
@@ -390,3 +391,9 @@ def test_what_is_no_batch_of_tokens_is_refused_in_one_line(tokens: Any, given: s
 def test_tokens_of_32_bits_are_those_of_64() -> None:
     model, tokens = LoopedTransformer(ModelConfig()), torch.tensor([[1, 2, 15]])
     assert torch.equal(model(tokens.int(), loops=2), model(tokens, loops=2))
+
+
+def test_a_config_of_another_kind_is_refused() -> None:
+    for call in (lambda: LoopedTransformer({"width": 8}), lambda: cost({"width": 8}, 1, 2)):  # type: ignore[arg-type]
+        with pytest.raises(BadInputError, match=r"config: given .*, expected a ModelConfig"):
+            call()

@@ -105,3 +105,18 @@ def test_a_planned_schedule_spends_the_budget_in_the_recommended_shares():
 def test_a_plan_for_what_is_no_depth_is_refused(loops):
     with pytest.raises(BadInputError, match="loops: given"):
         Shift.plan(1e6, loops=loops, price=float)
+
+
+def test_two_passes_have_no_stages_and_no_evidence_is_claimed() -> None:
+    planned = Shift.plan(100.0, loops=2, price=float)
+    assert planned.stages.stages == (2,)
+    assert planned.evidence == "nothing was measured: stages begin with 2 passes, so that 2 passes are trained throughout"
+
+
+def test_a_budget_that_is_too_small_says_what_would_do() -> None:
+    with pytest.raises(
+        BadInputError, match=r"budget: given 3 operations, which pay for no update with 2 .* at least (\d+)"
+    ) as error:
+        Shift.plan(3.0, loops=5, price=float)
+    needed = float(str(error.value).rpartition(" ")[2])
+    assert min(Shift.plan(needed, loops=5, price=float).stages.updates) == 1

@@ -56,6 +56,7 @@ def cost(config: ModelConfig, batch: int, length: int, loops: float = 1) -> Cost
         >>> cost(small, batch=1, length=2).forward  # 2*2*8*24 projections, 2 * 2*2*2*8 attention, 2*2*8*16 head
         1408.0
     """
+    require(isinstance(config, ModelConfig), "config", config, "a ModelConfig, such as the `config` of a LoopedTransformer")
     require(loops >= 1, "loops", loops, "at least 1")
     tokens, width = batch * length, config.width
     block = 2 * tokens * width * 3 * width + 2 * (2 * batch * length * length * width)

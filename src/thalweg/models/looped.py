@@ -71,6 +71,7 @@ class LoopedTransformer(nn.Module):
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        require(isinstance(config, ModelConfig), "config", config, "a ModelConfig, such as ModelConfig(width=64)")
         self.config = config
         self.joins_weights = True
         """Whether query, key and value weights are joined once for all passes; false where a block's weights are there only while

@@ -78,9 +78,10 @@ def plan_stages(budget: float, stages: Sequence[int], shares: Sequence[float], p
     updates = tuple(round((b - a) * budget / prices[k]) for (a, b), k in zip(itertools.pairwise(edges), stages, strict=True))
     for loops, count in zip(stages, updates, strict=True):
         if count < 1:
+            needed = max(prices[k] / (b - a) for (a, b), k in zip(itertools.pairwise(edges), stages, strict=True))
             raise BadInputError(
                 f"budget: given {budget:.3g} operations, which pay for no update with {loops} passes "
-                f"({prices[loops]:.3g} each); expected more, or a larger share for that stage"
+                f"({prices[loops]:.3g} each) after the other stages; expected at least {needed:.3g}"
             )
     return StagePlan(tuple(stages), updates, sum(count * prices[loops] for loops, count in zip(stages, updates, strict=True)))
 
@@ -135,8 +136,10 @@ def stages_ending(when: Literal["early", "even", "late"], loops: int) -> tuple[t
     return stages, shares[when]
 
 
-def evidence(depth_pays: bool) -> str:
+def evidence(loops: int, depth_pays: bool) -> str:
     """What was measured of the schedule that `recommended` gives, in a sentence."""
+    if len(recommended(loops, depth_pays)[0]) == 1:
+        return f"nothing was measured: stages begin with 2 passes, so that {loops} passes are trained throughout"
     return f"measured on thalweg's own sources and small models, not on yours: {_EVIDENCE[depth_pays]}"
 
 

@@ -144,7 +144,7 @@ class Shift:
         loops = integer(loops, "loops", _LOOPS)
         stages = plan_stages(budget, *recommended(loops, depth_pays), price)
         criteria = [AtStep(step) for step in stages.switches]
-        return PlannedShift(Shift(stages=stages.stages, criterion=criteria, onset=Refine()), stages, evidence(depth_pays))
+        return PlannedShift(Shift(stages=stages.stages, criterion=criteria, onset=Refine()), stages, evidence(loops, depth_pays))
 
     def __repr__(self) -> str:
         """Current stage, criterion, onset and net."""

@@ -191,7 +191,7 @@ def _sure(seeds: int, costs: bool) -> str:
     counted = " Operations are counted, not timed, so a busy machine gives the same numbers." if costs else ""
     return (
         f"Numbers are means over {plural(seeds, 'seed')}, paired, geometric ones of ratios; a 95 % interval stands in brackets, "
-        f"and where it holds no difference, nothing is decided.{few}{counted} All arms of a task start from one learning rate, which "
+        f"and where it holds no difference, nothing is decided.{few}{counted} All arms of a task start from one rate, which "
         "was not tuned for each; models are small, and other sizes may differ."
     )
 
