@@ -161,7 +161,7 @@ def summary_of(study: TaskStudyConfig, folder: Path, jobs: dict[_Key, Job], reco
         setup=task_setup(study, recipes) | unplanned(jobs.values()),
         arm_words=_arms_in_words(study, recipes[_plainest(study)]),
         disturbed=disturbance(records.values()),
-        first=first_screen(outcomes, runs, longest, len(study.seeds)),
+        first=first_screen(outcomes, runs, longest, len(jobs) - len(records)),
         provenance=first.summary.provenance,
     )
     write_json(folder / "summary.json", to_dict(summary))

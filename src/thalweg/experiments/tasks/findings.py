@@ -6,13 +6,14 @@ Every sentence follows from exact matches and counted operations, never from sec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from thalweg.errors import plural
 from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of, too_few
 from thalweg.experiments.share import operations
 from thalweg.experiments.tasks.answers import Outcomes, Runs, beyond_gaps, by_task, end_gaps, right_beyond
-from thalweg.experiments.tasks.outcomes import LEARNED, shares_of
+from thalweg.experiments.tasks.outcomes import shares_of
 from thalweg.experiments.words import listed
 from thalweg.intervals import Interval, interval
 from thalweg.records.experiment import SWITCHING, FirstScreen
@@ -23,6 +24,7 @@ _ASKED = (
     "inputs, and arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) trains with one pass first and more later (SHIFT). "
     "thalweg asks which tasks generalise, whether stages get there sooner, and what simpler controls do."
 )
+_NONE = "no difference in any seed"
 _CONTROL = {"shift": "looped-fast", "shift-short": "looped-short"}
 """Arm of SHIFT -> Looped without stages whose lengths grow as fast, or over as few updates."""
 _STAGES = {
@@ -37,51 +39,57 @@ Gaps = Mapping[str, Interval]
 """Task -> an interval over seeds."""
 
 
-def first_screen(outcomes: Outcomes, runs: Runs, longest: Mapping[str, int], seeds: int) -> FirstScreen:
+def first_screen(outcomes: Outcomes, runs: Runs, longest: Mapping[str, int], missing: int) -> FirstScreen:
     """What a reader takes home who reads nothing else.
 
     Args:
         outcomes: one for each task and arm.
         runs: task -> arm -> seed -> complete run.
         longest: task -> longest training length.
-        seeds: of the study.
+        missing: number of runs that are not complete.
     """
     looping = beyond_gaps(outcomes, longest, "looped", "single")
     arm = next((arm for arm in SWITCHING if by_task(outcomes, arm)), "")
-    costs, short_of_it = _costs(runs, arm)
-    ends = end_gaps(runs, arm)
+    of_arm, of_single = _costs(runs, arm), _costs(runs, "single")
     control = _control_gaps(runs, arm)
     found = [
+        _trained(outcomes, ["single", "looped", *filter(None, [arm])]),
         _looping(looping),
         _generalising(outcomes, longest),
-        _cost(arm, costs, short_of_it, _unlearned(outcomes)),
+        _cost("single", of_single),
+        _cost(arm, of_arm),
         _against_control(arm, control),
-        _end(arm, ends),
+        _end(arm, end_gaps(runs, arm)),
     ]
-    advice = [_advised_loops(looping), *_advised_stages(arm, costs, ends, control, list(short_of_it))]
-    if any(found):
-        end = "Measure again for a task and a size of your own."
+    seeds = max((len(outcome.seeds) for outcome in outcomes), default=0)
+    if missing:
+        advice = f"Nothing is advised while runs are missing: {plural(missing, 'run is', 'runs are')} not complete."
     else:
-        end = "Nothing can be compared yet: train at least the arms single, looped and shift with three seeds each."
-    return FirstScreen(
-        _ASKED,
-        tuple(filter(None, found)),
-        _sure(seeds, bool(costs or short_of_it)),
-        " ".join(filter(None, [*advice, end])),
-    )
+        advice = _advice(_decided(looping, of_single, arm, of_arm, end_gaps(runs, arm), control))
+    return FirstScreen(_ASKED, tuple(filter(None, found)), _sure(seeds, bool(missing)), advice)
 
 
-def _costs(runs: Runs, arm: str) -> tuple[dict[str, Interval], dict[str, str]]:
-    """Task -> log of the arm's operations to Looped's exact match over Looped's own; and task -> how many runs fell short of it."""
-    costs, short_of_it = {}, {}
+@dataclass(frozen=True)
+class _Costs:
+    """What an arm spends until it is as often right as Looped, less one point, over what Looped spends itself."""
+
+    ratios: dict[str, Interval]
+    """Task on which every run gets there -> logarithm of the ratio of operations."""
+    missed: dict[str, str]
+    """Any other task -> how many runs do not get there."""
+
+
+def _costs(runs: Runs, arm: str) -> _Costs:
+    """The costs of an arm; tasks of which Looped answers less than half are left out."""
+    ratios, missed = {}, {}
     for task, arms in runs.items():
         shares = list(shares_of(arms.get(arm, {}), arms.get("looped", {}), operations).values())
-        missed = sum(not reached for _, reached in shares)
-        if missed:
-            short_of_it[task] = f"{missed} of {plural(len(shares), 'run')}"
+        late = sum(not reached for _, reached in shares)
+        if late:
+            missed[task] = f"{late} of {plural(len(shares), 'run')} did not get there"
         elif shares:
-            costs[task] = interval([math.log(share) for share, _ in shares])
-    return costs, short_of_it
+            ratios[task] = interval([math.log(share) for share, _ in shares])
+    return _Costs(ratios, missed)
 
 
 def _control_gaps(runs: Runs, arm: str) -> dict[str, Interval]:
@@ -96,34 +104,22 @@ def _control_gaps(runs: Runs, arm: str) -> dict[str, Interval]:
     return gaps
 
 
-def _unlearned(outcomes: Outcomes) -> list[str]:
-    """The tasks of which Looped answers less than half."""
-    return [task for task, one in by_task(outcomes, "looped").items() if (one.trained.mean or 0.0) < LEARNED]
+def _by_task(gaps: Gaps, shown: Callable[[Interval], str]) -> list[str]:
+    """Each task with its number, and whether that is decided."""
+    return [f"{task} {_NONE if _equal(gap) else shown(gap)}{_open(gap)}" for task, gap in gaps.items()]
 
 
-def _sorted(gaps: Gaps, below: str, above: str, shown: Callable[[Interval], str]) -> str:
-    """The tasks by the sign of their number, as clauses: decided ones first, then those that are not.
-
-    Args:
-        gaps: task -> number.
-        below: opens the clause of tasks whose number lies below zero.
-        above: the same above zero.
-        shown: a number as text.
-    """
-    equal = [task for task, gap in gaps.items() if gap.low == gap.high == gap.mean == 0]
-    clauses = []
-    for sign, opening in ((-1, below), (1, above), (0, "not decided on")):
-        some = {task: gap for task, gap in gaps.items() if sign_of(gap) == sign and task not in equal}
-        tasks = [f"{task} ({shown(gap)}{_open(gap) if not sign else ''})" for task, gap in some.items()]
-        clauses += [f"{opening} {listed(tasks)}"] if tasks else []
-    clauses += [f"no difference in any seed on {listed(equal)}"] if equal else []
-    return "; ".join(clauses)
+def _equal(gap: Interval) -> bool:
+    """Whether there is no difference in any of several seeds."""
+    return gap.low == gap.high == gap.mean == 0
 
 
 def _open(gap: Interval) -> str:
-    """How many seeds would decide it, after a semicolon; empty where no spread is known."""
-    words = seeds_words(seeds_needed((gap, 0.0)), "this")
-    return f"; {words}" if words else ""
+    """That a number is not decided, with the seeds that would decide it at the spread seen; empty where it is decided."""
+    if sign_of(gap) or _equal(gap):
+        return ""
+    words = seeds_words(seeds_needed((gap, 0.0))).removesuffix(" at the spread seen")
+    return f" (not decided{f'; {words}' if words else ''})"
 
 
 def _points(gap: Interval) -> str:
@@ -140,83 +136,115 @@ def _times(gap: Interval) -> str:
     return f"{math.exp(gap.mean):.2f}{ends} times"
 
 
+def _sentence(start: str, parts: Iterable[str]) -> str:
+    """A start with its parts after a colon; empty without parts."""
+    told = "; ".join(parts)
+    return f"{start}: {told}." if told else ""
+
+
+def _trained(outcomes: Outcomes, arms: Sequence[str]) -> str:
+    """How much do the main arms learn of the lengths that they are trained on?"""
+    parts = {}
+    for arm in arms:
+        for task, one in by_task(outcomes, arm).items():
+            parts.setdefault(task, []).append(f"{arm} {100 * (one.trained.mean or 0.0):.1f} %")
+    return _sentence("Right answers on the trained lengths", [f"{task} {', '.join(told)}" for task, told in parts.items()])
+
+
 def _looping(gaps: Gaps) -> str:
     """Is Looped more often right than one pass beyond the trained lengths?"""
-    clauses = _sorted(gaps, "fewer right answers on", "more right answers on", _points)
-    start = "Beyond the trained lengths, looping (as many passes as the task sets for a length) against one pass"
-    return f"{start}: {clauses}." if clauses else ""
+    start = "Right answers beyond the trained lengths, Looped (as many passes as the task sets for a length) minus one pass"
+    return _sentence(start, _by_task(gaps, _points))
 
 
 def _generalising(outcomes: Outcomes, longest: Mapping[str, int]) -> str:
     """On which tasks is Looped right at lengths that it was not trained on?"""
     enough = [task for task, outcome in by_task(outcomes, "looped").items() if not too_few(len(outcome.seeds))]
     judged = {task: holds for task, (_, holds) in right_beyond(outcomes, longest).items() if task in enough}
-    if not judged:
-        return ""
-    right, wrong = ([task for task, holds in judged.items() if holds == wanted] for wanted in (True, False))
-    rest = f", and not on {listed(wrong)}" if right and wrong else ""
-    where = f"on {listed(right) or 'no task'}{rest}"
-    return f"At about 1.5 times the longest trained length every seed of Looped is right for at least 95 % of the samples {where}."
+    parts = [f"{task} {'yes' if holds else 'no'}" for task, holds in judged.items()]
+    start = "Looped is right for at least 95 % of the samples in every seed, at about 1.5 times the longest trained length"
+    return _sentence(start, parts)
 
 
-def _cost(arm: str, costs: Gaps, short_of_it: Mapping[str, str], unlearned: Iterable[str]) -> str:
-    """What does SHIFT spend until it is as often right as Looped?"""
-    clauses = [_sorted(costs, "fewer on", "more on", _times)] if costs else []
-    if short_of_it:
-        missed = [f"{task} ({count} did not)" for task, count in short_of_it.items()]
-        clauses.append(f"not reached by every run on {listed(missed)}")
-    left = [task for task in unlearned if task not in costs and task not in short_of_it]
-    clauses += [f"Looped itself answers less than half of {listed(left)}"] if clauses and left else []
-    name = _STAGES.get(arm, arm)
-    start = f"Operations until {name} is as often right as Looped on the trained lengths, less one point, over Looped's own"
-    return f"{start}: {'; '.join(clauses)}." if clauses else ""
+def _cost(arm: str, costs: _Costs) -> str:
+    """What does an arm spend until it is as often right as Looped?"""
+    name = "one pass" if arm == "single" else _STAGES.get(arm, arm)
+    start = f"Operations until {name} is as often right on the trained lengths as Looped, less one point, over Looped's own"
+    return _sentence(start, [*_by_task(costs.ratios, _times), *(f"{task} {told}" for task, told in costs.missed.items())])
 
 
 def _against_control(arm: str, gaps: Gaps) -> str:
     """Is it the stages, or only that the lengths grow faster?"""
-    clauses = _sorted(gaps, "fewer on", "more on", _times)
-    control = f"those of {_CONTROL[arm]}, which has no stages and lengths that grow faster too" if clauses else ""
-    return f"The same over {control}: {clauses}." if clauses else ""
+    control = _CONTROL.get(arm, "")
+    start = f"Those of {arm} over those of {control}, which has no stages and lengths that grow faster too"
+    return _sentence(start, _by_task(gaps, _times))
 
 
 def _end(arm: str, gaps: Gaps) -> str:
     """Is SHIFT as often right as Looped when the training ends?"""
-    clauses = _sorted(gaps, "fewer right answers on", "more right answers on", _points)
-    return f"When the training ends, {arm} against Looped on the trained lengths: {clauses}." if clauses else ""
+    return _sentence(f"Right answers on the trained lengths when the training ends, {arm} minus Looped", _by_task(gaps, _points))
 
 
-def _sure(seeds: int, costs: bool) -> str:
+def _sure(seeds: int, missing: bool) -> str:
     """What the numbers rest on, and what they leave open."""
     few = "" if seeds >= MIN_SEEDS else f" At least {MIN_SEEDS} seeds are needed for any answer."
-    counted = " Operations are counted, not timed, so a busy machine gives the same numbers." if costs else ""
+    most = "at most " if missing else ""
     return (
-        f"Numbers are means over {plural(seeds, 'seed')}, paired, geometric ones of ratios; a 95 % interval stands in brackets, "
-        f"and where it holds no difference, nothing is decided.{few}{counted} All arms of a task start from one rate, which "
-        "was not tuned for each; models are small, and other sizes may differ."
+        f"Numbers are means over {most}{plural(seeds, 'seed')}, geometric ones of ratios; comparisons are paired by seed. A 95 % "
+        f"interval stands in brackets; where it holds no difference, nothing is decided.{few} Seeds that would decide something "
+        "are estimated from the spread seen. Operations are counted, not timed, so a busy machine gives the same numbers. All arms "
+        "of a task start from one learning rate, which was not tuned for each; models are small, and other sizes may differ."
     )
 
 
-def _advised_loops(looping: Gaps) -> str:
-    """On which tasks to loop."""
+@dataclass(frozen=True)
+class _Decided:
+    """Tasks by what was decided of them."""
+
+    arm: str
+    """The arm of SHIFT."""
+    loop: list[str]
+    """Loops are more often right beyond the trained lengths."""
+    one_pass: list[str]
+    """Others on which one pass gets as far as Looped on the trained lengths, for fewer operations."""
+    stage: list[str]
+    """SHIFT gets as far as Looped for fewer operations, and does not end lower."""
+    lower: list[str]
+    """SHIFT gets as far for fewer operations, and ends lower."""
+    rest: list[str]
+    """SHIFT was trained, and saves nothing that was shown."""
+    simpler: list[str]
+    """Those of ``stage`` on which the control was not shown to need more than SHIFT."""
+
+
+def _decided(looping: Gaps, of_single: _Costs, arm: str, of_arm: _Costs, ends: Gaps, control: Gaps) -> _Decided:
+    """Sort the tasks."""
     loop = [task for task, gap in looping.items() if sign_of(gap) > 0]
-    if loop:
-        return f"Loop on {listed(loop)}: one pass does not get as far."
-    return "No task shows that looping pays beyond the trained lengths." if looping else ""
-
-
-def _advised_stages(arm: str, costs: Gaps, ends: Gaps, control: Gaps, short_of_it: list[str]) -> list[str]:
-    """On which tasks to train in stages, and where that is not advised although it saves operations."""
-    cheaper = [task for task, gap in costs.items() if sign_of(gap) < 0]
+    one_pass = [task for task, gap in of_single.ratios.items() if sign_of(gap) < 0 and task not in loop]
+    others = [task for task in (*of_arm.ratios, *of_arm.missed) if task not in one_pass]
+    cheaper = [task for task in others if task in of_arm.ratios and sign_of(of_arm.ratios[task]) < 0]
     lower = [task for task in cheaper if task in ends and sign_of(ends[task]) < 0]
     stage = [task for task in cheaper if task not in lower]
     simpler = [task for task in stage if task in control and sign_of(control[task]) >= 0]
-    sentences = []
-    if stage:
-        sentences.append(f"Train {listed(stage)} as the arm {arm} does: thalweg recipe {stage[0]} --arm {arm} prints its config.")
-    if simpler:
-        sentences.append(f"On {listed(simpler)} the control {_CONTROL[arm]} is simpler, and was not shown to need more.")
-    if lower:
-        sentences.append(f"On {listed(lower)} {arm} saves operations but ends lower: only where that is enough.")
-    if not cheaper and (costs or short_of_it):
-        sentences.append(f"Nothing here shows that {arm} saves operations: train Looped throughout.")
-    return sentences
+    return _Decided(arm, loop, one_pass, stage, lower, [task for task in others if task not in cheaper], simpler)
+
+
+def _advice(tasks: _Decided) -> str:
+    """What a user can do with it."""
+    arm, sentences = tasks.arm, []
+    if tasks.one_pass:
+        sentences.append(f"On {listed(tasks.one_pass)} train one pass: it learns the trained lengths for fewer operations.")
+    if tasks.loop:
+        sentences.append(f"Loop on {listed(tasks.loop)}: beyond the trained lengths one pass does not get as far.")
+    if tasks.stage:
+        config = f"thalweg recipe {tasks.stage[0]} --arm {arm} prints its config"
+        sentences.append(f"Train {listed(tasks.stage)} as the arm {arm} does; {config}.")
+    if tasks.simpler:
+        sentences.append(f"On {listed(tasks.simpler)} the control {_CONTROL[arm]} is simpler, and was not shown to need more.")
+    if tasks.lower:
+        sentences.append(f"On {listed(tasks.lower)} {arm} saves operations but ends lower: only where that is enough.")
+    if tasks.rest:
+        sentences.append(f"On {listed(tasks.rest)} nothing shows that {arm} saves operations: if you loop, loop throughout.")
+    if not sentences:
+        return "Nothing that was trained here is shown to be better: more seeds, or the arms single, looped and shift, may decide."
+    return " ".join([*sentences, "Measure again at the size that you will train."])
