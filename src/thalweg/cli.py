@@ -410,7 +410,8 @@ def train(
     say(f"{label}: {state}{summary.steps} updates in {summary.seconds:.1f} s, {scores}; {folder}")
     if isinstance(settings.data, TaskConfig):
         matches = ", ".join(f"{one.length}: {one.accuracy:.2f}" for one in read_lengths(folder))
-        say(f"{label}: exact match by length (trained up to {settings.data.longest}): {matches}")
+        depth = summary.switches[-1].loops_after if summary.switches else settings.shift.stages[0]
+        say(f"{label}: exact match by length (trained up to {settings.data.longest_at(summary.steps - 1, depth)}): {matches}")
 
 
 @_command

@@ -227,8 +227,8 @@ class NoSwitchWarning(UserWarning):
     """A training ends before its schedule has reached the last stage."""
 
 
-class WarmUpWarning(UserWarning):
-    """A training ends before its learning rate has been warmed up."""
+class ShortTrainingWarning(UserWarning):
+    """A training ends before its learning rate is warmed up, or before its lengths have grown."""
 
 
 class HorizonWarning(UserWarning):

@@ -44,17 +44,17 @@ def test_lengths_are_uniform_up_to_the_longest():
 
 def test_the_longest_length_grows_from_start_to_longest():
     data = TaskData(TaskConfig("parity", longest=20, start=4, grow=160, samples=1), 0)
-    assert [data.longest_at(step) for step in (0, 9, 10, 80, 159, 160, 10_000)] == [4, 4, 5, 12, 19, 20, 20]
+    assert [data.config.longest_at(step) for step in (0, 9, 10, 80, 159, 160, 10_000)] == [4, 4, 5, 12, 19, 20, 20]
     assert max(data.batch(0, 500).lengths) == 4
-    assert TaskData(TaskConfig("parity", longest=20, samples=1), 0).longest_at(0) == 20
+    assert TaskData(TaskConfig("parity", longest=20, samples=1), 0).config.longest_at(0) == 20
 
 
 def test_lengths_may_follow_the_passes_of_the_stage():
     data = TaskData(TaskConfig("multiplication", longest=10, start=3, lengths="stage", samples=1), 0)  # T(n) = 2 n
-    assert [data.longest_at(7, cap) for cap in (1, 2, 3, 4, 19, 20, 99, None)] == [1, 1, 1, 2, 9, 10, 10, 10]
+    assert [data.config.longest_at(7, cap) for cap in (1, 2, 3, 4, 19, 20, 99, None)] == [1, 1, 1, 2, 9, 10, 10, 10]
     assert set(data.batch(7, 500, cap=8).lengths.tolist()) == {1, 2, 3, 4}
     growing = TaskData(TaskConfig("multiplication", longest=10, start=3, samples=1), 0)
-    assert growing.longest_at(7, 2) == 10
+    assert growing.config.longest_at(7, 2) == 10
 
 
 def test_a_batch_is_a_function_of_seed_step_and_rank():

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from thalweg.errors import BadInputError, DamagedRecordWarning, DiskFullError, DivergedError, FolderError, WarmUpWarning
+from thalweg.data.task_data import TaskConfig
+from thalweg.errors import BadInputError, DamagedRecordWarning, DiskFullError, DivergedError, FolderError, ShortTrainingWarning
 from thalweg.experiments.executors import LocalProcesses
 from thalweg.interruption import Terminated, raise_at_sigterm
 from thalweg.models.cost import cost
@@ -410,6 +411,16 @@ def test_callbacks_are_given_every_snapshot_when_it_is_complete(tmp_path: Path, 
 
 
 def test_a_training_that_is_over_before_its_rate_is_warmed_up_says_so(tmp_path: Path, tiny: RunConfig) -> None:
-    with pytest.warns(WarmUpWarning, match=r"optimizer.warmup: given 80, but .* 40 updates, at 50% of .* such as to 4"):
+    told = r"the training ends after 40 updates, but optimizer.warmup is 80, so that .* 50% of .* or less; set them too"
+    with pytest.warns(ShortTrainingWarning, match=told):
         train(replace(tiny, optimizer=OptimizerConfig(warmup=80)), tmp_path / "short")
     train(replace(tiny, optimizer=OptimizerConfig(warmup=40)), tmp_path / "just")  # a warning would be an error here
+
+
+def test_a_training_that_is_over_before_its_lengths_have_grown_says_so(tmp_path: Path, tiny: RunConfig) -> None:
+    data = TaskConfig("parity", longest=10, start=3, grow=70, samples=2, tests=2, tested=(4,))
+    model = replace(tiny.model, vocabulary=data.vocabulary, length=data.length - 1, positions="none")
+    short = replace(tiny, data=data, model=model, shift=ShiftConfig((1,)))
+    with pytest.warns(ShortTrainingWarning, match=r"data.grow is 70, so that the longest length ends at 6 of 10"):
+        train(short, tmp_path / "short")
+    train(replace(short, data=replace(data, grow=40)), tmp_path / "just")  # a warning would be an error here

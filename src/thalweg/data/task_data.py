@@ -145,6 +145,13 @@ class TaskConfig:
         """Number of passes for one length, without random extra passes."""
         return find_task(self.task).loops(self.longest if self.loops == "fixed" else length)
 
+    def longest_at(self, step: int, cap: int | None = None) -> int:
+        """Largest length in the batch of a step; ``cap`` is the stage's number of passes, None if it suffices for all lengths."""
+        if self.lengths == "stage":
+            loops = find_task(self.task).loops
+            return next((n for n in range(self.longest, 1, -1) if cap is None or loops(n) <= cap), 1)
+        return self.longest if step >= self.grow else self.start + (self.longest - self.start) * step // self.grow
+
     @property
     def tested_lengths(self) -> tuple[int, ...]:
         """Lengths tested after training."""
@@ -187,18 +194,10 @@ class TaskData:
         lengths = f"lengths 1 to {self.config.longest}"
         return describe(self, f"task {self.name}", lengths, f"at most {self.deepest} passes", f"seed={self.seed}")
 
-    def longest_at(self, step: int, cap: int | None = None) -> int:
-        """Largest length in the batch of a step; ``cap`` is the stage's number of passes, None if it suffices for all lengths."""
-        start, longest, grow = self.config.start, self.config.longest, self.config.grow
-        if self.config.lengths == "stage":
-            fits = (n for n in range(longest, 1, -1) if cap is None or self.task.loops(n) <= cap)
-            return next(fits, 1)
-        return longest if step >= grow else start + (longest - start) * step // grow
-
     def batch(self, step: int, size: int, rank: int = 0, world: int = 1, cap: int | None = None) -> Examples:
-        """Samples of one step and rank, with lengths drawn uniformly from 1 to `longest_at`, sorted by length."""
+        """Samples of one step and rank, with lengths drawn uniformly from 1 to `TaskConfig.longest_at`, sorted by length."""
         rng = stream(self.seed, "tasks", step, rank)
-        lengths, counts = np.unique(rng.integers(1, self.longest_at(step, cap) + 1, size=size), return_counts=True)
+        lengths, counts = np.unique(rng.integers(1, self.config.longest_at(step, cap) + 1, size=size), return_counts=True)
         samples = joined([self.drawn(int(n), int(count), rng) for n, count in zip(lengths, counts, strict=True)], self.task.symbols)
         if self.config.loops != "random":
             return samples

@@ -57,8 +57,8 @@ class Callback:
     def on_snapshot(self, path: Path) -> None:
         """Called after every snapshot, when its file is complete."""
 
-    def on_lengths(self, count: int) -> None:
-        """Called before the trained model is tested at so many lengths of its task."""
+    def on_lengths(self, count: int, samples: int) -> None:
+        """Called before the trained model is tested at so many lengths of its task, on so many samples of each."""
 
     def on_end(self) -> None:
         """Called when the run stops, also when it fails."""
@@ -130,8 +130,8 @@ class ProgressBar(Callback):
         change = f"back to step {record.back_to} with a softer onset"
         self.console.say(f"{self.label}: step {record.step}, {change}: {record.reason}")
 
-    def on_lengths(self, count: int) -> None:
-        self.console.say(f"{self.label}: testing {plural(count, 'length')}")
+    def on_lengths(self, count: int, samples: int) -> None:
+        self.console.say(f"{self.label}: testing {plural(count, 'length')} on {samples:,} samples each (data.tests)")
 
     def on_end(self) -> None:
         self.bar.stop()

@@ -73,7 +73,7 @@ def _write_lengths(run: Run, data: TaskData) -> None:
     started = time.perf_counter()
     config, gains = data.config, run.shift.depth_gains
     for callback in run.callbacks:
-        callback.on_lengths(len(config.tested_lengths))
+        callback.on_lengths(len(config.tested_lengths), config.tests)
     own = config.tested_lengths[run.rank :: run.world]  # the ranks take the lengths in turn
     with forward_alone(run.model):
         scored = {length: score_length(run.model, data, run.device, length, config.tests, gains) for length in own}

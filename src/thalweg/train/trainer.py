@@ -12,7 +12,8 @@ import torch
 
 from thalweg import ranks
 from thalweg.bounds import named_arguments
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, WarmUpWarning, require, warn
+from thalweg.data.task_data import TaskConfig
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, ShortTrainingWarning, require, warn
 from thalweg.interruption import HeldBack, held_back
 from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.onset import Ramp, Refine
@@ -62,7 +63,7 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
         DamagedFileError: there are checkpoints, but none can be read.
     Warns:
         DamagedRecordWarning: a file of the run is damaged and was repaired, or something is lost; the message says what.
-        WarmUpWarning: the training ends before its rate has been warmed up.
+        ShortTrainingWarning: the training ends before its rate is warmed up, or before its lengths have grown.
     """
     expected = "a RunConfig; thalweg.train.config.read_config reads one from a file"
     require(isinstance(config, RunConfig), "config", config, expected)
@@ -78,7 +79,7 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
             run = Run(config, folder, callbacks, parallel=parallel)  # refuses a missing device or text before anything is written
         try:
             if run.rank == 0:
-                _warn_of_warm_up(config)
+                _warn_of_its_end(config)
             if new and run.rank == 0:
                 write_config(folder / "config.toml", config)
             run.resume()
@@ -98,15 +99,17 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
             run.close()
 
 
-def _warn_of_warm_up(config: RunConfig) -> None:
-    """Say that a training is over before its rate has reached the value of its config."""
-    warmup, steps = config.optimizer.warmup, config.training.steps
+def _warn_of_its_end(config: RunConfig) -> None:
+    """Say that a training is over before its rate, or its longest length, has reached the value of its config."""
+    steps, data, warmup = config.training.steps, config.data, config.optimizer.warmup
+    short = []
     if warmup > steps:
-        warn(
-            f"optimizer.warmup: given {warmup}, but the training ends after {steps} updates, at {steps / warmup:.0%} of "
-            f"optimizer.rate or less; for a short trial set it too, such as to {max(1, steps // 10)}",
-            WarmUpWarning,
-        )
+        short.append(f"optimizer.warmup is {warmup}, so that the rate ends at {steps / warmup:.0%} of optimizer.rate or less")
+    if isinstance(data, TaskConfig) and data.lengths == "grow" and data.grow > steps:
+        longest = data.longest_at(steps - 1)
+        short.append(f"data.grow is {data.grow}, so that the longest length ends at {longest} of {data.longest}")
+    if short:
+        warn(f"the training ends after {steps} updates, but {' and '.join(short)}; set them too", ShortTrainingWarning)
 
 
 def _take(config: RunConfig, folder: Path, held: ExitStack) -> tuple[bool, RunSummary | None]:

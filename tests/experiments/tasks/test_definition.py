@@ -108,7 +108,7 @@ def test_shift_trains_every_length_with_all_its_passes_and_has_seen_them_all_whe
         task, stages = find_task(name), run.shift.stages
         assert stages[-1] == recipe.loops
         data = TaskData(run.data, 0)
-        longest = [data.longest_at(0, stage) for stage in stages]
+        longest = [data.config.longest_at(0, stage) for stage in stages]
         assert longest[-1] == recipe.data.longest
         assert longest == sorted(set(longest))
         assert all(task.loops(n) <= stage for n, stage in zip(longest, stages, strict=True))
