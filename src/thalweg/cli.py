@@ -32,7 +32,7 @@ app = App(
     help="""Train looped transformers in stages, and measure the loss landscape they train in.
 
 A looped transformer applies the same blocks several times. SHIFT trains with one pass first and with several later; staged training
-with two passes, then three, then all.
+with two, three and six passes, as far as they are below T, and then T.
 
 Example: `thalweg study markov --preset quick` compares one pass, several passes and staged training, and writes a report.""",
     version_flags=["--version"],
@@ -230,7 +230,8 @@ def frontier(
         the paper's model), shift (the paper's two stages), staged (few passes first, then more), staged-unscaled; when not given,
         all of these, or for `quick` of markov depth-1, depth-2, depth-6 and staged. Other ways to keep T passes trainable:
         looped-own-gains, looped-norm, looped-by-t, looped-deepnorm; other ends of the stages: staged-early, staged-even,
-        staged-late, staged-plateau. The deepest constant arm is always there, as everything is compared with it.
+        staged-late, staged-plateau. The deepest constant arm is always there, as everything is compared with it. A task has the
+        arms depth-1, staged and the depth of its longest trained length.
     loops:
         T, the largest number of passes; 0 takes the preset's.
     seeds:
@@ -711,7 +712,8 @@ def call(arguments: list[str]) -> int:
     except UnknownOptionError as error:
         return _fail(str(_unknown_option(error, arguments)), 2)
     except CycloptsError as error:
-        return _fail(" ".join(str(error).split()), 2)
+        command = " ".join(["thalweg", *arguments[:1]])
+        return _fail(f"{' '.join(str(error).split()).rstrip('.')}; `{command} --help` has an example", 2)
     except StudyError as error:
         return _fail(str(error), error.exit_code)
     except ThalwegError as error:

@@ -83,7 +83,7 @@ class GeneratorOfItsOwn(Mine):
     ids=lambda task: task.__name__,
 )
 def test_a_task_that_ignores_its_generator_is_refused_by_the_check_and_by_the_data(task):
-    message = r"task mine, length \d+: query gives other samples for the same rng; draw from it alone: expected a function"
+    message = r"task mine, length \d+: query gives other samples for the same rng; expected a function"
     with pytest.raises(BadInputError, match=message):
         check_task(task())
     with pytest.raises(BadInputError, match=message):
@@ -195,11 +195,11 @@ class OtherSymbols(Mine):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (RandomAnswer, "length 1: answer gives other answers to the same query: expected a function of its arguments"),
-        (AnswerBesideOthers, "length 1: answer gives another answer to a query alone than beside others: expected a function"),
-        (OtherSlots, r"length 1: slots gives \d+ and \d+ for the same length: expected a function|as slots says"),
-        (OtherLoops, r"length 1: loops gives \d+ and \d+ for the same length: expected a function of its arguments"),
-        (OtherOracle, "length 1: oracle gives other answers to the same query: expected a function of its arguments"),
+        (RandomAnswer, "length 1: answer gives other answers to the same query; expected a function of its arguments"),
+        (AnswerBesideOthers, "length 1: answer gives another answer to a query alone than beside others; expected a function"),
+        (OtherSlots, r"length 1: slots gives \d+ and \d+ for the same length; expected a function|as slots says"),
+        (OtherLoops, r"length 1: loops gives \d+ and \d+ for the same length; expected a function of its arguments"),
+        (OtherOracle, "length 1: oracle gives other answers to the same query; expected a function of its arguments"),
         (OtherSymbols, r"task mine: symbols: given \d+, expected the same number as before"),
     ],
     ids=lambda part: getattr(part, "__name__", ""),

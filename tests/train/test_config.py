@@ -76,7 +76,7 @@ def test_changes_are_applied_on_top_of_the_file(tmp_path: Path) -> None:
         ("[shift]\nstages = [3, 1]", "stages: given .*expected loop counts of at least 1 that rise"),
         (
             "[shift]\nstages = [1, 2, 3]\ncriterion = {kind = 'at-step', step = 5}",
-            r"criterion updates: given \(5, 5\), expected one c",
+            r"criterion: given one for all 2 changes, AtStep\(step=5\), expected one c",
         ),
         ("[shift]\nstages = [0, 2]", "expected loop counts of at least 1 that rise"),
         ("[shift.criterion]\nkind = 'plateau'\npatience = 0", "patience: given 0, expected a whole number of at least 1"),

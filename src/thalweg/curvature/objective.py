@@ -452,7 +452,8 @@ class Objective:
     def _check_value(self, value: Tensor, index: int, messages: Sequence[str]) -> None:
         """Refuse a loss that is not finite or has no graph."""
         if not torch.isfinite(value.detach()):
-            raise NonFiniteError(f"loss of batch {index}: {value.item()}, expected a finite number")
+            advice = "look for bad samples in that batch, or for bad weights"
+            raise NonFiniteError(f"loss of batch {index}: {value.item()}, expected a finite number; {advice}")
         self.observed.reentrant |= any("None of the inputs have requires_grad" in line for line in messages)
         if not value.requires_grad:
             raise NotDifferentiableError(

@@ -120,7 +120,7 @@ class Guarded:
         queries = self.query_once(length, count, rng)
         if twin is not None:
             same = np.array_equal(queries, self.query_once(length, count, twin))
-            self.require_same(same, "query", length, "gives other samples for the same rng; draw from it alone")
+            self.require_same(same, "query", length, "gives other samples for the same rng")
         return queries
 
     def query_once(self, length: int, count: int, rng: np.random.Generator) -> Tokens:
@@ -185,7 +185,7 @@ class Guarded:
     def require_same(self, same: bool, member: str, length: int, difference: str) -> None:
         """Raise `BadInputError` if two results of a member that should be equal are not."""
         if not same:
-            raise BadInputError(f"{self.place(member, length)} {difference}: expected a function of its arguments")
+            raise BadInputError(f"{self.place(member, length)} {difference}; expected a function of its arguments alone")
 
     def call(self, member: str, length: int, *arguments: object, convert: Callable[[Any], Any] = lambda result: result) -> Any:
         """Call a member of the user's task and convert its result; any exception becomes a `BadInputError`."""
@@ -220,6 +220,7 @@ def check_task(task: Task, lengths: Sequence[int] = (1, 2, 3, 5, 8), count: int 
     Warns:
         UserWarning: the oracle is slow.
     """
+    require(isinstance(count, int) and count >= 1, "count", count, "a whole number of at least 1")
     task = task if isinstance(task, Guarded) else Guarded(task)
     oracle_is_fast = True
     has_several = varies = False  # whether some length has several queries, and whether they depend on the generator
@@ -276,7 +277,7 @@ def _repeatable_queries(task: Guarded, length: int, count: int, seed: int) -> To
     once, again = (task.query_once(length, count, np.random.default_rng([seed, length])) for _ in range(2))
     task.query_once(length, 1, np.random.default_rng([seed, length]))
     same = np.array_equal(once, again)
-    task.require_same(same, "query", length, "gives other samples for the same rng; draw from it alone")
+    task.require_same(same, "query", length, "gives other samples for the same rng")
     return once
 
 

@@ -289,11 +289,11 @@ def _checked_gains(gains: object, passes: int) -> Gains:
     Raises:
         BadInputError: not as many gains as passes, a gain that is no finite number, or a first gain that is not 1.
     """
-    wanted = f"one number for each of the {passes} passes"
+    wanted = f"one number for each of the {passes} passes of this call"
     if gains is None:
         return None
     if isinstance(gains, Tensor):
-        require(gains.shape == (passes,), "gains", tuple(gains.shape), f"{wanted}, ({passes},)")
+        require(gains.shape == (passes,), "gains", tuple(gains.shape), f"{wanted}, shape ({passes},)")
         for index, gain in enumerate(_readable_values(gains)):
             _check_gain(gain, index)
         return gains

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast
 
 from thalweg.bounds import Whole, require_kind
-from thalweg.errors import require
+from thalweg.errors import BadInputError, require
 from thalweg.serialization import convert, plain
 from thalweg.shift.criterion import AtFraction, AtStep, Criterion, State
 from thalweg.shift.net import SafetyNet
@@ -74,7 +74,10 @@ def criteria_of(given: object, changes: int) -> tuple[Criterion, ...]:
     require(len(criteria) == changes, "criteria", len(criteria), f"one for each of {changes} changes")
     moments = [moment for rule in criteria if (moment := _moment(rule)) is not None]
     wanted = f"one criterion for each of {changes} changes, with updates that rise: they count from the start of the run"
-    require(all(a < b for a, b in itertools.pairwise(moments)), "criterion updates", tuple(moments), wanted)
+    rising = all(a < b for a, b in itertools.pairwise(moments))
+    if not rising and not is_sequence:
+        raise BadInputError(f"criterion: given one for all {changes} changes, {rules[0]!r}, expected {wanted}")
+    require(rising, "criterion updates", tuple(moments), wanted)
     return cast(Any, criteria)
 
 

@@ -299,7 +299,7 @@ def newest_checkpoint(
             if take is not None:
                 take(checkpoint)
         except DamagedFileError as error:
-            warn(f"{error}; going back to the one before", DamagedCheckpointWarning)
+            warn(f"{error}; an older one is tried", DamagedCheckpointWarning)
             last = error
         else:
             return checkpoint

@@ -273,6 +273,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadInputError(f"config {path}: {error.strerror}; expected a readable TOML file") from None
     except BadInputError as error:
+        if path.is_dir():
+            raise BadInputError(f"config {path}: a folder; expected a TOML file, such as the config.toml of a run") from None
         raise BadInputError(f"config {error}; expected a TOML file; {advice}") from None
     if not text.strip():
         raise BadInputError(f"config {path}: an empty file; expected a TOML file; {advice}")

@@ -254,7 +254,7 @@ def plan(
     require_known("study", [task], TASKS)
     require_known("preset", [preset], PRESETS)
     require(not (text and task != "text"), "--text", text, "to go with the study `text`")
-    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
+    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1, or 0 for the number of the preset")
     chosen = tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
     numbers = tuple(range(seeds or PRESETS[preset].seeds))
     return StudyConfig(task, preset, chosen, numbers, text, device, compile, landscape)  # type: ignore[arg-type]

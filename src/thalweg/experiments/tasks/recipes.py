@@ -112,7 +112,7 @@ def plan_tasks(
     require_known("preset", [preset], PRESETS)
     for task in tasks:
         checked_task(task, task_recipe(task, PRESETS[preset]).data.used_lengths)
-    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1")
+    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1, or 0 for the number of the preset")
     numbers = tuple(range(seeds or PRESETS[preset].seeds))
     all_tasks, all_arms = tuple(dict.fromkeys(tasks)) or tuple(TASKS), tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
     for task in all_tasks:

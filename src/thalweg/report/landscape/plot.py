@@ -64,7 +64,8 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
         return figure_layers(layered)
     named = records if isinstance(records, Mapping) else {_name_of(records): records}
     arms: Arms = {str(name): _runs(value) for name, value in named.items()}
-    require(bool(arms) and all(arms.values()), "records", records, _EXPECTED)
+    given = "nothing" if isinstance(records, Sequence | Mapping) and not records else records
+    require(bool(arms) and all(arms.values()), "records", given, _EXPECTED)
     allowed = _kinds_of(arms)
     if kind not in allowed:
         where = "; those are files, which a run or a LandscapeSeries keeps" if kind in ("spectra", "slices") else ""
