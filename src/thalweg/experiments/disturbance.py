@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from thalweg.errors import plural
 from thalweg.experiments.metrics import Measure, Pairs
 from thalweg.experiments.share import operations, seconds
+from thalweg.experiments.words import listed
 from thalweg.records.run import RunRecord, Surroundings
 
 _MOST = 0.05
 """Share of the time that may be lost to other work before seconds count as disturbed."""
+_TOLD = 0.01
+"""Share of the time from which a kind of other work is named."""
 
 
 def lost(around: Surroundings) -> float:
@@ -44,9 +47,10 @@ def disturbance(runs: Iterable[RunRecord]) -> str:
         return ""
     waiting, steal = (max(getattr(around, name) for around in met) for name in ("waiting", "steal"))
     busiest = max(met, key=lambda around: around.load)
+    parts = [f"they waited for a core in up to {waiting:.0%} of their time"] if waiting >= _TOLD else []
+    parts += [f"the host took up to {steal:.0%} of the machine"] if steal >= _TOLD else []
+    parts.append(f"the load was up to {busiest.load:.1f} on {plural(busiest.cores, 'core')}")
     return (
-        f"Other work ran beside {len(met)} of {plural(len(every), 'run')}: up to {waiting:.0%} of their time they waited for a "
-        f"core, and up to {steal:.0%} of the machine was taken by its host (load up to {busiest.load:.1f} on "
-        f"{plural(busiest.cores, 'core')}). Seconds "
-        "are disturbed, so ratios of seconds are left out; losses and counted operations are not touched by it."
+        f"Other work ran beside {len(met)} of {plural(len(every), 'run')}: {listed(parts)}. Seconds are disturbed, so ratios of "
+        "seconds are left out; losses and counted operations are not touched by it."
     )

@@ -54,18 +54,29 @@ def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
     """Does the best loop end lower than one pass at equal operations?"""
     best, last = _best_loop(curves, plan), len(plan.budgets) - 1
     gap = None if best is None else loss_ratio(curves[constant(best)], curves.get(constant(1), {}), last)
-    if gap is None:
+    if best is None or gap is None:
         return []
-    starts = {
-        -1: f"{best} passes are better than one.",
-        0: f"Whether {best} passes are better than one is not decided.",
-        1: "No number of passes that was tried is better than one.",
-    }
-    budget = f"{amount(plan.budgets[last])} GFLOP (billion operations of a whole training)"
-    sentence = f"For the same {budget}, {best} passes end with {factor(gap)} times the loss of one pass"
+    at = f"at {amount(plan.budgets[last])} GFLOP (billion operations of a whole training)"
+    start = {
+        -1: f"{best} passes are better than one {at}: they end with",
+        0: f"Whether {best} passes are better than one is not decided {at}: they end with",
+        1: f"No number of passes that was tried is better than one {at}: {best} passes end with",
+    }[sign_of(gap)]
     deepest = loss_ratio(curves.get(constant(plan.loops), {}), curves[constant(1)], last) if best != plan.loops else None
-    rest = "" if deepest is None else f"; {plan.loops} passes throughout end with {factor(deepest)} times that loss"
-    return [f"{starts[sign_of(gap)]} {sentence}{_open(gap)}{rest}."]
+    rest = "" if deepest is None else f"; {plan.loops} passes throughout with {factor(deepest)} times"
+    return [f"{start} {factor(gap)} times its loss{_open(gap)}{rest}.{_cheaper(curves, plan, best, sign_of(gap))}"]
+
+
+def _cheaper(curves: Curves, plan: FrontierConfig, depth: int, sign: int) -> str:
+    """Where the answer for a depth against one pass is another at cheaper budgets, as a sentence; empty where it is the same."""
+    words = {-1: "they are better", 0: "this is not decided", 1: "they are worse"}
+    others: dict[int, list[str]] = {}
+    for index, budget in enumerate(plan.budgets[:-1]):
+        gap = loss_ratio(curves[constant(depth)], curves[constant(1)], index)
+        if gap is not None and sign_of(gap) != sign:
+            others.setdefault(sign_of(gap), []).append(amount(budget))
+    told = "; ".join(f"at {listed(budgets)} GFLOP {words[other]}" for other, budgets in others.items())
+    return f" {told[0].upper()}{told[1:]}." if told else ""
 
 
 def _staging(curves: Curves, plan: FrontierConfig) -> list[str]:
@@ -138,9 +149,16 @@ def _sure(curves: Curves, plan: FrontierConfig, parameters: int) -> str:
     return (
         f"Numbers are means over {plural(seeds, 'seed')}; a 95 % interval stands in brackets.{few}{floor} Operations are "
         "counted, not timed, so a slow or busy machine gives the same numbers. All of this holds for one source of data, "
-        f"{source.words}, and models of {parameters:,} weights. The best number of passes was picked on the same seeds, so its "
-        f"lead may be overstated a little.{paper}"
+        f"{source.words}, and models of {parameters:,} weights. {_rates(plan)} The best number of passes was picked on the same "
+        f"seeds, so its lead may be overstated a little.{paper}"
     )
+
+
+def _rates(plan: FrontierConfig) -> str:
+    """How the learning rates were chosen."""
+    if len(plan.settings) == 1:
+        return "All arms have one learning rate, which was not tuned for each."
+    return f"Each arm has the best of {len(plan.settings)} settings, chosen on other seeds."
 
 
 def _advice(curves: Curves, plan: FrontierConfig) -> str:
