@@ -175,7 +175,7 @@ def _no_study(source: str) -> BadInputError:
     commands = dict.fromkeys(TASKS, f"thalweg study tasks --task {source}")
     commands |= dict.fromkeys(WITHOUT_STUDY, f"thalweg frontier {source}")
     if source not in commands:
-        return unknown("study", source, _STUDIES)
+        return unknown("study", source, (*_STUDIES, "module:Class"))
     return BadInputError(f"unknown study {source!r}; give `{commands[source]}`. Known: {', '.join(_STUDIES)}")
 
 
@@ -590,7 +590,7 @@ def recipe(source: str, /, *, arm: str = "", preset: str = "quick", seed: Annota
         looped-short, next-token, fixed, random. For pointers and ancestors the arms of `thalweg frontier`: depth-1, ..., depth-5
         (the default), plain-looped, shift, staged, staged-unscaled.
     preset:
-        Size of the run: `quick` or `paper`; for a task also `gpu` or `source`.
+        Size of the run: `quick` or `paper`; for text also `large` or `gpu`, for a task also `gpu` or `source`.
     seed:
         Seed from which all random numbers of the run are derived.
     """
@@ -612,7 +612,7 @@ def recipe(source: str, /, *, arm: str = "", preset: str = "quick", seed: Annota
         run = runs_of(plan(source, preset, (arm,), seeds=1))[f"{arm}-seed0"]
         run = replace(run, training=replace(run.training, snapshots=run.training.snapshots or SNAPSHOTS_FOR_CURVES))
     else:
-        raise unknown("recipe", source, (*_STUDIES[:2], *WITHOUT_STUDY, *TASKS))
+        raise unknown("recipe", source, (*_STUDIES[:2], *WITHOUT_STUDY, *TASKS, "module:attribute"))
     sys.stdout.write(explained_text(replace(run, seed=seed)))
 
 

@@ -234,7 +234,7 @@ def test_it_works_under_no_grad_and_inference_is_not_needed():
 
 def test_relu_is_named():
     model = stirred(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)))
-    with pytest.warns(KinkWarning, match=r"the loss has kinks \(relu\): curvature is that of its smooth pieces"):
+    with pytest.warns(KinkWarning, match=r"the loss has kinks \(relu\): the numbers hold for the smooth piece"):
         hessian = Hessian(squares, model, pairs(3, 2))
     assert "kinks left out: relu" in hessian.explain()
 

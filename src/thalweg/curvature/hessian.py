@@ -154,4 +154,7 @@ class Hessian(LossOperator):
 
 def warn_of_kinks(kinks: Sequence[str]) -> None:
     """Warn that the loss has kinks, and name them: second derivatives then describe its smooth pieces only."""
-    warn(f"the loss has kinks ({', '.join(kinks)}): curvature is that of its smooth pieces", KinkWarning)
+    warn(
+        f"the loss has kinks ({', '.join(kinks)}): the numbers hold for the smooth piece at these weights, not across a kink",
+        KinkWarning,
+    )

@@ -75,8 +75,10 @@ def check_name(name: str) -> None:
             raise unknown("task", name, TASKS)
         return
     module, _, attribute = name.partition(":")
-    well_formed = name.isprintable() and all(part.strip() for part in (*module.split("."), attribute))
-    require(well_formed, "task", name, "module:attribute that can be imported")
+    well_formed = (
+        name.isprintable() and all(part.strip() for part in (*module.split("."), attribute)) and not module.endswith(".py")
+    )
+    require(well_formed, "task", name, "module:attribute that can be imported, without .py")
 
 
 class Guarded:

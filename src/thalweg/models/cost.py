@@ -57,6 +57,7 @@ def cost(config: ModelConfig, batch: int, length: int, loops: float = 1) -> Cost
         1408.0
     """
     require(isinstance(config, ModelConfig), "config", config, "a ModelConfig, such as the `config` of a LoopedTransformer")
+    require(batch >= 1 and length >= 1, "batch and length", (batch, length), "at least 1 each")
     require(loops >= 1, "loops", loops, "at least 1")
     tokens, width = batch * length, config.width
     block = 2 * tokens * width * 3 * width + 2 * (2 * batch * length * length * width)

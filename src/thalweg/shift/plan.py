@@ -64,8 +64,8 @@ def plan_stages(budget: float, stages: Sequence[int], shares: Sequence[float], p
         shares: share of the budget after which each stage but the last ends, rising, between 0 and 1.
         price: operations of one update with so many passes.
     Raises:
-        BadInputError: another number of shares than stages less one, shares that do not rise, or a stage that the budget does not
-            pay one update of.
+        BadInputError: another number of shares than stages less one, shares that do not rise, or a stage that is rounded to no
+            update.
     Example:
         >>> plan_stages(100.0, stages=(2, 5), shares=(0.4,), price=float)
         StagePlan(stages=(2, 5), updates=(20, 12), operations=100.0)

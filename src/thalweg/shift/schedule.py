@@ -129,8 +129,11 @@ class Shift:
                 ``lambda k: 6.0 * parameters * tokens * k`` for a model whose ``parameters`` are all in the loop.
             depth_pays: whether many passes are known to help at equal operations. Then the stages with few passes end early,
                 else late; where it is not known, `thalweg frontier` measures it.
+        Returns:
+            The schedule, its stages and the evidence. Every stage is rounded to whole updates, so that all of them may take half
+            an update of each stage more or less than the budget; ``stages.operations`` is what they take.
         Raises:
-            BadInputError: the budget does not pay one update of every stage.
+            BadInputError: a stage is rounded to no update.
         Example:
             >>> planned = Shift.plan(budget=1000.0, loops=5, price=float)
             >>> planned.stages

@@ -297,7 +297,8 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             "Training": (
                 f"budgets {budgets} GFLOP, each with a complete schedule: warm-up, constant, linear to zero over the last 40 % of "
                 f"the updates; batch {base.training.batch}, {_OPTIMIZER[plan.optimizer]}, clip 1, "
-                f"{base.training.precision}, {plan.device}" + (f"; staged training: {until}, then {stages[-1]}" if until else "")
+                f"{base.training.precision}, device {plan.device}"
+                + (f"; staged training: {until}, then {stages[-1]}" if until else "")
             ),
             "Settings": self._settings_in_words(settings),
             "Seeds": f"{len(plan.seeds)} ({', '.join(map(str, plan.seeds))}), paired over arms",

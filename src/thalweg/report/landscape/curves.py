@@ -25,6 +25,8 @@ _SPARE = ("#E69F00", "#000000", "#882255")
 """Colours of arms that no study has."""
 _FEW = 20
 """Most points of a curve that are marked."""
+_NARROW = 10
+"""Ratio of the largest to the smallest value below which a vertical axis stays linear."""
 _LINEAR = 30
 """Last over first step up to which an axis of updates is linear."""
 COLUMNS = 6
@@ -154,7 +156,7 @@ def draw_over_training(axes: Axes, arms: Arms, panel: Panel, curves: dict[str, C
     for arm, (curve, error) in curves.items():
         draw_curve(axes, arm, list(arms).index(arm), curve, error)
     scale_axis(axes, panel, list(curves.values()))
-    axes.set_ylabel(panel.label, fontsize=8)
+    axes.set_ylabel(panel.label + ("" if axes.get_yscale() == "linear" else " (log scale)"), fontsize=8)
     training_axis(axes, steps)
     mark_passes(axes, arms)
 
@@ -192,14 +194,16 @@ def scale_axis(axes: Axes, panel: Panel, curves: list[Curve]) -> None:
     size = float(np.abs(means).max())
     # Limits are found on the scale of the axis: ``to`` maps a value to its height there, ``back`` is the inverse.
     to, back = (float, float)
-    if panel.scale == "log" and means.min() > 0:
+    sizes = np.abs(means[means != 0])
+    narrow = not sizes.size or (sizes.max() < _NARROW * sizes.min() and (means.min() >= 0 or means.max() <= 0))
+    if panel.scale == "log" and means.min() > 0 and not narrow:
         axes.set_yscale("log")
         to, back = math.log, math.exp
-    elif panel.scale == "signed" and size > 0:
+    elif panel.scale == "signed" and not narrow:
         linear = 10.0 ** (math.floor(math.log10(size)) - 1)
         axes.set_yscale("symlog", linthresh=linear, linscale=0.5)
         to, back = (lambda value: math.asinh(value / linear)), (lambda value: linear * math.sinh(value))
-    logarithmic = panel.scale == "log"
+    logarithmic = axes.get_yscale() == "log"
     # Means and error bars must be seen in full; a logarithm has no room for bars that reach below zero.
     lowest = means.min() if logarithmic else min(float((curve.mean - error).min()) for curve, error in curves)
     highest = max(float((curve.mean + error).max()) for curve, error in curves)
@@ -248,6 +252,11 @@ def training_axis(axes: Axes, steps: Sequence[int], most: int = 4) -> None:
         most: most ticks beside that of 0.
     """
     first, last = min((step for step in steps if step > 0), default=1), max(*steps, 1)
+    if len(set(steps)) == 1:
+        axes.set_xticks(steps[:1])
+        axes.set_xlim(steps[0] - 1, steps[0] + 1)
+        axes.set_xlabel("updates", fontsize=8)
+        return
     if last <= _LINEAR * first:
         axes.xaxis.set_major_locator(MaxNLocator(most + 1, integer=True))
         axes.set_xlim(-0.03 * last, 1.03 * last)
