@@ -154,7 +154,5 @@ class Hessian(LossOperator):
 
 def warn_of_kinks(kinks: Sequence[str]) -> None:
     """Warn that the loss has kinks, and name them: second derivatives then describe its smooth pieces only."""
-    warn(
-        f"the loss has kinks ({', '.join(kinks)}): the numbers hold for the smooth piece at these weights, not across a kink",
-        KinkWarning,
-    )
+    where = "the numbers hold for the smooth piece at these weights, not across a kink"
+    warn(f"the loss has kinks ({', '.join(kinks)}): {where}", KinkWarning)
