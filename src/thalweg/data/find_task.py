@@ -53,8 +53,9 @@ def find_task(name: str) -> Task:
         task = getattr(importlib.import_module(module), attribute)
         task = task() if isinstance(task, type) else task
     except (Exception, SystemExit) as error:  # the module is the user's: anything may go wrong in it
+        hint = f"; give {module.removesuffix('.py')}:{attribute}" if module.endswith(".py") else ""
         raise BadInputError(
-            f"task: given {name!r}, expected module:attribute that can be imported ({format_error(error)})"
+            f"task: given {name!r}, expected module:attribute that can be imported ({format_error(error)}){hint}"
         ) from None
     return Guarded(task, name)
 
@@ -75,10 +76,8 @@ def check_name(name: str) -> None:
             raise unknown("task", name, TASKS)
         return
     module, _, attribute = name.partition(":")
-    well_formed = (
-        name.isprintable() and all(part.strip() for part in (*module.split("."), attribute)) and not module.endswith(".py")
-    )
-    require(well_formed, "task", name, "module:attribute that can be imported, without .py")
+    well_formed = name.isprintable() and all(part.strip() for part in (*module.split("."), attribute))
+    require(well_formed, "task", name, "module:attribute that can be imported")
 
 
 class Guarded:
