@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from thalweg import cli
-from thalweg.data.find_task import Guarded, check_task, checked_task
+from thalweg.data.find_task import Guarded, check_task, checked_task, find_task
 from thalweg.data.task_data import TaskConfig, TaskData
 from thalweg.data.tasks.copy import Copy
 from thalweg.data.tasks.parity import Parity
@@ -330,6 +330,11 @@ def test_a_complete_run_of_a_task_that_is_gone_is_read(module):
     (module / f"{NAME}.py").unlink()
     sys.modules.pop(NAME)
     assert train(run_of(), module / "run") == done
+
+
+def test_a_file_in_place_of_a_module_leads_to_the_module(module):
+    with pytest.raises(BadInputError, match=rf"task: given '{NAME}.py:Task', expected .*; give {NAME}:Task"):
+        find_task(f"{NAME}.py:Task")
 
 
 @pytest.mark.parametrize("name", [":", ":Task", "module:", "a..b:Task", " :x", "a\nb:Task"])
