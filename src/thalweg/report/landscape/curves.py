@@ -207,11 +207,13 @@ def scale_axis(axes: Axes, panel: Panel, curves: list[Curve]) -> None:
     # Means and error bars must be seen in full; a logarithm has no room for bars that reach below zero.
     lowest = means.min() if logarithmic else min(float((curve.mean - error).min()) for curve, error in curves)
     highest = max(float((curve.mean + error).max()) for curve, error in curves)
-    low, high = to(max(lowest, panel.least)), to(min(highest, panel.most))
+    positive = panel.scale == "log" and not logarithmic and means.min() > 0
+    least = max(panel.least, 0.0) if positive else panel.least
+    low, high = to(max(lowest, least)), to(min(highest, panel.most))
     room = ROOM * ((high - low) or abs(high) or 1.0)
     # Bands may widen the axis by ``room`` on either side, and are cut off beyond it.
     bands = [float(end) for curve, _ in curves for end in (curve.low.min(), curve.high.max()) if not logarithmic or end > 0]
-    outer = [to(min(max(end, panel.least), panel.most)) for end in bands]
+    outer = [to(min(max(end, least), panel.most)) for end in bands]
     margin = 0.08 * room
     axes.set_ylim(back(max(min([low, *outer]), low - room) - margin), back(min(max([high, *outer]), high + room) + margin))
     if axes.get_yscale() != "linear":
