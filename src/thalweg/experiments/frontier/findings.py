@@ -69,13 +69,17 @@ def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
 
 def _cheaper(curves: Curves, plan: FrontierConfig, depth: int, sign: int) -> str:
     """Where the answer for a depth against one pass is another at cheaper budgets, as a sentence; empty where it is the same."""
-    words = {-1: "they are better", 0: "this is not decided", 1: "they are worse"}
+    words = {
+        -1: f"{depth} passes are better than one",
+        0: f"whether {depth} passes are better than one is not decided",
+        1: f"{depth} passes are worse than one",
+    }
     others: dict[int, list[str]] = {}
     for index, budget in enumerate(plan.budgets[:-1]):
         gap = loss_ratio(curves[constant(depth)], curves[constant(1)], index)
         if gap is not None and sign_of(gap) != sign:
             others.setdefault(sign_of(gap), []).append(amount(budget))
-    told = "; ".join(f"at {listed(budgets)} GFLOP {words[other]}" for other, budgets in others.items())
+    told = "; ".join(f"{words[other]} at {listed(budgets)} GFLOP" for other, budgets in others.items())
     return f" {told[0].upper()}{told[1:]}." if told else ""
 
 
