@@ -371,7 +371,7 @@ def test_a_matrix_that_is_cheaper_than_going_without_it_is_taken(monkeypatch):
     found, matrix = probe("auto", exact_seconds=5), with_values(VALUES)
     first = found.measure(quadratic, Point(), [matrix])
     assert first.how == "exact"
-    assert first.reason.startswith("exact: 40 parameters, about 29 s expected for the spectrum of 5 s allowed, and about ")
+    assert first.reason.startswith("exact: 40 parameters, about 29 s expected of 5 s allowed, and about ")
     assert first.reason.endswith(" by products alone")
     found.reset()
     found.seconds_of = dict.fromkeys(found.seconds_of, 29.0)  # measured on a machine that is as slow

@@ -390,9 +390,7 @@ class LandscapeProbe:
             seconds, without = seconds + COLUMN * dim * product, operator.expected * product
             self.seconds_without[context.key] = without
         variant: _Variant = "exact" if self.exact_seconds and seconds <= max(self.exact_seconds, without) else "matrix-free"
-        estimate = (
-            f"about {duration(seconds)} expected for the spectrum" if known is None else f"{duration(seconds)} measured before"
-        )
+        estimate = f"about {duration(seconds)} expected" if known is None else f"{duration(seconds)} measured before"
         reason = f"{variant}: {parameters}, {estimate} of {duration(self.exact_seconds)} allowed"
         if variant == "exact" and seconds > self.exact_seconds:
             reason += f", and about {duration(without)} by products alone"
