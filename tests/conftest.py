@@ -1,4 +1,6 @@
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.text import TextConfig
+from thalweg.interruption import raise_at_sigterm
 from thalweg.models.config import ModelConfig
 from thalweg.shift.criterion import AtStep
 from thalweg.shift.onset import Ramp
@@ -43,3 +46,15 @@ def tiny_text(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def python() -> str:
     return sys.executable
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise, as in a command of thalweg, whatever started the tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise_at_sigterm()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,26 +1,14 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from thalweg import cli
 from thalweg.interruption import TERMINATED, Terminated, held_back, raise_at_sigterm
 
+pytestmark = pytest.mark.usefixtures("signals")
 BOTH = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Ctrl-C and SIGTERM as a command of thalweg has them, whatever started the tests."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise_at_sigterm()
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def send(*numbers: int) -> None:

@@ -4,7 +4,6 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from thalweg.data.task_data import TaskConfig
 from thalweg.errors import BadInputError, DamagedRecordWarning, DiskFullError, DivergedError, FolderError, ShortTrainingWarning
 from thalweg.experiments.executors import LocalProcesses
-from thalweg.interruption import Terminated, raise_at_sigterm
+from thalweg.interruption import Terminated
 from thalweg.models.cost import cost
 from thalweg.records.run import read_run
 from thalweg.shift.criterion import AtStep, Plateau
@@ -91,19 +90,7 @@ class Seen(Callback):
         self.steps.append(facts.step)
 
 
-@pytest.fixture
-def asked() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise, as in a command of thalweg, whatever started the tests."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise_at_sigterm()
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 @pytest.mark.parametrize("stop", [1, 10, 14, 40])
 def test_a_signal_loses_no_update(tmp_path: Path, tiny: RunConfig, stop: int, number: int, raised: type) -> None:
@@ -118,7 +105,7 @@ def test_a_signal_loses_no_update(tmp_path: Path, tiny: RunConfig, stop: int, nu
     assert without_seconds(tmp_path / "cut") == without_seconds(tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("signals")
 def test_a_second_ctrl_c_waits_for_no_checkpoint(tmp_path: Path, tiny: RunConfig) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tiny, tmp_path, [SendAt(10, signal.SIGINT, times=2)])

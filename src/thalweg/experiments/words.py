@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 
 from thalweg.errors import plural
 from thalweg.experiments.experiment import Table
+from thalweg.intervals import Interval
 from thalweg.models.config import ModelConfig
 from thalweg.records.experiment import ExperimentSummary
 from thalweg.records.run import Cell, Verdict
@@ -136,3 +138,20 @@ def summary_table(summary: ExperimentSummary, what: str = "") -> Table:
     ]
     title = f"{summary.name}: {what}{seeds} seeds, mean and 95 % interval"
     return Table(title, ("arm", *summary.columns), tuple(rows))
+
+
+def factor(logs: Interval) -> str:
+    """A ratio and its interval, from the interval of its logarithm.
+
+    Example:
+        >>> factor(Interval(0.0, -0.6931471805599453, 0.6931471805599453, 3))
+        '1.00 [0.50, 2.00]'
+    """
+    ends = "" if logs.low is None or logs.high is None else f" [{_ratio(logs.low)}, {_ratio(logs.high)}]"
+    return f"{_ratio(logs.mean)}{ends}"
+
+
+def _ratio(log: float) -> str:
+    """A ratio from its logarithm: two decimals, or two digits where it is below 0.01 or above 100."""
+    value = math.exp(min(log, 700.0))
+    return f"{value:.2f}" if 0.01 <= value < 100 else f"{value:.1e}"

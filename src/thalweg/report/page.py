@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from thalweg.errors import plural
 from thalweg.intervals import MOST_SEEDS, NO_SEEDS
-from thalweg.records.run import DECISIONS, Cell
+from thalweg.records.run import DECISIONS, Cell, Verdict
 from thalweg.report.figures import Drawn
 
 PAGES = Environment(
@@ -94,6 +94,13 @@ def seeds_words(needed: int, what: str = "it") -> str:
     if needed > MOST_SEEDS:
         return f"more than {MOST_SEEDS:,} seeds would be needed at the spread seen"
     return f"about {needed} seeds would decide {what} at the spread seen"
+
+
+def first_number(verdict: Verdict) -> str:
+    """The first number of a verdict, and how many seeds would decide it, as a phrase; empty where neither is known."""
+    name, cell = next(iter(verdict.numbers.items()), ("", None))
+    number_text = "" if cell is None else f"{name} {show(cell)}"
+    return "; ".join(filter(None, (number_text, seeds_words(verdict.seeds_needed))))
 
 
 def units_in(text: str) -> dict[str, str]:

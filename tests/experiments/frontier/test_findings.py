@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 
 from thalweg.experiments.frontier.arms import STAGED, constant
-from thalweg.experiments.frontier.findings import factor, first_screen
+from thalweg.experiments.frontier.findings import first_screen
 from thalweg.experiments.frontier.plan import plan_frontier
+from thalweg.experiments.words import factor
 from thalweg.intervals import Interval
 
 PLAN = plan_frontier("markov", "paper")

@@ -6,7 +6,6 @@ Every sentence follows from held-out losses and counted operations, never from s
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 from thalweg.errors import plural
@@ -16,7 +15,7 @@ from thalweg.experiments.frontier.equal_loss import loss_ratio
 from thalweg.experiments.frontier.source import FrontierConfig
 from thalweg.experiments.frontier.sources import source_of
 from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of
-from thalweg.experiments.words import listed
+from thalweg.experiments.words import factor, listed
 from thalweg.intervals import Interval
 from thalweg.records.experiment import FirstScreen
 from thalweg.report.page import amount, seeds_words
@@ -194,20 +193,3 @@ def _open(gap: Interval | None) -> str:
     """How many seeds would decide a comparison that is not decided; empty where it is, or where no spread is known."""
     words = "" if gap is None else seeds_words(seeds_needed((gap, 0.0)), "this comparison")
     return f"; {words}" if words else ""
-
-
-def factor(logs: Interval) -> str:
-    """A ratio and its interval, from the interval of its logarithm.
-
-    Example:
-        >>> factor(Interval(0.0, -0.6931471805599453, 0.6931471805599453, 3))
-        '1.00 [0.50, 2.00]'
-    """
-    ends = "" if logs.low is None or logs.high is None else f" [{_ratio(logs.low)}, {_ratio(logs.high)}]"
-    return f"{_ratio(logs.mean)}{ends}"
-
-
-def _ratio(log: float) -> str:
-    """A ratio from its logarithm: two decimals, or two digits where it is below 0.01 or above 100."""
-    value = math.exp(min(log, 700.0))
-    return f"{value:.2f}" if 0.01 <= value < 100 else f"{value:.1e}"

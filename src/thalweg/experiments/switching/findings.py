@@ -8,7 +8,7 @@ from thalweg.errors import plural
 from thalweg.experiments.metrics import MIN_SEEDS
 from thalweg.records.experiment import FirstScreen
 from thalweg.records.run import Verdict
-from thalweg.report.page import seeds_words, show
+from thalweg.report.page import first_number
 
 _ASKED = (
     "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) trains a transformer with one pass first and with several later "
@@ -47,7 +47,6 @@ def first_screen(verdicts: Sequence[Verdict], task: str, seeds: int) -> FirstScr
 
 def _answered(verdict: Verdict) -> str:
     """A question with its answer, its first number, and how many seeds would decide it."""
-    name, cell = next(iter(verdict.numbers.items()), ("", None))
-    details = "; ".join(filter(None, ("" if cell is None else f"{name} {show(cell)}", seeds_words(verdict.seeds_needed))))
+    details = first_number(verdict)
     answer = f"{verdict.verdict[:1].upper()}{verdict.verdict[1:]}"
     return f"{verdict.claim} {answer}{f' ({details})' if details else ''}."

@@ -14,7 +14,7 @@ from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of, too_fe
 from thalweg.experiments.share import operations
 from thalweg.experiments.tasks.answers import Outcomes, Runs, beyond_gaps, by_task, end_gaps, right_beyond
 from thalweg.experiments.tasks.outcomes import shares_of
-from thalweg.experiments.words import listed
+from thalweg.experiments.words import factor, listed
 from thalweg.intervals import Interval, interval
 from thalweg.records.experiment import SWITCHING, FirstScreen
 from thalweg.report.page import seeds_words
@@ -51,7 +51,7 @@ def first_screen(outcomes: Outcomes, runs: Runs, longest: Mapping[str, int], mis
     looping = beyond_gaps(outcomes, longest, "looped", "single")
     arm = next((arm for arm in SWITCHING if by_task(outcomes, arm)), "")
     of_arm, of_single = _costs(runs, arm), _costs(runs, "single")
-    control = _control_gaps(runs, arm)
+    control, ends = _control_gaps(runs, arm), end_gaps(runs, arm)
     found = [
         _trained(outcomes, ["single", "looped", *filter(None, [arm])]),
         _looping(looping),
@@ -59,13 +59,13 @@ def first_screen(outcomes: Outcomes, runs: Runs, longest: Mapping[str, int], mis
         _cost("single", of_single),
         _cost(arm, of_arm),
         _against_control(arm, control),
-        _end(arm, end_gaps(runs, arm)),
+        _end(arm, ends),
     ]
     seeds = max((len(outcome.seeds) for outcome in outcomes), default=0)
     if missing:
         advice = f"Nothing is advised while runs are missing: {plural(missing, 'run is', 'runs are')} not complete."
     else:
-        advice = _advice(_decided(looping, of_single, arm, of_arm, end_gaps(runs, arm), control))
+        advice = _advice(_decided(looping, of_single, arm, of_arm, ends, control))
     return FirstScreen(_ASKED, tuple(filter(None, found)), _sure(seeds, bool(missing)), advice)
 
 
@@ -132,8 +132,7 @@ def _points(gap: Interval) -> str:
 
 def _times(gap: Interval) -> str:
     """A ratio from the interval of its logarithm."""
-    ends = "" if gap.low is None or gap.high is None else f" [{math.exp(gap.low):.2f}, {math.exp(gap.high):.2f}]"
-    return f"{math.exp(gap.mean):.2f}{ends} times"
+    return f"{factor(gap)} times"
 
 
 def _sentence(start: str, parts: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ from thalweg.report.landscape.length_generalisation import figure_lengths
 from thalweg.report.landscape.motion import valley_figures
 from thalweg.report.landscape.phases import phases_drawn
 from thalweg.report.landscape.valley_surfaces import valleys_drawn
-from thalweg.report.page import PAGES, data_address, seeds_words, show
+from thalweg.report.page import PAGES, data_address, first_number
 from thalweg.report.paper.charts import curves_chart, planes_chart, spectra_chart, styles
 from thalweg.report.paper.data_source import source_drawn
 from thalweg.report.paper.figures import accuracy_against_cost, step_time, verdicts_drawn
@@ -176,9 +176,7 @@ def first_screen(summary: StudySummary) -> FirstScreen:
 
 def _in_a_sentence(verdict: Verdict) -> str:
     """A claim with who makes it, its verdict and its first number, and how many seeds would decide it."""
-    name, cell = next(iter(verdict.numbers.items()), ("", None))
-    number_text = "" if cell is None else f"{name} {show(cell)}"
-    details = "; ".join(filter(None, (number_text, seeds_words(verdict.seeds_needed))))
+    details = first_number(verdict)
     owner = {"paper": "The paper's claim that", "ours": "Our claim that", "control": "The control that"}.get(verdict.source, "That")
     return f"{owner} {verdict.claim} is {verdict.verdict}{f' ({details})' if details else ''}."
 
