@@ -268,3 +268,19 @@ def bound_in(hint: Any) -> Bound | None:
         if bound is not None:
             return bound
     return None
+
+
+def seed_numbers(asked: int, usual: int) -> tuple[int, ...]:
+    """The seeds 0, 1, ... of a study.
+
+    Args:
+        asked: how many, as the user gave it; 0 for the usual number.
+        usual: how many the preset has.
+    Raises:
+        BadInputError: a negative number.
+    Example:
+        >>> seed_numbers(0, 3), seed_numbers(2, 3)
+        ((0, 1, 2), (0, 1))
+    """
+    require(asked >= 0, "--seeds", asked, "a whole number of at least 1, or 0 for the number of the preset")
+    return tuple(range(asked or usual))

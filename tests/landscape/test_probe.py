@@ -436,6 +436,11 @@ def test_another_layout_is_refused_until_reset():
     assert found.measure(quadratic, Point(30), [hessian(0)]).change is None
 
 
+def test_a_negative_step_is_refused():
+    with pytest.raises(BadInputError, match="^step: given -1, expected the number of updates made so far"):
+        probe().measure(quadratic, Point(), [with_values(VALUES)], step=-1)
+
+
 def test_chosen_parameters_alone_are_looked_at():
     matrix = with_values(VALUES)
     found = probe().measure(quadratic, Point(), [matrix], params="second")

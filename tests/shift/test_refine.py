@@ -122,6 +122,11 @@ def test_a_plan_that_cannot_be_is_refused(budget: float, shares: tuple[float, ..
         plan_stages(budget, (2, 3, 6), shares, lambda loops: float(loops))
 
 
+def test_a_price_that_is_the_same_for_all_passes_is_refused() -> None:
+    with pytest.raises(BadInputError, match=r"^price: given \{2: 7.0, 3: 7.0, 6: 7.0\}, expected more operations for more passes"):
+        plan_stages(1e9, (2, 3, 6), (0.25, 0.5), lambda _loops: 7.0)
+
+
 @pytest.mark.parametrize(
     ("budget", "price", "message"),
     [

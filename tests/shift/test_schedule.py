@@ -146,6 +146,7 @@ def test_without_a_switch_the_schedule_explains_what_it_waits_for():
     plateau = Shift(loops=4, criterion=Plateau(delta_loss=0.5, delta_grad=0.5, patience=2, window=2))
     assert after(plateau, 3).explain() == told + "SCP: no check yet; a check compares two windows of 2 updates"
     assert after(Shift(loops=4, criterion=AtStep(7)), 3).explain() == told + "at update 7 of the run"
+    assert after(Shift(loops=1), 3).explain() == "no switch in 3 updates: 1 loop; a single stage never switches"
     assert after(Shift(loops=4, criterion=AtFraction(0.5, 20)), 3).explain() == told + "at update 10 of the run"
     for rule, so_far in ((LossBelow(0.1, 2), ""), (LossBelow(0.1, 2, most=9), ", or 9 updates in the stage, 3 so far")):
         shift = Shift(loops=4, criterion=rule)

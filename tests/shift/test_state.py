@@ -86,6 +86,11 @@ def test_a_state_of_the_form_before_with_a_watch_needs_a_net():
     refused(old, "saved shift.switches.*softened|saved shift.watch: given .*, expected none: there is no switch or no net")
 
 
+def test_an_unknown_key_is_refused():
+    state = trained(7, "plateau", net=NET).state_dict() | {"stepp": 7}
+    refused(state, "unknown key.*'stepp'; did you mean 'step'", build("plateau", net=NET))
+
+
 @pytest.mark.parametrize("key", ["stages", "step", "switches", "retreats", "criterion", "recent", "watch", "retreat"])
 def test_a_missing_key_is_refused(key):
     state = trained(7, "plateau", net=NET).state_dict()

@@ -18,12 +18,12 @@ from thalweg.intervals import Interval, interval, slope_interval
 from thalweg.landscape.edge import Edge
 from thalweg.landscape.flips import SHORTEST, Flips, checked_frames
 from thalweg.landscape.geometry import Geometry, path
+from thalweg.records.landscape import CLASSES
 from thalweg.reprs import short_repr
 from thalweg.theory.inputs import Condition, finite, shaped
 
 _TORTUOUS, _STRAIGHT = 2.0, 1.5
 """Smallest tortuosity tau_V of a hopping window; largest tortuosity tau_R of motion along the river."""
-_CLASSES = ("U", "V", "saddle", "indeterminate")
 _BLOCKS = 10
 """Number of blocks of steps whose means the intervals of the river's motion and of the loss treat as independent."""
 _CONSTANT = 1e-4
@@ -231,8 +231,8 @@ def trapped(
     Source:
         Ours.
     """
-    if valley_class not in _CLASSES:
-        raise unknown("class", valley_class, _CLASSES)
+    if valley_class not in CLASSES:
+        raise unknown("class", valley_class, CLASSES)
     if len(losses) < SHORTEST:
         raise InsufficientDataError(f"window: {len(losses)} losses, expected at least {SHORTEST}")
     require(first_gradient > 0, "first_gradient", first_gradient, "a positive norm")

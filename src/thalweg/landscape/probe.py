@@ -195,7 +195,7 @@ class LandscapeProbe:
 
         Args:
             loss_fn, model, batches, params: as for `thalweg.curvature.hessian.Hessian`.
-            step: number of updates made so far, for the record.
+            step: number of updates made so far, at least 0, for the record.
             progress: see `Progress`.
             noise: whether the differences between batches enter the threshold of an exact point (one dense Hessian for each batch,
                 and their plain mean, so that all batches must have equal counts); no effect on a matrix-free point. One process
@@ -210,6 +210,7 @@ class LandscapeProbe:
             NonFiniteError: a number of the record is NaN or infinite.
         """
         started = time.perf_counter()
+        require(step >= 0, "step", step, "the number of updates made so far, at least 0")
         require(not noise or ranks.world() == 1, "noise", noise, "False on several ranks, which share the batches out")
         context = self.context(loss_fn, model, batches, params, mode, seed)
         measurement, reason, products = self.measure_point(context, step, progress, noise)

@@ -96,6 +96,10 @@ class ConditionRecord:
     measured: float | None
 
 
+CLASSES = ("U", "V", "saddle", "indeterminate")
+"""Classes of a valley."""
+
+
 @dataclass(frozen=True)
 class SplitRecord:
     """The split of one exact spectrum into valley and river."""

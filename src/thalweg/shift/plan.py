@@ -65,7 +65,8 @@ def plan_stages(budget: float, stages: Sequence[int], shares: Sequence[float], p
         price: operations of one update with so many passes.
     Raises:
         BadInputError: another number of shares than stages less one, shares that do not rise, or a stage that is rounded to no
-            update.
+            update,
+            or prices that do not rise with the passes.
     Example:
         >>> plan_stages(100.0, stages=(2, 5), shares=(0.4,), price=float)
         StagePlan(stages=(2, 5), updates=(20, 12), operations=100.0)
@@ -75,6 +76,8 @@ def plan_stages(budget: float, stages: Sequence[int], shares: Sequence[float], p
     require(all(a < b for a, b in itertools.pairwise(edges)), "shares", tuple(shares), "numbers between 0 and 1 that rise")
     budget, prices = as_number(budget, "budget"), {k: _price(price, k) for k in stages}
     require(0 < budget < math.inf, "budget", budget, "the operations of the whole run, a finite number above 0")
+    rises = all(prices[few] < prices[more] for few, more in itertools.pairwise(stages))
+    require(rises, "price", prices, "more operations for more passes: the function of the number of passes has to use it")
     updates = tuple(round((b - a) * budget / prices[k]) for (a, b), k in zip(itertools.pairwise(edges), stages, strict=True))
     for loops, count in zip(stages, updates, strict=True):
         if count < 1:

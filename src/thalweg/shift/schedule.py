@@ -133,7 +133,7 @@ class Shift:
             The schedule, its stages and the evidence. Every stage is rounded to whole updates, so that all of them may take half
             an update of each stage more or less than the budget; ``stages.operations`` is what they take.
         Raises:
-            BadInputError: a stage is rounded to no update.
+            BadInputError: a stage is rounded to no update, or ``price`` does not rise with the passes.
         Example:
             >>> planned = Shift.plan(budget=1000.0, loops=5, price=float)
             >>> planned.stages
@@ -328,7 +328,8 @@ class Shift:
         Returns:
             One line for each switch, one for each that was taken back, and one for the next switch.
         """
-        lines = [] if self.switches else [f"no switch in {self.step} updates: {plural(self.depth, 'loop')}"]
+        single = "; a single stage never switches" if not self.criteria else ""
+        lines = [] if self.switches else [f"no switch in {self.step} updates: {plural(self.depth, 'loop')}{single}"]
         lines += [f"after {s.step} updates: {s.loops_before} -> {s.loops_after} loops, because {s.reason}" for s in self.switches]
         lines += [f"after {r.step} updates: back to {r.back_to} and a softer onset, because {r.reason}" for r in self.retreats]
         progress = getattr(self.criteria[self.stage], "progress", None) if self.stage < len(self.criteria) else None

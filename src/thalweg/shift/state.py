@@ -72,13 +72,13 @@ def read_saved(state: object) -> Saved:
     """Read a saved state and check its keys and types; `check_fits` compares it with a schedule.
 
     Raises:
-        BadInputError: it is no dict, a key is missing, or a value has another type.
+        BadInputError: it is no dict, a key is missing or not known, or a value has another type.
     """
     require(isinstance(state, Mapping), "saved shift", state, "the dict that state_dict returned")
     given = cast(Mapping[str, Any], state)
     rule = given.get("criterion", {})
     require(isinstance(rule, Mapping), f"{_PLACE}criterion", rule, "a dict of JSON values")
-    known = {key: _to_json(given[key], f"{_PLACE}{key}") for key in Saved.__dataclass_fields__ if key in given}
+    known = {str(key): _to_json(value, f"{_PLACE}{key}") for key, value in given.items()}
     return from_dict(Saved, known if "kinds" in known else _DEFAULTS_OF_EARLIER_VERSIONS | known, _PLACE.rstrip("."))
 
 

@@ -57,8 +57,14 @@ class Callback:
     def on_snapshot(self, path: Path) -> None:
         """Called after every snapshot, when its file is complete."""
 
-    def on_lengths(self, count: int, samples: int) -> None:
-        """Called before the trained model is tested at so many lengths of its task, on so many samples of each."""
+    def on_lengths(self, done: int, count: int, samples: int) -> None:
+        """Called while the trained model is tested at ``count`` lengths of its task, on so many samples of each.
+
+        Args:
+            done: lengths that this rank has tested, from 0 to ``count``.
+            count: lengths that this rank tests.
+            samples: of each length.
+        """
 
     def on_end(self) -> None:
         """Called when the run stops, also when it fails."""
@@ -101,7 +107,7 @@ class ProgressBar(Callback):
         self.label = label
         self.console = Screen(stderr=True)
         self.bar = progress_bar(self.console)
-        self.tenths = Tenths(self.console)
+        self.tenths, self.tests = Tenths(self.console), Tenths(self.console)
 
     def measuring(self, done: int, total: int, part: str) -> None:
         """Show which part of the landscape is being measured; a `thalweg.survey.survey.Progress`."""
@@ -130,8 +136,9 @@ class ProgressBar(Callback):
         change = f"back to step {record.back_to} with a softer onset"
         self.console.say(f"{self.label}: step {record.step}, {change}: {record.reason}")
 
-    def on_lengths(self, count: int, samples: int) -> None:
-        self.console.say(f"{self.label}: testing {plural(count, 'length')} on {samples:,} samples each (data.tests)")
+    def on_lengths(self, done: int, count: int, samples: int) -> None:
+        self.bar.update(self.task, note=f"{done} of {plural(count, 'length')} tested")
+        self.tests(done / count, f"{self.label}: {done} of {plural(count, 'length')} tested, {samples:,} samples each (data.tests)")
 
     def on_end(self) -> None:
         self.bar.stop()

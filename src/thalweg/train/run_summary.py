@@ -10,7 +10,7 @@ from thalweg import ranks
 from thalweg.data.task_data import TaskData
 from thalweg.errors import DamagedFileError
 from thalweg.models.cost import parameters
-from thalweg.records.run import RunSummary, provenance, read_run
+from thalweg.records.run import RunSummary, TaskLength, provenance, read_run
 from thalweg.serialization import fingerprint, to_dict
 from thalweg.storage import make_way, write_json
 from thalweg.train.answers import score_length
@@ -68,15 +68,23 @@ def _write_summary(run: Run, weights_sha256: str) -> RunSummary:
     return summary
 
 
+def _tell_lengths(run: Run, done: int, count: int, samples: int) -> None:
+    """Tell the callbacks how many lengths this rank has tested; nothing where it has none to test."""
+    for callback in run.callbacks if count else ():
+        callback.on_lengths(done, count, samples)
+
+
 def _write_lengths(run: Run, data: TaskData) -> None:
     """Score samples of every tested length of a task, and write the scores to lengths.json."""
     started = time.perf_counter()
     config, gains = data.config, run.shift.depth_gains
-    for callback in run.callbacks:
-        callback.on_lengths(len(config.tested_lengths), config.tests)
     own = config.tested_lengths[run.rank :: run.world]  # the ranks take the lengths in turn
+    scored: dict[int, TaskLength] = {}
     with forward_alone(run.model):
-        scored = {length: score_length(run.model, data, run.device, length, config.tests, gains) for length in own}
+        for done, length in enumerate(own):
+            _tell_lengths(run, done, len(own), config.tests)
+            scored[length] = score_length(run.model, data, run.device, length, config.tests, gains)
+    _tell_lengths(run, len(own), len(own), config.tests)
     scores = {length: score for part in ranks.gathered(scored) for length, score in part.items()}
     run.clock.evaluation_seconds += time.perf_counter() - started
     if run.rank == 0:

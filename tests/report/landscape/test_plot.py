@@ -2,12 +2,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import thalweg as tw
 from thalweg.errors import BadInputError
-from thalweg.records.landscape import LandscapeRecord
+from thalweg.records.landscape import CLASSES, LandscapeRecord
 
 
 def loss(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -69,6 +70,14 @@ def test_a_record_prints_as_one_line(points: list[LandscapeRecord]) -> None:
 def test_several_runs_are_drawn_together(points: list[LandscapeRecord]) -> None:
     figure = tw.plot({"a": points, "b": points[::-1]}, "split")
     assert all(len(axes.lines) >= 2 for axes in figure.axes)
+
+
+def test_the_class_of_every_spectrum_has_its_row(points: list[LandscapeRecord]) -> None:
+    last = tw.plot(points, "split").axes[-1]
+    rows = [label.get_text() for label in last.get_yticklabels()]
+    drawn = [rows[round(float(y))] for y in np.asarray(last.lines[0].get_ydata())]
+    assert drawn == [point.split.name for point in points if point.split]
+    assert set(rows) == set(CLASSES)
 
 
 @pytest.mark.parametrize("given", [[], 3, {}, [1, 2], "no such folder", {"a": []}])

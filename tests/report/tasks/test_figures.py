@@ -128,7 +128,7 @@ def test_the_colours_of_arms_are_apart_or_dashed_apart() -> None:
 
 def test_over_length_the_line_is_the_mean_and_every_seed_a_point(study, axes) -> None:
     one = one_of(study, "parity", "looped")
-    draw_lengths(axes, one, 0)
+    draw_lengths(axes, one, 0, 1)
     line, points = axes.lines
     np.testing.assert_allclose(line.get_xydata(), [(n, 50 * sum(row)) for n, row in zip(LENGTHS, one.accuracy, strict=True)])
     seeds = sorted((n, 100 * value) for n, row in zip(LENGTHS, one.accuracy, strict=True) for value in row)
@@ -137,7 +137,7 @@ def test_over_length_the_line_is_the_mean_and_every_seed_a_point(study, axes) ->
 
 
 def test_points_of_an_arm_stand_a_little_aside(study, axes) -> None:
-    draw_lengths(axes, one_of(study, "parity", "looped"), 3)
+    draw_lengths(axes, one_of(study, "parity", "looped"), 6, 7)
     assert list(axes.lines[1].get_xdata()[::2]) == pytest.approx([n + 0.03 * 35 for n in LENGTHS])
 
 
@@ -250,7 +250,7 @@ def test_over_time_the_ends_are_told_for_the_four_arms(figures, runs) -> None:
 
 
 def test_halting_shows_differences_in_points(study, axes) -> None:
-    draw_gaps(axes, (5, 10), np.array([[1.0, 3.0], [-2.0, 0.0]]), "surest, per batch")
+    draw_gaps(axes, (5, 10), np.array([[1.0, 3.0], [-2.0, 0.0]]), "most confident, per batch")
     line, points = axes.lines
     np.testing.assert_array_equal(line.get_xydata(), [(5, 2), (10, -1)])
     np.testing.assert_array_equal(points.get_xydata(), [(5, 1), (5, 3), (10, -2), (10, 0)])
@@ -264,7 +264,7 @@ def test_halting_compares_with_the_passes_of_the_length_and_takes_looped_alone(s
     )
     alt = halting_drawn(alone).alt
     assert (
-        "copy, surest, per sample +3.0 to +3.0; copy, surest, per batch -10.0 to -10.0; copy, sharpest dip, per batch -5.0 to -5.0"
+        "copy, most confident, per sample +3.0 to +3.0; copy, most confident, per batch -10.0 to -10.0; copy, sharpest dip, per batch -5.0 to -5.0"
         in alt
     )
     assert halting_drawn(replace(study, outcomes=(one_of(study, "copy", "shift"),))) is None

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from thalweg.bounds import seed_numbers
 from thalweg.errors import require, require_known
 from thalweg.experiments.frontier.arms import PLANS, STABILISERS, STAGED, constant
 from thalweg.experiments.frontier.source import FrontierConfig, Source
@@ -70,7 +71,6 @@ def plan_frontier(
     usual = {*known} - {*STABILISERS, *PLANS}
     few = {*(constant(depth) for depth in chosen.depths if depth <= deepest), STAGED} if chosen.depths else usual
     needed = {*(arms or few), constant(deepest)}
-    count = seeds or chosen.seeds
     rising = all(before < after for before, after in itertools.pairwise((0.0, *budgets)))
     require(rising, "--budgets", ", ".join(f"{budget:g}" for budget in budgets), "numbers of GFLOP above 0 that rise")
     return FrontierPlan(
@@ -82,7 +82,7 @@ def plan_frontier(
         rates=chosen.rates,
         curricula=chosen.curricula,
         tuning_seeds=tuple(range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + chosen.tuning_seeds)),
-        seeds=tuple(range(_FIRST_SEED, _FIRST_SEED + count)),
+        seeds=tuple(_FIRST_SEED + number for number in seed_numbers(seeds, chosen.seeds)),
         device=device,
         optimizer=optimizer,  # type: ignore[arg-type]
         text=text,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from thalweg.bounds import seed_numbers
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.text import TextConfig
 from thalweg.errors import require, require_known
@@ -254,9 +255,8 @@ def plan(
     require_known("study", [task], TASKS)
     require_known("preset", [preset], PRESETS)
     require(not (text and task != "text"), "--text", text, "to go with the study `text`")
-    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1, or 0 for the number of the preset")
     chosen = tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
-    numbers = tuple(range(seeds or PRESETS[preset].seeds))
+    numbers = seed_numbers(seeds, PRESETS[preset].seeds)
     return StudyConfig(task, preset, chosen, numbers, text, device, compile, landscape)  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from thalweg.bounds import seed_numbers
 from thalweg.data.markov_data import MarkovConfig
 from thalweg.errors import require, require_known
 from thalweg.experiments.paper.recipes import Recipe, looped, shift, shift_hard, single, text
@@ -95,8 +96,7 @@ def sweep_of(
     require_known("preset", [preset], PRESETS)
     require_known("group", groups, GROUPS)
     require(not (text and task != "text"), "--text", text, "to go with the sweep of `text`")
-    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1, or 0 for the number of the preset")
-    numbers = tuple(range(seeds or PRESETS[preset].seeds))
+    numbers = seed_numbers(seeds, PRESETS[preset].seeds)
     chosen = tuple(group for group in GROUPS if group in groups)
     return SweepConfig(task, preset, loops or LOOPS[task], chosen, numbers, text, device)  # type: ignore[arg-type]
 

@@ -45,8 +45,8 @@ def by_task(outcomes: Outcomes, arm: str) -> dict[str, TaskOutcome]:
     return {outcome.task: outcome for outcome in outcomes if outcome.arm == arm and outcome.seeds}
 
 
-def listed(names: Sequence[str]) -> str:
-    """The names separated by commas; "none" for an empty list."""
+def names_or_none(names: Sequence[str]) -> str:
+    """Names separated by commas, "none" for an empty list; a sentence lists them by `thalweg.experiments.words.listed`."""
     return ", ".join(names) or "none"
 
 
@@ -94,7 +94,9 @@ def generalises(outcomes: Outcomes, longest: Mapping[str, int]) -> Verdict:
                 numbers[f"{task} at {length}, {arm}"] = as_cell(right.within(0, 1))
     seeds = {task: len(by_task(outcomes, "looped")[task].seeds) for task in judged}
     question = "On which tasks is every Looped seed at least 0.95 right at about one and a half times the longest training length?"
-    return Verdict(question, answered(listed([task for task, (_, holds) in judged.items() if holds]), seeds), numbers=numbers)
+    return Verdict(
+        question, answered(names_or_none([task for task, (_, holds) in judged.items() if holds]), seeds), numbers=numbers
+    )
 
 
 def sooner(outcomes: Outcomes, arm: str) -> Verdict:
@@ -127,10 +129,10 @@ def reached(outcomes: dict[str, TaskOutcome]) -> str:
         known = {task: s for task, s in shares.items() if s and not s.censored and not too_few(s.n)}
         cheap = {task: s for task, s in known.items() if s.value is not None and s.value <= GOAL}
         names = [task + (" (its interval holds 1)" if s.high is not None and s.high >= 1 else "") for task, s in cheap.items()]
-        phrases.append(f"by {cost}: {listed(names)}")
+        phrases.append(f"by {cost}: {names_or_none(names)}")
     by_operations = {task: outcome.share_flops for task, outcome in outcomes.items()}
     never = [f"{task} ({s.censored} of {s.n} did not)" for task, s in by_operations.items() if s and s.censored]
-    return "; ".join(phrases) + (f"; not in every run: {listed(never)}" if never else "")
+    return "; ".join(phrases) + (f"; not in every run: {names_or_none(never)}" if never else "")
 
 
 def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> Verdict:
@@ -150,8 +152,8 @@ def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> Verdict:
             excess = interval([own - looped for own, looped in drop_pairs])
             numbers[f"drop beyond Looped's at the same updates, {task} (points)"] = as_cell(excess)
             as_looped += [task] if not too_few(excess.n) and sign_of(excess) <= 0 else []
-    answer = f"not on {listed(large)}" if large else "yes"
-    answer += f", but not shown to be more than Looped loses without a switch on {listed(as_looped)}" if as_looped else ""
+    answer = f"not on {names_or_none(large)}" if large else "yes"
+    answer += f", but not shown to be more than Looped loses without a switch on {names_or_none(as_looped)}" if as_looped else ""
     question = f"Is the largest drop of {arm} at a switch at most {GOAL_DROP:g} point (upper end of the interval) on every task?"
     return Verdict(question, answered(answer, {task: drop.n for task, drop in drops.items()}), numbers=numbers)
 
@@ -178,7 +180,7 @@ def _against_looped(question: str, what: str, gaps: Mapping[str, Interval]) -> V
     words = {-1: "it is lower on", 0: "undecided on", 1: "it is higher on", None: "it is equal on"}
     kinds = {task: None if gap.low == gap.high == 0 else sign_of(gap) for task, gap in gaps.items()}
     groups = {word: [task for task, kind in kinds.items() if kind == sign] for sign, word in words.items()}
-    answer = "; ".join(f"{word} {listed(tasks)}" for word, tasks in groups.items() if tasks)
+    answer = "; ".join(f"{word} {names_or_none(tasks)}" for word, tasks in groups.items() if tasks)
     numbers = {f"{what}, {task}": as_cell(gap) for task, gap in gaps.items()}
     told = answered(answer, {task: gap.n for task, gap in gaps.items()})
     return Verdict(question, told, numbers=numbers, seeds_needed=seeds_needed(*((gap, 0.0) for gap in gaps.values())))
@@ -215,7 +217,7 @@ def halting(outcomes: Outcomes) -> Verdict:
                     passing[rule] += [name] if gap <= HALTING and not too_few(len(outcome.seeds)) else []
                     counts[name] = len(outcome.seeds)
     question = "On which learned tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
-    answer = "; ".join(f"{rule}: {listed(tasks)}" for rule, tasks in passing.items())
+    answer = "; ".join(f"{rule}: {names_or_none(tasks)}" for rule, tasks in passing.items())
     return Verdict(question, answered(answer, counts), numbers=numbers)
 
 

@@ -263,8 +263,8 @@ def _arms_in_words(study: TaskStudyConfig, recipe: TaskRecipe) -> dict[str, str]
     learned, rule, ramp = recipe.learned, recipe.criterion, recipe.ramp
     stages = (
         f"stages of one more length each; the next begins when the mean loss of {learned.window} updates is below {learned.loss:g} "
-        f"nats or after {learned.most} updates, so that no sample has fewer than T(n) passes; the rate falls with the "
-        "stages to 0.4 of its value"
+        f"nats, or after {learned.most} updates in the stage, so that no sample has fewer than T(n) passes; the rate falls with "
+        "the stages to 0.4 of its value"
     )
     capped = (
         "all lengths; the stage caps T(n), at 1 first, and the cap is lifted when the criterion SCP fires (delta_loss "

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from thalweg.bounds import seed_numbers
 from thalweg.data.find_task import checked_task, find_task, own
 from thalweg.data.task_data import TaskConfig, with_extra
 from thalweg.data.tasks import TASKS
@@ -112,8 +113,7 @@ def plan_tasks(
     require_known("preset", [preset], PRESETS)
     for task in tasks:
         checked_task(task, task_recipe(task, PRESETS[preset]).data.used_lengths)
-    require(seeds >= 0, "--seeds", seeds, "a whole number of at least 1, or 0 for the number of the preset")
-    numbers = tuple(range(seeds or PRESETS[preset].seeds))
+    numbers = seed_numbers(seeds, PRESETS[preset].seeds)
     all_tasks, all_arms = tuple(dict.fromkeys(tasks)) or tuple(TASKS), tuple(dict.fromkeys(arms)) or PRESETS[preset].arms
     for task in all_tasks:
         _refuse_falling(task, all_arms, preset)

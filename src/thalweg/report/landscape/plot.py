@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, require, unknown
 from thalweg.records.convergence import Convergence
-from thalweg.records.landscape import LandscapePlan, LandscapeRecord, Measure, RunLandscape, SliceRecord, read_landscape
+from thalweg.records.landscape import CLASSES, LandscapePlan, LandscapeRecord, Measure, RunLandscape, SliceRecord, read_landscape
 from thalweg.records.layers import LayerRecord
 from thalweg.report.landscape.convergence import figure_convergence
-from thalweg.report.landscape.curves import PANELS, Arms, Panel, draw_over_training, figure_landscape, taken
+from thalweg.report.landscape.curves import (
+    PANELS,
+    Arms,
+    Panel,
+    colour_of,
+    draw_over_training,
+    figure_landscape,
+    taken,
+    training_axis,
+)
 from thalweg.report.landscape.layers import figure_layers
 from thalweg.report.landscape.slices import figure_planes, figure_spectra, has_plane
 from thalweg.report.panels import STYLE, labelled, legend_below
@@ -40,7 +50,7 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
             `thalweg.LandscapeProbe` returned; for several runs a dict of names to these. A list as a value holds the seeds of
             one name, which are drawn as mean and 95 % interval. Or what `LandscapeProbe.converge`
             returned, or one or several records of a `LayerProbe`; these have one figure each.
-        kind: "numbers" (entropy, extreme eigenvalues, change), "split" (loss, valley and river), "spectra" (heat maps of the
+        kind: "numbers" (entropy, extreme eigenvalues, change), "split" (loss, valley, river and class), "spectra" (heat maps of the
             eigenvalues) or "slices" (planes of the loss). Spectra and slices need a run's folder.
     Returns:
         A figure of matplotlib; save it with ``figure.savefig``.
@@ -128,13 +138,28 @@ def _runs(given: Any) -> list[RunLandscape]:
 
 
 def _split_figure(arms: Arms) -> Figure:
-    """Loss, valley and river over training."""
+    """Loss, valley, river and class over training."""
     curves = {panel: taken(arms, panel) for panel in _SPLIT}
     shown = [panel for panel, found in curves.items() if found]
     steps = sorted({point.step for runs in arms.values() for run in runs for point in run.points})
-    figure = Figure(figsize=(2.8 * len(shown), 2.8), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    figure = Figure(figsize=(2.8 * (len(shown) + 1), 2.8), layout="constrained")
+    *places, last = figure.subplots(1, len(shown) + 1)
+    for axes, panel in zip(places, shown, strict=True):
         draw_over_training(axes, arms, panel, curves[panel], steps)
+    _draw_classes(last, arms, steps)
     if len(arms) > 1:
         legend_below(figure, labelled(figure.axes), len(arms))
     return figure
+
+
+def _draw_classes(axes: Axes, arms: Arms, steps: Sequence[int]) -> None:
+    """The class of every single spectrum over training, a row for each class; seeds and arms lie beside each other in it."""
+    runs = [(colour_of(arm, number), run) for number, (arm, seeds) in enumerate(arms.items()) for run in seeds]
+    for place, (colour, run) in enumerate(runs):
+        points = [point for point in run.points if point.split]
+        rows = [CLASSES.index(point.split.name) + 0.5 * (place + 0.5) / len(runs) - 0.25 for point in points if point.split]
+        axes.plot([point.step for point in points], rows, "o", color=colour, markersize=4)
+    training_axis(axes, steps)
+    axes.set_yticks(range(len(CLASSES)), CLASSES)
+    axes.set_ylim(len(CLASSES) - 0.5, -0.5)
+    axes.set_title("class of the valley", fontsize=9)

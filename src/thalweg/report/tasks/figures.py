@@ -41,6 +41,8 @@ _NEAR = 100 * HALTING
 """Percentage points below T(n) within which halting by confidence counts as equally good."""
 _LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
 """Arms whose passes are varied after training -> widths of line and mark, points; the first is wider, so that both are seen."""
+_FIRST = 5.4
+"""Width of the figure of the first screen, inches."""
 _TIMED = ("single", "looped", *COMPARED)
 KINDS: dict[str, tuple[str, Dashes]] = {
     "in the trained range": ("o", (None, None)),
@@ -49,8 +51,8 @@ KINDS: dict[str, tuple[str, Dashes]] = {
 }
 """Kind of a tested length -> its mark and dashes."""
 _HALTS: dict[str, tuple[str, str, Dashes]] = {
-    "surest, per sample": (COLOURS["looped"], "o", (None, None)),
-    "surest, per batch": ("#333333", "s", (3, 1.5)),
+    "most confident, per sample": (COLOURS["looped"], "o", (None, None)),
+    "most confident, per batch": ("#333333", "s", (3, 1.5)),
     "sharpest dip, per batch": ("#0072B2", "^", (1, 1)),
 }
 """Rule for halting -> colour, mark and dashes."""
@@ -76,17 +78,18 @@ def _lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
     outcomes = outcomes_of(summary, summary.arms)
     if not outcomes:
         return None
-    figure, panels = panels_of(list(outcomes), "length n", "exact match (%)")
+    figure, panels = panels_of(list(outcomes), "length n", "exact match (%)", _FIRST)
     for task, arms in outcomes.items():
         for place, outcome in enumerate(arms.values()):
-            draw_lengths(panels[task], outcome, place - (len(arms) - 1) / 2)
+            draw_lengths(panels[task], outcome, place, len(arms))
         shade_trained(panels[task], summary.longest[task])
         panels[task].set_ylim(-4, 104)
     common_legend(figure, Patch(**SHADE, label="trained lengths"))
     caption = (
         f"Exact match (the whole answer is right) over length, on {samples_of(outcomes)} samples of each length. The samples are "
         "drawn independently of training; there are few short samples, so these also occur in training. Lines: mean over seeds; "
-        "points: every seed, arms side by side so that equal ones can be seen; shaded: lengths up to the longest in training. "
+        "later ones thinner, so that equal ones are seen; points: every seed, arms side by side; shaded: lengths up to the longest "
+        "in training. "
         f"{setup(summary)}"
     )
     ends = ". ".join(
@@ -99,17 +102,19 @@ def _lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
     return drawn(figure, "accuracy-over-length", "How far do the arms generalise?", caption, alt)
 
 
-def draw_lengths(axes: Axes, outcome: TaskOutcome, aside: float) -> None:
+def draw_lengths(axes: Axes, outcome: TaskOutcome, place: int, arms: int) -> None:
     """Draw exact match over length: the mean as a line, every seed as a faint point.
 
     Args:
         axes: where it is drawn.
         outcome: of one task and arm.
-        aside: how far points are moved from their length, in hundredths of the tested range.
+        place, arms: index of the arm and number of arms. Later lines are thinner, so that equal ones are seen below them, and the
+            points of all arms lie beside each other.
     """
     accuracy, line = in_percent(outcome.accuracy), arm_line(outcome.arm)
-    axes.plot(outcome.lengths, accuracy.mean(1), linewidth=1.5, **line)
-    places = np.array(outcome.lengths) + 0.01 * aside * (max(outcome.lengths) - min(outcome.lengths))
+    axes.plot(outcome.lengths, accuracy.mean(1), linewidth=3.4 - 2.2 * place / max(1, arms - 1), **line)
+    aside = 0.01 * (place - (arms - 1) / 2)
+    places = np.array(outcome.lengths) + aside * (max(outcome.lengths) - min(outcome.lengths))
     draw_seeds(axes, places, accuracy, "o", line["color"], 2.6)
 
 
@@ -300,7 +305,7 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
     common_legend(figure, Patch(**SHADE, label=f"within {_NEAR:g} points"))
     caption = (
         "Exact match of Looped where it halts without knowing T(n), minus that after T(n) passes, on "
-        f"{samples_of(outcomes)} samples of each length; {tried(outcomes)}. Surest: the pass with the smallest doubt, which is the "
+        f"{samples_of(outcomes)} samples of each length; {tried(outcomes)}. Most confident: the pass with the smallest doubt, which is the "
         "cross-entropy against the model's own answer. Sharpest dip: the pass whose mean doubt lies furthest below that of the "
         "passes before and after it, on a logarithmic scale. Per sample: each sample halts by itself; per batch: all samples of a "
         "length halt together. Lines: mean over seeds; points: every seed; dotted vertical line: the longest training length. "

@@ -54,17 +54,18 @@ def chosen(grouped: dict[str, Grouped], arms: Sequence[str], fits: Callable[[Run
     return {task: by_arm for task, by_arm in fitting.items() if by_arm}
 
 
-def panels_of(tasks: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
+def panels_of(tasks: Sequence[str], x: str, y: str, width: float = WIDTH) -> tuple[Figure, dict[str, Axes]]:
     """A figure with one panel for each task.
 
     Args:
         tasks: in the order of the panels.
         x: label of the horizontal axis with its unit; shown where no panel lies below.
         y: label of the vertical axis with its unit; shown at the left.
+        width: of the figure, inches; below `WIDTH` there are at most two panels beside each other.
     """
-    columns = len(tasks) if len(tasks) <= 3 else 2 if len(tasks) == 4 else 3
+    columns = min(len(tasks), 2 if width < WIDTH or len(tasks) == 4 else 3)
     rows = math.ceil(len(tasks) / columns)
-    figure = Figure(figsize=(WIDTH, _TALL * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(width, _TALL * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for place, axes in enumerate(grid):
         if place >= len(tasks):
