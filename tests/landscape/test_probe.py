@@ -437,7 +437,7 @@ def test_another_layout_is_refused_until_reset():
 
 
 def test_a_negative_step_is_refused():
-    with pytest.raises(BadInputError, match="^step: given -1, expected the number of updates made so far"):
+    with pytest.raises(BadInputError, match=r"^step: given -1, expected the number of updates made so far"):
         probe().measure(quadratic, Point(), [with_values(VALUES)], step=-1)
 
 

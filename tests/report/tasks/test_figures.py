@@ -264,8 +264,8 @@ def test_halting_compares_with_the_passes_of_the_length_and_takes_looped_alone(s
     )
     alt = halting_drawn(alone).alt
     assert (
-        "copy, most confident, per sample +3.0 to +3.0; copy, most confident, per batch -10.0 to -10.0; copy, sharpest dip, per batch -5.0 to -5.0"
-        in alt
+        "copy, most confident, per sample +3.0 to +3.0; copy, most confident, per batch -10.0 to -10.0; "
+        "copy, sharpest dip, per batch -5.0 to -5.0" in alt
     )
     assert halting_drawn(replace(study, outcomes=(one_of(study, "copy", "shift"),))) is None
 
