@@ -441,10 +441,18 @@ def _likely(given: str, names: Mapping[str, str], places: Mapping[str, Sequence[
     begun = [name for name in names if len(given) > 2 and name.startswith(given)]
     if len(begun) == 1:
         return [repr(names[begun[0]])]
-    # A name in another place has to be nearer, as there are many.
-    near = difflib.get_close_matches(given, names, 1, 0.5) + difflib.get_close_matches(given, list(places), 1, 0.75)
+    # A name that shares no part has to be nearer, and one in another place too, as there are many.
+    alike = [name for name in names if _share_a_part(given, name)]
+    near = difflib.get_close_matches(given, alike, 1, 0.5) + difflib.get_close_matches(given, names, 1, 0.7)
+    near += difflib.get_close_matches(given, list(places), 1, 0.75)
     best = max(near, key=lambda name: difflib.SequenceMatcher(None, name, given).ratio(), default=None)
     return [] if best is None else [repr(names[best])] if best in names else places[best]
+
+
+def _share_a_part(given: str, name: str) -> bool:
+    """Whether two names begin with the same letter or have four letters in a row in common."""
+    common = difflib.SequenceMatcher(None, given, name).find_longest_match().size
+    return common >= 4 or name[:1].lower() == given[:1].lower()
 
 
 def require_known(what: str, given: Iterable[str], known: Iterable[str]) -> None:

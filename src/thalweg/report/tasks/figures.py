@@ -304,11 +304,12 @@ def halting_drawn(summary: TaskStudySummary) -> Drawn | None:
         numbers += [f"{task}, {rule} {gaps.min():+.1f} to {gaps.max():+.1f}" for rule, gaps in by_rule.items()]
     common_legend(figure, Patch(**SHADE, label=f"within {_NEAR:g} points"))
     caption = (
-        "Exact match of Looped where it halts without knowing T(n), minus that after T(n) passes, on "
-        f"{samples_of(outcomes)} samples of each length; {tried(outcomes)}. Most confident: the pass with the smallest doubt, which is "
-        "the cross-entropy against the model's own answer. Sharpest dip: the pass whose mean doubt lies furthest below that of "
-        "the passes before and after it, on a logarithmic scale. Per sample: each sample halts by itself; per batch: all samples of a "
-        "length halt together. Lines: mean over seeds; points: every seed; dotted vertical line: the longest training length. "
+        f"Exact match of Looped where it halts without knowing T(n), minus that after T(n) passes, on {samples_of(outcomes)} "
+        f"samples of each length; {tried(outcomes)}. Most confident: the pass with the smallest doubt, which is the "
+        "cross-entropy against the model's own answer. Sharpest dip: the pass whose mean doubt lies furthest below that of the "
+        "passes before and after it, on a logarithmic scale. Per sample: each sample halts by itself; per batch: all samples "
+        "of a length halt together. Lines: mean over seeds; points: every seed; dotted vertical line: the longest training "
+        "length. "
         f"{setup(summary)}"
     )
     span = "; ".join(numbers)
