@@ -95,6 +95,17 @@ def test_less_than_one_loop_is_refused():
         cost(config_of(), BATCH, LENGTH, loops=0)
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary", "none"])
+def test_more_tokens_than_learned_positions_are_refused(positions):
+    config = ModelConfig(length=8, positions=positions)
+    assert cost(config, batch=1, length=8).forward > 0
+    if positions != "learned":
+        assert cost(config, batch=1, length=9).forward > 0
+        return
+    with pytest.raises(BadInputError, match=r"^length: given 9, expected at most 8 tokens, .* \(model.length\)$"):
+        cost(config, batch=1, length=9)
+
+
 def test_the_parameters_of_the_papers_model_are_known_by_hand():
     model = LoopedTransformer(config_of())  # embedding, positions, query key value, two norms without bias, head
     assert parameters(model) == 11 * 8 + 7 * 8 + 3 * 8 * 8 + 2 * 8 + 11 * 8

@@ -8,6 +8,7 @@ optimizer) and what a fused attention kernel recomputes in its backward pass. Ev
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -51,6 +52,8 @@ def cost(config: ModelConfig, batch: int, length: int, loops: float = 1) -> Cost
         length: number of input tokens of each.
         loops: number of passes, or their mean.
 
+    Raises:
+        BadInputError: no config, a number below 1, or more tokens than the model has learned positions for.
     Example:
         >>> small = ModelConfig(vocabulary=16, width=8)
         >>> cost(small, batch=1, length=2).forward  # 2*2*8*24 projections, 2 * 2*2*2*8 attention, 2*2*8*16 head
@@ -59,6 +62,10 @@ def cost(config: ModelConfig, batch: int, length: int, loops: float = 1) -> Cost
     require(isinstance(config, ModelConfig), "config", config, "a ModelConfig, such as the `config` of a LoopedTransformer")
     require(batch >= 1 and length >= 1, "batch and length", (batch, length), "at least 1 each")
     require(loops >= 1, "loops", loops, "at least 1")
+    longest = config.length if config.positions == "learned" else math.inf
+    require(
+        length <= longest, "length", length, f"at most {config.length} tokens, for which the model has positions (model.length)"
+    )
     tokens, width = batch * length, config.width
     block = 2 * tokens * width * 3 * width + 2 * (2 * batch * length * length * width)
     if config.block == "gpt":

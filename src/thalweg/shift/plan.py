@@ -101,7 +101,7 @@ def _price(price: Callable[[int], float], loops: int) -> float:
 def recommended(loops: int, depth_pays: bool) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """The stages, and the shares of the operations after which they end, that were found best for T passes.
 
-    Where depth pays (roots of trees of pointers) the stages end early: two passes to 20 % of the operations, three to half of
+    Where depth pays (roots of trees) the stages end early: two passes to 20 % of the operations, three to half of
     them. Where it hardly does (the Markov language) they end late: two passes to 60 % of the updates, three to 85 %.
 
     Args:

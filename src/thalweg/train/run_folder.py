@@ -62,7 +62,10 @@ def _claim_known(config: RunConfig, folder: Path, ours: bool) -> bool:
         return False
     if damage.startswith("config "):
         raise FolderError(f"run {folder}: {damage}, and no checkpoint tells whose folder it is; choose another --out")
-    raise FolderError(f"run {folder}: the folder belongs to a run with another config ({difference}); choose another --out")
+    raise FolderError(
+        f"run {folder}: the folder belongs to a run with another config ({difference}), and no run is trained on with other "
+        "settings, as its schedule would be another; choose another --out"
+    )
 
 
 def _difference(known: RunConfig, given: RunConfig) -> str:

@@ -1,4 +1,4 @@
-"""Sources of tokens whose passes do not depend on a sample: the Markov language, trees of pointers, bytes of a text.
+"""Sources of tokens whose passes do not depend on a sample: the Markov language, trees, bytes of a text.
 
 An arm is a function of a budget: it returns a run with a complete schedule of its own (warm-up, constant, decay to zero) whose
 operations are the budget's. The learning rate of an arm, and on the tree source how fast the depth of the trees grows, are chosen
@@ -216,10 +216,10 @@ class _Trees(_Tokens):
 class Pointers(_Trees):
     """The root of a node."""
 
-    name, words, marks = "pointers", "roots of trees of pointers", False
+    name, words, marks = "pointers", "roots of trees", False
     data_words = (
-        "roots of trees of pointers: 14 nodes in two trees, 6 queries at depths 1 to 6, drawn afresh for every update; scored on "
-        "2,000 held-out samples whose queries have depths 1 to 6"
+        "roots of trees: 14 nodes in two trees, each pointing to its parent, 6 queries at depths 1 to 6, "
+        "drawn afresh for every update; scored on 2,000 held-out samples whose queries have depths 1 to 6"
     )
     presets: Mapping[str, Preset] = {
         "quick": Preset(5, (60, 125, 250), (3e-3, 6e-3), ((0.2, 0.5),), 1, 3),
@@ -230,10 +230,10 @@ class Pointers(_Trees):
 class Ancestors(_Trees):
     """The topmost marked ancestor of a node."""
 
-    name, words, marks = "ancestors", "topmost marked ancestors in trees of pointers", True
+    name, words, marks = "ancestors", "topmost marked ancestors in trees", True
     data_words = (
-        "topmost marked ancestors in trees of pointers: 14 nodes in two trees, half of them marked, 6 queries at depths 1 to 6, "
-        "drawn afresh for every update; scored on 2,000 held-out samples"
+        "topmost marked ancestors in trees: 14 nodes in two trees, each pointing to its parent, half of them marked, 6 "
+        "queries at depths 1 to 6, drawn afresh for every update; scored on 2,000 held-out samples"
     )
     presets: Mapping[str, Preset] = {
         "quick": Preset(5, (125, 250, 500), (3e-3, 5e-3), ((0.2, 0.5),), 1, 3),
