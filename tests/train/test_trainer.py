@@ -244,6 +244,9 @@ def test_a_path_may_be_text_and_a_file_is_no_config(tmp_path: Path, tiny: RunCon
 def test_a_folder_of_another_config_is_refused_and_left_alone(tmp_path: Path, tiny: RunConfig) -> None:
     train(tiny, tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    longer = replace(tiny, training=replace(tiny.training, steps=tiny.training.steps + 1))
+    with pytest.raises(FolderError, match=r"\(training.steps is .* so that a run is not extended\); choose another --out"):
+        train(longer, tmp_path)
     with pytest.raises(FolderError, match=r"run with another config \(seed is 0 there, given 5\); choose another --out"):
         train(replace(tiny, seed=5), tmp_path)
     other = replace(tiny, seed=5, shift=ShiftConfig((1, 3), AtStep(12), Hard()))

@@ -62,10 +62,7 @@ def _claim_known(config: RunConfig, folder: Path, ours: bool) -> bool:
         return False
     if damage.startswith("config "):
         raise FolderError(f"run {folder}: {damage}, and no checkpoint tells whose folder it is; choose another --out")
-    raise FolderError(
-        f"run {folder}: the folder belongs to a run with another config ({difference}), and no run is trained on with other "
-        "settings, as its schedule would be another; choose another --out"
-    )
+    raise FolderError(f"run {folder}: the folder belongs to a run with another config ({difference}); choose another --out")
 
 
 def _difference(known: RunConfig, given: RunConfig) -> str:
@@ -74,6 +71,7 @@ def _difference(known: RunConfig, given: RunConfig) -> str:
     missing = "not there"
     keys = [key for key in {**old, **new} if old.get(key, missing) != new.get(key, missing)]
     more = f", and {len(keys) - 1} more" if len(keys) > 1 else ""
+    more += "; the schedule depends on it, so that a run is not extended" if keys[0] == "training.steps" else ""
     return f"{keys[0]} is {shown(old.get(keys[0], missing))} there, given {shown(new.get(keys[0], missing))}{more}"
 
 

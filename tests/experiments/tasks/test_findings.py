@@ -92,10 +92,10 @@ def test_what_shift_costs_follows_from_operations_alone() -> None:
         for name, arm in (("parity", cheap), ("copy", dear), ("addition", level), ("unique", one_short))
     }
     found = screen(**tasks, hard={"looped": poor, "shift": poor})
-    told = sentence(found, "Operations until shift")
+    told = sentence(found, "Operations that shift")
     assert told.startswith("parity 0.55 [0.44, 0.69] times; copy 1.60 [1.37, 1.87] times; addition 1.03 [0.")
     assert "times (not decided; about" in told
-    assert told.endswith("; unique 1 of 3 runs did not get there.")
+    assert told.endswith("; unique not reached in 1 of 3 runs.")
     assert "hard" not in told
     assert "Train parity as the arm shift does; thalweg recipe parity --arm shift prints its config." in found.advice
     assert "On copy, addition and unique nothing shows that shift saves operations" in found.advice
@@ -104,7 +104,7 @@ def test_what_shift_costs_follows_from_operations_alone() -> None:
 def test_one_pass_that_is_as_good_and_cheaper_is_advised_before_any_loop() -> None:
     single = Arm((1e9, 1.2e9, 1.1e9), (0.96, 0.97, 0.98))
     found = screen(parity={"looped": LOOPED, "single": single, "shift": Arm((5e9, 6e9, 5.5e9))})
-    assert sentence(found, "Operations until one pass").startswith("parity 0.11 [0.0")
+    assert sentence(found, "Operations that one pass").startswith("parity 0.11 [0.0")
     assert found.advice.startswith("On parity train one pass: it learns the trained lengths for fewer operations.")
     assert "Train parity" not in found.advice
     assert "loop throughout" not in found.advice
@@ -131,7 +131,7 @@ def test_what_ends_worse_is_not_advised() -> None:
     looped = Arm((10e9,) * 3, accuracies=(*RISING[:10], 0.9, 0.9, 0.9, 0.9))
     found = screen(parity={"looped": looped, "shift": lower})
     assert sentence(found, "Right answers on the trained lengths when the training ends").startswith("parity -")
-    assert sentence(found, "Operations until shift").startswith("parity 0.")
+    assert sentence(found, "Operations that shift").startswith("parity 0.")
     assert "Train parity" not in found.advice
     assert "On parity shift saves operations but ends lower: only where that is enough." in found.advice
 

@@ -86,7 +86,7 @@ def _costs(runs: Runs, arm: str) -> _Costs:
         shares = list(shares_of(arms.get(arm, {}), arms.get("looped", {}), operations).values())
         late = sum(not reached for _, reached in shares)
         if late:
-            missed[task] = f"{late} of {plural(len(shares), 'run')} did not get there"
+            missed[task] = f"not reached in {late} of {plural(len(shares), 'run')}"
         elif shares:
             ratios[task] = interval([math.log(share) for share, _ in shares])
     return _Costs(ratios, missed)
@@ -168,7 +168,7 @@ def _generalising(outcomes: Outcomes, longest: Mapping[str, int]) -> str:
 def _cost(arm: str, costs: _Costs) -> str:
     """What does an arm spend until it is as often right as Looped?"""
     name = "one pass" if arm == "single" else _STAGES.get(arm, arm)
-    start = f"Operations until {name} is as often right on the trained lengths as Looped, less one point, over Looped's own"
+    start = f"Operations that {name} takes for Looped's final score on the trained lengths, less one point, over what Looped takes"
     return _sentence(start, [*_by_task(costs.ratios, _times), *(f"{task} {told}" for task, told in costs.missed.items())])
 
 

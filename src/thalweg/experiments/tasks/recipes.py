@@ -68,13 +68,14 @@ ALL = (
     "random",
 )
 PRESETS = {
+    "small": TaskPreset(3, ("single", "looped", "shift"), 400, 6, 32, 2, batch=32, rate=2e-3),
     "quick": TaskPreset(3, ("single", "looped", "shift", "shift-hard"), 1500, 10, 32, 2, batch=32),
     "paper": TaskPreset(3, ALL, 8000, 20, 32, 2, batch=32, rate=1.5e-3, own={"addition": _ADDITION}),
     "gpu": TaskPreset(3, ("single", "looped", "shift", "shift-hard", "looped-fast"), 5000, 20, 64, 3, rate=7e-4),
     "source": TaskPreset(5, ALL, 100_000, 20, 256, 4, rate=1e-4),
 }
-"""`quick` takes minutes and `paper` hours on two cores; `gpu` is sized for one GPU; `source`, the size of the source, takes days on
-one."""
+"""`small` takes a minute a task, `quick` an hour for all tasks, and `paper` hours on two cores; `gpu` is sized for one GPU;
+`source`, the size of the source, takes days on one."""
 _LAYERS = {"parity": 1, "copy": 2, "addition": 3, "binary-sum": 3, "multiplication": 4, "unique-set": 3}
 """Task -> blocks in the stack, as in the source; other tasks have 2."""
 

@@ -112,7 +112,7 @@ def draw_lengths(axes: Axes, outcome: TaskOutcome, place: int, arms: int) -> Non
             points of all arms lie beside each other.
     """
     accuracy, line = in_percent(outcome.accuracy), arm_line(outcome.arm)
-    axes.plot(outcome.lengths, accuracy.mean(1), linewidth=3.4 - 2.2 * place / max(1, arms - 1), **line)
+    axes.plot(outcome.lengths, accuracy.mean(1), linewidth=2.9 - 1.7 * place / max(1, arms - 1), **line)
     aside = 0.01 * (place - (arms - 1) / 2)
     places = np.array(outcome.lengths) + aside * (max(outcome.lengths) - min(outcome.lengths))
     draw_seeds(axes, places, accuracy, "o", line["color"], 2.6)
