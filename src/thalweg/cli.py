@@ -113,8 +113,8 @@ def study(
     preset:
         Size of the study: `quick` (3 seeds; on two cores minutes for markov and text, an hour for all six tasks) or `paper` (all
         arms; for markov and text 5 seeds and curvature spectra; hours). For text also `large` (a million parameters) and `gpu`
-        (ten million, for a GPU). For tasks also `gpu` (at most an hour on one GPU) and `source` (the size used in arXiv
-        2409.15647; days of a GPU).
+        (ten million, for a GPU). For tasks also `small` (a minute a task), `gpu` (at most an hour on one GPU) and `source` (the
+        size used in arXiv 2409.15647; days of a GPU).
     out:
         Folder for the results. Default: results/SOURCE-PRESET.
     arms:
@@ -590,7 +590,7 @@ def recipe(source: str, /, *, arm: str = "", preset: str = "quick", seed: Annota
         looped-short, next-token, fixed, random. For pointers and ancestors the arms of `thalweg frontier`: depth-1, ..., depth-5
         (the default), plain-looped, shift, staged, staged-unscaled.
     preset:
-        Size of the run: `quick` or `paper`; for text also `large` or `gpu`, for a task also `gpu` or `source`.
+        Size of the run: `quick` or `paper`; for text also `large` or `gpu`, for a task also `small`, `gpu` or `source`.
     seed:
         Seed from which all random numbers of the run are derived.
     """
