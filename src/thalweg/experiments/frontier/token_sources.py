@@ -182,7 +182,7 @@ class Markov(_Tokens):
     name, words, gain_start = "markov", "a synthetic Markov language", 0.0
     data_words = "the Markov language: vocabulary 16, order 2, 12 tokens, 400,000 training and 8,000 held-out sequences"
     presets: Mapping[str, Preset] = {
-        "quick": Preset(6, (53, 105, 211), (5e-3,), NO_LEVELS, 1, 3, depths=(1, 2, 6), scores=1),
+        "quick": Preset(6, (40, 80, 160), (5e-3,), NO_LEVELS, 1, 3, depths=(1, 2, 6), scores=1),
         "paper": Preset(6, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), NO_LEVELS, 2, 5),
         "deep": Preset(12, (105, 211, 422), (2.5e-3, 5e-3, 1e-2), NO_LEVELS, 2, 5),
     }
