@@ -116,7 +116,7 @@ def study(
         (ten million, for a GPU). For tasks also `small` (a minute a task), `gpu` (at most an hour on one GPU) and `source` (the
         size used in arXiv 2409.15647; days of a GPU).
     out:
-        Folder for the results. Default: results/SOURCE-PRESET.
+        Folder for the results. Default: results/SOURCE-PRESET, with the tasks of --task between them.
     arms:
         Comma-separated arms to train; default: those of the preset. For markov and text: single, looped, shift, shift-hard,
         single-rescaled, single-flops. For tasks: single, looped, shift, shift-short, shift-scp, shift-hard, looped-fast,
@@ -164,7 +164,10 @@ def study(
         experiment: Experiment = TaskStudy(plan_tasks(preset, _listed(tasks), chosen, seeds, device))
     else:
         experiment = PaperStudy(plan(source, preset, chosen, seeds, text, device, compile, landscape))
-    make(experiment, out or Path("results") / f"{source}-{preset}", jobs, json_, executor_of(executor))
+    from thalweg.experiments.folder import slug
+
+    name = "-".join([source, *map(slug, _listed(tasks)), preset])
+    make(experiment, out or Path("results") / name, jobs, json_, executor_of(executor))
 
 
 def _no_study(source: str) -> BadInputError:
@@ -712,8 +715,8 @@ def call(arguments: list[str]) -> int:
     except UnknownOptionError as error:
         return _fail(str(_unknown_option(error, arguments)), 2)
     except CycloptsError as error:
-        command = " ".join(["thalweg", *arguments[:1]])
-        return _fail(f"{' '.join(str(error).split()).rstrip('.')}; `{command} --help` has an example", 2)
+        command = " ".join(["thalweg", *(name for name in arguments[:1] if name in app)])
+        return _fail(f"{' '.join(str(error).split()).rstrip('., ')}; `{command} --help` has an example", 2)
     except StudyError as error:
         return _fail(str(error), error.exit_code)
     except ThalwegError as error:

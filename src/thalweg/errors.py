@@ -231,6 +231,14 @@ class ShortTrainingWarning(UserWarning):
     """A training ends before its learning rate is warmed up, or before its lengths have grown."""
 
 
+class UnsharedGainWarning(UserWarning):
+    """A schedule with larger steps for fewer passes is used with a model whose passes share no learned gain."""
+
+
+class OtherSettingsWarning(UserWarning):
+    """The saved state of a schedule goes on with other settings than those that it was saved with."""
+
+
 class HorizonWarning(UserWarning):
     """The number of steps is outside of the range in which the limit describes the run."""
 

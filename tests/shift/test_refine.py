@@ -1,12 +1,13 @@
 """Stages whose passes share the summed step, one learned gain for all passes, and stages planned by operations."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from thalweg.errors import BadInputError
+from thalweg.errors import BadInputError, UnsharedGainWarning
 from thalweg.models.config import ModelConfig
 from thalweg.models.cost import cost
 from thalweg.models.looped import LoopedTransformer
@@ -120,6 +121,23 @@ def test_stages_are_paid_by_shares_of_the_operations() -> None:
 def test_a_plan_that_cannot_be_is_refused(budget: float, shares: tuple[float, ...], message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         plan_stages(budget, (2, 3, 6), shares, lambda loops: float(loops))
+
+
+@pytest.mark.parametrize("given", ["no", None, 1, []])
+def test_whether_depth_pays_is_a_bool(given) -> None:
+    with pytest.raises(BadInputError, match=r"^depth_pays: given .*, expected True or False$"):
+        Shift.plan(1e4, 4, float, depth_pays=given)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_larger_steps_without_a_shared_gain_are_warned_of(tiny: RunConfig, tmp_path: Path, shared: bool) -> None:
+    run = staged(tiny)
+    run = replace(run, model=replace(tiny.model.for_loops(6, shared_gain=shared)), training=replace(run.training, steps=2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(run, tmp_path)
+    told = [str(one.message) for one in caught if one.category is UnsharedGainWarning]
+    assert [text.startswith("onset: Refine makes the steps") for text in told] == ([] if shared else [True])
 
 
 def test_a_price_that_is_the_same_for_all_passes_is_refused() -> None:

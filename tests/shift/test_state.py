@@ -4,10 +4,11 @@ import copy
 import itertools
 import json
 import math
+import warnings
 
 import pytest
 
-from thalweg.errors import BadInputError
+from thalweg.errors import BadInputError, OtherSettingsWarning
 from thalweg.shift.criterion import AtFraction, AtStep, LossBelow, Plateau
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Hard, Ramp
@@ -56,7 +57,8 @@ def test_the_state_of_another_onset_or_net_is_refused():
 
 def test_other_thresholds_of_the_same_kind_go_on_from_the_state():
     shift = Shift(stages=(1, 2, 4), criterion=[AtStep(40), AtStep(50)], onset=Ramp(9))
-    shift.load_state_dict(trained(3).state_dict())
+    with pytest.warns(OtherSettingsWarning, match=r"was saved with AtStep\(step=4\), and goes on with AtStep\(step=40\)"):
+        shift.load_state_dict(trained(3).state_dict())
     assert shift.step == 3
 
 
@@ -84,6 +86,22 @@ def test_a_state_of_the_form_before_of_another_criterion_is_refused_by_its_keys(
 def test_a_state_of_the_form_before_with_a_watch_needs_a_net():
     old = {key: value for key, value in trained(5, net=NET).state_dict().items() if key != "kinds"}
     refused(old, "saved shift.switches.*softened|saved shift.watch: given .*, expected none: there is no switch or no net")
+
+
+def test_a_state_that_goes_on_with_another_ramp_says_so():
+    def schedule(steps):
+        return Shift(stages=(1, 2, 4), criterion=[AtStep(3), AtStep(60)], onset=Ramp(steps))
+
+    first = schedule(20)
+    for _ in range(5):
+        first.update(1.0, 1.0)
+    with pytest.warns(OtherSettingsWarning, match=r"was saved with Ramp\(steps=20, .*\), and goes on with Ramp\(steps=200, "):
+        schedule(200).load_state_dict(first.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule(20).load_state_dict(first.state_dict())
+        done = Shift(stages=(1, 2, 4), criterion=[AtStep(2), AtStep(60)], onset=Ramp(20))  # the first change is over
+        done.load_state_dict(first.state_dict())
 
 
 def test_an_unknown_key_is_refused():

@@ -20,6 +20,7 @@ from thalweg.integrations.looped_layers import LoopedLayers
 from thalweg.integrations.metrics import Writer, write
 from thalweg.reprs import describe
 from thalweg.shift.criterion import AtFraction, AtStep
+from thalweg.shift.onset import warn_unshared
 from thalweg.shift.schedule import Shift
 from thalweg.train.step import hand_over
 
@@ -38,6 +39,8 @@ class ShiftUpdates:
         writers: where loss, norm, passes and gain of every update are written, see `thalweg.integrations.metrics`.
     Raises:
         BadInputError: the schedule has a safety net, which needs weights that are taken back.
+    Warns:
+        UnsharedGainWarning: the onset is `thalweg.Refine`, and the layers have no learned gain for all passes.
     """
 
     def __init__(self, shift: Shift, looped: LoopedLayers, writers: Sequence[Writer] = ()) -> None:
@@ -47,6 +50,8 @@ class ShiftUpdates:
         largest = max(shift.range_of(stage)[1] for stage in shift.stages)
         most = looped.options.most_loops if isinstance(looped, LoopedLayers) else None
         require(most is None or largest <= most, "shift loops", largest, f"at most most_loops of the looped layers, {most}")
+        if isinstance(looped, LoopedLayers):
+            warn_unshared(shift.first_onset, looped.options.learned_gains == "shared", 'pass learned_gains="shared" to loop()')
         self.shift, self.looped, self.writers = shift, looped, tuple(writers)
         self.loss: Tensor | None = None
         self.norm: Tensor | None = None

@@ -202,7 +202,8 @@ class LandscapeRecord:
             return f"{words}; {self.how}, so there is no class"
         sizes = f"{self.split.valley} in the valley, {self.split.river} in the river, {self.split.ridge} in the ridge"
         measured = [(one.words, one.measured) for one in self.split.conditions if not one.held and one.measured is not None]
-        kappa = [] if self.split.kappa_q is None else [f"kappa_q {self.split.kappa_q:.3g}"]
+        few = self.split.kappa_q is None or self.split.valley < 3  # no spread to speak of
+        kappa = [] if few else [f"kappa_q {self.split.kappa_q:.3g}"]
         why = ", ".join(kappa + [f"{condition} fails with {value:.3g}" for condition, value in measured])
         return f"{words}; {sizes}, class {self.split.name}{f' ({why})' if why else ''}"
 

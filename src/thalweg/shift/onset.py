@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from thalweg.bounds import Number, Rate, Updates, Whole, named_arguments
-from thalweg.errors import require
+from thalweg.errors import UnsharedGainWarning, require, warn
 from thalweg.serialization import checked
 
 
@@ -100,6 +100,21 @@ class Refine:
     def stage_gains(self, loops: int, last: int) -> tuple[float, ...]:
         """One factor for each of a stage's passes, the first 1; ``last`` is the number of passes of the last stage."""
         return (1.0,) if loops == 1 else (1.0, *((last - 1) / (loops - 1),) * (loops - 1))
+
+
+def warn_unshared(onset: object, shared: bool, remedy: str) -> None:
+    """Warn that `Refine` is used with a model without a learned gain that its passes share.
+
+    Args:
+        onset: of the schedule.
+        shared: whether the model has such a gain.
+        remedy: what gives it one.
+    Warns:
+        UnsharedGainWarning: the onset is `Refine`, and the model has none.
+    """
+    if isinstance(onset, Refine) and not shared:
+        why = "makes the steps of few passes larger, and without one learned gain for all passes the function jumps at a switch"
+        warn(f"onset: Refine {why}; {remedy}, or choose Ramp", UnsharedGainWarning)
 
 
 Onset = Hard | Ramp | Refine

@@ -7,7 +7,7 @@ passes to use in the next update and with which gains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 from thalweg.bounds import LARGEST_SEED, Whole, named_arguments
@@ -17,7 +17,7 @@ from thalweg.shift.criterion import AtStep, Criterion, Plateau, State, as_number
 from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Onset, Ramp, Refine
 from thalweg.shift.plan import StagePlan, evidence, plan_stages, recommended
-from thalweg.shift.state import Kinds, Retreat, Switch, check_fits, criterion_to_json, from_json, read_saved
+from thalweg.shift.state import Kinds, Retreat, Switch, check_fits, criterion_to_json, from_json, read_saved, warn_of_others
 from thalweg.streams import stream
 
 _LOOPS = Whole(1, 2**63 - 1)
@@ -133,7 +133,7 @@ class Shift:
             The schedule, its stages and the evidence. Every stage is rounded to whole updates, so that all of them may take half
             an update of each stage more or less than the budget; ``stages.operations`` is what they take.
         Raises:
-            BadInputError: a stage is rounded to no update, or ``price`` does not rise with the passes.
+            BadInputError: a stage is rounded to no update, ``price`` does not rise with the passes, or ``depth_pays`` is no bool.
         Example:
             >>> planned = Shift.plan(budget=1000.0, loops=5, price=float)
             >>> planned.stages
@@ -145,6 +145,7 @@ class Shift:
             Ours; the evidence is a field of what is returned.
         """
         loops = integer(loops, "loops", _LOOPS)
+        require(isinstance(depth_pays, bool), "depth_pays", depth_pays, "True or False")
         stages = plan_stages(budget, *recommended(loops, depth_pays), price)
         criteria = [AtStep(step) for step in stages.switches]
         return PlannedShift(Shift(stages=stages.stages, criterion=criteria, onset=Refine()), stages, evidence(loops, depth_pays))
@@ -350,9 +351,15 @@ class Shift:
         net = "safety-net" if self.net.tries else "none"
         return Kinds(tuple(kind_of(rule) for rule in self.criteria), kind_of(self.first_onset), net)
 
+    @property
+    def settings(self) -> Kinds:
+        """Criteria, onset and net with their arguments, as text; of a user's own object that is no dataclass, its kind."""
+        told = [repr(part) if is_dataclass(part) else kind_of(part) for part in (*self.criteria, self.first_onset, self.net)]
+        return Kinds(tuple(told[:-2]), *told[-2:])
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes during training, and the kinds of the parts, as JSON values without NaN and infinity."""
-        kinds = self.kinds
+        """Everything that changes during training, and what the parts are, as JSON values without NaN and infinity."""
+        kinds, settings = self.kinds, self.settings
         return {
             "stages": list(self.stages),
             "step": self.step,
@@ -363,6 +370,7 @@ class Shift:
             "watch": dict(self._watch) if self._watch is not None else None,
             "retreat": self.retreat_reason,
             "kinds": {"criteria": list(kinds.criteria), "onset": kinds.onset, "net": kinds.net},
+            "settings": {"criteria": list(settings.criteria), "onset": settings.onset, "net": settings.net},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -371,9 +379,12 @@ class Shift:
         Raises:
             BadInputError: the state belongs to other stages, another criterion, onset or net, or is damaged; the schedule is then
                 unchanged.
+        Warns:
+            OtherSettingsWarning: parts of the same kind have other arguments; the schedule goes on with its own.
         """
         saved = read_saved(state)
         check_fits(saved, self.stages, self.kinds, self.criteria, self.net)
+        warn_of_others(saved, self.settings)
         self.step = saved.step
         self.switches, self.retreats, self.retreat_reason = list(saved.switches), list(saved.retreats), saved.retreat
         self._state, self._recent, self._watch = from_json(saved.criterion), list(saved.recent), saved.watch

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from thalweg.errors import require
+from thalweg.errors import OtherSettingsWarning, require, warn
 from thalweg.serialization import checked, from_dict, plain
 from thalweg.shift.criterion import State, require_alike, require_fitting
 from thalweg.shift.net import SafetyNet
@@ -63,6 +63,8 @@ class Saved:
     watch: dict[str, Any] | None
     retreat: str | None
     kinds: Kinds | None
+    settings: Kinds | None = None
+    """Criteria, onset and net with their arguments, as text; None in states of earlier versions."""
 
     def __post_init__(self) -> None:
         checked(self, _PLACE)
@@ -112,6 +114,26 @@ def check_fits(saved: Saved, stages: tuple[int, ...], kinds: Kinds, criteria: tu
     else:
         require_alike(saved.criterion, {}, f"{_PLACE}criterion")
     _check_watch(saved, net)
+
+
+def warn_of_others(saved: Saved, settings: Kinds) -> None:
+    """Warn of what goes on with other arguments than it was saved with: criteria that are to come, onset and net.
+
+    Args:
+        saved: the state.
+        settings: of the schedule that loads it.
+    Warns:
+        OtherSettingsWarning: names the first that differs, with both.
+    """
+    before = saved.settings
+    if before is None:
+        return
+    done = len(saved.switches)
+    criteria = zip(before.criteria[done:], settings.criteria[done:], strict=True)
+    for was, now in (*criteria, (before.onset, settings.onset), (before.net, settings.net)):
+        if was != now:
+            warn(f"saved shift: was saved with {was}, and goes on with {now}", OtherSettingsWarning)
+            return
 
 
 def _check_watch(saved: Saved, net: SafetyNet) -> None:

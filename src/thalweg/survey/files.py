@@ -11,7 +11,7 @@ from thalweg.data.markov_data import MarkovConfig
 from thalweg.data.pointers import PointersConfig
 from thalweg.data.task_data import TaskConfig
 from thalweg.data.text import TextConfig
-from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError, warn
+from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, FolderError, shown, warn
 from thalweg.records.landscape import KINDS, LandscapePlan, broken_arrays, plan_in, read_landscape
 from thalweg.records.run import recorded
 from thalweg.serialization import to_dict
@@ -42,9 +42,13 @@ def claim(folder: Path, plan: LandscapePlan, lines: Sequence[dict[str, Any]] = (
     if not lines and not _readable_plan(path):  # nothing was measured with it
         set_aside(path)
         return False
-    if plan_in(folder, lines) != plan:
+    begun = plan_in(folder, lines)
+    if begun != plan:
+        there_is, given = to_dict(begun), to_dict(plan)
+        key = next(key for key in given if there_is.get(key) != given[key])
+        difference = f"{key} is {shown(there_is.get(key))} there, given {shown(given[key])}"
         raise FolderError(
-            f"landscape {folder}: begun with another plan (plan.json); give the same options, or move the folder away"
+            f"landscape {folder}: begun with other options ({difference}); give the same, or move the folder away to measure anew"
         )
     if not _readable_plan(path):
         if there(path):

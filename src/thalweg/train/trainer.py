@@ -16,7 +16,7 @@ from thalweg.data.task_data import TaskConfig
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, DivergedError, ShortTrainingWarning, require, warn
 from thalweg.interruption import HeldBack, held_back
 from thalweg.records.run import RunSummary, recorded
-from thalweg.shift.onset import Ramp, Refine
+from thalweg.shift.onset import Ramp, Refine, warn_unshared
 from thalweg.storage import locked, read_json, set_aside, there
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import candidates
@@ -80,6 +80,7 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
         try:
             if run.rank == 0:
                 _warn_of_its_end(config)
+                warn_unshared(config.shift.onset, config.model.shared_gain, "set model.shared_gain (ModelConfig.for_loops)")
             if new and run.rank == 0:
                 write_config(folder / "config.toml", config)
             run.resume()

@@ -214,8 +214,8 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         best, loss = best_constant(curves, plan), self.loss.capitalize()
         caption = (
             f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
-            "better. Points: geometric mean over seeds. Bars, drawn beside each other: its 95 % interval, without the differences "
-            "between seeds that all arms share, which the intervals of the table contain. Grey: the lowest of all arms."
+            "better. Points: geometric mean over seeds. Bars, drawn beside each other: its 95 % interval, with the differences "
+            "between seeds that all arms share taken out; the intervals of the table contain them. Grey: the lowest of all arms."
         )
         figure = frontier_figure(curves, names, STAGED, constant(best) if best else "", self.loss)
         return [Picture("frontier", "Loss over operations", figure, caption, frontier_alt(curves, names, loss.lower()))]

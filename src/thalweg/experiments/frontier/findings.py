@@ -62,7 +62,7 @@ def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
         1: f"No number of passes that was tried is better than one {at}: {best} passes end with",
     }[sign_of(gap)]
     deepest = loss_ratio(curves.get(constant(plan.loops), {}), curves[constant(1)], last) if best != plan.loops else None
-    rest = "" if deepest is None else f"; {plan.loops} passes throughout with {factor(deepest)} times"
+    rest = "" if deepest is None else f"; {plan.loops} passes throughout end with {factor(deepest)} times the loss of one"
     return [f"{start} {factor(gap)} times its loss{_open(gap)}{rest}.{_cheaper(curves, plan, best, sign_of(gap))}"]
 
 

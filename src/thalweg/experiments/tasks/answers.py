@@ -128,8 +128,9 @@ def reached(outcomes: dict[str, TaskOutcome]) -> str:
             continue  # other work disturbed the seconds
         known = {task: s for task, s in shares.items() if s and not s.censored and not too_few(s.n)}
         cheap = {task: s for task, s in known.items() if s.value is not None and s.value <= GOAL}
-        names = [task + (" (its interval holds 1)" if s.high is not None and s.high >= 1 else "") for task, s in cheap.items()]
-        phrases.append(f"by {cost}: {names_or_none(names)}")
+        unsure = [task for task, share in cheap.items() if share.high is not None and share.high >= 1]
+        told = names_or_none([task for task in cheap if task not in unsure])
+        phrases.append(f"by {cost}: {told}" + (f" (undecided, as the interval holds 1: {', '.join(unsure)})" if unsure else ""))
     by_operations = {task: outcome.share_flops for task, outcome in outcomes.items()}
     never = [f"{task} ({s.censored} of {s.n} did not)" for task, s in by_operations.items() if s and s.censored]
     return "; ".join(phrases) + (f"; not in every run: {names_or_none(never)}" if never else "")

@@ -206,6 +206,8 @@ class _Decided:
     """Loops are more often right beyond the trained lengths."""
     one_pass: list[str]
     """Others on which one pass gets as far as Looped on the trained lengths, for fewer operations."""
+    one_pass_so_far: list[str]
+    """The same, where it is not decided whether Looped is more often right beyond the trained lengths."""
     stage: list[str]
     """SHIFT gets as far as Looped for fewer operations, and does not end lower."""
     lower: list[str]
@@ -220,19 +222,22 @@ def _decided(looping: Gaps, of_single: _Costs, arm: str, of_arm: _Costs, ends: G
     """Sort the tasks."""
     loop = [task for task, gap in looping.items() if sign_of(gap) > 0]
     one_pass = [task for task, gap in of_single.ratios.items() if sign_of(gap) < 0 and task not in loop]
+    open_beyond = [task for task in one_pass if task not in looping or not (sign_of(looping[task]) or _equal(looping[task]))]
     others = [task for task in (*of_arm.ratios, *of_arm.missed) if task not in one_pass]
     cheaper = [task for task in others if task in of_arm.ratios and sign_of(of_arm.ratios[task]) < 0]
     lower = [task for task in cheaper if task in ends and sign_of(ends[task]) < 0]
     stage = [task for task in cheaper if task not in lower]
     simpler = [task for task in stage if task in control and sign_of(control[task]) >= 0]
-    return _Decided(arm, loop, one_pass, stage, lower, [task for task in others if task not in cheaper], simpler)
+    closed = [task for task in one_pass if task not in open_beyond]
+    return _Decided(arm, loop, closed, open_beyond, stage, lower, [task for task in others if task not in cheaper], simpler)
 
 
 def _advice(tasks: _Decided) -> str:
     """What a user can do with it."""
     arm, sentences = tasks.arm, []
-    if tasks.one_pass:
-        sentences.append(f"On {listed(tasks.one_pass)} train one pass: it learns the trained lengths for fewer operations.")
+    for names, further in ((tasks.one_pass, ""), (tasks.one_pass_so_far, "; whether loops get further beyond them is not decided")):
+        if names:
+            sentences.append(f"On {listed(names)} train one pass: it learns the trained lengths for fewer operations{further}.")
     if tasks.loop:
         sentences.append(f"Loop on {listed(tasks.loop)}: beyond the trained lengths one pass does not get as far.")
     if tasks.stage:

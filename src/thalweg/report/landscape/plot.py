@@ -73,9 +73,11 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
     if isinstance(layered, Sequence) and layered and all(isinstance(record, LayerRecord) for record in layered):
         return figure_layers(layered)
     named = records if isinstance(records, Mapping) else {_name_of(records): records}
+    empty = [str(name) for name, value in named.items() if isinstance(value, Sequence | Mapping) and not value]
+    place = f"records of {', '.join(empty)}" if empty and named is records else "records"
+    require(bool(named) and not empty, place, "nothing", _EXPECTED)
     arms: Arms = {str(name): _runs(value) for name, value in named.items()}
-    given = "nothing" if isinstance(records, Sequence | Mapping) and not records else records
-    require(bool(arms) and all(arms.values()), "records", given, _EXPECTED)
+    require(bool(arms) and all(arms.values()), "records", records, _EXPECTED)
     allowed = _kinds_of(arms)
     if kind not in allowed:
         where = "; those are files, which a run or a LandscapeSeries keeps" if kind in ("spectra", "slices") else ""
