@@ -200,3 +200,20 @@ def test_a_run_that_cannot_fit_is_told_what_it_needs_and_leaves_nothing(capsys: 
     assert code == 2
     assert "run big, data: needs 7450595.5 GiB, the limit is" in err
     assert not (tmp_path / "a").exists()
+
+
+def test_an_unknown_command_leads_to_the_help_of_all(capsys: pytest.CaptureFixture) -> None:
+    assert cli.call(["landscpe", "run"]) == 2
+    told = capsys.readouterr().err
+    assert 'Did you mean "landscape"' in told
+    assert told.endswith("; `thalweg --help` has an example\n")
+    assert ", ;" not in told
+
+
+def test_a_study_of_chosen_tasks_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("thalweg.experiments.engine.make", lambda _experiment, folder, *_: made.append(folder.name))
+    for chosen in ([], ["--task", "parity,copy"]):
+        assert cli.call(["study", "tasks", "--preset", "small", *chosen]) == 0
+    assert made == ["tasks-small", "tasks-parity-copy-small"]

@@ -321,7 +321,8 @@ def test_a_share_whose_interval_holds_1_is_told_as_such():
     uneven = {seed: planted(RISING, seconds) for seed, seconds in enumerate((3.0, 3.0, 15.0))}
     made = outcome("shift", uneven, {seed: measured(1.0) for seed in range(3)}, looped)
     assert made.share_seconds.value == pytest.approx((0.3 * 0.3 * 1.5) ** (1 / 3))
-    assert answers_of([made])[SOONER.format("shift")].verdict == "by time: parity (its interval holds 1); by operations: none"
+    told = "by time: none (undecided, as the interval holds 1: parity); by operations: none"
+    assert answers_of([made])[SOONER.format("shift")].verdict == told
 
 
 def test_halting_is_not_asked_of_a_task_that_was_not_learned():

@@ -106,6 +106,15 @@ def test_one_pass_that_is_as_good_and_cheaper_is_advised_before_any_loop() -> No
     found = screen(parity={"looped": LOOPED, "single": single, "shift": Arm((5e9, 6e9, 5.5e9))})
     assert sentence(found, "Operations that one pass").startswith("parity 0.11 [0.0")
     assert found.advice.startswith("On parity train one pass: it learns the trained lengths for fewer operations.")
+
+
+def test_one_pass_is_not_advised_for_longer_inputs_where_that_is_open() -> None:
+    single = Arm((1e9, 1.2e9, 1.1e9), (0.99, 0.90, 0.98))
+    found = screen(parity={"looped": LOOPED, "single": single, "shift": Arm((5e9, 6e9, 5.5e9))})
+    told = (
+        "On parity train one pass: it learns the trained lengths for fewer operations; whether loops get further beyond them is not"
+    )
+    assert found.advice.startswith(told)
     assert "Train parity" not in found.advice
     assert "loop throughout" not in found.advice
     beyond = screen(parity={"looped": LOOPED, "single": Arm((1e9, 1.2e9, 1.1e9), (0.1, 0.1, 0.1))})

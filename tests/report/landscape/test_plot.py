@@ -86,6 +86,11 @@ def test_what_is_no_landscape_is_refused(given: Any) -> None:
         tw.plot(given)
 
 
+def test_the_name_without_records_is_told(points: list[LandscapeRecord]) -> None:
+    with pytest.raises(BadInputError, match=r"^records of b: given 'nothing', expected"):
+        tw.plot({"a": points, "b": []})
+
+
 @pytest.mark.parametrize("kind", ["spectra", "slices"])
 def test_what_was_not_measured_is_refused(points: list[LandscapeRecord], kind: Any) -> None:
     with pytest.raises(BadInputError, match=f"no {kind} in them; .* expected what these records allow: numbers, split$"):
