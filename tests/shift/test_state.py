@@ -5,6 +5,8 @@ import itertools
 import json
 import math
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -102,6 +104,26 @@ def test_a_state_that_goes_on_with_another_ramp_says_so():
         schedule(20).load_state_dict(first.state_dict())
         done = Shift(stages=(1, 2, 4), criterion=[AtStep(2), AtStep(60)], onset=Ramp(20))  # the first change is over
         done.load_state_dict(first.state_dict())
+
+
+@dataclass(frozen=True)
+class Called:
+    """A criterion of a user's own, a part of which is told by its address."""
+
+    rule: Callable[[float], bool]
+
+    def begin(self):
+        return {}
+
+    def observe(self, state, _step, loss, _norm):
+        return state, "asked to" if self.rule(loss) else None
+
+
+def test_parts_told_by_an_address_are_not_compared():
+    state = Shift(loops=3, criterion=Called(lambda loss: loss < 0)).state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Shift(loops=3, criterion=Called(lambda loss: loss < 1)).load_state_dict(state)
 
 
 def test_an_unknown_key_is_refused():
