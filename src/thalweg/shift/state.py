@@ -129,7 +129,7 @@ def warn_of_others(saved: Saved, settings: Kinds) -> None:
     if before is None:
         return
     done = len(saved.switches)
-    criteria = zip(before.criteria[done:], settings.criteria[done:], strict=True)
+    criteria = zip(before.criteria[done:], settings.criteria[done:], strict=False)
     for was, now in (*criteria, (before.onset, settings.onset), (before.net, settings.net)):
         if was != now and " at 0x" not in was + now:  # an address tells nothing of a function
             warn(f"saved shift: was saved with {was}, and goes on with {now}", OtherSettingsWarning)
