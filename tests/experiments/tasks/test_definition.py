@@ -262,12 +262,16 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     found = answers_of(outcomes, {"looped": looped, "shift": shift})
     (first,) = [one for question, one in found.items() if question.startswith("On which tasks is every Looped seed")]
     assert first.verdict == "none"
-    assert found[HALTING].verdict == "by confidence: parity; by that of the batch: parity; at the sharpest dip of the doubt: parity"
+    assert (
+        found[HALTING].verdict == "each sample, most confident: parity; whole batch, most confident: parity; sharpest dip: parity"
+    )
     assert found["Is shift on the trained lengths as good as Looped?"].verdict == "it is equal on parity"
     unsure = {seed: measured(1.0, 1.0, 0.96, confident=0.5) for seed in range(3)}
     halting = answers_of([*outcomes, outcome("random", looped, unsure, looped)])[HALTING]
-    assert halting.numbers["largest gap over lengths and seeds, by confidence, parity (random)"].mean == pytest.approx(0.5)
-    assert halting.verdict.startswith("by confidence: parity; by that of the batch: parity, parity (random);")
+    assert halting.numbers[
+        "largest gap over lengths and seeds, each sample, most confident, parity (random)"
+    ].mean == pytest.approx(0.5)
+    assert halting.verdict.startswith("each sample, most confident: parity; whole batch, most confident: parity, parity (random);")
     better = answers_of([outcome("looped", looped, sure, looped), outcome("shift", shift, lengths, looped)])
     assert next(iter(better.values())).verdict == "parity"
     assert better["Is shift out of the trained range as good as Looped?"].verdict == "it is lower on parity"

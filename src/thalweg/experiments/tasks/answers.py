@@ -205,7 +205,8 @@ def halting(outcomes: Outcomes) -> Verdict:
     """
     numbers: dict[str, Cell] = {}
     counts: dict[str, int] = {}
-    passing: dict[str, list[str]] = {"by confidence": [], "by that of the batch": [], "at the sharpest dip of the doubt": []}
+    rules = ("each sample, most confident", "whole batch, most confident", "sharpest dip")
+    passing: dict[str, list[str]] = {rule: [] for rule in rules}
     for arm in ("looped", "random"):
         for task, outcome in by_task(outcomes, arm).items():
             if outcome.trained.mean is None or outcome.trained.mean < LEARNED or outcome.told_passes:
