@@ -145,6 +145,7 @@ def study(
     from thalweg.experiments.choose_executor import executor_of
     from thalweg.experiments.engine import make
     from thalweg.experiments.experiment import Experiment
+    from thalweg.experiments.folder import slug
     from thalweg.experiments.paper.definition import PaperStudy
     from thalweg.experiments.paper.recipes import plan
 
@@ -164,8 +165,6 @@ def study(
         experiment: Experiment = TaskStudy(plan_tasks(preset, _listed(tasks), chosen, seeds, device))
     else:
         experiment = PaperStudy(plan(source, preset, chosen, seeds, text, device, compile, landscape))
-    from thalweg.experiments.folder import slug
-
     name = "-".join([source, *map(slug, _listed(tasks)), preset])
     make(experiment, out or Path("results") / name, jobs, json_, executor_of(executor))
 

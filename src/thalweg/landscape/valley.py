@@ -23,6 +23,7 @@ from thalweg.intervals import Interval, interval, student_quantile
 from thalweg.landscape.noise import Batches, dense_batches
 from thalweg.landscape.split import parts
 from thalweg.landscape.threshold import PLATEAU, plateau, threshold
+from thalweg.records.landscape import MIN_VALLEY, ClassName
 from thalweg.reprs import short_repr
 from thalweg.streams import stream
 from thalweg.theory.inputs import Condition
@@ -31,16 +32,12 @@ QUANTILE = 0.1
 """q of ``kappa_q``, the quotient of the 1 - q and the q quantile."""
 FOR_QUANTILES = 10
 """Number of valley directions from which on quantiles replace the largest and smallest eigenvalue."""
-_MIN_VALLEY = 3
-"""Fewest valley directions of a class."""
 _MAX_RIDGE = 0.05
 """Share of ``sum |lam|`` below -epsilon, above which the point is a saddle."""
 MIN_SEEDS = 5
 """Fewest seeds of an interval or a test."""
 _EXACT_SEEDS = 16
 """Number of seeds up to which the sign-flip test takes all sign patterns; beyond, it draws 100,000."""
-
-_Name = Literal["U", "V", "saddle", "indeterminate"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def condition_number(values: Tensor, epsilon: float) -> float:
 class Class:
     """The class of a valley, with everything that decided it."""
 
-    name: _Name
+    name: ClassName
     """U, V, saddle, or indeterminate where the interval or a condition decides nothing."""
     kappa_q: float
     """kappa_q of the spectrum; over seeds its geometric mean."""
@@ -166,9 +163,9 @@ def classify_shapes(
     conditions = (
         Condition(f"ridge mass <= {_MAX_RIDGE:g}", max(masses) <= _MAX_RIDGE, max(masses)),
         Condition(f"plateau >= {PLATEAU:g} decades", narrow >= PLATEAU, narrow),
-        Condition(f"dV >= {_MIN_VALLEY}", few >= _MIN_VALLEY, few),
+        Condition(f"dV >= {MIN_VALLEY}", few >= MIN_VALLEY, few),
     )
-    name: _Name = "indeterminate"
+    name: ClassName = "indeterminate"
     if min(masses) > _MAX_RIDGE:
         name = "saddle"
     elif all(condition.held for condition in conditions):

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -96,8 +96,11 @@ class ConditionRecord:
     measured: float | None
 
 
-CLASSES = ("U", "V", "saddle", "indeterminate")
+ClassName = Literal["U", "V", "saddle", "indeterminate"]
+CLASSES: tuple[ClassName, ...] = get_args(ClassName)
 """Classes of a valley."""
+MIN_VALLEY = 3
+"""Fewest eigenvalues of a valley that has a class."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class LandscapeRecord:
             return f"{words}; {self.how}, so there is no class"
         sizes = f"{self.split.valley} in the valley, {self.split.river} in the river, {self.split.ridge} in the ridge"
         measured = [(one.words, one.measured) for one in self.split.conditions if not one.held and one.measured is not None]
-        few = self.split.kappa_q is None or self.split.valley < 3  # no spread to speak of
+        few = self.split.kappa_q is None or self.split.valley < MIN_VALLEY  # no spread to speak of
         kappa = [] if few else [f"kappa_q {self.split.kappa_q:.3g}"]
         why = ", ".join(kappa + [f"{condition} fails with {value:.3g}" for condition, value in measured])
         return f"{words}; {sizes}, class {self.split.name}{f' ({why})' if why else ''}"

@@ -55,6 +55,8 @@ STYLE: dict[Any, Any] = {
 """Settings of matplotlib; the fixed salt makes the identifiers in an SVG repeatable."""
 WIDTH = 8.4
 """Width of a figure that fills the page, inches."""
+FIRST_WIDTH = 5.4
+"""Width of the figure beside the text of a first screen, inches."""
 ACROSS = 3
 """Most panels in a row."""
 LONGEST = 30

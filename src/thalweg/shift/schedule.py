@@ -12,6 +12,7 @@ from typing import Any
 
 from thalweg.bounds import LARGEST_SEED, Whole, named_arguments
 from thalweg.errors import BadInputError, NonFiniteLossWarning, plural, require, warn
+from thalweg.serialization import to_dict
 from thalweg.shift.arguments import checked_answer, checked_gains, criteria_of, instance_of, integer, kind_of, ladder, onset_of
 from thalweg.shift.criterion import AtStep, Criterion, Plateau, State, as_number, usable
 from thalweg.shift.net import SafetyNet
@@ -359,7 +360,6 @@ class Shift:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, and what the parts are, as JSON values without NaN and infinity."""
-        kinds, settings = self.kinds, self.settings
         return {
             "stages": list(self.stages),
             "step": self.step,
@@ -369,8 +369,8 @@ class Shift:
             "recent": list(self._recent),
             "watch": dict(self._watch) if self._watch is not None else None,
             "retreat": self.retreat_reason,
-            "kinds": {"criteria": list(kinds.criteria), "onset": kinds.onset, "net": kinds.net},
-            "settings": {"criteria": list(settings.criteria), "onset": settings.onset, "net": settings.net},
+            "kinds": to_dict(self.kinds),
+            "settings": to_dict(self.settings),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ class Retreat:
 
 @dataclass(frozen=True)
 class Kinds:
-    """Kinds of the criteria, the onset and the net of a schedule, by which a saved state is recognised."""
+    """What the criteria, the onset and the net of a schedule are, as text: by kind, or with their arguments."""
 
     criteria: tuple[str, ...]
     onset: str

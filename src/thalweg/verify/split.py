@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thalweg.landscape import gauge, noise, sweep, threshold, valley
+from thalweg.records.landscape import CLASSES
 from thalweg.verify.statement import Finding, Statement, cases, errors_within, normal, rotation
 
 DIM = 60
@@ -104,7 +105,7 @@ def spectrum_of(kind: str, rng: np.random.Generator) -> Tensor:
 def _planted_classes_are_found() -> Finding:
     """Every planted class has to be found, from one spectrum and from five seeds."""
     rng, errors = cases(204), []
-    for kind in ("U", "V", "saddle", "indeterminate"):
+    for kind in CLASSES:
         for _ in range(10):
             spectra = [spectrum_of(kind, rng) for _ in range(5)]
             errors.append(float(valley.classify(spectra[0]).name != kind))

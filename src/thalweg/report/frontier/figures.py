@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from thalweg.intervals import interval
 from thalweg.report.landscape.curves import readable
+from thalweg.report.panels import FIRST_WIDTH
 
 Curves = dict[str, dict[int, list[tuple[float, float]]]]
 """Arm -> seed -> (operations, loss) by budget."""
@@ -41,7 +42,7 @@ def frontier_figure(
         best: the best constant depth, drawn thicker; empty for none.
         loss: what the vertical axis shows.
     """
-    figure = Figure(figsize=(5.4, 4.9), layout="constrained")
+    figure = Figure(figsize=(FIRST_WIDTH, 4.9), layout="constrained")
     axes = figure.add_subplot()
     means: list[tuple[float, float]] = []
     budgets: list[float] = []

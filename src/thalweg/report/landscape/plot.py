@@ -77,7 +77,6 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
     place = f"records of {', '.join(empty)}" if empty and named is records else "records"
     require(bool(named) and not empty, place, "nothing", _EXPECTED)
     arms: Arms = {str(name): _runs(value) for name, value in named.items()}
-    require(bool(arms) and all(arms.values()), "records", records, _EXPECTED)
     allowed = _kinds_of(arms)
     if kind not in allowed:
         where = "; those are files, which a run or a LandscapeSeries keeps" if kind in ("spectra", "slices") else ""

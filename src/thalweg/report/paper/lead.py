@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from thalweg.records.run import StudySummary
 from thalweg.report.curves import late_accuracies
 from thalweg.report.figures import Drawn, Grouped, ceiling, draw_band, drawn, score, zoom
-from thalweg.report.panels import STYLE, labelled, legend_below
+from thalweg.report.panels import FIRST_WIDTH, STYLE, labelled, legend_below
 
 LEAD = "lead"
 _SIZE = 10.5
@@ -37,7 +37,7 @@ def lead_drawn(summary: StudySummary, grouped: Grouped, caption: str) -> Drawn |
     strata = all("high" in e.scores["held-out"] for run in every for e in run.evaluations)
     bits = 1 / math.log(2)
     measure = score("held-out", "high", "accuracy") if strata else score("held-out", "all", "loss", bits)
-    figure = Figure(figsize=(5.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(FIRST_WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
     for arm, runs in shown.items():
         draw_band(axes, arm, runs, lambda e: e.step, measure)

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from thalweg.records.experiment import HALTING, SWITCHING, TaskOutcome, TaskStudySummary
 from thalweg.records.run import RunRecord
 from thalweg.report.figures import Drawn, Grouped, draw_band, drawn, score, setup
-from thalweg.report.panels import COLOURS, STYLE, arm_line, shortened
+from thalweg.report.panels import COLOURS, FIRST_WIDTH, STYLE, arm_line, shortened
 from thalweg.report.switching.figures import REACH, at_switch, draw_switches
 from thalweg.report.tasks.panels import (
     SHADE,
@@ -41,8 +41,6 @@ _NEAR = 100 * HALTING
 """Percentage points below T(n) within which halting by confidence counts as equally good."""
 _LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
 """Arms whose passes are varied after training -> widths of line and mark, points; the first is wider, so that both are seen."""
-_FIRST = 5.4
-"""Width of the figure of the first screen, inches."""
 _TIMED = ("single", "looped", *COMPARED)
 KINDS: dict[str, tuple[str, Dashes]] = {
     "in the trained range": ("o", (None, None)),
@@ -78,7 +76,7 @@ def _lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
     outcomes = outcomes_of(summary, summary.arms)
     if not outcomes:
         return None
-    figure, panels = panels_of(list(outcomes), "length n", "exact match (%)", _FIRST)
+    figure, panels = panels_of(list(outcomes), "length n", "exact match (%)", FIRST_WIDTH)
     for task, arms in outcomes.items():
         for place, outcome in enumerate(arms.values()):
             draw_lengths(panels[task], outcome, place, len(arms))
