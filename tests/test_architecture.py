@@ -17,6 +17,7 @@ LEVELS = (
         "storage",
         "streams",
         "intervals",
+        "threads",
         "vectors",
         "ranks",
         "screen",

@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -24,6 +25,7 @@ from thalweg.models.config import ModelConfig
 from thalweg.models.looped import LoopedTransformer
 from thalweg.records.landscape import LandscapeRecord, Measure
 from thalweg.serialization import from_dict, to_dict
+from thalweg.threads import threads
 
 DIM = 40
 EXACT = 1e-9
@@ -327,7 +329,7 @@ def test_auto_is_matrix_free_where_time_does_not_allow_it():
 def timed(monkeypatch, eigen: float, product: float) -> None:
     """Let the eigenvalues of the exact point and each product be expected to take so many seconds."""
     monkeypatch.setattr(module, "eigen_seconds", lambda *_: eigen)
-    monkeypatch.setattr(module, "product_seconds", lambda *_: product)
+    monkeypatch.setattr(module, "product_seconds", lambda *_: (product, 1))
 
 
 def test_what_is_too_slow_for_a_class_says_so_and_how_to_get_it(monkeypatch):
@@ -350,6 +352,28 @@ def test_dear_products_lead_to_the_matrix_also_where_its_eigenvalues_alone_take_
     found.reset()
     found.exact_seconds = 0
     assert found.measure(quadratic, Point(), [matrix]).how == "matrix-free"  # 0 never takes it
+
+
+@pytest.mark.parametrize(("slow", "quick"), [(2, 1), (1, 2)])
+def test_products_take_one_thread_where_several_wait_for_each_other(monkeypatch, slow, quick):
+    """A loss whose every call with two threads waits, as on cores that other work uses too; each product calls it."""
+    monkeypatch.setattr(module, "eigen_seconds", lambda *_: 1e9)
+    used = []
+
+    def loss(model, matrix):
+        used.append(torch.get_num_threads())
+        time.sleep(0.02 if torch.get_num_threads() == slow else 0)
+        return quadratic(model, matrix)
+
+    found = probe("auto", exact_seconds=1.0, lanczos=10, products="differences")
+    with threads(2):
+        with pytest.warns(NoClassWarning):
+            record = found.measure(loss, Point(), [with_values(VALUES)])
+        assert torch.get_num_threads() == 2
+    assert record.how == "matrix-free"
+    assert set(used[-20:]) == {quick}
+    (expected,) = found.seconds_without.values()
+    assert expected < 0.02 * record.products
 
 
 def test_ranks_choose_by_the_times_of_the_first(monkeypatch):

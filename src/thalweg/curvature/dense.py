@@ -37,6 +37,7 @@ from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.shorten import shorten
 from thalweg.errors import KinkWarning, MemoryLimitError, NonFiniteError, NotSymmetricError, require
 from thalweg.reprs import short_repr
+from thalweg.threads import threads
 from thalweg.vectors import Choice, Layout
 
 Progress = Callable[[int, int], None]
@@ -222,18 +223,16 @@ class Assembly:
     @contextlib.contextmanager
     def workers(self) -> Iterator[None]:
         """Run passes in parallel on a CPU, one thread each: their tensors are too small to be divided within one operation."""
-        threads = torch.get_num_threads()
-        if self.matrix.device.type != "cpu" or threads == 1:
+        count = torch.get_num_threads()
+        if self.matrix.device.type != "cpu" or count == 1:
             yield
             return
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(threads) as executor:
-                self.pool = executor.map
+        with threads(1), ThreadPoolExecutor(count) as executor:
+            self.pool = executor.map
+            try:
                 yield
-        finally:
-            self.pool = map
-            torch.set_num_threads(threads)
+            finally:
+                self.pool = map
 
     def decide(self, seconds: float, known: bool) -> None:
         """Compile the other blocks if that is expected to save time, judged by the first block, or if the code exists already."""

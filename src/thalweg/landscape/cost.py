@@ -16,6 +16,7 @@ from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import rademacher
 from thalweg.streams import stream
+from thalweg.threads import threads
 
 Progress = Callable[[int, int], None]
 """Called with the columns or products so far, and the number expected."""
@@ -50,15 +51,32 @@ def matrix_bytes(dim: int, batches: int) -> int:
     return (_MATRIX_BYTES + (_NOISE_BYTES[0] + _NOISE_BYTES[1] * batches if batches else 0)) * dim**2
 
 
-def product_seconds(operator: Operator) -> float:
-    """Time of one Hessian-vector product in seconds, the fastest of three calls after a first one."""
+def product_seconds(operator: Operator) -> tuple[float, int]:
+    """Time of one Hessian-vector product in seconds, and the number of CPU threads that it takes, see `fastest`."""
     count = 1 if operator.device.type == "cpu" else min(TOGETHER, operator.dim)
-    vectors, seconds = rademacher(operator, 0, 0).unsqueeze(1).repeat(1, count), []
-    for _ in range(4):
+    vectors = rademacher(operator, 0, 0).unsqueeze(1).repeat(1, count)
+    seconds, number = fastest(lambda: operator @ vectors, operator.device, times=4)
+    return seconds / count, number
+
+
+def fastest(call: Callable[[], Tensor], device: torch.device, times: int) -> tuple[float, int]:
+    """Time of the fastest of some calls in seconds, and PyTorch's number of threads, or 1 where one thread is twice as fast.
+
+    On cores that other work uses too, threads wait for each other (measured: 30 ms for a product that takes one thread 1 ms).
+    """
+
+    def timed() -> float:
         started = time.perf_counter()
-        float((operator @ vectors).sum())  # `float` waits for the device
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:]) / count
+        float(call().sum())  # `float` waits for the device
+        return time.perf_counter() - started
+
+    number = torch.get_num_threads()
+    together = min(timed() for _ in range(times))
+    if device.type != "cpu" or number == 1:
+        return together, number
+    with threads(1):
+        alone = min(timed() for _ in range(times))
+    return (alone, 1) if alone < together / 2 else (together, number)
 
 
 def eigen_seconds(dim: int, device: torch.device, noise: bool) -> float:
@@ -71,7 +89,4 @@ def _eigen_rate(device: torch.device) -> float:
     """Seconds divided by P^3, from one small problem; larger problems were measured to be up to a third cheaper."""
     drawn = torch.from_numpy(stream(0, "probes").standard_normal((SMALL, SMALL))).to(device)
     matrix = drawn + drawn.T
-    float(torch.linalg.eigvalsh(matrix[:16, :16]).sum())  # loads the solver before it is timed
-    started = time.perf_counter()
-    float(torch.linalg.eigvalsh(matrix).sum())
-    return (time.perf_counter() - started) / SMALL**3
+    return fastest(lambda: torch.linalg.eigvalsh(matrix), device, times=2)[0] / SMALL**3

@@ -53,6 +53,7 @@ from thalweg.records.convergence import Convergence
 from thalweg.records.landscape import LandscapeRecord
 from thalweg.reprs import describe, short_repr
 from thalweg.screen import duration
+from thalweg.threads import threads
 from thalweg.vectors import Choice
 
 _Variant = Literal["exact", "matrix-free"]
@@ -165,6 +166,7 @@ class LandscapeProbe:
         self.last_point: Point | None = None
         self.last_pairs: dict[str, EigenPairs] = {}
         self.variant: _Variant | None = None
+        self.threads: int | None = None
         self.first_step = 0
 
     @property
@@ -213,8 +215,9 @@ class LandscapeProbe:
         require(step >= 0, "step", step, "the number of updates made so far, at least 0")
         require(not noise or ranks.world() == 1, "noise", noise, "False on several ranks, which share the batches out")
         context = self.context(loss_fn, model, batches, params, mode, seed)
-        measurement, reason, products = self.measure_point(context, step, progress, noise)
-        numbers, remark, extra_products = self.record_fields(measurement)
+        with threads():
+            measurement, reason, products = self.measure_point(context, step, progress, noise)
+            numbers, remark, extra_products = self.record_fields(measurement)
         if measurement.point.spectrum.values is not None:
             self.seconds_of.setdefault(context.key, time.perf_counter() - started)
         record = LandscapeRecord(
@@ -250,7 +253,8 @@ class LandscapeProbe:
     ) -> None:
         """Measure a point only as far as the next one is compared with it, without a record; arguments as for `measure`."""
         context = self.context(loss_fn, model, batches, params, mode, seed)
-        self.last_point = self.measure_point(context, step, progress, noise=False)[0].point
+        with threads():
+            self.last_point = self.measure_point(context, step, progress, noise=False)[0].point
 
     @undisturbed
     @of_their_kind
@@ -325,6 +329,8 @@ class LandscapeProbe:
             measurement, products = self.measure_exact(context, step, progress, noise), context.layout.dim + spent
         else:
             operator = operator or self.operator(context, progress)
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)  # restored by the caller
             if "largest" in self.last_pairs and self.last_point is not None:
                 reason += f"; eigenpairs started from those of step {self.last_point.step}"
             measurement = self.measure_matrix_free(context, step, operator)
@@ -387,7 +393,8 @@ class LandscapeProbe:
         without = ranks.same(self.seconds_without.get(context.key, 0.0))
         if known is None and self.exact_seconds:
             operator = self.operator(context, progress)
-            product = ranks.same(product_seconds(operator))
+            product, self.threads = product_seconds(operator)
+            product = ranks.same(product)
             seconds, without = seconds + COLUMN * dim * product, operator.expected * product
             self.seconds_without[context.key] = without
         variant: _Variant = "exact" if self.exact_seconds and seconds <= max(self.exact_seconds, without) else "matrix-free"

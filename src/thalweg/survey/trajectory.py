@@ -23,6 +23,7 @@ from thalweg.landscape.edge import adam_preconditioner
 from thalweg.landscape.flips import SHORTEST
 from thalweg.records.landscape import ConditionRecord
 from thalweg.survey.snapshot import Passes
+from thalweg.threads import threads
 from thalweg.train.checkpoint import Checkpoint, scatter
 from thalweg.train.config import RunConfig
 from thalweg.train.state import Run
@@ -112,21 +113,18 @@ def restored_run(config: RunConfig, checkpoint: Checkpoint, window: int, data: D
 
     The number of threads and PyTorch's random state are restored afterwards.
     """
-    step, threads = checkpoint.facts["step"], torch.get_num_threads()
+    step = checkpoint.facts["step"]
     require(window >= SHORTEST, "window", window, f"at least {SHORTEST} updates")
     left = config.training.steps - step
     advice = f"at most the {left} updates that the run has left after {step}; take an earlier snapshot or a shorter window"
     require(window <= left, "window", window, advice)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            run = Run(config, checkpoint.path.parent, data=data)
-            scatter(checkpoint, run.model, run.optimizer)
-            run.shift.load_state_dict(checkpoint.facts["shift"])
-            warm_up(run)
-            yield run
-    finally:
-        torch.set_num_threads(threads)
+    with threads(), torch.random.fork_rng(devices):
+        run = Run(config, checkpoint.path.parent, data=data)
+        scatter(checkpoint, run.model, run.optimizer)
+        run.shift.load_state_dict(checkpoint.facts["shift"])
+        warm_up(run)
+        yield run
 
 
 def record_updates(run: Run, batch: Tensor, window: int, memory: int | None, progress: Progress | None) -> Trajectory:

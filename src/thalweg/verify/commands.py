@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from thalweg.errors import VerificationError, unknown
 from thalweg.screen import Screen, Words, say, say_json
+from thalweg.threads import threads
 from thalweg.verify import attention, force, hopping, metrics, second_order, split, taylor
 from thalweg.verify.statement import Finding, Statement
 
@@ -69,17 +68,6 @@ def select(keys: Sequence[str]) -> tuple[Statement, ...]:
     return tuple(known[key] for key in keys) or STATEMENTS
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Restrict torch to one thread: the matrices are small, and threads that wait for each other cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def verify(keys: Sequence[str], as_json: bool) -> None:
     """Check statements and print two lines for each, or one JSON object for all.
 
@@ -93,7 +81,8 @@ def verify(keys: Sequence[str], as_json: bool) -> None:
     """
     statements, begun, lines = select(keys), time.perf_counter(), []
     columns = (Words(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _one_thread(), Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
+    # The matrices are small: threads that wait for each other cost more than they save.
+    with threads(1), Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
         task = progress.add_task("verify", total=len(statements))
         for statement in statements:
             progress.update(task, description=f"{statement.key:5}")
