@@ -325,6 +325,12 @@ def _like(wanted: re.Pattern[str] | str | None, given: str) -> bool:
     return wanted is None or (wanted == given if isinstance(wanted, str) else wanted.match(given) is not None)
 
 
+class Phrase(str):
+    """What was given, in words, where there is no value to show: `shown` prints it without quotation marks."""
+
+    __slots__ = ()
+
+
 def shown(value: object) -> str:
     """Format a value as one line that is safe to print: its ``repr``, shortened if it is long or deep; a class by its name.
 
@@ -336,6 +342,8 @@ def shown(value: object) -> str:
     """
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    if isinstance(value, Phrase):
+        return escape_hidden(value)
     if isinstance(value, str | bytes):
         text = escape_hidden(repr(value[:_LONGEST]))
         return text if len(value) <= _LONGEST else f"{text[:-1]}...{text[-1]} ({len(value):,} characters)"
@@ -375,7 +383,7 @@ def require(ok: bool, what: str, given: object, expected: str) -> None:
     Args:
         ok: the condition.
         what: name of the input.
-        given: the value that was given.
+        given: the value that was given, or a `Phrase` that completes "given ...".
         expected: phrase that completes "expected ...".
 
     Example:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from thalweg.errors import BadInputError, NonFiniteError, ShapeMismatchError, require, unknown
+from thalweg.errors import BadInputError, NonFiniteError, Phrase, ShapeMismatchError, require, unknown
 
 _Named = str | nn.Parameter | nn.Module
 Choice = _Named | Sequence[_Named] | Callable[[str, nn.Parameter], bool] | None
@@ -103,8 +103,15 @@ def select(model: nn.Module, choice: Choice = None) -> dict[str, nn.Parameter]:
         raise BadInputError(f"model: none of its {len(known)} parameters requires a gradient; {advice}")
     require(bool(chosen), "params", choice, "at least one parameter")
     devices = sorted({str(parameter.device) for parameter in chosen.values()})
-    require("meta" not in devices, "model", "weights on the meta device", "weights with values; load them, or use model.to_empty")
-    require(len(devices) == 1, "params", f"weights on {' and '.join(devices)}", "weights on one device; choose with params=")
+    require(
+        "meta" not in devices,
+        "model",
+        Phrase("weights on the meta device"),
+        "weights with values; load them, or use model.to_empty",
+    )
+    require(
+        len(devices) == 1, "params", Phrase(f"weights on {' and '.join(devices)}"), "weights on one device; choose with params="
+    )
     for name, parameter in chosen.items():
         require(parameter.is_floating_point(), f"parameter {name}", parameter.dtype, "floating-point weights")
         own = getattr(parameter, "to_local", parameter.detach)()  # of a sharded one, this rank's part

@@ -137,7 +137,7 @@ REFUSED = {
     "mixed list": (
         lambda h: h @ [torch.ones(5, 3), np.ones(5)],
         BadInputError,
-        "vectors: given 'a list of tensors and arrays', exp",
+        "vectors: given a list of tensors and arrays, exp",
     ),
     "list of numbers": (lambda h: h @ [1.0, 2.0], BadInputError, r"vectors: given a list, expected a tensor \(P,\) or \(P, k\)"),
     "list of other shapes": (lambda h: h @ [torch.ones(2)], ShapeMismatchError, r"vectors: given a list of shapes \[\(2,\)\], exp"),

@@ -116,7 +116,7 @@ REFUSED = {
         {"loss": "binary-cross-entropy"},
         lambda n: 2 + real(n),
         BadInputError,
-        "targets: given 'a number outside of 0 to 1'",
+        "targets: given a number outside of 0 to 1",
     ),
     "real classes": (
         {},

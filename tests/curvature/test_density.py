@@ -163,7 +163,7 @@ def test_entropy_does_not_change_with_scale():
 
 
 def test_entropy_of_zeros_is_refused():
-    with pytest.raises(BadInputError, match="entropy: given 'a spectrum of zeros', expected at least one eigenvalue that is not"):
+    with pytest.raises(BadInputError, match="entropy: given a spectrum of zeros, expected at least one eigenvalue that is not"):
         spectral_density(torch.zeros(4, 4)).entropy()
 
 

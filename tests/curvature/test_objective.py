@@ -90,12 +90,12 @@ def test_a_count_that_counts_nothing_is_refused(count):
 
 def test_a_count_for_some_batches_only_is_refused():
     loss_fn = lambda m, b: (m(b).sum(), 6) if b is not None and b[0, 0] > 0 else m(b).mean()  # noqa: E731
-    message = r"^loss_fn: given 'a count for some batches only', expected \(total, count\) for all, or a bare mean for all$"
+    message = r"^loss_fn: given a count for some batches only, expected \(total, count\) for all, or a bare mean for all$"
     refused(BadInputError, message, loss_fn, batches=[X.abs(), -X.abs()])
 
 
 def test_ragged_batches_with_a_bare_mean_are_refused():
-    message = r"^batches: given 'different shapes with a bare mean', expected a loss_fn that returns \(total, count\)"
+    message = r"^batches: given different shapes with a bare mean, expected a loss_fn that returns \(total, count\)"
     refused(BadInputError, message, batches=[X, X[:4]])
 
 
@@ -152,7 +152,7 @@ def test_batches_that_do_not_fit_into_memory_are_refused_as_they_are_drawn(monke
 
 def test_weights_on_the_meta_device_are_refused():
     refused(
-        BadInputError, "^model: given 'weights on the meta device', expected weights with values", model=nn.Linear(3, 2).to("meta")
+        BadInputError, "^model: given weights on the meta device, expected weights with values", model=nn.Linear(3, 2).to("meta")
     )
 
 

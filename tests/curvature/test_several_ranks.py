@@ -77,8 +77,8 @@ def test_batches_that_all_ranks_were_given_are_shared_out(two: list[dict[str, An
 
 REFUSALS = {
     "alone": ("BadInputError: model: its parameters are sharded over ranks, and this rank alone has only a part of them; ",) * 2,
-    "ragged": ("BadInputError: batches: given 'different shapes on the ranks with a bare mean', expected a loss_fn that ",) * 2,
-    "kinds": ("BadInputError: loss_fn: given 'a bare mean on some ranks', expected (total, count) on all ranks, or",) * 2,
+    "ragged": ("BadInputError: batches: given different shapes on the ranks with a bare mean, expected a loss_fn that ",) * 2,
+    "kinds": ("BadInputError: loss_fn: given a bare mean on some ranks, expected (total, count) on all ranks, or",) * 2,
     "first version": ("BadInputError: model: its parameters are sharded by FullyShardedDataParallel, expected fully_shard (FSDP2)",)
     * 2,
     "tensor-parallel": ("BadInputError: model: weight is sharded by tensor parallelism, expected fully_shard (FSDP2) alone; ",) * 2,

@@ -216,7 +216,7 @@ def test_there_is_one_score_for_each_position_from_the_order_on(length):
 def test_a_sequence_that_cannot_occur_is_refused():
     source = language(3, 1)
     source.transitions[0] = [1.0, 0.0, 0.0]
-    with pytest.raises(BadInputError, match="sequence: given 'a transition of probability 0', expected sequences of this language"):
+    with pytest.raises(BadInputError, match="sequence: given a transition of probability 0, expected sequences of this language"):
         source.information(np.array([[0, 1]]))
 
 

@@ -215,7 +215,7 @@ class ChangesItsQuery(Wrong):
         (Leaves(), "task mine, length 1: answer: failed with SystemExit: no licence"),
         (object(), r"task: given 'object', expected an object that has name, .*\(missing: name, symbols"),
         (Fractions(), "task mine, length 1: answer: given 'float64', expected a numpy array of whole numbers"),
-        (ChangesItsQuery(), "task mine, length 1: query: given 'another one after answer', expected the same one"),
+        (ChangesItsQuery(), "task mine, length 1: query: given another one after answer, expected the same one"),
         (TooFewLoops(), "task mine, length 1: loops: given -1, expected a whole number of at least 1"),
         (TooLong(), r"task mine, length 2: answer: given \(50, 2\), expected \(50, 1\), as slots says"),
         (OutOfRange(), "task mine, length 1: query: given [56], expected tokens from 0 to 1"),

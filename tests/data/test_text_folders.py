@@ -269,7 +269,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch):
     read = text.read
     sizes = iter([*[0] * 20, 1])
     monkeypatch.setattr(text, "read", lambda file, limit=-1: read(file, limit) + b"x" * next(sizes, 0))
-    with pytest.raises(BadInputError, match=r"text: .*\.txt: given '101 bytes', expected 100, as before: it has changed"):
+    with pytest.raises(BadInputError, match=r"text: .*\.txt: given 101 bytes, expected 100, as before: it has changed"):
         corpus(str(folder), 0.3)
 
 

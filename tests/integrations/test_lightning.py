@@ -148,7 +148,7 @@ def test_updates_that_a_gradient_scaler_skips_do_not_count(tmp_path: Path) -> No
 
 
 def test_a_fused_optimizer_with_a_gradient_scaler_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="optimizer: given 'a fused one with a GradScaler', expected fused=False"):
+    with pytest.raises(BadInputError, match="optimizer: given a fused one with a GradScaler, expected fused=False"):
         fit(tmp_path, ramped(), plugins=[scaled()], fused=True, gradient_clip_val=None)
 
 
@@ -159,5 +159,5 @@ def test_another_criterions_state_is_refused(tmp_path: Path) -> None:
 
 
 def test_manual_optimization_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="module: given 'manual optimization', expected automatic_optimization = True"):
+    with pytest.raises(BadInputError, match="module: given manual optimization, expected automatic_optimization = True"):
         fit(tmp_path, ramped(), manual=True, accumulate_grad_batches=1, gradient_clip_val=None)

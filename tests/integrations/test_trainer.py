@@ -206,14 +206,14 @@ def test_attaching_twice_is_refused(tmp_path: Path) -> None:
 def test_loops_of_another_model_are_refused(tmp_path: Path) -> None:
     one = trainer(tmp_path, ramped())
     plain = type(one)(model=made("llama"), args=one.args)
-    with pytest.raises(BadInputError, match=r"looped: given 'the loops of another model', expected what loop\(\) returned"):
+    with pytest.raises(BadInputError, match=r"looped: given the loops of another model, expected what loop\(\) returned"):
         attach(plain, ramped(), loop(made("llama"), 1, 3))
 
 
 def test_a_schedule_is_for_one_training(tmp_path: Path) -> None:
     one = trainer(tmp_path, ramped(), max_steps=2)
     one.train()
-    with pytest.raises(BadInputError, match="shift: given 'a schedule that has made 2 updates', expected a new one"):
+    with pytest.raises(BadInputError, match="shift: given a schedule that has made 2 updates, expected a new one"):
         one.train()
 
 
@@ -223,7 +223,7 @@ def test_other_shards_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     one.is_fsdp_enabled, one.is_deepspeed_enabled = fsdp, deepspeed
     monkeypatch.setattr(one.accelerator.state, "fsdp_plugin", SimpleNamespace(fsdp_version=1), raising=False)
     name = "FSDP 1" if fsdp else "DeepSpeed"
-    with pytest.raises(BadInputError, match=f"attach: given 'a trainer with {name}', expected one process, DDP, or FSDP 2"):
+    with pytest.raises(BadInputError, match=f"attach: given a trainer with {name}, expected one process, DDP, or FSDP 2"):
         attach(one, ramped(), looped_layers_of(one.model))
 
 
@@ -283,6 +283,6 @@ def test_a_looped_model_under_fully_shard_equals_one_process(two_ranks: dict[str
 @pytest.mark.slow
 def test_loops_come_before_shards_and_stay(two_ranks: dict[str, Any]) -> None:
     assert two_ranks["loop"].startswith(
-        "loop: given 'a model under fully_shard', expected one that is not sharded yet; loop it before"
+        "loop: given a model under fully_shard, expected one that is not sharded yet; loop it before"
     )
     assert "expected layers whose class nothing else has changed since loop()" in two_ranks["remove"]

@@ -58,7 +58,7 @@ def test_an_optimizer_without_the_gains_is_refused() -> None:
     model = made("llama")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     looped = loop(model, 1, 3, learned_gains="shared")
-    with pytest.raises(BadInputError, match="given 'one without pass_gains', expected one that is made after loop"):
+    with pytest.raises(BadInputError, match="given one without pass_gains, expected one that is made after loop"):
         ShiftUpdates(ramped(), looped).watch(optimizer)
 
 

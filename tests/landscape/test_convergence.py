@@ -142,7 +142,7 @@ def test_equal_batches_are_refused_as_they_do_not_tell_how_much_batches_differ(c
     probe = LandscapeProbe(top=1, probes=2, dtype=torch.float64)
     drawn = batches()[:differ] * copies
     with pytest.raises(
-        BadInputError, match=rf"^batches: given '6 batches of which {differ} differ', expected at least 4 different"
+        BadInputError, match=rf"^batches: given 6 batches of which {differ} differ, expected at least 4 different"
     ):
         probe.converge(squares, nn.Linear(WIDTH, 1, bias=False).double(), drawn)
 

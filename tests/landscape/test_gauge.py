@@ -180,7 +180,7 @@ def test_what_is_refused():
     with pytest.raises(NonFiniteError, match=r"^key: holds NaN or infinity"):
         balance(torch.full((1, 1), float("nan")), torch.ones(1, 1))
     with pytest.raises(
-        BadInputError, match=r"^key and query: given 'a head of lower rank', expected full rank where there are biases"
+        BadInputError, match=r"^key and query: given a head of lower rank, expected full rank where there are biases"
     ):
         balance(drawn(0, 4, 2), drawn(1, 4, 2), query_bias=torch.ones(4))
     with pytest.raises(ShapeMismatchError, match=r"^query bias: given shape \(3,\), expected \(2,\)$"):

@@ -190,7 +190,7 @@ def test_what_is_refused():
         river_motion(drawn(0, 11, 2), torch.ones(2), RIVER)
     with pytest.raises(EmptySubspaceError, match=r"^downhill: has no part in the river, expected a direction that does$"):
         river_motion(drawn(0, 41, 2), torch.tensor([1.0, 0.0]), RIVER)
-    with pytest.raises(BadInputError, match=r"^river and valley: given '0 frames', expected one of the two$"):
+    with pytest.raises(BadInputError, match=r"^river and valley: given 0 frames, expected one of the two$"):
         river_motion(drawn(0, 41, 2), torch.ones(2))
     with pytest.raises(ShapeMismatchError, match=r"^points: given shape \(41,\), expected \(W \+ 1, P\)$"):
         river_motion(drawn(0, 41), torch.ones(1), RIVER)

@@ -329,7 +329,7 @@ def test_wrong_lengths_are_refused(call, message):
 
 
 def test_no_places_are_refused():
-    with pytest.raises(BadInputError, match="places: given 'no places', expected at least one"):
+    with pytest.raises(BadInputError, match="places: given no places, expected at least one"):
         quadratic_slices()[0].line(torch.ones(6), [])
 
 

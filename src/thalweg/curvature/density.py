@@ -20,7 +20,7 @@ from thalweg.bounds import of_their_kind
 from thalweg.curvature.lanczos import lanczos
 from thalweg.curvature.operator import Operator, as_operator
 from thalweg.curvature.probes import gaussian, require_probes
-from thalweg.errors import ResolutionError, require
+from thalweg.errors import Phrase, ResolutionError, require
 from thalweg.reprs import short_repr
 
 
@@ -117,7 +117,7 @@ class SpectralDensity:
         """
         size = self.nodes.abs()
         first, second = (self.weights * size).sum(1), (self.weights * torch.xlogy(size, size)).sum(1)
-        require(float(first.min()) > 0, "entropy", "a spectrum of zeros", "at least one eigenvalue that is not zero")
+        require(float(first.min()) > 0, "entropy", Phrase("a spectrum of zeros"), "at least one eigenvalue that is not zero")
         count = len(first)
         # Jackknife: se^2 = (n - 1)/n sum_i (S_i - mean S)^2, S_i the entropy without probe i.
         value = self._entropy(first.mean(), second.mean())

@@ -16,7 +16,7 @@ from thalweg.curvature.check import CheckReport
 from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.loss_operator import Method
 from thalweg.curvature.output_operator import OutputOperator, Outputs
-from thalweg.errors import require
+from thalweg.errors import Phrase, require
 from thalweg.vectors import Choice
 
 _LossesFunction = Callable[[Any, Any], Tensor]
@@ -78,7 +78,7 @@ class EmpiricalFisher(OutputOperator):
 
     def split(self, model: nn.Module, batch: Any) -> tuple[Outputs, None]:
         values = self.losses(model, batch)
-        given = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        given = Phrase(f"shape {tuple(values.shape)}") if isinstance(values, Tensor) else type(values).__name__
         expected = "a tensor (N,) with the loss of each sample, as reduction='none' gives it"
         require(isinstance(values, Tensor) and values.dim() == 1 and len(values) > 0, "losses", given, expected)
         return (values,), None

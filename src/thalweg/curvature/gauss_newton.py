@@ -20,7 +20,7 @@ from thalweg.curvature.head import HeadLogits, head_product
 from thalweg.curvature.loss_operator import Method, gaussian
 from thalweg.curvature.objective import scalar_and_count
 from thalweg.curvature.output_operator import OutputOperator, Outputs
-from thalweg.errors import BadInputError, ShapeMismatchError, require, unknown
+from thalweg.errors import BadInputError, Phrase, ShapeMismatchError, require, unknown
 from thalweg.vectors import Choice
 
 _OutputFunction = Callable[[Any, Any], tuple[Tensor, Any]]
@@ -111,7 +111,7 @@ class GaussNewton(OutputOperator):
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2
         is_pair = is_pair and isinstance(pair[0], Tensor | HeadLogits) and (callable(self.loss) or isinstance(pair[1], Tensor))
         form = "(logits (..., C), targets (...))" if self.loss == "cross-entropy" else "(outputs, targets)"
-        require(is_pair, "outputs", f"a {type(pair).__name__}", f"a pair of tensors {form}")
+        require(is_pair, "outputs", Phrase(f"a {type(pair).__name__}"), f"a pair of tensors {form}")
         outputs: Any = pair[0]
         later = isinstance(outputs, HeadLogits) and self.loss != "cross-entropy"
         return (outputs.whole() if later else outputs), pair[1]
@@ -155,7 +155,7 @@ class GaussNewton(OutputOperator):
                 raise ShapeMismatchError(f"outputs: given {shapes}, expected the same shape")
             targets = targets.to(outputs.dtype)
             binary = self.loss != "binary-cross-entropy" or bool(((targets >= 0) & (targets <= 1)).all())
-            require(binary, "targets", "a number outside of 0 to 1", "probabilities of the class 1")
+            require(binary, "targets", Phrase("a number outside of 0 to 1"), "probabilities of the class 1")
         return (outputs,), targets
 
     def curved(self, fixed: Any, outputs: Outputs, change: Outputs) -> Outputs:

@@ -20,7 +20,7 @@ from torch import Tensor
 from thalweg.bounds import of_their_kind
 from thalweg.curvature.context import undisturbed
 from thalweg.curvature.operator import Operator, as_operator
-from thalweg.errors import NonFiniteError, ShapeMismatchError, require
+from thalweg.errors import NonFiniteError, Phrase, ShapeMismatchError, require
 from thalweg.reprs import short_repr
 
 _PIECE = {"cpu": 1 << 14, "cuda": 1 << 20}
@@ -116,7 +116,9 @@ def refuse_tiny(operator: Operator, scale: float) -> None:
         BadInputError: a length between 0 and 1e-31.
     """
     fine = operator.dtype != torch.float32 or scale == 0 or scale >= _LEAST
-    require(fine, "products", f"length {scale:.1e} in float32", f"at least {_LEAST:.0e}; scale the loss, or compute in float64")
+    require(
+        fine, "products", Phrase(f"length {scale:.1e} in float32"), f"at least {_LEAST:.0e}; scale the loss, or compute in float64"
+    )
 
 
 def _breakdown_floor(operator: Operator, scale: float) -> float:
@@ -164,7 +166,7 @@ def lanczos(operator: Operator | Tensor, start: Tensor, steps: int) -> Krylov:
     norm = float(vector.norm())
     if not torch.isfinite(vector).all():
         raise NonFiniteError("start vector: holds NaN or infinity, expected finite numbers")
-    require(norm > 0, "start vector", "zeros", "a vector of positive length")
+    require(norm > 0, "start vector", Phrase("zeros"), "a vector of positive length")
     steps = min(steps, operator.dim)
     # q_1 is the start at length 1; `residual` always holds the next direction before it is normalised.
     basis = torch.empty(steps, operator.dim, dtype=operator.dtype, device=operator.device)

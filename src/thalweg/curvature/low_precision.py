@@ -22,7 +22,7 @@ from thalweg.curvature import eigenpairs as search
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import gaussian, rademacher, require_probes
-from thalweg.errors import ResolutionError, require
+from thalweg.errors import Phrase, ResolutionError, require
 from thalweg.intervals import student_quantile
 from thalweg.reprs import describe
 
@@ -87,7 +87,7 @@ class LowPrecision:
 
     def __init__(self, hessian: Hessian, dtype: torch.dtype = torch.bfloat16) -> None:
         require(isinstance(hessian, Hessian), "hessian", type(hessian).__name__, "a Hessian")
-        require(hessian.method != "differences", "hessian", "one by differences", "auto, recorded or rebuilt")
+        require(hessian.method != "differences", "hessian", Phrase("one by differences"), "auto, recorded or rebuilt")
         require(dtype in _LOW, "dtype", dtype, "torch.bfloat16 or torch.float16")
         self.hessian, self.low = hessian, _Rounded(hessian, dtype)
 

@@ -33,6 +33,7 @@ from thalweg.errors import (
     MemoryLimitError,
     NonFiniteError,
     NotDifferentiableError,
+    Phrase,
     ShapeMismatchError,
     ThalwegError,
     require,
@@ -334,10 +335,12 @@ class Objective:
         everyone = ranks.gathered((self.observed, self.is_bare_mean, shapes, self.precise, self.rounds_below_float64))
         seen = [observed for observed, *_ in everyone]
         bare = {is_bare for _, is_bare, *_ in everyone}
-        require(len(bare) == 1, "loss_fn", "a bare mean on some ranks", "(total, count) on all ranks, or a bare mean on all")
+        require(
+            len(bare) == 1, "loss_fn", Phrase("a bare mean on some ranks"), "(total, count) on all ranks, or a bare mean on all"
+        )
         ragged = self.is_bare_mean and len({shape for *_, shapes, _, _ in everyone for shape in shapes}) > 1
         weighted = "a loss_fn that returns (total, count), so that the mean is weighted"
-        require(not ragged, "batches", "different shapes on the ranks with a bare mean", weighted)
+        require(not ragged, "batches", Phrase("different shapes on the ranks with a bare mean"), weighted)
         union = lambda kind: tuple(sorted({name for observed in seen for name in getattr(observed, kind)}))  # noqa: E731
         for kind in ("kinks", "custom", "cuts", "padded", "casts"):
             setattr(self.observed, kind, union(kind))
@@ -712,13 +715,16 @@ def _refuse_ragged(counts: Sequence[float | None], batches: Sequence[Any]) -> No
     """Refuse a bare mean over batches of different shapes, which would weigh them alike whatever they hold."""
     given = [count is not None for count in counts]
     require(
-        all(given) or not any(given), "loss_fn", "a count for some batches only", "(total, count) for all, or a bare mean for all"
+        all(given) or not any(given),
+        "loss_fn",
+        Phrase("a count for some batches only"),
+        "(total, count) for all, or a bare mean for all",
     )
     ragged = not any(given) and len({shapes_in(batch) for batch in batches}) > 1
     require(
         not ragged,
         "batches",
-        "different shapes with a bare mean",
+        Phrase("different shapes with a bare mean"),
         "a loss_fn that returns (total, count), so that the mean is weighted",
     )
 
@@ -726,7 +732,12 @@ def _refuse_ragged(counts: Sequence[float | None], batches: Sequence[Any]) -> No
 def _check_arguments(loss_fn: Any, model: Any) -> None:
     """Refuse exchanged arguments, a criterion such as ``nn.MSELoss`` as loss function, and what cannot be called."""
     exchanged = isinstance(loss_fn, nn.Module) and not isinstance(model, nn.Module)
-    require(not exchanged, "arguments", "a module first", "(loss_fn, model, batches), loss_fn being a function of (model, batch)")
+    require(
+        not exchanged,
+        "arguments",
+        Phrase("a module first"),
+        "(loss_fn, model, batches), loss_fn being a function of (model, batch)",
+    )
     homes = ("torch.nn.modules.loss", "torch.nn.functional")
     compares = any(getattr(source, "__module__", "") in homes for source in (loss_fn, type(loss_fn)))
     if compares:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from thalweg.curvature.context import undisturbed
-from thalweg.errors import BadInputError, NonFiniteError, NotSymmetricError, ShapeMismatchError, require
+from thalweg.errors import BadInputError, NonFiniteError, NotSymmetricError, Phrase, ShapeMismatchError, require
 from thalweg.reprs import describe
 from thalweg.streams import stream
 from thalweg.vectors import Layout
@@ -78,7 +78,7 @@ class Operator(abc.ABC):
             BadInputError: no floating-point vectors.
         """
         if isinstance(vectors, np.ndarray):
-            require(vectors.dtype.kind == "f", "vectors", f"an array of {vectors.dtype}", "floating-point numbers")
+            require(vectors.dtype.kind == "f", "vectors", Phrase(f"an array of {vectors.dtype}"), "floating-point numbers")
             return (self @ torch.from_numpy(np.array(vectors))).cpu().numpy()
         if isinstance(vectors, Mapping):
             return self._of_named_parts(vectors)
@@ -113,7 +113,7 @@ class Operator(abc.ABC):
         tensors = all(isinstance(part, Tensor) for part in parts)
         arrays = all(isinstance(part, np.ndarray) for part in parts)
         mixed = any(isinstance(part, Tensor | np.ndarray) for part in parts) and not (tensors or arrays)
-        require(not mixed, "vectors", f"a {kind} of tensors and arrays", f"a {kind} of tensors, or of arrays")
+        require(not mixed, "vectors", Phrase(f"a {kind} of tensors and arrays"), f"a {kind} of tensors, or of arrays")
         if layout is None or not (tensors or arrays):
             raise BadInputError(f"vectors: given a {kind}, expected a tensor (P,) or (P, k)")
         given, shapes = [tuple(part.shape) for part in parts], [tuple(shape) for shape in layout.shapes]
@@ -374,7 +374,9 @@ class FromFunction(Operator):
         require(callable(function), "function", type(function).__name__, "a function v -> A v")
         require(isinstance(dim, int) and dim >= 1, "dim", dim, "a whole number of at least 1, the length of v")
         require(dtype in _SYMMETRY_TOLERANCE, "dtype", dtype, "torch.float32 or torch.float64")
-        require(layout is None or layout.dim == dim, "layout", f"{layout.dim if layout else 0} entries", f"{dim}, as dim says")
+        require(
+            layout is None or layout.dim == dim, "layout", Phrase(f"{layout.dim if layout else 0} entries"), f"{dim}, as dim says"
+        )
         self.function, self.dim, self.dtype, self.device = function, dim, dtype, torch.device(device)
         if layout is not None:
             self.layout = layout
@@ -467,7 +469,7 @@ def as_operator(given: Any) -> Operator:
     if isinstance(given, Tensor):
         return Matrix(given)
     if isinstance(given, np.ndarray):
-        require(given.dtype.kind in "fiu", "matrix", f"an array of {given.dtype}", "real numbers")
+        require(given.dtype.kind in "fiu", "matrix", Phrase(f"an array of {given.dtype}"), "real numbers")
         return Matrix(torch.from_numpy(np.array(given, dtype=np.float32 if given.dtype == np.float32 else np.float64)))
     if hasattr(given, "shape") and hasattr(given, "__matmul__") and not isinstance(given, type):
         return Foreign(given)

@@ -24,7 +24,7 @@ from thalweg.bounds import named_arguments
 from thalweg.data.batches import Tokens
 from thalweg.data.task import Task
 from thalweg.data.tasks import TASKS
-from thalweg.errors import BadInputError, format_error, require, shown, unknown, warn
+from thalweg.errors import BadInputError, Phrase, format_error, require, shown, unknown, warn
 from thalweg.reprs import describe
 
 _NEEDED = ("name", "symbols", "query", "answer", "oracle", "slots", "loops")
@@ -147,7 +147,9 @@ class Guarded:
         place, before, slots = self.place("answer", length), query.copy(), self.slots(length)
         result = self.call("answer", length, query, length)
         unchanged = np.array_equal(query, before)
-        require(unchanged, self.place("query", length), "another one after answer", "the same one: answer must not change it")
+        require(
+            unchanged, self.place("query", length), Phrase("another one after answer"), "the same one: answer must not change it"
+        )
         answers = checked_tokens(result, self.symbols, place)
         require(answers.shape == (len(query), slots), place, answers.shape, f"({len(query)}, {slots}), as slots says")
         return answers

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.bounds import named_arguments
-from thalweg.errors import BadInputError, require
+from thalweg.errors import BadInputError, Phrase, require
 from thalweg.reprs import describe
 from thalweg.streams import stream
 
@@ -150,7 +150,7 @@ class MarkovLanguage:
     def _chosen(self, tokens: Tokens) -> _Floats:
         """Probability of every transition that occurs in sequences ``(N, L)``: ``(N, L - k)``."""
         chosen = self._rows[self.contexts(tokens), tokens[:, self.order :]]
-        require(bool((chosen > 0).all()), "sequence", "a transition of probability 0", "sequences of this language")
+        require(bool((chosen > 0).all()), "sequence", Phrase("a transition of probability 0"), "sequences of this language")
         return chosen
 
 

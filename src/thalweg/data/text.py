@@ -22,7 +22,7 @@ import numpy as np
 
 from thalweg.bounds import Number, Whole, named_arguments
 from thalweg.data.batches import EvaluationSet, Longer, Tokens
-from thalweg.errors import BadInputError, InsufficientDataError, SkippedFilesWarning, escape_hidden, require, warn
+from thalweg.errors import BadInputError, InsufficientDataError, Phrase, SkippedFilesWarning, escape_hidden, require, warn
 from thalweg.reprs import describe, short_repr
 from thalweg.serialization import checked
 from thalweg.storage import atomic_stream, file_type
@@ -375,7 +375,7 @@ def joined(parts: Sequence[Part], sizes: dict[Path, int]) -> Iterator[bytes]:
     """
     for number, part in enumerate(parts):
         content, size = read(part.file), sizes[part.file]
-        place, given = f"text: {escape_hidden(str(part.file))}", f"{len(content)} bytes"
+        place, given = f"text: {escape_hidden(str(part.file))}", Phrase(f"{len(content)} bytes")
         require(len(content) == size, place, given, f"{size}, as before: it has changed")
         yield (SEPARATOR if number else b"") + content[part.first : part.last]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from thalweg.bounds import Whole, named_arguments, require_kind
 from thalweg.curvature.sharded import is_sharded
-from thalweg.errors import BadInputError, require
+from thalweg.errors import BadInputError, Phrase, require
 from thalweg.integrations.exits import Confidence, Fixed, SmallChange
 from thalweg.integrations.find_layers import base_of, layers_of, reader_of
 from thalweg.integrations.looped_layers import LoopedLayers, LoopOptions, looped_layers_in
@@ -77,7 +77,7 @@ def loop(
     require(0 <= first < last <= len(layers), "loop first, last", (first, last), fitting)
     looped_already = any(hasattr(type(layer), "_thalweg_of") for layer in layers)
     require(not looped_already, "loop", type(base), "a model that is not looped; call remove() of its LoopedLayers first")
-    require(not is_sharded(base), "loop", "a model under fully_shard", "one that is not sharded yet; loop it before")
+    require(not is_sharded(base), "loop", Phrase("a model under fully_shard"), "one that is not sharded yet; loop it before")
     require(learned_gains in (None, "each", "shared"), "learned_gains", learned_gains, 'None, "each" or "shared"')
     require(learned_gains != "each" or most_loops is not None, "most_loops", most_loops, 'the largest number of passes for "each"')
     for name, value in (("most_loops", most_loops), ("backprop", backprop)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from thalweg.errors import require
+from thalweg.errors import Phrase, require
 from thalweg.integrations.extras import require_extra
 from thalweg.integrations.landscapes import LandscapeSeries
 from thalweg.integrations.looped_layers import LoopedLayers
@@ -47,11 +47,13 @@ class ShiftCallback(_pl.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         automatic, optimizers = pl_module.automatic_optimization, trainer.optimizers
-        require(automatic, "module", "manual optimization", "automatic_optimization = True, or Shift in your own training step")
+        require(
+            automatic, "module", Phrase("manual optimization"), "automatic_optimization = True, or Shift in your own training step"
+        )
         require(len(optimizers) == 1, "optimizers", len(optimizers), "one")
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         fused = scaled and getattr(optimizers[0], "_step_supports_amp_scaling", False)
-        require(not fused, "optimizer", "a fused one with a GradScaler", "fused=False, as it hides the gradient norm")
+        require(not fused, "optimizer", Phrase("a fused one with a GradScaler"), "fused=False, as it hides the gradient norm")
         self.updates.resume(self._saved, trainer.global_step)
         self.updates.watch(optimizers[0])
         if isinstance(trainer.max_steps, int) and trainer.max_steps > 0:

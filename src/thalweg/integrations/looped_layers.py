@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.bounds import Whole
-from thalweg.errors import BadInputError, require
+from thalweg.errors import BadInputError, Phrase, require
 from thalweg.integrations import pass_cache
 from thalweg.integrations.exits import ExitRule, Read
 from thalweg.integrations.pass_cache import Span
@@ -182,7 +182,7 @@ class LoopedLayers(nn.Module):
     def _begin(self, states: Tensor, rest: tuple[Any, ...], named: dict[str, Any]) -> _Record:
         """Check the arguments of the block's first layer and prepare the caches among them."""
         expected = "states of three dimensions (batch, tokens, width); this architecture cannot be looped"
-        require(states.dim() == 3, "looped layers", f"states of shape {tuple(states.shape)}", expected)
+        require(states.dim() == 3, "looped layers", Phrase(f"states of shape {tuple(states.shape)}"), expected)
         compiled = torch.compiler.is_compiling()  # then nothing may depend on the values of the gains
         several = self.loops > 1 and (compiled or any(self.gains[1:]))
         caches = pass_cache.caches_in(rest, named) if several else pass_cache.own_caches(rest, named)

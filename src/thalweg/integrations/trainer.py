@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.bounds import named_arguments
-from thalweg.errors import require
+from thalweg.errors import Phrase, require
 from thalweg.integrations.extras import require_extra
 from thalweg.integrations.landscapes import LandscapeSeries
 from thalweg.integrations.looped_layers import NAME, LoopedLayers, looped_layers_in
@@ -44,12 +44,12 @@ def attach(trainer: Trainer, shift: Shift, looped: LoopedLayers, writers: Sequen
     """
     require(isinstance(trainer, Trainer), "trainer", type(trainer), "a Trainer of transformers")
     attached = any(isinstance(callback, _ShiftCallback) for callback in trainer.callback_handler.callbacks)
-    require(not attached, "attach", "a trainer that has a schedule", "a trainer without one; make a new Trainer")
+    require(not attached, "attach", Phrase("a trainer that has a schedule"), "a trainer without one; make a new Trainer")
     model: Any = trainer.model
     within = model is not None and looped_layers_in(model) is looped
-    require(within, "looped", "the loops of another model", "what loop() returned for the trainer's own model")
+    require(within, "looped", Phrase("the loops of another model"), "what loop() returned for the trainer's own model")
     other = "DeepSpeed" if trainer.is_deepspeed_enabled else "FSDP 1" if _fsdp_version(trainer) == 1 else None
-    require(other is None, "attach", f"a trainer with {other}", "one process, DDP, or FSDP 2 (fsdp_version: 2)")
+    require(other is None, "attach", Phrase(f"a trainer with {other}"), "one process, DDP, or FSDP 2 (fsdp_version: 2)")
     updates = ShiftUpdates(shift, looped, writers)
     trainer.add_callback(_ShiftCallback(updates, trainer))
     _follow(trainer, updates)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thalweg import ranks
-from thalweg.errors import BadInputError, NoSwitchWarning, require, warn
+from thalweg.errors import BadInputError, NoSwitchWarning, Phrase, require, warn
 from thalweg.integrations.looped_layers import LoopedLayers
 from thalweg.integrations.metrics import Writer, write
 from thalweg.reprs import describe
@@ -123,7 +123,7 @@ class ShiftUpdates:
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         learned = self.looped.named_parameters() if isinstance(self.looped, LoopedLayers) else ()
         missing = ", ".join(name for name, parameter in learned if parameter.requires_grad and id(parameter) not in held)
-        require(not missing, "optimizer", f"one without {missing}", "one that is made after loop()")
+        require(not missing, "optimizer", Phrase(f"one without {missing}"), "one that is made after loop()")
         kept: list[Any] = []
 
         def before(*_: Any) -> None:
@@ -178,8 +178,13 @@ class ShiftUpdates:
             BadInputError: there is none although trainer or schedule made updates, or it belongs to another schedule.
         """
         if saved is None:
-            require(step == 0, "checkpoint", f"one after {step} updates without a state of SHIFT", "one that was trained with it")
-            used = f"a schedule that has made {self.shift.step} updates"
+            require(
+                step == 0,
+                "checkpoint",
+                Phrase(f"one after {step} updates without a state of SHIFT"),
+                "one that was trained with it",
+            )
+            used = Phrase(f"a schedule that has made {self.shift.step} updates")
             require(
                 self.shift.step == 0, "shift", used, "a new one, as a schedule is for one training; or resume from a checkpoint"
             )
@@ -187,7 +192,7 @@ class ShiftUpdates:
         self.shift.load_state_dict(saved["shift"])
         self.skipped = saved.get("skipped", 0)
         seen = self.shift.step + self.skipped
-        require(seen == step, "checkpoint", f"a state of SHIFT after {seen} updates", f"one after {step}")
+        require(seen == step, "checkpoint", Phrase(f"a state of SHIFT after {seen} updates"), f"one after {step}")
         self.evaluate()
 
 

@@ -14,7 +14,7 @@ from thalweg.curvature.containers import shapes_in
 from thalweg.curvature.context import Mode
 from thalweg.curvature.objective import LossFunction, Objective, listed, unwrapped
 from thalweg.curvature.sharded import is_sharded
-from thalweg.errors import BadInputError, require
+from thalweg.errors import BadInputError, Phrase, require
 from thalweg.landscape.gauge import Pair, balance, balance_weights, named
 from thalweg.vectors import Choice, Layout, layout, select
 
@@ -87,7 +87,7 @@ def balanced(model: nn.Module, gauge: Gauge, dtype: torch.dtype) -> tuple[nn.Mod
     """
     if not gauge.pairs:
         return model, None
-    require(not is_sharded(model), "pairs", "weights of a sharded model", "none, as they are balanced in a whole copy")
+    require(not is_sharded(model), "pairs", Phrase("weights of a sharded model"), "none, as they are balanced in a whole copy")
     model = copy.deepcopy(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = {name: named(parameters, name).detach().to(dtype) for pair in gauge.pairs for name in Pair(*pair) if name is not None}
@@ -115,4 +115,4 @@ def refuse_unequal(context: MeasurementContext, dtype: torch.dtype) -> None:
         for batch in context.batches
     ]
     even = max(weights) <= min(weights) * (1 + 1e-9)
-    require(even, "batches", "different counts", "equal counts where noise=True, as the mean over batches is a plain one")
+    require(even, "batches", Phrase("different counts"), "equal counts where noise=True, as the mean over batches is a plain one")

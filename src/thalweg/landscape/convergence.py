@@ -26,7 +26,7 @@ from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.objective import scalar_and_count
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import require_probes
-from thalweg.errors import require
+from thalweg.errors import Phrase, require
 from thalweg.landscape.cost import Progress
 from thalweg.records.convergence import BatchLevel, Convergence, QuantityConvergence
 
@@ -167,7 +167,7 @@ def converge(
     sampling = Sampling(hessian, min(top, hessian.dim), lanczos, probes, seed)
     differ = sampling.different()
     wanted = f"at least {LEAST_BATCHES} different ones, drawn independently: equal batches do not tell how much batches differ"
-    require(differ >= LEAST_BATCHES, "batches", f"{count} batches of which {differ} differ", wanted)
+    require(differ >= LEAST_BATCHES, "batches", Phrase(f"{count} batches of which {differ} differ"), wanted)
     # All batches first: the other searches start from their eigenvectors.
     sets = {size: list(batched(count, size)) for size in sizes(count)[::-1]}
     tables: dict[int, _Table] = {}

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from thalweg.errors import GaugeWarning, ShapeMismatchError, require, unknown, warn
+from thalweg.errors import GaugeWarning, Phrase, ShapeMismatchError, require, unknown, warn
 from thalweg.reprs import short_repr
 from thalweg.theory.inputs import finite
 
@@ -203,7 +203,7 @@ def balance(
     for slot, (name, bias, map_) in enumerate((("key bias", key_bias, transform.key), ("query bias", query_bias, transform.query))):
         if bias is not None:
             expected = "full rank where there are biases; leave this pair as it is"
-            require(transform.full, "key and query", "a head of lower rank", expected)
+            require(transform.full, "key and query", Phrase("a head of lower rank"), expected)
             if bias.shape != key.shape[:1]:
                 raise ShapeMismatchError(f"{name}: given shape {tuple(bias.shape)}, expected ({len(key)},)")
             biases[slot] = (map_ @ _stacked(name, bias, heads)).flatten()

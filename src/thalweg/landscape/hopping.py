@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thalweg.errors import EmptySubspaceError, InsufficientDataError, ShapeMismatchError, require, unknown
+from thalweg.errors import EmptySubspaceError, InsufficientDataError, Phrase, ShapeMismatchError, require, unknown
 from thalweg.intervals import Interval, interval, slope_interval
 from thalweg.landscape.edge import Edge
 from thalweg.landscape.flips import SHORTEST, Flips, checked_frames
@@ -131,7 +131,7 @@ def river_motion(points: Tensor, downhill: Tensor, river: Tensor | None = None, 
     moves, downward = finite("points", points).diff(dim=0), shaped("downhill", downhill, dim)
     frames = [("river", river), ("valley", valley)]
     frames = [(name, checked_frames(f"{name} frame", columns, dim)[0]) for name, columns in frames if columns is not None]
-    require(len(frames) == 1, "river and valley", f"{len(frames)} frames", "one of the two")
+    require(len(frames) == 1, "river and valley", Phrase(f"{len(frames)} frames"), "one of the two")
     name, frame = frames[0]
     moves, downward = ((rows @ frame @ frame.T) if name == "river" else rows - rows @ frame @ frame.T for rows in (moves, downward))
     size = float(downward.norm())

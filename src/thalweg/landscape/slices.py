@@ -20,7 +20,7 @@ from thalweg.curvature import memory as limits
 from thalweg.curvature.check import repeated
 from thalweg.curvature.context import Mode, undisturbed
 from thalweg.curvature.objective import LossFunction, Objective
-from thalweg.errors import NotDeterministicError, ShapeMismatchError, require
+from thalweg.errors import NotDeterministicError, Phrase, ShapeMismatchError, require
 from thalweg.landscape.directions import Direction, cosine_between, direction, projected
 from thalweg.reprs import describe, short_repr
 from thalweg.theory.inputs import finite, shaped
@@ -368,5 +368,5 @@ def _checked_places(name: str, places: Sequence[float] | Tensor) -> Tensor:
     row = finite(name, torch.as_tensor(places, dtype=torch.float64)).cpu()
     if row.dim() != 1:
         raise ShapeMismatchError(f"{name}: given shape {tuple(row.shape)}, expected a row of places (n,)")
-    require(len(row) > 0, name, "no places", "at least one")
+    require(len(row) > 0, name, Phrase("no places"), "at least one")
     return row

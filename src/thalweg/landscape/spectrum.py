@@ -17,7 +17,7 @@ from thalweg.curvature.density import SpectralDensity
 from thalweg.curvature.eigenpairs import EigenPairs
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import gaussian, mean_of
-from thalweg.errors import EmptySubspaceError, NonFiniteError, require
+from thalweg.errors import EmptySubspaceError, NonFiniteError, Phrase, require
 from thalweg.landscape.entropy import MatrixEntropy, density_entropy, jackknife, matrix_entropy
 from thalweg.landscape.information import sample_information
 from thalweg.landscape.noise import Batches
@@ -283,7 +283,7 @@ def change_record(before: Point, now: Point, seed: int) -> ChangeRecord:
     else:
         candidates = [before.images, now.images, now.probes]
         images = [tensor for tensor in candidates if tensor is not None]
-        require(len(images) == 3, "points", "one exact and one matrix-free", "two of a kind")
+        require(len(images) == 3, "points", Phrase("one exact and one matrix-free"), "two of a kind")
         similarity = compared(image_rows(*images), dim, 2 * images[0].shape[1])
     known = math.isfinite(similarity.value) and math.isfinite(similarity.standard_error)
     forms = None if before.forms is None or now.forms is None else sample_information(before.forms, now.forms, seed=seed)

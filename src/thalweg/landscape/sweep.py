@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import NoPlateauWarning, require, warn
-from thalweg.landscape.threshold import PLATEAU, Plateau, machine_floor, plateau, plateaus, sizes
+from thalweg.landscape.threshold import Plateau, machine_floor, plateau, plateaus, sizes
 from thalweg.landscape.valley import classify_shape, shape
+from thalweg.records.landscape import PLATEAU
 from thalweg.reprs import short_repr
 
 

@@ -19,10 +19,8 @@ from torch import Tensor
 from thalweg.curvature.operator import as_operator
 from thalweg.errors import EmptySubspaceError, ShapeMismatchError, UnstableDirectionError, require
 from thalweg.landscape.noise import Batches, NoiseFloor, noise_floor
+from thalweg.records.landscape import PLATEAU
 from thalweg.theory.inputs import Condition, spectrum
-
-PLATEAU = 0.3
-"""Fewest decades without an eigenvalue around the threshold for which river and valley count as separate."""
 
 
 def sizes(values: Tensor) -> Tensor:

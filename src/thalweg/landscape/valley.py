@@ -22,8 +22,8 @@ from thalweg.errors import EmptySubspaceError, InsufficientDataError, ShapeMisma
 from thalweg.intervals import Interval, interval, student_quantile
 from thalweg.landscape.noise import Batches, dense_batches
 from thalweg.landscape.split import parts
-from thalweg.landscape.threshold import PLATEAU, plateau, threshold
-from thalweg.records.landscape import MIN_VALLEY, ClassName
+from thalweg.landscape.threshold import plateau, threshold
+from thalweg.records.landscape import MIN_VALLEY, PLATEAU, ClassName
 from thalweg.reprs import short_repr
 from thalweg.streams import stream
 from thalweg.theory.inputs import Condition

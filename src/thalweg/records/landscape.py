@@ -101,6 +101,8 @@ CLASSES: tuple[ClassName, ...] = get_args(ClassName)
 """Classes of a valley."""
 MIN_VALLEY = 3
 """Fewest eigenvalues of a valley that has a class."""
+PLATEAU = 0.3
+"""Fewest decades without an eigenvalue around a threshold that is clear."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,11 @@ class SplitRecord:
     name: str
     """Class of this one spectrum: U, V, saddle or indeterminate."""
     conditions: tuple[ConditionRecord, ...]
+
+    @property
+    def clear(self) -> bool:
+        """Whether a gap separates valley and river; without one, their sizes depend on the rule for the threshold."""
+        return self.plateau >= PLATEAU
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,9 @@ class LandscapeRecord:
         """The main numbers in one line; `repr` has all of them."""
         words = f"step {self.step}: loss {self.loss:.4g}, largest eigenvalue {self.largest[0]:.4g}, smallest {self.smallest:.4g}"
         if self.split is None:
-            return f"{words}; {self.how}, so there is no class"
+            pairs = (("trace", self.trace), ("entropy", self.entropy))
+            estimates = ", ".join(f"{name} {number.value:.4g} ± {number.error:.2g}" for name, number in pairs)
+            return f"{words}, {estimates} (standard errors over probes); {self.how}, so there is no class"
         sizes = f"{self.split.valley} in the valley, {self.split.river} in the river, {self.split.ridge} in the ridge"
         measured = [(one.words, one.measured) for one in self.split.conditions if not one.held and one.measured is not None]
         few = self.split.kappa_q is None or self.split.valley < MIN_VALLEY  # no spread to speak of

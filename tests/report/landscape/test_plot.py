@@ -8,7 +8,7 @@ import torch
 
 import thalweg as tw
 from thalweg.errors import BadInputError
-from thalweg.records.landscape import CLASSES, LandscapeRecord
+from thalweg.records.landscape import CLASSES, LandscapeRecord, Measure
 
 
 def loss(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_an_axis_says_that_it_is_logarithmic_and_is_so_where_points_span_more_th
 
 
 def test_points_at_one_step_are_refused(points: list[LandscapeRecord]) -> None:
-    with pytest.raises(BadInputError, match="given 'several at step 1', expected one at each step; give measure\\(\\) its step="):
+    with pytest.raises(BadInputError, match="given several at step 1, expected one at each step; give measure\\(\\) its step="):
         tw.plot([points[0], points[1], points[1]])
 
 
@@ -64,12 +64,24 @@ def test_a_record_prints_as_one_line(points: list[LandscapeRecord]) -> None:
     assert str(points[0]).startswith(f"step 0: loss {points[0].loss:.4g}, largest eigenvalue ")
     assert f"{split.valley} in the valley" in str(points[0])
     assert "\n" not in str(points[0])
-    assert str(replace(points[0], split=None, how="matrix-free")).endswith("; matrix-free, so there is no class")
+    free = replace(points[0], split=None, how="matrix-free", trace=Measure(4.5, 0.25))
+    assert ", trace 4.5 ± 0.25, entropy " in str(free)
+    assert str(free).endswith(" (standard errors over probes); matrix-free, so there is no class")
 
 
 def test_several_runs_are_drawn_together(points: list[LandscapeRecord]) -> None:
     figure = tw.plot({"a": points, "b": points[::-1]}, "split")
     assert all(len(axes.lines) >= 2 for axes in figure.axes)
+
+
+def test_counts_are_hollow_where_no_threshold_is_clear(points: list[LandscapeRecord]) -> None:
+    """Widths of the gap on either side of the bound; the loss, the first panel, does not depend on the threshold."""
+    splits = [replace(point.split, plateau=width) for point, width in zip(points, (0.1, 0.3, 0.4), strict=False) if point.split]
+    given = [replace(point, split=split) for point, split in zip(points, splits, strict=False)]
+    loss, *counts, _ = tw.plot(given, "split").axes
+    assert len(loss.lines) == 1
+    hollow = [line for axes in counts for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [list(np.asarray(line.get_xdata())) for line in hollow] == [[given[0].step]] * 3
 
 
 def test_the_class_of_every_spectrum_has_its_row(points: list[LandscapeRecord]) -> None:
@@ -87,7 +99,7 @@ def test_what_is_no_landscape_is_refused(given: Any) -> None:
 
 
 def test_the_name_without_records_is_told(points: list[LandscapeRecord]) -> None:
-    with pytest.raises(BadInputError, match=r"^records of b: given 'nothing', expected"):
+    with pytest.raises(BadInputError, match=r"^records of b: given nothing, expected"):
         tw.plot({"a": points, "b": []})
 
 

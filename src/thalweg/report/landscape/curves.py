@@ -221,7 +221,8 @@ def scale_axis(axes: Axes, panel: Panel, curves: list[Curve]) -> None:
     elif panel.label.endswith("(count)"):
         low, high = axes.get_ylim()
         if high - low < 2:  # a constant number
-            axes.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
+            middle = (low + high) / 2
+            axes.set_ylim(max(middle - 1, panel.least - 0.1), middle + 1)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 
-from thalweg.errors import require
+from thalweg.errors import Phrase, require
 from thalweg.records.landscape import LandscapeRecord
 from thalweg.records.layers import LayerRecord
 from thalweg.report.panels import STYLE, plain, shortened
@@ -44,7 +44,9 @@ def figure_layers(records: Sequence[LayerRecord]) -> Figure:
     points = sorted(records, key=lambda record: record.step)
     names = list(dict.fromkeys(name for point in points for name in (*point.layers, *point.flat)))
     known = {frozenset((*point.layers, *point.flat)) for point in points}
-    require(len(known) == 1 and bool(names), "records", f"{len(known)} sets of groups", "records of one model, grouped alike")
+    require(
+        len(known) == 1 and bool(names), "records", Phrase(f"{len(known)} sets of groups"), "records of one model, grouped alike"
+    )
     shown = {title: take for title, take in _NUMBERS.items() if len(points) > 1 or not title.startswith("cosine")}
     prefix = _common_prefix(names)
     labels = [plain(shortened(name.removeprefix(prefix))) for name in names]

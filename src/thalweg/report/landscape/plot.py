@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from thalweg.bounds import named_arguments
-from thalweg.errors import BadInputError, require, unknown
+from thalweg.errors import BadInputError, Phrase, require, unknown
 from thalweg.records.convergence import Convergence
-from thalweg.records.landscape import CLASSES, LandscapePlan, LandscapeRecord, Measure, RunLandscape, SliceRecord, read_landscape
+from thalweg.records.landscape import (
+    CLASSES,
+    PLATEAU,
+    LandscapePlan,
+    LandscapeRecord,
+    Measure,
+    RunLandscape,
+    SliceRecord,
+    read_landscape,
+)
 from thalweg.records.layers import LayerRecord
 from thalweg.report.landscape.convergence import figure_convergence
 from thalweg.report.landscape.curves import (
@@ -37,6 +47,7 @@ _SPLIT = (
     Panel("loss", lambda p: Measure(p.loss)),
     Panel("eigenvalues in the valley (count)", lambda p: Measure(p.split.valley) if p.split else None, least=0),
     Panel("eigenvalues in the river (count)", lambda p: Measure(p.split.river) if p.split else None, least=0),
+    Panel("eigenvalues in the ridge (count)", lambda p: Measure(p.split.ridge) if p.split else None, least=0),
 )
 
 
@@ -50,8 +61,8 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
             `thalweg.LandscapeProbe` returned; for several runs a dict of names to these. A list as a value holds the seeds of
             one name, which are drawn as mean and 95 % interval. Or what `LandscapeProbe.converge`
             returned, or one or several records of a `LayerProbe`; these have one figure each.
-        kind: "numbers" (entropy, extreme eigenvalues, change), "split" (loss, valley, river and class), "spectra" (heat maps of the
-            eigenvalues) or "slices" (planes of the loss). Spectra and slices need a run's folder.
+        kind: "numbers" (entropy, extreme eigenvalues, change), "split" (loss, class, and the sizes of valley, river and ridge),
+            "spectra" (heat maps of the eigenvalues) or "slices" (planes of the loss). Spectra and slices need a run's folder.
     Returns:
         A figure of matplotlib; save it with ``figure.savefig``.
     Raises:
@@ -75,7 +86,7 @@ def plot(records: Any, kind: Literal["numbers", "split", "spectra", "slices"] = 
     named = records if isinstance(records, Mapping) else {_name_of(records): records}
     empty = [str(name) for name, value in named.items() if isinstance(value, Sequence | Mapping) and not value]
     place = f"records of {', '.join(empty)}" if empty and named is records else "records"
-    require(bool(named) and not empty, place, "nothing", _EXPECTED)
+    require(bool(named) and not empty, place, Phrase("nothing"), _EXPECTED)
     arms: Arms = {str(name): _runs(value) for name, value in named.items()}
     allowed = _kinds_of(arms)
     if kind not in allowed:
@@ -133,21 +144,34 @@ def _runs(given: Any) -> list[RunLandscape]:
     if all(isinstance(item, LandscapeRecord) for item in given):
         points = tuple(sorted(given, key=lambda record: record.step))
         again = [one.step for one, other in itertools.pairwise(points) if one.step == other.step]
-        require(not again, "records", f"several at step {again[0] if again else 0}", "one at each step; give measure() its step=")
+        require(
+            not again,
+            "records",
+            Phrase(f"several at step {again[0] if again else 0}"),
+            "one at each step; give measure() its step=",
+        )
         return [RunLandscape(Path("records", "landscape"), LandscapePlan(), points)]
     return [run for item in given for run in _runs(item)]
 
 
 def _split_figure(arms: Arms) -> Figure:
-    """Loss, valley, river and class over training."""
+    """Loss, valley, river, ridge and class over training; counts are hollow where no threshold is clear."""
     curves = {panel: taken(arms, panel) for panel in _SPLIT}
     shown = [panel for panel, found in curves.items() if found]
     steps = sorted({point.step for runs in arms.values() for run in runs for point in run.points})
     figure = Figure(figsize=(2.8 * (len(shown) + 1), 2.8), layout="constrained")
     *places, last = figure.subplots(1, len(shown) + 1)
+    unclear = {arm: {p.step for run in runs for p in run.points if p.split and not p.split.clear} for arm, runs in arms.items()}
     for axes, panel in zip(places, shown, strict=True):
         draw_over_training(axes, arms, panel, curves[panel], steps)
+        for arm, (curve, _) in curves[panel].items() if panel is not _SPLIT[0] else ():
+            at, colour = np.isin(curve.x, list(unclear[arm])), colour_of(arm, list(arms).index(arm))
+            axes.plot(curve.x[at], curve.mean[at], "o", color=colour, markerfacecolor="white", markersize=4)
     _draw_classes(last, arms, steps)
+    if any(unclear.values()):
+        figure.supxlabel(
+            f"hollow: no gap of {PLATEAU:g} decades around the threshold, which therefore decides the count", fontsize=8
+        )
     if len(arms) > 1:
         legend_below(figure, labelled(figure.axes), len(arms))
     return figure
