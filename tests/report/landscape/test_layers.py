@@ -37,5 +37,5 @@ def test_colours_are_the_numbers_along_the_training(points) -> None:
 
 def test_other_groups_are_refused(points) -> None:
     other = tw.LayerProbe("matrix").measure(lambda m, x: m(x).square().mean(), nn.Linear(3, 2), [torch.eye(3)])
-    with pytest.raises(BadInputError, match="records: given 2 sets of groups'"):
+    with pytest.raises(BadInputError, match="records: given 2 sets of groups"):
         tw.plot([*points, other])
