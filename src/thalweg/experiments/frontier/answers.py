@@ -182,13 +182,13 @@ def against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_wo
     verdict = "undecided" if few else "supported" if ratios and below else "contradicted" if ratios and above else "undecided"
     numbers = {}
     for budget, one in ratios.items():
-        bound = "at most" if one.upper_bounds else "at least" if one.lower_bounds else "ratio"
-        numbers[f"operations at the {measure} of {amount(budget)} GFLOP, {bound}"] = one.cell
+        bound = ", at most" if one.upper_bounds else ", at least" if one.lower_bounds else ""
+        numbers[f"operations for the rival's {measure} after {amount(budget)} GFLOP, over its own{bound}"] = one.cell
     needed = seeds_needed(*((one.logs, 0.0) for one in ratios.values() if one.logs is not None)) if _may_be_decided(ratios) else 0
     for index, budget in enumerate(plan.budgets):
         logs = loss_ratio(curves[arm], curves[rival], index)
         if logs is not None:
-            numbers[f"{measure} at {amount(budget)} GFLOP, ratio"] = _factor(logs.mean, logs.low, logs.high, logs.n)
+            numbers[f"{measure} at {amount(budget)} GFLOP, over the rival's"] = _factor(logs.mean, logs.low, logs.high, logs.n)
     test = (
         f"operations at equal {measure} over the rival's, paired t-interval of the logarithm over seeds: supported if below 1 at "
         "every budget but the cheapest, contradicted if above 1 at each of them"

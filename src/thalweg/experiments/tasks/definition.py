@@ -298,7 +298,7 @@ def _shrunk(study: TaskStudyConfig) -> dict[str, str]:
         f"{own.seeds} seeds instead of {source.seeds}": own.seeds < source.seeds,
     }
     smaller = [phrase for phrase, holds in reductions.items() if holds]
-    long = "where T(n) is above n, trained to shorter lengths with about as many passes"
+    long = "tasks that need more than n passes at length n trained to shorter lengths, for about as many passes"
     return {"Shrunk against the source": f"{', '.join([*smaller, long])}{_differing(study)}"} if smaller else {}
 
 
