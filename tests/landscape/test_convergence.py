@@ -141,9 +141,7 @@ def test_the_number_that_is_named_is_the_first_that_is_enough(tolerance):
 def test_equal_batches_are_refused_as_they_do_not_tell_how_much_batches_differ(copies, differ):
     probe = LandscapeProbe(top=1, probes=2, dtype=torch.float64)
     drawn = batches()[:differ] * copies
-    with pytest.raises(
-        BadInputError, match=rf"^batches: given 6 batches of which {differ} differ, expected at least 4 different"
-    ):
+    with pytest.raises(BadInputError, match=rf"^batches: given 6 batches of which {differ} differ, expected at least 4 different"):
         probe.converge(squares, nn.Linear(WIDTH, 1, bias=False).double(), drawn)
 
 

@@ -156,6 +156,12 @@ def sign_of(estimate: Interval) -> int:
     return 1 if estimate.mean > 0 else -1
 
 
+def equal_within(estimate: Interval, margin: float) -> bool:
+    """Whether the whole 95 % interval, over enough seeds, is nearer to zero than a margin."""
+    known = estimate.n >= MIN_SEEDS and estimate.low is not None and estimate.high is not None
+    return known and -margin < estimate.low and estimate.high < margin  # type: ignore[operator]
+
+
 def by_sign(estimate: Interval) -> str:
     """The decision on the claim "greater than zero": "supported", "undecided" or "contradicted" (see `sign_of`)."""
     return {1: "supported", 0: "undecided", -1: "contradicted"}[sign_of(estimate)]

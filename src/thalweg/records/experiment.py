@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from thalweg.records.run import Cell, Provenance, Verdict
 
-GOAL, GOAL_DROP, HALTING = 0.7, 1.0, 0.02
+GOAL, GOAL_DROP, MARGIN = 0.7, 1.0, 0.02
 """Goals of the study of tasks.
 
 The share of Looped's cost that SHIFT may need; the largest drop at a switch in percentage points; and the largest difference in
-exact match at which a halting rule counts as equal to halting after T(n) passes.
+exact match at which one way counts as as good as another: an arm as Looped, a halting rule as halting after T(n) passes.
 """
 
 ALONG = ("shift", "shift-short")

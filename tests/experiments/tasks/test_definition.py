@@ -277,6 +277,25 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     assert better["Is shift out of the trained range as good as Looped?"].verdict == "it is lower on parity"
 
 
+@pytest.mark.parametrize(
+    ("beyond", "verdict"),
+    [
+        ((0.80, 0.80, 0.80), "it is equal on parity"),
+        ((0.85, 0.86, 0.87), "it is higher on parity"),
+        ((0.795, 0.80, 0.80), "it is at most 2 points lower on parity"),  # [-0.9, +0.6]
+        ((0.79, 0.79, 0.791), "it is at most 2 points lower on parity"),  # lower, by a point
+        ((0.74, 0.75, 0.76), "it is lower on parity"),
+        ((0.77, 0.83, 0.79), "undecided on parity"),
+    ],
+)
+def test_as_good_as_looped_is_at_most_two_points_lower(beyond, verdict):
+    looped = {seed: planted(RISING) for seed in range(3)}
+    fixed = {seed: measured(1.0, 1.0, 0.80) for seed in range(3)}
+    own = {seed: measured(1.0, 1.0, value) for seed, value in enumerate(beyond)}
+    found = answers_of([outcome("looped", looped, fixed, looped), outcome("shift", looped, own, looped)])
+    assert found["Is shift out of the trained range as good as Looped?"].verdict == verdict
+
+
 def test_each_arm_is_asked_by_itself_what_it_costs():
     looped, shift = ({seed: planted(RISING, seconds) for seed in range(3)} for seconds in (10.0, 6.0))
     never = {seed: planted([0.2] * 11, 4.0) for seed in range(3)}

@@ -9,10 +9,8 @@ from thalweg.experiments.frontier.arms import STAGED, constant
 from thalweg.experiments.frontier.source import FrontierConfig
 from thalweg.experiments.metrics import Pairs, by_sign, cell, too_few
 from thalweg.intervals import interval
+from thalweg.records.experiment import MARGIN
 from thalweg.records.run import TaskLength, Verdict
-
-_MARGIN = 0.02
-"""Exact match by which an arm may be lower and still count as no worse."""
 
 
 def error_curves(records: Mapping[str, Mapping[float, Pairs]], samples: int) -> Curves:
@@ -46,7 +44,7 @@ def exact_match_answers(curves: Curves, beyond: Mapping[str, Mapping[int, float]
         return []
     differences = [beyond[STAGED][seed] - beyond[looped][seed] for seed in sorted(beyond[STAGED].keys() & beyond[looped].keys())]
     change = interval(differences)
-    shifted = interval([difference + _MARGIN for difference in differences])
+    shifted = interval([difference + MARGIN for difference in differences])
     numbers = {
         "exact match beyond, staged": cell(list(beyond[STAGED].values())),
         f"exact match beyond, {looped}": cell(list(beyond[looped].values())),
@@ -55,10 +53,10 @@ def exact_match_answers(curves: Curves, beyond: Mapping[str, Mapping[int, float]
     return [
         against(curves, plan, STAGED, looped, "T(n) passes", measure="share of wrong answers"),
         Verdict(
-            f"Beyond the trained lengths staged is at most {100 * _MARGIN:g} points worse than T(n) passes at equal operations",
+            f"Beyond the trained lengths staged is at most {100 * MARGIN:g} points worse than T(n) passes at equal operations",
             too_few(change.n) or by_sign(shifted),
             "mean over the tested lengths that were not trained, at the largest budget; supported if the lower end of the paired "
-            f"interval is above -{_MARGIN:g}, contradicted if the upper end is below",
+            f"interval is above -{MARGIN:g}, contradicted if the upper end is below",
             numbers,
             source="ours",
         ),

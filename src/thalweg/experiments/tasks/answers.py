@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from thalweg.experiments.drop import paired_drops
-from thalweg.experiments.metrics import Pairs, as_cell, paired, seeds_needed, sign_of, too_few
+from thalweg.experiments.metrics import MIN_SEEDS, Pairs, as_cell, paired, seeds_needed, sign_of, too_few
 from thalweg.experiments.tasks.outcomes import LEARNED, trained_accuracy
 from thalweg.intervals import Interval, interval
-from thalweg.records.experiment import ALONG, CONTROLS, GOAL, GOAL_DROP, HALTING, SWITCHING, Share, Table, TaskOutcome
+from thalweg.records.experiment import ALONG, CONTROLS, GOAL, GOAL_DROP, MARGIN, SWITCHING, Share, Table, TaskOutcome
 from thalweg.records.run import Cell, Verdict
 
+_UNDECIDED = "undecided on"
 _RIGHT = 0.95
 """Exact match at which a length beyond the training lengths counts as generalised."""
 
@@ -178,13 +179,25 @@ def beyond_gaps(outcomes: Outcomes, longest: Mapping[str, int], arm: str, rival:
 
 def _against_looped(question: str, what: str, gaps: Mapping[str, Interval]) -> Verdict:
     """The answer that differences from Looped give, by task; ``what`` names the number."""
-    words = {-1: "it is lower on", 0: "undecided on", 1: "it is higher on", None: "it is equal on"}
-    kinds = {task: None if gap.low == gap.high == 0 else sign_of(gap) for task, gap in gaps.items()}
-    groups = {word: [task for task, kind in kinds.items() if kind == sign] for sign, word in words.items()}
-    answer = "; ".join(f"{word} {names_or_none(tasks)}" for word, tasks in groups.items() if tasks)
+    groups: dict[str, list[str]] = {}
+    for task, gap in gaps.items():
+        groups.setdefault(_compared(gap), []).append(task)
+    answer = "; ".join(f"{word} {names_or_none(tasks)}" for word, tasks in groups.items())
     numbers = {f"{what}, {task}": as_cell(gap) for task, gap in gaps.items()}
     told = answered(answer, {task: gap.n for task, gap in gaps.items()})
-    return Verdict(question, told, numbers=numbers, seeds_needed=seeds_needed(*((gap, 0.0) for gap in gaps.values())))
+    unsure = [(gap, -MARGIN) for gap in gaps.values() if _compared(gap) == _UNDECIDED]
+    return Verdict(question, told, numbers=numbers, seeds_needed=seeds_needed(*unsure))
+
+
+def _compared(gap: Interval) -> str:
+    """How an arm's exact match compares with Looped's, to be followed by tasks."""
+    if gap.n < MIN_SEEDS or gap.low is None:
+        return _UNDECIDED
+    if gap.low == gap.high == 0:
+        return "it is equal on"
+    if gap.low > -MARGIN:
+        return "it is higher on" if gap.low > 0 else f"it is at most {100 * MARGIN:g} points lower on"
+    return "it is lower on" if sign_of(gap) < 0 else _UNDECIDED
 
 
 def _out_of_range(outcome: TaskOutcome, longest: int) -> dict[int, float]:
@@ -216,7 +229,7 @@ def halting(outcomes: Outcomes) -> Verdict:
                 if outcome.lengths and accuracy:
                     gap = _largest_gap(accuracy, outcome.accuracy)
                     numbers[f"largest gap over lengths and seeds, {rule}, {name}"] = Cell(gap, n=len(outcome.seeds))
-                    passing[rule] += [name] if gap <= HALTING and not too_few(len(outcome.seeds)) else []
+                    passing[rule] += [name] if gap <= MARGIN and not too_few(len(outcome.seeds)) else []
                     counts[name] = len(outcome.seeds)
     question = "On which learned tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
     answer = "; ".join(f"{rule}: {names_or_none(tasks)}" for rule, tasks in passing.items())

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thalweg.errors import plural
-from thalweg.experiments.metrics import MIN_SEEDS, seeds_needed, sign_of, too_few
+from thalweg.experiments.metrics import MIN_SEEDS, equal_within, seeds_needed, sign_of, too_few
 from thalweg.experiments.share import operations
 from thalweg.experiments.tasks.answers import Outcomes, Runs, beyond_gaps, by_task, end_gaps, right_beyond
 from thalweg.experiments.tasks.outcomes import shares_of
 from thalweg.experiments.words import factor, listed
 from thalweg.intervals import Interval, interval
-from thalweg.records.experiment import SWITCHING, FirstScreen
+from thalweg.records.experiment import MARGIN, SWITCHING, FirstScreen
 from thalweg.report.page import seeds_words
 
 _ASKED = (
@@ -25,6 +25,7 @@ _ASKED = (
     "thalweg asks which tasks generalise, whether stages get there sooner, and what simpler controls do."
 )
 _NONE = "no difference in any seed"
+_SMALL = f"equal within {100 * MARGIN:g} points"
 _CONTROL = {"shift": "looped-fast", "shift-short": "looped-short"}
 """Arm of SHIFT -> Looped without stages whose lengths grow as fast, or over as few updates."""
 _STAGES = {
@@ -109,13 +110,25 @@ def _by_task(gaps: Gaps, shown: Callable[[Interval], str]) -> list[str]:
     return [f"{task} {_NONE if _equal(gap) else shown(gap)}{_open(gap)}" for task, gap in gaps.items()]
 
 
+def _by_task_in_points(gaps: Gaps) -> list[str]:
+    """The same for differences of exact match, where a small one is one that does not matter."""
+    small = {task: gap for task, gap in gaps.items() if equal_within(gap, MARGIN) and not _equal(gap)}
+    told = dict(zip(gaps, _by_task(gaps, _points), strict=True))
+    return [f"{task} {_points(gap)} ({_SMALL})" if (gap := small.get(task)) else words for task, words in told.items()]
+
+
 def _equal(gap: Interval) -> bool:
     """Whether there is no difference in any of several seeds."""
     return gap.low == gap.high == gap.mean == 0
 
 
+def _known(gap: Interval) -> bool:
+    """Whether it is decided which of two exact matches is higher, or that they are equal."""
+    return bool(sign_of(gap)) or _equal(gap) or equal_within(gap, MARGIN)
+
+
 def _open(gap: Interval) -> str:
-    """That a number is not decided, with the seeds that would decide it at the spread seen; empty where it is decided."""
+    """That a difference is not decided, with the seeds that would decide it at the spread seen; empty where it is decided."""
     if sign_of(gap) or _equal(gap):
         return ""
     words = seeds_words(seeds_needed((gap, 0.0))).removesuffix(" at the spread seen")
@@ -153,7 +166,7 @@ def _trained(outcomes: Outcomes, arms: Sequence[str]) -> str:
 def _looping(gaps: Gaps) -> str:
     """Is Looped more often right than one pass beyond the trained lengths?"""
     start = "Right answers beyond the trained lengths, Looped (as many passes as the task sets for a length) minus one pass"
-    return _sentence(start, _by_task(gaps, _points))
+    return _sentence(start, _by_task_in_points(gaps))
 
 
 def _generalising(outcomes: Outcomes, longest: Mapping[str, int]) -> str:
@@ -181,7 +194,7 @@ def _against_control(arm: str, gaps: Gaps) -> str:
 
 def _end(arm: str, gaps: Gaps) -> str:
     """Is SHIFT as often right as Looped when the training ends?"""
-    return _sentence(f"Right answers on the trained lengths when the training ends, {arm} minus Looped", _by_task(gaps, _points))
+    return _sentence(f"Right answers on the trained lengths when the training ends, {arm} minus Looped", _by_task_in_points(gaps))
 
 
 def _sure(seeds: int, missing: bool) -> str:
@@ -190,9 +203,10 @@ def _sure(seeds: int, missing: bool) -> str:
     most = "at most " if missing else ""
     return (
         f"Numbers are means over {most}{plural(seeds, 'seed')}, geometric ones of ratios; comparisons are paired by seed. A 95 % "
-        f"interval stands in brackets; where it holds no difference, nothing is decided.{few} Seeds that would decide something "
-        "are estimated from the spread seen. Operations are counted, not timed, so a busy machine gives the same numbers. All arms "
-        "of a task start from one learning rate, which was not tuned for each; models are small, and other sizes may differ."
+        "interval stands in brackets; where it holds no difference, nothing is decided, unless all of it lies within "
+        f"{100 * MARGIN:g} points.{few} Seeds that would decide something are estimated from the spread seen. "
+        "Operations are counted, not timed, so a busy machine gives the same numbers. All arms of a task start from one "
+        "learning rate, which was not tuned for each; models are small, and other sizes may differ."
     )
 
 
@@ -220,12 +234,12 @@ class _Decided:
 
 def _decided(looping: Gaps, of_single: _Costs, arm: str, of_arm: _Costs, ends: Gaps, control: Gaps) -> _Decided:
     """Sort the tasks."""
-    loop = [task for task, gap in looping.items() if sign_of(gap) > 0]
+    loop = [task for task, gap in looping.items() if sign_of(gap) > 0 and not equal_within(gap, MARGIN)]
     one_pass = [task for task, gap in of_single.ratios.items() if sign_of(gap) < 0 and task not in loop]
-    open_beyond = [task for task in one_pass if task not in looping or not (sign_of(looping[task]) or _equal(looping[task]))]
+    open_beyond = [task for task in one_pass if task not in looping or not _known(looping[task])]
     others = [task for task in (*of_arm.ratios, *of_arm.missed) if task not in one_pass]
     cheaper = [task for task in others if task in of_arm.ratios and sign_of(of_arm.ratios[task]) < 0]
-    lower = [task for task in cheaper if task in ends and sign_of(ends[task]) < 0]
+    lower = [task for task in cheaper if task in ends and sign_of(ends[task]) < 0 and not equal_within(ends[task], MARGIN)]
     stage = [task for task in cheaper if task not in lower]
     simpler = [task for task in stage if task in control and sign_of(control[task]) >= 0]
     closed = [task for task in one_pass if task not in open_beyond]

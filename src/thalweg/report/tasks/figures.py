@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from thalweg.records.experiment import HALTING, SWITCHING, TaskOutcome, TaskStudySummary
+from thalweg.records.experiment import MARGIN, SWITCHING, TaskOutcome, TaskStudySummary
 from thalweg.records.run import RunRecord
 from thalweg.report.figures import Drawn, Grouped, draw_band, drawn, score, setup
 from thalweg.report.panels import COLOURS, FIRST_WIDTH, STYLE, arm_line, shortened
@@ -37,7 +37,7 @@ from thalweg.report.tasks.stages import stages_drawn
 
 Dashes = tuple[float | None, float | None]
 """Lengths of dash and gap, in line widths; ``(None, None)`` is a solid line."""
-_NEAR = 100 * HALTING
+_NEAR = 100 * MARGIN
 """Percentage points below T(n) within which halting by confidence counts as equally good."""
 _LOOPING = {"looped": (2.6, 7.5), "shift": (1.2, 5.0)}
 """Arms whose passes are varied after training -> widths of line and mark, points; the first is wider, so that both are seen."""
