@@ -249,6 +249,13 @@ def test_over_time_the_ends_are_told_for_the_four_arms(figures, runs) -> None:
     assert times_drawn(make_tasks(seeds=1), {}) is None
 
 
+def test_disturbed_times_are_drawn_over_operations(study, runs) -> None:
+    found = next(one for one in draw_tasks(replace(study, disturbed="Other work ran."), runs) if one.name == "accuracy-over-time")
+    ends = [runs[f"addition-single-seed{k}"].evaluations[-1] for k in (0, 1)]
+    assert f" % after {np.mean([end.flops for end in ends]) / 1e12:.3g} TFLOP" in found.alt
+    assert "over counted operations" in found.caption
+
+
 def test_halting_shows_differences_in_points(study, axes) -> None:
     draw_gaps(axes, (5, 10), np.array([[1.0, 3.0], [-2.0, 0.0]]), "most confident, per batch")
     line, points = axes.lines
@@ -284,6 +291,22 @@ def test_tasks_without_shift_have_no_row(study) -> None:
     assert saved_drawn(replace(study, outcomes=(one_of(study, "copy", "looped"),))) is None
 
 
+def test_disturbed_seconds_have_no_column(study) -> None:
+    """All arms with a share of operations keep their row, also those that never switch."""
+    outcomes = tuple(replace(one, share_seconds=None) for one in study.outcomes)
+    control = replace(one_of(study, "parity", "shift"), arm="looped-fast", share_seconds=None, drop=Cell(None))
+    disturbed = replace(study, outcomes=(*outcomes, control))
+    rows = saved_rows(disturbed)
+    assert [axes.get_xlabel() for axes in figure_saved(rows).axes] == [
+        "share of Looped's operations",
+        "largest drop at a switch (points)",
+    ]
+    assert "looped-fast" in [one.arm for one in rows.values()]
+    found = saved_drawn(disturbed)
+    assert "There is no share of its training time" in found.caption
+    assert "time" not in found.alt
+
+
 def test_shares_are_dots_with_intervals_on_a_logarithmic_axis(study) -> None:
     one = replace(one_of(study, "parity", "shift"), share_flops=Share(0.4, 0.3, 0.5, 2, 0))
     share, operations, drop = figure_saved({0: one, 1: one_of(study, "copy", "shift")}).axes
@@ -313,7 +336,7 @@ def test_runs_that_never_got_there_end_in_arrows_at_the_edge(study) -> None:
     assert arrows[never].get_transform() == axes.get_yaxis_transform()
     (whole,) = [line for line in axes.lines if list(line.get_ydata()) == [3, 3]]
     assert list(whole.get_xdata()) == [0.6, arrows[3].get_xdata()[0]]
-    assert "copy, shift: share of time 0.80 (not reached in 1 of 3 runs), of operations " in saved_drawn(some).alt
+    assert "copy, shift: share of time 0.80 (not reached in 1 of 3 runs), share of operations " in saved_drawn(some).alt
 
 
 def test_panels_are_filled_row_by_row_and_labelled_at_the_rim() -> None:

@@ -5,7 +5,8 @@ Shape letters: N tested lengths, P passes, S seeds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -15,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from thalweg.records.experiment import MARGIN, SWITCHING, TaskOutcome, TaskStudySummary
-from thalweg.records.run import RunRecord
+from thalweg.records.run import EvaluationRecord, RunRecord
 from thalweg.report.figures import Drawn, Grouped, draw_band, drawn, score, setup
 from thalweg.report.panels import COLOURS, FIRST_WIDTH, STYLE, arm_line, shortened
 from thalweg.report.switching.figures import REACH, at_switch, draw_switches
@@ -248,36 +249,56 @@ def switches_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Dr
     return drawn(figure, "switch-by-task", "What does the switch do to the exact match?", caption, alt)
 
 
+@dataclass(frozen=True)
+class _Cost:
+    """What is along the axis of the figure of `times_drawn`."""
+
+    name: str
+    label: str
+    unit: str
+    take: Callable[[EvaluationRecord], float]
+
+
+_TIME = _Cost("training time", "training time (s), evaluation left out", "s", lambda e: e.seconds)
+_OPERATIONS = _Cost("counted operations", "counted operations (TFLOP)", "TFLOP", lambda e: e.flops / 1e12)
+
+
 def times_drawn(summary: TaskStudySummary, grouped: dict[str, Grouped]) -> Drawn | None:
-    """The figure of the held-out exact match over training time; None where there are no runs of the arms shown."""
+    """The figure of the held-out exact match over training time, or over counted operations where other work disturbed the time.
+
+    None where there are no runs of the arms shown.
+    """
     by_task = chosen(grouped, _TIMED, lambda run: True)
     if not by_task:
         return None
-    figure, panels = panels_of(list(by_task), "training time (s), evaluation left out", "held-out exact match (%)")
+    cost = _OPERATIONS if summary.disturbed else _TIME
+    figure, panels = panels_of(list(by_task), cost.label, "held-out exact match (%)")
     for task, arms in by_task.items():
         for arm, runs in arms.items():
-            draw_band(panels[task], arm, runs, lambda e: e.seconds, score("held-out", "all", "accuracy", 100))
+            draw_band(panels[task], arm, runs, cost.take, score("held-out", "all", "accuracy", 100))
         panels[task].set_ylim(-4, 104)
         panels[task].set_xlim(left=0)
         whole_ticks(panels[task])
     common_legend(figure)
     caption = (
-        "Held-out exact match on all trained lengths over training time. Lines: mean over seeds on the stretch that all seeds "
+        f"Held-out exact match on all trained lengths over {cost.name}. Lines: mean over seeds on the stretch that all seeds "
         f"cover; bands: 95 % t-interval, cut at the axis. {setup(summary)}"
     )
-    numbers = "; ".join(f"{task}, {arm} {_end_in_words(runs)}" for task, arms in by_task.items() for arm, runs in arms.items())
+    numbers = "; ".join(
+        f"{task}, {arm} {_end_in_words(runs, cost)}" for task, arms in by_task.items() for arm, runs in arms.items()
+    )
     alt = (
-        "A panel for each task: held-out exact match over seconds, a line for each arm; further left is sooner. At the "
+        f"A panel for each task: held-out exact match over {cost.name}, a line for each arm; further left is sooner. At the "
         f"end: {numbers}."
     )
     return drawn(figure, "accuracy-over-time", "Who gets there first?", caption, alt)
 
 
-def _end_in_words(runs: Sequence[RunRecord]) -> str:
-    """Mean exact match and time of the last evaluation, as text."""
+def _end_in_words(runs: Sequence[RunRecord], cost: _Cost) -> str:
+    """Mean exact match and cost of the last evaluation, as text."""
     ends = [run.evaluations[-1] for run in runs]
     accuracy = np.mean([100 * end.scores["held-out"]["all"].accuracy for end in ends])
-    return f"{accuracy:.1f} % after {np.mean([end.seconds for end in ends]):.0f} s"
+    return f"{accuracy:.1f} % after {np.mean([cost.take(end) for end in ends]):.3g} {cost.unit}"
 
 
 def halting_drawn(summary: TaskStudySummary) -> Drawn | None:

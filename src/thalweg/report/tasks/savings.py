@@ -19,16 +19,27 @@ COMPARED = (*SWITCHING, *CONTROLS)
 
 
 def saved_rows(summary: TaskStudySummary) -> dict[int, TaskOutcome]:
-    """Row -> outcome that has a share of time or a drop; rows of a task lie together, with one free row between tasks."""
+    """Row -> outcome that has a share of Looped's cost or a drop; rows of a task lie together, with one free row between tasks."""
     rows: dict[int, TaskOutcome] = {}
     row = 0
     for task in summary.tasks:
         by_arm = {outcome.arm: outcome for outcome in summary.outcomes if outcome.task == task}
         present = [by_arm[arm] for arm in COMPARED if arm in by_arm]
-        shown = [outcome for outcome in present if outcome.share_seconds is not None or outcome.drop.mean is not None]
+        shown = [outcome for outcome in present if _shares(outcome) or outcome.drop.mean is not None]
         rows |= {row + place: outcome for place, outcome in enumerate(shown)}
         row += len(shown) + bool(shown)
     return rows
+
+
+def _shares(outcome: TaskOutcome) -> dict[str, Share]:
+    """Kind of cost -> share of it; without time where other work disturbed the seconds."""
+    shares = {"time": outcome.share_seconds, "operations": outcome.share_flops}
+    return {kind: share for kind, share in shares.items() if share is not None}
+
+
+def _kinds(rows: dict[int, TaskOutcome]) -> list[str]:
+    """The kinds of cost of which some row has a share; operations always."""
+    return ["time", "operations"] if any("time" in _shares(outcome) for outcome in rows.values()) else ["operations"]
 
 
 def _saved_dot(share: Share | None) -> Dot:
@@ -43,56 +54,62 @@ def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
     rows = saved_rows(summary)
     if not rows:
         return None
+    if "time" in _kinds(rows):
+        columns = "Shares of Looped's training time (left) and of its counted operations (middle), and drop at the switch (right)."
+    else:
+        columns = (
+            "Share of Looped's counted operations (left), and drop at the switch (right). There is no share of its training time, "
+            "as other work on the machine disturbed the seconds."
+        )
     caption = (
-        "Shares of Looped's training time (left) and of its counted operations (middle), and drop at the "
-        "switch (right). A share is "
-        "the cost of reaching Looped's final exact match on trained lengths less one point, over Looped's own cost, on a "
-        "logarithmic axis; other work on the machine does not disturb operations. The drop is the largest fall of the held-out "
-        "exact match below its best so far, from a switch until 400 updates after its onset; of several switches the largest. "
-        "Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: some runs "
-        "did not reach the goal; "
-        "the dot is then the median, the line begins at the smallest share, and there is no dot where the median run did not reach "
-        f'it. "-": no number. {setup(summary)}'
+        f"{columns} A share is the cost of reaching Looped's final exact match on trained lengths less one point, over Looped's "
+        "own cost, on a logarithmic axis; other work on the machine does not disturb operations. The drop is the largest fall of the "
+        "held-out exact match below its best so far, from a switch until 400 updates after its onset; of several switches the "
+        "largest. Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: some runs did not reach "
+        "the goal; the dot is then the median, the line begins at the smallest share, and there is no dot where the median run did "
+        f'not reach it. "-": no number. {setup(summary)}'
     )
     numbers = "; ".join(f"{outcome.task}, {outcome.arm}: {_saved_in_words(outcome)}" for outcome in rows.values())
+    kinds = ", ".join(f"share of Looped's {kind}" for kind in _kinds(rows))
     alt = (
-        "A row for each task and arm with a dot in each of three columns, further left is better: share of Looped's time, "
-        f"share of its operations, drop in percentage points. {numbers}."
+        f"A row for each task and arm with a dot in each column, further left is better: {kinds}, "
+        f"drop in percentage points. {numbers}."
     )
     return drawn(figure_saved(rows), "cost-saved", "How much does SHIFT save, and what does a switch cost?", caption, alt)
 
 
 def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
-    """Dots with one row for each task and arm: shares of time and operations, and the drop at the switch."""
+    """Dots with one row for each task and arm: shares of time, where there are any, and of operations, and the drop."""
     figure = Figure(figsize=(WIDTH, 0.2 * max(rows) + 1.6), layout="constrained")
-    time, operations, drop = figure.subplots(1, 3, sharey=True)
-    for axes, label, name in ((time, "time", "share_seconds"), (operations, "operations", "share_flops")):
+    kinds = _kinds(rows)
+    *columns, drop = figure.subplots(1, len(kinds) + 1, sharey=True)
+    for axes, kind in zip(columns, kinds, strict=True):
         axes.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
         axes.axvline(GOAL, color="#555555", linewidth=1.0, dashes=(1, 1.5), label=f"goal, {GOAL:g}")
-        _draw_shares(axes, rows, name)
-        axes.set_xlabel(f"share of Looped's {label}")
+        _draw_shares(axes, rows, kind)
+        axes.set_xlabel(f"share of Looped's {kind}")
     for row, outcome in rows.items():
         draw_dot(drop, row, cell_dot(outcome.drop), COLOURS[outcome.arm])
     scale_of(drop, COLUMNS[-1])
     if all(outcome.drop.mean is None for outcome in rows.values()):
         drop.set_xticks([])
     drop.set_xlabel("largest drop at a switch (points)")
-    for axes in (time, operations, drop):
+    for axes in (*columns, drop):
         axes.tick_params(axis="y", length=0)
     rows_of: dict[str, list[int]] = {}
     for row, outcome in rows.items():
         rows_of.setdefault(outcome.task, []).append(row)
     middles = [(places[0] + places[-1]) / 2 for places in rows_of.values()]
-    time.set_yticks(middles, [shortened(task) for task in rows_of], fontsize=8.5, parse_math=False)
-    time.set_ylim(max(rows) + 0.8, -0.8)
+    drop.set_yticks(middles, [shortened(task) for task in rows_of], fontsize=8.5, parse_math=False)
+    drop.set_ylim(max(rows) + 0.8, -0.8)
     arms = [arm for arm in COMPARED if any(outcome.arm == arm for outcome in rows.values())]
     common_legend(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
     return figure
 
 
-def _draw_shares(axes: Axes, rows: dict[int, TaskOutcome], name: str) -> None:
+def _draw_shares(axes: Axes, rows: dict[int, TaskOutcome], kind: str) -> None:
     """Draw one kind of shares on a logarithmic axis; arrows of runs that did not reach the goal end at its right edge."""
-    dots = {row: _saved_dot(getattr(outcome, name)) for row, outcome in rows.items()}
+    dots = {row: _saved_dot(_shares(outcome).get(kind)) for row, outcome in rows.items()}
     known = [x for dot in dots.values() for x in dot.known] + [GOAL, 1.0]
     low, high = min(known) / 1.15, max(known) * 1.25
     axes.set_xlim(low, high)
@@ -104,11 +121,11 @@ def _draw_shares(axes: Axes, rows: dict[int, TaskOutcome], name: str) -> None:
 
 def _saved_in_words(outcome: TaskOutcome) -> str:
     """Shares and drop of a row, as text."""
-    shares = f"share of time {_share_in_words(outcome.share_seconds)}, of operations {_share_in_words(outcome.share_flops)}"
-    return f"{shares}, drop {digits(outcome.drop.mean, '.1f')}"
+    shares = [f"share of {kind} {_share_in_words(share)}, " for kind, share in _shares(outcome).items()]
+    return f"{''.join(shares)}drop {digits(outcome.drop.mean, '.1f')}"
 
 
-def _share_in_words(share: Share | None) -> str:
+def _share_in_words(share: Share) -> str:
     """A share and how many runs did not reach the goal, as text."""
-    missed = f" (not reached in {share.censored} of {share.n} runs)" if share and share.censored else ""
-    return digits(None if share is None else share.value, ".2f") + missed
+    missed = f" (not reached in {share.censored} of {share.n} runs)" if share.censored else ""
+    return digits(share.value, ".2f") + missed
