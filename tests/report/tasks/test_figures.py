@@ -244,7 +244,7 @@ def test_over_time_the_ends_are_told_for_the_four_arms(figures, runs) -> None:
     accuracy = np.mean([end.scores["held-out"]["all"].accuracy for end in ends])
     seconds = np.mean([end.seconds for end in ends])
     alt = figures["accuracy-over-time"].alt
-    assert f"addition, single {100 * accuracy:.1f} % after {seconds:.0f} s" in alt
+    assert f"addition, single {100 * accuracy:.1f} % after {seconds:.3g} s" in alt
     assert alt.count("addition, ") == 4
     assert times_drawn(make_tasks(seeds=1), {}) is None
 
