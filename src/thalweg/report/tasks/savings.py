@@ -62,11 +62,12 @@ def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
             "as other work on the machine disturbed the seconds."
         )
     caption = (
-        f"{columns} A share is the cost of reaching Looped's final exact match on trained lengths less one point, over Looped's "
-        "own cost, on a logarithmic axis; other work on the machine does not disturb operations. The drop is the largest fall of "
-        "the held-out exact match below its best so far, from a switch until 400 updates after its onset; of several switches "
-        "the largest. Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the edge: some runs did not reach "
-        "the goal; the dot is then the median, the line begins at the smallest share, and there is no dot where the median run did "
+        f"{columns} A share is the cost of reaching Looped's final exact match on trained lengths less one point, over "
+        "Looped's own cost, on a logarithmic axis; other work on the machine does not disturb operations. The drop is the "
+        "largest fall of the held-out exact match below its best so far, from a switch until 400 updates after its onset; of "
+        "several switches the largest. Dots: mean over seeds (of shares: geometric); lines: 95 % intervals. Arrows at the "
+        "edge: some runs did not reach the goal; the dot is then the median, the line begins at the smallest share, and there "
+        "is no dot where the median run did "
         f'not reach it. "-": no number. {setup(summary)}'
     )
     numbers = "; ".join(f"{outcome.task}, {outcome.arm}: {_saved_in_words(outcome)}" for outcome in rows.values())
