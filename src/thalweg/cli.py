@@ -63,7 +63,10 @@ _Count = Annotated[int | None, _Digits]
 
 
 def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a function as a command that first checks its numbers against the bounds in their types."""
+    """Register a function as a command that first checks its numbers against the bounds in their types.
+
+    An option with an empty value, as an unset variable of a shell gives it, is refused: it would silently mean the default.
+    """
     hints, signature = typing.get_type_hints(function, include_extras=True), inspect.signature(function)
 
     @app.command
@@ -71,10 +74,18 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     def checked(*arguments: Any, **options: Any) -> None:
         for name, value in signature.bind(*arguments, **options).arguments.items():
             if name in hints:
-                refuse(hints[name], value, f"--{name.strip('_').replace('_', '-')}")
+                option = _option(name, hints[name])
+                require(value != "" or name not in options, option, value, f"a value; leave {option} out for the default")
+                refuse(hints[name], value, option)
         function(*arguments, **options)
 
     return checked
+
+
+def _option(name: str, hint: Any) -> str:
+    """The option of an argument on the command line."""
+    named = [name for part in getattr(hint, "__metadata__", ()) for name in getattr(part, "name", None) or ()]
+    return named[0] if named else f"--{name.strip('_').replace('_', '-')}"
 
 
 _STUDIES = ("markov", "text", "tasks")

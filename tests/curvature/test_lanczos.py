@@ -146,7 +146,7 @@ def test_a_start_vector_of_another_length_is_refused():
 
 
 def test_a_start_vector_of_zeros_is_refused():
-    with pytest.raises(BadInputError, match="start vector: given 'zeros', expected a vector of positive length"):
+    with pytest.raises(BadInputError, match="start vector: given zeros, expected a vector of positive length"):
         lanczos(torch.eye(2), torch.zeros(2), 1)
 
 

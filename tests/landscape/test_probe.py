@@ -312,7 +312,8 @@ def test_a_remembered_point_is_as_good_as_a_measured_one(method):
 
 
 def test_auto_is_exact_where_time_and_memory_allow():
-    found = probe("auto", exact_seconds=1e9).measure(quadratic, Point(), [with_values(VALUES)])
+    with threads(1):
+        found = probe("auto", exact_seconds=1e9).measure(quadratic, Point(), [with_values(VALUES)])
     assert found.how == "exact"
     assert found.reason.startswith("exact: 40 parameters, about ")
     assert found.reason.endswith(" expected of 277,777 h 46 min allowed")
@@ -362,7 +363,7 @@ def test_products_take_one_thread_where_several_wait_for_each_other(monkeypatch,
 
     def loss(model, matrix):
         used.append(torch.get_num_threads())
-        time.sleep(0.005 if torch.get_num_threads() == slow else 0)
+        time.sleep(0.01 if torch.get_num_threads() == slow else 0)
         return quadratic(model, matrix)
 
     found = probe("auto", exact_seconds=1.0, lanczos=10, products="differences")
@@ -373,7 +374,7 @@ def test_products_take_one_thread_where_several_wait_for_each_other(monkeypatch,
     assert record.how == "matrix-free"
     assert set(used[-20:]) == {quick}
     (expected,) = found.seconds_without.values()
-    assert expected < 0.005 * record.products
+    assert expected < 0.01 * 224  # products, each of which would wait at least once
 
 
 def test_ranks_choose_by_the_times_of_the_first(monkeypatch):

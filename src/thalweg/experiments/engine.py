@@ -50,7 +50,7 @@ def make(experiment: Experiment, folder: Path, workers: int, as_json: bool, exec
     with locked(folder, experiment.kind):
         claim(experiment, folder)
         report = shlex.join(["thalweg", "report", str(folder)])
-        Screen(stderr=True).say(f"{experiment.kind}: `{report}` in another terminal writes the page of what is complete by then")
+        Screen(stderr=True).say(f"{experiment.kind}: `{report}` in another terminal shows what is complete so far")
         failed: dict[str, str] = {}
         tried: set[str] = set()
         while jobs := [job for job in experiment.jobs(folder) if job.name not in tried]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import ranks
-from thalweg.bounds import Whole
+from thalweg.bounds import Whole, of_their_kind
 from thalweg.curvature.containers import tensors_in
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.hessian import Hessian
@@ -70,6 +70,7 @@ class LandscapeSeries:
         BadInputError: no batches, or a number out of its range.
     """
 
+    @of_their_kind
     def __init__(
         self,
         folder: str | Path,
@@ -102,6 +103,7 @@ class LandscapeSeries:
             self._own = shared_out(self.batches)
         return self._own
 
+    @of_their_kind
     def begin(self, step: int) -> None:
         """Begin or resume after ``step`` updates: records of later updates are dropped, as these updates are made again."""
         self.records, self._started = [], time.perf_counter()
@@ -113,12 +115,14 @@ class LandscapeSeries:
             self.probe.method = self.records[0].how  # a series is not mixed
         self.seconds = sum(record.seconds for record in self.records)
 
+    @of_their_kind
     def due(self, step: int) -> bool:
         """Whether a point is measured after ``step`` updates."""
         if any(record.step == step for record in self.records):
             return False
         return step & (step - 1) == 0 if self.every is None else step % self.every == 0
 
+    @of_their_kind
     def measure(self, model: nn.Module, step: int) -> LandscapeRecord:
         """Measure a point and write its record; in a process group every rank must call it.
 
@@ -137,6 +141,7 @@ class LandscapeSeries:
         self.seconds += time.perf_counter() - began
         return record
 
+    @of_their_kind
     def finish(self, model: nn.Module, step: int) -> None:
         """Measure the end of the training, the plane if one is wanted, and write the summary."""
         if not any(record.step == step for record in self.records):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from thalweg import ranks
 from thalweg.curvature.hessian import Hessian
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import rademacher
@@ -55,14 +56,26 @@ def product_seconds(operator: Operator) -> tuple[float, int]:
     """Time of one Hessian-vector product in seconds, and the number of CPU threads that it takes, see `fastest`."""
     count = 1 if operator.device.type == "cpu" else min(TOGETHER, operator.dim)
     vectors = rademacher(operator, 0, 0).unsqueeze(1).repeat(1, count)
-    seconds, number = fastest(lambda: operator @ vectors, operator.device, times=4)
+    # A product is shared out between ranks, so all of them make as many.
+    alone = ranks.same(_has_threads(operator.device))
+    seconds, number = fastest(lambda: operator @ vectors, times=4, alone=alone)
     return seconds / count, number
 
 
-def fastest(call: Callable[[], Tensor], device: torch.device, times: int) -> tuple[float, int]:
+def _has_threads(device: torch.device) -> bool:
+    """Whether operations of a device may be divided between threads."""
+    return device.type == "cpu" and torch.get_num_threads() > 1
+
+
+def fastest(call: Callable[[], Tensor], times: int, alone: bool) -> tuple[float, int]:
     """Time of the fastest of some calls in seconds, and PyTorch's number of threads, or 1 where one thread is twice as fast.
 
     On cores that other work uses too, threads wait for each other (measured: 30 ms for a product that takes one thread 1 ms).
+
+    Args:
+        call: what is timed.
+        times: number of calls, and as many again with one thread.
+        alone: whether one thread is tried as well.
     """
 
     def timed() -> float:
@@ -70,13 +83,12 @@ def fastest(call: Callable[[], Tensor], device: torch.device, times: int) -> tup
         float(call().sum())  # `float` waits for the device
         return time.perf_counter() - started
 
-    number = torch.get_num_threads()
-    together = min(timed() for _ in range(times))
-    if device.type != "cpu" or number == 1:
+    number, together = torch.get_num_threads(), min(timed() for _ in range(times))
+    if not alone:
         return together, number
     with threads(1):
-        alone = min(timed() for _ in range(times))
-    return (alone, 1) if alone < together / 2 else (together, number)
+        single = min(timed() for _ in range(times))
+    return (single, 1) if single < together / 2 else (together, number)
 
 
 def eigen_seconds(dim: int, device: torch.device, noise: bool) -> float:
@@ -89,4 +101,4 @@ def _eigen_rate(device: torch.device) -> float:
     """Seconds divided by P^3, from one small problem; larger problems were measured to be up to a third cheaper."""
     drawn = torch.from_numpy(stream(0, "probes").standard_normal((SMALL, SMALL))).to(device)
     matrix = drawn + drawn.T
-    return fastest(lambda: torch.linalg.eigvalsh(matrix), device, times=2)[0] / SMALL**3
+    return fastest(lambda: torch.linalg.eigvalsh(matrix), times=2, alone=_has_threads(device))[0] / SMALL**3

@@ -45,6 +45,8 @@ class LayerProbe:
     def __init__(self, by: By = "layer", probe: LandscapeProbe | None = None) -> None:
         if by not in get_args(By):
             raise unknown("by", str(by), get_args(By))
+        if not isinstance(probe, LandscapeProbe | None):
+            raise BadInputError(f"probe: given {type(probe).__name__}, expected a LandscapeProbe")
         if probe is not None and probe.pairs:
             raise BadInputError("probe: given one with pairs to balance, expected none: a block alone has no gauge")
         self.by: By = by

@@ -197,7 +197,7 @@ class LandscapeProbe:
 
         Args:
             loss_fn, model, batches, params: as for `thalweg.curvature.hessian.Hessian`.
-            step: number of updates made so far, at least 0, for the record.
+            step: number of updates made so far, at least 0; it stands in the record. Points are compared in the order of the calls.
             progress: see `Progress`.
             noise: whether the differences between batches enter the threshold of an exact point (one dense Hessian for each batch,
                 and their plain mean, so that all batches must have equal counts); no effect on a matrix-free point. One process
@@ -393,8 +393,7 @@ class LandscapeProbe:
         without = ranks.same(self.seconds_without.get(context.key, 0.0))
         if known is None and self.exact_seconds:
             operator = self.operator(context, progress)
-            product, self.threads = product_seconds(operator)
-            product = ranks.same(product)
+            product, self.threads = ranks.same(product_seconds(operator))
             seconds, without = seconds + COLUMN * dim * product, operator.expected * product
             self.seconds_without[context.key] = without
         variant: _Variant = "exact" if self.exact_seconds and seconds <= max(self.exact_seconds, without) else "matrix-free"

@@ -25,9 +25,7 @@ def test_a_small_frontier_is_made_and_reported_again(tmp_path: Path, capsys: pyt
     told = capsys.readouterr()
     summary = json.loads(told.out)
     first, *others = told.err.splitlines()
-    assert (
-        first == f"frontier: `thalweg report {tmp_path / 'made'}` in another terminal writes the page of what is complete by then"
-    )
+    assert first == f"frontier: `thalweg report {tmp_path / 'made'}` in another terminal shows what is complete so far"
     assert others[0] == "frontier: 4 runs, 0 complete already, 2 at a time; the others follow from these"
     tenths = [line for line in others if "of the work" in line]
     assert re.fullmatch(

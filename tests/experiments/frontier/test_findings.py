@@ -35,10 +35,11 @@ def screen(single: float, two: float, staged: float, noise: tuple[float, ...] = 
 def test_planted_answers_are_found() -> None:
     looping, staging, depth = screen(4.0, 0.3, 0.6).found
     assert looping.startswith(
-        f"2 passes are better than one at {PLAN.budgets[-1]:g} GFLOP (billion operations of a whole training): they end with 0.27 ["
+        f"2 passes are better than one pass at {PLAN.budgets[-1]:g} GFLOP (billion operations of a whole training): "
+        "they end with 0.27 ["
     )  # (0.3 / 4) ** 0.5
     assert "; 6 passes throughout end with 0.50 [" in looping  # (1 / 4) ** 0.5
-    assert looping.endswith("] times the loss of one.")  # so it is at every budget
+    assert looping.endswith("] times one pass's loss.")  # so it is at every budget
     assert staging.startswith(
         "If the model must run 6 passes, training in stages saves operations. To reach the loss that 6 passes"
     )
@@ -50,7 +51,7 @@ def test_planted_answers_are_found() -> None:
 
 def test_the_opposite_plant_gives_the_opposite_sentences() -> None:
     looping, staging, depth = screen(0.3, 2.0, 1.6).found
-    assert looping.startswith("No number of passes that was tried is better than one at 422 GFLOP")
+    assert looping.startswith("No number of passes that was tried is better than one pass at 422 GFLOP")
     assert staging.startswith("If the model must run 6 passes, training in stages costs operations.")
     assert "1 had the lowest mean loss at every budget" in depth
 
@@ -67,9 +68,9 @@ def test_a_best_depth_that_is_not_shown_to_be_better_at_cheaper_budgets_says_so(
             last,
         ]
     looping = first_screen(made, PLAN, 15_000).found[0]
-    assert looping.startswith("2 passes are better than one at 422 GFLOP")
+    assert looping.startswith("2 passes are better than one pass at 422 GFLOP")
     undecided = " and ".join(f"{budget:g}" for budget in others)
-    told = f" the loss of one. 2 passes are worse than one at {cheap:g} GFLOP; whether 2 passes are better than one is not decided"
+    told = f" one pass's loss. 2 passes are worse than one at {cheap:g} GFLOP; whether 2 passes are better than one is not decided"
     assert looping.endswith(f"{told} at {undecided} GFLOP.")
 
 
@@ -87,7 +88,7 @@ def test_how_the_rates_were_chosen_is_part_of_how_sure_it_is(plan, told: str) ->
 def test_what_noise_hides_is_not_decided_and_asks_for_seeds() -> None:
     noise = (0.3, -0.25, 0.05)
     found = screen(1.2, 1.1, 0.9, noise).found
-    assert found[0].startswith("Whether 6 passes are better than one is not decided at 422 GFLOP")
+    assert found[0].startswith("Whether 6 passes are better than one pass is not decided at 422 GFLOP")
     # The loop that is compared is the best of those with 2 or 6 passes: the arms in second and third place.
     logs = [0.5 * math.log(1.0 / 1.2) + noise[(seed + 2) % 3] - noise[seed % 3] for seed in range(3)]
     effect = abs(np.mean(logs)) / np.std(logs, ddof=1)

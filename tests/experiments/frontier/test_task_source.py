@@ -142,6 +142,15 @@ def test_a_task_of_ones_own_has_a_frontier(tmp_path, monkeypatch):
         plan_frontier("largest_of_n:Smallest", "quick")
 
 
+def test_a_task_that_contradicts_itself_is_refused_before_any_run(tmp_path, monkeypatch):
+    wrong = "class Wrong(Largest):\n    def oracle(self, query, length):\n        return [min(query)]\n"
+    (tmp_path / "wrong_of_n.py").write_text(OWN + wrong)
+    monkeypatch.chdir(tmp_path)
+    study = FrontierStudy(plan_frontier("wrong_of_n:Wrong", "quick"))
+    with pytest.raises(BadInputError, match="the oracle disagrees with the answer"):
+        study.check()
+
+
 @pytest.mark.parametrize(("task", "most"), [("parity", 170), ("addition", 1300)])
 def test_the_largest_budget_is_what_looped_costs_in_the_study_of_tasks(task, most):
     assert plan_frontier(task, "quick").budgets == (most / 4, most / 2, most)

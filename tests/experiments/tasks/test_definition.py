@@ -282,8 +282,9 @@ def test_answers_are_by_task_and_the_worst_seed_counts():
     [
         ((0.80, 0.80, 0.80), "it is equal on parity"),
         ((0.85, 0.86, 0.87), "it is higher on parity"),
-        ((0.795, 0.80, 0.80), "it is at most 2 points lower on parity"),  # [-0.9, +0.6]
-        ((0.79, 0.79, 0.791), "it is at most 2 points lower on parity"),  # lower, by a point
+        ((0.795, 0.80, 0.80), "it is equal within 2 points on parity"),
+        ((0.79, 0.79, 0.791), "it is equal within 2 points on parity"),
+        ((0.81, 0.82, 0.84), "it is higher or at most 2 points lower on parity"),
         ((0.74, 0.75, 0.76), "it is lower on parity"),
         ((0.77, 0.83, 0.79), "undecided on parity"),
     ],

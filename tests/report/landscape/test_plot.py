@@ -98,6 +98,16 @@ def test_what_is_no_landscape_is_refused(given: Any) -> None:
         tw.plot(given)
 
 
+def test_what_is_no_record_in_a_list_of_them_is_told(points: list[LandscapeRecord]) -> None:
+    with pytest.raises(BadInputError, match=r"^records: given int in a list of LandscapeRecord, expected"):
+        tw.plot([points[0], 3])
+
+
+def test_equal_curves_are_both_seen(points: list[LandscapeRecord]) -> None:
+    first, second = tw.plot({"a": points, "b": points}).axes[0].lines[:2]
+    assert first.is_dashed() != second.is_dashed()
+
+
 def test_the_name_without_records_is_told(points: list[LandscapeRecord]) -> None:
     with pytest.raises(BadInputError, match=r"^records of b: given nothing, expected"):
         tw.plot({"a": points, "b": []})

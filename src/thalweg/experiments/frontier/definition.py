@@ -77,7 +77,8 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         )
 
     def check(self) -> None:
-        """Refuse budgets that do not pay for an arm's stages, and a device that is not there."""
+        """Refuse data that contradict themselves, budgets that do not pay for an arm's stages, and a device that is not there."""
+        self.source.check()
         plan, setting = self.plan, self.plan.settings[0]
         refuse_misfits(self.source.run(plan, arm, budget, setting, 0) for arm in plan.arms for budget in plan.budgets)
 
@@ -214,8 +215,8 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         best, loss = best_constant(curves, plan), self.loss.capitalize()
         caption = (
             f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
-            "better. Points: geometric mean over seeds. Bars, drawn beside each other: its 95 % interval, with the differences "
-            "between seeds that all arms share taken out; the intervals of the table contain them. Grey: the lowest of all arms."
+            "better. Points: geometric mean over seeds. Bars, drawn beside each other: the 95 % interval of what sets the arm "
+            "apart from the others of its seed (the table has the interval of each arm by itself). Grey: the lowest of all arms."
         )
         figure = frontier_figure(curves, names, STAGED, constant(best) if best else "", self.loss)
         return [Picture("frontier", "Loss over operations", figure, caption, frontier_alt(curves, names, loss.lower()))]

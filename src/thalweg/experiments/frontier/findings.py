@@ -57,12 +57,12 @@ def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
         return []
     at = f"at {amount(plan.budgets[last])} GFLOP (billion operations of a whole training)"
     start = {
-        -1: f"{best} passes are better than one {at}: they end with",
-        0: f"Whether {best} passes are better than one is not decided {at}: they end with",
-        1: f"No number of passes that was tried is better than one {at}: {best} passes end with",
+        -1: f"{best} passes are better than one pass {at}: they end with",
+        0: f"Whether {best} passes are better than one pass is not decided {at}: they end with",
+        1: f"No number of passes that was tried is better than one pass {at}: {best} passes end with",
     }[sign_of(gap)]
     deepest = loss_ratio(curves.get(constant(plan.loops), {}), curves[constant(1)], last) if best != plan.loops else None
-    rest = "" if deepest is None else f"; {plan.loops} passes throughout end with {factor(deepest)} times the loss of one"
+    rest = "" if deepest is None else f"; {plan.loops} passes throughout end with {factor(deepest)} times one pass's loss"
     return [f"{start} {factor(gap)} times its loss{_open(gap)}{rest}.{_cheaper(curves, plan, best, sign_of(gap))}"]
 
 

@@ -132,6 +132,9 @@ class Source(ABC):
     def arms(self, loops: int) -> tuple[str, ...]:
         """Every arm for T passes."""
 
+    def check(self) -> None:  # noqa: B027
+        """Refuse data that contradict themselves, before anything is trained."""
+
     @abstractmethod
     def arm_words(self, arm: str, loops: int) -> tuple[str, str]:
         """The name of an arm in a legend, and its definition in a sentence."""

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from thalweg.data.find_task import find_task
+from thalweg.data.find_task import checked_task, find_task
 from thalweg.errors import require
 from thalweg.experiments.frontier.arms import STAGED, constant
 from thalweg.experiments.frontier.source import DECAY, GIGA, FrontierConfig, Preset, Setting, Source, require_paid
@@ -64,6 +64,9 @@ class TaskSource(Source):
         updates, grow = run.training.steps, run.data.grow  # type: ignore[union-attr]
         most = float(f"{updates * self._mean_price(grow / updates, self.recipe.loops) / GIGA:.2g}")
         return {"quick": Preset(0, (most / 4, most / 2, most), (2e-3, 4e-3), _GROWTHS, 1, 3)}
+
+    def check(self) -> None:
+        checked_task(self.name, self.recipe.data.used_lengths)
 
     def passes(self, preset: str, asked: int) -> int:
         usual = self.recipe.loops

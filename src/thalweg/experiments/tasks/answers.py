@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from thalweg.experiments.drop import paired_drops
-from thalweg.experiments.metrics import MIN_SEEDS, Pairs, as_cell, paired, seeds_needed, sign_of, too_few
+from thalweg.experiments.metrics import MIN_SEEDS, Pairs, as_cell, equal_within, paired, seeds_needed, sign_of, too_few
 from thalweg.experiments.tasks.outcomes import LEARNED, trained_accuracy
 from thalweg.intervals import Interval, interval
 from thalweg.records.experiment import ALONG, CONTROLS, GOAL, GOAL_DROP, MARGIN, SWITCHING, Share, Table, TaskOutcome
@@ -195,8 +195,10 @@ def _compared(gap: Interval) -> str:
         return _UNDECIDED
     if gap.low == gap.high == 0:
         return "it is equal on"
+    if equal_within(gap, MARGIN):
+        return f"it is equal within {100 * MARGIN:g} points on"
     if gap.low > -MARGIN:
-        return "it is higher on" if gap.low > 0 else f"it is at most {100 * MARGIN:g} points lower on"
+        return "it is higher on" if gap.low > 0 else f"it is higher or at most {100 * MARGIN:g} points lower on"
     return "it is lower on" if sign_of(gap) < 0 else _UNDECIDED
 
 

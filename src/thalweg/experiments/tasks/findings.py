@@ -25,7 +25,6 @@ _ASKED = (
     "thalweg asks which tasks generalise, whether stages get there sooner, and what simpler controls do."
 )
 _NONE = "no difference in any seed"
-_SMALL = f"equal within {100 * MARGIN:g} points"
 _CONTROL = {"shift": "looped-fast", "shift-short": "looped-short"}
 """Arm of SHIFT -> Looped without stages whose lengths grow as fast, or over as few updates."""
 _STAGES = {
@@ -105,16 +104,9 @@ def _control_gaps(runs: Runs, arm: str) -> dict[str, Interval]:
     return gaps
 
 
-def _by_task(gaps: Gaps, shown: Callable[[Interval], str]) -> list[str]:
-    """Each task with its number, and whether that is decided."""
-    return [f"{task} {_NONE if _equal(gap) else shown(gap)}{_open(gap)}" for task, gap in gaps.items()]
-
-
-def _by_task_in_points(gaps: Gaps) -> list[str]:
-    """The same for differences of exact match, where a small one is one that does not matter."""
-    small = {task: gap for task, gap in gaps.items() if equal_within(gap, MARGIN) and not _equal(gap)}
-    told = dict(zip(gaps, _by_task(gaps, _points), strict=True))
-    return [f"{task} {_points(gap)} ({_SMALL})" if (gap := small.get(task)) else words for task, words in told.items()]
+def _by_task(gaps: Gaps, shown: Callable[[Interval], str], margin: float = 0.0) -> list[str]:
+    """Each task with its number, and whether that is decided; a difference within the margin does not matter."""
+    return [f"{task} {_NONE if _equal(gap) else shown(gap)}{_open(gap, margin)}" for task, gap in gaps.items()]
 
 
 def _equal(gap: Interval) -> bool:
@@ -122,13 +114,10 @@ def _equal(gap: Interval) -> bool:
     return gap.low == gap.high == gap.mean == 0
 
 
-def _known(gap: Interval) -> bool:
-    """Whether it is decided which of two exact matches is higher, or that they are equal."""
-    return bool(sign_of(gap)) or _equal(gap) or equal_within(gap, MARGIN)
-
-
-def _open(gap: Interval) -> str:
-    """That a difference is not decided, with the seeds that would decide it at the spread seen; empty where it is decided."""
+def _open(gap: Interval, margin: float = 0.0) -> str:
+    """That a difference is within the margin, or not decided, with the seeds that would decide it; empty where it is decided."""
+    if not _equal(gap) and equal_within(gap, margin):
+        return f" (equal within {100 * margin:g} points)"
     if sign_of(gap) or _equal(gap):
         return ""
     words = seeds_words(seeds_needed((gap, 0.0))).removesuffix(" at the spread seen")
@@ -166,7 +155,7 @@ def _trained(outcomes: Outcomes, arms: Sequence[str]) -> str:
 def _looping(gaps: Gaps) -> str:
     """Is Looped more often right than one pass beyond the trained lengths?"""
     start = "Right answers beyond the trained lengths, Looped (as many passes as the task sets for a length) minus one pass"
-    return _sentence(start, _by_task_in_points(gaps))
+    return _sentence(start, _by_task(gaps, _points, MARGIN))
 
 
 def _generalising(outcomes: Outcomes, longest: Mapping[str, int]) -> str:
@@ -181,7 +170,7 @@ def _generalising(outcomes: Outcomes, longest: Mapping[str, int]) -> str:
 def _cost(arm: str, costs: _Costs) -> str:
     """What does an arm spend until it is as often right as Looped?"""
     name = "one pass" if arm == "single" else _STAGES.get(arm, arm)
-    start = f"Operations that {name} takes for Looped's final score on the trained lengths, less one point, over what Looped takes"
+    start = f"Operations that {name} takes to come within a point of Looped's final score on the trained lengths, over Looped's own"
     return _sentence(start, [*_by_task(costs.ratios, _times), *(f"{task} {told}" for task, told in costs.missed.items())])
 
 
@@ -194,7 +183,8 @@ def _against_control(arm: str, gaps: Gaps) -> str:
 
 def _end(arm: str, gaps: Gaps) -> str:
     """Is SHIFT as often right as Looped when the training ends?"""
-    return _sentence(f"Right answers on the trained lengths when the training ends, {arm} minus Looped", _by_task_in_points(gaps))
+    start = f"Right answers on the trained lengths when the training ends, {arm} minus Looped"
+    return _sentence(start, _by_task(gaps, _points, MARGIN))
 
 
 def _sure(seeds: int, missing: bool) -> str:
@@ -236,7 +226,8 @@ def _decided(looping: Gaps, of_single: _Costs, arm: str, of_arm: _Costs, ends: G
     """Sort the tasks."""
     loop = [task for task, gap in looping.items() if sign_of(gap) > 0 and not equal_within(gap, MARGIN)]
     one_pass = [task for task, gap in of_single.ratios.items() if sign_of(gap) < 0 and task not in loop]
-    open_beyond = [task for task in one_pass if task not in looping or not _known(looping[task])]
+    known = [task for task, gap in looping.items() if sign_of(gap) or _equal(gap) or equal_within(gap, MARGIN)]
+    open_beyond = [task for task in one_pass if task not in known]
     others = [task for task in (*of_arm.ratios, *of_arm.missed) if task not in one_pass]
     cheaper = [task for task in others if task in of_arm.ratios and sign_of(of_arm.ratios[task]) < 0]
     lower = [task for task in cheaper if task in ends and sign_of(ends[task]) < 0 and not equal_within(ends[task], MARGIN)]
@@ -263,6 +254,9 @@ def _advice(tasks: _Decided) -> str:
         sentences.append(f"On {listed(tasks.lower)} {arm} saves operations but ends lower: only where that is enough.")
     if tasks.rest:
         sentences.append(f"On {listed(tasks.rest)} nothing shows that {arm} saves operations: if you loop, loop throughout.")
+        unknown = [task for task in tasks.rest if task not in tasks.loop]
+        if unknown:
+            sentences.append(f"On {listed(unknown)} it was not shown that loops get further than one pass.")
     if not sentences:
         return "Nothing that was trained here is shown to be better: more seeds, or the arms single, looped and shift, may decide."
     return " ".join([*sentences, "Measure again at the size that you will train."])

@@ -23,6 +23,8 @@ from thalweg.report.panels import COLOURS, STYLE, dashes_of, draw_mean_and_band,
 
 _SPARE = ("#E69F00", "#000000", "#882255")
 """Colours of arms that no study has."""
+_SPARE_DASHES = ((None, None), (4, 2), (1.5, 1))
+"""Dashes of their lines, so that equal curves are both seen."""
 _FEW = 20
 """Most points of a curve that are marked."""
 _NARROW = 10
@@ -163,7 +165,12 @@ def draw_over_training(axes: Axes, arms: Arms, panel: Panel, curves: dict[str, C
 
 def colour_of(arm: str, number: int) -> str:
     """The colour of an arm, or of one of its runs; ``number`` chooses a spare colour where no study has such an arm."""
-    return COLOURS.get(arm.rsplit("-seed", 1)[0]) or _SPARE[number % len(_SPARE)]
+    return COLOURS.get(_without_seed(arm)) or _SPARE[number % len(_SPARE)]
+
+
+def _without_seed(arm: str) -> str:
+    """The arm of a run "ARM-seedN"; any other name as it is."""
+    return arm.rsplit("-seed", 1)[0]
 
 
 def draw_curve(axes: Axes, arm: str, number: int, curve: Band, error: np.ndarray | None = None) -> None:
@@ -177,7 +184,8 @@ def draw_curve(axes: Axes, arm: str, number: int, curve: Band, error: np.ndarray
         error: standard error over probes, ``(X,)``; none by default.
     """
     colour, marks = colour_of(arm, number), {"marker": "o", "markersize": 3} if len(curve.x) <= _FEW else {}
-    draw_mean_and_band(axes, curve, color=colour, label=plain(arm), linewidth=1.5, dashes=dashes_of(arm), **marks)
+    dashes = dashes_of(arm) if _without_seed(arm) in COLOURS else _SPARE_DASHES[number % len(_SPARE_DASHES)]
+    draw_mean_and_band(axes, curve, color=colour, label=plain(arm), linewidth=1.5, dashes=dashes, **marks)
     if error is not None and (rough := error > 0).any():
         axes.errorbar(curve.x[rough], curve.mean[rough], error[rough], fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.5)
 

@@ -63,7 +63,9 @@ def figure_layers(records: Sequence[LayerRecord]) -> Figure:
     panels[0].set_yticks(range(len(names)), labels, fontsize=7)
     if len(points) == 1:
         panels[0].invert_yaxis()  # an image begins at the top anyway
-    _letters(panels[0], points, names)
+    if _letters(panels[0], points, names):
+        meanings = ", ".join(f"{letter} {name}" if letter != name else letter for name, letter in _LETTERS.items())
+        figure.supxlabel(f"letters: class of the block's valley ({meanings})", fontsize=8)
     return figure
 
 
@@ -106,14 +108,17 @@ def _map(figure: Figure, axes: Axes, cells: np.ndarray, steps: Sequence[int], bo
     axes.grid(visible=False)
 
 
-def _letters(axes: Axes, points: Sequence[LayerRecord], names: Sequence[str]) -> None:
-    """The class of each exact block, in its cell or at the foot of its bar."""
+def _letters(axes: Axes, points: Sequence[LayerRecord], names: Sequence[str]) -> bool:
+    """Write the class of each exact block into its cell or at the foot of its bar; returns whether there is any."""
     if len(points) * len(names) > _MOST_LETTERS:
-        return
+        return False
+    written = False
     for row, name in enumerate(names):
         for column, point in enumerate(points):
             split = point.layers[name].split if name in point.layers else None
             if split is not None:
                 over_bar = {} if len(points) > 1 else {"transform": axes.get_yaxis_transform()}
                 place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6, "color": "white"} | over_bar
+                written = True
                 axes.text(column if len(points) > 1 else 0.04, row, _LETTERS[split.name], **place)
+    return written

@@ -141,7 +141,10 @@ def _runs(given: Any) -> list[RunLandscape]:
         return [] if landscape is None else [landscape]
     if not isinstance(given, Sequence) or not given:
         raise BadInputError(f"records: given {type(given).__name__}, expected {_EXPECTED}")
-    if all(isinstance(item, LandscapeRecord) for item in given):
+    other = next((item for item in given if not isinstance(item, LandscapeRecord)), None)
+    if other is not None and any(isinstance(item, LandscapeRecord) for item in given):
+        raise BadInputError(f"records: given {type(other).__name__} in a list of LandscapeRecord, expected {_EXPECTED}")
+    if other is None:
         points = tuple(sorted(given, key=lambda record: record.step))
         again = [one.step for one, other in itertools.pairwise(points) if one.step == other.step]
         require(
@@ -170,7 +173,7 @@ def _split_figure(arms: Arms) -> Figure:
     _draw_classes(last, arms, steps)
     if any(unclear.values()):
         figure.supxlabel(
-            f"hollow: no gap of {PLATEAU:g} decades around the threshold, which therefore decides the count", fontsize=8
+            f"hollow: the threshold lies in no gap of {PLATEAU:g} decades, so another one would give another count", fontsize=8
         )
     if len(arms) > 1:
         legend_below(figure, labelled(figure.axes), len(arms))

@@ -296,7 +296,7 @@ def contours(figure: Figure, axes: Axes, plane: dict[str, np.ndarray]) -> None:
     bar = figure.colorbar(filled, ax=axes, pad=0.02, aspect=24)
     ticks = [float(levels[i]) for i in _TICK_LEVELS]
     bar.set_ticks(ticks, labels=[f"{level:.4g}" for level in ticks])
-    bar.set_label("loss (nats)")
+    bar.set_label("loss (logarithmic above the lowest)")
     axes.grid(visible=False)
     if "path" in plane:
         x, y = plane["path"].T
