@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter, Token, UnknownOptionError
+from cyclopts import App, CycloptsError, Parameter, Token, UnknownCommandError, UnknownOptionError
 
 from thalweg.bounds import Number, Seed, Threads, Whole, refuse
 from thalweg.errors import BadInputError, InstallationError, StudyError, ThalwegError, require, shown, synonyms, unknown
@@ -722,6 +722,9 @@ def call(arguments: list[str]) -> int:
     """Run a command and return its exit code; print an error as one line on standard error."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
+    except UnknownCommandError as error:
+        commands = [name for name in app if not name.startswith("-")]  # cyclopts lists the first eight
+        return _fail(str(unknown("command", (error.unused_tokens or arguments)[0], commands)), 2)
     except UnknownOptionError as error:
         return _fail(str(_unknown_option(error, arguments)), 2)
     except CycloptsError as error:
