@@ -40,6 +40,9 @@ def test_importing_thalweg_does_not_import_torch() -> None:
     [
         (["study", "tasks", "--task", ""], "--task: given '', expected a value; leave --task out for the default"),
         (["study", "markov", "--arms="], "--arms: given '', expected a value"),
+        (["frontier", "markov", "--out="], "--out: given '', expected a value"),
+        (["train", "run.toml", "--set", ""], "--set: given '', expected a value"),
+        (["report", ""], "argument: given '', expected a value"),
         (["study", "markow"], "unknown study 'markow'; did you mean 'markov'"),
         (["study", "markov", "--preset", "papper"], "unknown preset 'papper'; did you mean 'paper'"),
         (["study", "markov", "--arms", "single,lopped"], "unknown arm 'lopped'; did you mean 'looped'"),

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import itertools
 import math
 import os
+import re
 import sys
 import typing
 import warnings
@@ -63,10 +65,7 @@ _Count = Annotated[int | None, _Digits]
 
 
 def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a function as a command that first checks its numbers against the bounds in their types.
-
-    An option with an empty value, as an unset variable of a shell gives it, is refused: it would silently mean the default.
-    """
+    """Register a function as a command that first checks its numbers against the bounds in their types."""
     hints, signature = typing.get_type_hints(function, include_extras=True), inspect.signature(function)
 
     @app.command
@@ -74,18 +73,10 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     def checked(*arguments: Any, **options: Any) -> None:
         for name, value in signature.bind(*arguments, **options).arguments.items():
             if name in hints:
-                option = _option(name, hints[name])
-                require(value != "" or name not in options, option, value, f"a value; leave {option} out for the default")
-                refuse(hints[name], value, option)
+                refuse(hints[name], value, f"--{name.strip('_').replace('_', '-')}")
         function(*arguments, **options)
 
     return checked
-
-
-def _option(name: str, hint: Any) -> str:
-    """The option of an argument on the command line."""
-    named = [name for part in getattr(hint, "__metadata__", ()) for name in getattr(part, "name", None) or ()]
-    return named[0] if named else f"--{name.strip('_').replace('_', '-')}"
 
 
 _STUDIES = ("markov", "text", "tasks")
@@ -718,16 +709,31 @@ def _several_processes() -> bool:
     return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
 
 
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuse an empty value, as an unset variable of a shell gives it: it would silently mean the default, or the present folder.
+
+    Raises:
+        BadInputError: names the option.
+    """
+    for before, given in itertools.pairwise(["", *arguments]):
+        alone = re.fullmatch(r"(--[\w-]+)=", given)
+        if alone or not given:
+            option = alone[1] if alone else before if before.startswith("--") else ""
+            expected = f"a value; leave {option} out for the default" if option else "a value"
+            raise BadInputError(f"{option or 'argument'}: given '', expected {expected}")
+
+
 def call(arguments: list[str]) -> int:
     """Run a command and return its exit code; print an error as one line on standard error."""
     try:
+        _refuse_empty(arguments)
         app(arguments, exit_on_error=False, print_error=False)
-    except UnknownCommandError as error:
-        commands = [name for name in app if not name.startswith("-")]  # cyclopts lists the first eight
-        return _fail(str(unknown("command", (error.unused_tokens or arguments)[0], commands)), 2)
     except UnknownOptionError as error:
         return _fail(str(_unknown_option(error, arguments)), 2)
     except CycloptsError as error:
+        if isinstance(error, UnknownCommandError) and not arguments[0].startswith("-"):
+            commands = [name for name in app if not name.startswith("-")]  # cyclopts lists the first eight
+            return _fail(str(unknown("command", arguments[0], commands)), 2)
         command = " ".join(["thalweg", *(name for name in arguments[:1] if name in app)])
         return _fail(f"{' '.join(str(error).split()).rstrip('., ')}; `{command} --help` has an example", 2)
     except StudyError as error:

@@ -342,14 +342,13 @@ def shown(value: object) -> str:
     """
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if isinstance(value, Phrase):
-        return escape_hidden(value)
-    if isinstance(value, str | bytes):
+    if isinstance(value, str | bytes) and not isinstance(value, Phrase):
         text = escape_hidden(repr(value[:_LONGEST]))
         return text if len(value) <= _LONGEST else f"{text[:-1]}...{text[-1]} ({len(value):,} characters)"
     if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:
         return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
-    text = SHORT.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else repr(value)
+    containers = list | tuple | dict | set | frozenset
+    text = SHORT.repr(value) if isinstance(value, containers) else str(value) if isinstance(value, Phrase) else repr(value)
     text = escape_hidden(" ".join(text.split()) if "\n" in text else text)
     return text if len(text) <= 4 * _LONGEST else f"{text[: 4 * _LONGEST]}..."
 

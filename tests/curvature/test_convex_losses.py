@@ -137,5 +137,5 @@ def test_is_refused_in_one_line(name):
 def test_losses_of_a_fisher_must_be_a_vector():
     with pytest.raises(BadInputError, match=r"losses: given shape \(\), expected a tensor \(N,\) with the loss of each sample"):
         EmpiricalFisher(lambda m, b: functional.mse_loss(m(b[0]), b[1]), MODEL, batches(real))
-    with pytest.raises(BadInputError, match="losses: given 'int', expected a function"):
+    with pytest.raises(BadInputError, match="losses: given int, expected a function"):
         EmpiricalFisher(3, MODEL, batches(real))

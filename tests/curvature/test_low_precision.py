@@ -163,7 +163,7 @@ def test_what_rounding_hides_is_refused():
     ("attempt", "message"),
     [
         (lambda: LowPrecision(low().hessian, torch.float32), r"^dtype: given .*expected torch.bfloat16 or torch.float16"),
-        (lambda: LowPrecision(torch.eye(3)), r"^hessian: given 'Tensor', expected a Hessian"),
+        (lambda: LowPrecision(torch.eye(3)), r"^hessian: given Tensor, expected a Hessian"),
         (lambda: low().trace(references=1), r"^references: given 1, expected at least 2"),
         (lambda: low().noise(samples=1), r"^probes: given 1"),
     ],

@@ -329,8 +329,8 @@ def test_auto_is_matrix_free_where_time_does_not_allow_it():
 
 def timed(monkeypatch, eigen: float, product: float) -> None:
     """Let the eigenvalues of the exact point and each product be expected to take so many seconds."""
-    monkeypatch.setattr(module, "eigen_seconds", lambda *_: eigen)
-    monkeypatch.setattr(module, "product_seconds", lambda *_: (product, 1))
+    monkeypatch.setattr(module, "eigen_seconds", lambda *_: (eigen, False))
+    monkeypatch.setattr(module, "product_seconds", lambda *_: (product, False))
 
 
 def test_what_is_too_slow_for_a_class_says_so_and_how_to_get_it(monkeypatch):
@@ -358,7 +358,7 @@ def test_dear_products_lead_to_the_matrix_also_where_its_eigenvalues_alone_take_
 @pytest.mark.parametrize(("slow", "quick"), [(2, 1), (1, 2)])
 def test_products_take_one_thread_where_several_wait_for_each_other(monkeypatch, slow, quick):
     """A loss whose every call with two threads waits, as on cores that other work uses too; each product calls it."""
-    monkeypatch.setattr(module, "eigen_seconds", lambda *_: 1e9)
+    monkeypatch.setattr(module, "eigen_seconds", lambda *_: (1e9, False))
     used = []
 
     def loss(model, matrix):

@@ -66,7 +66,9 @@ class EmpiricalFisher(OutputOperator):
         seed: int | None = None,
     ) -> None:
         require(method != "differences", "method", method, "auto, recorded or rebuilt")
-        require(callable(losses), "losses", type(losses).__name__, "a function (model, batch) -> the losses (N,) of the samples")
+        require(
+            callable(losses), "losses", Phrase(type(losses).__name__), "a function (model, batch) -> the losses (N,) of the samples"
+        )
         self.losses = losses
         super().__init__(self.summed, model, batches, params, dtype, method, memory, mode, seed)
         self.report: CheckReport | None = self.settle(self.check) if check else None
@@ -78,7 +80,7 @@ class EmpiricalFisher(OutputOperator):
 
     def split(self, model: nn.Module, batch: Any) -> tuple[Outputs, None]:
         values = self.losses(model, batch)
-        given = Phrase(f"shape {tuple(values.shape)}") if isinstance(values, Tensor) else type(values).__name__
+        given = Phrase(f"shape {tuple(values.shape)}") if isinstance(values, Tensor) else Phrase(type(values).__name__)
         expected = "a tensor (N,) with the loss of each sample, as reduction='none' gives it"
         require(isinstance(values, Tensor) and values.dim() == 1 and len(values) > 0, "losses", given, expected)
         return (values,), None

@@ -84,7 +84,7 @@ class GaussNewton(OutputOperator):
         loss: Named | ConvexLoss = "cross-entropy",
     ) -> None:
         require(method != "differences", "method", method, "auto, recorded or rebuilt")
-        require(callable(outputs), "outputs", type(outputs).__name__, "a function (model, batch) -> (outputs, targets)")
+        require(callable(outputs), "outputs", Phrase(type(outputs).__name__), "a function (model, batch) -> (outputs, targets)")
         if not callable(loss) and loss not in get_args(Named):
             raise unknown("loss", str(loss), get_args(Named))
         self.outputs, self.ignore, self.loss = outputs, ignore, loss

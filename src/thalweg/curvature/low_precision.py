@@ -86,7 +86,7 @@ class LowPrecision:
     """
 
     def __init__(self, hessian: Hessian, dtype: torch.dtype = torch.bfloat16) -> None:
-        require(isinstance(hessian, Hessian), "hessian", type(hessian).__name__, "a Hessian")
+        require(isinstance(hessian, Hessian), "hessian", Phrase(type(hessian).__name__), "a Hessian")
         require(hessian.method != "differences", "hessian", Phrase("one by differences"), "auto, recorded or rebuilt")
         require(dtype in _LOW, "dtype", dtype, "torch.bfloat16 or torch.float16")
         self.hessian, self.low = hessian, _Rounded(hessian, dtype)

@@ -655,7 +655,7 @@ def listed(batches: Iterable[Any]) -> list[Any]:
         MemoryLimitError: more than `MOST_BATCHES` batches, or more bytes than half of the free memory.
     """
     single = isinstance(batches, Tensor | Mapping | str | np.ndarray) or not isinstance(batches, Iterable)
-    require(not single, "batches", type(batches).__name__, "a list of batches; for one batch write [batch]")
+    require(not single, "batches", Phrase(type(batches).__name__), "a list of batches; for one batch write [batch]")
     kept: list[Any] = _FromTuple() if isinstance(batches, tuple | _FromTuple) else []
     held, allowed = 0, memory.budget(None)
     for batch in batches:
@@ -703,7 +703,7 @@ def _checked_count(count: Any, index: int) -> float | None:
                 "loss alone, with other terms added to it"
             )
         plain = isinstance(count, np.ndarray) or (count.dtype != torch.bool and not count.is_complex())
-    require(plain, f"count of batch {index}", type(count).__name__, "a plain number; return the loss alone if it is none")
+    require(plain, f"count of batch {index}", Phrase(type(count).__name__), "a plain number; return the loss alone if it is none")
     number = float(count)  # type: ignore[arg-type]
     require(
         0 < number < float("inf"), f"count of batch {index}", number, "a positive number; leave out batches in which nothing counts"
@@ -746,7 +746,7 @@ def _check_arguments(loss_fn: Any, model: Any) -> None:
             f"loss_fn: given {name}, which compares outputs with targets, expected a function of (model, batch); write "
             f"lambda model, batch: {name}(model(batch[0]), batch[1])"
         )
-    require(callable(loss_fn), "loss_fn", type(loss_fn).__name__, "a function (model, batch) -> loss")
+    require(callable(loss_fn), "loss_fn", Phrase(type(loss_fn).__name__), "a function (model, batch) -> loss")
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ class Operator(abc.ABC):
             return self._of_named_parts(vectors)
         if isinstance(vectors, list | tuple):
             return self._of_parts(vectors)
-        require(isinstance(vectors, Tensor), "vectors", type(vectors).__name__, "a tensor (P,) or (P, k)")
+        require(isinstance(vectors, Tensor), "vectors", Phrase(type(vectors).__name__), "a tensor (P,) or (P, k)")
         vectors = vectors if vectors.layout == torch.strided else vectors.to_dense()
         if vectors.dim() not in (1, 2) or vectors.shape[0] != self.dim:
             shape = tuple(vectors.shape)
@@ -371,7 +371,7 @@ class FromFunction(Operator):
         layout: Layout | None = None,
         check: bool = True,
     ) -> None:
-        require(callable(function), "function", type(function).__name__, "a function v -> A v")
+        require(callable(function), "function", Phrase(type(function).__name__), "a function v -> A v")
         require(isinstance(dim, int) and dim >= 1, "dim", dim, "a whole number of at least 1, the length of v")
         require(dtype in _SYMMETRY_TOLERANCE, "dtype", dtype, "torch.float32 or torch.float64")
         require(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from thalweg.intervals import Interval, interval, seeds_to_decide, slope
 from thalweg.records.run import Cell, EvaluationRecord, RunRecord, Scores, Verdict
@@ -156,10 +157,40 @@ def sign_of(estimate: Interval) -> int:
     return 1 if estimate.mean > 0 else -1
 
 
-def equal_within(estimate: Interval, margin: float) -> bool:
-    """Whether the whole 95 % interval, over enough seeds, is nearer to zero than a margin."""
-    known = estimate.n >= MIN_SEEDS and estimate.low is not None and estimate.high is not None
-    return known and -margin < estimate.low and estimate.high < margin  # type: ignore[operator]
+Comparison = Literal["equal", "within", "higher", "not lower", "lower", "undecided"]
+
+
+def compared(gap: Interval, margin: float) -> Comparison:
+    """How one way compares with another, by the 95 % interval of the paired difference and a margin that does not matter.
+
+    Args:
+        gap: mean difference over seeds.
+        margin: at least 0.
+    Returns:
+        "equal": no difference in any seed; "within": the whole interval is nearer to zero than the margin; "higher" or "lower": it
+        excludes zero; "not lower": it lies above minus the margin; "undecided": none of these, or too few seeds.
+
+    Example:
+        >>> seeds = ([0.3, 0.4, 0.5], [0.001, 0.002, -0.001], [0.0, 0.01, 0.02], [-0.5, 0.5, 0.0])
+        >>> [compared(interval(gaps), 0.02) for gaps in seeds]
+        ['higher', 'within', 'not lower', 'undecided']
+    """
+    if gap.n < MIN_SEEDS or gap.low is None or gap.high is None:
+        return "undecided"
+    if gap.low == gap.high == 0:
+        return "equal"
+    if -margin < gap.low and gap.high < margin:
+        return "within"
+    if sign_of(gap):
+        return "higher" if gap.mean > 0 else "lower"
+    return "not lower" if gap.low > -margin else "undecided"
+
+
+def seeds_to_compare(gap: Interval, margin: float) -> int:
+    """Seeds at which `compared` would decide an undecided difference, at the spread seen; 0 where it is decided, or not known."""
+    if compared(gap, margin) != "undecided":
+        return 0
+    return min(filter(None, (seeds_to_decide(gap, bar) for bar in (0.0, -margin))), default=0)
 
 
 def by_sign(estimate: Interval) -> str:

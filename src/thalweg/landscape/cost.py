@@ -52,30 +52,29 @@ def matrix_bytes(dim: int, batches: int) -> int:
     return (_MATRIX_BYTES + (_NOISE_BYTES[0] + _NOISE_BYTES[1] * batches if batches else 0)) * dim**2
 
 
-def product_seconds(operator: Operator) -> tuple[float, int]:
-    """Time of one Hessian-vector product in seconds, and the number of CPU threads that it takes, see `fastest`."""
+def product_seconds(operator: Operator) -> tuple[float, bool]:
+    """Time of one Hessian-vector product in seconds, and whether one CPU thread is to be taken for it, see `fastest`."""
     count = 1 if operator.device.type == "cpu" else min(TOGETHER, operator.dim)
     vectors = rademacher(operator, 0, 0).unsqueeze(1).repeat(1, count)
     # A product is shared out between ranks, so all of them make as many.
-    alone = ranks.same(_has_threads(operator.device))
-    seconds, number = fastest(lambda: operator @ vectors, times=4, alone=alone)
-    return seconds / count, number
+    seconds, alone = fastest(lambda: operator @ vectors, times=4, try_alone=ranks.same(has_threads(operator.device)))
+    return seconds / count, alone
 
 
-def _has_threads(device: torch.device) -> bool:
+def has_threads(device: torch.device) -> bool:
     """Whether operations of a device may be divided between threads."""
     return device.type == "cpu" and torch.get_num_threads() > 1
 
 
-def fastest(call: Callable[[], Tensor], times: int, alone: bool) -> tuple[float, int]:
-    """Time of the fastest of some calls in seconds, and PyTorch's number of threads, or 1 where one thread is twice as fast.
+def fastest(call: Callable[[], Tensor], times: int, try_alone: bool) -> tuple[float, bool]:
+    """Time of the fastest of some calls in seconds, and whether that is with one thread, which must be twice as fast as several.
 
     On cores that other work uses too, threads wait for each other (measured: 30 ms for a product that takes one thread 1 ms).
 
     Args:
         call: what is timed.
         times: number of calls, and as many again with one thread.
-        alone: whether one thread is tried as well.
+        try_alone: whether one thread is tried as well.
     """
 
     def timed() -> float:
@@ -83,22 +82,27 @@ def fastest(call: Callable[[], Tensor], times: int, alone: bool) -> tuple[float,
         float(call().sum())  # `float` waits for the device
         return time.perf_counter() - started
 
-    number, together = torch.get_num_threads(), min(timed() for _ in range(times))
-    if not alone:
-        return together, number
+    together = min(timed() for _ in range(times))
+    if not try_alone:
+        return together, False
     with threads(1):
-        single = min(timed() for _ in range(times))
-    return (single, 1) if single < together / 2 else (together, number)
+        alone = min(timed() for _ in range(times))
+    return (alone, True) if alone < together / 2 else (together, False)
 
 
-def eigen_seconds(dim: int, device: torch.device, noise: bool) -> float:
-    """Expected time of all eigenvalues in seconds, proportional to ``P^3``; with ``noise``, including those for the noise floor."""
-    return _eigen_rate(device) * dim**3 * (_NOISE_EIGEN if noise else 1)
+def eigen_seconds(dim: int, device: torch.device, noise: bool) -> tuple[float, bool]:
+    """Expected time of all eigenvalues in seconds, proportional to ``P^3``, and whether one CPU thread is to be taken for them.
+
+    With ``noise`` the time includes that of the noise floor.
+    """
+    rate, alone = _eigen_rate(device)
+    return rate * dim**3 * (_NOISE_EIGEN if noise else 1), alone
 
 
 @functools.cache
-def _eigen_rate(device: torch.device) -> float:
-    """Seconds divided by P^3, from one small problem; larger problems were measured to be up to a third cheaper."""
+def _eigen_rate(device: torch.device) -> tuple[float, bool]:
+    """Seconds divided by P^3, from one small problem, and the threads; larger ones were measured to be up to a third cheaper."""
     drawn = torch.from_numpy(stream(0, "probes").standard_normal((SMALL, SMALL))).to(device)
     matrix = drawn + drawn.T
-    return fastest(lambda: torch.linalg.eigvalsh(matrix), times=2, alone=_has_threads(device))[0] / SMALL**3
+    seconds, alone = fastest(lambda: torch.linalg.eigvalsh(matrix), times=2, try_alone=has_threads(device))
+    return seconds / SMALL**3, alone

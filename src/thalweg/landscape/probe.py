@@ -36,7 +36,7 @@ from thalweg.curvature.probes import blocks, gaussian
 from thalweg.errors import NoClassWarning, require, unknown, warn
 from thalweg.landscape.context import Gauge, MeasurementContext, measurement_context, refuse_other, refuse_unequal
 from thalweg.landscape.convergence import converge
-from thalweg.landscape.cost import COLUMN, Counted, Progress, eigen_seconds, matrix_bytes, product_seconds
+from thalweg.landscape.cost import COLUMN, Counted, Progress, eigen_seconds, has_threads, matrix_bytes, product_seconds
 from thalweg.landscape.gauge import Pair
 from thalweg.landscape.spectrum import (
     Point,
@@ -166,7 +166,8 @@ class LandscapeProbe:
         self.last_point: Point | None = None
         self.last_pairs: dict[str, EigenPairs] = {}
         self.variant: _Variant | None = None
-        self.threads: int | None = None
+        self.alone: bool | None = None  # whether products take one thread; None before they were timed
+        self.eigen_alone = False
         self.first_step = 0
 
     @property
@@ -329,8 +330,11 @@ class LandscapeProbe:
             measurement, products = self.measure_exact(context, step, progress, noise), context.layout.dim + spent
         else:
             operator = operator or self.operator(context, progress)
-            if self.threads is not None:
-                torch.set_num_threads(self.threads)  # restored by the caller
+            if self.alone is None and ranks.same(has_threads(operator.device)):
+                self.alone = ranks.same(product_seconds(operator)[1])
+            if self.alone:
+                torch.set_num_threads(1)  # restored by the caller
+                reason += "; products on one thread, which is faster here"
             if "largest" in self.last_pairs and self.last_point is not None:
                 reason += f"; eigenpairs started from those of step {self.last_point.step}"
             measurement = self.measure_matrix_free(context, step, operator)
@@ -389,11 +393,11 @@ class LandscapeProbe:
             return "matrix-free", f"matrix-free: {parameters}, {size}", None
         # Expected time: that of an earlier point of this structure, else that of the eigenvalues and the columns.
         operator, known = None, ranks.same(self.seconds_of.get(context.key))
-        seconds = ranks.same(eigen_seconds(dim, device, noise)) if known is None else known
+        seconds, self.eigen_alone = ranks.same(eigen_seconds(dim, device, noise)) if known is None else (known, self.eigen_alone)
         without = ranks.same(self.seconds_without.get(context.key, 0.0))
         if known is None and self.exact_seconds:
             operator = self.operator(context, progress)
-            product, self.threads = ranks.same(product_seconds(operator))
+            product, self.alone = ranks.same(product_seconds(operator))
             seconds, without = seconds + COLUMN * dim * product, operator.expected * product
             self.seconds_without[context.key] = without
         variant: _Variant = "exact" if self.exact_seconds and seconds <= max(self.exact_seconds, without) else "matrix-free"
@@ -432,8 +436,9 @@ class LandscapeProbe:
             stack = torch.stack([dense([batch]) for batch in context.batches])
         matrix = dense(context.batches) if stack is None else stack.mean(0)
         entries = Matrix(matrix.double())
-        values = torch.linalg.eigvalsh(entries.entries).cpu()
-        pairs = eigenpairs(entries, min(self.top, dim), "largest", seed=self.seed + 1, strict=False)
+        with threads(1 if self.eigen_alone else None):
+            values = torch.linalg.eigvalsh(entries.entries).cpu()
+            pairs = eigenpairs(entries, min(self.top, dim), "largest", seed=self.seed + 1, strict=False)
         # Quadratic forms z^T H z of probes that all points share, for the mutual information of successive points.
         forms = None
         if self.forms:

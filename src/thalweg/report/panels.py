@@ -101,6 +101,16 @@ def paved(count: int, alone: tuple[float, float], row: tuple[float, float]) -> t
     return figure, [figure.add_subplot(rows, across, number + 1) for number in range(count)]
 
 
+def three_digits(number: float) -> str:
+    """A number with three digits, and never with an exponent.
+
+    Example:
+        >>> three_digits(1250.4), three_digits(52.96)
+        ('1,250', '53')
+    """
+    return f"{float(f'{number:.3g}'):,.10g}"
+
+
 def labelled(panels: Iterable[Axes]) -> list[Artist]:
     """Everything in some panels that has a label, each label once, in the order in which the labels first appear."""
     return list(

@@ -154,6 +154,24 @@ def test_what_ends_within_two_points_is_as_good() -> None:
     assert found.advice.startswith("Train parity as the arm shift does")
 
 
+def test_whether_shift_ends_lower_is_told_where_it_is_open() -> None:
+    looped = Arm((10e9,) * 3, accuracies=(*RISING[:10], 0.9, 0.9, 0.9, 0.9))
+    ends = [(*RISING[:10], 0.91, 0.91, 0.91, last) for last in (0.70, 0.99, 0.80)]
+    scattered = Arm((5e9, 6e9, 5.5e9))
+    scattered.runs = {seed: run(flops, ends[seed]) for seed, flops in enumerate((5e9, 6e9, 5.5e9))}
+    found = screen(parity={"looped": looped, "shift": scattered})
+    assert "Whether shift ends lower than Looped is not decided on parity." in found.advice
+
+
+def test_that_loops_were_not_shown_to_get_further_is_told_only_where_one_pass_learns_the_trained_lengths() -> None:
+    told = "On parity one pass learns the trained lengths too, and loops were not shown to get further beyond them."
+    beyond = (0.1, 0.9, 0.5)
+    as_far = Arm((9e9, 11e9, 10.5e9), (0.9, 0.1, 0.5))
+    arms = {"looped": Arm((10e9,) * 3, beyond), "shift": Arm((9e9, 12e9, 10e9), beyond)}
+    assert told in screen(parity={**arms, "single": as_far}).advice
+    assert told not in screen(parity={**arms, "single": SINGLE}).advice
+
+
 def test_nothing_is_advised_while_runs_are_missing() -> None:
     found = screen(missing=4, parity={"looped": LOOPED, "single": SINGLE, "shift": Arm((5e9,))})
     assert found.advice == "Nothing is advised while runs are missing: 4 runs are not complete."

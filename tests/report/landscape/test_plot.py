@@ -101,6 +101,8 @@ def test_what_is_no_landscape_is_refused(given: Any) -> None:
 def test_what_is_no_record_in_a_list_of_them_is_told(points: list[LandscapeRecord]) -> None:
     with pytest.raises(BadInputError, match=r"^records: given int in a list of LandscapeRecord, expected"):
         tw.plot([points[0], 3])
+    with pytest.raises(BadInputError, match=r"^records: given NoneType in a list"):
+        tw.plot([points[0], None])
 
 
 def test_equal_curves_are_both_seen(points: list[LandscapeRecord]) -> None:

@@ -295,13 +295,14 @@ def test_disturbed_seconds_have_no_column(study) -> None:
     """All arms with a share of operations keep their row, also those that never switch."""
     outcomes = tuple(replace(one, share_seconds=None) for one in study.outcomes)
     control = replace(one_of(study, "parity", "shift"), arm="looped-fast", share_seconds=None, drop=Cell(None))
-    disturbed = replace(study, outcomes=(*outcomes, control))
+    disturbed = replace(study, outcomes=(*outcomes, control), disturbed="Other work ran.")
     rows = saved_rows(disturbed)
-    assert [axes.get_xlabel() for axes in figure_saved(rows).axes] == [
-        "share of Looped's operations",
-        "largest drop at a switch (points)",
-    ]
+    figure = figure_saved(rows, ["operations"])
+    assert [axes.get_xlabel() for axes in figure.axes] == ["share of Looped's operations", "largest drop at a switch (points)"]
+    (label, *_) = figure.axes[0].get_yticklabels()
+    assert (label.get_fontsize(), label.get_parse_math()) == (8.5, False)
     assert "looped-fast" in [one.arm for one in rows.values()]
+    assert "disturbed the seconds" not in saved_drawn(replace(disturbed, disturbed="")).caption
     found = saved_drawn(disturbed)
     assert "There is no share of its training time" in found.caption
     assert "time" not in found.alt

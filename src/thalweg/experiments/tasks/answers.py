@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from thalweg.experiments.drop import paired_drops
-from thalweg.experiments.metrics import MIN_SEEDS, Pairs, as_cell, equal_within, paired, seeds_needed, sign_of, too_few
+from thalweg.experiments.metrics import Comparison, Pairs, as_cell, compared, paired, seeds_to_compare, sign_of, too_few
 from thalweg.experiments.tasks.outcomes import LEARNED, trained_accuracy
 from thalweg.intervals import Interval, interval
 from thalweg.records.experiment import ALONG, CONTROLS, GOAL, GOAL_DROP, MARGIN, SWITCHING, Share, Table, TaskOutcome
 from thalweg.records.run import Cell, Verdict
 
-_UNDECIDED = "undecided on"
+_AGAINST: dict[Comparison, str] = {
+    "equal": "it is equal on",
+    "within": f"it is equal within {100 * MARGIN:g} points on",
+    "higher": "it is higher on",
+    "not lower": f"it is higher or at most {100 * MARGIN:g} points lower on",
+    "lower": "it is lower on",
+    "undecided": "undecided on",
+}
+"""How an arm's exact match compares with Looped's -> words, to be followed by tasks."""
 _RIGHT = 0.95
 """Exact match at which a length beyond the training lengths counts as generalised."""
 
@@ -181,25 +189,12 @@ def _against_looped(question: str, what: str, gaps: Mapping[str, Interval]) -> V
     """The answer that differences from Looped give, by task; ``what`` names the number."""
     groups: dict[str, list[str]] = {}
     for task, gap in gaps.items():
-        groups.setdefault(_compared(gap), []).append(task)
+        groups.setdefault(_AGAINST[compared(gap, MARGIN)], []).append(task)
     answer = "; ".join(f"{word} {names_or_none(tasks)}" for word, tasks in groups.items())
     numbers = {f"{what}, {task}": as_cell(gap) for task, gap in gaps.items()}
     told = answered(answer, {task: gap.n for task, gap in gaps.items()})
-    unsure = [(gap, -MARGIN) for gap in gaps.values() if _compared(gap) == _UNDECIDED]
-    return Verdict(question, told, numbers=numbers, seeds_needed=seeds_needed(*unsure))
-
-
-def _compared(gap: Interval) -> str:
-    """How an arm's exact match compares with Looped's, to be followed by tasks."""
-    if gap.n < MIN_SEEDS or gap.low is None:
-        return _UNDECIDED
-    if gap.low == gap.high == 0:
-        return "it is equal on"
-    if equal_within(gap, MARGIN):
-        return f"it is equal within {100 * MARGIN:g} points on"
-    if gap.low > -MARGIN:
-        return "it is higher on" if gap.low > 0 else f"it is higher or at most {100 * MARGIN:g} points lower on"
-    return "it is lower on" if sign_of(gap) < 0 else _UNDECIDED
+    needed = [seeds_to_compare(gap, MARGIN) for gap in gaps.values() if compared(gap, MARGIN) == "undecided"]
+    return Verdict(question, told, numbers=numbers, seeds_needed=max(needed, default=0) if all(needed) else 0)
 
 
 def _out_of_range(outcome: TaskOutcome, longest: int) -> dict[int, float]:

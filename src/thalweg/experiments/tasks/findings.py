@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thalweg.errors import plural
-from thalweg.experiments.metrics import MIN_SEEDS, equal_within, seeds_needed, sign_of, too_few
+from thalweg.experiments.metrics import MIN_SEEDS, Comparison, compared, seeds_to_compare, sign_of, too_few
 from thalweg.experiments.share import operations
 from thalweg.experiments.tasks.answers import Outcomes, Runs, beyond_gaps, by_task, end_gaps, right_beyond
 from thalweg.experiments.tasks.outcomes import shares_of
@@ -114,13 +114,18 @@ def _equal(gap: Interval) -> bool:
     return gap.low == gap.high == gap.mean == 0
 
 
+def _compared(gap: Interval, margin: float = MARGIN) -> Comparison:
+    """See `compared`; two seeds without any difference are equal here."""
+    return "equal" if _equal(gap) else compared(gap, margin)
+
+
 def _open(gap: Interval, margin: float = 0.0) -> str:
-    """That a difference is within the margin, or not decided, with the seeds that would decide it; empty where it is decided."""
-    if not _equal(gap) and equal_within(gap, margin):
-        return f" (equal within {100 * margin:g} points)"
-    if sign_of(gap) or _equal(gap):
-        return ""
-    words = seeds_words(seeds_needed((gap, 0.0))).removesuffix(" at the spread seen")
+    """What the interval leaves open of a difference, with the seeds that would decide it; empty where its sign is decided."""
+    found = _compared(gap, margin)
+    told = {"within": f" (equal within {100 * margin:g} points)", "not lower": f" (at most {100 * margin:g} points lower)"}
+    if found != "undecided":
+        return told.get(found, "")
+    words = seeds_words(seeds_to_compare(gap, margin)).removesuffix(" at the spread seen")
     return f" (not decided{f'; {words}' if words else ''})"
 
 
@@ -194,8 +199,8 @@ def _sure(seeds: int, missing: bool) -> str:
     return (
         f"Numbers are means over {most}{plural(seeds, 'seed')}, geometric ones of ratios; comparisons are paired by seed. A 95 % "
         "interval stands in brackets; where it holds no difference, nothing is decided, unless all of it lies within "
-        f"{100 * MARGIN:g} points.{few} Seeds that would decide something are estimated from the spread seen. "
-        "Operations are counted, not timed, so a busy machine gives the same numbers. All arms of a task start from one "
+        f"{100 * MARGIN:g} points, or above {100 * MARGIN:g} points lower.{few} Seeds that would decide something are estimated "
+        "from the spread seen. Operations are counted, not timed, so a busy machine gives the same numbers. All arms of a task start from one "
         "learning rate, which was not tuned for each; models are small, and other sizes may differ."
     )
 
@@ -213,28 +218,36 @@ class _Decided:
     one_pass_so_far: list[str]
     """The same, where it is not decided whether Looped is more often right beyond the trained lengths."""
     stage: list[str]
-    """SHIFT gets as far as Looped for fewer operations, and does not end lower."""
+    """SHIFT gets as far as Looped for fewer operations, and was not shown to end lower."""
+    open_end: list[str]
+    """Those of ``stage`` for which that is not decided."""
     lower: list[str]
     """SHIFT gets as far for fewer operations, and ends lower."""
     rest: list[str]
     """SHIFT was trained, and saves nothing that was shown."""
     simpler: list[str]
     """Those of ``stage`` on which the control was not shown to need more than SHIFT."""
+    as_far: list[str]
+    """SHIFT was trained where one pass learns the trained lengths too, and loops were not shown to get further beyond them."""
 
 
 def _decided(looping: Gaps, of_single: _Costs, arm: str, of_arm: _Costs, ends: Gaps, control: Gaps) -> _Decided:
     """Sort the tasks."""
-    loop = [task for task, gap in looping.items() if sign_of(gap) > 0 and not equal_within(gap, MARGIN)]
+    further = {task: _compared(gap) for task, gap in looping.items()}
+    loop = [task for task, found in further.items() if found == "higher"]
     one_pass = [task for task, gap in of_single.ratios.items() if sign_of(gap) < 0 and task not in loop]
-    known = [task for task, gap in looping.items() if sign_of(gap) or _equal(gap) or equal_within(gap, MARGIN)]
-    open_beyond = [task for task in one_pass if task not in known]
+    open_beyond = [task for task in one_pass if further.get(task, "undecided") in ("undecided", "not lower")]
     others = [task for task in (*of_arm.ratios, *of_arm.missed) if task not in one_pass]
     cheaper = [task for task in others if task in of_arm.ratios and sign_of(of_arm.ratios[task]) < 0]
-    lower = [task for task in cheaper if task in ends and sign_of(ends[task]) < 0 and not equal_within(ends[task], MARGIN)]
+    at_end = {task: _compared(gap) for task, gap in ends.items()}
+    lower = [task for task in cheaper if at_end.get(task) == "lower"]
     stage = [task for task in cheaper if task not in lower]
+    open_end = [task for task in stage if at_end.get(task, "undecided") == "undecided"]
     simpler = [task for task in stage if task in control and sign_of(control[task]) >= 0]
     closed = [task for task in one_pass if task not in open_beyond]
-    return _Decided(arm, loop, closed, open_beyond, stage, lower, [task for task in others if task not in cheaper], simpler)
+    rest = [task for task in others if task not in cheaper]
+    as_far = [task for task in others if task in of_single.ratios and task not in loop]
+    return _Decided(arm, loop, closed, open_beyond, stage, open_end, lower, rest, simpler, as_far)
 
 
 def _advice(tasks: _Decided) -> str:
@@ -254,9 +267,11 @@ def _advice(tasks: _Decided) -> str:
         sentences.append(f"On {listed(tasks.lower)} {arm} saves operations but ends lower: only where that is enough.")
     if tasks.rest:
         sentences.append(f"On {listed(tasks.rest)} nothing shows that {arm} saves operations: if you loop, loop throughout.")
-        unknown = [task for task in tasks.rest if task not in tasks.loop]
-        if unknown:
-            sentences.append(f"On {listed(unknown)} it was not shown that loops get further than one pass.")
+    if tasks.open_end:
+        sentences.append(f"Whether {arm} ends lower than Looped is not decided on {listed(tasks.open_end)}.")
+    if tasks.as_far:
+        told = "one pass learns the trained lengths too, and loops were not shown to get further beyond them"
+        sentences.append(f"On {listed(tasks.as_far)} {told}.")
     if not sentences:
         return "Nothing that was trained here is shown to be better: more seeds, or the arms single, looped and shift, may decide."
     return " ".join([*sentences, "Measure again at the size that you will train."])

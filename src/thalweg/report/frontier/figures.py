@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from thalweg.intervals import interval
 from thalweg.report.landscape.curves import readable
-from thalweg.report.panels import FIRST_WIDTH
+from thalweg.report.panels import FIRST_WIDTH, three_digits
 
 Curves = dict[str, dict[int, list[tuple[float, float]]]]
 """Arm -> seed -> (operations, loss) by budget."""
@@ -63,7 +63,7 @@ def frontier_figure(
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(budgets))))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda budget, _: _gflop(budget)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda budget, _: three_digits(budget)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("operations of the whole run (GFLOP)", fontsize=_SIZE)
     axes.set_ylabel(f"{loss} (nats)", fontsize=_SIZE)
@@ -95,21 +95,11 @@ def frontier_alt(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]
     order = "; ".join(f"{name} {ends[name][1][1]:.3g}" for name in ranked)
     return (
         f"A line for each arm shows the {loss} against the operations that were spent. At the right end, at "
-        f"about {_gflop(last[0])} GFLOP, {ranked[0]} lies lowest and {ranked[-1]} highest: {order} nats. At the left end, at about "
-        f"{_gflop(first[0])} GFLOP, {min(ends, key=lambda name: ends[name][0][1])} lies lowest."
+        f"about {three_digits(last[0])} GFLOP, {ranked[0]} lies lowest and {ranked[-1]} highest: {order} nats. At the left end, at "
+        f"about {three_digits(first[0])} GFLOP, {min(ends, key=lambda name: ends[name][0][1])} lies lowest."
         if len(ends) > 1 and last[0] > first[0]
         else f"The {loss} against the operations that were spent: {order} nats."
     )
-
-
-def _gflop(operations: float) -> str:
-    """GFLOP with three digits, and never with an exponent.
-
-    Example:
-        >>> _gflop(1250.4), _gflop(52.96)
-        ('1,250', '53')
-    """
-    return f"{float(f'{operations:.3g}'):,.10g}"
 
 
 def without_seeds(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]) -> Curves:

@@ -184,7 +184,9 @@ def draw_curve(axes: Axes, arm: str, number: int, curve: Band, error: np.ndarray
         error: standard error over probes, ``(X,)``; none by default.
     """
     colour, marks = colour_of(arm, number), {"marker": "o", "markersize": 3} if len(curve.x) <= _FEW else {}
-    dashes = dashes_of(arm) if _without_seed(arm) in COLOURS else _SPARE_DASHES[number % len(_SPARE_DASHES)]
+    dashes = dashes_of(_without_seed(arm))
+    if _without_seed(arm) not in COLOURS:  # other dashes where the colours begin again
+        dashes = _SPARE_DASHES[(number + number // len(_SPARE)) % len(_SPARE_DASHES)]
     draw_mean_and_band(axes, curve, color=colour, label=plain(arm), linewidth=1.5, dashes=dashes, **marks)
     if error is not None and (rough := error > 0).any():
         axes.errorbar(curve.x[rough], curve.mean[rough], error[rough], fmt="none", ecolor=colour, elinewidth=0.8, capsize=1.5)

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from thalweg.bounds import named_arguments
 from thalweg.errors import BadInputError, Phrase, require, unknown
@@ -141,10 +142,10 @@ def _runs(given: Any) -> list[RunLandscape]:
         return [] if landscape is None else [landscape]
     if not isinstance(given, Sequence) or not given:
         raise BadInputError(f"records: given {type(given).__name__}, expected {_EXPECTED}")
-    other = next((item for item in given if not isinstance(item, LandscapeRecord)), None)
-    if other is not None and any(isinstance(item, LandscapeRecord) for item in given):
-        raise BadInputError(f"records: given {type(other).__name__} in a list of LandscapeRecord, expected {_EXPECTED}")
-    if other is None:
+    others = [item for item in given if not isinstance(item, LandscapeRecord)]
+    if 0 < len(others) < len(given):
+        raise BadInputError(f"records: given {type(others[0]).__name__} in a list of LandscapeRecord, expected {_EXPECTED}")
+    if not others:
         points = tuple(sorted(given, key=lambda record: record.step))
         again = [one.step for one, other in itertools.pairwise(points) if one.step == other.step]
         require(
@@ -171,12 +172,15 @@ def _split_figure(arms: Arms) -> Figure:
             at, colour = np.isin(curve.x, list(unclear[arm])), colour_of(arm, list(arms).index(arm))
             axes.plot(curve.x[at], curve.mean[at], "o", color=colour, markerfacecolor="white", markersize=4)
     _draw_classes(last, arms, steps)
+    artists = labelled(figure.axes) if len(arms) > 1 else []
     if any(unclear.values()):
-        figure.supxlabel(
-            f"hollow: the threshold lies in no gap of {PLATEAU:g} decades, so another one would give another count", fontsize=8
-        )
-    if len(arms) > 1:
-        legend_below(figure, labelled(figure.axes), len(arms))
+        told = f"hollow: the threshold lies in no gap of {PLATEAU:g} decades, so another one could give another count"
+        if artists:
+            hollow = {"color": "#555555", "markerfacecolor": "white", "markersize": 4}
+            artists.append(Line2D([], [], marker="o", linestyle="", label=told, **hollow))
+        else:
+            figure.supxlabel(told, fontsize=8)
+    legend_below(figure, artists)
     return figure
 
 

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from thalweg.records.experiment import MARGIN, SWITCHING, TaskOutcome, TaskStudySummary
 from thalweg.records.run import EvaluationRecord, RunRecord
 from thalweg.report.figures import Drawn, Grouped, draw_band, drawn, score, setup
-from thalweg.report.panels import COLOURS, FIRST_WIDTH, STYLE, arm_line, shortened
+from thalweg.report.panels import COLOURS, FIRST_WIDTH, STYLE, arm_line, shortened, three_digits
 from thalweg.report.switching.figures import REACH, at_switch, draw_switches
 from thalweg.report.tasks.panels import (
     SHADE,
@@ -298,7 +298,7 @@ def _end_in_words(runs: Sequence[RunRecord], cost: _Cost) -> str:
     """Mean exact match and cost of the last evaluation, as text."""
     ends = [run.evaluations[-1] for run in runs]
     accuracy = np.mean([100 * end.scores["held-out"]["all"].accuracy for end in ends])
-    return f"{accuracy:.1f} % after {np.mean([cost.take(end) for end in ends]):.3g} {cost.unit}"
+    return f"{accuracy:.1f} % after {three_digits(float(np.mean([cost.take(end) for end in ends])))} {cost.unit}"
 
 
 def halting_drawn(summary: TaskStudySummary) -> Drawn | None:

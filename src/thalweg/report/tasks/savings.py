@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from matplotlib.axes import Axes
@@ -37,9 +38,10 @@ def _shares(outcome: TaskOutcome) -> dict[str, Share]:
     return {kind: share for kind, share in shares.items() if share is not None}
 
 
-def _kinds(rows: dict[int, TaskOutcome]) -> list[str]:
-    """The kinds of cost of which some row has a share; operations always."""
-    return ["time", "operations"] if any("time" in _shares(outcome) for outcome in rows.values()) else ["operations"]
+def _kinds(rows: dict[int, TaskOutcome], disturbed: bool) -> list[str]:
+    """The kinds of cost with a column: without time where other work disturbed the seconds of all rows."""
+    timed = not disturbed or any("time" in _shares(outcome) for outcome in rows.values())
+    return ["time", "operations"] if timed else ["operations"]
 
 
 def _saved_dot(share: Share | None) -> Dot:
@@ -54,7 +56,8 @@ def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
     rows = saved_rows(summary)
     if not rows:
         return None
-    if "time" in _kinds(rows):
+    kinds = _kinds(rows, bool(summary.disturbed))
+    if "time" in kinds:
         columns = "Shares of Looped's training time (left) and of its counted operations (middle), and drop at the switch (right)."
     else:
         columns = (
@@ -71,18 +74,17 @@ def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
         f'not reach it. "-": no number. {setup(summary)}'
     )
     numbers = "; ".join(f"{outcome.task}, {outcome.arm}: {_saved_in_words(outcome)}" for outcome in rows.values())
-    kinds = ", ".join(f"share of Looped's {kind}" for kind in _kinds(rows))
+    shares = ", ".join(f"share of Looped's {kind}" for kind in kinds)
     alt = (
-        f"A row for each task and arm with a dot in each column, further left is better: {kinds}, "
+        f"A row for each task and arm with a dot in each column, further left is better: {shares}, "
         f"drop in percentage points. {numbers}."
     )
-    return drawn(figure_saved(rows), "cost-saved", "How much does SHIFT save, and what does a switch cost?", caption, alt)
+    return drawn(figure_saved(rows, kinds), "cost-saved", "How much does SHIFT save, and what does a switch cost?", caption, alt)
 
 
-def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
-    """Dots with one row for each task and arm: shares of time, where there are any, and of operations, and the drop."""
+def figure_saved(rows: dict[int, TaskOutcome], kinds: Sequence[str] = ("time", "operations")) -> Figure:
+    """Dots with one row for each task and arm: shares of the kinds of cost, and the drop."""
     figure = Figure(figsize=(WIDTH, 0.2 * max(rows) + 1.6), layout="constrained")
-    kinds = _kinds(rows)
     *columns, drop = figure.subplots(1, len(kinds) + 1, sharey=True)
     for axes, kind in zip(columns, kinds, strict=True):
         axes.axvline(1, color=COLOURS["looped"], linewidth=1.0, dashes=(5, 3), label="Looped")
@@ -101,8 +103,8 @@ def figure_saved(rows: dict[int, TaskOutcome]) -> Figure:
     for row, outcome in rows.items():
         rows_of.setdefault(outcome.task, []).append(row)
     middles = [(places[0] + places[-1]) / 2 for places in rows_of.values()]
-    drop.set_yticks(middles, [shortened(task) for task in rows_of], fontsize=8.5, parse_math=False)
-    drop.set_ylim(max(rows) + 0.8, -0.8)
+    columns[0].set_yticks(middles, [shortened(task) for task in rows_of], fontsize=8.5, parse_math=False)
+    columns[0].set_ylim(max(rows) + 0.8, -0.8)
     arms = [arm for arm in COMPARED if any(outcome.arm == arm for outcome in rows.values())]
     common_legend(figure, *(Line2D([], [], color=COLOURS[arm], marker="o", ms=4.5, label=arm) for arm in arms))
     return figure
