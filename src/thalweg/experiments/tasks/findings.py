@@ -199,9 +199,9 @@ def _sure(seeds: int, missing: bool) -> str:
     return (
         f"Numbers are means over {most}{plural(seeds, 'seed')}, geometric ones of ratios; comparisons are paired by seed. A 95 % "
         "interval stands in brackets; where it holds no difference, nothing is decided, unless all of it lies within "
-        f"{100 * MARGIN:g} points, or above {100 * MARGIN:g} points lower.{few} Seeds that would decide something are estimated "
-        "from the spread seen. Operations are counted, not timed, so a busy machine gives the same numbers. All arms of a task start from one "
-        "learning rate, which was not tuned for each; models are small, and other sizes may differ."
+        f"{100 * MARGIN:g} points, or above {100 * MARGIN:g} points lower.{few} Seeds that would decide something are "
+        "estimated from the spread seen. Operations are counted, not timed, so a busy machine gives the same numbers. All "
+        "arms of a task start from one learning rate, which was not tuned for each; models are small, and other sizes may differ."
     )
 
 
