@@ -154,6 +154,7 @@ class LandscapeProbe:
         self.products_method, self.warm = products, warm
         self.seconds_of: dict[tuple[Any, ...], float] = {}
         self.seconds_without: dict[tuple[Any, ...], float] = {}
+        self.eigen_alone = False  # whether the eigenvalues of a matrix take one thread, as far as they were timed
         self.reset()
 
     def __repr__(self) -> str:
@@ -167,7 +168,6 @@ class LandscapeProbe:
         self.last_pairs: dict[str, EigenPairs] = {}
         self.variant: _Variant | None = None
         self.alone: bool | None = None  # whether products take one thread; None before they were timed
-        self.eigen_alone = False
         self.first_step = 0
 
     @property
