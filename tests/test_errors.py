@@ -14,7 +14,7 @@ import thalweg
 from thalweg import errors, serialization
 from thalweg.curvature.eigenpairs import ORDERS
 from thalweg.curvature.objective import _recorded_warnings
-from thalweg.errors import BadInputError, FolderError, ThalwegError, escape_hidden, require, shown, unknown
+from thalweg.errors import BadInputError, FolderError, Phrase, ThalwegError, escape_hidden, require, shown, unknown
 from thalweg.train.config import RunConfig
 
 PUBLIC = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
@@ -52,6 +52,13 @@ def test_require_is_silent_when_the_condition_holds():
 def test_require_says_what_was_given_and_what_was_expected():
     with pytest.raises(BadInputError, match=r"^path: given 'x y', expected a folder$"):
         require(False, "path", "x y", "a folder")
+
+
+def test_what_was_given_in_words_has_no_quotation_marks_and_is_shortened_and_inert():
+    with pytest.raises(BadInputError, match=r"^path: given no folder, expected a folder$"):
+        require(False, "path", Phrase("no folder"), "a folder")
+    assert shown(Phrase("a\x1b[31mb")) == r"a\x1b[31mb"
+    assert len(shown(Phrase("long " * 1000))) < 500
 
 
 def test_unknown_suggests_the_nearest_name():

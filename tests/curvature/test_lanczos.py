@@ -174,7 +174,7 @@ def test_long_float32_vectors_keep_their_right_angles(first):
 
 def test_products_that_lost_their_digits_are_refused():
     entries = rotated(np.linspace(-1, 1, 20)).float()
-    with pytest.raises(BadInputError, match="float32', expected at least 1e-31; scale the loss, or compute in float64"):
+    with pytest.raises(BadInputError, match="float32, expected at least 1e-31; scale the loss, or compute in float64"):
         lanczos(Matrix(entries * 1e-35), start(20), 10)
     assert lanczos(Matrix(entries * 0), start(20), 10).exhausted
 

@@ -79,7 +79,7 @@ def test_a_tuple_that_was_meant_as_one_batch_is_named_by_the_part_that_fails():
 
 @pytest.mark.parametrize(("given", "name"), [(X, "Tensor"), ({"x": X}, "dict"), ("xy", "str"), (3, "int")])
 def test_one_batch_instead_of_a_list_is_refused(given, name):
-    refused(BadInputError, rf"^batches: given '{name}', expected a list of batches; for one batch write \[batch\]$", batches=given)
+    refused(BadInputError, rf"^batches: given {name}, expected a list of batches; for one batch write \[batch\]$", batches=given)
 
 
 @pytest.mark.parametrize("count", [0, -2, float("nan"), float("inf")])
