@@ -69,7 +69,7 @@ def test_looping_is_compared_with_one_pass_beyond_the_trained_lengths() -> None:
     told = sentence(found, "Right answers beyond").split("; ")
     assert told[0] == "parity +86 [+84, +88] points"
     assert told[1].startswith("copy -0.7 [-5.8, +4.5] points (not decided")
-    assert told[2] == "about 79 seeds would decide it)"
+    assert told[2] == "about 22 seeds would decide it)"  # that it is at most 2 points lower; which one is higher takes 79
     assert told[3].startswith("addition -9 [-")
     assert told[3].endswith("points")
     assert told[4] == "unique no difference in any seed."
