@@ -330,6 +330,9 @@ class Phrase(str):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def shown(value: object) -> str:
     """Format a value as one line that is safe to print: its ``repr``, shortened if it is long or deep; a class by its name.
@@ -347,8 +350,7 @@ def shown(value: object) -> str:
         return text if len(value) <= _LONGEST else f"{text[:-1]}...{text[-1]} ({len(value):,} characters)"
     if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:
         return f"a number of about {round(value.bit_length() * 0.30103):,} digits"
-    containers = list | tuple | dict | set | frozenset
-    text = SHORT.repr(value) if isinstance(value, containers) else str(value) if isinstance(value, Phrase) else repr(value)
+    text = SHORT.repr(value) if isinstance(value, list | tuple | dict | set | frozenset) else repr(value)
     text = escape_hidden(" ".join(text.split()) if "\n" in text else text)
     return text if len(text) <= 4 * _LONGEST else f"{text[: 4 * _LONGEST]}..."
 
