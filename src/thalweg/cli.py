@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter, Token, UnknownCommandError, UnknownOptionError
+from cyclopts import App, CycloptsError, Parameter, Token, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
 
 from thalweg.bounds import Number, Seed, Threads, Whole, refuse
 from thalweg.errors import BadInputError, InstallationError, StudyError, ThalwegError, require, shown, synonyms, unknown
@@ -710,17 +710,20 @@ def _several_processes() -> bool:
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """Refuse an empty value, as an unset variable of a shell gives it: it would silently mean the default, or the present folder.
+    """Refuse a value that is empty, as an unset variable of a shell gives it, or a list without items.
+
+    It would silently mean the default, or the present folder.
 
     Raises:
         BadInputError: names the option.
     """
-    for before, given in itertools.pairwise(["", *arguments]):
-        alone = re.fullmatch(r"(--[\w-]+)=", given)
-        if alone or not given:
-            option = alone[1] if alone else before if before.startswith("--") else ""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        name, _, value = argument.partition("=") if re.match(r"--[\w-]+=", argument) else (before, "", argument)
+        if not value.strip(" ,"):
+            option = name if name.startswith("--") else ""
             expected = f"a value; leave {option} out for the default" if option else "a value"
-            raise BadInputError(f"{option or 'argument'}: given '', expected {expected}")
+            place = option or (f"the argument after {before}" if before else "command")
+            raise BadInputError(f"{place}: given {shown(value)}, expected {expected}")
 
 
 def call(arguments: list[str]) -> int:
@@ -731,9 +734,12 @@ def call(arguments: list[str]) -> int:
     except UnknownOptionError as error:
         return _fail(str(_unknown_option(error, arguments)), 2)
     except CycloptsError as error:
-        if isinstance(error, UnknownCommandError) and not arguments[0].startswith("-"):
-            commands = [name for name in app if not name.startswith("-")]  # cyclopts lists the first eight
-            return _fail(str(unknown("command", arguments[0], commands)), 2)
+        if isinstance(error, UnknownCommandError):
+            option = arguments[0].startswith("-")
+            kind, known = ("option", [name for name in app if name.startswith("--")]) if option else ("command", list(app))
+            return _fail(str(unknown(kind, arguments[0], known)), 2)  # cyclopts lists the first eight, and calls both commands
+        if isinstance(error, UnusedCliTokensError):
+            return _fail(f"given {shown((error.unused_tokens or [''])[0])} besides, expected nothing more; `thalweg {arguments[0]} --help` has an example", 2)
         command = " ".join(["thalweg", *(name for name in arguments[:1] if name in app)])
         return _fail(f"{' '.join(str(error).split()).rstrip('., ')}; `{command} --help` has an example", 2)
     except StudyError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from thalweg.bounds import of_their_kind
 from thalweg.errors import require, unknown
 
 NAMES = (
@@ -30,6 +31,7 @@ NAMES = (
 """The streams, in the order of their numbers. Only append to it: a stream with another number changes all earlier runs."""
 
 
+@of_their_kind
 def stream(seed: int, name: str, step: int = 0, rank: int = 0) -> np.random.Generator:
     """The random generator of a named stream at one step and rank.
 

@@ -176,7 +176,7 @@ class LowPrecision:
         if error > _HIDDEN * abs(value):
             raise ResolutionError(
                 f"{what}: the rounding of products in {self.low.rounded_to} leaves an error of {error:.2g} in {value:.3g}, "
-                f"expected at most {_HIDDEN:.0%}; use the operator in {self.hessian.dtype} itself, or more references"
+                f"expected at most {100 * _HIDDEN:.0f} %; use the operator in {self.hessian.dtype} itself, or more references"
             )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thalweg.bounds import named_arguments
+from thalweg.bounds import of_their_kind
 from thalweg.errors import BadInputError, Phrase, require
 from thalweg.reprs import describe
 from thalweg.streams import stream
@@ -34,7 +34,6 @@ class Bayes:
     loss: _Floats
 
 
-@named_arguments
 class MarkovLanguage:
     """A Markov source of any order and vocabulary with a random transition tensor.
 
@@ -57,6 +56,7 @@ class MarkovLanguage:
         arXiv 2510.10089, section 4; the paper gives no values, ours are the defaults.
     """
 
+    @of_their_kind
     def __init__(
         self,
         vocabulary: int = 16,
@@ -84,6 +84,7 @@ class MarkovLanguage:
     def __repr__(self) -> str:
         return describe(self, f"vocabulary={self.vocabulary}", f"order={self.order}", f"{self.simple_tokens} simple tokens")
 
+    @of_their_kind
     def sample(self, n: int, length: int, seed: int, name: str = "train", step: int = 0, rank: int = 0) -> Tokens:
         """Draw sequences ``(N, L)``; the first k tokens are uniform.
 
@@ -125,6 +126,7 @@ class MarkovLanguage:
         hits = best[self.contexts(tokens)] == tokens[:, self.order :]
         return Bayes(hits.mean(axis=0), -np.log(self._chosen(tokens)).mean(axis=0))
 
+    @of_their_kind
     def expected(self, length: int) -> Bayes:
         """Expected Bayes-optimal scores over the whole language, by position, for sequences of ``length`` tokens.
 

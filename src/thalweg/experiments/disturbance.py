@@ -47,8 +47,8 @@ def disturbance(runs: Iterable[RunRecord]) -> str:
         return ""
     waiting, steal = (max(getattr(around, name) for around in met) for name in ("waiting", "steal"))
     busiest = max(met, key=lambda around: around.load)
-    parts = [f"they waited for a core in up to {waiting:.0%} of their time"] if waiting >= _TOLD else []
-    parts += [f"the host took up to {steal:.0%} of the machine"] if steal >= _TOLD else []
+    parts = [f"they waited for a core in up to {100 * waiting:.0f} % of their time"] if waiting >= _TOLD else []
+    parts += [f"the host took up to {100 * steal:.0f} % of the machine"] if steal >= _TOLD else []
     parts.append(f"the load was up to {busiest.load:.1f} on {plural(busiest.cores, 'core')}")
     return (
         f"Other work ran beside {len(met)} of {plural(len(every), 'run')}: {listed(parts)}. Seconds are disturbed, so ratios of "

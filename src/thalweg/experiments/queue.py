@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from thalweg.data.text import TextConfig
 from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning, ThalwegError, warn
 from thalweg.experiments.executors import Executor, Handle
 from thalweg.interruption import INTERRUPTED, TERMINATED
@@ -24,7 +25,7 @@ from thalweg.records.run import RunRecord
 from thalweg.serialization import to_dict
 from thalweg.storage import explained, set_aside, there, wait_until_free, write_json
 from thalweg.survey.files import claim, intact, whole
-from thalweg.train.assemble import check_fits, choose_device
+from thalweg.train.assemble import check_fits, choose_device, make_data
 from thalweg.train.config import RunConfig, read_config, write_config
 from thalweg.train.failures import failure_of, record_failure
 from thalweg.train.repair import read_whole
@@ -125,7 +126,7 @@ class Job:
         if (self.folder / "landscape" / "summary.json").is_file():
             return f"landscape of {self.name} ({damage(read_measured, self.folder)})"
         share = self.share_measured()
-        return f"landscape of {self.name}" + (f" ({share:.0%})" if share else "")
+        return f"landscape of {self.name}" + (f" ({100 * share:.0f} %)" if share else "")
 
     def work_done(self) -> float:
         """Operations spent so far on run and landscape, estimated from their journals."""
@@ -184,10 +185,14 @@ def refuse_misfits(configs: Iterable[RunConfig]) -> None:
     """Refuse runs that this machine cannot make, before anything is written.
 
     Raises:
-        BadInputError: a device does not exist, or a run needs more memory than there is.
+        BadInputError: a device or a text does not exist, a text is too short, or a run needs more memory than there is.
     """
     devices: dict[str, torch.device] = {}
+    texts: set[TextConfig] = set()
     for config in configs:
+        if isinstance(config.data, TextConfig) and config.data not in texts:
+            make_data(config)
+            texts.add(config.data)
         name = config.training.device
         devices[name] = devices.get(name) or choose_device(name)
         check_fits(config, devices[name])

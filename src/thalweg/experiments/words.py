@@ -47,11 +47,11 @@ def markov_words(base: RunConfig, data: dict) -> str:
     """A sentence that describes the Markov language; ``data`` is what a run recorded of its data."""
     c, tail = base.data, data["long_tail"]
     return (
-        f"Markov language: vocabulary {c.vocabulary}, order {c.order}, {c.simple:.0%} simple tokens (sure to "  # type: ignore[union-attr]
+        f"Markov language: vocabulary {c.vocabulary}, order {c.order}, {100 * c.simple:.0f} % simple tokens (sure to "  # type: ignore[union-attr]
         f"{c.simple_sure:g}, complex {c.complex_sure:g}), language seed {c.source_seed}; {c.sequences} training and "  # type: ignore[union-attr]
         f"{c.held_out} held-out sequences of {c.length} tokens; low / high = bottom / top quarter by information content, cut on "  # type: ignore[union-attr]
         f"the training set (mean {tail['mean']:.2f} bits, skewness {tail['skewness']:.2f}, top quarter holds "
-        f"{tail['top_quarter_share']:.0%} of the bits); scored from token {c.order + 1} on"  # type: ignore[union-attr]
+        f"{100 * tail['top_quarter_share']:.0f} % of the bits); scored from token {c.order + 1} on"  # type: ignore[union-attr]
     )
 
 

@@ -163,7 +163,7 @@ def classify_shapes(
     conditions = (
         Condition(f"ridge mass <= {_MAX_RIDGE:g}", max(masses) <= _MAX_RIDGE, max(masses)),
         Condition(f"plateau >= {PLATEAU:g} decades", narrow >= PLATEAU, narrow),
-        Condition(f"dV >= {MIN_VALLEY}", few >= MIN_VALLEY, few),
+        Condition(f"directions in the valley >= {MIN_VALLEY}", few >= MIN_VALLEY, few),
     )
     name: ClassName = "indeterminate"
     if min(masses) > _MAX_RIDGE:

@@ -89,6 +89,7 @@ class ModelConfig:
         Source:
             The combination is ours; for the source of each part see `thalweg.LoopedTransformer`.
         """
+        Whole(2, 10**5).refuse(loops, "loops", loops)
         gains = {"learned_gains": loops, "shared_gain": shared_gain, "gain_start": gain_start}
         return replace(self, **gains, loop_norm=True, residual_loops=loops, injection=True)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from thalweg.report.curves import Band
@@ -141,3 +142,9 @@ def shortened(name: str) -> str:
 def plain(text: str) -> str:
     """Text that matplotlib shows as it is: a dollar sign begins no formula, and a leading underscore does not hide a label."""
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def ink_on(colour: Any) -> str:
+    """White for letters on a dark colour, black on a light or transparent one; brightness as in Rec. 601."""
+    red, green, blue, opacity = to_rgba(colour)
+    return "white" if opacity and 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else "black"

@@ -169,7 +169,7 @@ class AtFraction:
         return {}
 
     def observe(self, state: State, step: int, loss: float, grad_norm: float) -> tuple[State, str | None]:
-        return state, f"{self.share:.0%} of {self.total_steps} updates were made" if step >= self.first_step else None
+        return state, f"{100 * self.share:.0f} % of {self.total_steps} updates were made" if step >= self.first_step else None
 
     def progress(self, state: State) -> str:
         return f"at update {self.first_step} of the run"

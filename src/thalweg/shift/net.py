@@ -92,5 +92,5 @@ class SafetyNet:
             return None, None
         return state, (
             f"the loss was {mean:.4g} {state['after']} updates after the onset, {reference:.4g} before the switch, and "
-            f"{self.bound:.0%} more are accepted"
+            f"{100 * self.bound:.0f} % more are accepted"
         )

@@ -158,7 +158,7 @@ def print_plan(config: RunConfig, ranks: int, rate: float, bandwidth: float, lat
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left")
     for row in rows:
-        times = (f"{1000 * row.compute_seconds:.3g}", f"{1000 * row.network_seconds:.3g}", f"{row.efficiency:.0%}")
+        times = (f"{1000 * row.compute_seconds:.3g}", f"{1000 * row.network_seconds:.3g}", f"{100 * row.efficiency:.0f} %")
         table.add_row(row.parallel, str(row.loops), f"{row.flops:.3g}", _megabytes(row.memory), _megabytes(row.sent), *times)
     console = Screen(wide=160)
     how = "measured here" if measured else "as given"

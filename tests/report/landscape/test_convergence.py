@@ -20,7 +20,7 @@ def test_lines_are_the_laws_of_the_report(report: Convergence) -> None:
     loss = next(line for line in left.lines if line.get_label() == "loss")
     assert list(loss.get_xdata()) == [1, 2, 3, 4]
     assert list(loss.get_ydata()) == pytest.approx([10 * report["loss"].batch_error(k) for k in (1, 2, 3, 4)])
-    assert {line.get_label() for line in left.lines} >= {"loss", "trace", "tolerance, 5.0%"}
+    assert {line.get_label() for line in left.lines} >= {"loss", "trace", "tolerance, 5.0 %"}
     assert "eigenvalue 2" not in {line.get_label() for line in left.lines}
     trace = next(line for line in right.lines if line.get_label() == "trace")
     assert trace.get_ydata()[0] == pytest.approx(10 * report["trace"].probe_error(2))

@@ -182,8 +182,8 @@ def against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_wo
     verdict = "undecided" if few else "supported" if ratios and below else "contradicted" if ratios and above else "undecided"
     numbers = {}
     for budget, one in ratios.items():
-        bound = ", at most" if one.upper_bounds else ", at least" if one.lower_bounds else ""
-        numbers[f"operations for the rival's {measure} after {amount(budget)} GFLOP, over its own{bound}"] = one.cell
+        bound = " (at most)" if one.upper_bounds else " (at least)" if one.lower_bounds else ""
+        numbers[f"share of the rival's {amount(budget)} GFLOP needed for its {measure}{bound}"] = one.cell
     needed = seeds_needed(*((one.logs, 0.0) for one in ratios.values() if one.logs is not None)) if _may_be_decided(ratios) else 0
     for index, budget in enumerate(plan.budgets):
         logs = loss_ratio(curves[arm], curves[rival], index)

@@ -87,7 +87,7 @@ def words_of_arm(arm: str, stages: Sequence[int]) -> tuple[str, str]:
     if depth == 1:
         return "1 pass", "1 pass throughout: a transformer without a loop (the paper's Single)"
     if depth:
-        return f"{depth} passes", f"{depth} passes throughout, stabilised"
+        return f"{depth} passes", f"{depth} passes throughout, stabilised (see Set-up)"
     name, definition = _WORDS[arm]
     return tuple(text.format(loops=stages[-1], stages=in_turn(stages)) for text in (name, definition))  # type: ignore[return-value]
 

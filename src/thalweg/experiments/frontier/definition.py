@@ -11,7 +11,7 @@ from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
 from thalweg.experiments.frontier.answers import Curves, answers, best_constant, curves_of, excess, fall_at_switches
-from thalweg.experiments.frontier.arms import STABILISED, STAGED, constant
+from thalweg.experiments.frontier.arms import STAGED, constant
 from thalweg.experiments.frontier.findings import first_screen
 from thalweg.experiments.frontier.plan import FrontierPlan
 from thalweg.experiments.frontier.source import Setting, Source
@@ -196,7 +196,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
             provenance=some.summary.provenance,
             figures=tuple(FigureRecord(picture.name, picture.heading, picture.caption, picture.alt) for picture in pictures),
             first=first_screen(curves, so_far, some.summary.parameters, plan.budgets),
-            arm_words={arm: words[arm][1] for arm in table} | ({} if self.source.along_lengths else {"stabilised": STABILISED}),
+            arm_words={arm: words[arm][1] for arm in table},
         )
         write_json(folder / "summary.json", to_dict(summary))
         write_own_report(summary, pictures, folder)
@@ -213,10 +213,13 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         if len(plan.budgets) < 2 or not any(curves.values()):
             return []
         best, loss = best_constant(curves, plan), self.loss.capitalize()
+        rival = "" if best is None else (
+            f"Bars, drawn beside each other: the 95 % interval of the arm's loss over that of {names[constant(best)]}, seed by "
+            "seed; a bar that reaches that line leaves open which of the two is lower. "
+        )
         caption = (
             f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
-            "better. Points: geometric mean over seeds. Bars, drawn beside each other: the 95 % interval of what sets the arm "
-            "apart from the others of its seed (the table has the interval of each arm by itself). Grey: the lowest of all arms."
+            f"better. Points: geometric mean over seeds. {rival}Grey: the lowest of all arms."
         )
         figure = frontier_figure(curves, names, STAGED, constant(best) if best else "", self.loss)
         return [Picture("frontier", "Loss over operations", figure, caption, frontier_alt(curves, names, loss.lower()))]
@@ -290,7 +293,7 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         stages, shares = self.source.stages(plan.loops)
         base = self.source.run(plan, constant(plan.loops), plan.budgets[0], plan.settings[0], 0)
         until = ", ".join(
-            f"{passes} passes until {share:.0%} of the operations" for passes, share in zip(stages, shares, strict=False)
+            f"{passes} passes until {100 * share:.0f} % of the operations" for passes, share in zip(stages, shares, strict=False)
         )
         budgets = listed([amount(budget) for budget in plan.budgets])
         return {
@@ -323,12 +326,12 @@ def _in_words(setting: Setting) -> str:
     """A setting as text."""
     hold, grow = setting.curriculum
     if grow and not hold:
-        return f"rate {setting.rate:g}, lengths growing over {grow:.0%} of the updates"
-    levels = f", trees at the first level for {hold:.0%} of the updates and growing over {grow:.0%}" if hold or grow else ""
+        return f"rate {setting.rate:g}, lengths growing over {100 * grow:.0f} % of the updates"
+    levels = f", trees at the first level for {100 * hold:.0f} % of the updates and growing over {100 * grow:.0f} %" if hold or grow else ""
     return f"rate {setting.rate:g}{levels}"
 
 
-_TUNED_BEFORE = {"markov": "; the preset `paper` chooses it for each arm among three rates"}
+_TUNED_BEFORE = {"markov": "; the preset paper chooses it for each arm among three rates"}
 _OPTIMIZER = {"adamw": "AdamW", "muon": "Muon for the matrices of the blocks and AdamW for the rest"}
 
 

@@ -69,9 +69,9 @@ def _looping(curves: Curves, plan: FrontierConfig) -> list[str]:
 def _cheaper(curves: Curves, plan: FrontierConfig, depth: int, sign: int) -> str:
     """Where the answer for a depth against one pass is another at cheaper budgets, as a sentence; empty where it is the same."""
     words = {
-        -1: f"{depth} passes are better than one",
-        0: f"whether {depth} passes are better than one is not decided",
-        1: f"{depth} passes are worse than one",
+        -1: f"{depth} passes are better than one pass",
+        0: f"whether {depth} passes are better than one pass is not decided",
+        1: f"{depth} passes are worse than one pass",
     }
     others: dict[int, list[str]] = {}
     for index, budget in enumerate(plan.budgets[:-1]):
@@ -100,13 +100,12 @@ def _staging(curves: Curves, plan: FrontierConfig) -> list[str]:
     source = source_of(plan.source)
     kind = "" if strongest == constant(plan.loops) else f" ({source.arm_words(strongest, plan.loops)[0]})"
     if source.along_lengths:
-        own, theirs, given = "in stages along the lengths", f"the passes of each length, at most {plan.loops},", ""
+        own, theirs, given = "in stages along the lengths", f"the passes of each length, at most {plan.loops}", ""
     else:
         own, theirs = f"with {in_turn(source.stages(plan.loops)[0])} passes", f"{plan.loops} passes throughout"
         given = f"if the model must run {plan.loops} passes, "
     sentence = (
-        f"To reach the loss that {theirs}{kind} reach with {amount(budget)} GFLOP, training {own} needs {one} times the operations"
-        f"{_open(one.logs)}."
+        f"Training {own} needs {one} times the {amount(budget)} GFLOP of {theirs}{kind} to end at the same loss{_open(one.logs)}."
     )
     opening = f"{given}{start}"
     return [f"{opening[0].upper()}{opening[1:]} {sentence}"]

@@ -118,8 +118,8 @@ class _Tokens(Source):
         )
 
     def facts(self, model: ModelConfig) -> dict[str, str]:
-        stabilised = f"stabilised means: {STABILISED}, which begins at {model.gain_start:g}; one pass has none of it"
-        return {"Data": self.data_words, "Model": f"{model_words(model)}; {stabilised}"}
+        plain = replace(model, injection=False)  # which only some arms have, as the words of each say
+        return {"Data": self.data_words, "Model": model_words(plain), "Stabilised": f"{STABILISED}, which begins at {model.gain_start:g}"}
 
     def _schedule_of(self, arm: str, loops: int) -> _Schedule:
         """The stages of an arm but the paper's, whose switch follows from the run itself."""

@@ -99,7 +99,7 @@ def two_phases(e: Evidence) -> Finding:
                 f"high accuracy gained after t_low, {arm}": shown(times.after for times in seeds),
             }
     test = (
-        f"held-out accuracy; t = updates to {_REACHED:.0%} of a stratum's gain, first evaluation to mean of the last {LAST}; 95 % "
+        f"held-out accuracy; t = updates to {100 * _REACHED:.0f} % of a stratum's gain, first evaluation to mean of the last {LAST}; 95 % "
         f"t-intervals over seeds of log(t_high / t_low) against 0 and of the high accuracy gained after t_low against {_GAIN:g}: "
         f"supported if both lie above, contradicted if one lies below; a seed without t_high cannot support"
     )

@@ -56,7 +56,7 @@ def freezes(e: Evidence) -> Finding:
     test = (
         f"rise of the entropy S_1 over the last third of the run (least-squares slope against steps x length; nats), 95 % "
         f"t-interval over seeds: supported if all of it lies within +-{tolerance:.3g}, contradicted if all of it lies outside, on "
-        f"one side; the tolerance is {_STILL:.0%} of the range of the entropies of all runs of {' and '.join(arms)}"
+        f"one side; the tolerance is {100 * _STILL:.0f} % of the range of the entropies of all runs of {' and '.join(arms)}"
     )
     # The interval must clear the end of the tolerance that is nearer to the mean.
     needed = seeds_needed((single_rise, math.copysign(tolerance, single_rise.mean)))

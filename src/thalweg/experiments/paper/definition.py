@@ -26,7 +26,6 @@ from thalweg.records.run import Cell, PhaseRecord, RunRecord, Score, StudySummar
 from thalweg.report.paper.page import write_report
 from thalweg.serialization import to_dict
 from thalweg.storage import write_json
-from thalweg.train.assemble import make_data
 from thalweg.train.config import RunConfig
 
 PLAN = "study.json"
@@ -43,10 +42,6 @@ class PaperStudy(Experiment[StudySummary]):
 
     def jobs(self, folder: Path) -> list[Job]:
         return jobs_of(self.plan, folder)
-
-    def check(self) -> None:
-        super().check()
-        make_data(next(iter(runs_of(self.plan).values())))  # refuses a bad --text; joins the corpus once
 
     @property
     def command(self) -> str:

@@ -99,7 +99,7 @@ def sooner(runs: Runs) -> Verdict:
         answer = "yes"
     else:
         answer = f"no: {share.value:.2f} of its {judged}, up to {share.high:.2f}"
-    question = f"Does SHIFT reach Looped's final loss in {_GOAL:.0%} of Looped's {judged} to it (upper end below {_GOAL_HIGH:.0%})?"
+    question = f"Does SHIFT reach Looped's final loss in {100 * _GOAL:.0f} % of Looped's {judged} to it (upper end below {100 * _GOAL_HIGH:.0f} %)?"
     return Verdict(question, answer, numbers=numbers)
 
 
@@ -155,7 +155,7 @@ def _short_run_matches(runs: Runs) -> Verdict:
     for unit, spent in costs_of(short, looped).items():
         ratios = [spent(short[seed].evaluations[-1]) / spent(looped[seed].evaluations[-1]) for seed in seeds]
         numbers[f"{unit} of the whole run as a share of looped's"] = as_cell(interval(ratios))
-    question = f"Is SHIFT as good as Looped after {SHORT:.0%} of its updates, the rate's schedule fitted into them?"
+    question = f"Is SHIFT as good as Looped after {100 * SHORT:.0f} % of its updates, the rate's schedule fitted into them?"
     return Verdict(question, _gap_to_looped_answer(gap), numbers=numbers, seeds_needed=seeds_needed((gap, 0.0)))
 
 

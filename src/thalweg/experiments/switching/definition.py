@@ -38,7 +38,6 @@ from thalweg.report.compare.page import flat
 from thalweg.report.switching.page import share_in_a_line, write_sweep_report
 from thalweg.serialization import to_dict
 from thalweg.storage import read_journal, write_json
-from thalweg.train.assemble import make_data
 from thalweg.train.config import RunConfig
 from thalweg.train.repair import read_whole
 
@@ -63,7 +62,6 @@ class SwitchingSweep(Experiment[SweepSummary]):
 
     def check(self) -> None:
         refuse_misfits(variant.config for variant in variants_of(self.plan) if variant.config is not None)
-        make_data(recipe_of(self.plan).base)  # refuses a bad --text
 
     @property
     def command(self) -> str:
@@ -323,7 +321,7 @@ def _arms_in_words(sweep: SweepConfig) -> dict[str, str]:
             f"{rule.patience} checks of {rule.window} updates)"
         ),
         "shift-hard": "the paper's SHIFT: the same criterion, all passes at once",
-        "shift-short": f"shift with {SHORT:.0%} of the updates, ramp and rate schedule fitted into them",
+        "shift-short": f"shift with {100 * SHORT:.0f} % of the updates, ramp and rate schedule fitted into them",
     }
 
 

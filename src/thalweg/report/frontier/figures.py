@@ -39,22 +39,24 @@ def frontier_figure(
         curves: arm -> seed -> (operations, loss) by budget.
         names: arm -> its name in the legend; constant depths are shaded from light to dark.
         staged: the arm of staged training, drawn in colour.
-        best: the best constant depth, drawn thicker; empty for none.
+        best: the best constant depth, drawn thicker; the bars of all others compare with it. Empty for none: no bars.
         loss: what the vertical axis shows.
     """
     figure = Figure(figsize=(FIRST_WIDTH, 4.9), layout="constrained")
     axes = figure.add_subplot()
     means: list[tuple[float, float]] = []
     budgets: list[float] = []
-    paired = without_seeds(curves)
-    depths = sorted((arm for arm in paired if arm.startswith("depth-")), key=lambda arm: int(arm.removeprefix("depth-")))
-    for index, (arm, by_seed) in enumerate(paired.items()):
-        points = [_over_seeds(budget) for budget in zip(*(sorted(curve) for curve in by_seed.values()), strict=True)]
-        operations, mean, low, high = (np.array(column) for column in zip(*points, strict=True))
+    drawn = at_common_seeds(curves)
+    depths = sorted((arm for arm in drawn if arm.startswith("depth-")), key=lambda arm: int(arm.removeprefix("depth-")))
+    for index, (arm, by_seed) in enumerate(drawn.items()):
+        operations, mean = (np.array(column) for column in zip(*_means(by_seed), strict=True))
         colour, width, style = _look(arm, depths, staged, best)
         axes.plot(operations, mean, style, color=colour, linewidth=width, marker="o", markersize=4, label=names[arm])
-        aside = operations * _ASIDE ** (index - (len(paired) - 1) / 2)
-        axes.errorbar(aside, mean, [mean - low, high - mean], fmt="none", ecolor=colour, elinewidth=1.1, capsize=2, alpha=0.75)
+        ends = bars(by_seed, drawn.get(best, {})) if arm != best else []
+        if ends:
+            aside = operations * _ASIDE ** (index - (len(drawn) - 1) / 2)
+            low, high = (np.array(column) for column in zip(*ends, strict=True))
+            axes.errorbar(aside, mean, [mean - low, high - mean], fmt="none", ecolor=colour, elinewidth=1.1, capsize=2, alpha=0.75)
         budgets = budgets or operations.round(0).tolist()
         means += list(zip(operations.tolist(), mean.tolist(), strict=True))
     if means:
@@ -84,10 +86,9 @@ def frontier_alt(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]
         loss: what the vertical axis shows.
     """
     ends = {}
-    for arm, by_seed in without_seeds(curves).items():
-        if by_seed:
-            points = [_over_seeds(budget) for budget in zip(*(sorted(curve) for curve in by_seed.values()), strict=True)]
-            ends[names[arm]] = points[0], points[-1]
+    for arm, by_seed in at_common_seeds(curves).items():
+        points = _means(by_seed)
+        ends[names[arm]] = points[0], points[-1]
     if not ends:
         return "An empty figure: no arm has a complete curve yet."
     ranked = sorted(ends, key=lambda name: ends[name][1][1])
@@ -102,35 +103,36 @@ def frontier_alt(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]
     )
 
 
-def without_seeds(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]) -> Curves:
-    """The same curves without what all arms of a seed have in common, so that bands show what comparisons of arms rest on.
-
-    At each budget the logarithm of the loss is moved by the difference between the mean over all arms and seeds and the mean over
-    the arms of its seed, and its deviations from the arm's own mean are widened by sqrt(M / (M - 1)), M the number of arms. Only
-    seeds that every arm has are kept; where there are none, or one arm, the curves are returned as they are.
-
-    Returns:
-        Arm -> seed -> (operations, loss) by budget; arms without a curve are left out.
-
-    Source:
-        D. Cousineau, Tutorials in Quantitative Methods for Psychology 1 (2005) 42; R. Morey, ibid. 4 (2008) 61.
-    """
+def at_common_seeds(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]) -> Curves:
+    """The arms that have curves, each sorted by operations, at the seeds that all of them have; at all seeds where there are none."""
     drawn = {arm: {seed: sorted(curve) for seed, curve in by_seed.items()} for arm, by_seed in curves.items() if by_seed}
     common = set.intersection(*(set(by_seed) for by_seed in drawn.values())) if drawn else set()
-    if len(drawn) < 2 or not common or len({len(curve) for by_seed in drawn.values() for curve in by_seed.values()}) > 1:
+    if not common:
         return drawn
-    seeds = sorted(common)
-    logs = np.array([[[math.log(loss) for _, loss in by_seed[seed]] for seed in seeds] for by_seed in drawn.values()])  # (M, S, B)
-    centred = logs - logs.mean(axis=0, keepdims=True) + logs.mean(axis=(0, 1), keepdims=True)
-    means = centred.mean(axis=1, keepdims=True)
-    losses = np.exp(means + math.sqrt(len(drawn) / (len(drawn) - 1)) * (centred - means))
-    return {
-        arm: {
-            seed: [(operations, float(loss)) for (operations, _), loss in zip(by_seed[seed], losses[index, row], strict=True)]
-            for row, seed in enumerate(seeds)
-        }
-        for index, (arm, by_seed) in enumerate(drawn.items())
-    }
+    return {arm: {seed: curve for seed, curve in by_seed.items() if seed in common} for arm, by_seed in drawn.items()}
+
+
+def bars(
+    by_seed: Mapping[int, Sequence[tuple[float, float]]], reference: Mapping[int, Sequence[tuple[float, float]]]
+) -> list[tuple[float, float]]:
+    """Ends of the bar of an arm at each budget: the 95 % interval of its loss over the reference's, seed by seed.
+
+    A bar is drawn about the arm's own point, so it reaches the reference's point exactly where the interval of the ratio holds 1.
+
+    Args:
+        by_seed: seed -> (operations, loss) by budget.
+        reference: the same of the arm to compare with.
+    Returns:
+        (low, high) by budget; empty unless both arms have the same two or more seeds.
+    """
+    if by_seed.keys() != reference.keys() or len(by_seed) < 2:
+        return []
+    ends = []
+    for budget, (_, mean) in enumerate(_means(by_seed)):
+        gap = interval([math.log(curve[budget][1] / reference[seed][budget][1]) for seed, curve in by_seed.items()])
+        low, high = (0.0 if end is None else end - gap.mean for end in (gap.low, gap.high))
+        ends.append((mean * math.exp(low), mean * math.exp(high)))
+    return ends
 
 
 def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -150,12 +152,12 @@ def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, f
     return kept
 
 
-def _over_seeds(points: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
-    """Operations in GFLOP, geometric mean and interval of the loss at one budget."""
-    logs = interval([math.log(loss) for _, loss in points])
-    mean = math.exp(logs.mean)
-    ends = [mean if end is None else math.exp(end) for end in (logs.low, logs.high)]
-    return sum(operations for operations, _ in points) / len(points) / _GIGA, mean, ends[0], ends[1]
+def _means(by_seed: Mapping[int, Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Mean operations in GFLOP and geometric mean of the loss, by budget."""
+    return [
+        (sum(operations for operations, _ in points) / len(points) / _GIGA, math.exp(sum(math.log(loss) for _, loss in points) / len(points)))
+        for points in zip(*by_seed.values(), strict=True)
+    ]
 
 
 def _look(arm: str, depths: Sequence[str], staged: str, best: str) -> tuple[Any, float, str]:

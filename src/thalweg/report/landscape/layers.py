@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from thalweg.errors import Phrase, require
 from thalweg.records.landscape import LandscapeRecord
 from thalweg.records.layers import LayerRecord
-from thalweg.report.panels import STYLE, plain, shortened
+from thalweg.report.panels import STYLE, ink_on, plain, shortened
 
 _NUMBERS: dict[str, Callable[[LandscapeRecord], float | None]] = {
     "largest eigenvalue": lambda block: block.largest[0],
@@ -117,8 +117,12 @@ def _letters(axes: Axes, points: Sequence[LayerRecord], names: Sequence[str]) ->
         for column, point in enumerate(points):
             split = point.layers[name].split if name in point.layers else None
             if split is not None:
-                over_bar = {} if len(points) > 1 else {"transform": axes.get_yaxis_transform()}
-                place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6, "color": "white"} | over_bar
+                letter: dict[str, Any] = {"s": _LETTERS[split.name], "ha": "center", "va": "center", "fontsize": 6}
+                if len(points) > 1:
+                    cells = axes.images[0]
+                    axes.text(column, row, color=ink_on(cells.to_rgba(cells.get_array()[row, column])), **letter)
+                else:
+                    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+                    axes.text(0.04, row, transform=axes.get_yaxis_transform(), bbox=box, **letter)
                 written = True
-                axes.text(column if len(points) > 1 else 0.04, row, _LETTERS[split.name], **place)
     return written

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from thalweg.errors import plural
 from thalweg.records.experiment import Outcome, SweepSummary
 from thalweg.report.figures import Drawn, drawn, setup
-from thalweg.report.panels import WIDTH
+from thalweg.report.panels import WIDTH, ink_on
 
 AXES = ("delta_loss", "delta_grad", "patience")
 """Thresholds of SCP: horizontal axis, vertical axis and panels."""
@@ -187,11 +187,8 @@ def _draw_tile(axes: Axes, x: int, y: int, tile: Tile, colours: ScalarMappable) 
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=1))
     if tile.hatched:
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="#777777", linewidth=0, hatch="////"))
-    red, green, blue, _ = matplotlib.colors.to_rgba(colour)  # type: ignore[arg-type]
-    # Brightness as in Rec. 601.
-    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
     box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8} if tile.hatched else None
-    ink = "white" if dark else "black"
+    ink = ink_on(colour)
     rise = 0.12 if tile.note else 0.0
     axes.text(x, y + rise, tile.text, ha="center", va="center", fontsize=7.5, color=ink, bbox=box)
     if tile.note:
