@@ -216,7 +216,7 @@ def test_a_run_that_cannot_fit_is_told_what_it_needs_and_leaves_nothing(capsys: 
 def test_an_unknown_command_leads_to_all(capsys: pytest.CaptureFixture) -> None:
     assert cli.call(["landscpe", "run"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("thalweg: unknown command 'landscpe'; did you mean 'landscape'? Known: doctor, ")
+    assert told.startswith("thalweg: unknown command 'landscpe'; did you mean 'landscape'? Known: --help, doctor, ")
     assert told.endswith(", verify\n")
 
 

@@ -735,11 +735,12 @@ def call(arguments: list[str]) -> int:
         return _fail(str(_unknown_option(error, arguments)), 2)
     except CycloptsError as error:
         if isinstance(error, UnknownCommandError):
-            option = arguments[0].startswith("-")
-            kind, known = ("option", [name for name in app if name.startswith("--")]) if option else ("command", list(app))
+            commands, options = ([name for name in app if name.startswith("-") == dashed] for dashed in (False, True))
+            kind, known = ("option", options) if arguments[0].startswith("-") else ("command", [*commands, "--help"])
             return _fail(str(unknown(kind, arguments[0], known)), 2)  # cyclopts lists the first eight, and calls both commands
         if isinstance(error, UnusedCliTokensError):
-            return _fail(f"given {shown((error.unused_tokens or [''])[0])} besides, expected nothing more; `thalweg {arguments[0]} --help` has an example", 2)
+            more = shown((error.unused_tokens or [""])[0])
+            return _fail(f"given {more} besides, expected nothing more; `thalweg {arguments[0]} --help` has an example", 2)
         command = " ".join(["thalweg", *(name for name in arguments[:1] if name in app)])
         return _fail(f"{' '.join(str(error).split()).rstrip('., ')}; `{command} --help` has an example", 2)
     except StudyError as error:

@@ -142,7 +142,7 @@ def test_at_fraction_fires_on_time_where_floating_point_rounds_up(share, total, 
 
 
 def test_at_fraction_says_why_it_fired():
-    assert AtFraction(0.25, 8).observe({}, 2, 1.0, 1.0)[1] == "25% of 8 updates were made"
+    assert AtFraction(0.25, 8).observe({}, 2, 1.0, 1.0)[1] == "25 % of 8 updates were made"
 
 
 @pytest.mark.parametrize(

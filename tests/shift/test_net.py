@@ -27,7 +27,7 @@ def told(shift, losses):
 def test_a_loss_that_stays_up_is_caught_when_its_time_is_over():
     shift = caught()
     assert told(shift, [1.0] * 4 + [2.0] * 20) == 4 + 6
-    assert "the loss was 2 6 updates after the onset, 1 before the switch, and 10% more are accepted" in shift.retreat_reason
+    assert "the loss was 2 6 updates after the onset, 1 before the switch, and 10 % more are accepted" in shift.retreat_reason
 
 
 def test_a_loss_that_comes_back_in_time_is_good():

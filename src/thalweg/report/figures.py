@@ -295,8 +295,8 @@ def long_tail(summary: StudySummary, grouped: Grouped) -> Drawn:
     caption = (
         "Histogram of the information content of training sequences (left), and accuracy of the Bayes-optimal predictor by "
         f"position (right). Seed {run.seed}: mean {tail['mean']:.2f} bits, median {tail['median']:.2f}, skewness "
-        f"{tail['skewness']:.2f}; the top quarter of the sequences holds {100 * tail['top_quarter_share']:.0f} % of the bits, the top "
-        f"tenth {100 * tail['top_tenth_share']:.0f} %. {summary.setup['Data']}."
+        f"{tail['skewness']:.2f}; the top quarter of the sequences holds {100 * tail['top_quarter_share']:.0f} % of the bits, the "
+        f"top tenth {100 * tail['top_tenth_share']:.0f} %. {summary.setup['Data']}."
     )
     alt = (
         f"On the left a histogram of how many bits the sequences hold, with a skewness of {tail['skewness']:.2f} (above 0: a long "

@@ -23,14 +23,14 @@ _LATE = (0.6, 0.85, 0.95)
 """Shares of the updates after which the stages end where depth hardly pays."""
 _EVIDENCE = {
     True: (
-        "the best constant depth was T passes throughout; training in stages reaches their final loss in 0.45 [0.26, 0.76] of their "
-        "operations on roots of trees, and in 0.50 [0.37, 0.68] on topmost marked ancestors (T = 5, five fresh seeds, rate and "
-        "curriculum tuned for each arm)"
+        "the best constant depth was T passes throughout; training in stages reaches their final loss in 0.45 [0.26, 0.76] of "
+        "their operations on roots of trees, and in 0.50 [0.37, 0.68] on topmost marked ancestors (T = 5, five fresh seeds, rate "
+        "and curriculum tuned for each arm)"
     ),
     False: (
-        "training in stages reaches the final loss of T stabilised passes throughout in 0.44 [0.37, 0.51] of their operations; with "
-        "Muon, that of the strongest loop of T passes in 0.52 [0.37, 0.72]; against two passes throughout, the best constant depth, "
-        "no saving was shown (Markov language, T = 6, five fresh seeds, rates tuned for each arm)"
+        "training in stages reaches the final loss of T stabilised passes throughout in 0.44 [0.37, 0.51] of their operations; "
+        "with Muon, that of the strongest loop of T passes in 0.52 [0.37, 0.72]; against two passes throughout, the best constant "
+        "depth, no saving was shown (Markov language, T = 6, five fresh seeds, rates tuned for each arm)"
     ),
 }
 

@@ -105,7 +105,9 @@ def _warn_of_its_end(config: RunConfig) -> None:
     steps, data, warmup = config.training.steps, config.data, config.optimizer.warmup
     short = []
     if warmup > steps:
-        short.append(f"optimizer.warmup is {warmup}, so that the rate ends at {100 * steps / warmup:.0f} % of optimizer.rate or less")
+        short.append(
+            f"optimizer.warmup is {warmup}, so that the rate ends at {100 * steps / warmup:.0f} % of optimizer.rate or less"
+        )
     if isinstance(data, TaskConfig) and data.lengths == "grow" and data.grow > steps:
         longest = data.longest_at(steps - 1)
         short.append(f"data.grow is {data.grow}, so that the longest length ends at {longest} of {data.longest}")

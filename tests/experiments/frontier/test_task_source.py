@@ -84,7 +84,7 @@ def test_matches_beyond_are_compared_seed_by_seed(gap, verdict):
     beyond = {"depth-10": {0: 0.5, 1: 0.7, 2: 0.6}, "staged": {0: 0.5 + gap[0], 1: 0.7 + gap[1], 2: 0.6 + gap[2]}}
     made = exact_match_answers({"depth-10": curves(1e9, 0.2), "staged": curves(5e8, 0.2)}, beyond, plan)
     assert [made[0].verdict, made[1].verdict] == ["supported", verdict]
-    name = "operations for the rival's share of wrong answers after 2 GFLOP, over its own"
+    name = "share of the rival's 2 GFLOP needed for its share of wrong answers"
     assert made[0].numbers[name].mean == pytest.approx(0.5)
 
 

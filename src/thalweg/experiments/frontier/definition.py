@@ -213,9 +213,13 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         if len(plan.budgets) < 2 or not any(curves.values()):
             return []
         best, loss = best_constant(curves, plan), self.loss.capitalize()
-        rival = "" if best is None else (
-            f"Bars, drawn beside each other: the 95 % interval of the arm's loss over that of {names[constant(best)]}, seed by "
-            "seed; a bar that reaches that line leaves open which of the two is lower. "
+        rival = (
+            ""
+            if best is None
+            else (
+                f"Bars, drawn beside each other: the 95 % interval of the arm's loss over that of {names[constant(best)]}, seed by "
+                "seed; a bar that reaches that line leaves open which of the two is lower. "
+            )
         )
         caption = (
             f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
@@ -327,7 +331,11 @@ def _in_words(setting: Setting) -> str:
     hold, grow = setting.curriculum
     if grow and not hold:
         return f"rate {setting.rate:g}, lengths growing over {100 * grow:.0f} % of the updates"
-    levels = f", trees at the first level for {100 * hold:.0f} % of the updates and growing over {100 * grow:.0f} %" if hold or grow else ""
+    levels = (
+        f", trees at the first level for {100 * hold:.0f} % of the updates and growing over {100 * grow:.0f} %"
+        if hold or grow
+        else ""
+    )
     return f"rate {setting.rate:g}{levels}"
 
 

@@ -119,7 +119,11 @@ class _Tokens(Source):
 
     def facts(self, model: ModelConfig) -> dict[str, str]:
         plain = replace(model, injection=False)  # which only some arms have, as the words of each say
-        return {"Data": self.data_words, "Model": model_words(plain), "Stabilised": f"{STABILISED}, which begins at {model.gain_start:g}"}
+        return {
+            "Data": self.data_words,
+            "Model": model_words(plain),
+            "Stabilised": f"{STABILISED}, which begins at {model.gain_start:g}",
+        }
 
     def _schedule_of(self, arm: str, loops: int) -> _Schedule:
         """The stages of an arm but the paper's, whose switch follows from the run itself."""

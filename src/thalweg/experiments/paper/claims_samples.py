@@ -99,9 +99,9 @@ def two_phases(e: Evidence) -> Finding:
                 f"high accuracy gained after t_low, {arm}": shown(times.after for times in seeds),
             }
     test = (
-        f"held-out accuracy; t = updates to {100 * _REACHED:.0f} % of a stratum's gain, first evaluation to mean of the last {LAST}; 95 % "
-        f"t-intervals over seeds of log(t_high / t_low) against 0 and of the high accuracy gained after t_low against {_GAIN:g}: "
-        f"supported if both lie above, contradicted if one lies below; a seed without t_high cannot support"
+        f"held-out accuracy; t = updates to {100 * _REACHED:.0f} % of a stratum's gain, first evaluation to mean of the last "
+        f"{LAST}; 95 % t-intervals over seeds of log(t_high / t_low) against 0 and of the high accuracy gained after t_low against "
+        f"{_GAIN:g}: supported if both lie above, contradicted if one lies below; a seed without t_high cannot support"
     )
     needed = seeds_needed((after, _GAIN), (interval(ratios), 0.0)) if len(ratios) == len(looped) else 0
     return Finding(decision, test, numbers, needed)

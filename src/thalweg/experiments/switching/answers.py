@@ -99,7 +99,8 @@ def sooner(runs: Runs) -> Verdict:
         answer = "yes"
     else:
         answer = f"no: {share.value:.2f} of its {judged}, up to {share.high:.2f}"
-    question = f"Does SHIFT reach Looped's final loss in {100 * _GOAL:.0f} % of Looped's {judged} to it (upper end below {100 * _GOAL_HIGH:.0f} %)?"
+    bound = f"upper end below {100 * _GOAL_HIGH:.0f} %"
+    question = f"Does SHIFT reach Looped's final loss in {100 * _GOAL:.0f} % of Looped's {judged} to it ({bound})?"
     return Verdict(question, answer, numbers=numbers)
 
 

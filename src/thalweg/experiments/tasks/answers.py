@@ -116,7 +116,9 @@ def sooner(outcomes: Outcomes, arm: str) -> Verdict:
         for cost, share in (("time", outcome.share_seconds), ("operations", outcome.share_flops)):
             if share is not None:
                 numbers[f"share of {cost}, {task}"] = Cell(share.value, share.low, share.high, share.n - share.censored)
-    question = f"On which tasks does {arm} reach Looped's exact match in {100 * GOAL:.0f} % of its cost (geometric mean over seeds)?"
+    question = (
+        f"On which tasks does {arm} reach Looped's exact match in {100 * GOAL:.0f} % of its cost (geometric mean over seeds)?"
+    )
     counts = {task: outcome.share_flops.n for task, outcome in of_arm.items() if outcome.share_flops}
     return Verdict(question, answered(reached(of_arm), counts), numbers=numbers)
 

@@ -104,7 +104,7 @@ def frontier_alt(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]
 
 
 def at_common_seeds(curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]]) -> Curves:
-    """The arms that have curves, each sorted by operations, at the seeds that all of them have; at all seeds where there are none."""
+    """Sorted curves of the arms that have any, at the seeds that all of them have; at every seed where there are none."""
     drawn = {arm: {seed: sorted(curve) for seed, curve in by_seed.items()} for arm, by_seed in curves.items() if by_seed}
     common = set.intersection(*(set(by_seed) for by_seed in drawn.values())) if drawn else set()
     if not common:
@@ -155,7 +155,10 @@ def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, f
 def _means(by_seed: Mapping[int, Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
     """Mean operations in GFLOP and geometric mean of the loss, by budget."""
     return [
-        (sum(operations for operations, _ in points) / len(points) / _GIGA, math.exp(sum(math.log(loss) for _, loss in points) / len(points)))
+        (
+            sum(operations for operations, _ in points) / len(points) / _GIGA,
+            math.exp(sum(math.log(loss) for _, loss in points) / len(points)),
+        )
         for points in zip(*by_seed.values(), strict=True)
     ]
 

@@ -39,7 +39,9 @@ def figure_convergence(report: Convergence) -> Figure:
             _law(right, [(n, percent * one.probe_error(n)) for n in _grid(_FURTHEST * one.probes, 2)], one.probes, line)
             _points(right, [(n, percent * error) for n, error in running_errors(one)], marks)
     for axes, what in ((left, "batches"), (right, f"probes, with {report.batches:,} batches")):
-        axes.axhline(100 * report.tolerance, color="black", linewidth=1, linestyle=":", label=f"tolerance, {100 * report.tolerance:.1f} %")
+        axes.axhline(
+            100 * report.tolerance, color="black", linewidth=1, linestyle=":", label=f"tolerance, {100 * report.tolerance:.1f} %"
+        )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xlabel(what)
