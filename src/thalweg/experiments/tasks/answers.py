@@ -44,7 +44,7 @@ def task_verdicts(outcomes: Outcomes, runs: Runs, longest: dict[str, int]) -> li
     verdicts += [sooner(outcomes, arm) for arm in (*ALONG, *CONTROLS)]
     verdicts += [smooth(outcomes, runs, arm) for arm in SWITCHING]
     verdicts += [beyond(outcomes, longest, arm) for arm in ALONG]
-    verdicts += [_as_good(runs, arm) for arm in ALONG]
+    verdicts += [_as_good(outcomes, runs, arm) for arm in ALONG]
     verdicts.append(halting(outcomes))
     return [verdict for verdict in verdicts if verdict.numbers]
 
@@ -74,6 +74,17 @@ def answered(answer: str, seeds: dict[str, int]) -> str:
         return too_few(max(seeds.values()))
     undecided = [f"{too_few(count)} on {task}" for task, count in seeds.items() if too_few(count)]
     return "; ".join([answer, *undecided])
+
+
+def learned(*outcomes: TaskOutcome | None) -> bool:
+    """Whether any of these arms is right for half of the samples of the trained lengths; else comparisons say nothing."""
+    return any(one is not None and (one.trained.mean or 0.0) >= LEARNED for one in outcomes)
+
+
+def not_learned(outcomes: Outcomes) -> list[str]:
+    """The tasks that no arm has learned."""
+    tasks = dict.fromkeys(outcome.task for outcome in outcomes if outcome.seeds)
+    return [task for task in tasks if not learned(*(outcome for outcome in outcomes if outcome.task == task))]
 
 
 def right_beyond(outcomes: Outcomes, longest: Mapping[str, int]) -> dict[str, tuple[int, bool]]:
@@ -177,10 +188,13 @@ def beyond(outcomes: Outcomes, longest: Mapping[str, int], arm: str) -> Verdict:
 
 
 def beyond_gaps(outcomes: Outcomes, longest: Mapping[str, int], arm: str, rival: str) -> dict[str, Interval]:
-    """Task -> exact match of an arm minus that of a rival, mean over the tested lengths above the training lengths, paired."""
+    """Task -> exact match of an arm minus that of a rival, mean over the tested lengths above the training lengths, paired.
+
+    Tasks that neither has learned are left out: there both are as good as the other in being wrong.
+    """
     rivals, gaps = by_task(outcomes, rival), {}
     for task, outcome in by_task(outcomes, arm).items():
-        if task in rivals:
+        if task in rivals and learned(outcome, rivals[task]):
             own, other = (_out_of_range(side, longest[task]) for side in (outcome, rivals[task]))
             if common := sorted(own.keys() & other.keys()):
                 gaps[task] = interval([own[seed] - other[seed] for seed in common])
@@ -221,7 +235,7 @@ def halting(outcomes: Outcomes) -> Verdict:
     passing: dict[str, list[str]] = {rule: [] for rule in rules}
     for arm in ("looped", "random"):
         for task, outcome in by_task(outcomes, arm).items():
-            if outcome.trained.mean is None or outcome.trained.mean < LEARNED or outcome.told_passes:
+            if not learned(outcome) or outcome.told_passes:
                 continue
             name = task if arm == "looped" else f"{task} ({arm})"
             for rule, accuracy in zip(passing, (outcome.confident, outcome.confident_batch, outcome.dip), strict=True):
@@ -240,13 +254,15 @@ def _largest_gap(first: Table, second: Table) -> float:
     return max(abs(a - b) for row, other in zip(first, second, strict=True) for a, b in zip(row, other, strict=True))
 
 
-def end_gaps(runs: Runs, arm: str) -> dict[str, Interval]:
-    """Task -> an arm's final exact match on the training lengths minus Looped's, paired by seed."""
-    found = {task: paired(arms.get(arm, {}), arms.get("looped", {}), trained_accuracy) for task, arms in runs.items()}
+def end_gaps(outcomes: Outcomes, runs: Runs, arm: str) -> dict[str, Interval]:
+    """Task -> an arm's final exact match on the training lengths minus Looped's, paired by seed; see `beyond_gaps`."""
+    own, looped = by_task(outcomes, arm), by_task(outcomes, "looped")
+    known = {task: arms for task, arms in runs.items() if learned(own.get(task), looped.get(task))}
+    found = {task: paired(arms.get(arm, {}), arms.get("looped", {}), trained_accuracy) for task, arms in known.items()}
     return {task: interval(gaps) for task, gaps in found.items() if gaps}
 
 
-def _as_good(runs: Runs, arm: str) -> Verdict:
+def _as_good(outcomes: Outcomes, runs: Runs, arm: str) -> Verdict:
     """Compare an arm's final exact match on the training lengths with Looped's."""
     what = f"exact match on trained lengths, {arm} - looped"
-    return _against_looped(f"Is {arm} on the trained lengths as good as Looped?", what, end_gaps(runs, arm))
+    return _against_looped(f"Is {arm} on the trained lengths as good as Looped?", what, end_gaps(outcomes, runs, arm))

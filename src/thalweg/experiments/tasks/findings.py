@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from thalweg.errors import plural
 from thalweg.experiments.metrics import MIN_SEEDS, Comparison, compared, seeds_to_compare, sign_of, too_few
 from thalweg.experiments.share import operations
-from thalweg.experiments.tasks.answers import Outcomes, Runs, beyond_gaps, by_task, end_gaps, right_beyond
+from thalweg.experiments.tasks.answers import Outcomes, Runs, beyond_gaps, by_task, end_gaps, not_learned, right_beyond
 from thalweg.experiments.tasks.outcomes import shares_of
 from thalweg.experiments.words import factor, listed
 from thalweg.intervals import Interval, interval
@@ -51,9 +51,11 @@ def first_screen(outcomes: Outcomes, runs: Runs, longest: Mapping[str, int], mis
     looping = beyond_gaps(outcomes, longest, "looped", "single")
     arm = next((arm for arm in SWITCHING if by_task(outcomes, arm)), "")
     of_arm, of_single = _costs(runs, arm), _costs(runs, "single")
-    control, ends = _control_gaps(runs, arm), end_gaps(runs, arm)
+    control, ends = _control_gaps(runs, arm), end_gaps(outcomes, runs, arm)
+    wrong = not_learned(outcomes)
     found = [
         _trained(outcomes, ["single", "looped", *filter(None, [arm])]),
+        f"No arm answers half of the trained lengths of {listed(wrong)} right: nothing is compared there." if wrong else "",
         _looping(looping),
         _generalising(outcomes, longest),
         _cost("single", of_single),
@@ -65,7 +67,7 @@ def first_screen(outcomes: Outcomes, runs: Runs, longest: Mapping[str, int], mis
     if missing:
         advice = f"Nothing is advised while runs are missing: {plural(missing, 'run is', 'runs are')} not complete."
     else:
-        advice = _advice(_decided(looping, of_single, arm, of_arm, ends, control))
+        advice = _advice(_decided(looping, of_single, arm, of_arm, ends, control), wrong)
     return FirstScreen(_ASKED, tuple(filter(None, found)), _sure(seeds, bool(missing)), advice)
 
 
@@ -196,11 +198,12 @@ def _sure(seeds: int, missing: bool) -> str:
     """What the numbers rest on, and what they leave open."""
     few = "" if seeds >= MIN_SEEDS else f" At least {MIN_SEEDS} seeds are needed for any answer."
     most = "at most " if missing else ""
+    points = f"{100 * MARGIN:g} points"
     return (
         f"Numbers are means over {most}{plural(seeds, 'seed')}, geometric ones of ratios; comparisons are paired by seed. A 95 % "
-        "interval stands in brackets; where it holds no difference, nothing is decided, unless all of it lies within "
-        f"{100 * MARGIN:g} points, or above {100 * MARGIN:g} points lower.{few} Seeds that would decide something are "
-        "estimated from the spread seen. Operations are counted, not timed, so a busy machine gives the same numbers. All "
+        f"interval stands in brackets; where it holds both answers, nothing is decided. Arms are equal within {points} where the "
+        f"whole interval lies between -{points} and +{points}, and one is at most {points} lower where the whole interval lies "
+        f"above -{points}.{few} Seeds that would decide something are estimated from the spread seen. Operations are counted, not timed, so a busy machine gives the same numbers. All "
         "arms of a task start from one learning rate, which was not tuned for each; models are small, and other sizes may differ."
     )
 
@@ -250,8 +253,8 @@ def _decided(looping: Gaps, of_single: _Costs, arm: str, of_arm: _Costs, ends: G
     return _Decided(arm, loop, closed, open_beyond, stage, open_end, lower, rest, simpler, as_far)
 
 
-def _advice(tasks: _Decided) -> str:
-    """What a user can do with it."""
+def _advice(tasks: _Decided, wrong: Sequence[str]) -> str:
+    """What a user can do with it; ``wrong`` are the tasks that no arm has learned."""
     arm, sentences = tasks.arm, []
     for names, further in ((tasks.one_pass, ""), (tasks.one_pass_so_far, "; whether loops get further beyond them is not decided")):
         if names:
@@ -272,6 +275,8 @@ def _advice(tasks: _Decided) -> str:
     if tasks.as_far:
         told = "one pass learns the trained lengths too, and loops were not shown to get further beyond them"
         sentences.append(f"On {listed(tasks.as_far)} {told}.")
+    if wrong:
+        sentences.append(f"Train {listed(wrong)} longer first, by a larger preset, or on shorter inputs: no arm has learned it.")
     if not sentences:
         return "Nothing that was trained here is shown to be better: more seeds, or the arms single, looped and shift, may decide."
     return " ".join([*sentences, "Measure again at the size that you will train."])

@@ -17,7 +17,7 @@ from thalweg.records.run import RunRecord, TaskLength
 _POINT = 0.01
 """Margin below Looped's final exact match within which it counts as reached."""
 LEARNED = 0.5
-"""Exact match of Looped below which a task counts as not learned; reaching such a value would say nothing."""
+"""Exact match below which a task counts as not learned; reaching such a value, or agreeing on it, would say nothing."""
 
 Lengths = dict[int, tuple[TaskLength, ...]]
 """Seed -> the records of the lengths tested after training."""

@@ -123,6 +123,6 @@ def _letters(axes: Axes, points: Sequence[LayerRecord], names: Sequence[str]) ->
                     axes.text(column, row, color=ink_on(cells.to_rgba(cells.get_array()[row, column])), **letter)
                 else:
                     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-                    axes.text(0.04, row, transform=axes.get_yaxis_transform(), bbox=box, **letter)
+                    axes.text(0.04, row, transform=axes.get_yaxis_transform(), bbox=box, color="black", **letter)
                 written = True
     return written

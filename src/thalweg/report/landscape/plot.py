@@ -170,13 +170,13 @@ def _split_figure(arms: Arms) -> Figure:
         draw_over_training(axes, arms, panel, curves[panel], steps)
         for arm, (curve, _) in curves[panel].items() if panel is not _SPLIT[0] else ():
             at, colour = np.isin(curve.x, list(unclear[arm])), colour_of(arm, list(arms).index(arm))
-            axes.plot(curve.x[at], curve.mean[at], "o", color=colour, markerfacecolor="white", markersize=4)
+            axes.plot(curve.x[at], curve.mean[at], "o", color=colour, markerfacecolor=axes.get_facecolor(), markersize=4)
     _draw_classes(last, arms, steps)
     artists = labelled(figure.axes) if len(arms) > 1 else []
     if any(unclear.values()):
         told = f"hollow: the threshold lies in no gap of {PLATEAU:g} decades, so another one could give another count"
         if artists:
-            hollow = {"color": "#555555", "markerfacecolor": "white", "markersize": 4}
+            hollow = {"color": "#777777", "markerfacecolor": figure.get_facecolor(), "markersize": 4}
             artists.append(Line2D([], [], marker="o", linestyle="", label=told, **hollow))
         else:
             figure.supxlabel(told, fontsize=8)

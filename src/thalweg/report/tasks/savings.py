@@ -52,9 +52,9 @@ def _saved_dot(share: Share | None) -> Dot:
 
 
 def saved_drawn(summary: TaskStudySummary) -> Drawn | None:
-    """The figure of the shares of Looped's cost and of the drop at the switch; None where there are neither."""
+    """The figure of the shares of Looped's cost and of the drop at the switch; None where no arm has such a share."""
     rows = saved_rows(summary)
-    if not rows:
+    if not any(_shares(outcome) for outcome in rows.values()):
         return None
     kinds = _kinds(rows, bool(summary.disturbed))
     if "time" in kinds:
