@@ -189,6 +189,8 @@ def seeds_to_decide(estimate: Interval, bar: float = 0.0, power: float = 0.8) ->
     half = (estimate.high - estimate.low) / 2
     deviation = half * math.sqrt(estimate.n) / student_quantile(0.975, estimate.n - 1)
     distance = abs(estimate.mean - bar)
+    rounding = 8 * math.ulp(max(abs(estimate.mean), abs(bar)))
+    distance, deviation = (0.0 if size <= rounding else size for size in (distance, deviation))
     if distance == 0:
         return MOST_SEEDS + 1 if deviation else 0
     if deviation == 0:

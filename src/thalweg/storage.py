@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 import sys
 import uuid
@@ -81,6 +82,13 @@ def atomic_stream(path: Path, chunks: Iterable[bytes]) -> None:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `atomic_stream` left in a folder where its process was killed; only for the one that holds the folder's lock."""
+    for path in folder.glob(".*.tmp") if folder.is_dir() else ():
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -208,6 +216,11 @@ def set_aside(path: Path) -> Path:
     return target
 
 
+def journal_line(record: dict[str, Any]) -> bytes:
+    """A record as a line of a journal."""
+    return (json.dumps(record, allow_nan=False) + "\n").encode()
+
+
 class Journal:
     """A file with one JSON record a line, to which records are appended and flushed at once.
 
@@ -247,7 +260,7 @@ class Journal:
         Raises:
             ThalwegError: the file was removed or replaced since it was opened.
         """
-        line = (json.dumps(record, allow_nan=False) + "\n").encode()
+        line = journal_line(record)
         self.check()
         with explained(self.path):
             self._handle.write(line)

@@ -50,7 +50,7 @@ class Layout:
         spans = [
             torch.arange(end - size, end) for name, size, end in zip(self.names, self.sizes, ends, strict=True) if name in chosen
         ]
-        return torch.cat(spans)
+        return torch.cat(spans) if spans else torch.empty(0, dtype=torch.long)
 
     def subset(self, choice: str | Sequence[str]) -> Layout:
         """The layout of the parameters that a name or pattern, or one of several, matches, in their order."""

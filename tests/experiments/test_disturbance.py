@@ -36,7 +36,7 @@ def test_one_disturbed_run_leaves_operations_alone() -> None:
 def test_the_note_says_how_many_runs_and_how_much() -> None:
     note = disturbance([run(), run(0.34, 0.07, 7.9), run(0.2, 0.0, 3.0)])
     assert note.startswith(
-        "Other work ran beside 2 of 3 runs: they waited for a core in up to 34% of their time, the host took up to 7% of the "
+        "Other work ran beside 2 of 3 runs: they waited for a core in up to 34 % of their time, the host took up to 7 % of the "
         "machine and the load was up to 7.9 on 2 cores. Seconds are disturbed"
     )
     assert "the host took" not in disturbance([run(waiting=0.5)])

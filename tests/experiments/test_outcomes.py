@@ -233,7 +233,7 @@ def test_a_short_run_is_asked_whether_it_ends_as_low():
     runs = planted(looped=[2.0, 2.1, 2.2], short=[2.3, 2.5, 2.4])
     runs["shift-short"] = runs.pop("short")
     found = verdicts_of([], runs, Plateau())[0]
-    assert found.claim.startswith("Is SHIFT as good as Looped after 45% of its updates")
+    assert found.claim.startswith("Is SHIFT as good as Looped after 45 % of its updates")
     assert found.verdict == "no, its final loss is higher"
     assert found.numbers["final loss, shift-short - looped"].mean == pytest.approx(0.9 * 0.3)  # mean of the last three of eleven
 

@@ -124,7 +124,7 @@ def make_task_runs(tasks: tuple[str, ...] = TASKS, arms: tuple[str, ...] = ARMS,
 def make_tasks(tasks: tuple[str, ...] = TASKS, arms: tuple[str, ...] = ARMS, seeds: int = 3) -> TaskStudySummary:
     verdicts = (
         Verdict(
-            "On which tasks does SHIFT reach Looped's exact match in 70% of its time?",
+            "On which tasks does SHIFT reach Looped's exact match in 70 % of its time?",
             "parity, copy; not in every run: unique-set (3 of 3 never)",
             numbers={f"share of time, {task}": Cell(0.55 + 0.1 * place, 0.5, 0.9, seeds) for place, task in enumerate(tasks)},
         ),

@@ -401,7 +401,7 @@ def test_callbacks_are_given_every_snapshot_when_it_is_complete(tmp_path: Path, 
 
 
 def test_a_training_that_is_over_before_its_rate_is_warmed_up_says_so(tmp_path: Path, tiny: RunConfig) -> None:
-    told = r"the training ends after 40 updates, but optimizer.warmup is 80, so that .* 50% of .* or less; set them too"
+    told = r"the training ends after 40 updates, but optimizer.warmup is 80, so that .* 50 % of .* or less; set them too"
     with pytest.warns(ShortTrainingWarning, match=told):
         train(replace(tiny, optimizer=OptimizerConfig(warmup=80)), tmp_path / "short")
     train(replace(tiny, optimizer=OptimizerConfig(warmup=40)), tmp_path / "just")  # a warning would be an error here

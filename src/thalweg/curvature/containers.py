@@ -136,11 +136,16 @@ def _mapped_mapping(map_part: Callable[[Any], Any], value: Mapping[Any, Any]) ->
     parts = {key: map_part(part) for key, part in value.items()}
     if type(value) is dict:
         return parts
+    before = dict(value.items())
     try:
         twin = copy.copy(value)
         for key, part in parts.items():
             twin[key] = part  # type: ignore[index]
     except Exception:  # a mapping that cannot be written to, or not copied
+        return _rebuilt(value, parts)
+    if any(value[key] is not part for key, part in before.items()):  # the copy writes into what it shares with the original
+        for key, part in before.items():
+            value[key] = part  # type: ignore[index]
         return _rebuilt(value, parts)
     return twin
 

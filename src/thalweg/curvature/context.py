@@ -7,6 +7,7 @@ import contextvars
 import functools
 import random
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
@@ -104,7 +105,7 @@ def seeded(seed: int | None) -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        random.seed(seed)
+        random.seed(int(seed))  # which takes no numpy integer
         np.random.seed(seed)  # noqa: NPY002
         try:
             yield
@@ -124,7 +125,10 @@ def random_state() -> tuple[bytes, ...]:
 
 @contextlib.contextmanager
 def unchanged_attributes(model: nn.Module) -> Iterator[None]:
-    """Restore afterwards the attributes that a forward pass sets on its modules (caches, counters, statistics in lists)."""
+    """Restore afterwards what a forward pass sets on its modules: attributes, lists, dicts and sets among them, new buffers.
+
+    A tensor or an array in an attribute that is changed in place stays changed: it is not copied.
+    """
     before = [(module, dict(module.__dict__), _containers(module)) for module in model.modules()]
     try:
         yield
@@ -138,15 +142,12 @@ def unchanged_attributes(model: nn.Module) -> Iterator[None]:
                 _refill(container, contents)
 
 
-_REGISTRIES = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
-
-
 def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
-    """Lists, dicts and sets among a module's own attributes, with copies of their contents; without PyTorch's registries."""
+    """Lists, dicts and sets among a module's attributes, PyTorch's registries too, with copies of their contents; no hooks."""
     return [
         (value, type(value)(value))
         for name, value in module.__dict__.items()
-        if type(value) in (list, dict, set) and name not in _REGISTRIES and not name.endswith("hooks")
+        if type(value) in (list, dict, set, OrderedDict) and not name.endswith("hooks")
     ]
 
 
@@ -176,7 +177,8 @@ def _modes(model: nn.Module, training: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _dense_gradients(model: nn.Module) -> Iterator[None]:
     """Let embeddings with sparse gradients give dense ones inside: the same numbers, which can be differentiated again."""
-    sparse = [module for module in model.modules() if getattr(module, "sparse", False) is True]
+    kinds = (nn.Embedding, nn.EmbeddingBag)  # a module of the user's own may mean something else by "sparse"
+    sparse = [module for module in model.modules() if isinstance(module, kinds) and module.sparse]
     try:
         for module in sparse:
             module.sparse = False  # type: ignore[assignment]

@@ -76,6 +76,8 @@ class DenseHessian:
         return self.layout.names
 
     def __getitem__(self, pair: tuple[str | Sequence[str], str | Sequence[str]]) -> Tensor:
+        two = isinstance(pair, tuple) and len(pair) == 2
+        require(two, "block", pair, "two choices of parameters, rows and columns: dense['weight', 'weight']")
         rows, columns = (self.layout.places(choice).to(self.matrix.device) for choice in pair)
         return self.matrix[rows][:, columns]
 
@@ -132,18 +134,35 @@ def dense_hessian(
         limits.ensure(int(2.2 * size), allowed, f"dense Hessian of {objective.dim:,} parameters", advice)
     if objective.kinks:
         warn_of_kinks(objective.kinks)
-    reason = f"asked for method={method!r}"
+    reason, told = f"asked for method={method!r}", _Told(progress)
     if method in ("auto", "recorded"):
         try:
-            return _by_replays(objective, compile, matrices, progress)
+            return _by_replays(objective, compile, matrices, told if progress else None)
         except Exception as problem:  # whatever a replay or vmap cannot do; an error of the loss itself is raised again below
-            if method == "recorded" or isinstance(problem, torch.OutOfMemoryError | MemoryLimitError | KeyboardInterrupt):
+            if (
+                told.failed
+                or method == "recorded"
+                or isinstance(problem, torch.OutOfMemoryError | MemoryLimitError | KeyboardInterrupt)
+            ):
                 raise
             reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", KinkWarning)  # given above
         hessian = Hessian(loss_fn, model, objective.batches, params, dtype, method=method, memory=memory, mode=mode, seed=seed)
     return _by_products(hessian, reason, progress)
+
+
+class _Told:
+    """A user's ``progress``, and whether it raised an error itself."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress, self.failed = progress, False
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.failed = True
+            self.progress(done, total)
+            self.failed = False
 
 
 def _by_replays(objective: Objective, compile: _Compile, matrices: int, progress: Progress | None) -> DenseHessian:

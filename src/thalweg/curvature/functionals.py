@@ -33,7 +33,7 @@ def evaluate(function: _Function, nodes: Tensor) -> Tensor:
         ShapeMismatchError: its result has another shape than the nodes.
     """
     name = getattr(function, "__name__", repr(function))
-    values = function(nodes)
+    values = torch.as_tensor(function(nodes)).to(nodes)  # a condition such as x > 2 counts eigenvalues
     if values.shape != nodes.shape:
         raise ShapeMismatchError(f"function {name}: gave shape {tuple(values.shape)}, expected {tuple(nodes.shape)}")
     wrong = ~torch.isfinite(values)

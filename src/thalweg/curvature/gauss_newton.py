@@ -109,11 +109,11 @@ class GaussNewton(OutputOperator):
         """What the function ``outputs`` returns for a batch, a pair."""
         pair = self.outputs(model, batch)
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-        is_pair = is_pair and isinstance(pair[0], Tensor | HeadLogits) and (callable(self.loss) or isinstance(pair[1], Tensor))
+        is_pair = is_pair and isinstance(pair[0], Tensor) and (callable(self.loss) or isinstance(pair[1], Tensor))
         form = "(logits (..., C), targets (...))" if self.loss == "cross-entropy" else "(outputs, targets)"
         require(is_pair, "outputs", Phrase(f"a {type(pair).__name__}"), f"a pair of tensors {form}")
         outputs: Any = pair[0]
-        later = isinstance(outputs, HeadLogits) and self.loss != "cross-entropy"
+        later = type(outputs) is HeadLogits and self.loss != "cross-entropy"
         return (outputs.whole() if later else outputs), pair[1]
 
     def checked_logits(self, logits: Any, targets: Tensor) -> tuple[Any, Tensor]:
@@ -145,7 +145,7 @@ class GaussNewton(OutputOperator):
             logits, targets = self.checked_logits(outputs, targets)
             counting = (targets.flatten() != self.ignore).nonzero().squeeze(-1)
             rows = logits.flatten(0, -2).index_select(0, counting)
-            if not isinstance(rows, HeadLogits):
+            if type(rows) is not HeadLogits:
                 return (rows,), None
             bias = rows.weight.new_zeros(len(rows.weight)) if rows.bias is None else rows.bias
             return (rows.states, rows.weight, bias), None

@@ -204,11 +204,23 @@ class HeadLogits:
     """Logits ``states @ weight.T + bias`` that are not computed yet.
 
     Casts that change nothing, reshapes and selections of positions are carried out on the states. Every other use computes the
-    logits first.
+    logits, once, and from then on they are what everything sees: they may be changed in place, also through a view.
     """
+
+    _is_param = False  # nn.Module asks it of everything that counts as a tensor
 
     def __init__(self, states: Tensor, weight: Tensor, bias: Tensor | None, mode: HeadInPieces) -> None:
         self.states, self.weight, self.bias, self.mode = states, weight, bias, mode
+        self.parent: HeadLogits | None = None
+        self.operation: Callable[[Tensor], Tensor] | None = None
+        self.made: Tensor | None = None
+        with torch._C.DisableTorchFunction():
+            self.twin = torch.empty(self.shape, device="meta")  # tells which operations give a view
+
+    @property
+    def __class__(self) -> type:
+        """A tensor, for ``isinstance``: a loss that looks for one must find it."""
+        return Tensor
 
     @property
     def shape(self) -> torch.Size:
@@ -243,21 +255,42 @@ class HeadLogits:
         return prod(self.shape)
 
     def whole(self) -> Tensor:
-        """The logits, computed."""
-        with torch._C.DisableTorchFunction():
-            return functional.linear(self.states, self.weight, self.bias)
+        """The logits, computed at the first call; as a view where they are one of others."""
+        if self.made is None:
+            with torch._C.DisableTorchFunction():
+                if self.parent is not None and self.operation is not None:
+                    self.made = self.operation(self.parent.whole())
+                else:
+                    self.made = functional.linear(self.states, self.weight, self.bias)
+        return self.made
 
-    def with_states(self, states: Tensor) -> HeadLogits:
-        """The logits of other states."""
-        return HeadLogits(states, self.weight, self.bias, self.mode)
+    @property
+    def computed(self) -> bool:
+        """Whether these logits, or others that they are a view of, have been computed, and so may have been changed."""
+        return self.made is not None or (self.parent is not None and self.parent.computed)
+
+    def moved(self, operation: Callable[[Tensor], Tensor]) -> Any:
+        """The logits after an operation on their positions, which leaves the last dimension as it is.
+
+        Args:
+            operation: for tensors of any last dimension.
+        """
+        if self.computed:
+            return operation(self.whole())
+        logits = HeadLogits(operation(self.states), self.weight, self.bias, self.mode)
+        with torch._C.DisableTorchFunction():
+            twin = operation(self.twin)
+        if twin.untyped_storage()._cdata == self.twin.untyped_storage()._cdata:  # a view: what happens to one happens to both
+            logits.parent, logits.operation, logits.twin = self, operation, twin
+        return logits
 
     def float(self) -> HeadLogits:
         """The same: the arithmetic is float32 or float64, and casts to a lower one are left out, see `KeepPrecision`."""
         return self
 
-    def contiguous(self) -> HeadLogits:
-        """The same."""
-        return self
+    def contiguous(self) -> Any:
+        """The same, or a copy of a part."""
+        return self if self.twin.is_contiguous() else self.moved(lambda tensor: tensor.contiguous())
 
     def view(self, *shape: Any) -> Any:
         """As `reshape`."""
@@ -268,20 +301,20 @@ class HeadLogits:
         given = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list | torch.Size) else shape
         if given[-1] != len(self.weight):
             return self.whole().reshape(*given)
-        return self.with_states(self.states.reshape(*given[:-1], self.states.shape[-1]))
+        return self.moved(lambda tensor: tensor.reshape(*given[:-1], tensor.shape[-1]))
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Any:
         """The logits with dimensions of positions joined."""
         last = end_dim % self.dim() == self.dim() - 1
-        return self.whole().flatten(start_dim, end_dim) if last else self.with_states(self.states.flatten(start_dim, end_dim))
+        return self.whole().flatten(start_dim, end_dim) if last else self.moved(lambda tensor: tensor.flatten(start_dim, end_dim))
 
     def index_select(self, dim: int, index: Tensor) -> Any:
         """The logits of some positions."""
         last = dim % self.dim() == self.dim() - 1
-        return self.whole().index_select(dim, index) if last else self.with_states(self.states.index_select(dim, index))
+        return self.whole().index_select(dim, index) if last else self.moved(lambda tensor: _at(tensor, index, dim))
 
     def __getitem__(self, index: Any) -> Any:
-        return self.with_states(self.states[index]) if self._selects_positions(index) else self.whole()[index]
+        return self.moved(lambda tensor: _at(tensor, index)) if self._selects_positions(index) else self.whole()[index]
 
     def _selects_positions(self, index: Any) -> bool:
         """Whether an index leaves the classes as they are."""
@@ -312,17 +345,33 @@ class HeadLogits:
             given = dict(zip(("input", "target"), args, strict=False)) | kwargs
             logits, targets = given.pop("input", None), given.pop("target", None)
             given = {name: value for name, value in given.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
-            plain = isinstance(logits, HeadLogits) and isinstance(targets, Tensor) and targets.dtype == torch.long
+            plain = type(logits) is HeadLogits and isinstance(targets, Tensor) and targets.dtype == torch.long
+            plain = plain and not logits.computed  # else they are what was made of them
             plain = plain and logits.dim() == 2 and len(args) <= 2 and set(given) <= {"ignore_index", "reduction"}
             if plain and given.get("reduction", "mean") in ("mean", "sum"):
                 return logits.cross_entropy(targets, **given)
-        args, kwargs = pytree.tree_map(lambda leaf: leaf.whole() if isinstance(leaf, HeadLogits) else leaf, (args, kwargs))
+        args, kwargs = pytree.tree_map(lambda leaf: leaf.whole() if type(leaf) is HeadLogits else leaf, (args, kwargs))
         return func(*args, **kwargs)
 
 
-for _name in ("add", "sub", "mul", "truediv", "radd", "rsub", "rmul", "neg", "pow", "matmul", "len", "iter", "eq", "lt", "gt"):
-    # Python looks for operators on the class, not by `__getattr__`.
-    setattr(HeadLogits, f"__{_name}__", lambda self, *others, _n=f"__{_name}__": getattr(self.whole(), _n)(*others))
+def _at(tensor: Tensor, index: Any, dim: int | None = None) -> Tensor:
+    """Entries of a tensor at an index, or at indices along a dimension; of a stand-in without entries only where that is a view."""
+    if tensor.is_meta and (dim is not None or isinstance(index, Tensor)):
+        return torch.empty(0, device="meta")  # a copy
+    return tensor[index] if dim is None else tensor.index_select(dim, index)
+
+
+_BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+_OPERATORS = (
+    *_BINARY, *(f"r{name}" for name in _BINARY), *(f"i{name}" for name in _BINARY if name != "matmul"),
+    "neg", "pos", "abs", "invert", "bool", "float", "int", "index", "len", "iter", "contains", "setitem",
+    "eq", "ne", "lt", "le", "gt", "ge",
+)  # fmt: skip
+for _name in _OPERATORS:
+    if hasattr(Tensor, f"__{_name}__"):
+        # Python looks for operators on the class, not by `__getattr__`.
+        setattr(HeadLogits, f"__{_name}__", lambda self, *others, _n=f"__{_name}__": getattr(self.whole(), _n)(*others))
+HeadLogits.__hash__ = object.__hash__  # type: ignore[method-assign]  # which `__eq__` has taken away
 
 
 class HeadInPieces(TorchFunctionMode):
@@ -330,17 +379,20 @@ class HeadInPieces(TorchFunctionMode):
 
     Attributes:
         classes: V of the last head whose cross-entropy was computed in pieces; 0 where there was none.
+        delayed: whether there was a head.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.classes = 0
+        self.delayed = False
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.linear and len(args) + len(kwargs) in (2, 3):
             given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
             if _is_head(given.get("input"), given.get("weight")):
+                self.delayed = True
                 return HeadLogits(given["input"], given["weight"], given.get("bias"), self)
         return func(*args, **kwargs)
 
@@ -353,5 +405,7 @@ def could_be_head(weight: Tensor) -> bool:
 def _is_head(states: Any, weight: Any) -> bool:
     """Whether a linear layer is a head with logits of more than one piece."""
     if not (isinstance(states, Tensor) and isinstance(weight, Tensor)) or states.dtype != weight.dtype:
+        return False
+    if HeadLogits in (type(states), type(weight)):
         return False
     return could_be_head(weight) and states.numel() // max(1, weight.shape[1]) * len(weight) > piece(states.device)

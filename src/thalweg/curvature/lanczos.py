@@ -29,6 +29,10 @@ _LEAST = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps
 """Length of a float32 product below which its entries lose digits, 1e-31."""
 
 
+ROUNDING = 10
+"""Machine epsilons of the largest eigenvalue that count as rounding."""
+
+
 @short_repr
 @dataclass(frozen=True)
 class Krylov:
@@ -122,12 +126,11 @@ def refuse_tiny(operator: Operator, scale: float) -> None:
 
 
 def _breakdown_floor(operator: Operator, scale: float) -> float:
-    """Length below which a residual counts as rounding, for products of size ``scale``: 2e-12 of it in float64, 7e-6 in float32.
+    """Length below which a residual counts as rounding, for products of size ``scale``: 2e-15 of it in float64, 1e-6 in float32.
 
-    The power 3/4 leaves room for the growth of rounding where the start has hardly any part along some eigenvector. Quadrature
-    loses nothing by it, because the weights of what is left out are squares of such parts.
+    Where one eigenvalue is so large that all others are below this, they cannot be told from rounding.
     """
-    return torch.finfo(operator.dtype).eps ** 0.75 * scale
+    return ROUNDING * torch.finfo(operator.dtype).eps * scale
 
 
 @undisturbed

@@ -18,26 +18,35 @@ _SHARE = 0.5
 """Share of the free memory that a computation may take when the caller sets no limit."""
 
 
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+"""Files of a control group of the first version, and the entry of its ``memory.stat``."""
+_NO_LIMIT = 1 << 60
+"""Bytes above which a limit is none."""
+
+
 def free(device: torch.device | None = None) -> int:
     """Bytes that are free now on the device, or in the machine's memory where no device is given."""
     if device is not None and device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    left = [max(0, most - used) for most, used in _groups()]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         if "MemAvailable" in lines:
-            return 1024 * int(lines["MemAvailable"].split()[0])
+            return min(1024 * int(lines["MemAvailable"].split()[0]), *left, 1 << 62)
+    if left:
+        return min(left)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 4 << 30
 
 
 def total(device: torch.device | None = None) -> int:
     """Largest number of bytes that this process could hold.
 
-    That is the device's memory, or the machine's memory with swap, and less where a limit is set on the process.
+    That is the device's memory, or the machine's memory with swap, and less where a limit is set on the process or its container.
     """
     if device is not None and device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    meminfo, sizes = Path("/proc/meminfo"), []
+    meminfo, sizes = Path("/proc/meminfo"), [most for most, _ in _groups()]
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
         sizes.append(sum(1024 * int(lines[name].split()[0]) for name in ("MemTotal", "SwapTotal") if name in lines))
@@ -46,6 +55,37 @@ def total(device: torch.device | None = None) -> int:
     if resource is not None:
         sizes += [limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY]
     return min((size for size in sizes if size > 0), default=1 << 62)
+
+
+def _groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[tuple[int, int]]:
+    """Memory limit and use, in bytes, of the control groups that hold this process, as containers and batch systems set them.
+
+    Files that the system can drop from memory do not count as used.
+
+    Args:
+        root: where the groups are mounted.
+        own: the file that names those of this process.
+    """
+    found = []
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    for _, kinds, path in (line for line in lines if len(line) == 3):
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        names = ("memory.max", "memory.current", "inactive_file") if not kinds else _VERSION_1
+        top = root / "memory" if kinds else root
+        group = top / path.strip("/")
+        for folder in dict.fromkeys((*(one for one in (group, *group.parents) if one.is_relative_to(top)), top)):
+            try:
+                most, used = (int((folder / name).read_text()) for name in names[:2])
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no limit is "max"
+                continue
+            if most < _NO_LIMIT:
+                found.append((most, used - int(stat.get(names[2], 0))))
+    return found
 
 
 def in_use(device: torch.device) -> int | None:

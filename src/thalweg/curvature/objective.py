@@ -176,7 +176,8 @@ class Objective:
         """Return ``function(model, batch)`` with these weights in place of the model's, all in the weights' dtype.
 
         Derivatives belong inside ``function``, where the weights are still exchanged: checkpointed blocks run again in the backward
-        pass and need them. The function may write to attributes, buffers and the batch: these are copies, or are restored.
+        pass and need them. The function may write to buffers and the batch, which are copies, and set attributes, which are
+        restored (`thalweg.curvature.context.unchanged_attributes`).
         """
         dtype = next(iter(parameters.values())).dtype
         frozen = self.frozen if dtype == self.dtype else {name: cast(value, dtype) for name, value in self.frozen.items()}
@@ -191,9 +192,17 @@ class Objective:
             if not self.may_have_head:
                 return functional_call(bound, weights, (given,), tie_weights=False)
             with HeadInPieces() as head:
-                result = functional_call(bound, weights, (given,), tie_weights=False)
-            self.observed.classes = max(self.observed.classes, head.classes)
-            return result
+                try:
+                    result = functional_call(bound, weights, (given,), tie_weights=False)
+                except Exception:
+                    if not head.delayed:
+                        raise
+                    result = None
+            if result is not None:
+                self.observed.classes = max(self.observed.classes, head.classes)
+                return result
+        self.may_have_head = False  # the loss does with the logits what a delayed head cannot, or fails anyway
+        return self.call(function, batch, parameters)
 
     @contextlib.contextmanager
     def _arithmetic(self, dtype: torch.dtype) -> Iterator[None]:
@@ -313,6 +322,7 @@ class Objective:
                 counts.append(count)
             _refuse_ragged(counts, self.batches)
             self._refuse_moving_count(counts)
+            self._refuse_read_flags()
         if self.seed is not None and self.observed.random and not self._same_draws():
             self.precise = self.dtype  # in another dtype the same seed would give another loss
         self.is_bare_mean = counts[0] is None
@@ -402,8 +412,7 @@ class Objective:
     def _differentiated(self, index: int, chosen: Mapping[str, nn.Parameter]) -> tuple[float, Any, Sequence[Tensor | None]]:
         """Value, count and gradients of one batch's loss, None for a parameter that does not enter.
 
-        The first batch is evaluated under `OperationLog`, which notes kinks and memory; all batches are evaluated under
-        `KeepPrecision`, which notes casts.
+        Every batch is evaluated under `OperationLog`, which notes kinks and memory, and `KeepPrecision`, which notes casts.
         """
         leaves = {name: part.clone().requires_grad_() for name, part in self.layout.split(self.point).items()}
         log, given_batch, messages = OperationLog(), copied(self.batches[index]), []
@@ -412,7 +421,7 @@ class Objective:
 
         def evaluate(model: nn.Module, batch: Any) -> tuple[float, Any, Sequence[Tensor | None]]:
             before = random_state()
-            with log if index == 0 else contextlib.nullcontext(), kept, _recorded_warnings(messages):
+            with log, kept, _recorded_warnings(messages):
                 value, count = scalar_and_count(self.loss_fn(model, batch))
             self.observed.random |= before != random_state()
             if index == 0:
@@ -518,6 +527,25 @@ class Objective:
             raise BadInputError("loss: no parameter of the model enters it; let the loss function use the model that it is given")
         if unused:
             raise BadInputError(f"params: {_names(unused)} do not enter the loss; choose the others with params=, or freeze these")
+
+    def _refuse_read_flags(self) -> None:
+        """Refuse a loss that depends on which weights require gradients, where ``params`` leaves out some that do.
+
+        What is left out is exchanged for constants, so that a penalty on "all weights that require gradients" would lose them.
+        """
+        left_out = [name for name, weight in self.model.named_parameters() if weight.requires_grad and name in self.frozen]
+        if not left_out or (self.observed.random and self.seed is None):
+            return
+        here, values = self.layout.split(self.point), []
+        for flag in (False, True):
+            others = {name: self.frozen[name].detach().requires_grad_(flag) for name in left_out}
+            with torch.no_grad():
+                values.append(float(self.part(self.batches[0], {**here, **others})[0]))
+        if abs(values[0] - values[1]) > 1e-5 * abs(values[1]):
+            raise BadInputError(
+                f"loss_fn: {values[1]:.6g} while the weights that params= leaves out require gradients, and {values[0]:.6g} while "
+                "they do not; choose weights in loss_fn by name, or call requires_grad_(False) on what is left out"
+            )
 
     def _refuse_moving_count(self, counts: Sequence[float | None]) -> None:
         """Refuse a count that changes with the weights, as an accuracy does: a count is a property of the batch."""

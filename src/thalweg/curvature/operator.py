@@ -9,8 +9,10 @@ Shape letters: P dimension, k number of vectors, r rank of what is deflated.
 from __future__ import annotations
 
 import abc
+import functools
 import importlib
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, final
 
@@ -78,8 +80,9 @@ class Operator(abc.ABC):
             BadInputError: no floating-point vectors.
         """
         if isinstance(vectors, np.ndarray):
-            require(vectors.dtype.kind == "f", "vectors", Phrase(f"an array of {vectors.dtype}"), "floating-point numbers")
-            return (self @ torch.from_numpy(np.array(vectors))).cpu().numpy()
+            fits = vectors.dtype.kind == "f" and vectors.dtype.itemsize <= 8
+            require(fits, "vectors", Phrase(f"an array of {vectors.dtype}"), "floating-point numbers of at most 64 bits")
+            return (self @ torch.from_numpy(np.array(vectors, dtype=vectors.dtype.newbyteorder("=")))).cpu().numpy()
         if isinstance(vectors, Mapping):
             return self._of_named_parts(vectors)
         if isinstance(vectors, list | tuple):
@@ -97,9 +100,9 @@ class Operator(abc.ABC):
         given = vectors.detach().to(self.device, self.dtype)
         given = given.clone() if given.is_inference() else given
         product = self.rows(given.unsqueeze(0) if given.dim() == 1 else given.T.contiguous())
+        product = product.to(vectors.device, vectors.dtype)  # which may be too narrow for it
         if not torch.isfinite(product).all():
-            raise NonFiniteError(f"product: NaN or infinity in {self.dtype}; scale the vectors or compute in float64")
-        product = product.to(vectors.device, vectors.dtype)
+            raise NonFiniteError(f"product: NaN or infinity in {product.dtype}; scale the vectors or compute in float64")
         return product[0] if vectors.dim() == 1 else product.T
 
     @property
@@ -330,10 +333,14 @@ class Matrix(Operator):
         if not torch.isfinite(entries).all():
             raise NonFiniteError("matrix: holds NaN or infinity, expected finite numbers")
         require(entries.dtype in _SYMMETRY_TOLERANCE, "matrix", entries.dtype, "float32 or float64")
-        asymmetry, size = (entries - entries.T).norm(), entries.norm()
+        entries = entries.detach()
+        # Squares of float32 entries overflow from 1e19 on and vanish below 1e-22.
+        norm = functools.partial(torch.linalg.vector_norm, dtype=None if entries.device.type == "mps" else torch.float64)
+        scale = float(entries.abs().max()) or 1.0
+        asymmetry, size = float(norm(entries / scale - entries.T / scale)), float(norm(entries / scale))
         if asymmetry > _SYMMETRY_TOLERANCE[entries.dtype] * size:
-            raise NotSymmetricError(f"matrix: ||A - A^T|| is {float(asymmetry / size):.1e} of ||A||, expected a symmetric matrix")
-        self.entries = (entries + entries.T) / 2
+            raise NotSymmetricError(f"matrix: ||A - A^T|| is {asymmetry / size:.1e} of ||A||, expected a symmetric matrix")
+        self.entries = entries / 2 + entries.T / 2
         self.dim, self.dtype, self.device = entries.shape[0], entries.dtype, entries.device
 
     def rows(self, vectors: Tensor) -> Tensor:
@@ -372,12 +379,17 @@ class FromFunction(Operator):
         check: bool = True,
     ) -> None:
         require(callable(function), "function", Phrase(type(function).__name__), "a function v -> A v")
-        require(isinstance(dim, int) and dim >= 1, "dim", dim, "a whole number of at least 1, the length of v")
+        require(
+            isinstance(dim, numbers.Integral) and not isinstance(dim, bool) and dim >= 1,
+            "dim",
+            dim,
+            "a whole number of at least 1, the length of v",
+        )
         require(dtype in _SYMMETRY_TOLERANCE, "dtype", dtype, "torch.float32 or torch.float64")
         require(
             layout is None or layout.dim == dim, "layout", Phrase(f"{layout.dim if layout else 0} entries"), f"{dim}, as dim says"
         )
-        self.function, self.dim, self.dtype, self.device = function, dim, dtype, torch.device(device)
+        self.function, self.dim, self.dtype, self.device = function, int(dim), dtype, torch.device(device)
         if layout is not None:
             self.layout = layout
         if check:
@@ -413,12 +425,17 @@ class Foreign(Operator):
         refuse_asymmetry(self)
 
     def rows(self, vectors: Tensor) -> Tensor:
-        product = np.asarray(self.inner @ vectors.T.numpy(), dtype=np.float64)
-        return torch.from_numpy(np.ascontiguousarray(product.T))
+        product = np.asarray(self.inner @ vectors.T.numpy())
+        real = not np.iscomplexobj(product) or not product.imag.any()
+        require(real, "operator", Phrase("complex products"), "a real symmetric operator; stack real and imaginary parts")
+        return torch.from_numpy(np.ascontiguousarray(product.real.T, dtype=np.float64))
 
 
 def refuse_asymmetry(operator: Operator) -> None:
     """Compare ``u.Av`` with ``v.Au`` for two fixed random vectors; costs two products.
+
+    They are compared with a typical ``|u.Av|``, which is ``||u|| ||Av|| / sqrt(P)``, so that the difference is about
+    ``||A - A^T|| / ||A||``.
 
     Raises:
         NotSymmetricError: they differ by more than rounding.
@@ -426,8 +443,10 @@ def refuse_asymmetry(operator: Operator) -> None:
     draws = (stream(0, "probes", step=step).standard_normal(operator.dim) for step in (0, 1))
     u, v = (torch.from_numpy(draw).to(operator.device) for draw in draws)
     there, back = operator @ v, operator @ u
-    asymmetry, size = abs(float(u @ there - v @ back)), float(u.norm()) * float(there.norm())
-    if asymmetry > _SYMMETRY_TOLERANCE[operator.dtype] * size:
+    asymmetry = abs(float(u @ there - v @ back))
+    size = float(u.norm()) * max(float(there.norm()), float(back.norm())) / operator.dim**0.5
+    narrow = torch.equal(there.float().double(), there)  # whatever it says, it computes in float32
+    if asymmetry > _SYMMETRY_TOLERANCE[torch.float32 if narrow else operator.dtype] * size:
         raise NotSymmetricError(f"operator: |u.Av - v.Au| is {asymmetry / size:.1e} of its size, expected a symmetric operator")
 
 

@@ -12,15 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thalweg.curvature.lanczos import length, orthogonalise
+from thalweg.curvature.lanczos import ROUNDING, length, orthogonalise
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import gaussian
 
 ORDERS: dict[str, Callable[[Tensor], Tensor]] = {"magnitude": torch.abs, "largest": torch.clone, "smallest": torch.neg}
 """Which end of the spectrum -> function of the eigenvalues that is largest for the pairs that come first."""
-
-ROUNDING = 10
-"""Units in the last place below which a residual is no direction; smaller than for quadrature, so that pairs get more accurate."""
 
 _SHARE_OF_CHANCE = 0.1
 """Length of the random part of a first direction that is made of given vectors, over that of the other part.

@@ -65,6 +65,7 @@ def solve(
     require(limit >= 2, "max_products", limit, "at least 2")
     if right.shape != (operator.dim,):
         raise ShapeMismatchError(f"right side: given shape {tuple(right.shape)}, expected ({operator.dim},)")
+    require(right.dtype in (torch.float32, torch.float64), "right side", right.dtype, "float32 or float64")
     if not torch.isfinite(right).all():
         raise NonFiniteError("right side: holds NaN or infinity, expected finite numbers")
     linalg, products = scipy_linalg(), 0

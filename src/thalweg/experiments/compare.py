@@ -115,6 +115,12 @@ def _side_by_side(kind: str, plans: Sequence[Any], sides: Sequence[Compared], pa
     return comparison, curves
 
 
+def _is_ratio(name: str, a: ComparedArm, b: ComparedArm) -> bool:
+    """Whether a number is a share that is compared by its logarithm; a heading of the user's own may hold zeros."""
+    values = [value for side in (a, b) for value in side.values[name].values() if value is not None]
+    return name.startswith(RATIO) and all(value > 0 for value in values)
+
+
 def differences(arm: str, a: ComparedArm, b: ComparedArm) -> list[Difference]:
     """The difference of every number of one arm that both studies measure, B minus A.
 
@@ -129,7 +135,7 @@ def differences(arm: str, a: ComparedArm, b: ComparedArm) -> list[Difference]:
     """
     paired = _same_data(a, b)
     headings = [heading for heading in a.values if heading in b.values]
-    by_heading = [difference(arm, name, a.values[name], b.values[name], paired, name.startswith(RATIO)) for name in headings]
+    by_heading = [difference(arm, name, a.values[name], b.values[name], paired, _is_ratio(name, a, b)) for name in headings]
     return [number for number in by_heading if number.first.n or number.second.n or any(number.never)]
 
 

@@ -84,6 +84,8 @@ class SlurmJob:
                 self.ended = self.ended or self.asked
                 if self.asked - self.ended > _WRITE_SECONDS or self._state() == "CANCELLED":
                     self.returncode = 1
+            else:
+                self.ended = 0.0  # a job that was preempted has begun again
         return self.returncode
 
     def _result(self) -> int:

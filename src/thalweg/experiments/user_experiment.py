@@ -17,6 +17,7 @@ import abc
 import contextlib
 import importlib
 import inspect
+import math
 import os
 import sys
 import traceback
@@ -25,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from thalweg.errors import BadInputError, FolderError, ThalwegError, format_error, require
+from thalweg.errors import BadInputError, FolderError, Phrase, ThalwegError, format_error, require
 from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import read_plan, slug
@@ -189,9 +190,15 @@ class OwnExperiment(_UserExperiment):
         """
         what = f"experiment {self.plan.experiment}"
         with _naming_failures(f"{what}: outcomes()"):
-            table = {str(arm): {str(head): cell(list(row[head])) for head in row} for arm, row in self.outcomes(runs).items()}
+            given = {str(arm): {str(head): list(row[head]) for head in row} for arm, row in self.outcomes(runs).items()}
+            table = {arm: {head: cell(values) for head, values in row.items()} for arm, row in given.items()}
         others = sorted(set(table) - set(self.configs))
         require(not others, f"{what}: outcomes()", others, f"arms among {', '.join(self.configs)}")
+        for arm, head, values in ((arm, head, values) for arm, row in given.items() for head, values in row.items()):
+            place, seeds = f"{what}: outcomes(), {arm}, {head}", len(runs.get(arm, {}))
+            require(len(values) <= seeds, place, Phrase(f"{len(values)} numbers"), f"at most one for each seed, {seeds}")
+            odd = [value for value in values if value is not None and not math.isfinite(value)]
+            require(not odd, place, odd, "finite numbers, or None where a run has none")
         with _naming_failures(f"{what}: answers()"):
             answers = tuple(self.answers(runs))
         valid = all(isinstance(answer, Verdict) for answer in answers)

@@ -39,7 +39,7 @@ from thalweg.records.landscape import (
 from thalweg.records.run import provenance, recorded
 from thalweg.reprs import describe
 from thalweg.serialization import to_dict
-from thalweg.storage import Journal, atomic_stream, read_journal, there, write_json
+from thalweg.storage import atomic_stream, journal_line, read_journal, there, write_json
 
 LossFunction = Callable[[Any, Any], Tensor]
 _GRID, _RISE = 21, 1.0
@@ -90,6 +90,7 @@ class LandscapeSeries:
         """Time spent on measuring."""
         self.records: list[LandscapeRecord] = []
         self._started: float | None = None
+        self._before = 0.0  # seconds of earlier sessions
         self._own: list[Any] | None = None
 
     def __repr__(self) -> str:
@@ -105,15 +106,26 @@ class LandscapeSeries:
 
     @of_their_kind
     def begin(self, step: int) -> None:
-        """Begin or resume after ``step`` updates: records of later updates are dropped, as these updates are made again."""
-        self.records, self._started = [], time.perf_counter()
+        """Begin or resume after ``step`` updates: records of later updates are dropped, as these updates are made again.
+
+        A series that begins at update 0 begins anew; records of an earlier training in the folder are kept as
+        ``journal.jsonl.old``.
+        """
+        self.records, self._started, self._before = [], time.perf_counter(), 0.0
         journal = self.folder / "journal.jsonl"
+        if step == 0:
+            self.seconds = 0.0
+            if ranks.rank() == 0 and there(journal):
+                journal.replace(self.folder / "journal.jsonl.old")
+                for name in ("summary.json", "plan.json"):
+                    (self.folder / name).unlink(missing_ok=True)
+            return
         lines = read_journal(journal) if there(journal) else []
         points = [{key: value for key, value in line.items() if key != "type"} for line in lines if line.get("type") == "point"]
         self.records = [record for line in points if (record := recorded(LandscapeRecord, line, journal)).step <= step]
         if self.records:
             self.probe.method = self.records[0].how  # a series is not mixed
-        self.seconds = sum(record.seconds for record in self.records)
+        self.seconds = self._before = sum(record.seconds for record in self.records)
 
     @of_their_kind
     def due(self, step: int) -> bool:
@@ -176,12 +188,7 @@ class LandscapeSeries:
         lines = [{"type": "plan", "plan": to_dict(plan)}, *({"type": "point"} | to_dict(record) for record in self.records)]
         if plane is not None:
             lines.append({"type": "slice"} | to_dict(plane))
-        path = self.folder / "journal.jsonl"
-        path.unlink(missing_ok=True)
-        journal = Journal(path)
-        for line in lines:
-            journal.append(line)
-        journal.close()
+        atomic_stream(self.folder / "journal.jsonl", [journal_line(line) for line in lines])
 
     def _plan(self) -> LandscapePlan:
         """The plan as records know it."""
@@ -200,7 +207,7 @@ class LandscapeSeries:
 
     def _summary(self, model: nn.Module) -> LandscapeSummary:
         """The summary of the finished series."""
-        spent = None if self._started is None else max(0.0, time.perf_counter() - self._started - self.seconds)
+        spent = None if self._started is None else max(0.0, time.perf_counter() - self._started - (self.seconds - self._before))
         device = str(next(model.parameters()).device)
         return LandscapeSummary(
             points=len(self.records),

@@ -67,7 +67,9 @@ class ShiftCallback(_pl.Callback):
         self._stepped = True
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.updates.add_loss(outputs["loss"] if isinstance(outputs, dict) else outputs)
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if loss is not None:  # None skips the batch
+            self.updates.add_loss(loss)
         if self._stepped:
             self._stepped = False
             self.updates.end(trainer.optimizers[0])

@@ -53,7 +53,7 @@ class CsvWriter:
     def _begin(self, step: int) -> None:
         """Keep the header and the earlier rows of an existing file."""
         self._begun = True
-        lines = self.path.read_text().splitlines() if self.path.exists() else ["step,name,value"]
+        lines = (self.path.read_text().splitlines() if self.path.exists() else []) or ["step,name,value"]
         kept = [line for line in lines[1:] if line.count(",") == 2 and line.partition(",")[0].isdigit()]
         earlier = [line for line in kept if int(line.partition(",")[0]) < step]
         self.path.parent.mkdir(parents=True, exist_ok=True)

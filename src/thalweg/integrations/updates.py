@@ -120,6 +120,8 @@ class ShiftUpdates:
         Raises:
             BadInputError: it lacks learned gains or the norm of the looped layers.
         """
+        while self._hooks:  # of a training that was interrupted, and begins again in this process
+            self._hooks.pop().remove()
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         learned = self.looped.named_parameters() if isinstance(self.looped, LoopedLayers) else ()
         missing = ", ".join(name for name, parameter in learned if parameter.requires_grad and id(parameter) not in held)
@@ -177,6 +179,8 @@ class ShiftUpdates:
         Raises:
             BadInputError: there is none although trainer or schedule made updates, or it belongs to another schedule.
         """
+        self.loss = self.norm = None  # of an update that was interrupted
+        self._stepped = False
         if saved is None:
             require(
                 step == 0,

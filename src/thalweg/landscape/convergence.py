@@ -81,6 +81,8 @@ class Sampling:
     probes: int
     """n."""
     seed: int
+    memory: int | None
+    """Bytes that a search for eigenvalues may take."""
     losses: list[float] = field(default_factory=list)
     """l_b, the loss as the loss function returns it."""
     counts: list[float] = field(default_factory=list)
@@ -122,7 +124,7 @@ class Sampling:
         """Numbers that take no probes, by name, and the density, of one set of batches."""
         operator = BatchSet(self.hessian, chosen, self.counts)
         gradient = (torch.stack([self.gradients[index] for index in chosen]).double().sum(0)) * operator.weight
-        options = {"memory": None, "seed": self.seed + 1, "verify": False}
+        options = {"memory": self.memory, "seed": self.seed + 1, "verify": False}
         largest = eigenpairs(operator, self.top, "largest", _RESIDUAL, after=self.largest, **options)
         smallest = eigenpairs(operator, 1, "smallest", _RESIDUAL, after=self.smallest, **options)
         if self.largest is None:
@@ -141,7 +143,14 @@ class Sampling:
 
 
 def converge(
-    hessian: Hessian, top: int, lanczos: int, probes: int, seed: int, tolerance: float, progress: Progress | None
+    hessian: Hessian,
+    top: int,
+    lanczos: int,
+    probes: int,
+    seed: int,
+    tolerance: float,
+    progress: Progress | None,
+    memory: int | None = None,
 ) -> Convergence:
     """Measure how every quantity depends on batches and probes, see `thalweg.landscape.probe.LandscapeProbe.converge`.
 
@@ -153,6 +162,7 @@ def converge(
         seed: seed of all probes.
         tolerance: relative half-width of a 95 % interval that counts as enough, from 0.001 to 1.
         progress: called with (sets done, sets in all).
+        memory: bytes that a search for eigenvalues may take; None takes half of what is free.
     Raises:
         BadInputError: fewer than `LEAST_BATCHES` batches that differ, several ranks, products by differences, or a tolerance out of
             its range.
@@ -164,7 +174,7 @@ def converge(
     require(hessian.method != "differences", "products", "differences", "auto, recorded or rebuilt: single batches are multiplied")
     require(0.001 <= tolerance <= 1, "tolerance", tolerance, "a number from 0.001 to 1, such as 0.05 for 5 %")
     require_probes(probes)
-    sampling = Sampling(hessian, min(top, hessian.dim), lanczos, probes, seed)
+    sampling = Sampling(hessian, min(top, hessian.dim), lanczos, probes, seed, memory)
     differ = sampling.different()
     wanted = f"at least {LEAST_BATCHES} different ones, drawn independently: equal batches do not tell how much batches differ"
     require(differ >= LEAST_BATCHES, "batches", Phrase(f"{count} batches of which {differ} differ"), wanted)

@@ -90,7 +90,8 @@ class LayerProbe:
                 "reset() begins a new series"
             )
         blocks, flat = {}, []
-        probes = self.probes or {name: self._fresh() for name in groups}
+        # Copies, so that a failure in one group leaves all groups at the point before.
+        probes = {name: copy.copy(probe) for name, probe in self.probes.items()} or {name: self._fresh() for name in groups}
         for name, members in groups.items():
             try:
                 blocks[name] = probes[name].measure(loss_fn, model, batch_list, step, members, mode=mode, seed=seed)

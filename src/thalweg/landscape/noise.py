@@ -182,6 +182,7 @@ def sandwich(batches: Batches, count: int = 1, splits: int = 16, seed: int = 0) 
     """
     stack = dense_batches(batches)
     require(1 <= count <= stack.shape[-1], "count", count, f"a whole number from 1 to {stack.shape[-1]}")
+    require(splits >= 1, "splits", splits, "a whole number of at least 1")
     low, high = [], []
     for signs in balanced_signs(len(stack), splits, seed):
         halves = stack[signs > 0].mean(0), stack[signs < 0].mean(0)

@@ -12,9 +12,10 @@ Shape letters: P number of parameters, k top directions, n probes, f quadratic f
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,7 @@ from thalweg.curvature.dense import dense_hessian
 from thalweg.curvature.density import SpectralDensity, spectral_density
 from thalweg.curvature.eigenpairs import EigenPairs, eigenpairs
 from thalweg.curvature.hessian import Hessian
+from thalweg.curvature.lanczos import length
 from thalweg.curvature.loss_operator import Method
 from thalweg.curvature.objective import LossFunction, Objective
 from thalweg.curvature.operator import Matrix, Operator
@@ -216,29 +218,39 @@ class LandscapeProbe:
         require(step >= 0, "step", step, "the number of updates made so far, at least 0")
         require(not noise or ranks.world() == 1, "noise", noise, "False on several ranks, which share the batches out")
         context = self.context(loss_fn, model, batches, params, mode, seed)
-        with threads():
+        with threads(), self._unchanged_by_failure():
             measurement, reason, products = self.measure_point(context, step, progress, noise)
             numbers, remark, extra_products = self.record_fields(measurement)
-        if measurement.point.spectrum.values is not None:
-            self.seconds_of.setdefault(context.key, time.perf_counter() - started)
-        record = LandscapeRecord(
-            step=step,
-            how=measurement.point.spectrum.how,
-            reason=reason + remark,
-            dim=context.layout.dim,
-            products=products + extra_products,
-            seconds=time.perf_counter() - started,
-            loss=measurement.loss,
-            gradient_norm=measurement.gradient_norm,
-            imbalance=context.imbalance,
-            mode=context.mode,
-            change=None if self.last_point is None else change_record(self.last_point, measurement.point, self.seed),
-            **numbers,
-        )
-        record = replace(record, seconds=time.perf_counter() - started)
-        refuse_non_finite(record)
+            if measurement.point.spectrum.values is not None:
+                self.seconds_of.setdefault(context.key, time.perf_counter() - started)
+            record = LandscapeRecord(
+                step=step,
+                how=measurement.point.spectrum.how,
+                reason=reason + remark,
+                dim=context.layout.dim,
+                products=products + extra_products,
+                seconds=time.perf_counter() - started,
+                loss=measurement.loss,
+                gradient_norm=measurement.gradient_norm,
+                imbalance=context.imbalance,
+                mode=context.mode,
+                change=None if self.last_point is None else change_record(self.last_point, measurement.point, self.seed),
+                **numbers,
+            )
+            record = replace(record, seconds=time.perf_counter() - started)
+            refuse_non_finite(record)
         self.last_point = measurement.point
         return record
+
+    @contextlib.contextmanager
+    def _unchanged_by_failure(self) -> Iterator[None]:
+        """Leave the series as it was at the point before where the next one fails."""
+        before = {name: getattr(self, name) for name in ("last_point", "last_pairs", "variant", "alone", "first_step")}
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            raise
 
     @undisturbed
     def remember(
@@ -254,7 +266,7 @@ class LandscapeProbe:
     ) -> None:
         """Measure a point only as far as the next one is compared with it, without a record; arguments as for `measure`."""
         context = self.context(loss_fn, model, batches, params, mode, seed)
-        with threads():
+        with threads(), self._unchanged_by_failure():
             self.last_point = self.measure_point(context, step, progress, noise=False)[0].point
 
     @undisturbed
@@ -294,7 +306,7 @@ class LandscapeProbe:
         context = measurement_context(loss_fn, model, batches, params, self.dtype, gauge, mode, seed)
         options = {"method": self.products_method, "memory": self.memory, "mode": context.mode, "seed": context.seed}
         hessian = Hessian(context.loss_fn, context.model, context.batches, context.params, self.dtype, **options)
-        return converge(hessian, self.top, self.lanczos, self.probes, self.seed, tolerance, progress)
+        return converge(hessian, self.top, self.lanczos, self.probes, self.seed, tolerance, progress, self.memory)
 
     def context(
         self,
@@ -366,7 +378,7 @@ class LandscapeProbe:
     def keep(self, end: str, pairs: EigenPairs) -> None:
         """Keep the pairs of one end of the spectrum, on the CPU, as a start for the next point."""
         if self.warm:
-            self.last_pairs[end] = replace(pairs, vectors=pairs.vectors.cpu(), values=pairs.values.cpu())
+            self.last_pairs = self.last_pairs | {end: replace(pairs, vectors=pairs.vectors.cpu(), values=pairs.values.cpu())}
 
     def operator(self, context: MeasurementContext, progress: Progress | None) -> Counted:
         """The Hessian as an operator that counts its products; checked at the first point of a series only."""
@@ -450,7 +462,7 @@ class LandscapeProbe:
             entries,
             pairs,
             objective.value,
-            float(objective.gradient.norm()),
+            length(objective.gradient),
             stack,
         )
 
@@ -471,7 +483,7 @@ class LandscapeProbe:
             operator,
             pairs,
             hessian.loss,
-            float(hessian.gradient.norm()),
+            length(hessian.gradient),
         )
 
 

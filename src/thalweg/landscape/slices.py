@@ -340,7 +340,10 @@ class Slices:
 
     def part(self, batch: Any, flat: Tensor) -> Tensor:
         """Loss of one batch at weights ``(P,)``, as the loss function returns it."""
-        return self.objective.part(batch, self.layout.split(flat))[0]
+        parts = self.layout.split(flat)
+        if self.with_gradients:  # as the loss sees its weights when it is differentiated
+            parts = {name: part.detach().requires_grad_() for name, part in parts.items()}
+        return self.objective.part(batch, parts)[0]
 
     def summed(self, value: Callable[[Any], Tensor]) -> Tensor:
         """The weighted sum of a value over this rank's batches, in float64 on the CPU."""

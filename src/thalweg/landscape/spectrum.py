@@ -15,6 +15,7 @@ from torch import Tensor
 
 from thalweg.curvature.density import SpectralDensity
 from thalweg.curvature.eigenpairs import EigenPairs
+from thalweg.curvature.lanczos import ROUNDING
 from thalweg.curvature.operator import Operator
 from thalweg.curvature.probes import gaussian, mean_of
 from thalweg.errors import EmptySubspaceError, NonFiniteError, Phrase, require
@@ -330,8 +331,10 @@ def spectrum_of(
     assert sizes is not None
     if not sizes.any():
         raise EmptySubspaceError("Hessian: zero in all entries, expected a loss that curves somewhere")
-    rounding = machine_floor(sizes, precision) / len(sizes) * layout.dim
-    floor = rounding if density is None else max(rounding, density.resolution)
+    if density is None:
+        floor = machine_floor(sizes, precision)
+    else:  # the nodes are eigenvalues of small matrices, whose rounding does not grow with the parameters
+        floor = max(machine_floor(sizes, precision) / len(sizes) * ROUNDING, density.resolution)
     return Spectrum(layout, pairs.vectors.to("cpu", torch.float32), floor, values, density)
 
 

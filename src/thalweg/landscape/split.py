@@ -242,9 +242,9 @@ class Crossfit:
     size: float
     """``||B||``, the largest singular value of the coupling, in units of H."""
     null: Tensor
-    """``||B||`` of noise alone, one for each pair of sign vectors, ``(s,)``."""
+    """``||B||`` of noise alone, one for each pair of sign vectors that differs from all others by more than a sign, ``(s,)``."""
     p_value: float
-    """``(1 + #{null >= size}) / (1 + s)``; small only where the sets differ by more than noise."""
+    """``(1 + #{null >= size}) / (1 + s)``, at least ``1 / (1 + s)``; small only where the sets differ by more than noise."""
 
 
 def crossfit(first: Batches, second: Batches, epsilon: float | None = None, signs: int = 99, seed: int = 0) -> Crossfit:
@@ -258,7 +258,8 @@ def crossfit(first: Batches, second: Batches, epsilon: float | None = None, sign
         first: Hessians of at least 2 batches; the frames come from their mean.
         second: Hessians of at least 2 batches of the same dimension; the blocks come from their mean.
         epsilon: threshold of the split; None takes the default rule with the first set's noise.
-        signs: s, number of draws of the null.
+        signs: number of draws of the null; few batches have few different ones, and each counts once, so that p is not below
+            ``1 / (1 + s)``.
         seed: seed of the draws.
     Raises:
         EmptySubspaceError: no valley or no river at this threshold.
@@ -274,11 +275,18 @@ def crossfit(first: Batches, second: Batches, epsilon: float | None = None, sign
     epsilon = threshold(values, stack_a, seed=seed).epsilon if epsilon is None else epsilon
     split = replace(eigen_split(values, vectors, epsilon), kind="crossfit")
     model = blocks(split, stack_b.mean(0))
-    # Null: V_V^T (D_1 + D_2) V_R for pairs of sign vectors.
-    noise = torch.zeros(signs, *model.coupling.shape, dtype=torch.float64)
-    for number, stack in enumerate((stack_a, stack_b)):  # the second set takes other signs
-        draws = noise_weights(len(stack), signs * 2, seed)[number::2]
+    # Null: V_V^T (D_1 + D_2) V_R for pairs of sign vectors; the second set takes other signs.
+    pairs = [noise_weights(len(stack), signs * 2, seed)[number::2] for number, stack in enumerate((stack_a, stack_b))]
+    weights = _up_to_sign(torch.cat(pairs, 1)).split([len(stack_a), len(stack_b)], 1)
+    noise = torch.zeros(len(weights[0]), *model.coupling.shape, dtype=torch.float64)
+    for draws, stack in zip(weights, (stack_a, stack_b), strict=True):
         noise += torch.einsum("sb,bvr->svr", draws, split.valley.T @ stack @ split.river)
     null = torch.linalg.matrix_norm(noise, 2)
     size = float(torch.linalg.matrix_norm(model.coupling, 2))
-    return Crossfit(split, model, size, null, (1 + int((null >= size).sum())) / (1 + signs))
+    return Crossfit(split, model, size, null, (1 + int((null >= size).sum())) / (1 + len(null)))
+
+
+def _up_to_sign(rows: Tensor) -> Tensor:
+    """The rows that differ from all others by more than a factor of -1, each once."""
+    first = rows.gather(1, (rows != 0).int().argmax(1, keepdim=True))
+    return torch.unique(rows * first.sign(), dim=0)

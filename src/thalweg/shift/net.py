@@ -76,17 +76,19 @@ class SafetyNet:
         """
         if not usable(loss, grad_norm):
             return state, f"loss {loss:g} and gradient norm {grad_norm:g} are not both finite"
+        if not settled:
+            return state, None
         state = state | {
             "count": state["count"] + 1,
             "loss_sum": state["loss_sum"] + loss,
-            "after": state["after"] + settled,
+            "after": state["after"] + 1,
         }
         if state["count"] < self.window:
             return state, None
         # A window is full: judge its mean, or start the next one.
         mean, reference = state["loss_sum"] / self.window, state["reference"]
         state |= {"count": 0, "loss_sum": 0.0}
-        if not settled or (state["after"] < self.within and mean > reference):
+        if state["after"] < self.within and mean > reference:
             return state, None
         if mean <= reference + self.bound * abs(reference):
             return None, None

@@ -235,7 +235,7 @@ class Shift:
         gains = checked_gains(onset, onset.gains(self.step - switch.step, added), added)
         return () if all(gain == 1 for gain in gains) else gains
 
-    def update(self, loss: float, grad_norm: float) -> bool:
+    def update(self, loss: float, grad_norm: float, last: bool = False) -> bool:
         """Take in the result of one update.
 
         On several ranks, pass the same numbers on every rank: their means. The criterion is not evaluated during a ramp or while
@@ -246,6 +246,7 @@ class Shift:
         Args:
             loss: mean loss of the update.
             grad_norm: norm of the gradient before clipping.
+            last: whether the training ends with this update, so that no stage begins that would not be trained.
         Returns:
             True if the next update belongs to a new stage.
         Raises:
@@ -267,7 +268,7 @@ class Shift:
             self._warn_once(loss, grad_norm)
             return False
         # 2. No criterion in the last stage, nor during a ramp.
-        if self.stage == len(self.criteria) or not settled:
+        if self.stage == len(self.criteria) or not settled or last:
             return False
         # 3. Otherwise the criterion of this stage decides.
         rule = self.criteria[self.stage]
@@ -321,6 +322,7 @@ class Shift:
         self.retreats.append(retreat)
         self.switches[-1] = replace(switch, softened=switch.softened + 1)
         self.step, self.retreat_reason = switch.step, None
+        self._recent = [watch["reference"]]  # and no loss of the try that failed
         self._watch = self.net.begin(watch["reference"]) if switch.softened + 1 < self.net.tries else None
         return retreat
 

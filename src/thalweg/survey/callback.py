@@ -18,19 +18,24 @@ from thalweg.train.config import RunConfig
 class LandscapeCallback(Callback):
     """Measure the landscape of a run at each of its snapshots, as soon as the snapshot is written.
 
+    Where a safety net may take updates back, snapshots are replaced by those of the next try, so all are measured at the end.
+
     On several ranks every rank has one; all of them must see the folder of the run.
 
     Args:
         run: folder of the run; its config must ask for ``training.snapshots``.
         plan: what is measured.
         progress: see `thalweg.survey.survey.Progress`.
+        late: whether all snapshots are measured at the end.
     """
 
-    def __init__(self, run: Path, plan: LandscapePlan, progress: Progress | None = None) -> None:
-        self.run, self.plan, self.progress = run, plan, progress
+    def __init__(self, run: Path, plan: LandscapePlan, progress: Progress | None = None, late: bool = False) -> None:
+        self.run, self.plan, self.progress, self.late = run, plan, progress, late
         self.survey: Survey | None = None
 
     def on_snapshot(self, path: Path) -> None:
+        if self.late:
+            return
         with torch.random.fork_rng():  # so that measuring does not change the training
             if self.survey is None:
                 self.survey = Survey(self.run, self.plan, self.progress)
@@ -40,6 +45,10 @@ class LandscapeCallback(Callback):
                 self.survey.measure_snapshots([path])
 
     def on_end(self) -> None:
+        if self.late and (self.run / "summary.json").exists():
+            with torch.random.fork_rng():
+                self.survey = Survey(self.run, self.plan, self.progress)
+                self.survey.measure_snapshots(self.survey.selected_states())
         if self.survey is not None:
             try:
                 if (self.run / "summary.json").exists():
@@ -60,4 +69,4 @@ def along(run: Path, config: RunConfig, progress: Progress | None = None) -> Lan
         plan = plan_of(run, config) if ranks.rank() == 0 else None
     plan = ranks.same(plan)
     assert plan is not None
-    return LandscapeCallback(run, plan, progress)
+    return LandscapeCallback(run, plan, progress, late=config.shift.net.tries > 0)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thalweg.bounds import require_kind
 from thalweg.curvature.operator import Matrix
 from thalweg.errors import NonFiniteError, OrthonormalityError, ShapeMismatchError, StepSizeError, require
 
@@ -111,5 +112,6 @@ def positive_steps(steps: int) -> int:
     Raises:
         BadInputError: it is not.
     """
-    require(isinstance(steps, int) and steps >= 1, "steps", steps, "a whole number of at least 1")
-    return steps
+    require_kind(int, steps, "steps", steps, "a whole number of at least 1")
+    require(steps >= 1, "steps", steps, "a whole number of at least 1")
+    return int(steps)

@@ -16,18 +16,22 @@ _NAME = "failure.json"
 
 @contextlib.contextmanager
 def recording_failure(folder: Path) -> Iterator[None]:
-    """Record an error that ends the ``with`` block in the folder; the record of an earlier failure is removed at its start.
+    """Record an error that ends the ``with`` block in the folder.
 
     Interruptions are not recorded, and neither is bad input that changed nothing (`BadInputError` with exit code 2).
     """
-    with contextlib.suppress(OSError):
-        (folder / _NAME).unlink()
     try:
         yield
     except Exception as error:
         if not isinstance(error, BadInputError) or error.exit_code != BadInputError.exit_code:
             record_failure(folder, type(error).__name__, " ".join(str(error).split()))
         raise
+
+
+def forget_failure(folder: Path) -> None:
+    """Remove the record of an earlier failure, as the run goes on."""
+    with contextlib.suppress(OSError):
+        (folder / _NAME).unlink()
 
 
 def record_failure(folder: Path, error: str, message: str) -> None:

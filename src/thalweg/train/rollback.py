@@ -15,6 +15,9 @@ _FOLDER = "switches"
 def save_rollback_point(run: Run) -> None:
     """Save the state at the switch that was just made, if a safety net watches it."""
     if run.shift.watching:
+        for path in checkpoints(run.folder / _FOLDER) if run.rank == 0 else ():
+            if step_of(path) != run.shift.step:  # of another session, whose later switch would count as the newest
+                remove(path)
         run.write(_FOLDER, keep=1)
 
 
@@ -31,7 +34,7 @@ def roll_back(run: Run, reason: str | None = None) -> None:
     """
     retreat = run.shift.go_back(reason)
     with ranks.together():
-        saved = _rollback_point(run) if run.rank == 0 else None
+        saved = _rollback_point(run, retreat.back_to) if run.rank == 0 else None
     saved = ranks.same(saved)
     assert saved is not None
     scatter(saved, run.model, run.optimizer)
@@ -53,9 +56,9 @@ def roll_back(run: Run, reason: str | None = None) -> None:
     run.save()
 
 
-def _rollback_point(run: Run) -> Checkpoint:
-    """Read what `save_rollback_point` saved; raises `DamagedFileError` if it is missing or cannot be read."""
-    saved = checkpoints(run.folder / _FOLDER)
+def _rollback_point(run: Run, step: int) -> Checkpoint:
+    """Read what `save_rollback_point` saved at a step; raises `DamagedFileError` if it is missing or cannot be read."""
+    saved = [path for path in checkpoints(run.folder / _FOLDER) if step_of(path) == step]
     if not saved:
         raise DamagedFileError(f"damaged run {run.folder}: the checkpoint of the switch is missing; remove the folder")
     return read_checkpoint(saved[-1])

@@ -60,7 +60,9 @@ def _write_summary(run: Run, weights_sha256: str) -> RunSummary:
         final=evaluations[-1].scores,
         ceilings=ceilings_of(run.data),
         data=to_dict(run.data.facts()),
-        provenance=provenance(str(run.device), "float32", torch.get_num_threads(), torch.__version__, run.world),
+        provenance=provenance(
+            str(run.device), run.config.training.precision, torch.get_num_threads(), torch.__version__, run.world
+        ),
         surroundings=run.clock.surroundings,
     )
     run.check_folder()

@@ -329,7 +329,7 @@ class Run:
             loops_after=switch.loops_after,
             reason=switch.reason,
             scores_before=self.scores(switch.loops_before, self.as_gains(self.shift.stage_gains(switch.loops_before))),
-            scores_after=self.scores(self.shift.loops, self.gains()),
+            scores_after=self.scores(self.shift.depth, self.as_gains(self.shift.depth_gains)),
             onset=self.shift.onset.steps,
         )
         self.switches.append(record)
@@ -431,7 +431,8 @@ class Run:
 
     def close(self) -> None:
         """End the callbacks and close the journal."""
-        for callback in self.callbacks:
+        callbacks, self.callbacks = self.callbacks, []  # each ends once
+        for callback in callbacks:
             callback.on_end()
         if self.journal is not None:
             self.journal.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -17,11 +18,11 @@ from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning
 from thalweg.interruption import HeldBack, held_back
 from thalweg.records.run import RunSummary, recorded
 from thalweg.shift.onset import Ramp, Refine, warn_unshared
-from thalweg.storage import locked, read_json, set_aside, there
+from thalweg.storage import locked, read_json, remove_unfinished, set_aside, there
 from thalweg.train.callbacks import Callback, StepFacts
 from thalweg.train.checkpoint import candidates
 from thalweg.train.config import RunConfig, write_config
-from thalweg.train.failures import recording_failure
+from thalweg.train.failures import forget_failure, recording_failure
 from thalweg.train.repair import refuse_changed, refuse_changed_lengths, refuse_changed_summary
 from thalweg.train.rollback import roll_back, save_rollback_point
 from thalweg.train.run_folder import claim
@@ -95,6 +96,7 @@ def train(config: RunConfig, folder: str | Path, callbacks: Sequence[Callback] =
                 run.close()
                 for name in ("metrics.jsonl", "config.toml"):
                     (folder / name).unlink(missing_ok=True)
+                shutil.rmtree(folder / "snapshots", ignore_errors=True)
             raise
         finally:
             run.close()
@@ -124,6 +126,9 @@ def _take(config: RunConfig, folder: Path, held: ExitStack) -> tuple[bool, RunSu
     held.enter_context(locked(folder, "run"))
     held.enter_context(recording_failure(folder))
     new = claim(config, folder)
+    forget_failure(folder)
+    for part in (folder, folder / "checkpoints", folder / "snapshots"):
+        remove_unfinished(part)
     return new, None if new else ended(config, folder)
 
 
@@ -247,7 +252,8 @@ def advance(run: Run, outcome: Outcome) -> bool:
     Returns:
         True if the next update belongs to a new stage.
     """
-    switched = run.shift.update(outcome.loss, outcome.grad_norm)
+    last = run.shift.step + 1 == run.config.training.steps
+    switched = run.shift.update(outcome.loss, outcome.grad_norm, last)
     if switched:
         hand_over(run.optimizer, run.shift.handover)
     return switched

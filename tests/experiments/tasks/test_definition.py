@@ -248,7 +248,7 @@ def answers_of(outcomes, arms: dict | None = None) -> dict[str, Verdict]:
     return {one.claim: one for one in task_verdicts(outcomes, {"parity": arms or {}}, {"parity": 20})}
 
 
-SOONER = "On which tasks does {} reach Looped's exact match in 70% of its cost (geometric mean over seeds)?"
+SOONER = "On which tasks does {} reach Looped's exact match in 70 % of its cost (geometric mean over seeds)?"
 HALTING = "On which learned tasks is halting without knowing T(n) within 2 points of it at every tested length and seed?"
 DROP = "Is the largest drop of {} at a switch at most 1 point (upper end of the interval) on every task?"
 

@@ -80,7 +80,7 @@ def test_counts_are_hollow_where_no_threshold_is_clear(points: list[LandscapeRec
     given = [replace(point, split=split) for point, split in zip(points, splits, strict=False)]
     loss, *counts, _ = tw.plot(given, "split").axes
     assert len(loss.lines) == 1
-    hollow = [line for axes in counts for line in axes.lines if line.get_markerfacecolor() == "white"]
+    hollow = [line for axes in counts for line in axes.lines if line.get_markerfacecolor() == axes.get_facecolor()]
     assert [list(np.asarray(line.get_xdata())) for line in hollow] == [[given[0].step]] * 3
 
 

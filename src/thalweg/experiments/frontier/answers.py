@@ -127,9 +127,10 @@ def _depth_pays(curves: Curves, plan: FrontierConfig) -> Verdict:
         if depth != best and (logs := loss_ratio(depths[depth], depths[best], last)) is not None:
             numbers[f"loss of depth {depth} over depth {best}'s, largest budget"] = _factor(logs.mean, logs.low, logs.high, logs.n)
     few = too_few(min(len(curve) for curve in depths.values()))
-    shallow = [loss_ratio(depths[depth], depths[best], last) for depth in (1, 2) if depth in depths and depth != best]
-    pays = best > 2 and bool(shallow) and all(one is not None and sign_of(one) > 0 for one in shallow)
-    words = "depth pays: one and two passes are worse" if pays else "it is not shown that more than two passes pay"
+    shallow = {depth: loss_ratio(depths[depth], depths[best], last) for depth in (1, 2) if depth in depths and depth != best}
+    pays = best > 2 and bool(shallow) and all(one is not None and sign_of(one) > 0 for one in shallow.values())
+    named = {(1,): "one pass is", (2,): "two passes are", (1, 2): "one and two passes are"}
+    words = f"depth pays: {named[tuple(shallow)]} worse" if pays else "it is not shown that more than two passes pay"
     return Verdict(question, few or f"{found}; {words}", numbers=numbers)
 
 
@@ -151,7 +152,7 @@ def fall_at_switches(staged: Mapping[float, Pairs], looped: Mapping[float, Pairs
             ends.append((len(drops), falls))
         if own:
             numbers[f"fall of T passes at the same updates, {amount(budget)} GFLOP (points)"] = cell(own, least=0.0, most=100.0)
-    few = too_few(min((count for count, _ in ends), default=0))
+    few = too_few(min((count for count, _ in ends), default=0) if len(ends) == len(staged) else 0)
     highs = [one.high for _, one in ends if one.high is not None]
     lows = [one.low for _, one in ends if one.low is not None]
     if few or len(highs) < len(ends):
@@ -182,7 +183,7 @@ def against(curves: Curves, plan: FrontierConfig, arm: str, rival: str, rival_wo
     verdict = "undecided" if few else "supported" if ratios and below else "contradicted" if ratios and above else "undecided"
     numbers = {}
     for budget, one in ratios.items():
-        bound = " (at most)" if one.upper_bounds else " (at least)" if one.lower_bounds else ""
+        bound = f" ({one.bound})" if one.bound else ""
         numbers[f"share of the rival's {amount(budget)} GFLOP needed for its {measure}{bound}"] = one.cell
     needed = seeds_needed(*((one.logs, 0.0) for one in ratios.values() if one.logs is not None)) if _may_be_decided(ratios) else 0
     for index, budget in enumerate(plan.budgets):

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from thalweg.errors import FolderError
+from thalweg.errors import DivergedError, FolderError
 from thalweg.experiments.compared import Compared, ComparedArm, stored
 from thalweg.experiments.experiment import Experiment, Table
 from thalweg.experiments.folder import slug
@@ -29,6 +29,7 @@ from thalweg.report.user_experiment import Picture, write_own_report
 from thalweg.serialization import to_dict
 from thalweg.storage import write_json
 from thalweg.train.config import RunConfig
+from thalweg.train.failures import failure_of
 
 PLAN = "frontier.json"
 _Trials = dict[str, dict[Setting, list[Job]]]
@@ -119,12 +120,12 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         return {arm: setting for arm, setting in settings.items() if setting is not None}
 
     def _best_setting(self, trials: dict[Setting, list[Job]]) -> Setting | None:
-        """The setting of one arm; None while runs are missing. One that diverged is not chosen."""
+        """The setting of one arm; None while runs are missing. One that diverged is not chosen; other failures are tried again."""
         if not trials:
             return self.plan.settings[0]
         means: dict[Setting, float] = {}
         for setting, jobs in trials.items():
-            if any(not job.complete and not failed_for_good(job.folder) for job in jobs):
+            if any(not job.complete and not _diverged(job) for job in jobs):
                 return None
             records = [record for job in jobs if (record := job.record) is not None]
             if len(records) == len(jobs):
@@ -324,6 +325,12 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         chosen = "; ".join(f"{arm} {_in_words(setting)}" for arm, setting in settings.items())
         seeds = listed([str(seed) for seed in plan.tuning_seeds])
         return f"chosen for each arm at {amount(plan.tuning_budget)} GFLOP on seeds {seeds} among {len(plan.settings)}: {chosen}"
+
+
+def _diverged(job: Job) -> bool:
+    """Whether a run ended because its loss was not finite any more, as the same run would again."""
+    failure = failure_of(job.folder)
+    return failure is not None and failure.error == DivergedError.__name__
 
 
 def _in_words(setting: Setting) -> str:

@@ -19,6 +19,9 @@ Curve = Sequence[tuple[float, float]]
 """Of one arm and seed, by budget: operations (FLOPs), loss above the floor (nats)."""
 
 
+_BOTH = "some seeds give an upper bound, others a lower one"
+
+
 @dataclass(frozen=True)
 class Ratio:
     """Operations of an arm over those of a rival at the same loss, one seed."""
@@ -60,15 +63,23 @@ class Ratios:
         return Interval(math.log(self.value), math.log(self.low), math.log(self.high), self.n)
 
     @property
+    def bound(self) -> str:
+        """How the true ratio lies to ``value`` where some seeds give a bound only; empty where none does."""
+        if self.lower_bounds and self.upper_bounds:
+            return _BOTH
+        return "at least" if self.lower_bounds else "at most" if self.upper_bounds else ""
+
+    @property
     def cell(self) -> Cell:
         """Mean and interval; a bound at every seed, or one from below at any, has no interval, only its mean."""
         bounded = self.lower_bounds or self.upper_bounds == self.n
         return Cell(self.value, None, None, self.n) if bounded else Cell(self.value, self.low, self.high, self.n)
 
     def __str__(self) -> str:
-        sign = "at least " if self.lower_bounds else "at most " if self.upper_bounds else ""
         low, high = self.cell.low, self.cell.high
-        return f"{sign}{self.value:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
+        if self.bound == _BOTH:
+            return f"about {self.value:.2f} ({_BOTH})"
+        return f"{self.bound} {self.value:.2f}".lstrip() + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def operations_at(curve: Curve, loss: float) -> Ratio:

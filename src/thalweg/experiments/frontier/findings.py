@@ -178,9 +178,12 @@ def _advice(curves: Curves, plan: FrontierConfig) -> str:
     elif len(depths_of(curves, plan.loops)) < 2:
         first = "Train a second constant depth, such as one pass, to see whether depth pays here."
     else:
+        gaps = {arm: loss_ratio(by_seed, curves[constant(best)], last) for arm, by_seed in curves.items() if arm != constant(best)}
+        lower = [arm for arm, one in gaps.items() if one is not None and sign_of(one) < 0]
+        tried = f"of what was tried here only {listed(lower)}" if lower else "nothing that was tried here"
         first = (
-            f"If you may choose the depth, take {plural(best, 'pass', 'passes')} throughout: it is simple, and nothing that "
-            "was tried here was shown to end lower."
+            f"If you may choose the depth, take {plural(best, 'pass', 'passes')} throughout: it is simple, and {tried} "
+            "was shown to end lower."
         )
         ratios = operations_needed(curves, plan, STAGED, strongest_looped(curves, plan))
         if best != plan.loops and ratios and ratios[max(ratios)].is_below_one:

@@ -42,16 +42,20 @@ def exact_match_answers(curves: Curves, beyond: Mapping[str, Mapping[int, float]
     looped = constant(plan.loops)
     if not curves.get(STAGED):
         return []
-    differences = [beyond[STAGED][seed] - beyond[looped][seed] for seed in sorted(beyond[STAGED].keys() & beyond[looped].keys())]
+    fewer = against(curves, plan, STAGED, looped, "T(n) passes", measure="share of wrong answers")
+    own, other = beyond.get(STAGED, {}), beyond.get(looped, {})
+    differences = [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+    if not differences:
+        return [fewer]
     change = interval(differences)
     shifted = interval([difference + MARGIN for difference in differences])
     numbers = {
-        "exact match beyond, staged": cell(list(beyond[STAGED].values())),
-        f"exact match beyond, {looped}": cell(list(beyond[looped].values())),
+        "exact match beyond, staged": cell(list(own.values())),
+        f"exact match beyond, {looped}": cell(list(other.values())),
         "staged minus the other, paired": cell(differences),
     }
     return [
-        against(curves, plan, STAGED, looped, "T(n) passes", measure="share of wrong answers"),
+        fewer,
         Verdict(
             f"Beyond the trained lengths staged is at most {100 * MARGIN:g} points worse than T(n) passes at equal operations",
             too_few(change.n) or by_sign(shifted),

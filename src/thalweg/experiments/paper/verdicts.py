@@ -194,5 +194,5 @@ def text_verdicts(runs: Runs) -> list[Verdict]:
 
 
 def decided(rules: _Rules, runs: Runs) -> list[Verdict]:
-    """The verdicts of those rules for which every arm that they need has a complete run."""
-    return [rule() for needed, rule in rules if all(runs.get(arm) for arm in needed)]
+    """The verdicts of those rules for which all arms that they need have complete runs of a common seed."""
+    return [rule() for needed, rule in rules if not needed or set.intersection(*(set(runs.get(arm, {})) for arm in needed))]

@@ -203,8 +203,9 @@ def _sure(seeds: int, missing: bool) -> str:
         f"Numbers are means over {most}{plural(seeds, 'seed')}, geometric ones of ratios; comparisons are paired by seed. A 95 % "
         f"interval stands in brackets; where it holds both answers, nothing is decided. Arms are equal within {points} where the "
         f"whole interval lies between -{points} and +{points}, and one is at most {points} lower where the whole interval lies "
-        f"above -{points}.{few} Seeds that would decide something are estimated from the spread seen. Operations are counted, not timed, so a busy machine gives the same numbers. All "
-        "arms of a task start from one learning rate, which was not tuned for each; models are small, and other sizes may differ."
+        f"above -{points}.{few} Seeds that would decide something are estimated from the spread seen. Operations are counted, not "
+        "timed, so a busy machine gives the same numbers. All arms of a task start from one learning rate, which was not tuned for "
+        "each; models are small, and other sizes may differ."
     )
 
 

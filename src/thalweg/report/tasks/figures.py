@@ -86,9 +86,9 @@ def _lengths_drawn(summary: TaskStudySummary) -> Drawn | None:
     common_legend(figure, Patch(**SHADE, label="trained lengths"))
     caption = (
         f"Exact match (the whole answer is right) over length, on {samples_of(outcomes)} samples of each length. The samples are "
-        "drawn independently of training; there are few short samples, so these also occur in training. Lines: mean over seeds, each "
-        "thinner than the one below it, so that both are seen where arms are equal. Points: every seed, arms side by side. Shaded: "
-        "lengths up to the longest in training. "
+        "drawn independently of training; there are few short samples, so these also occur in training. Lines: mean over seeds, "
+        "each thinner than the one below it, so that both are seen where arms are equal. Points: every seed, arms side by side. "
+        "Shaded: lengths up to the longest in training. "
         f"{setup(summary)}"
     )
     ends = ". ".join(
