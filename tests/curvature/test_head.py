@@ -104,6 +104,68 @@ def test_products_equal_differences_of_the_plain_gradient(small_pieces):
     assert (found - expected).norm() < DIFFERENCES * expected.norm()
 
 
+def by_a_view(z):
+    z.view(-1, CLASSES).mul_(3)
+    return z
+
+
+def before_the_change(z):
+    """A copy of part of the logits, and then a change of the logits themselves."""
+    part = z[:, :-1].reshape(-1, CLASSES)
+    z.mul_(3)
+    return part.view(len(z), -1, CLASSES)
+
+
+def before_the_change_of_a_view(z):
+    part = z.view(-1, CLASSES)
+    z.mul_(3)
+    return part.view(*z.shape)
+
+
+def padded(z):
+    z[..., CLASSES - 3 :] = -10.0
+    return z
+
+
+def increased(z):
+    same = z
+    z += 1
+    z *= 2
+    return same
+
+
+CHANGES = {
+    "scaled in place": lambda z: z.div_(0.1),
+    "masked in place": lambda z: z.masked_fill_(z > 0.5, -3.0),
+    "rectified in place": lambda z: functional.relu(z, inplace=True),
+    "by a view": by_a_view,
+    "before the change": before_the_change,
+    "before the change of a view": before_the_change_of_a_view,
+    "padded classes": padded,
+    "increased": increased,
+    "compared": lambda z: z * (z >= 0) + abs(z).square() + 1.0 / (z.square() + 9.0),
+    "asked for its type": lambda z: z if isinstance(z, torch.Tensor) else z[0],
+}
+
+
+@pytest.mark.filterwarnings("ignore::thalweg.errors.KinkWarning")
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_loss_does_to_its_logits_counts(name, monkeypatch):
+    change, model = CHANGES[name], ours()
+
+    def loss(model, tokens):
+        logits = change(model(tokens[:, :-1]))
+        return functional.cross_entropy(logits.reshape(-1, CLASSES), tokens[:, 1 : 1 + logits.shape[1]].reshape(-1))
+
+    expected = Hessian(loss, model, TOKENS, dtype=torch.float64)
+    monkeypatch.setitem(head.PIECE, "cpu", 2 * CLASSES)
+    found = Hessian(loss, model, TOKENS, dtype=torch.float64)
+    v = torch.randn(found.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert found.loss == pytest.approx(sum(loss(model.double(), tokens).item() for tokens in TOKENS) / len(TOKENS), rel=1e-12)
+    assert (found @ v - expected @ v).norm() < EXACT * (expected @ v).norm()
+    assert ("pieces" in found.explain()) == (name in ("before the change", "asked for its type"))
+
+
 USES = {
     "scaled": lambda z: z / 2 + 1,
     "capped": lambda z: 3 * torch.tanh(z / 3),

@@ -17,6 +17,7 @@ Shape letters: N positions, D width, V classes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
@@ -214,7 +215,7 @@ class HeadLogits:
         self.parent: HeadLogits | None = None
         self.operation: Callable[[Tensor], Tensor] | None = None
         self.made: Tensor | None = None
-        with torch._C.DisableTorchFunction():
+        with _plainly():
             self.twin = torch.empty(self.shape, device="meta")  # tells which operations give a view
 
     @property
@@ -241,6 +242,30 @@ class HeadLogits:
     def device(self) -> torch.device:
         """That of the states."""
         return self.states.device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether they are part of a graph."""
+        parts = (self.states, self.weight, self.bias)
+        return torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
+
+    @property
+    def layout(self) -> torch.layout:
+        """Strided."""
+        return torch.strided
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether they are on a GPU."""
+        return self.states.is_cuda
+
+    def is_floating_point(self) -> bool:
+        """They are."""
+        return True
+
+    def is_complex(self) -> bool:
+        """They are not."""
+        return False
 
     def dim(self) -> int:
         """Number of dimensions."""
@@ -278,7 +303,7 @@ class HeadLogits:
         if self.computed:
             return operation(self.whole())
         logits = HeadLogits(operation(self.states), self.weight, self.bias, self.mode)
-        with torch._C.DisableTorchFunction():
+        with _plainly():
             twin = operation(self.twin)
         if twin.untyped_storage()._cdata == self.twin.untyped_storage()._cdata:  # a view: what happens to one happens to both
             logits.parent, logits.operation, logits.twin = self, operation, twin
@@ -352,6 +377,13 @@ class HeadLogits:
                 return logits.cross_entropy(targets, **given)
         args, kwargs = pytree.tree_map(lambda leaf: leaf.whole() if type(leaf) is HeadLogits else leaf, (args, kwargs))
         return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Compute outside of modes and of transforms such as ``vmap``, whose tensors have no storage to compare."""
+    with torch._C._DisableFuncTorch(), torch._C.DisableTorchFunction():
+        yield
 
 
 def _at(tensor: Tensor, index: Any, dim: int | None = None) -> Tensor:

@@ -30,7 +30,7 @@ _LEAST = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps
 
 
 ROUNDING = 10
-"""Machine epsilons of the largest eigenvalue that count as rounding."""
+"""Machine epsilons of the largest eigenvalue within which an eigenvalue is known."""
 
 
 @short_repr
@@ -126,11 +126,17 @@ def refuse_tiny(operator: Operator, scale: float) -> None:
 
 
 def _breakdown_floor(operator: Operator, scale: float) -> float:
-    """Length below which a residual counts as rounding, for products of size ``scale``: 2e-15 of it in float64, 1e-6 in float32.
+    """Length below which a residual counts as rounding, for products of size ``scale``: 2e-12 of it in float64, 7e-6 in float32.
 
-    Where one eigenvalue is so large that all others are below this, they cannot be told from rounding.
+    The power 3/4 leaves room for the growth of rounding where the start has hardly any part along some eigenvector. Where one
+    eigenvalue is so large that others are below this, they cannot be told from rounding, nor from each other.
     """
-    return ROUNDING * torch.finfo(operator.dtype).eps * scale
+    return breakdown(operator.dtype) * scale
+
+
+def breakdown(dtype: torch.dtype) -> float:
+    """Share of the largest product below which a residual counts as rounding, and eigenvalues are not told apart."""
+    return torch.finfo(dtype).eps ** 0.75
 
 
 @undisturbed

@@ -191,16 +191,14 @@ class Objective:
             weights = {f"model.{slot}": values[name] for slot, name in self.slots.items()}  # the names inside of `Bound`
             if not self.may_have_head:
                 return functional_call(bound, weights, (given,), tie_weights=False)
-            with HeadInPieces() as head:
-                try:
+            try:
+                with HeadInPieces() as head:
                     result = functional_call(bound, weights, (given,), tie_weights=False)
-                except Exception:
-                    if not head.delayed:
-                        raise
-                    result = None
-            if result is not None:
                 self.observed.classes = max(self.observed.classes, head.classes)
                 return result
+            except Exception as problem:
+                if not head.delayed or isinstance(problem, ThalwegError | torch.OutOfMemoryError):
+                    raise
         self.may_have_head = False  # the loss does with the logits what a delayed head cannot, or fails anyway
         return self.call(function, batch, parameters)
 
