@@ -43,7 +43,7 @@ def test_a_rise_within_the_bound_is_accepted_when_the_time_is_over():
 
 
 def test_the_time_begins_when_the_onset_is_over():
-    assert told(caught(onset=Ramp(7)), [1.0] * 4 + [2.0] * 30) == 4 + 7 + 6 + 1  # the next full window
+    assert told(caught(onset=Ramp(7)), [1.0] * 4 + [2.0] * 30) == 4 + 7 + 6  # a window of updates after the onset
 
 
 def test_the_reference_is_the_mean_of_the_last_window_before_the_switch():
