@@ -198,7 +198,7 @@ def test_an_end_on_an_eigenvalue_counts_it_and_one_beside_it_is_refused():
 
 def test_an_outlier_that_hides_the_bulk_is_told():
     """Below 7e-6 of the largest eigenvalue float32 Lanczos ends: what is left cannot be counted."""
-    lam = [1e6] + torch.linspace(0.1, 3, 59).tolist()
+    lam = [1e6, *torch.linspace(0.1, 3, 59).tolist()]
     density = spectral_density(Diagonal(lam, torch.float32), steps=60)
     assert density.resolution > 3
     with pytest.raises(ResolutionError):

@@ -291,3 +291,17 @@ def test_a_tail_without_spread_has_no_skewness(bits):
 def test_a_tail_without_sequences_is_refused():
     with pytest.raises(BadInputError, match="sequences: given 0, expected at least 1"):
         long_tail(np.array([]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MarkovLanguage(vocabulary=8.5, order=2),  # type: ignore[arg-type]
+        lambda: MarkovLanguage(order="2"),  # type: ignore[arg-type]
+        lambda: MarkovLanguage(vocabulary=4, order=1).sample(3, 5, seed="a"),  # type: ignore[arg-type]
+        lambda: MarkovLanguage(vocabulary=4, order=1).sample(2.5, 5, seed=0),  # type: ignore[arg-type]
+    ],
+)
+def test_numbers_of_another_kind_are_refused(make) -> None:
+    with pytest.raises(BadInputError, match="expected a whole number"):
+        make()

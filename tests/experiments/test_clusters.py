@@ -125,3 +125,14 @@ def test_a_real_local_ray_makes_the_same_study(tmp_path: Path) -> None:
         made_on("ray", tmp_path)
     finally:
         ray.shutdown()
+
+
+def test_a_job_that_was_preempted_and_runs_again_is_not_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("thalweg.experiments.slurm.time.monotonic", lambda: clock[0])
+    job = SlurmJob(Submitted(tmp_path))
+    for over in (True, False, False, True):
+        monkeypatch.setattr(job, "_is_over", lambda over=over: over)
+        monkeypatch.setattr(job, "_state", lambda: "")
+        clock[0] += 1800
+        assert job.poll() is None

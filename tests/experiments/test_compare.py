@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from thalweg.errors import BadInputError, FolderError
-from thalweg.experiments.compare import answers, compare
+from thalweg.experiments.compare import ComparedArm, answers, compare, differences
 from thalweg.experiments.paper.definition import jobs_of
 from thalweg.experiments.paper.recipes import plan
 from thalweg.experiments.queue import Job
@@ -363,3 +363,9 @@ def test_with_json_the_record_alone_is_printed(here, capsys) -> None:
 def test_names_with_markup_are_printed_as_they_are(here, capsys) -> None:
     compare(markov(here / "[red]a", seeds=2), markov(here / "b", higher, seeds=2), here / "out")
     assert "A: [red]a," in capsys.readouterr().out
+
+
+def test_a_share_of_the_users_own_may_be_zero() -> None:
+    arms = [ComparedArm({}, {"share of wrong answers": dict(enumerate(values))}, {}) for values in ((0.0, 0.5), (0.5, 0.6))]
+    (found,) = differences("deep", *arms)
+    assert not found.ratio

@@ -136,3 +136,21 @@ def test_measuring_along_lightning(tmp_path: Path) -> None:
 def test_bad_series_are_refused(tmp_path: Path, given: dict[str, Any]) -> None:
     with pytest.raises(BadInputError, match=r"batches|every"):
         LandscapeSeries(tmp_path, **given)
+
+
+def test_a_training_that_begins_anew_in_a_folder_keeps_no_point_of_the_old_one(tmp_path: Path) -> None:
+    model, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    loss = lambda model, batch: model(batch).square().mean()  # noqa: E731
+    for one in (model, other):
+        landscape = LandscapeSeries(tmp_path, [torch.eye(2)], every=1, loss_of=loss, probe=tw.LandscapeProbe(top=1, forms=0))
+        landscape.begin(0)
+        assert landscape.due(0)
+        assert landscape.measure(one, 0).loss == pytest.approx(loss(one, torch.eye(2)).item(), rel=1e-5)
+        landscape.finish(one, 1)
+    assert (tmp_path / "landscape" / "journal.jsonl.old").exists()
+    landscape = LandscapeSeries(tmp_path, [torch.eye(2)], every=1, loss_of=loss, probe=tw.LandscapeProbe(top=1, forms=0))
+    landscape.begin(1)
+    assert [record.step for record in landscape.records] == [0, 1]
+    landscape.seconds += 5.0  # as if earlier sessions had measured for long
+    landscape._before += 5.0
+    assert landscape._summary(other).training_seconds > 0

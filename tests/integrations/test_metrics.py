@@ -70,3 +70,10 @@ def test_tensorboard_reads_the_numbers_back(tmp_path: Path) -> None:
 def test_a_missing_package_is_named_with_its_extra() -> None:
     with pytest.raises(BadInputError, match=r"^no_such is not installed; run: pip install 'thalweg\[tensorboard\]'$"):
         require_extra("tensorboard", "no_such")
+
+
+def test_rows_are_appended_to_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.touch()
+    CsvWriter(path).log({"loss": 1.5}, 3)
+    assert path.read_text().splitlines() == ["step,name,value", "3,loss,1.5"]

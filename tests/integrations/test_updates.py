@@ -18,6 +18,7 @@ from tests.integrations.architectures import made
 from tests.integrations.hf_training import STEPS, ramped
 from tests.integrations.killed_training import MOMENTS
 
+import thalweg as tw
 from thalweg.errors import BadInputError
 from thalweg.integrations.huggingface import loop
 from thalweg.integrations.updates import ShiftUpdates
@@ -66,3 +67,24 @@ def test_an_update_without_a_loss_is_refused() -> None:
     updates = ShiftUpdates(ramped(), loop(made("llama"), 1, 3))
     with pytest.raises(BadInputError, match="without a loss and a gradient norm"):
         updates.end(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1))
+
+
+def test_beginning_again_in_one_process_counts_nothing_twice() -> None:
+    """A training that was interrupted within an update, and is resumed without a new schedule or optimizer."""
+    model = made("llama")
+    looped = loop(model, 1, 3)
+    updates = ShiftUpdates(tw.Shift(loops=3, criterion=tw.AtStep(1), onset=tw.Hard(), handover=tw.Handover(rate=0.5)), looped)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    rates = []
+    optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
+    updates.watch(optimizer)
+    updates.shift.update(1.0, 1.0)  # the switch
+    saved = updates.state_dict()
+    updates.add_loss(torch.tensor(9.0))  # of a micro-batch of an update that never ends
+    updates.watch(optimizer)
+    updates.resume(saved, 1)
+    assert updates.loss is None
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append(optimizer.param_groups[0]["lr"]))
+    optimizer.step()
+    assert seen == [0.5]

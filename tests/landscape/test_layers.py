@@ -123,3 +123,27 @@ def test_what_does_not_fit_is_refused(small):
         probe.measure(loss, first, [tokens], params=["lm_head.weight", "model.norm.weight"])
     probe.reset()
     assert probe.measure(loss, first, [tokens], params="model.norm.weight").layers.keys() == {"model.norm"}
+
+
+def test_a_failure_in_one_group_leaves_all_at_the_point_before():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.randn(8, 2)
+    calls = []
+
+    def loss(model, batch):
+        calls.append(None)
+        if fails and len(calls) > fails:
+            raise RuntimeError("out of luck")
+        return model(batch).square().mean()
+
+    fails = 0
+    probe = LayerProbe()
+    probe.measure(loss, model, [x], step=1)  # which is checked
+    calls.clear()
+    probe.measure(loss, model, [x], step=2)
+    of_a_point, points = len(calls), {name: one.last_point for name, one in probe.probes.items()}
+    calls.clear()
+    fails = of_a_point - 1  # in the second group
+    with pytest.raises(RuntimeError, match="out of luck"):
+        probe.measure(loss, model, [x], step=3)
+    assert {name: one.last_point for name, one in probe.probes.items()} == points

@@ -341,3 +341,15 @@ def test_places_that_are_not_finite_are_refused():
 def test_no_points_in_a_pass_are_refused():
     with pytest.raises(BadInputError, match="together: given 0, expected a whole number of at least 1, or None"):
         quadratic_slices(together=0)
+
+
+def test_a_loss_that_reads_which_weights_require_gradients_has_its_value():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.randn(8, 2)
+
+    def loss(model, batch):
+        return model(batch).square().mean() + sum(weight.square().sum() for weight in model.parameters() if weight.requires_grad)
+
+    slices = Slices(loss, model, [x])
+    line = slices.line(torch.ones(slices.objective.dim), torch.tensor([-0.1, 0.0, 0.1]))
+    assert line.losses[1] == pytest.approx(loss(model, x).item(), rel=1e-6)

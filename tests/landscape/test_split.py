@@ -183,3 +183,11 @@ def test_what_is_refused():
         crossfit(torch.eye(3).expand(2, 3, 3), torch.eye(2).expand(2, 2, 2))
     with pytest.raises(InsufficientDataError, match=r"^batches: given 1, expected at least 2 to see noise$"):
         crossfit(torch.eye(3).expand(1, 3, 3), torch.eye(3).expand(2, 3, 3))
+
+
+@pytest.mark.parametrize(("batches", "least"), [(2, 1 / 3), (3, 0.05), (4, 0.05)])
+def test_few_batches_have_few_draws_and_no_small_p(batches: int, least: float) -> None:
+    """Two batches have two draws that differ by more than a sign, whatever number is asked for."""
+    found = crossfit(planted(0, 0.05)[:batches], planted(1, 0.05)[:batches], epsilon=0.5, signs=99)
+    assert len(found.null) == len(found.null.unique())
+    assert found.p_value >= 1 / (1 + len(found.null)) >= least

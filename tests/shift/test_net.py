@@ -135,3 +135,22 @@ def test_a_reason_to_go_back_survives_saving():
 def test_a_net_that_makes_no_sense_is_refused(made, message):
     with pytest.raises(BadInputError, match=message):
         SafetyNet(**made)
+
+
+def test_after_a_retreat_the_next_reference_holds_no_loss_of_the_try_that_failed():
+    shift = Shift(
+        stages=(1, 2, 3), criterion=[AtStep(4), AtStep(10)], onset=Ramp(1), net=SafetyNet(tries=1, bound=0.1, within=8, window=8)
+    )
+    told(shift, [1.0] * 4 + [60.0] * 20)
+    shift.go_back()
+    told(shift, [1.0] * 6)
+    assert shift.stage == 2
+    assert told(shift, [2.0] * 20) is not None
+    assert ", 1 before the switch" in shift.retreat_reason
+
+
+def test_losses_of_a_ramp_are_not_judged():
+    shift = caught(SafetyNet(tries=2, bound=0.05, within=6, window=4), Ramp(19))
+    told(shift, [1.0] * 4 + [1.0] * 19 + [1.15])
+    assert shift.watching
+    assert told(shift, [1.15] * 20) is not None

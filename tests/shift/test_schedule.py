@@ -300,3 +300,9 @@ def test_a_spread_of_a_whole_is_refused():
 )
 def test_a_doubling_ladder_ends_with_all_loops(loops, ladder):
     assert doubling(loops) == ladder
+
+
+def test_no_stage_begins_after_the_last_update():
+    shift = Shift(loops=3, criterion=AtStep(3), onset=Hard())
+    assert [shift.update(1.0, 1.0, last=step == 3) for step in (1, 2, 3)] == [False] * 3
+    assert (shift.stage, shift.loops) == (0, 1)

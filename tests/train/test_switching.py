@@ -4,10 +4,12 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from thalweg.errors import DamagedFileError
 from thalweg.models.looped import LoopedTransformer
 from thalweg.records.run import RetreatRecord, read_run
 from thalweg.shift.criterion import AtStep, Plateau
@@ -15,6 +17,7 @@ from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Handover, Hard, Ramp
 from thalweg.shift.schedule import Shift
 from thalweg.storage import read_journal
+from thalweg.train import rollback
 from thalweg.train import trainer as trainer_module
 from thalweg.train.callbacks import Callback
 from thalweg.train.checkpoint import checkpoints, gather, read_checkpoint
@@ -228,3 +231,28 @@ def test_random_depths_are_drawn_evenly_around_the_stage_and_not_during_a_ramp()
     counts = Counter(depths[10:])
     assert sorted(counts) == [2, 3, 4, 5, 6]
     assert all(abs(count - 600) < 4 * (3000 * 0.2 * 0.8) ** 0.5 for count in counts.values())
+
+
+def test_a_run_that_ends_where_it_would_switch_is_scored_as_it_was_trained(tmp_path: Path, tiny: RunConfig) -> None:
+    config = replace(tiny, shift=ShiftConfig((1, 3), AtStep(tiny.training.steps), Hard()))
+    summary = train(config, tmp_path / "run")
+    assert not summary.switches
+    assert {record.loops for record in read_run(tmp_path / "run").evaluations} == {1}
+
+
+def test_both_scores_of_a_switch_are_those_of_whole_stages(tmp_path: Path, tiny: RunConfig) -> None:
+    """Passes that are drawn around a stage's do not enter them."""
+    config = replace(
+        tiny, shift=ShiftConfig((1, 6), AtStep(10), Hard(), spread=0.5), training=replace(tiny.training, evaluate_every=10)
+    )
+    (switch,) = train(config, tmp_path / "run").switches
+    (after,) = [one for one in read_run(tmp_path / "run").evaluations if one.step == 10]
+    assert after.loops == 6
+    assert switch.scores_after["held-out"]["all"].loss == pytest.approx(after.scores["held-out"]["all"].loss, rel=1e-6)
+
+
+def test_a_rollback_point_of_another_session_is_not_taken(tmp_path: Path, tiny: RunConfig) -> None:
+    train(replace(tiny, shift=replace(tiny.shift, net=SafetyNet(tries=2))), tmp_path)
+    assert rollback._rollback_point(SimpleNamespace(folder=tmp_path), 12)  # type: ignore[arg-type]
+    with pytest.raises(DamagedFileError, match="the checkpoint of the switch is missing"):
+        rollback._rollback_point(SimpleNamespace(folder=tmp_path), 5)  # type: ignore[arg-type]

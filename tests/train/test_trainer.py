@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -414,3 +415,51 @@ def test_a_training_that_is_over_before_its_lengths_have_grown_says_so(tmp_path:
     with pytest.warns(ShortTrainingWarning, match=r"data.grow is 70, so that the longest length ends at 6 of 10"):
         train(short, tmp_path / "short")
     train(replace(short, data=replace(data, grow=40)), tmp_path / "just")  # a warning would be an error here
+
+
+def test_bad_input_in_the_first_update_leaves_nothing(tmp_path: Path, tiny: RunConfig) -> None:
+    class Refusing(Callback):
+        ends = 0
+
+        def on_step(self, facts: StepFacts) -> None:
+            raise BadInputError("set training.graphs to false")
+
+        def on_end(self) -> None:
+            self.ends += 1
+
+    refusing = Refusing()
+    with pytest.raises(BadInputError):
+        train(replace(tiny, training=replace(tiny.training, snapshots=2)), tmp_path / "run", [refusing])
+    assert refusing.ends == 1
+    assert not (tmp_path / "run" / "snapshots").exists()
+    assert train(tiny, tmp_path / "run").steps == tiny.training.steps
+
+
+def test_a_refused_config_leaves_the_failure_of_the_run_that_is_there(tmp_path: Path, tiny: RunConfig) -> None:
+    diverging = replace(tiny, optimizer=OptimizerConfig(rate=1e5, clip=1e9))
+    with pytest.raises(DivergedError):
+        train(diverging, tmp_path / "run")
+    with pytest.raises(FolderError):
+        train(replace(tiny, seed=9), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "failure.json").read_text())["error"] == "DivergedError"
+
+
+def test_the_precision_of_a_run_is_told(tmp_path: Path, tiny: RunConfig) -> None:
+    assert (
+        train(replace(tiny, training=replace(tiny.training, precision="bfloat16")), tmp_path / "run").provenance.dtype == "bfloat16"
+    )
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path: Path, tiny: RunConfig) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    left, other = run / "checkpoints" / ".step-7.safetensors.0123abcd.tmp", run / "checkpoints" / ".mine.tmp"
+    for path in (left, other):
+        path.write_bytes(b"half")
+    shutil.rmtree(run)
+    train(replace(tiny, training=replace(tiny.training, steps=20)), run)
+    (run / "summary.json").unlink()
+    for path in (left, other):
+        path.write_bytes(b"half")
+    train(replace(tiny, training=replace(tiny.training, steps=20)), run)
+    assert (left.exists(), other.exists()) == (False, True)

@@ -62,8 +62,8 @@ class SpectralDensity:
         ``mean over probes of sum_j w_j [low <= node_j <= high]``. Each end of the window that lies inside of the spectrum is
         uncertain by about one resolution, so the part of the window inside of the spectrum must be at least that wide for each
         such end. Counting ``|lambda| <= eps`` therefore needs ``eps >= resolution``. A node within `rounding` of an end is in the
-        window; where nodes are eigenvalues, one that is nearer to an end than can be told apart is refused. The standard error is that of the probes;
-        nodes near an end add an error of their own.
+        window; where nodes are eigenvalues, one that is nearer to an end than can be told apart is refused. The standard error is
+        that of the probes; nodes near an end add an error of their own.
 
         Args:
             low: lower end, may be ``-inf``.

@@ -219,7 +219,7 @@ class HeadLogits:
             self.twin = torch.empty(self.shape, device="meta")  # tells which operations give a view
 
     @property
-    def __class__(self) -> type:
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A tensor, for ``isinstance``: a loss that looks for one must find it."""
         return Tensor
 

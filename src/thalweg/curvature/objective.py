@@ -191,8 +191,9 @@ class Objective:
             weights = {f"model.{slot}": values[name] for slot, name in self.slots.items()}  # the names inside of `Bound`
             if not self.may_have_head:
                 return functional_call(bound, weights, (given,), tie_weights=False)
+            head = HeadInPieces()
             try:
-                with HeadInPieces() as head:
+                with head:
                     result = functional_call(bound, weights, (given,), tie_weights=False)
                 self.observed.classes = max(self.observed.classes, head.classes)
                 return result

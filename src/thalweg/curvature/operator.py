@@ -426,9 +426,9 @@ class Foreign(Operator):
 
     def rows(self, vectors: Tensor) -> Tensor:
         product = np.asarray(self.inner @ vectors.T.numpy())
-        real = not np.iscomplexobj(product) or not product.imag.any()
+        real = not np.iscomplexobj(product) or not np.imag(product).any()
         require(real, "operator", Phrase("complex products"), "a real symmetric operator; stack real and imaginary parts")
-        return torch.from_numpy(np.ascontiguousarray(product.real.T, dtype=np.float64))
+        return torch.from_numpy(np.ascontiguousarray(np.real(product).T, dtype=np.float64))
 
 
 def refuse_asymmetry(operator: Operator) -> None:

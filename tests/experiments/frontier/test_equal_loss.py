@@ -119,3 +119,19 @@ def test_a_budget_below_twice_the_warm_up_is_refused() -> None:
 def test_what_does_not_exist_is_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(BadInputError, match=f"unknown {message}"):
         plan_frontier(*arguments)
+
+
+def test_seeds_with_bounds_of_both_kinds_give_neither() -> None:
+    ratios = equal_loss({0: power(0.1), 1: power(10.0), 2: power(1.0)}, {seed: power(1.0) for seed in range(3)}, 1)
+    assert ratios is not None
+    assert (ratios.upper_bounds, ratios.lower_bounds) == (1, 1)
+    assert str(ratios).endswith("(some seeds give an upper bound, others a lower one)")
+    assert not ratios.is_below_one
+    assert not ratios.is_above_one
+
+
+def test_only_depths_that_were_trained_are_called_worse() -> None:
+    made = curves(2.0, 1.0)
+    question = "Which constant depth is the best?"
+    assert "one and two passes are worse" in said(made)[question]
+    assert said({arm: made[arm] for arm in made if arm != constant(2)})[question].endswith("depth pays: one pass is worse")

@@ -147,3 +147,9 @@ def test_of_a_task_the_passes_of_each_length_are_named() -> None:
     made = first_screen(by_seed, plan, 15_000)
     assert any("GFLOP of the passes of each length, at most 10" in sentence for sentence in made.found)
     assert "the task parity" in made.sure
+
+
+def test_an_arm_that_ends_lower_is_named_in_the_advice() -> None:
+    made = curves({constant(1): 4.0, constant(2): 1.0, constant(6): 2.0, STAGED: 1.5, "staged-unscaled": 0.2})
+    advice = first_screen(made, PLAN, 15_000).advice
+    assert "of what was tried here only staged-unscaled was shown to end lower." in advice

@@ -154,3 +154,10 @@ def test_a_task_that_contradicts_itself_is_refused_before_any_run(tmp_path, monk
 @pytest.mark.parametrize(("task", "most"), [("parity", 170), ("addition", 1300)])
 def test_the_largest_budget_is_what_looped_costs_in_the_study_of_tasks(task, most):
     assert plan_frontier(task, "quick").budgets == (most / 4, most / 2, most)
+
+
+def test_without_a_common_seed_nothing_is_said_beyond_the_trained_lengths():
+    by_seed = {"staged": {0: [(1e9, 0.5), (2e9, 0.2)]}, "depth-10": {1: [(1e9, 0.5), (2e9, 0.2)]}}
+    found = exact_match_answers(by_seed, {"staged": {0: 0.5}, "depth-10": {1: 0.4}}, replace(PLAN, budgets=(1.0, 2.0)))
+    assert [verdict.verdict.startswith("undecided") for verdict in found] == [True]
+    assert len(exact_match_answers({"staged": by_seed["staged"]}, {"staged": {0: 0.5}}, PLAN)) == 1

@@ -145,3 +145,10 @@ def test_a_decided_claim_asks_for_no_seeds_and_names_who_makes_it() -> None:
     found = better(runs, "looped", "single", "train", "high", "x")
     assert (found.verdict, found.seeds_needed, found.source) == ("supported", 0, "paper")
     assert better(runs, "looped", "single", "train", "high", "x", "controls").source == "control"
+
+
+def test_arms_without_a_common_seed_are_not_compared() -> None:
+    runs = {"single": {0: flat(0.6)(0)}, "looped": {1: flat(0.7)(1), 2: flat(0.7)(2)}}
+    claims = [found.claim for found in markov_verdicts(runs)]
+    assert claims
+    assert not [claim for claim in claims if "single" in claim.lower() and "looped" in claim.lower()]

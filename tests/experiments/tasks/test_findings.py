@@ -206,3 +206,12 @@ def test_two_seeds_decide_nothing() -> None:
     assert all("not decided" in one or "no difference" in one for one in found.found[1:])
     assert "Loop on" not in found.advice
     assert "Train parity" not in found.advice
+
+
+def test_where_nothing_is_learned_nothing_is_compared() -> None:
+    wrong = {arm: Arm((10e9, 10e9, 10e9), (0.0, 0.0, 0.0), accuracies=(0.01,) * 11) for arm in ("single", "looped", "shift")}
+    found = screen(rotate=wrong, parity={"looped": LOOPED, "single": SINGLE})
+    assert "No arm answers half of the trained lengths of rotate right: nothing is compared there." in found.found
+    assert not [one for one in found.found if "rotate" in one and "minus" in one]
+    assert "Train rotate longer first" in found.advice
+    assert "Nothing that was trained here" not in screen(rotate=wrong).advice

@@ -120,7 +120,8 @@ def _letters(axes: Axes, points: Sequence[LayerRecord], names: Sequence[str]) ->
                 letter: dict[str, Any] = {"s": _LETTERS[split.name], "ha": "center", "va": "center", "fontsize": 6}
                 if len(points) > 1:
                     cells = axes.images[0]
-                    axes.text(column, row, color=ink_on(cells.to_rgba(cells.get_array()[row, column])), **letter)
+                    value = np.asarray(cells.get_array())[row, column]
+                    axes.text(column, row, color=ink_on(cells.to_rgba(value)), **letter)
                 else:
                     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
                     axes.text(0.04, row, transform=axes.get_yaxis_transform(), bbox=box, color="black", **letter)
