@@ -22,9 +22,9 @@ from thalweg.report.page import amount, seeds_words
 
 _ASKED = (
     "The paper arXiv 2510.10089 (https://arxiv.org/abs/2510.10089) says that a looped transformer, which applies the same blocks "
-    "several times, keeps learning sequences on which one pass stops improving. It proposes to train with one pass first and to "
-    "loop later (SHIFT). thalweg, a library for such models, asks what a user has to decide: for the same number of operations, "
-    "how many passes end with the lowest loss on unseen sequences, and does training in stages save operations?"
+    "several times, keeps learning sequences on which one pass stops improving, and proposes to train with one pass first and to "
+    "loop later (SHIFT). thalweg, a library for such models, asks: for the same number of operations, how many passes end with the "
+    "lowest loss on unseen sequences, and does training in stages save operations?"
 )
 
 
