@@ -161,3 +161,24 @@ def test_another_criterions_state_is_refused(tmp_path: Path) -> None:
 def test_manual_optimization_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="module: given manual optimization, expected automatic_optimization = True"):
         fit(tmp_path, ramped(), manual=True, accumulate_grad_batches=1, gradient_clip_val=None)
+
+
+def test_the_last_update_of_an_epoch_has_the_loss_of_its_micro_batches(tmp_path: Path) -> None:
+    """Five batches in updates of four: the last of an epoch has one, and its loss is not a quarter."""
+    _, trace, _ = fit(tmp_path, ramped(), accumulate_grad_batches=4, limit_train_batches=5, max_steps=4)
+    losses = [loss for _, loss, _ in trace]
+    assert max(losses) < 1.2 * min(losses)
+
+
+def test_a_checkpoint_is_validated_with_the_passes_of_its_stage(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    shift = ramped(onset=tw.Hard())
+    for _ in range(SWITCH):
+        shift.update(1.0, 1.0)
+    saved = ShiftCallback(shift, loop(made("llama"), 1, 3)).state_dict()
+    looped = loop(made("llama"), 1, 3)
+    callback = ShiftCallback(ramped(onset=tw.Hard()), looped)
+    callback.load_state_dict(saved)
+    callback.on_validation_start(SimpleNamespace(), SimpleNamespace())
+    assert looped.loops == 3

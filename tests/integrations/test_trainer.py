@@ -286,3 +286,14 @@ def test_loops_come_before_shards_and_stay(two_ranks: dict[str, Any]) -> None:
         "loop: given a model under fully_shard, expected one that is not sharded yet; loop it before"
     )
     assert "expected layers whose class nothing else has changed since loop()" in two_ranks["remove"]
+
+
+def test_the_best_weights_run_with_the_passes_that_they_were_trained_with(tmp_path: Path) -> None:
+    more = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "metric_for_best_model": "loss", "greater_is_better": True}
+    one = trainer(tmp_path, ramped(onset=tw.Hard()), load_best_model_at_end=True, **more)
+    one.eval_dataset = hf_training.Rows()
+    one.train()
+    best = Path(one.state.best_model_checkpoint)
+    assert one.state.global_step > SWITCH
+    assert looped_layers_of(one.model).loops == load(best)[1].loops
+    assert one.evaluate()["eval_loss"] == pytest.approx(one.state.best_metric, abs=1e-4)

@@ -41,6 +41,7 @@ class ShiftCallback(_pl.Callback):
         self.updates = ShiftUpdates(shift, looped, writers)
         self._saved: dict[str, Any] | None = None
         self._stepped = False
+        self._micro_batches = 0
 
     def __repr__(self) -> str:
         return describe(self, repr(self.updates))
@@ -69,14 +70,22 @@ class ShiftCallback(_pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if loss is not None:  # None skips the batch
-            self.updates.add_loss(loss)
+            # The last update of an epoch may have fewer micro-batches than Lightning has divided by.
+            self.updates.add_loss(loss * trainer.accumulate_grad_batches)
+            self._micro_batches += 1
         if self._stepped:
-            self._stepped = False
+            if self.updates.loss is not None:
+                self.updates.loss = self.updates.loss / self._micro_batches
+            self._stepped, self._micro_batches = False, 0
             self.updates.end(trainer.optimizers[0])
             pl_module.log_dict(dict(self.updates.last))
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._saved is not None and not self.updates.shift.step:  # a checkpoint that is not trained on, or not yet
+            self.updates.shift.load_state_dict(self._saved["shift"])
         self.updates.evaluate()
+
+    on_test_start = on_predict_start = on_validation_start
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.updates.finish()

@@ -87,6 +87,24 @@ def _settings_of(looped: LoopedLayers) -> _Saved:
     return _Saved(first=span.first, last=span.last, **passes, **dataclasses.asdict(looped.options))
 
 
+def passes_in(folder: Path) -> tuple[int, tuple[float, ...]] | None:
+    """Passes and gains that `save_loops` wrote into a folder; None where it wrote nothing.
+
+    Raises:
+        DamagedFileError: the file cannot be read.
+    """
+    saved = _settings_in(folder / _SETTINGS) if there(folder / _SETTINGS) else None
+    return None if saved is None else (saved.loops, saved.gains)
+
+
+def _settings_in(path: Path) -> _Saved:
+    """The content of a ``thalweg.json``."""
+    try:
+        return from_dict(_Saved, read_json(path), "thalweg.json")
+    except BadInputError as error:
+        raise DamagedFileError(f"damaged record {path}: {error}; save the model again") from None
+
+
 def load(folder: str | Path, from_pretrained: Callable[..., Any] | None = None, **options: Any) -> tuple[Any, LoopedLayers]:
     """Load a model that `save` or a Trainer with `attach` wrote, with its loops.
 
@@ -105,11 +123,7 @@ def load(folder: str | Path, from_pretrained: Callable[..., Any] | None = None, 
     source = Path(folder)
     expected = f"a folder with {_SETTINGS}, which save() and a Trainer with attach() write; else from_pretrained, then loop()"
     require(there(source / _SETTINGS), "load folder", str(source), expected)
-    path = source / _SETTINGS
-    try:
-        saved = from_dict(_Saved, read_json(path), "thalweg.json")
-    except BadInputError as error:
-        raise DamagedFileError(f"damaged record {path}: {error}; save the model again") from None
+    saved = _settings_in(source / _SETTINGS)
     with _our_keys_are_expected():
         model = (from_pretrained or AutoModelForCausalLM.from_pretrained)(source, **options)
     looped = loop(model, **{field.name: getattr(saved, field.name) for field in dataclasses.fields(saved)})

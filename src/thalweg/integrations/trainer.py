@@ -14,7 +14,7 @@ from thalweg.integrations.extras import require_extra
 from thalweg.integrations.landscapes import LandscapeSeries
 from thalweg.integrations.looped_layers import NAME, LoopedLayers, looped_layers_in
 from thalweg.integrations.metrics import Writer
-from thalweg.integrations.saving import save_loops
+from thalweg.integrations.saving import passes_in, save_loops
 from thalweg.integrations.updates import STATE, ShiftUpdates, overheard
 from thalweg.reprs import describe
 from thalweg.shift.schedule import Shift
@@ -114,6 +114,10 @@ class _ShiftCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.updates.finish()
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        passes = passes_in(Path(best)) if best else None
+        if passes is not None:  # the weights are those of the best checkpoint by now
+            self.updates.looped.set(*passes)
 
 
 class LandscapeCallback(TrainerCallback):
