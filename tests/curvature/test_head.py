@@ -127,6 +127,13 @@ def padded(z):
     return z
 
 
+def looked_at(z):
+    """An accuracy beside the loss."""
+    with torch.no_grad():
+        assert z.argmax(-1).float().mean() >= 0
+    return z
+
+
 def increased(z):
     same = z
     z += 1
@@ -143,6 +150,7 @@ CHANGES = {
     "before the change of a view": before_the_change_of_a_view,
     "padded classes": padded,
     "increased": increased,
+    "looked at": looked_at,
     "compared": lambda z: z * (z >= 0) + abs(z).square() + 1.0 / (z.square() + 9.0),
     "asked for its type": lambda z: z if isinstance(z, torch.Tensor) else z[0],
 }
@@ -163,7 +171,29 @@ def test_what_a_loss_does_to_its_logits_counts(name, monkeypatch):
     v = torch.randn(found.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert found.loss == pytest.approx(sum(loss(model.double(), tokens).item() for tokens in TOKENS) / len(TOKENS), rel=1e-12)
     assert (found @ v - expected @ v).norm() < EXACT * (expected @ v).norm()
-    assert ("pieces" in found.explain()) == (name in ("before the change", "asked for its type"))
+    assert ("pieces" in found.explain()) == (name in ("before the change", "asked for its type", "looked at"))
+
+
+def test_states_that_change_after_the_head_do_not_count(monkeypatch):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(3, WIDTH), nn.Linear(WIDTH, CLASSES)
+
+        def forward(self, x):
+            states = self.first(x)
+            logits = self.head(states)
+            states.mul_(5)
+            return logits
+
+    torch.manual_seed(0)
+    model, x = Model().double(), normal(3, 6, 3, seed=1).double()
+    loss = lambda m, b: functional.cross_entropy(m(b).flatten(0, 1), TOKENS[0].flatten())  # noqa: E731
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss(model, x), model.head.weight)  # PyTorch refuses its gradient, so do we
+    monkeypatch.setitem(head.PIECE, "cpu", 2 * CLASSES)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        Hessian(loss, model, [x])
 
 
 USES = {

@@ -205,7 +205,7 @@ class HeadLogits:
     """Logits ``states @ weight.T + bias`` that are not computed yet.
 
     Casts that change nothing, reshapes and selections of positions are carried out on the states. Every other use computes the
-    logits, once, and from then on they are what everything sees: they may be changed in place, also through a view.
+    logits, once. Where these are then changed in place, also through a view, they are what everything sees.
     """
 
     _is_param = False  # nn.Module asks it of everything that counts as a tensor
@@ -215,6 +215,8 @@ class HeadLogits:
         self.parent: HeadLogits | None = None
         self.operation: Callable[[Tensor], Tensor] | None = None
         self.made: Tensor | None = None
+        self.made_version: int | None = None
+        self.gradients, self.version = torch.is_grad_enabled(), _version(states)
         with _plainly():
             self.twin = torch.empty(self.shape, device="meta")  # tells which operations give a view
 
@@ -282,17 +284,30 @@ class HeadLogits:
     def whole(self) -> Tensor:
         """The logits, computed at the first call; as a view where they are one of others."""
         if self.made is None:
-            with torch._C.DisableTorchFunction():
+            with torch._C.DisableTorchFunction(), torch.set_grad_enabled(self.gradients):
                 if self.parent is not None and self.operation is not None:
                     self.made = self.operation(self.parent.whole())
                 else:
-                    self.made = functional.linear(self.states, self.weight, self.bias)
+                    self.made = functional.linear(self.unchanged_states(), self.weight, self.bias)
+            self.made_version = _version(self.made)
         return self.made
 
     @property
-    def computed(self) -> bool:
-        """Whether these logits, or others that they are a view of, have been computed, and so may have been changed."""
-        return self.made is not None or (self.parent is not None and self.parent.computed)
+    def changed(self) -> bool:
+        """Whether these logits, or others that they are a view of, have been computed and then changed, or may have been."""
+        if self.made is not None and (self.made_version is None or _version(self.made) != self.made_version):
+            return True
+        return self.parent is not None and self.parent.changed
+
+    def unchanged_states(self) -> Tensor:
+        """The states, after a check that nothing has written into them since the head was called.
+
+        Raises:
+            RuntimeError: something has; the loss has to be evaluated without a delayed head.
+        """
+        if _version(self.states) != self.version:
+            raise RuntimeError("the states of a delayed head were changed in place after it was called")
+        return self.states
 
     def moved(self, operation: Callable[[Tensor], Tensor]) -> Any:
         """The logits after an operation on their positions, which leaves the last dimension as it is.
@@ -300,9 +315,9 @@ class HeadLogits:
         Args:
             operation: for tensors of any last dimension.
         """
-        if self.computed:
+        if self.changed:
             return operation(self.whole())
-        logits = HeadLogits(operation(self.states), self.weight, self.bias, self.mode)
+        logits = HeadLogits(operation(self.unchanged_states()), self.weight, self.bias, self.mode)
         with _plainly():
             twin = operation(self.twin)
         if twin.untyped_storage()._cdata == self.twin.untyped_storage()._cdata:  # a view: what happens to one happens to both
@@ -360,7 +375,7 @@ class HeadLogits:
         self.mode.classes = len(self.weight)
         bias = self.weight.new_zeros(len(self.weight)) if self.bias is None else self.bias
         with torch._C.DisableTorchFunction():  # what happens inside is no business of modes that watch the model
-            total = HeadLoss.apply(self.states, self.weight, bias, targets, ignore_index)
+            total = HeadLoss.apply(self.unchanged_states(), self.weight, bias, targets, ignore_index)
         return total if reduction == "sum" else total / (targets != ignore_index).sum()
 
     @classmethod
@@ -371,7 +386,7 @@ class HeadLogits:
             logits, targets = given.pop("input", None), given.pop("target", None)
             given = {name: value for name, value in given.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
             plain = type(logits) is HeadLogits and isinstance(targets, Tensor) and targets.dtype == torch.long
-            plain = plain and not logits.computed  # else they are what was made of them
+            plain = plain and not logits.changed  # else they are what was made of them
             plain = plain and logits.dim() == 2 and len(args) <= 2 and set(given) <= {"ignore_index", "reduction"}
             if plain and given.get("reduction", "mean") in ("mean", "sum"):
                 return logits.cross_entropy(targets, **given)
@@ -384,6 +399,14 @@ def _plainly() -> Iterator[None]:
     """Compute outside of modes and of transforms such as ``vmap``, whose tensors have no storage to compare."""
     with torch._C._DisableFuncTorch(), torch._C.DisableTorchFunction():
         yield
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None for one that does not count it."""
+    try:
+        return tensor._version
+    except Exception:  # an inference tensor, or one of a transform
+        return None
 
 
 def _at(tensor: Tensor, index: Any, dim: int | None = None) -> Tensor:

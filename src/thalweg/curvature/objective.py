@@ -200,8 +200,12 @@ class Objective:
             except Exception as problem:
                 if not head.delayed or isinstance(problem, ThalwegError | torch.OutOfMemoryError):
                     raise
-        self.may_have_head = False  # the loss does with the logits what a delayed head cannot, or fails anyway
-        return self.call(function, batch, parameters)
+        self.may_have_head = False  # the loss may do with the logits what a delayed head cannot
+        try:
+            return self.call(function, batch, parameters)
+        except Exception:
+            self.may_have_head = True  # it fails anyway
+            raise
 
     @contextlib.contextmanager
     def _arithmetic(self, dtype: torch.dtype) -> Iterator[None]:
@@ -538,8 +542,11 @@ class Objective:
         here, values = self.layout.split(self.point), []
         for flag in (False, True):
             others = {name: self.frozen[name].detach().requires_grad_(flag) for name in left_out}
-            with torch.no_grad():
-                values.append(float(self.part(self.batches[0], {**here, **others})[0]))
+            try:
+                with torch.no_grad():
+                    values.append(float(self.part(self.batches[0], {**here, **others})[0]))
+            except Exception:  # a loss that needs gradients itself
+                return
         if abs(values[0] - values[1]) > 1e-5 * abs(values[1]):
             raise BadInputError(
                 f"loss_fn: {values[1]:.6g} while the weights that params= leaves out require gradients, and {values[0]:.6g} while "
