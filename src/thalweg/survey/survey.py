@@ -69,7 +69,7 @@ from thalweg.survey.replay import replay
 from thalweg.survey.snapshot import Snapshot, gauge_pairs, read_snapshot
 from thalweg.train.assemble import choose_device, make_data, make_model
 from thalweg.train.checkpoint import checkpoints, read_checkpoint, step_of
-from thalweg.train.failures import recording_failure
+from thalweg.train.failures import forget_failure, recording_failure
 
 Progress = Callable[[int, int, str], None]
 """Called with (number of parts done, number of all parts, name of the part that is being measured)."""
@@ -441,6 +441,8 @@ def survey(run: Path, plan: LandscapePlan, progress: Progress | None = None) -> 
             claim(run / "landscape", plan, read_journal(run / "landscape" / "journal.jsonl"))
             complete = True
     if not ranks.same(complete):
+        if ranks.rank() == 0:
+            forget_failure(run / "landscape")
         with recording_failure(run / "landscape") if ranks.rank() == 0 else nullcontext():
             _measure_all(Survey(run, plan, progress))
     landscape = read_landscape(run)
