@@ -735,9 +735,11 @@ def call(arguments: list[str]) -> int:
         return _fail(str(_unknown_option(error, arguments)), 2)
     except CycloptsError as error:
         if isinstance(error, UnknownCommandError):
-            commands, options = ([name for name in app if name.startswith("-") == dashed] for dashed in (False, True))
-            kind, known = ("option", options) if arguments[0].startswith("-") else ("command", [*commands, "--help"])
-            return _fail(str(unknown(kind, arguments[0], known)), 2)  # cyclopts lists the first eight, and calls both commands
+            # cyclopts lists the first eight, and calls options commands too.
+            if arguments[0].startswith("-"):
+                return _fail(str(unknown("option", arguments[0], [name for name in app if name.startswith("-")])), 2)
+            commands = [name for name in app if not name.startswith("-")]
+            return _fail(str(unknown("command", arguments[0], [*commands, "--help"])), 2)
         if isinstance(error, UnusedCliTokensError):
             more = shown((error.unused_tokens or [""])[0])
             return _fail(f"given {more} besides, expected nothing more; `thalweg {arguments[0]} --help` has an example", 2)

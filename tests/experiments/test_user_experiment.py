@@ -186,3 +186,19 @@ def test_what_a_users_method_gets_wrong_is_named_and_the_runs_are_kept(
         assert said.count("\n") == 1
         plan.write_text(plan.read_text().replace(name, "Depths"))
     assert call(["report", "made"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [([1.0] * 3, "3 numbers, expected at most one for each seed, 2"), ([1.0, float("nan")], "finite numbers")]
+)
+def test_numbers_that_no_seed_can_have_given_are_refused(values: list[float], said: str) -> None:
+    from types import SimpleNamespace
+
+    from thalweg.errors import BadInputError
+    from thalweg.experiments.user_experiment import OwnExperiment
+
+    own = SimpleNamespace(
+        plan=SimpleNamespace(experiment="mine:Own"), outcomes=lambda runs: {"deep": {"score": values}}, configs={"deep": None}
+    )
+    with pytest.raises(BadInputError, match=said):
+        OwnExperiment.made_of(own, {"deep": {0: None, 1: None}})  # type: ignore[arg-type]

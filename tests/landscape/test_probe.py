@@ -620,3 +620,17 @@ def test_small_models_take_what_there_is():
 def test_what_a_probe_cannot_use_is_refused(dials, message):
     with pytest.raises(BadInputError, match=message):
         LandscapeProbe(**dials)
+
+
+def test_the_floor_of_a_density_does_not_grow_with_the_parameters():
+    from types import SimpleNamespace
+
+    from thalweg.curvature.density import SpectralDensity
+    from thalweg.landscape.spectrum import spectrum_of
+    from thalweg.vectors import Layout
+
+    nodes = torch.tensor([[-1.0, 3.0, 50.0]], dtype=torch.float64)
+    density = SpectralDensity(nodes, torch.full_like(nodes, 1 / 3), 0.5, 120_000_000, 3)
+    pairs = SimpleNamespace(values=torch.tensor([50.0], dtype=torch.float64), vectors=torch.zeros(1, 1))
+    found = spectrum_of(Layout(("w",), ((12_000, 10_000),)), pairs, torch.float32, density=density)
+    assert found.floor == 0.5

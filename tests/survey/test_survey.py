@@ -16,6 +16,7 @@ from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning
 from thalweg.models.config import ModelConfig
 from thalweg.records.landscape import LandscapePlan, RunLandscape, broken_arrays, plan_in, read_landscape
 from thalweg.shift.criterion import AtStep
+from thalweg.shift.net import SafetyNet
 from thalweg.shift.onset import Ramp
 from thalweg.storage import read_journal
 from thalweg.survey.callback import LandscapeCallback, along
@@ -342,3 +343,11 @@ def test_more_sequences_than_there_are_get_one_line_and_leave_nothing(made: Path
     with pytest.raises(BadInputError, match="sequences: given 97, expected at most the 96 training sequences that the run scores"):
         survey(made, replace(PLAN, sequences=97))
     assert not (made / "landscape").exists()
+
+
+def test_where_a_switch_may_be_taken_back_all_snapshots_are_measured_at_the_end(rotary: RunConfig, tmp_path: Path) -> None:
+    config = replace(rotary, shift=replace(rotary.shift, net=SafetyNet(tries=1)))
+    late, soon = along(tmp_path / "a", config), along(tmp_path / "b", rotary)
+    assert (late.late, soon.late) == (True, False)
+    late.on_snapshot(tmp_path / "a" / "snapshots" / "step-0")
+    assert late.survey is None

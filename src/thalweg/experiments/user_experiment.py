@@ -194,11 +194,13 @@ class OwnExperiment(_UserExperiment):
             table = {arm: {head: cell(values) for head, values in row.items()} for arm, row in given.items()}
         others = sorted(set(table) - set(self.configs))
         require(not others, f"{what}: outcomes()", others, f"arms among {', '.join(self.configs)}")
-        for arm, head, values in ((arm, head, values) for arm, row in given.items() for head, values in row.items()):
-            place, seeds = f"{what}: outcomes(), {arm}, {head}", len(runs.get(arm, {}))
-            require(len(values) <= seeds, place, Phrase(f"{len(values)} numbers"), f"at most one for each seed, {seeds}")
-            odd = [value for value in values if value is not None and not math.isfinite(value)]
-            require(not odd, place, odd, "finite numbers, or None where a run has none")
+        for arm, row in given.items():
+            seeds = len(runs.get(arm, {}))
+            for head, values in row.items():
+                place = f"{what}: outcomes(), {arm}, {head}"
+                require(len(values) <= seeds, place, Phrase(f"{len(values)} numbers"), f"at most one for each seed, {seeds}")
+                odd = [value for value in values if value is not None and not math.isfinite(value)]
+                require(not odd, place, odd, "finite numbers, or None where a run has none")
         with _naming_failures(f"{what}: answers()"):
             answers = tuple(self.answers(runs))
         valid = all(isinstance(answer, Verdict) for answer in answers)

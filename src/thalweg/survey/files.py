@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from thalweg.errors import BadInputError, DamagedFileError, DamagedRecordWarning
 from thalweg.records.landscape import KINDS, LandscapePlan, broken_arrays, plan_in, read_landscape
 from thalweg.records.run import recorded
 from thalweg.serialization import to_dict
-from thalweg.storage import atomic_stream, journal_lines, lines_of, read_json, set_aside, there, write_json
+from thalweg.storage import atomic_stream, journal_line, journal_lines, lines_of, read_json, set_aside, there, write_json
 from thalweg.train.checkpoint import checkpoints
 from thalweg.train.config import RunConfig
 from thalweg.train.run_folder import config_in
@@ -92,7 +91,7 @@ def repaired_journal(path: Path) -> list[dict[str, Any]]:
     records, damage = intact(path)
     if damage:
         aside = set_aside(path)
-        atomic_stream(path, [(json.dumps(record) + "\n").encode() for record in records])
+        atomic_stream(path, map(journal_line, records))
         warn(
             f"damaged record {path}: {damage}; {len(records)} records are kept, the rest is measured again; "
             f"what was there is kept as {aside.name}",

@@ -153,3 +153,19 @@ def test_an_arm_that_ends_lower_is_named_in_the_advice() -> None:
     made = curves({constant(1): 4.0, constant(2): 1.0, constant(6): 2.0, STAGED: 1.5, "staged-unscaled": 0.2})
     advice = first_screen(made, PLAN, 15_000).advice
     assert "of what was tried here only staged-unscaled was shown to end lower." in advice
+
+
+@pytest.mark.parametrize(("error", "chosen"), [("DivergedError", "slow"), ("OSError", None)])
+def test_only_a_rate_that_diverged_is_left_out(error, chosen, tmp_path, monkeypatch) -> None:
+    """A full disk says nothing of a rate: its run is made again before anything is chosen."""
+    from types import SimpleNamespace
+
+    from thalweg.experiments.frontier import definition
+    from thalweg.train.failures import record_failure
+
+    monkeypatch.setattr(definition, "final_loss", lambda record: 1.0)
+    record_failure(tmp_path, error, "why")
+    failed = SimpleNamespace(complete=False, folder=tmp_path, record=None)
+    made = SimpleNamespace(complete=True, folder=tmp_path / "none", record=object())
+    trials = {"fast": [failed], "slow": [made]}
+    assert definition.FrontierStudy(PLAN)._best_setting(trials) == chosen  # type: ignore[arg-type]

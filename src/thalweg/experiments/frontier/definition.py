@@ -214,14 +214,12 @@ class FrontierStudy(Experiment[ExperimentSummary]):
         if len(plan.budgets) < 2 or not any(curves.values()):
             return []
         best, loss = best_constant(curves, plan), self.loss.capitalize()
-        rival = (
-            ""
-            if best is None
-            else (
+        rival = ""
+        if best is not None:
+            rival = (
                 f"Bars, drawn beside each other: the 95 % interval of the arm's loss over that of {names[constant(best)]}, seed by "
                 "seed; a bar that reaches that line leaves open which of the two is lower. "
             )
-        )
         caption = (
             f"{loss} (vertical) against counted operations (horizontal), both on logarithmic axes: lower and further left is "
             f"better. Points: geometric mean over seeds. {rival}Grey: the lowest of all arms."

@@ -20,6 +20,7 @@ Curve = Sequence[tuple[float, float]]
 
 
 _BOTH = "some seeds give an upper bound, others a lower one"
+"""Said where the bounds of the seeds together bound nothing."""
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,8 @@ def smooth(outcomes: Outcomes, runs: Runs, arm: str) -> Verdict:
             numbers[f"drop beyond Looped's at the same updates, {task} (points)"] = as_cell(excess)
             as_looped += [task] if not too_few(excess.n) and sign_of(excess) <= 0 else []
     never = [task for task, outcome in by_task(outcomes, arm).items() if outcome.drop.mean is None]
-    answer = f"not on {names_or_none(large)}" if large else f"yes on {names_or_none(list(drops))}" if never else "yes"
+    small = f"yes on {names_or_none(list(drops))}" if never else "yes"
+    answer = f"not on {names_or_none(large)}" if large else small
     answer += f", no switch was made on {names_or_none(never)}" if never else ""
     answer += f", but not shown to be more than Looped loses without a switch on {names_or_none(as_looped)}" if as_looped else ""
     question = f"Is the largest drop of {arm} at a switch at most {GOAL_DROP:g} point (upper end of the interval) on every task?"

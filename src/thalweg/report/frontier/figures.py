@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean, geometric_mean
 from typing import Any
 
 import numpy as np
@@ -130,8 +131,9 @@ def bars(
     ends = []
     for budget, (_, mean) in enumerate(_means(by_seed)):
         gap = interval([math.log(curve[budget][1] / reference[seed][budget][1]) for seed, curve in by_seed.items()])
-        low, high = (0.0 if end is None else end - gap.mean for end in (gap.low, gap.high))
-        ends.append((mean * math.exp(low), mean * math.exp(high)))
+        assert gap.high is not None  # of two seeds or more
+        factor = math.exp(gap.high - gap.mean)
+        ends.append((mean / factor, mean * factor))
     return ends
 
 
@@ -154,13 +156,8 @@ def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, f
 
 def _means(by_seed: Mapping[int, Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
     """Mean operations in GFLOP and geometric mean of the loss, by budget."""
-    return [
-        (
-            sum(operations for operations, _ in points) / len(points) / _GIGA,
-            math.exp(sum(math.log(loss) for _, loss in points) / len(points)),
-        )
-        for points in zip(*by_seed.values(), strict=True)
-    ]
+    columns = (tuple(zip(*points, strict=True)) for points in zip(*by_seed.values(), strict=True))
+    return [(fmean(operations) / _GIGA, geometric_mean(losses)) for operations, losses in columns]
 
 
 def _look(arm: str, depths: Sequence[str], staged: str, best: str) -> tuple[Any, float, str]:
